@@ -1,0 +1,43 @@
+"""``triptych frontend``: the HTTP server and the processor."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+import msgspec
+
+from triptych.cli import process
+from triptych.cli.options import add_options, read_options
+from triptych.config import env
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig, PlaneConfig
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "frontend",
+        help="serve the OpenAI-compatible API",
+        description="Serve the OpenAI-compatible API over the workers of a namespace.",
+    )
+    for model in (FrontendConfig, PlaneConfig, MediaLimits):
+        add_options(parser, model)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from triptych.frontend.server import serving
+    from triptych.planes.request.tcp_client import TcpRequestClient
+
+    async def main(stop: asyncio.Event) -> None:
+        config = read_options(args, FrontendConfig)
+        if config.api_key is None:
+            config = msgspec.structs.replace(config, api_key=env.api_key())
+        limits = read_options(args, MediaLimits)
+        client = TcpRequestClient(env.plane_token())
+        discovery = process.discovery(read_options(args, PlaneConfig))
+        async with serving(config, limits, discovery, client, client.forget) as url:
+            process.ready(f"frontend {url}")
+            await stop.wait()
+
+    return process.run_until_stopped(main)

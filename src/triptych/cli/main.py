@@ -1,0 +1,44 @@
+"""The ``triptych`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from triptych import __version__
+from triptych.contracts.errors import ConfigError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    # Imported here, by need of a command's own parts: each module imports only light configuration at the top.
+    from triptych.cli import demo, frontend, up, worker
+
+    parser = argparse.ArgumentParser(
+        prog="triptych",
+        description="Serve multimodal language models with encode, prefill and decode together or apart.",
+    )
+    parser.add_argument("--version", action="version", version=f"triptych {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (up, frontend, worker, demo):
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    own, engine_args = _split_at_dashes(words)
+    args = build_parser().parse_args(own)
+    args.engine_args = engine_args
+    try:
+        return int(args.func(args))
+    except ConfigError as error:
+        print(f"triptych: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first ``--``, and what stands after it."""
+    if "--" not in words:
+        return words, []
+    cut = words.index("--")
+    return words[:cut], words[cut + 1 :]

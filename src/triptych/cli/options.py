@@ -1,0 +1,68 @@
+"""Command-line flags made from the configuration models, and the models made from the flags.
+
+A flag left out keeps the model's own default, so that a default is written in one place only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+from enum import Enum
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from triptych.contracts.errors import ConfigError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _unwrap(hint: Any) -> tuple[Any, str]:
+    """The plain type of an annotation and its description."""
+    text = ""
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        text = next((m.description for m in extras if isinstance(m, msgspec.Meta) and m.description), "")
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    return hint, text
+
+
+def add_options(parser: argparse.ArgumentParser, model: type[msgspec.Struct], skip: tuple[str, ...] = ()) -> None:
+    """Add a flag for every field of ``model``; the help states the default."""
+    hints = get_type_hints(model, include_extras=True)
+    group = parser.add_argument_group((model.__doc__ or "").split("\n")[0])
+    for field in msgspec.structs.fields(model):
+        if field.name in skip:
+            continue
+        plain, text = _unwrap(hints[field.name])
+        required = field.default is msgspec.NODEFAULT
+        default = field.default.value if isinstance(field.default, Enum) else field.default
+        note = "" if required or default in (None, "") else f" [{default}]"
+        settings: dict[str, Any] = {"dest": field.name, "help": (text + note).replace("%", "%%")}
+        if plain is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings["metavar"] = plain.__name__.upper() if plain in (int, float) else field.name.upper()
+        group.add_argument(flag(field.name), default=argparse.SUPPRESS, required=required, **settings)
+
+
+def read_options(args: argparse.Namespace, model: type[T]) -> T:
+    """``model`` from parsed flags. Raises ConfigError naming the flag at fault."""
+    given = {f.name: vars(args)[f.name] for f in msgspec.structs.fields(model) if f.name in vars(args)}
+    for name, value in given.items():
+        try:
+            msgspec.convert({**_filler(model), name: value}, model, strict=False)
+        except msgspec.ValidationError as error:
+            reason = str(error).split(" - at ")[0]
+            raise ConfigError(f"{flag(name)} {value}: {reason}") from error
+    return msgspec.convert(given, model, strict=False)
+
+
+def _filler(model: type[msgspec.Struct]) -> dict[str, Any]:
+    """Values for required fields, so that one flag can be checked by itself."""
+    return {f.name: "" for f in msgspec.structs.fields(model) if f.default is msgspec.NODEFAULT}

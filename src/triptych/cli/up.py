@@ -1,0 +1,88 @@
+"""``triptych up``: every process of a graph file, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from triptych.cli.options import add_options, read_options
+from triptych.config.serve import FrontendConfig, PlaneConfig
+
+if TYPE_CHECKING:
+    from triptych.deploy.graph import Graph
+    from triptych.deploy.local import Deployment, Session
+    from triptych.deploy.supervisor import Stopper
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+OVERRIDDEN = ("host", "port")
+"""Fields of ``FrontendConfig`` that are flags here too."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "up",
+        help="start every process of a graph file on this machine",
+        description="Start a graph file's frontend and workers; restart what crashes; stop on Ctrl-C.",
+    )
+    parser.add_argument("graph", metavar="GRAPH", help="Graph file, such as examples/epd.yaml.")
+    add_overrides(parser)
+    parser.set_defaults(func=run)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Flags that stand over what the graph file says."""
+    parser.add_argument("--model", help="Folder of a checkpoint, or `demo`, in place of the graph's model.")
+    parser.add_argument("--served-model-name", help="Name that clients use.")
+    skipped = (name for name in FrontendConfig.__struct_fields__ if name not in OVERRIDDEN)
+    add_options(parser, FrontendConfig, skip=tuple(skipped))
+    add_options(parser, PlaneConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    from triptych.deploy.graph import load_graph
+
+    graph = load_graph(Path(args.graph), model=args.model, served_model_name=args.served_model_name)
+    return serve_graph(override(graph, args), _summarise)
+
+
+def override(graph: Graph, args: argparse.Namespace) -> Graph:
+    """``graph`` with the flags of ``add_overrides`` that were given."""
+    config = _given(args, FrontendConfig, graph.frontend.config, OVERRIDDEN)
+    plane = _given(args, PlaneConfig, graph.plane, PlaneConfig.__struct_fields__)
+    frontend = msgspec.structs.replace(graph.frontend, config=config)
+    return msgspec.structs.replace(graph, frontend=frontend, plane=plane)
+
+
+def serve_graph(graph: Graph, session: Session) -> int:
+    """Serve until stopped; the exit status, 1 after one line that says what failed."""
+    from triptych.deploy.client import ApiError
+    from triptych.deploy.local import serve
+    from triptych.deploy.supervisor import StartFailed
+
+    try:
+        serve(graph, session)
+    except (StartFailed, ApiError) as error:
+        print(f"triptych: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _summarise(deployment: Deployment, stop: Stopper) -> None:
+    print(summary(deployment), flush=True)
+
+
+def summary(deployment: Deployment) -> str:
+    return (
+        f"\nServing {', '.join(deployment.models)} at {deployment.url}/v1 "
+        f"(mode {', '.join(mode.value for mode in deployment.modes)}). Ctrl-C stops.\n"
+    )
+
+
+def _given(args: argparse.Namespace, model: type[T], base: T, names: tuple[str, ...]) -> T:
+    read = read_options(args, model)
+    return msgspec.structs.replace(base, **{n: getattr(read, n) for n in names if n in vars(args)})

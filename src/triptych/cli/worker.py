@@ -1,0 +1,67 @@
+"""``triptych worker``: one span of one model on one engine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from triptych.cli import process
+from triptych.cli.options import add_options, read_options
+from triptych.config import env
+from triptych.config.media import MediaLimits
+from triptych.config.serve import PlaneConfig, WorkerConfig
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import ConfigError
+from triptych.engines.base import EngineOptions, engine_factory
+from triptych.planes.request.tcp_server import TcpRequestServer
+from triptych.runtime.worker import Worker
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "worker",
+        help="host a span (stages of inference) of a model",
+        description="Host one span of one model on one engine. Flags after `--` go to the engine as it spells them.",
+        usage="triptych worker --model MODEL [options] [-- engine flags]",
+    )
+    for model in (WorkerConfig, PlaneConfig, MediaLimits):
+        add_options(parser, model)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = read_options(args, WorkerConfig)
+    plane = read_options(args, PlaneConfig)
+    folder = checkpoint_folder_of(config)
+    name = config.served_model_name or Path(config.model).resolve().name
+
+    async def main(stop: asyncio.Event) -> None:
+        engine = engine_factory(config.engine)(
+            EngineOptions(
+                model_path=folder,
+                model_name=name,
+                span=config.span,
+                media=read_options(args, MediaLimits),
+                args=tuple(args.engine_args),
+            )
+        )
+        server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token())
+        worker = Worker(config, engine, server, process.discovery(plane))
+        await worker.run(stop, _announce)
+
+    return process.run_until_stopped(main)
+
+
+def checkpoint_folder_of(config: WorkerConfig) -> str:
+    folder = process.checkpoint_folder(config.model)
+    if not Path(folder).is_dir():
+        raise ConfigError(f"model folder {folder} does not exist; --model takes the folder of a checkpoint")
+    return folder
+
+
+def _announce(instance: Instance) -> None:
+    process.ready(
+        f"worker {instance.id} span={instance.span.value} engine={instance.engine} "
+        f"model={instance.model.name} at {instance.host}:{instance.port}"
+    )

@@ -1,0 +1,46 @@
+"""The environment, read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+RUN_DIR = "TRIPTYCH_RUN_DIR"
+TOKEN = "TRIPTYCH_TOKEN"
+API_KEY = "TRIPTYCH_API_KEY"
+LOG_LEVEL = "TRIPTYCH_LOG_LEVEL"
+
+
+def run_dir(configured: str = "") -> Path:
+    """The run directory: as configured, else ``TRIPTYCH_RUN_DIR``, else one of this user's own."""
+    if configured:
+        return Path(configured)
+    if from_env := os.environ.get(RUN_DIR):
+        return Path(from_env)
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(base) / f"triptych-{os.getuid()}"
+
+
+def plane_token() -> str | None:
+    """Shared secret of the request plane; required of listeners that are not on loopback."""
+    return os.environ.get(TOKEN) or None
+
+
+def api_key() -> str | None:
+    """Key that clients must send, unless it is given as a flag (which other users' ``ps`` would show)."""
+    return os.environ.get(API_KEY) or None
+
+
+def log_level() -> str:
+    return os.environ.get(LOG_LEVEL, "INFO").upper()
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable that a library reads, unless the user has set it."""
+    os.environ.setdefault(name, value)
+
+
+def child_environment(extra: dict[str, str]) -> dict[str, str]:
+    """This process's environment with ``extra`` laid over it, for a child."""
+    return {**os.environ, **extra}

@@ -1,0 +1,35 @@
+"""Limits on media: what may be fetched, and how large it may be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+MIB = 1 << 20
+
+
+class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds on one medium and on fetching it. Every one is a flag of the frontend and of workers."""
+
+    media_max_bytes: Annotated[int, Meta(gt=0, description="Most bytes of one medium as fetched (file size).")] = (
+        20 * MIB
+    )
+    media_max_pixels: Annotated[
+        int, Meta(gt=0, description="Most pixels of one picture, read from its header before decoding.")
+    ] = 50_000_000
+    media_min_side_px: Annotated[int, Meta(gt=0, description="Fewest pixels a side of a picture.")] = 4
+    media_max_items: Annotated[int, Meta(gt=0, description="Most media in one request.")] = 16
+    media_connect_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for connecting to a media host.")] = (
+        5.0
+    )
+    media_total_timeout_s: Annotated[
+        float, Meta(gt=0, description="Time limit for fetching one medium, redirects included.")
+    ] = 20.0
+    media_max_redirects: Annotated[int, Meta(ge=0, description="Most redirects followed for one medium.")] = 4
+    media_max_fetches: Annotated[int, Meta(gt=0, description="Most media fetched at the same time.")] = 32
+    media_allow_private: Annotated[
+        bool,
+        Meta(description="Let media URLs reach private, loopback and link-local addresses (for tests and intranets)."),
+    ] = False

@@ -1,0 +1,82 @@
+"""Configuration of the two long-running processes, frontend and worker, and what both share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from triptych.config.media import MIB, MediaLimits
+from triptych.contracts.spans import Span
+
+DEFAULT_PORT = 8000
+
+
+class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where processes of one deployment find each other."""
+
+    plane: Annotated[str, Meta(description="Discovery plane: `local` (files under the run directory).")] = "local"
+    run_dir: Annotated[
+        str,
+        Meta(description="Run directory of the local plane (default: TRIPTYCH_RUN_DIR, else one per user)."),
+    ] = ""
+    namespace: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+            description="Deployments of different namespaces do not see each other.",
+        ),
+    ] = "default"
+
+
+class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP server and the processor in it."""
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
+    enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
+    prompt_template: Annotated[
+        str | None,
+        Meta(description="Prompt for models without a chat template; must contain `<prompt>`."),
+    ] = None
+    chat_template_kwargs: Annotated[
+        str, Meta(description="Names that a request may set in `chat_template_kwargs`, separated by commas.")
+    ] = "add_vision_id,documents,enable_thinking,thinking,tools"
+    api_key: Annotated[
+        str | None,
+        Meta(description="Key that clients must send as a bearer token (default: TRIPTYCH_API_KEY, else none)."),
+    ] = None
+    max_body_bytes: Annotated[int, Meta(gt=0, description="Most bytes of a request body.")] = 64 * MIB
+    max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
+    max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16
+    max_in_flight: Annotated[int, Meta(gt=0, description="Most requests being answered at once; more get 429.")] = 4096
+    response_timeout_s: Annotated[
+        float, Meta(gt=0, description="Longest silence of a worker within one answer before it is given up.")
+    ] = 300.0
+    drain_timeout_s: Annotated[float, Meta(ge=0, description="On SIGTERM, time for requests in flight to finish.")] = (
+        8.0
+    )
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One worker: a span of one model on one engine."""
+
+    model: Annotated[str, Meta(description="Folder of the checkpoint, or `demo` for the shipped demo model.")]
+    span: Annotated[Span, Meta(description="Stages hosted: e, p, d, ep, pd or epd.")] = Span.EPD
+    engine: Annotated[str, Meta(description="Back end: vllm or mock.")] = "vllm"
+    name: Annotated[str, Meta(description="Component name, shared by replicas (default: the span).")] = ""
+    served_model_name: Annotated[
+        str | None, Meta(description="Name that clients use (default: the name of the checkpoint's folder).")
+    ] = None
+    host: Annotated[str, Meta(description="Address that the request plane listens on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port of the request plane; 0 takes a free one.")] = 0
+    drain_timeout_s: Annotated[float, Meta(ge=0, description="On SIGTERM, time for requests in flight to finish.")] = (
+        8.0
+    )
+    max_in_flight: Annotated[
+        int, Meta(gt=0, description="Most requests that this worker holds at once; more get 429.")
+    ] = 4096
+
+
+__all__ = ["DEFAULT_PORT", "FrontendConfig", "MediaLimits", "PlaneConfig", "WorkerConfig"]

@@ -1,0 +1,150 @@
+"""The error tree. Each class is one HTTP status and one OpenAI error ``type``.
+
+An error that a user can meet is raised as one of these, with a message that says what to do, the request
+field at fault (``param``) and a stable machine-readable ``code``. Errors cross the request plane as
+``WireError``, so a worker's refusal reaches the client as if the frontend itself had raised it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+
+class WireError(msgspec.Struct, frozen=True):
+    """An error as it crosses the request plane."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after_s: float | None = None
+
+
+class TriptychError(Exception):
+    """Base of all expected errors; by itself an internal fault of the server (500)."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_s = retry_after_s
+
+    def to_wire(self) -> WireError:
+        return WireError(self.status, self.message, self.param, self.code, self.retry_after_s)
+
+
+class BadRequest(TriptychError):
+    """The request is wrong and would be wrong anywhere (400)."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(TriptychError):
+    """A missing or wrong API key (401)."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class NotFound(TriptychError):
+    """The named thing does not exist here (404)."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(TriptychError):
+    """The path exists, but not for this HTTP method (405)."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class PayloadTooLarge(TriptychError):
+    """The body or a medium is over a byte or pixel limit (413)."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class UnsupportedMedia(TriptychError):
+    """The medium is not of a kind or format that is served (415)."""
+
+    status = 415
+    type = "invalid_request_error"
+
+
+class TooManyRequests(TriptychError):
+    """A bound on waiting work is reached (429); try again after ``retry_after_s``."""
+
+    status = 429
+    type = "rate_limit_error"
+
+
+class AbilityMissing(TriptychError):
+    """The engine or model cannot do this at all (501)."""
+
+    status = 501
+    type = "not_implemented_error"
+
+
+class Unavailable(TriptychError):
+    """No worker can take the request now (503); try again after ``retry_after_s``."""
+
+    status = 503
+    type = "service_unavailable"
+
+
+class WorkerLost(Unavailable):
+    """The worker went away, or its connection did, before its answer was complete (503)."""
+
+    default_code = "worker_lost"
+
+
+class DeadlineExceeded(TriptychError):
+    """A stated time limit passed (504)."""
+
+    status = 504
+    type = "timeout_error"
+
+
+class ConfigError(Exception):
+    """Wrong configuration, found at start; the message is one line and says what to change."""
+
+
+_BY_STATUS: dict[int, type[TriptychError]] = {
+    cls.status: cls
+    for cls in (
+        BadRequest,
+        Unauthorized,
+        NotFound,
+        MethodNotAllowed,
+        PayloadTooLarge,
+        UnsupportedMedia,
+        TooManyRequests,
+        AbilityMissing,
+        Unavailable,
+        DeadlineExceeded,
+    )
+}
+
+
+def from_wire(wire: WireError) -> TriptychError:
+    """The error that ``wire`` stands for; an unknown status becomes a plain ``TriptychError`` (500)."""
+    cls = WorkerLost if wire.code == WorkerLost.default_code else _BY_STATUS.get(wire.status, TriptychError)
+    return cls(wire.message, param=wire.param, code=wire.code, retry_after_s=wire.retry_after_s)

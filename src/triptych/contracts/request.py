@@ -1,0 +1,107 @@
+"""One request to a span, and the stream of deltas that answers it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort"]
+MediaKind = Literal["image", "video", "audio"]
+
+GENERATE = "generate"
+"""Endpoint of workers whose span ends in ``d``: takes a GenerateRequest, answers TokenDeltas."""
+
+
+class Guided(msgspec.Struct, frozen=True):
+    """A grammar that the output must follow."""
+
+    kind: Literal["json_object", "json_schema"]
+    schema: str | None = None
+    """The JSON schema as JSON text, for ``json_schema``."""
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How to draw tokens. Names and meanings are those that OpenAI and vLLM share."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 considers every token."""
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    """None: no logprobs; k: the chosen token's and the k most likely ones'."""
+    logit_bias: dict[int, float] | None = None
+    guided: Guided | None = None
+
+
+class Medium(msgspec.Struct, frozen=True, kw_only=True):
+    """One fetched and checked medium, as bytes in its own file format, not decoded yet."""
+
+    kind: MediaKind
+    content_hash: str
+    """Hex name of the content (``media.naming``): the key of every cache, never the URL."""
+    format: str
+    """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG`` ..."""
+    data: bytes
+    width: int = 0
+    """Pixels, as the model will see it (EXIF rotation applied)."""
+    height: int = 0
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Prompt in, tokens out: what a worker that hosts the last stage is asked."""
+
+    id: str
+    model: str
+    token_ids: list[int]
+    """Prompt with exactly one placeholder token for each medium, in order."""
+    sampling: Sampling
+    media: list[Medium] = []
+    priority: int = 0
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One position's chosen token and its most likely alternatives."""
+
+    logprob: float
+    """Natural logarithm of the chosen token's probability."""
+    top: list[tuple[int, float]] = []
+    """(token id, logprob), most likely first."""
+
+
+class Timing(msgspec.Struct, frozen=True, array_like=True):
+    """Where a request's time went inside the worker, in seconds; sent with the last delta."""
+
+    preprocess_s: float = 0.0
+    """Decoding media and preparing the engine's input."""
+    queue_s: float = 0.0
+    """Waiting for the engine's scheduler."""
+    prefill_s: float = 0.0
+    """Encoding media (where the span holds ``e``) and prefilling, until the first token."""
+    decode_s: float = 0.0
+    """First token to last."""
+
+
+class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens made since the previous delta. Exactly one delta of a stream has a ``finish_reason``: the last."""
+
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    """Prompt length with placeholders expanded, in the first delta; 0 in the others."""
+    cached_tokens: int = 0
+    """Prompt tokens found in the KV cache, in the first delta."""
+    logprobs: list[TokenLogprob] | None = None
+    """One entry a token, where asked for."""
+    timing: Timing | None = None
+    stop_token: bool = False
+    """The last of ``token_ids`` ended the text (end of sequence or stop token): not a part of the text."""

@@ -1,0 +1,164 @@
+"""Everything of the demo checkpoint except trained weights: tokenizer, processor, config."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import TYPE_CHECKING
+
+from triptych.demo.scenes import make_scene
+from triptych.demo.shapes import KINDS, ask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLProcessor
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+VOCABULARY = 640
+MIN_PIXELS = 112 * 112  # smaller pictures are enlarged to the size trained on
+MAX_PIXELS = 224 * 224  # larger ones are shrunk; 64 picture tokens at most
+SYSTEM_PROMPT = "You are a helpful assistant."
+
+# Roles as in every ChatML model; each picture or film becomes one placeholder, in the
+# order of the content parts. No system message is added when the client sends none.
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string %}
+{{- message['content'] }}
+{%- else %}
+{%- for part in message['content'] %}
+{%- if part['type'] in ('image', 'image_url') or 'image' in part or 'image_url' in part %}
+{{- '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif part['type'] in ('video', 'video_url') or 'video' in part or 'video_url' in part %}
+{{- '<|vision_start|><|video_pad|><|vision_end|>' }}
+{%- elif 'text' in part %}
+{{- part['text'] }}
+{%- endif %}
+{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+
+def load_vision_operators() -> None:
+    """Declare the operators torchvision's Python side asks for when its C part is missing.
+
+    A CUDA build of torchvision beside a CPU build of torch fails on import otherwise.
+    """
+    import torch
+
+    schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):
+            torch.library.define(f"torchvision::{name}", schema)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text can be encoded, words of the task are single tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(_corpus(), trainer)
+    core.add_special_tokens(list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+    )
+
+
+def _corpus(scenes: int = 6000) -> list[str]:
+    """Texts the vocabulary is learned from, the same on every run."""
+    rng = random.Random(1)
+    texts = ["system", "user", "assistant", SYSTEM_PROMPT] * scenes
+    for _ in range(scenes):
+        scene = make_scene(rng)
+        for kind in KINDS:
+            question, answer = ask(scene, kind, rng) or ("", "")
+            texts += [question, question.lower(), answer]
+    return texts
+
+
+def build_processor() -> Qwen2VLProcessor:
+    """Tokenizer, picture and film processors with the chat template."""
+    load_vision_operators()
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=dict(size)),
+        tokenizer=build_tokenizer(),
+        # False is the default of today, said aloud so that transformers does not warn.
+        video_processor=Qwen2VLVideoProcessor(size=dict(size), cap_pixels_per_frame=False),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
+    """A Qwen2-VL of about 1.4 million parameters."""
+    from transformers import Qwen2VLConfig
+
+    ids = tokenizer.convert_tokens_to_ids
+    end = {"bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "pad_token_id": ids("<|endoftext|>"),
+        "tie_word_embeddings": True,
+        # A low base: pictures span a few positions only, so frequencies must be high
+        # for the row and column parts to tell neighbouring patches apart.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]},
+        **end,
+    }
+    vision = {
+        "embed_dim": 96,
+        "depth": 3,
+        "num_heads": 3,
+        "mlp_ratio": 4,
+        "hidden_size": 128,
+        "in_channels": 3,
+        "in_chans": 3,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    return Qwen2VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+        dtype="float32",
+        **end,
+    )

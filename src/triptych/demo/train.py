@@ -1,0 +1,215 @@
+"""Trains the demo model from scratch: ``python -m triptych.demo.train --out DIR``.
+
+The result is an ordinary Qwen2-VL checkpoint of about 1.4 million parameters. One
+processor core is enough; the packaged weights took about an hour.
+
+A training step shows the model fresh pictures with several questions each. The
+questions of a picture share its tokens as a common prefix and do not see each other,
+which costs far less than repeating the picture. Some steps are a dialogue instead,
+some put the picture after the question, and some use larger pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triptych.demo.checkpoint import build_config, build_processor, load_vision_operators
+from triptych.demo.hints import CHANNELS, hint_loss
+from triptych.demo.rows import Batch, BatchMaker
+from triptych.demo.shapes import EVALUATION_SEED_START
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+WARM_UP_STEPS = 150
+HINT_WEIGHT = 0.5
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to one fiftieth of the peak."""
+    if step < WARM_UP_STEPS:
+        return peak * (step + 1) / WARM_UP_STEPS
+    progress = min(1.0, (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
+    """Throw-away heads that learn the hints from patches and from picture tokens."""
+    from torch.nn import LayerNorm, Linear, ModuleList, Sequential
+
+    width, tokens_width = config.vision_config.embed_dim, config.vision_config.hidden_size
+    return ModuleList([Sequential(LayerNorm(width), Linear(width, CHANNELS)), Linear(tokens_width, CHANNELS)])
+
+
+def losses_of(
+    model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Cross-entropy over answer tokens, loss of the hints, share of tokens predicted rightly."""
+    import torch
+
+    seen = model.model.visual(torch.from_numpy(batch.patches), grid_thw=torch.from_numpy(batch.grids))
+    patches, pictures = seen.last_hidden_state, seen.pooler_output
+    hint = hint_loss(heads[0](patches), batch.patch_hints)
+    hint = hint + hint_loss(heads[1](pictures), batch.cell_hints)
+
+    tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
+    embedded = model.get_input_embeddings()(tokens)
+    places = (tokens == model.config.image_token_id)[..., None]
+    hidden = model.model.language_model(
+        inputs_embeds=embedded.masked_scatter(places, pictures),
+        attention_mask=torch.from_numpy(batch.visible)[:, None],
+        position_ids=torch.from_numpy(batch.positions),
+        use_cache=False,
+    ).last_hidden_state
+    asked = targets >= 0
+    logits = model.lm_head(hidden[asked])
+    loss = torch.nn.functional.cross_entropy(logits, targets[asked])
+    return loss, hint, (logits.argmax(-1) == targets[asked]).float().mean().item()
+
+
+def export(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, folder: Path) -> None:
+    """Write the whole model folder beside its place, then swap it in file by file.
+
+    Readers of ``folder`` never meet a half-written file.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    processor.save_pretrained(draft)
+    # Newer transformers read processor_config.json; other programs look for this one.
+    processor.image_processor.save_pretrained(draft)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in draft.iterdir():
+        file.chmod(0o644)
+        file.replace(folder / file.name)
+    draft.rmdir()
+
+
+def save_state(path: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.ModuleList, step: int) -> None:
+    """Keep what is needed to go on later besides the model itself."""
+    import torch
+
+    draft = path.with_suffix(".draft")
+    state = {"optimiser": optimiser.state_dict(), "heads": heads.state_dict(), "step": step}
+    torch.save(state, draft)
+    draft.replace(path)
+
+
+def make_optimiser(*modules: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW; norms and biases are not decayed."""
+    import torch
+
+    parameters = [p for module in modules for p in module.parameters()]
+    decayed = [p for p in parameters if p.ndim > 1]
+    kept = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train for ``args.steps`` steps, exporting to ``args.out`` at intervals."""
+    load_vision_operators()
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    processor = build_processor()
+    state_file = args.out.with_name(f"{args.out.name}.state.pt")
+    if args.resume:
+        model = Qwen2VLForConditionalGeneration.from_pretrained(args.out, dtype=torch.float32)
+    else:
+        model = Qwen2VLForConditionalGeneration(build_config(processor.tokenizer))
+        set_generation_defaults(model, processor)
+    heads = make_heads(model.config)
+    optimiser = make_optimiser(model, heads)
+    first = 0
+    if args.resume and state_file.exists():
+        state = torch.load(state_file)
+        optimiser.load_state_dict(state["optimiser"])
+        heads.load_state_dict(state["heads"])
+        first = state["step"]
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{count:,} parameters, steps {first} to {args.steps}", flush=True)
+    model.train()
+    # A resumed run draws other pictures than the first one did.
+    maker = BatchMaker(processor.tokenizer, random.Random(args.seed * 1_000_003 + first))
+    run_steps(model, heads, optimiser, maker, args, first, processor, state_file)
+    export(model, processor, args.out)
+
+
+def run_steps(
+    model: Qwen2VLForConditionalGeneration,
+    heads: torch.nn.ModuleList,
+    optimiser: torch.optim.Optimizer,
+    maker: BatchMaker,
+    args: argparse.Namespace,
+    first: int,
+    processor: Qwen2VLProcessor,
+    state_file: Path,
+) -> None:
+    import torch
+
+    started = time.monotonic()
+    totals = [0.0, 0.0, 0.0]
+    for step in range(first, args.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.learning_rate)
+        loss, hint, right = losses_of(model, heads, maker.make(args.batch))
+        optimiser.zero_grad(set_to_none=True)
+        (loss + HINT_WEIGHT * hint).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        totals = [t + v for t, v in zip(totals, (loss.item(), hint.item(), right), strict=True)]
+        done = step + 1
+        if done % args.report_every == 0:
+            seconds = time.monotonic() - started
+            mean_loss, mean_hint, mean_right = (total / args.report_every for total in totals)
+            print(
+                f"step {done}: loss {mean_loss:.4f}, hints {mean_hint:.4f}, "
+                f"tokens right {mean_right:.4f}, "
+                f"{seconds / (done - first):.2f} s a step",
+                flush=True,
+            )
+            totals = [0.0, 0.0, 0.0]
+        if done % args.save_every == 0:
+            export(model, processor, args.out)
+            save_state(state_file, optimiser, heads, done)
+
+
+def set_generation_defaults(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> None:
+    """Greedy decoding that stops at the end of the answer."""
+    ids = processor.tokenizer.convert_tokens_to_ids
+    model.generation_config.do_sample = False
+    model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
+    model.generation_config.pad_token_id = ids("<|endoftext|>")
+    model.generation_config.bos_token_id = ids("<|endoftext|>")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m triptych.demo.train",
+        description="Train the demo model of coloured shapes from scratch.",
+        epilog=f"Training draws seeds below {EVALUATION_SEED_START} only; evaluation the rest.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to export the model to")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="peak (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="processor cores (%(default)s)")
+    parser.add_argument("--report-every", type=int, default=50, help="steps (%(default)s)")
+    parser.add_argument("--save-every", type=int, default=300, help="steps (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from what --out holds")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    train(parse())

@@ -1,0 +1,48 @@
+"""Start of a supervised process: runs the ``triptych`` command so that it cannot outlive its supervisor.
+
+The supervisor holds the other end of standard input and never writes to it: when it ends, however it ends,
+the pipe does too. The process then has ``GRACE_S`` to drain before its whole group, engine processes
+included, is killed. It is started as the leader of a process group of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+
+GRACE_S = 10.0
+
+
+def main() -> None:
+    orphaned = threading.Event()
+    lifeline = os.dup(0)  # not inherited by what this process starts
+    _close_stdin()
+    threading.Thread(target=_watch, args=(lifeline, orphaned), name="supervisor watch", daemon=True).start()
+    sys.argv[0] = "triptych"
+    try:
+        runpy.run_module("triptych", run_name="__main__")
+    finally:
+        if orphaned.is_set():
+            os.killpg(0, signal.SIGKILL)
+
+
+def _close_stdin() -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+def _watch(lifeline: int, orphaned: threading.Event) -> None:
+    while os.read(lifeline, 64):
+        pass
+    orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(GRACE_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

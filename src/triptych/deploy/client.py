@@ -1,0 +1,112 @@
+"""A small client of our own API, for what follows a start: is the model there, and does it answer?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import aiohttp
+import msgspec
+
+POLL_S = 0.05
+SEEN_TIMEOUT_S = 15.0
+"""For the frontend to learn of workers that are ready already."""
+ANSWER_TIMEOUT_S = 300.0
+
+
+class ApiError(Exception):
+    """The API refused or could not be reached; the message is one line."""
+
+
+class ServingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request was served: sent on request, under the key ``triptych`` of the answer."""
+
+    timing: dict[str, float | None] = {}
+    """Seconds by stage, as ``prefill_s``."""
+    plan: str = ""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: _Message
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat completion that was not streamed, as far as this client reads it."""
+
+    choices: tuple[_Choice, ...]
+    triptych: ServingReport = ServingReport()
+
+    @property
+    def text(self) -> str:
+        return (self.choices[0].message.content or "") if self.choices else ""
+
+
+class _Model(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Models(msgspec.Struct, frozen=True):
+    data: tuple[_Model, ...] = ()
+
+
+class _ErrorBody(msgspec.Struct, frozen=True):
+    message: str = "no message"
+
+
+class _Error(msgspec.Struct, frozen=True):
+    error: _ErrorBody = _ErrorBody()
+
+
+async def wait_for_models(url: str, names: Collection[str], api_key: str | None = None) -> None:
+    """Wait until the frontend lists ``names``. Raises ApiError after ``SEEN_TIMEOUT_S``."""
+    try:
+        async with (
+            asyncio.timeout(SEEN_TIMEOUT_S),
+            aiohttp.ClientSession(headers=_authorisation(api_key)) as session,
+        ):
+            while not set(names) <= await _listed(session, url):  # noqa: ASYNC110 (nothing tells of a change)
+                await asyncio.sleep(POLL_S)
+    except TimeoutError as error:
+        wanted = ", ".join(sorted(names))
+        raise ApiError(f"{url}/v1/models does not list {wanted} after {SEEN_TIMEOUT_S:g} s") from error
+
+
+async def _listed(session: aiohttp.ClientSession, url: str) -> set[str]:
+    try:
+        async with session.get(f"{url}/v1/models") as response:
+            body = await response.read()
+            return {model.id for model in msgspec.json.decode(body, type=_Models).data}
+    except (aiohttp.ClientError, msgspec.DecodeError):
+        return set()
+
+
+async def complete(url: str, body: object, api_key: str | None = None) -> Answer:
+    """The answer to one chat request, with its serving report. Raises ApiError."""
+    headers = {"content-type": "application/json", "x-triptych-timing": "1", **_authorisation(api_key)}
+    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.post(f"{url}/v1/chat/completions", data=msgspec.json.encode(body)) as response,
+        ):
+            return _decode(response.status, await response.read())
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ApiError(f"{url} did not answer: {error or type(error).__name__}") from error
+
+
+def _authorisation(api_key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _decode(status: int, body: bytes) -> Answer:
+    try:
+        if status == 200:
+            return msgspec.json.decode(body, type=Answer)
+        message = msgspec.json.decode(body, type=_Error).error.message
+    except msgspec.DecodeError as error:
+        raise ApiError(f"HTTP status {status} with an unreadable body: {error}") from error
+    raise ApiError(f"HTTP status {status}: {message}")

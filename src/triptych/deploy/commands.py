@@ -1,0 +1,69 @@
+"""From a graph to the command lines of its processes."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Any, Literal
+
+import msgspec
+
+from triptych.config import env
+from triptych.deploy.graph import Graph, WorkerNode, kebab
+
+Role = Literal["frontend", "worker"]
+
+
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One process to keep running."""
+
+    name: str
+    """Unique within the graph; shown before each line of output."""
+    role: Role
+    command: tuple[str, ...]
+    env: dict[str, str] = {}
+    """Laid over the supervisor's own environment."""
+
+
+def child_specs(graph: Graph) -> tuple[ChildSpec, ...]:
+    """The processes of ``graph``, the frontend first. Its run directory must be set already."""
+    plane = flags(graph.plane)
+    config = graph.frontend.config
+    secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
+    public = msgspec.structs.replace(config, api_key=None)
+    frontend = (*_launch("frontend"), *flags(public, graph.frontend.media), *plane)
+    workers = (
+        _worker_spec(worker, index, plane) for worker in graph.workers for index in range(worker.placement.replicas)
+    )
+    return (ChildSpec(name="frontend", role="frontend", command=frontend, env=secrets), *workers)
+
+
+def flags(*models: msgspec.Struct) -> tuple[str, ...]:
+    """The fields of ``models`` that differ from their defaults, as ``--flag=value``."""
+    return tuple(
+        _flag(field.name, getattr(model, field.name))
+        for model in models
+        for field in msgspec.structs.fields(model)
+        if getattr(model, field.name) != field.default
+    )
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{kebab(name)}" if value else f"--no-{kebab(name)}"
+    return f"--{kebab(name)}={value.value if isinstance(value, Enum) else value}"
+
+
+def _worker_spec(worker: WorkerNode, index: int, plane: tuple[str, ...]) -> ChildSpec:
+    placement = worker.placement
+    engine_args = ("--", *map(str, placement.args)) if placement.args else ()
+    return ChildSpec(
+        name=f"{worker.config.name}-{index}",
+        role="worker",
+        command=(*_launch("worker"), *flags(worker.config, worker.media), *plane, *engine_args),
+        env={name: str(value) for name, value in placement.env.items()},
+    )
+
+
+def _launch(command: Role) -> tuple[str, ...]:
+    return (sys.executable, "-m", "triptych.deploy.child", command)

@@ -1,0 +1,166 @@
+"""Graph files: a model, a plane, a frontend and workers, as YAML with kebab-case keys.
+
+The sections have no keys of their own where a configuration model has the field already: ``frontend`` takes
+every flag of ``triptych frontend`` and a worker every flag of ``triptych worker``, under the flag's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.spans import Mode, Span, modes_of
+
+T = TypeVar("T", bound=msgspec.Struct)
+Scalar = str | int | float
+
+
+class FrontendNode(msgspec.Struct, frozen=True, kw_only=True):
+    """The frontend of a graph."""
+
+    config: FrontendConfig = FrontendConfig()
+    media: MediaLimits = MediaLimits()
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of a worker that only a graph has: how many, with what engine flags and environment."""
+
+    replicas: Annotated[int, Meta(gt=0)] = 1
+    args: tuple[Scalar, ...] = ()
+    env: dict[str, Scalar] = {}
+
+
+class WorkerNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker of a graph with its replicas; ``config.name`` is never empty."""
+
+    config: WorkerConfig
+    media: MediaLimits = MediaLimits()
+    placement: Placement = Placement()
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked graph: worker names are distinct and the spans make at least one complete mode."""
+
+    workers: tuple[WorkerNode, ...]
+    plane: PlaneConfig = PlaneConfig()
+    frontend: FrontendNode = FrontendNode()
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        return modes_of(worker.config.span for worker in self.workers)
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of the top level besides those of ``PlaneConfig``."""
+
+    model: str | None = None
+    served_model_name: str | None = None
+    frontend: dict[str, Any] | None = None
+    workers: list[dict[str, Any]] = []
+
+
+def load_graph(path: Path, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
+    """The graph in the file ``path``, its ``model`` and name overridden where given.
+
+    Raises ConfigError: one line that names the file and the key at fault.
+    """
+    try:
+        return parse_graph(_read_yaml(path), model=model, served_model_name=served_model_name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_graph(document: object, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
+    """``load_graph`` of a file already read; errors name the key only."""
+    head, plane = _read(document, "", _Head, PlaneConfig)
+    if not head.workers:
+        raise ConfigError("workers: give at least one worker")
+    defaults = {
+        "model": model or head.model,
+        "served-model-name": served_model_name or head.served_model_name,
+    }
+    workers = tuple(_read_worker(raw, f"workers[{index}]", defaults) for index, raw in enumerate(head.workers))
+    config, media = _read(head.frontend or {}, "frontend", FrontendConfig, MediaLimits)
+    graph = Graph(workers=workers, plane=plane, frontend=FrontendNode(config=config, media=media))
+    _check(graph)
+    return graph
+
+
+def kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"cannot read this graph file: {reason}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise ConfigError(f"{where}not YAML: {problem}") from error
+
+
+def _read_worker(raw: dict[str, Any], where: str, defaults: dict[str, str | None]) -> WorkerNode:
+    filled = {**{key: value for key, value in defaults.items() if value is not None}, **raw}
+    if "model" not in filled:
+        raise ConfigError("model: missing; name a checkpoint folder or `demo` here, or give --model")
+    filled.setdefault("name", filled.get("span", Span.EPD.value))
+    known = (WorkerConfig, MediaLimits, Placement)
+    config, media, placement = _read(filled, where, *known)
+    if config.port and placement.replicas > 1:
+        raise ConfigError(f"{where}.port: {placement.replicas} replicas cannot share a port; leave it out")
+    return WorkerNode(config=config, media=media, placement=placement)
+
+
+def _read(raw: object, where: str, *models: type[Any]) -> tuple[Any, ...]:
+    """One struct for each of ``models``, from the keys of ``raw`` that are its fields."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where or 'top level'}: must hold `key: value` lines")
+    known = {kebab(name) for model in models for name in model.__struct_fields__}
+    if unknown := [str(key) for key in raw if key not in known]:
+        raise ConfigError(f"{_at(where, unknown[0])}: unknown key; known: {', '.join(sorted(known))}")
+    return tuple(_convert(raw, where, model) for model in models)
+
+
+def _convert(raw: dict[str, Any], where: str, model: type[T]) -> T:
+    own = {name: raw[kebab(name)] for name in model.__struct_fields__ if kebab(name) in raw}
+    try:
+        return msgspec.convert(own, model)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        if reason.startswith("Invalid enum value"):
+            reason = f"unknown span; known: {', '.join(span.value for span in Span)}"
+        raise ConfigError(f"{_at(where, kebab(path.rstrip('`')))}: {reason}") from error
+
+
+def _at(where: str, key: str) -> str:
+    return ".".join(part for part in (where, key) if part)
+
+
+def _check(graph: Graph) -> None:
+    if twice := _first_repeated(worker.config.name for worker in graph.workers):
+        raise ConfigError(f"workers: two workers are named {twice!r}; give each a `name` of its own")
+    if not graph.modes:
+        spans = ", ".join(worker.config.span.value for worker in graph.workers)
+        complete = "; ".join(" + ".join(span.value for span in mode.spans) for mode in Mode)
+        raise ConfigError(f"workers: the spans {spans} make no complete mode; complete are: {complete}")
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

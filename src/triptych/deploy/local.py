@@ -1,0 +1,84 @@
+"""A graph as processes of this machine: run directory, signals, supervisor, and who watches it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from triptych.config import env
+from triptych.contracts.spans import Mode
+from triptych.deploy.client import wait_for_models
+from triptych.deploy.commands import child_specs
+from triptych.deploy.graph import Graph
+from triptych.deploy.output import Terminal
+from triptych.deploy.report import Ready
+from triptych.deploy.supervisor import Stopper, Supervisor
+
+SUPERVISOR_NAME = "triptych"
+"""What the supervisor's own lines start with."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A graph that serves."""
+
+    url: str
+    models: tuple[str, ...]
+    """Names that clients use."""
+    modes: tuple[Mode, ...]
+    api_key: str | None = None
+
+
+Session = Callable[[Deployment, Stopper], Awaitable[None]]
+"""Called once all is ready, while all runs; may stop the deployment."""
+
+
+def serve(graph: Graph, session: Session) -> None:
+    """Run ``graph`` until it is stopped by a signal or by ``session``. Leaves no process and no file.
+
+    Raises StartFailed, ApiError, and whatever ``session`` raises.
+    """
+    with _run_dir(graph.plane.run_dir) as run_dir:
+        plane = msgspec.structs.replace(graph.plane, run_dir=run_dir)
+        asyncio.run(_serve(msgspec.structs.replace(graph, plane=plane), session))
+
+
+@contextmanager
+def _run_dir(configured: str) -> Iterator[str]:
+    """The configured run directory, else a private one that is removed at the end."""
+    if configured:
+        yield configured
+        return
+    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+async def _serve(graph: Graph, session: Session) -> None:
+    specs = child_specs(graph)
+    terminal = Terminal(sys.stderr, [SUPERVISOR_NAME, *(spec.name for spec in specs)])
+    stop = Stopper()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+
+    async def when_ready(reports: dict[str, Ready]) -> None:
+        deployment = _deployment(graph, reports)
+        await wait_for_models(deployment.url, deployment.models, deployment.api_key)
+        await session(deployment, stop)
+
+    supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text))
+    await supervisor.run(stop, when_ready)
+
+
+def _deployment(graph: Graph, reports: dict[str, Ready]) -> Deployment:
+    models = sorted({report.model for report in reports.values() if report.model})
+    url = next((report.url for report in reports.values() if report.url), "")
+    api_key = graph.frontend.config.api_key or env.api_key()
+    return Deployment(url=url, models=tuple(models), modes=graph.modes, api_key=api_key)

@@ -1,0 +1,127 @@
+"""One child process: its start, its output line by line, its end, and the end of its whole process group."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+from triptych.config import env
+from triptych.deploy.commands import ChildSpec
+from triptych.deploy.output import Lines
+from triptych.deploy.report import Ready, exit_cause, parse_ready
+
+KEPT_ERROR_LINES = 50
+OUTPUT_TIMEOUT_S = 2.0
+"""For the pipes to close once the process group is dead; a process that left the group may hold them."""
+
+_STDOUT, _STDERR = 1, 2
+
+
+class Child(asyncio.SubprocessProtocol):
+    """A process in a session of its own, so that a terminal's Ctrl-C does not reach it.
+
+    ``on_ready`` is called for its ready line; ``exited`` is set by its end, after which nothing of its group
+    is alive. The pipe to its standard input stays open and unused: ``deploy.child`` takes its closing as the
+    supervisor's end.
+    """
+
+    def __init__(
+        self, name: str, write_line: Callable[[str, str], None], on_ready: Callable[[str, Ready], None]
+    ) -> None:
+        self.name = name
+        self.exited = asyncio.Event()
+        self.ready_at: float | None = None
+        """Monotonic time of the ready line. Final once ``cause`` has returned."""
+        self._write_line = write_line
+        self._on_ready = on_ready
+        self._lines = {_STDOUT: Lines(), _STDERR: Lines()}
+        self._errors: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
+        self._closed = asyncio.Event()
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        spec: ChildSpec,
+        write_line: Callable[[str, str], None],
+        on_ready: Callable[[str, Ready], None],
+    ) -> Child:
+        """Start ``spec``. When cancelled, the process is killed."""
+        environment = env.child_environment({"PYTHONUNBUFFERED": "1", **spec.env})
+        _, child = await asyncio.get_running_loop().subprocess_exec(
+            lambda: cls(spec.name, write_line, on_ready),
+            *spec.command,
+            env=environment,
+            start_new_session=True,
+        )
+        return child
+
+    async def cause(self) -> str:
+        """Why it ended, in one line; waits for the last of its output. Only after ``exited``."""
+        await self._output_ended()
+        return exit_cause(self._process().get_returncode() or 0, self._errors)
+
+    def terminate(self) -> None:
+        """Ask the process, not its helpers, to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the process and all that it started."""
+        if not self.exited.is_set():
+            _kill_group(self._process().get_pid())
+
+    async def close(self) -> None:
+        """Free the pipes of a process that has exited. May be called twice."""
+        await self._output_ended()
+        self._process().close()
+
+    async def _output_ended(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), OUTPUT_TIMEOUT_S)
+
+    def _process(self) -> asyncio.SubprocessTransport:
+        assert self._transport is not None, "connection_made comes first"
+        return self._transport
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            self._process().send_signal(number)
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        for line in self._lines[fd].feed(data):
+            self._line(fd, line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        for line in self._lines[fd].end() if fd in self._lines else ():
+            self._line(fd, line)
+
+    def process_exited(self) -> None:
+        _kill_group(self._process().get_pid())
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set()
+
+    def _line(self, fd: int, line: str) -> None:
+        self._write_line(self.name, line)
+        if fd == _STDERR:
+            self._errors.append(line)
+        elif (report := parse_ready(line)) is not None:
+            self.ready_at = time.monotonic()
+            self._on_ready(self.name, report)
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

@@ -1,0 +1,157 @@
+"""Keeps the processes of a graph: starts them, restarts those that crash, stops all of them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from triptych.deploy.commands import ChildSpec, Role
+from triptych.deploy.process import Child
+from triptych.deploy.report import Ready
+from triptych.deploy.restart import History, after_exit
+
+STOP_TIMEOUT_S = 9.5
+"""From the wish to stop until what is left is killed."""
+WORKERS_STOP_S = 1.5
+"""The part of it that is kept for workers when the frontend drains for long."""
+
+SHUTDOWN_ORDER: tuple[Role, ...] = ("frontend", "worker")
+
+
+WhenReady = Callable[[dict[str, Ready]], Awaitable[None]]
+
+
+class StartFailed(Exception):
+    """A process ended before it was ever ready; the message is one line with its name and the cause."""
+
+
+class _Stopping(Exception):
+    """Ends the task group of a run that was asked to stop."""
+
+
+class Stopper:
+    """The wish to stop, and its urgency: a second call means now."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def __call__(self) -> None:
+        (self.now if self.asked.is_set() else self.asked).set()
+
+
+class Supervisor:
+    """Owner of the processes of ``specs``. ``run`` may be called once; when it returns, none is left."""
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        write_line: Callable[[str, str], None],
+        note: Callable[[str], None],
+    ) -> None:
+        """``write_line(name, line)`` takes the processes' output, ``note(text)`` what happens to them."""
+        self._specs = specs
+        self._write_line = write_line
+        self._note = note
+        self._children: dict[str, Child] = {}
+        self._reports: dict[str, Ready] = {}
+        self._all_ready = asyncio.Event()
+        self._started = time.monotonic()
+
+    async def run(self, stop: Stopper, when_ready: WhenReady) -> None:
+        """Run until ``stop`` is asked; call ``when_ready`` with each name's report once all are ready.
+
+        Raises StartFailed, and whatever ``when_ready`` raises, after having stopped everything.
+        """
+        try:
+            await self._run_tasks(stop, when_ready)
+        finally:
+            await self._shut_down(stop)
+
+    async def _run_tasks(self, stop: Stopper, when_ready: WhenReady) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for spec in self._specs:
+                    group.create_task(self._keep(spec), name=f"keep {spec.name}")
+                group.create_task(self._when_all_ready(when_ready), name="when all are ready")
+                group.create_task(_raise_when(stop.asked), name="stop wish")
+        except BaseExceptionGroup as errors:
+            if errors.subgroup(_Stopping) is None:
+                raise _first(errors) from None
+
+    async def _keep(self, spec: ChildSpec) -> None:
+        """Keep one process running for ever."""
+        history = History()
+        while True:
+            ready_for_s, cause = await self._live(spec)
+            following = after_exit(history, ready_for_s)
+            if following is None:
+                raise StartFailed(f"{spec.name} did not start: {cause}")
+            history = following
+            self._note(f"{spec.name} ended ({cause}); it starts again in {history.delay_s:g} s")
+            await asyncio.sleep(history.delay_s)
+
+    async def _live(self, spec: ChildSpec) -> tuple[float | None, str]:
+        """One life of a process: the seconds that it was ready (None: never), and why it ended."""
+        child = await Child.start(spec, self._write_line, self._became_ready)
+        self._children[spec.name] = child
+        await child.exited.wait()
+        ended_at = time.monotonic()
+        cause = await child.cause()
+        await child.close()
+        return (None if child.ready_at is None else ended_at - child.ready_at), cause
+
+    def _became_ready(self, name: str, report: Ready) -> None:
+        is_first = name not in self._reports
+        self._reports[name] = report
+        since_s = time.monotonic() - self._started
+        count = f"after {since_s:.1f} s ({len(self._reports)} of {len(self._specs)})"
+        self._note(f"{name} is ready {count if is_first else 'again'}")
+        if len(self._reports) == len(self._specs):
+            self._all_ready.set()
+
+    async def _when_all_ready(self, when_ready: WhenReady) -> None:
+        await self._all_ready.wait()
+        await when_ready(dict(self._reports))
+
+    async def _shut_down(self, stop: Stopper) -> None:
+        """SIGTERM in order, within ``STOP_TIMEOUT_S``; then, or at once when that is wished, SIGKILL."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for role in SHUTDOWN_ORDER:
+            for child in self._of(role):
+                child.terminate()
+            reserve_s = WORKERS_STOP_S if role != SHUTDOWN_ORDER[-1] else 0.0
+            await self._wait_exited(role, deadline - reserve_s, stop.now)
+        for child in self._children.values():
+            child.kill()
+        for child in self._children.values():
+            await child.exited.wait()
+            await child.close()
+
+    def _of(self, role: Role) -> list[Child]:
+        names = {spec.name for spec in self._specs if spec.role == role}
+        return [child for name, child in self._children.items() if name in names]
+
+    async def _wait_exited(self, role: Role, deadline: float, now: asyncio.Event) -> None:
+        async def all_exited() -> None:
+            for child in self._of(role):
+                await child.exited.wait()
+
+        waits = [asyncio.create_task(all_exited()), asyncio.create_task(now.wait())]
+        left_s = max(0.0, deadline - time.monotonic())
+        await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _raise_when(event: asyncio.Event) -> None:
+    await event.wait()
+    raise _Stopping
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain exception in nested groups."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

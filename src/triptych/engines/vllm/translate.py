@@ -1,0 +1,65 @@
+"""Our types into vLLM's and back. Pure, but for vLLM's own classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+from triptych.contracts.request import FinishReason, Guided, Sampling, TokenLogprob
+
+LOWEST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot say; the value that OpenAI uses."""
+
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+
+
+def sampling_params(sampling: Sampling) -> SamplingParams:
+    """vLLM's parameters: deltas out, and no text, which the frontend makes."""
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs,
+        logit_bias=sampling.logit_bias,
+        structured_outputs=_structured(sampling.guided),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+def _structured(guided: Guided | None) -> StructuredOutputsParams | None:
+    if guided is None:
+        return None
+    if guided.kind == "json_schema":
+        return StructuredOutputsParams(json=guided.schema)
+    return StructuredOutputsParams(json_object=True)
+
+
+def finish_reason(reason: str | None) -> FinishReason | None:
+    return None if reason is None else _FINISH.get(reason, "abort")
+
+
+def logprobs_of(output: Any, wanted: int | None) -> list[TokenLogprob] | None:
+    """One entry for each token of a ``CompletionOutput``: the chosen one's, and the ``wanted`` likeliest."""
+    if wanted is None or output.logprobs is None:
+        return None
+    return [
+        _token_logprob(token, entry, wanted) for token, entry in zip(output.token_ids, output.logprobs, strict=True)
+    ]
+
+
+def _token_logprob(token: int, entry: dict[int, Any], wanted: int) -> TokenLogprob:
+    ranked = sorted(entry.items(), key=lambda item: item[1].rank)[:wanted]
+    top = [(other, max(value.logprob, LOWEST_LOGPROB)) for other, value in ranked]
+    return TokenLogprob(max(entry[token].logprob, LOWEST_LOGPROB), top)

@@ -1,0 +1,263 @@
+"""The ASGI application: routes, errors, and a watch over each client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooManyRequests,
+    TriptychError,
+    Unauthorized,
+    Unavailable,
+)
+from triptych.frontend.answers import Answer
+from triptych.frontend.catalog import Catalog, Model
+from triptych.frontend.generation import INTERNAL, Generation, Job
+from triptych.frontend.http import (
+    ClientGone,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    send_error,
+    send_json,
+    send_whole,
+)
+from triptych.frontend.requests import Builder
+from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from triptych.observability.metrics import FrontendMetrics
+from triptych.stages.compose import RETRY_AFTER_S
+from triptych.stages.dispatch import Dispatcher
+
+log = logging.getLogger("triptych.frontend")
+
+encode = msgspec.json.encode
+Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
+
+
+class App:
+    """See the module. One instance serves one frontend process."""
+
+    def __init__(self, config: FrontendConfig, catalog: Catalog, builder: Builder, dispatcher: Dispatcher) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._builder = builder
+        self._dispatcher = dispatcher
+        self._in_flight = 0
+        self.metrics = FrontendMetrics(lambda: self._in_flight)
+        self._routes: dict[tuple[str, str], Route] = {
+            ("POST", "/v1/chat/completions"): self._chat,
+            ("POST", "/v1/completions"): self._completions,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/live"): self._live,
+            ("GET", "/ready"): self._ready,
+            ("GET", "/health"): self._health,
+            ("GET", "/metrics"): self._metrics_text,
+        }
+        self._paths = {path for _, path in self._routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request_id = header(scope, b"x-request-id") or uuid.uuid4().hex.encode()
+        headers: Headers = [(b"x-request-id", request_id[:128])]
+        status = 200
+
+        async def recorded_send(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        self._in_flight += 1
+        try:
+            await self._answer(scope, receive, recorded_send, headers)
+        except ClientGone:
+            self.metrics.cancelled()
+            return
+        finally:
+            self._in_flight -= 1
+        self.metrics.answered(self._known_path(scope["path"]), status)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        try:
+            await self._route(scope)(scope, receive, send, headers)
+        except TriptychError as error:
+            await send_error(send, error, headers)
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("request %s failed", headers[0][1].decode(errors="replace"))
+            await send_error(send, INTERNAL, headers)
+
+    def _route(self, scope: Scope) -> Route:
+        method, path = scope["method"], scope["path"]
+        if path.startswith("/v1/"):
+            self._authorise(scope)
+        if route := self._routes.get((method, path)):
+            return route
+        if path.startswith("/v1/models/") and method == "GET":
+            return self._model
+        if path in self._paths:
+            raise MethodNotAllowed(f"{path} does not take {method}", code="method_not_allowed")
+        raise NotFound(f"there is no {path}; see docs/api.md", code="path_not_found")
+
+    def _known_path(self, path: str) -> str:
+        """The path as a metric's label: a bounded set, whatever clients ask for."""
+        return path if path in self._paths else "/v1/models/{id}" if path.startswith("/v1/models/") else "other"
+
+    def _authorise(self, scope: Scope) -> None:
+        if self._config.api_key is None:
+            return
+        given = header(scope, b"authorization") or b""
+        if not hmac.compare_digest(given, f"Bearer {self._config.api_key}".encode()):
+            raise Unauthorized("a valid API key is required: Authorization: Bearer KEY", code="invalid_api_key")
+
+    # Generation.
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        request = parse_chat(await self._body(scope, receive))
+        async with _Watch(receive):
+            model, processor = self._catalog.get(request.model)
+            jobs, answer = await self._builder.chat(request, processor)
+            await self._generate(model, request, jobs, answer, scope, send, headers)
+
+    async def _completions(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        request = parse_completion(await self._body(scope, receive))
+        async with _Watch(receive):
+            model, processor = self._catalog.get(request.model)
+            jobs, answer = await self._builder.completion(request, processor)
+            await self._generate(model, request, jobs, answer, scope, send, headers)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        if self._in_flight > self._config.max_in_flight:
+            raise TooManyRequests(
+                f"{self._config.max_in_flight} requests are being answered, the limit (--max-in-flight)",
+                code="too_many_requests",
+                retry_after_s=1,
+            )
+        body = await read_body(scope, receive, self._config.max_body_bytes)
+        if not body:
+            raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
+        return body
+
+    async def _generate(
+        self,
+        model: Model,
+        request: ChatRequest | CompletionRequest,
+        jobs: list[Job],
+        answer: Answer,
+        scope: Scope,
+        send: Send,
+        headers: Headers,
+    ) -> None:
+        generation = Generation(
+            jobs,
+            answer,
+            lambda: model.instances,
+            self._dispatcher,
+            self.metrics,
+            include_usage=request.stream_options is not None and request.stream_options.include_usage,
+            with_timing=header(scope, b"x-triptych-timing") == b"1",
+        )
+        await (generation.stream if request.stream else generation.whole)(send, headers)
+
+    # Everything else.
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        cards = [_card(model) for _, model in sorted(self._catalog.models.items()) if model.instances]
+        await send_json(send, encode({"object": "list", "data": cards}), headers)
+
+    async def _model(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        name = scope["path"].removeprefix("/v1/models/")
+        model = self._catalog.models.get(name)
+        if model is None or not model.instances:
+            raise NotFound(f"model {name!r} does not exist", param="model", code="model_not_found")
+        await send_json(send, encode(_card(model)), headers)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        await send_json(send, b'{"status":"live"}', headers)
+
+    async def _ready(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        if not self._catalog.ready:
+            raise Unavailable(self._why_not_ready(), code="not_ready", retry_after_s=RETRY_AFTER_S)
+        await send_json(send, b'{"status":"ready"}', headers)
+
+    def _why_not_ready(self) -> str:
+        if not self._catalog.models:
+            return "no worker has registered yet"
+        return "; ".join(
+            f"{name}: {model.problem or 'no complete path of workers for any mode'}"
+            for name, model in sorted(self._catalog.models.items())
+        )
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        models = {name: _health_of(model) for name, model in sorted(self._catalog.models.items())}
+        status = "ready" if self._catalog.ready else "not ready"
+        body = {"status": status, "requests_in_flight": self._in_flight, "models": models}
+        await send_json(send, encode(body), headers)
+
+    async def _metrics_text(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+        await send_whole(send, 200, self.metrics.text(), [kind, *headers])
+
+
+def _card(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.card.name,
+        "object": "model",
+        "created": model.created_unix_s,
+        "owned_by": "triptych",
+        "max_model_len": model.card.context_length,
+        "modalities": ["text", *model.card.modalities],
+    }
+
+
+def _health_of(model: Model) -> dict[str, Any]:
+    return {
+        "ready": model.ready,
+        "mode": "+".join(mode.value for mode in model.modes) or None,
+        "problem": model.problem,
+        "instances": [
+            {"id": one.id, "span": one.span.value, "engine": one.engine, "address": f"{one.host}:{one.port}"}
+            for one in model.instances
+        ],
+    }
+
+
+class _Watch:
+    """Cancels the task it is entered in once the client is gone; the block then ends with ClientGone."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._watcher = asyncio.create_task(self._watch(), name="client watch")
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError and self._task is not None:
+            self._task.uncancel()
+            raise ClientGone

@@ -1,0 +1,110 @@
+"""The models that can be served now, read off discovery: instances, processors, modes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import time
+
+from triptych.contracts.card import Instance, ModelCard
+from triptych.contracts.errors import ConfigError, NotFound, Unavailable
+from triptych.contracts.spans import Mode, modes_of
+from triptych.planes.discovery.base import Discovery
+from triptych.processor.processor import Processor
+from triptych.stages.compose import RETRY_AFTER_S
+
+log = logging.getLogger("triptych.catalog")
+
+
+@dataclass
+class Model:
+    """One served model. ``instances`` is replaced, never changed, at every discovery snapshot."""
+
+    card: ModelCard
+    instances: tuple[Instance, ...] = ()
+    processor: Processor | None = None
+    problem: str | None = None
+    """Why there is no processor, where loading it failed."""
+    created_unix_s: int = field(default_factory=lambda: int(time()))
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        return modes_of(instance.span for instance in self.instances)
+
+    @property
+    def ready(self) -> bool:
+        return self.processor is not None and bool(self.modes)
+
+
+class Catalog:
+    """Follows discovery. A model once seen stays known (503, not 404) when its workers go away."""
+
+    def __init__(
+        self,
+        discovery: Discovery,
+        load: Callable[[ModelCard], Processor],
+        on_gone: Callable[[Instance], None] = lambda instance: None,
+    ) -> None:
+        self._discovery = discovery
+        self._load = load
+        self._on_gone = on_gone
+        self.models: dict[str, Model] = {}
+        self.first_snapshot = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Keep ``models`` true until cancelled."""
+        async with aclosing(self._discovery.watch()) as snapshots:
+            async for snapshot in snapshots:
+                await self._apply(snapshot)
+                self.first_snapshot.set()
+
+    async def _apply(self, snapshot: tuple[Instance, ...]) -> None:
+        alive = {instance.id for instance in snapshot}
+        for gone in {i for model in self.models.values() for i in model.instances if i.id not in alive}:
+            log.info("worker %s is gone", gone.id)
+            self._on_gone(gone)
+        by_name: dict[str, list[Instance]] = {name: [] for name in self.models}
+        for instance in snapshot:
+            by_name.setdefault(instance.model.name, []).append(instance)
+        for name, instances in by_name.items():
+            await self._update(name, tuple(instances))
+
+    async def _update(self, name: str, instances: tuple[Instance, ...]) -> None:
+        model = self.models.get(name)
+        if model is None:
+            model = self.models[name] = Model(instances[0].model)
+        for instance in instances:
+            if instance not in model.instances:
+                log.info("worker %s serves %s as %s", instance.id, name, instance.span.value)
+        if instances and (model.processor is None or model.card != instances[0].model):
+            await self._load_processor(model, instances[0].model)
+        model.instances = instances
+
+    async def _load_processor(self, model: Model, card: ModelCard) -> None:
+        try:
+            model.processor = await asyncio.to_thread(self._load, card)
+            model.card, model.problem = card, None
+        except ConfigError as error:
+            model.processor, model.problem = None, str(error)
+            log.error("model %s cannot be served: %s", card.name, error)
+
+    def get(self, name: str) -> tuple[Model, Processor]:
+        """The model by its name. Raises NotFound listing the known ones, Unavailable without workers."""
+        model = self.models.get(name)
+        if model is None:
+            known = ", ".join(sorted(self.models)) or "none yet"
+            raise NotFound(
+                f"model {name!r} does not exist; served here: {known}", param="model", code="model_not_found"
+            )
+        if model.processor is None:
+            raise Unavailable(f"model {name!r} cannot be served: {model.problem}", retry_after_s=RETRY_AFTER_S)
+        if not model.instances:
+            raise Unavailable(f"no worker for model {name!r} is alive", code="no_worker", retry_after_s=RETRY_AFTER_S)
+        return model, model.processor
+
+    @property
+    def ready(self) -> bool:
+        return any(model.ready for model in self.models.values())

@@ -1,0 +1,175 @@
+"""Run a request's choices through the stages and answer, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import TriptychError, WorkerLost
+from triptych.contracts.request import GenerateRequest
+from triptych.frontend.answers import DONE, Answer, Said
+from triptych.frontend.choice import Choice, Piece
+from triptych.frontend.http import EventStream, Headers, Send, error_body, send_json
+from triptych.observability.metrics import FrontendMetrics
+from triptych.processor.processor import Prompt
+from triptych.stages.compose import Plan
+from triptych.stages.dispatch import Dispatcher
+
+log = logging.getLogger("triptych.generation")
+
+INTERNAL = TriptychError("the server failed on this request; its log has the cause")
+Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
+
+
+@dataclass
+class Job:
+    """One choice to be made: what goes to the workers, and what becomes of the tokens."""
+
+    request: GenerateRequest
+    prompt: Prompt
+    choice: Choice
+    plan: Plan | None = None
+
+
+@dataclass
+class Generation:
+    """All choices of one HTTP request."""
+
+    jobs: list[Job]
+    answer: Answer
+    instances: Callable[[], Sequence[Instance]]
+    dispatcher: Dispatcher
+    metrics: FrontendMetrics
+    include_usage: bool = False
+    with_timing: bool = False
+    begun: float = field(default_factory=time.perf_counter)
+
+    # The two ways to answer.
+
+    async def stream(self, send: Send, headers: Headers) -> None:
+        """Server-sent events. An error after the first event becomes the last event; one before is raised."""
+        events = EventStream(send, headers)
+        opened: set[int] = set()
+        try:
+            async with aclosing(self._pieces()) as batches:
+                async for index, pieces in batches:
+                    out = [self.answer.chunks(index, piece) for piece in pieces]
+                    if index not in opened:
+                        opened.add(index)
+                        out.insert(0, self.answer.opening(index))
+                    await events.write(b"".join(out))
+            tail = self.answer.usage_chunk(self.usage()) if self.include_usage else b""
+            await events.write(tail + DONE)
+        except Exception as error:
+            if not events.started:
+                raise
+            await events.write(b"data: " + error_body(self._as_told(error)) + b"\n\n" + DONE)
+        await events.close()
+
+    async def whole(self, send: Send, headers: Headers) -> None:
+        """One JSON object."""
+        said = [Said() for _ in self.jobs]
+        texts: list[list[str]] = [[] for _ in self.jobs]
+        async with aclosing(self._pieces()) as batches:
+            async for index, pieces in batches:
+                for piece in pieces:
+                    texts[index].append(piece.text)
+                    said[index].logprobs.extend(piece.logprobs)
+                    said[index].finish_reason = piece.finish_reason
+        for one, text in zip(said, texts, strict=True):
+            one.text = "".join(text)
+        extra = {"triptych": self.timing()} if self.with_timing else {}
+        await send_json(send, self.answer.whole(said, self.usage(), extra), headers)
+
+    def _as_told(self, error: Exception) -> TriptychError:
+        """What the client hears of an error mid-stream; what was not expected goes to the log."""
+        if not isinstance(error, TriptychError):
+            log.error("%s failed", self.answer.id, exc_info=error)
+            error = INTERNAL
+        self.metrics.stream_error(error)
+        return error
+
+    # Choices side by side.
+
+    def _pieces(self) -> Pieces:
+        return self._of_job(0) if len(self.jobs) == 1 else self._merged()
+
+    async def _of_job(self, index: int) -> Pieces:
+        job = self.jobs[index]
+        clock = self.metrics.token_clock(self.begun)
+
+        def on_plan(plan: Plan) -> None:
+            job.plan = plan
+
+        async with aclosing(self.dispatcher.run(job.request, self.instances, on_plan)) as batches:
+            async for deltas in batches:
+                pieces = job.choice.push(deltas)
+                clock.tick(sum(len(delta.token_ids) for delta in deltas))
+                if pieces:
+                    yield index, pieces
+                if job.choice.finish_reason is not None:
+                    break
+        if job.choice.finish_reason is None:
+            raise WorkerLost("the worker ended its answer without a reason")
+        clock.finish(job.choice.counts.prompt, job.choice.counts.completion)
+
+    async def _merged(self) -> Pieces:
+        """Pieces of all jobs as they come. The first error ends them all; none outlives this generator."""
+        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(4 * len(self.jobs))
+
+        async def pump(index: int) -> None:
+            try:
+                async with aclosing(self._of_job(index)) as batches:
+                    async for item in batches:
+                        await queue.put(item)
+                await queue.put(None)
+            except Exception as error:  # the edge of a task: whoever reads the queue raises it
+                await queue.put(error)
+
+        tasks = [
+            asyncio.create_task(pump(index), name=f"choice {index} of {self.answer.id}")
+            for index in range(len(self.jobs))
+        ]
+        try:
+            left = len(tasks)
+            while left:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    left -= 1
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Accounts.
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens as OpenAI counts them: each prompt once, however many choices it has."""
+        prompts = {id(job.prompt): job.choice.counts.prompt or job.prompt.length for job in self.jobs}
+        cached = {id(job.prompt): job.choice.counts.cached for job in self.jobs}
+        prompt, completion = sum(prompts.values()), sum(job.choice.counts.completion for job in self.jobs)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
+        }
+
+    def timing(self) -> dict[str, Any]:
+        """Seconds spent in each stage, of the first choice."""
+        job = self.jobs[0]
+        worker = msgspec.structs.asdict(job.choice.timing) if job.choice.timing else {}
+        spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
+        return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}

@@ -1,0 +1,109 @@
+"""The little of HTTP that the frontend needs over ASGI: whole bodies in; JSON, errors and streams out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_JSON: Headers = [(b"content-type", b"application/json")]
+_SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class ClientGone(Exception):
+    """The client closed its connection; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The whole request body. Raises PayloadTooLarge, before reading on, once it is over the limit."""
+    declared = header(scope, b"content-length")
+    if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):
+        raise _too_large(limit_bytes) if declared.isdigit() else BadRequest("Content-Length is not a number")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the request body is over the limit of {limit_bytes:,} bytes (--max-body-bytes)",
+        code="body_too_large",
+    )
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+def error_body(error: TriptychError) -> bytes:
+    """The error as OpenAI's API words it."""
+    detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": detail})
+
+
+def error_headers(error: TriptychError) -> Headers:
+    headers = list(_JSON)
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    if error.status == 413:  # the rest of the body is not going to be read
+        headers.append((b"connection", b"close"))
+    return headers
+
+
+async def send_whole(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", str(len(body)).encode())],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, body: bytes, extra: Headers | None = None, status: int = 200) -> None:
+    await send_whole(send, status, body, [*_JSON, *(extra or [])])
+
+
+async def send_error(send: Send, error: TriptychError, extra: Headers | None = None) -> None:
+    await send_whole(send, error.status, error_body(error), [*error_headers(error), *(extra or [])])
+
+
+class EventStream:
+    """A response of server-sent events. Its headers leave with the first events, so that what fails before
+    is still answered with the right status."""
+
+    def __init__(self, send: Send, headers: Headers) -> None:
+        self._send = send
+        self._headers = headers
+        self.started = False
+
+    async def write(self, events: bytes) -> None:
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self._headers]})
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def close(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})

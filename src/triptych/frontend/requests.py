@@ -1,0 +1,192 @@
+"""From a parsed OpenAI request to jobs: what the chat and completions endpoints do before anything runs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import GenerateRequest, MediaKind, Sampling
+from triptych.frontend.answers import ChatAnswer, CompletionAnswer
+from triptych.frontend.choice import Choice
+from triptych.frontend.generation import Job
+from triptych.frontend.sampling import sampling_of, stop_strings
+from triptych.frontend.schema import (
+    AudioPart,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    ImagePart,
+    InputAudioPart,
+    Part,
+    TextPart,
+    VideoPart,
+)
+from triptych.processor.processor import MediaRef, MediaSource, Processor, Prompt
+from triptych.processor.template import Message
+
+MAX_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Turns requests into jobs, under this frontend's configuration."""
+
+    config: FrontendConfig
+    limits: MediaLimits
+    media: MediaSource
+
+    async def chat(self, request: ChatRequest, processor: Processor) -> tuple[list[Job], ChatAnswer]:
+        """Raises BadRequest and its like with the field at fault."""
+        if not request.messages:
+            raise BadRequest("messages: at least one message is required", param="messages")
+        messages, media = split_media(request.messages)
+        self._check_media(media)
+        settings = self._template_settings(request.chat_template_kwargs or {})
+        prompt = await processor.chat(messages, media, settings, self.media)
+        sampling = sampling_of(request, processor, self.config, prompt.length)
+        answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=_wants_usage(request))
+        jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request))
+        return jobs, answer
+
+    async def completion(self, request: CompletionRequest, processor: Processor) -> tuple[list[Job], CompletionAnswer]:
+        """Raises BadRequest and its like with the field at fault."""
+        if request.echo and request.logprobs is not None:
+            raise BadRequest("echo cannot be combined with logprobs", param="echo")
+        prompts = [
+            await processor.completion(one) if isinstance(one, str) else processor.tokens(one)
+            for one in _prompts(request.prompt)
+        ]
+        longest = max(prompt.length for prompt in prompts)
+        sampling = sampling_of(request, processor, self.config, longest)
+        count = request.n or 1
+        echoes = [
+            processor.tokenizer.decode(prompt.token_ids) if request.echo else ""
+            for prompt in prompts
+            for _ in range(count)
+        ]
+        answer = CompletionAnswer(
+            processor.card.name, processor.tokenizer, null_usage=_wants_usage(request), echoes=echoes
+        )
+        return _jobs(answer.id, prompts, sampling, count, processor, stop_strings(request)), answer
+
+    def _check_media(self, media: Sequence[MediaRef]) -> None:
+        if media and not self.config.enable_multimodal:
+            raise BadRequest(
+                f"{media[0].item}: this server takes text only; its operator can turn media on "
+                "with --enable-multimodal",
+                param=media[0].item,
+                code="multimodal_disabled",
+            )
+        if len(media) > self.limits.media_max_items:
+            raise BadRequest(
+                f"messages hold {len(media)} media; the limit is {self.limits.media_max_items} (--media-max-items)",
+                param="messages",
+                code="too_many_media",
+            )
+
+    def _template_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        allowed = {name.strip() for name in self.config.chat_template_kwargs.split(",")}
+        for name in settings:
+            if name not in allowed:
+                raise BadRequest(
+                    f"chat_template_kwargs.{name} is not allowed; allowed here: {', '.join(sorted(allowed))} "
+                    "(--chat-template-kwargs)",
+                    param=f"chat_template_kwargs.{name}",
+                )
+        return settings
+
+
+def _wants_usage(request: ChatRequest | CompletionRequest) -> bool:
+    return request.stream_options is not None and request.stream_options.include_usage
+
+
+def _jobs(
+    answer_id: str,
+    prompts: list[Prompt],
+    sampling: Sampling,
+    count: int,
+    processor: Processor,
+    stops: list[str],
+) -> list[Job]:
+    """``count`` choices of each prompt; a given seed counts up over them, so that they differ."""
+    jobs: list[Job] = []
+    for prompt in prompts:
+        for copy in range(count):
+            request = GenerateRequest(
+                id=f"{answer_id}-{len(jobs)}-{secrets.token_hex(2)}",
+                model=processor.card.name,
+                token_ids=prompt.token_ids,
+                sampling=_with_seed(sampling, copy),
+                media=prompt.media,
+            )
+            choice = Choice(processor.tokenizer, prompt.token_ids, stops, sampling.min_tokens)
+            jobs.append(Job(request, prompt, choice))
+    return jobs
+
+
+def _with_seed(sampling: Sampling, copy: int) -> Sampling:
+    if sampling.seed is None or copy == 0:
+        return sampling
+    seed = sampling.seed + copy
+    return msgspec.structs.replace(sampling, seed=seed if seed < 1 << 63 else seed - (1 << 64))
+
+
+def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
+    """One or several prompts, each as text or as token ids. Raises BadRequest for a mixture."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and all(isinstance(one, int) for one in prompt):
+        return [prompt]
+    if not prompt or not all(isinstance(one, type(prompt[0])) for one in prompt):
+        raise BadRequest(
+            "prompt must be a text, a list of texts, a list of token ids, or a list of such lists",
+            param="prompt",
+        )
+    if len(prompt) > MAX_PROMPTS:
+        raise BadRequest(f"prompt holds {len(prompt)} prompts; the limit is {MAX_PROMPTS}", param="prompt")
+    return prompt
+
+
+# Messages.
+
+
+def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaRef]]:
+    """Messages for the chat template, media parts reduced to their kind, and those media in order."""
+    media: list[MediaRef] = []
+    plain: list[Message] = []
+    for number, message in enumerate(messages):
+        entry: Message = {"role": message.role, "content": message.content or ""}
+        if isinstance(message.content, list):
+            place = f"messages[{number}].content"
+            entry["content"] = [_part(part, f"{place}[{index}]", media) for index, part in enumerate(message.content)]
+        for name in ("name", "tool_calls", "tool_call_id"):
+            if (value := getattr(message, name)) is not None:
+                entry[name] = value
+        plain.append(entry)
+    return plain, media
+
+
+def _part(part: Part, place: str, media: list[MediaRef]) -> dict[str, str]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    kind, field, url = _medium(part)
+    media.append(MediaRef(kind, url, f"{place}.{field}"))
+    return {"type": kind}
+
+
+def _medium(part: ImagePart | VideoPart | AudioPart | InputAudioPart) -> tuple[MediaKind, str, str]:
+    """(kind, name of the field, URL) of a media part."""
+    if isinstance(part, ImagePart):
+        return "image", "image_url", part.image_url if isinstance(part.image_url, str) else part.image_url.url
+    if isinstance(part, VideoPart):
+        return "video", "video_url", part.video_url if isinstance(part.video_url, str) else part.video_url.url
+    if isinstance(part, AudioPart):
+        return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
+    return "audio", "input_audio", f"data:audio/{part.input_audio.format};base64,{part.input_audio.data}"

@@ -1,0 +1,185 @@
+"""A request's generation fields, checked and turned into ``Sampling``. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import Guided, Sampling
+from triptych.frontend.schema import ChatRequest, CompletionRequest, GenerationFields
+from triptych.processor.processor import Processor
+
+COMPLETION_MAX_TOKENS = 16
+"""OpenAI's default of ``max_tokens`` for plain completions."""
+MAX_LOGIT_BIASES = 1024
+_FROM_GENERATION_CONFIG = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_SEED_RANGE = (-(1 << 63), (1 << 63) - 1)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Allowed values of a number; ``open_low`` leaves the lower end out."""
+
+    low: float
+    high: float
+    open_low: bool = False
+
+    def check(self, name: str, value: float | None) -> None:
+        if value is None:
+            return
+        below = value <= self.low if self.open_low else value < self.low
+        if below or value > self.high or math.isnan(value):
+            opening = "above" if self.open_low else "at least"
+            ceiling = "" if self.high == math.inf else f" and at most {self.high:g}"
+            raise BadRequest(f"{name} must be {opening} {self.low:g}{ceiling}, not {value:g}", param=name)
+
+
+_BOUNDS = {
+    "temperature": Bounds(0, 2),
+    "top_p": Bounds(0, 1, open_low=True),
+    "min_p": Bounds(0, 1),
+    "top_k": Bounds(-1, math.inf),
+    "presence_penalty": Bounds(-2, 2),
+    "frequency_penalty": Bounds(-2, 2),
+    "repetition_penalty": Bounds(0, math.inf, open_low=True),
+    "min_tokens": Bounds(0, math.inf),
+    "seed": Bounds(*_SEED_RANGE),
+}
+
+
+def sampling_of(
+    request: ChatRequest | CompletionRequest, processor: Processor, config: FrontendConfig, prompt_tokens: int
+) -> Sampling:
+    """The checked parameters. Raises BadRequest with the field and its limit."""
+    for name, bounds in _BOUNDS.items():
+        bounds.check(name, getattr(request, name))
+    _check_counts(request, config)
+    max_tokens = _max_tokens(request, processor.card.context_length, prompt_tokens)
+    if (request.min_tokens or 0) > max_tokens:
+        raise BadRequest(f"min_tokens must be at most max_tokens, {max_tokens}", param="min_tokens")
+    return Sampling(
+        max_tokens=max_tokens,
+        min_tokens=request.min_tokens or 0,
+        **_drawing(request, processor),
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        seed=request.seed,
+        stop_token_ids=_token_ids(request, processor),
+        ignore_eos=bool(request.ignore_eos),
+        logprobs=_logprobs(request, processor.card.max_logprobs),
+        logit_bias=_logit_bias(request, processor),
+        guided=_guided(request),
+    )
+
+
+def _drawing(request: GenerationFields, processor: Processor) -> dict[str, Any]:
+    """Values from the request, else from the checkpoint's ``generation_config.json``, else OpenAI's."""
+    defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    for name in _FROM_GENERATION_CONFIG:
+        value = getattr(request, name)
+        if value is None:
+            value = processor.checkpoint.generation.get(name)
+        if value is not None:
+            defaults[name] = value
+    defaults["top_k"] = max(0, int(defaults["top_k"]))
+    return defaults
+
+
+def _check_counts(request: GenerationFields, config: FrontendConfig) -> None:
+    if not 1 <= (1 if request.n is None else request.n) <= config.max_choices:
+        raise BadRequest(f"n must be between 1 and {config.max_choices} (--max-choices)", param="n")
+    stops = stop_strings(request)
+    if len(stops) > config.max_stop_strings:
+        raise BadRequest(
+            f"stop has {len(stops)} strings; the limit is {config.max_stop_strings} (--max-stop-strings)",
+            param="stop",
+        )
+    if "" in stops:
+        raise BadRequest("stop strings must not be empty", param="stop")
+
+
+def stop_strings(request: GenerationFields) -> list[str]:
+    if request.stop is None:
+        return []
+    return [request.stop] if isinstance(request.stop, str) else request.stop
+
+
+def _max_tokens(request: ChatRequest | CompletionRequest, context: int, prompt_tokens: int) -> int:
+    name, wanted = "max_tokens", request.max_tokens
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        name, wanted = "max_completion_tokens", request.max_completion_tokens
+    room = context - prompt_tokens
+    if room < 1:
+        raise BadRequest(
+            f"the prompt has {prompt_tokens:,} tokens; the model's context length is {context:,} tokens, "
+            "of which the answer needs at least one",
+            param="messages" if isinstance(request, ChatRequest) else "prompt",
+            code="context_length_exceeded",
+        )
+    if wanted is None:
+        return room if isinstance(request, ChatRequest) else min(COMPLETION_MAX_TOKENS, room)
+    if wanted < 1:
+        raise BadRequest(f"{name} must be at least 1, not {wanted}", param=name)
+    if wanted > room:
+        raise BadRequest(
+            f"{name} is {wanted:,} and the prompt has {prompt_tokens:,} tokens; together they may be at most "
+            f"{context:,}, the model's context length",
+            param=name,
+            code="context_length_exceeded",
+        )
+    return wanted
+
+
+def _logprobs(request: ChatRequest | CompletionRequest, most: int) -> int | None:
+    if isinstance(request, CompletionRequest):
+        name, wanted = "logprobs", request.logprobs
+    else:
+        if request.top_logprobs is not None and not request.logprobs:
+            raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+        name, wanted = "top_logprobs", (request.top_logprobs or 0) if request.logprobs else None
+    if wanted is not None and not 0 <= wanted <= most:
+        raise BadRequest(f"{name} must be between 0 and {most}, not {wanted}", param=name)
+    return wanted
+
+
+def _token_ids(request: GenerationFields, processor: Processor) -> tuple[int, ...]:
+    ids = request.stop_token_ids or []
+    _check_ids(ids, "stop_token_ids", processor)
+    return tuple(ids)
+
+
+def _logit_bias(request: GenerationFields, processor: Processor) -> dict[int, float] | None:
+    bias = request.logit_bias
+    if not bias:
+        return None
+    if len(bias) > MAX_LOGIT_BIASES:
+        raise BadRequest(f"logit_bias has {len(bias)} entries; the limit is {MAX_LOGIT_BIASES}", param="logit_bias")
+    _check_ids(list(bias), "logit_bias", processor)
+    for value in bias.values():
+        Bounds(-100, 100).check("logit_bias", value)
+    return bias
+
+
+def _check_ids(ids: list[int], name: str, processor: Processor) -> None:
+    limit = processor.tokenizer.vocabulary_size
+    if any(not 0 <= token < limit for token in ids):
+        raise BadRequest(f"{name}: token ids must be between 0 and {limit - 1}", param=name)
+
+
+def _guided(request: GenerationFields) -> Guided | None:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return Guided("json_object")
+    if wanted.json_schema is None or wanted.json_schema.schema is None:
+        raise BadRequest(
+            "response_format.json_schema.schema: this field is required",
+            param="response_format.json_schema.schema",
+        )
+    return Guided("json_schema", msgspec.json.encode(wanted.json_schema.schema).decode())

@@ -1,0 +1,106 @@
+"""The frontend's life: listen, follow discovery, serve, drain. HTTP itself is uvicorn's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.errors import ConfigError
+from triptych.frontend.app import App
+from triptych.frontend.catalog import Catalog
+from triptych.frontend.requests import Builder
+from triptych.media.loader import MediaLoader
+from triptych.planes.discovery.base import Discovery
+from triptych.planes.request.base import RequestClient
+from triptych.processor.processor import Processor
+from triptych.processor.template import parse_prompt_template
+from triptych.stages.dispatch import Dispatcher
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to the process, not to the HTTP server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError, in words for the user, when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == 98:
+            raise ConfigError(f"port {port} on {host} is taken; choose another with --port") from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+@asynccontextmanager
+async def serving(
+    config: FrontendConfig,
+    limits: MediaLimits,
+    discovery: Discovery,
+    client: RequestClient,
+    forget: Callable[[str, int], None],
+) -> AsyncIterator[str]:
+    """Serve within the block, which gets the base URL; leaving it drains and closes everything."""
+    if config.prompt_template is not None:
+        parse_prompt_template(config.prompt_template)
+    listener = listen(config.host, config.port)
+    async with MediaLoader(limits) as media:
+        catalog = Catalog(
+            discovery,
+            lambda card: Processor.load(card, config.prompt_template),
+            on_gone=lambda instance: forget(instance.host, instance.port),
+        )
+        app = App(config, catalog, Builder(config, limits, media), Dispatcher(client, config.response_timeout_s))
+        server = _http_server(app, config)
+        host, port = listener.getsockname()[:2]
+        try:
+            async with asyncio.TaskGroup() as group:
+                following = group.create_task(catalog.follow(), name="follow discovery")
+                group.create_task(server.serve(sockets=[listener]), name="http server")
+                try:
+                    await catalog.first_snapshot.wait()
+                    yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                finally:
+                    server.should_exit = True
+                    following.cancel()
+        finally:
+            listener.close()
+            await client.close()
+
+
+def _http_server(app: App, config: FrontendConfig) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
+        )
+    )

@@ -1,0 +1,155 @@
+"""Which URLs and addresses the server may be sent to. Pure: nothing here resolves or connects.
+
+A media URL comes from a stranger, and the server can reach what the stranger cannot (its own network, the
+cloud's metadata service). So a URL is parsed once, by the parser that the HTTP client uses, and only in
+spellings that all parsers read alike; and an address must be globally reachable.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from yarl import URL
+
+from triptych.contracts.errors import BadRequest
+from triptych.media.errors import ADDRESS_REFUSED, INVALID_URL, problem
+
+MAX_URL_CHARS = 8192
+
+_AUTHORITY = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
+_HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
+
+# What ``is_global`` leaves in, or has left in in some Python release.
+_REFUSED_V4 = tuple(
+    IPv4Network(net)
+    for net in ("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/4", "240.0.0.0/4")
+)
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_REFUSED_V6 = tuple(IPv6Network(net) for net in ("2001::/23", "2001:db8::/32", "3fff::/20"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+# Metadata services of clouds (AWS and most others, AWS over IPv6, Azure, Alibaba): never media.
+_METADATA = frozenset(
+    ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200")
+)
+
+
+class AddressRefused(Exception):
+    """An address is not one that media may come from. Its text names the address: for the log only."""
+
+
+def parse_url(url: str, item: str) -> URL:
+    """The one reading of a remote ``url``: what is checked is what the client connects to.
+
+    Raises BadRequest: ``invalid_media_url`` for a URL that is malformed, carries credentials or has another
+    scheme than http and https, ``media_address_refused`` for a number in place of a host name that is not a
+    plain IPv4 address (``0x7f.1``, ``2130706433``). A literal address still has to pass ``check_address``.
+    """
+    if len(url) > MAX_URL_CHARS:
+        raise _invalid(item, f"the URL is longer than {MAX_URL_CHARS:,} characters")
+    if not url.isprintable() or " " in url or "\\" in url:
+        raise _invalid(item, "the URL has spaces, backslashes or control characters; percent-encode them")
+    authority = _AUTHORITY.match(url)
+    if authority is None:
+        raise _invalid(item, "not an http, https or data URL with a host")
+    if "@" in authority[1]:
+        raise _invalid(item, "the URL has a user name or password; URLs with credentials are refused")
+    try:
+        parsed = URL(url).with_fragment(None)
+        host, port = parsed.raw_host, parsed.port
+    except ValueError:
+        raise _invalid(item, "the URL is malformed") from None
+    if not host or not port or parsed.user is not None:
+        raise _invalid(item, "the URL is malformed")
+    _check_host(host, item)
+    return parsed
+
+
+def join_url(base: URL, location: str, item: str) -> URL:
+    """Where a redirect from ``base`` to ``location`` leads, checked like any other URL."""
+    if not location.isprintable() or "\\" in location:
+        raise _invalid(item, "the URL redirects to a malformed URL")
+    try:
+        target = str(base.join(URL(location)))
+    except ValueError:
+        raise _invalid(item, "the URL redirects to a malformed URL") from None
+    return parse_url(target, item)
+
+
+def literal_address(url: URL) -> str | None:
+    """The address in ``url``, where its host is one and not a name."""
+    host = url.raw_host or ""
+    try:
+        ip_address(host)
+    except ValueError:
+        return None
+    return host
+
+
+def check_address(address: str, *, allow_private: bool) -> None:
+    """Raise AddressRefused unless ``address`` is globally reachable unicast.
+
+    ``allow_private`` lets private, loopback, link-local and other special ones pass too; multicast,
+    unspecified and the clouds' metadata addresses are refused even then.
+    """
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        raise AddressRefused(address) from None
+    if allow_private:
+        refused = _never_media(ip)
+    else:
+        refused = not _is_public_v4(ip) if isinstance(ip, IPv4Address) else not _is_public_v6(ip)
+    if refused:
+        raise AddressRefused(address)
+
+
+def refuse_address(item: str) -> BadRequest:
+    reason = "the URL leads to an address that is not public (--media-allow-private permits those)"
+    return problem(BadRequest, item, ADDRESS_REFUSED, reason)
+
+
+def _check_host(host: str, item: str) -> None:
+    if ":" in host:
+        if "%" in host:
+            raise _invalid(item, "the URL's IPv6 address has a zone")
+        return
+    if len(host) > 253 or not _HOST_NAME.fullmatch(host):
+        raise _invalid(item, "the URL's host name is malformed")
+    # As in the WHATWG URL standard: a host that ends in a number is an IPv4 address in some spelling. Only
+    # the plain one is read alike by all, and no top-level domain is a number.
+    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        try:
+            IPv4Address(host)
+        except ValueError:
+            raise refuse_address(item) from None
+
+
+def _never_media(ip: IPv4Address | IPv6Address) -> bool:
+    inner = _embedded_v4(ip) if isinstance(ip, IPv6Address) else None
+    return any(one.is_multicast or one.is_unspecified or one in _METADATA for one in (ip, inner) if one is not None)
+
+
+def _is_public_v4(ip: IPv4Address) -> bool:
+    return ip.is_global and ip not in _METADATA and not any(ip in net for net in _REFUSED_V4)
+
+
+def _is_public_v6(ip: IPv6Address) -> bool:
+    if ip.scope_id is not None:
+        return False
+    inner = _embedded_v4(ip)
+    if inner is not None:
+        return _is_public_v4(inner)
+    return ip in _GLOBAL_UNICAST and not any(ip in net for net in _REFUSED_V6)
+
+
+def _embedded_v4(ip: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that packets to ``ip`` end at (mapped, 6to4, NAT64). Teredo is refused as a whole."""
+    if ip in _NAT64:
+        return IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.ipv4_mapped or ip.sixtofour
+
+
+def _invalid(item: str, reason: str) -> BadRequest:
+    return problem(BadRequest, item, INVALID_URL, reason)

@@ -1,0 +1,37 @@
+"""The one name of a medium's content, by which every cache knows it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from triptych.contracts.request import MediaKind
+
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+
+_SCHEME = b"triptych.medium.1"
+"""Changes when the encoding below does, so that old and new names never meet."""
+
+
+def content_hash(kind: MediaKind, data: bytes, settings: Mapping[str, str] = NO_SETTINGS) -> str:
+    """Name ``data``, the medium's bytes as fetched, by 64 hex digits (SHA-256).
+
+    ``settings`` are those that shape what the model sees (sampling, processor arguments), in any order. SHA-256
+    because it is collision resistant and, with the CPU's own instructions, faster than BLAKE2 (1.9 against
+    1.1 GB/s where it was measured). Releases the interpreter lock for all but tiny data.
+    """
+    digest = hashlib.sha256()
+    for field in (_SCHEME, kind.encode(), str(len(settings)).encode()):
+        _add(digest, field)
+    for key in sorted(settings):
+        _add(digest, key.encode())
+        _add(digest, settings[key].encode())
+    _add(digest, data)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, field: bytes) -> None:
+    # The length first: no two different lists of fields give the same stream of bytes.
+    digest.update(len(field).to_bytes(8, "little"))
+    digest.update(field)

@@ -1,0 +1,54 @@
+"""The shape of a model family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The JSON files of a checkpoint's folder that describe it; a missing file is an empty dictionary."""
+
+    path: str
+    config: Json
+    preprocessor: Json = field(default_factory=dict)
+    generation: Json = field(default_factory=dict)
+
+    @property
+    def text_config(self) -> Json:
+        """The language model's part of the config (the config itself where it is not nested)."""
+        nested = self.config.get("text_config") or self.config.get("llm_config")
+        return {**self.config, **nested} if isinstance(nested, dict) else self.config
+
+    @property
+    def context_length(self) -> int:
+        """Most positions the model was made for; 0 where the config does not say."""
+        config = self.text_config
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+            if isinstance(config.get(key), int):
+                return int(config[key])
+        return 0
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """What Triptych knows of all checkpoints of one architecture."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """``model_type`` values of ``config.json`` that belong here."""
+    placeholders: dict[str, Callable[[Checkpoint], int]] = field(default_factory=dict)
+    """Medium kind -> token id that stands once for each medium in an unexpanded prompt."""
+    placeholder_text: dict[str, str] = field(default_factory=dict)
+    """Medium kind -> text that tokenises to its placeholder (and what surrounds it), for prompts that are
+    put together without a chat template that knows media."""
+    image_tokens: Callable[[Checkpoint, int, int], int] | None = None
+    """(checkpoint, width, height in pixels) -> language-model tokens that a picture becomes."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.placeholders)

@@ -1,0 +1,45 @@
+"""From a checkpoint's folder to its family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from triptych.contracts.errors import ConfigError
+from triptych.models import qwen_vl
+from triptych.models.base import Checkpoint, Json, ModelFamily
+
+FAMILIES: tuple[ModelFamily, ...] = (qwen_vl.FAMILY,)
+
+TEXT_ONLY = ModelFamily(name="text", model_types=())
+"""Every checkpoint whose ``model_type`` no family claims: served for text."""
+
+
+def _read(path: Path) -> Json:
+    if not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path} is not a JSON object: {error}") from error
+
+
+def load_checkpoint(path: str) -> Checkpoint:
+    """Read the descriptive files of the checkpoint at ``path``. Raises ConfigError naming what is missing."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigError(f"model folder {path} does not exist")
+    config = _read(folder / "config.json")
+    if not config:
+        raise ConfigError(f"{path} is no checkpoint: it has no config.json")
+    preprocessor = _read(folder / "preprocessor_config.json")
+    if not preprocessor:  # transformers 5 saves all processors of a model in one file
+        preprocessor = _read(folder / "processor_config.json").get("image_processor") or {}
+    return Checkpoint(path, config, preprocessor, _read(folder / "generation_config.json"))
+
+
+def family_of(checkpoint: Checkpoint) -> ModelFamily:
+    """The family of ``checkpoint`` by the ``model_type`` in its config, never by its name."""
+    model_type = checkpoint.config.get("model_type")
+    return next((family for family in FAMILIES if model_type in family.model_types), TEXT_ONLY)

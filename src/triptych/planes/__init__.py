@@ -1,0 +1,1 @@
+"""How processes find and call each other: ``discovery`` and ``request``, each a port and its back ends."""

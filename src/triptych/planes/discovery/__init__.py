@@ -1,0 +1,1 @@
+"""Who is alive. ``base`` is the port, ``local`` the back end for one machine."""

@@ -1,0 +1,31 @@
+"""The discovery port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from triptych.contracts.card import Instance
+
+
+class Lease(Protocol):
+    """A registration that is kept alive until ``withdraw``."""
+
+    async def withdraw(self) -> None:
+        """Remove the instance from every watcher's view. May be called twice."""
+        ...
+
+
+class Discovery(Protocol):
+    """Registered instances of one namespace."""
+
+    async def register(self, instance: Instance) -> Lease:
+        """Make ``instance`` visible and keep it so. A crash of this process removes it within 3 s."""
+        ...
+
+    def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
+        """The live instances now (at once, also when there are none), and again after every change.
+
+        Each snapshot is complete and sorted by id. Ends only when closed.
+        """
+        ...

@@ -1,0 +1,108 @@
+"""Discovery on one machine: a file an instance, under a run directory that only this user can read.
+
+A registration is a JSON file that its owner touches every ``HEARTBEAT_S``. Watchers read the directory every
+``SCAN_S`` (a scan of a hundred workers costs well under a millisecond) and leave out files that were not
+touched for ``STALE_S``: their owner was killed. The time compared is the file system's on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import ConfigError
+from triptych.runtime.tasks import TaskSet
+
+log = logging.getLogger("triptych.discovery")
+
+HEARTBEAT_S = 0.5
+STALE_S = 2.5
+SCAN_S = 0.2
+
+
+class LocalLease:
+    """A file kept fresh. Written anew when somebody removed it."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path, self._content = path, content
+        self._tasks = TaskSet()
+
+    async def start(self) -> None:
+        self._write()
+        self._tasks.spawn(self._beat(), f"heartbeat {self._path.stem}")
+
+    def _write(self) -> None:
+        part = self._path.with_suffix(".part")
+        part.write_bytes(self._content)
+        part.replace(self._path)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                os.utime(self._path)
+            except FileNotFoundError:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._write()
+
+    async def withdraw(self) -> None:
+        await self._tasks.close()
+        self._path.unlink(missing_ok=True)
+
+
+class LocalDiscovery:
+    """A ``Discovery`` of files. Raises ConfigError when the run directory is unusable or someone else's."""
+
+    def __init__(self, run_dir: Path, namespace: str) -> None:
+        self._folder = run_dir / namespace / "instances"
+        try:
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
+        if run_dir.stat().st_uid != os.getuid():
+            raise ConfigError(f"run directory {run_dir} belongs to another user; choose one with --run-dir")
+        self._decoder = msgspec.json.Decoder(Instance)
+
+    async def register(self, instance: Instance) -> LocalLease:
+        lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance))
+        await lease.start()
+        return lease
+
+    async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
+        seen: dict[str, Instance] | None = None
+        while True:
+            now = self._scan(seen or {})
+            if now != seen:
+                seen = now
+                yield tuple(now[key] for key in sorted(now))
+            await asyncio.sleep(SCAN_S)
+
+    def _scan(self, known: dict[str, Instance]) -> dict[str, Instance]:
+        """Fresh instances by id; files already read are not read again, for an instance never changes."""
+        found: dict[str, Instance] = {}
+        oldest = time.time() - STALE_S
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                key, suffix = os.path.splitext(entry.name)
+                if suffix != ".json":
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat().st_mtime >= oldest and (instance := known.get(key) or self._read(entry.path)):
+                        found[key] = instance
+        return found
+
+    def _read(self, path: str) -> Instance | None:
+        try:
+            return self._decoder.decode(Path(path).read_bytes())
+        except msgspec.MsgspecError as error:
+            log.warning("ignoring %s, which is no instance of this version: %s", path, error)
+            return None

@@ -1,0 +1,1 @@
+"""Calls that are answered by a stream. ``base`` is the port; ``tcp`` and ``inproc`` are back ends."""

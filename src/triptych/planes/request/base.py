@@ -1,0 +1,58 @@
+"""The request-plane port: one request payload in, a stream of payloads out.
+
+Payloads are opaque bytes; what they hold is agreed by ``contracts``. Errors cross as ``WireError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+Handler = Callable[[bytes], AsyncGenerator[bytes, None]]
+"""Serves one call. Its iterator is closed when the caller cancels or goes away."""
+
+
+class Call(Protocol):
+    """An answer on its way. Use as ``async with``: leaving the block early cancels the call at the peer.
+
+    Iterating yields *batches*: all payloads that wait together, oldest first, never an empty list. The
+    iteration raises the peer's error (a ``TriptychError``), ``WorkerLost`` when the peer or the connection is
+    gone before the end, or ``DeadlineExceeded`` when the peer says nothing for ``silence_s``.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[list[bytes]]: ...
+
+
+class RequestClient(Protocol):
+    """Calls peers, over one kept connection to each."""
+
+    def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> Call:
+        """Begin a call to ``endpoint`` at the peer; nothing is sent before the block is entered."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection; calls in flight raise WorkerLost. May be called twice."""
+        ...
+
+
+class RequestServer(Protocol):
+    """Answers peers."""
+
+    async def start(self, handlers: dict[str, Handler]) -> tuple[str, int]:
+        """Listen, and return the (host, port) to register."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new calls (503) and wait until those in flight have ended, at most ``timeout_s``."""
+        ...
+
+    async def close(self) -> None:
+        """Cancel what is left and close. May be called twice."""
+        ...

@@ -1,0 +1,106 @@
+"""The wire format of the TCP request plane.
+
+A frame is ``length:u32 type:u8 stream:u32 payload`` (big-endian; ``length`` counts the payload only). The
+client opens with HELLO and numbers its streams; every other frame belongs to one stream:
+
+    client -> server   CALL (endpoint and request), CREDIT (u32 more data frames), CANCEL
+    server -> client   DATA, END, ERROR (msgpack ``WireError``)
+    either way         PING, answered by PONG, on stream 0
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+import msgspec
+
+VERSION = 1
+HEADER = struct.Struct(">IBI")
+WINDOW = 256
+"""Data frames that a server may send on a stream ahead of the client's credit."""
+HELLO_LIMIT_BYTES = 4096
+FRAME_LIMIT_BYTES = 512 << 20
+
+
+class Type(IntEnum):
+    HELLO = 1
+    CALL = 2
+    DATA = 3
+    END = 4
+    ERROR = 5
+    CANCEL = 6
+    CREDIT = 7
+    PING = 8
+    PONG = 9
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The first frame of a connection; checked before any other payload is looked at."""
+
+    version: int
+    token: str | None = None
+
+
+class FrameError(Exception):
+    """The peer does not speak this protocol; the connection is closed."""
+
+
+def pack(kind: Type, stream: int, payload: bytes = b"") -> bytes:
+    return HEADER.pack(len(payload), kind, stream) + payload
+
+
+def pack_call(stream: int, endpoint: str, payload: bytes) -> bytes:
+    name = endpoint.encode()
+    return HEADER.pack(1 + len(name) + len(payload), Type.CALL, stream) + bytes([len(name)]) + name + payload
+
+
+def split_call(payload: bytes) -> tuple[str, bytes]:
+    """The (endpoint, request) of a CALL frame. Raises FrameError when it is malformed."""
+    if not payload or len(payload) <= payload[0]:
+        raise FrameError("truncated call")
+    end = 1 + payload[0]
+    try:
+        return payload[1:end].decode(), payload[end:]
+    except UnicodeDecodeError:
+        raise FrameError("endpoint is not UTF-8") from None
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. ``limit_bytes`` bounds one payload and may be raised later."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._pending = bytearray()
+        self._wanted = HEADER.size
+
+    def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        """Complete frames as (type, stream, payload), in order. Raises FrameError over the limit."""
+        if self._pending:
+            self._pending += data
+            if len(self._pending) < self._wanted:
+                return []
+            data = bytes(self._pending)
+            self._pending.clear()
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        frames: list[tuple[int, int, bytes]] = []
+        position, size, head = 0, len(data), HEADER.size
+        while size - position >= head:
+            length, kind, stream = HEADER.unpack_from(data, position)
+            if length > self.limit_bytes:
+                raise FrameError(f"frame of {length} bytes, the limit is {self.limit_bytes}")
+            end = position + head + length
+            if end > size:
+                self._keep(data, position, head + length)
+                return frames
+            frames.append((kind, stream, data[position + head : end]))
+            position = end
+        self._keep(data, position, head)
+        return frames
+
+    def _keep(self, data: bytes, position: int, wanted: int) -> None:
+        if position < len(data):
+            self._pending += memoryview(data)[position:]
+        self._wanted = wanted

@@ -1,0 +1,187 @@
+"""The calling end of the TCP request plane."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from triptych.contracts.errors import DeadlineExceeded, TriptychError, WireError, WorkerLost, from_wire
+from triptych.planes.request import frames
+from triptych.planes.request.connection import Connection
+from triptych.planes.request.frames import Type, pack, pack_call
+
+CONNECT_TIMEOUT_S = 5.0
+_WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
+
+
+class _ClientConnection(Connection):
+    def __init__(self) -> None:
+        super().__init__(frames.FRAME_LIMIT_BYTES)
+        self.calls: dict[int, TcpCall] = {}
+        self._next_stream = 0
+
+    def open(self, call: TcpCall) -> int:
+        self._next_stream = self._next_stream % 0xFFFF_FFFF + 1
+        self.calls[self._next_stream] = call
+        return self._next_stream
+
+    def on_frame(self, kind: int, stream: int, payload: bytes) -> None:
+        call = self.calls.get(stream)
+        if call is None:
+            return  # cancelled here while the frame was on its way
+        if kind == Type.DATA:
+            call.deliver(payload)
+        elif kind == Type.END:
+            call.finish(None)
+        elif kind == Type.ERROR:
+            call.finish(from_wire(_WIRE_ERROR.decode(payload)))
+
+    def on_closed(self) -> None:
+        for call in list(self.calls.values()):
+            call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
+
+
+class TcpCall:
+    """A ``planes.request.base.Call`` over TCP."""
+
+    def __init__(
+        self, client: TcpRequestClient, peer: tuple[str, int], endpoint: str, payload: bytes, silence_s: float
+    ) -> None:
+        self._client = client
+        self._peer = peer
+        self._endpoint = endpoint
+        self._payload = payload
+        self._connection: _ClientConnection | None = None
+        self._stream = 0
+        self._items: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self._error: TriptychError | None = None
+        self._consumed = 0
+        self._loop = asyncio.get_running_loop()
+        self._silence_s = silence_s
+        self._heard_at = 0.0
+        self._silence_timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._client.connection(self._peer)
+        self._stream = self._connection.open(self)
+        self._connection.send(pack_call(self._stream, self._endpoint, self._payload))
+        self._payload = b""
+        self._heard_at = self._loop.time()
+        self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
+        if self._connection.congested:
+            await self._connection.writable()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+        if self._connection is None:
+            return
+        self._connection.calls.pop(self._stream, None)
+        if not self._ended:
+            self._connection.send(pack(Type.CANCEL, self._stream))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        while not self._items:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        batch, self._items = self._items, []
+        self._grant(len(batch))
+        return batch
+
+    def _grant(self, count: int) -> None:
+        """Give the server room for as many frames as were taken, half a window at a time."""
+        self._consumed += count
+        if self._consumed >= frames.WINDOW // 2 and not self._ended and self._connection is not None:
+            self._connection.send(pack(Type.CREDIT, self._stream, self._consumed.to_bytes(4, "big")))
+            self._consumed = 0
+
+    # Called by the connection.
+
+    def deliver(self, payload: bytes) -> None:
+        self._items.append(payload)
+        self._heard_at = self._loop.time()
+        self._wake()
+
+    def finish(self, error: TriptychError | None) -> None:
+        """End the stream. What was delivered before is still iterated, then ``error`` is raised."""
+        self._ended, self._error = True, error
+        if self._connection is not None:
+            self._connection.calls.pop(self._stream, None)
+        self._wake()
+
+    def _check_silence(self) -> None:
+        """Give up when nothing came for too long. One timer a call, set anew only when it rings."""
+        if self._ended or self._connection is None:
+            return
+        left_s = self._heard_at + self._silence_s - self._loop.time()
+        if left_s > 0 or self._items:  # with items waiting it is this side that is slow
+            self._silence_timer = self._loop.call_later(max(left_s, 0.01), self._check_silence)
+            return
+        self._connection.send(pack(Type.CANCEL, self._stream))
+        self.finish(DeadlineExceeded(f"the worker said nothing for {self._silence_s:g} s", code="worker_silent"))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class TcpRequestClient:
+    """A ``RequestClient`` that keeps one connection to each peer, opened at the first call."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self._hello = pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, token)))
+        self._connections: dict[tuple[str, int], _ClientConnection] = {}
+        self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+
+    def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> TcpCall:
+        return TcpCall(self, (host, port), endpoint, payload, silence_s)
+
+    async def connection(self, peer: tuple[str, int]) -> _ClientConnection:
+        """The open connection to ``peer``. Raises WorkerLost when it cannot be reached."""
+        connection = self._connections.get(peer)
+        if connection is not None and not connection.closed:
+            return connection
+        async with self._locks.setdefault(peer, asyncio.Lock()):
+            connection = self._connections.get(peer)
+            if connection is None or connection.closed:
+                connection = self._connections[peer] = await self._connect(peer)
+        return connection
+
+    async def _connect(self, peer: tuple[str, int]) -> _ClientConnection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_connection(_ClientConnection, *peer)
+        except (OSError, TimeoutError):
+            self.forget(*peer)
+            raise WorkerLost("the worker cannot be reached") from None
+        connection.send(self._hello)
+        return connection
+
+    def forget(self, host: str, port: int) -> None:
+        """Close the connection to a peer that is gone; its calls raise WorkerLost."""
+        self._locks.pop((host, port), None)
+        if connection := self._connections.pop((host, port), None):
+            connection.abort()
+
+    async def close(self) -> None:
+        for peer in list(self._connections):
+            self.forget(*peer)

@@ -1,0 +1,178 @@
+"""The answering end of the TCP request plane."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from contextlib import aclosing
+from ipaddress import ip_address
+from typing import cast
+
+import msgspec
+
+from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable
+from triptych.planes.request import frames
+from triptych.planes.request.base import Handler
+from triptych.planes.request.connection import Connection
+from triptych.planes.request.frames import FrameError, Type, pack, split_call
+from triptych.runtime.tasks import TaskSet
+
+log = logging.getLogger("triptych.request")
+
+_HELLO = msgspec.msgpack.Decoder(frames.Hello)
+_ENCODER = msgspec.msgpack.Encoder()
+_BROKEN = TriptychError("the worker failed on this request; its log has the cause")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _ServerStream:
+    """One call being answered: its task, and how many frames the client has room for."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.credit = frames.WINDOW
+        self._room = asyncio.Event()
+
+    def grant(self, count: int) -> None:
+        self.credit += count
+        self._room.set()
+
+    async def room(self) -> None:
+        while self.credit <= 0:
+            self._room.clear()
+            await self._room.wait()
+
+
+class _ServerConnection(Connection):
+    def __init__(self, server: TcpRequestServer) -> None:
+        super().__init__(frames.HELLO_LIMIT_BYTES)
+        self._server = server
+        self._greeted = False
+        self._streams: dict[int, _ServerStream] = {}
+        server.connections.add(self)
+
+    def on_frame(self, kind: int, stream: int, payload: bytes) -> None:
+        if not self._greeted:
+            self._greet(kind, payload)
+        elif kind == Type.CALL:
+            self._open(stream, payload)
+        elif open_stream := self._streams.get(stream):
+            if kind == Type.CREDIT:
+                open_stream.grant(int.from_bytes(payload, "big"))
+            elif kind == Type.CANCEL and open_stream.task is not None:
+                open_stream.task.cancel()
+
+    def _greet(self, kind: int, payload: bytes) -> None:
+        if kind != Type.HELLO:
+            raise FrameError("no hello")
+        try:
+            hello = _HELLO.decode(payload)
+        except msgspec.MsgspecError:
+            raise FrameError("malformed hello") from None
+        if hello.version != frames.VERSION:
+            raise FrameError(f"peer speaks version {hello.version}, this is version {frames.VERSION}")
+        if not self._server.admits(hello.token):
+            raise FrameError("wrong or missing token")
+        self._greeted = True
+        self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
+
+    def _open(self, number: int, payload: bytes) -> None:
+        if number in self._streams:
+            raise FrameError(f"stream {number} opened twice")
+        endpoint, request = split_call(payload)
+        try:
+            handler = self._server.handler(endpoint)
+        except TriptychError as error:
+            self.send(pack(Type.ERROR, number, _ENCODER.encode(error.to_wire())))
+            return
+        stream = self._streams[number] = _ServerStream()
+        stream.task = self._server.tasks.spawn(
+            self._serve(number, stream, handler, request), f"call {endpoint} {number}"
+        )
+
+    async def _serve(self, number: int, stream: _ServerStream, handler: Handler, request: bytes) -> None:
+        try:
+            async with aclosing(handler(request)) as items:
+                async for item in items:
+                    if stream.credit <= 0:
+                        await stream.room()
+                    if self.congested:
+                        await self.writable()
+                    stream.credit -= 1
+                    self.send(pack(Type.DATA, number, item))
+            self.send(pack(Type.END, number))
+        except TriptychError as error:
+            self.send(pack(Type.ERROR, number, _ENCODER.encode(error.to_wire())))
+        except Exception:
+            log.exception("call failed")
+            self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
+        finally:
+            self._streams.pop(number, None)
+
+    def on_closed(self) -> None:
+        self._server.connections.discard(self)
+        for stream in self._streams.values():
+            if stream.task is not None:
+                stream.task.cancel()
+
+
+class TcpRequestServer:
+    """A ``RequestServer`` over TCP. Raises ConfigError for an address off loopback without a token."""
+
+    def __init__(self, host: str, port: int, *, max_in_flight: int, token: str | None = None) -> None:
+        if token is None and not is_loopback(host):
+            raise ConfigError(f"listening on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
+        self._host, self._port = host, port
+        self._token = token
+        self._max_in_flight = max_in_flight
+        self._handlers: dict[str, Handler] = {}
+        self._server: asyncio.Server | None = None
+        self._draining = False
+        self.connections: set[_ServerConnection] = set()
+        self.tasks = TaskSet()
+
+    async def start(self, handlers: dict[str, Handler]) -> tuple[str, int]:
+        self._handlers = handlers
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(lambda: _ServerConnection(self), self._host, self._port)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error
+        return self._host, cast(int, self._server.sockets[0].getsockname()[1])
+
+    def admits(self, token: str | None) -> bool:
+        return self._token is None or hmac.compare_digest((token or "").encode(), self._token.encode())
+
+    def handler(self, endpoint: str) -> Handler:
+        """The handler to use for a new call now. Raises what refuses the call."""
+        if self._draining:
+            raise Unavailable("the worker is shutting down", code="worker_draining", retry_after_s=1)
+        if len(self.tasks) >= self._max_in_flight:
+            raise TooManyRequests(
+                f"the worker holds {self._max_in_flight} requests, its limit (--max-in-flight)",
+                retry_after_s=1,
+            )
+        if endpoint not in self._handlers:
+            raise NotFound(f"this worker has no endpoint {endpoint!r}")
+        return self._handlers[endpoint]
+
+    async def drain(self, timeout_s: float) -> None:
+        self._draining = True
+        if not await self.tasks.wait_idle(timeout_s):
+            log.warning("%d requests did not finish within %.1f s", len(self.tasks), timeout_s)
+
+    async def close(self) -> None:
+        self._draining = True
+        if self._server is not None:
+            self._server.close()
+        await self.tasks.close()
+        for connection in list(self.connections):
+            connection.close()

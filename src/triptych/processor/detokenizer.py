@@ -1,0 +1,101 @@
+"""Token ids to text, piece by piece: no broken characters, no stop string let through.
+
+``Detokenizer.push`` costs about a microsecond a token, spent in the tokenizers library's ``DecodeStream``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tokenizers.decoders import DecodeStream
+
+from triptych.processor.tokenizer import Tokenizer
+
+_CONTEXT = 6
+"""Prompt tokens that the decoder sees first, since a token's text may depend on its neighbours (leading
+spaces of SentencePiece models)."""
+
+
+class Detokenizer:
+    """Text of one stream of tokens. What is pushed comes out as soon as it is whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._fast = tokenizer.fast
+        self._context = prompt_ids[-_CONTEXT:]
+        self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
+        self._emitted: list[int] = self._context
+        self._held: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """The text that ``token_id`` completes; empty while a character is incomplete."""
+        try:
+            text = self._stream.step(self._fast, token_id)
+        except Exception:  # the library has only bare exceptions for a token that it cannot place
+            return self._restart(token_id)
+        if text is None:
+            self._held.append(token_id)
+            return ""
+        if self._held:
+            self._emitted, self._held = [*self._held[-_CONTEXT:], token_id], []
+        else:
+            self._emitted = [*self._emitted[-_CONTEXT:], token_id]
+        return str(text)
+
+    def _restart(self, token_id: int) -> str:
+        """Begin a new stream at ``token_id``, saying first what the old one still held."""
+        held = self.flush()
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._emitted = []
+        text = self._stream.step(self._fast, token_id)
+        if text is None:
+            self._held.append(token_id)
+        return held + (str(text) if text is not None else "")
+
+    def flush(self) -> str:
+        """What is left at the end: characters that never became whole, as U+FFFD, as ``decode`` gives them."""
+        if not self._held:
+            return ""
+        known = self._tokenizer.decode(self._emitted)
+        whole = self._tokenizer.decode(self._emitted + self._held)
+        self._held = []
+        return whole[len(known) :] if whole.startswith(known) else ""
+
+
+class Stopped(NamedTuple):
+    """Text to let through, and whether a stop string ended it."""
+
+    text: str
+    stopped: bool
+
+
+class StopStrings:
+    """Finds the earliest stop string across pieces, holding back only what may become one."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> Stopped:
+        """Text that no stop string can begin in any more; once stopped, what stood before the stop string."""
+        text = self._held + text
+        found = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
+        if found >= 0:
+            self._held = ""
+            return Stopped(text[:found], True)
+        keep = self._possible_start(text)
+        self._held = text[len(text) - keep :]
+        return Stopped(text[: len(text) - keep], False)
+
+    def _possible_start(self, text: str) -> int:
+        """Length of the longest tail of ``text`` that begins some stop string."""
+        longest = min(max(map(len, self._stops)) - 1, len(text))
+        for size in range(longest, 0, -1):
+            tail = text[len(text) - size :]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return size
+        return 0
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held

@@ -1,0 +1,209 @@
+"""One model's processor: messages or prompts in; token ids, checked media and the prompt's length out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from triptych.contracts.card import ModelCard
+from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
+from triptych.contracts.request import MediaKind, Medium
+from triptych.models.base import Checkpoint, ModelFamily
+from triptych.models.registry import family_of, load_checkpoint
+from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
+from triptych.processor.tokenizer import Tokenizer
+
+_INLINE_CHARACTERS = 16_384
+"""Longer texts are tokenised in a thread: this many take a few milliseconds."""
+
+
+@dataclass(frozen=True)
+class MediaRef:
+    """A medium as a request names it."""
+
+    kind: MediaKind
+    url: str
+    item: str
+    """Where in the request it stands, for messages: ``messages[0].content[1].image_url``."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request ready for a worker."""
+
+    token_ids: list[int]
+    """With one placeholder for each medium."""
+    media: list[Medium]
+    length: int
+    """Tokens that the model will see: placeholders expanded."""
+    media_s: float = 0.0
+    tokenise_s: float = 0.0
+
+
+class MediaSource(Protocol):
+    """What the processor needs of ``media.loader.MediaLoader``."""
+
+    async def load_image(self, url: str, *, item: str) -> Medium: ...
+
+
+@dataclass
+class Processor:
+    """Everything about one model that lives on the request's way in. Immutable after ``load``."""
+
+    card: ModelCard
+    checkpoint: Checkpoint
+    family: ModelFamily
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    prompt_template: str | None
+    _placeholder_ids: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, card: ModelCard, prompt_template: str | None) -> Processor:
+        """Read the checkpoint's files (blocking: call it in a thread). Raises ConfigError."""
+        checkpoint = load_checkpoint(card.path)
+        family = family_of(checkpoint)
+        tokenizer = Tokenizer.load(card.path)
+        if prompt_template is not None:
+            parse_prompt_template(prompt_template)
+        try:
+            placeholders = {kind: token_id(checkpoint) for kind, token_id in family.placeholders.items()}
+        except KeyError as error:
+            raise ConfigError(f"{card.path}/config.json lacks {error}, which {family.name} models have") from error
+        template = load_chat_template(card.path, tokenizer)
+        return cls(card, checkpoint, family, tokenizer, template, prompt_template, placeholders)
+
+    # Chat.
+
+    async def chat(
+        self,
+        messages: list[Message],
+        media: Sequence[MediaRef],
+        template_settings: dict[str, Any],
+        source: MediaSource,
+    ) -> Prompt:
+        """Messages whose media parts read ``{"type": <kind>}``, and those media in the same order."""
+        self._check_media(media)
+        begun = time.perf_counter()
+        ids = await self._tokenise(self._text_of(messages, template_settings), add_special_tokens=False)
+        self._check_placeholders(ids, media)
+        tokenised = time.perf_counter()
+        loaded = await _load_all(media, source)
+        length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
+        return Prompt(ids, loaded, length, time.perf_counter() - tokenised, tokenised - begun)
+
+    def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
+        if self.prompt_template is not None:
+            return parse_prompt_template(self.prompt_template)(self._joined_user_text(messages))
+        if self.template is None:
+            raise BadRequest(
+                f"model {self.card.name} has no chat template: use /v1/completions, "
+                "or start the frontend with --prompt-template",
+                param="messages",
+            )
+        as_model_reads = _with_parts if self.template.takes_parts else self._with_plain_text
+        return self.template.render([as_model_reads(message) for message in messages], settings)
+
+    def _with_plain_text(self, message: Message) -> Message:
+        """Parts as one text, media first, for templates that know plain text only."""
+        content = message.get("content")
+        return {**message, "content": self._plain(content)} if isinstance(content, list) else message
+
+    def _plain(self, parts: list[dict[str, Any]]) -> str:
+        media = [self._placeholder_text(part["type"]) for part in parts if part["type"] != "text"]
+        return "\n".join([*media, *(part["text"] for part in parts if part["type"] == "text")])
+
+    def _placeholder_text(self, kind: str) -> str:
+        if text := self.family.placeholder_text.get(kind):
+            return text
+        return str(self.tokenizer.fast.id_to_token(self._placeholder_ids[kind]))
+
+    def _joined_user_text(self, messages: list[Message]) -> str:
+        texts = [
+            self._plain(content) if isinstance(content := message.get("content"), list) else content or ""
+            for message in messages
+            if message["role"] in ("user", "system")
+        ]
+        return "\n".join(text for text in texts if text)
+
+    # Plain completions.
+
+    async def completion(self, text: str) -> Prompt:
+        ids = await self._tokenise(text, add_special_tokens=True)
+        return self.tokens(ids)
+
+    def tokens(self, ids: list[int]) -> Prompt:
+        """A prompt that came as ids. Raises BadRequest for ids outside of the vocabulary."""
+        limit = self.tokenizer.vocabulary_size
+        if ids and not 0 <= min(ids) <= max(ids) < limit:
+            raise BadRequest(f"prompt: token ids must be between 0 and {limit - 1}", param="prompt")
+        if not ids:
+            raise BadRequest("prompt: it holds no token", param="prompt")
+        self._check_placeholders(ids, ())
+        return Prompt(ids, [], len(ids))
+
+    async def _tokenise(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if len(text) <= _INLINE_CHARACTERS:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    # Media.
+
+    def _check_media(self, media: Sequence[MediaRef]) -> None:
+        for ref in media:
+            if ref.kind not in self.card.modalities:
+                takes = ", ".join(("text", *self.card.modalities))
+                raise BadRequest(
+                    f"{ref.item}: model {self.card.name} takes no {ref.kind}; it takes: {takes}",
+                    param=ref.item,
+                    code="modality_unsupported",
+                )
+
+    def _check_placeholders(self, ids: list[int], media: Sequence[MediaRef]) -> None:
+        """Every medium has exactly one placeholder, and no text smuggled in another."""
+        for kind, token in self._placeholder_ids.items():
+            wanted = sum(ref.kind == kind for ref in media)
+            found = ids.count(token)
+            if found > wanted:
+                text = self.tokenizer.fast.id_to_token(token)
+                raise BadRequest(
+                    f"the text holds {text!r}, which stands for a medium in this model's prompts: leave it out",
+                    param="messages",
+                    code="placeholder_in_text",
+                )
+            if found < wanted:
+                raise BadRequest(
+                    f"the model's chat template left out {wanted - found} of {wanted} media of kind {kind}",
+                    param="messages",
+                )
+
+    def _expanded(self, medium: Medium, ref: MediaRef) -> int:
+        if self.family.image_tokens is None:
+            return 1
+        try:
+            return self.family.image_tokens(self.checkpoint, medium.width, medium.height)
+        except ValueError as error:
+            raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
+
+
+async def _load_all(media: Sequence[MediaRef], source: MediaSource) -> list[Medium]:
+    """All media, fetched at the same time. The first one that fails ends the others."""
+    if len(media) < 2:
+        return [await source.load_image(ref.url, item=ref.item) for ref in media]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(source.load_image(ref.url, item=ref.item), name=ref.item) for ref in media]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _with_parts(message: Message) -> Message:
+    """Content as parts, which templates that read parts expect throughout."""
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}]}

@@ -1,0 +1,119 @@
+"""Chat templates: messages to prompt text, by the model's own Jinja template in a sandbox.
+
+The environment offers what transformers' ``apply_chat_template`` offers (its documentation of chat templates
+is the contract that checkpoints rely on): ``raise_exception``, ``strftime_now``, a ``tojson`` that leaves
+characters unescaped, loop controls, and ``generation`` blocks, which only mark text and are passed through.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import msgspec
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.processor.tokenizer import Tokenizer
+
+Message = dict[str, Any]
+_PROBE = "probe 8d2f"
+
+
+class _Generation(jinja2.ext.Extension):
+    """``{% generation %} ... {% endgeneration %}``: the text between, as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja's own way)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise BadRequest(f"the model's chat template refuses these messages: {message}", param="messages")
+
+
+def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    return environment
+
+
+class ChatTemplate:
+    """A compiled template. ``takes_parts`` tells whether it reads content as parts or as plain text."""
+
+    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"the model's chat template does not compile: {error}") from error
+        self._special_tokens = special_tokens
+        self.takes_parts = self._probe()
+
+    def _probe(self) -> bool:
+        """Try it: a template made for plain text prints a list of parts as Python would, or fails."""
+        message = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+        try:
+            text = self.render([message], {})
+        except BadRequest:
+            return False
+        return _PROBE in text and "'type'" not in text
+
+    def render(self, messages: list[Message], settings: dict[str, Any]) -> str:
+        """The prompt up to and including the opening of the answer. Raises BadRequest when it refuses."""
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, **self._special_tokens, **settings
+            )
+        except BadRequest:
+            raise
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
+            raise BadRequest(
+                f"the model's chat template cannot render these messages: {error}", param="messages"
+            ) from error
+
+
+def load_chat_template(folder: str, tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The checkpoint's template, from whichever file holds it; None where there is none."""
+    source = _template_file(Path(folder)) or _template_setting(tokenizer.settings.get("chat_template"))
+    return ChatTemplate(source, tokenizer.special_tokens()) if source else None
+
+
+def _template_file(folder: Path) -> str | None:
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8")
+    wrapped = folder / "chat_template.json"
+    if wrapped.is_file():
+        return _template_setting(msgspec.json.decode(wrapped.read_bytes(), type=dict).get("chat_template"))
+    return None
+
+
+def _template_setting(value: Any) -> str | None:
+    """A template, or the one called ``default`` of a list of named ones."""
+    if isinstance(value, list):
+        value = {entry.get("name"): entry.get("template") for entry in value}.get("default")
+    return value if isinstance(value, str) else None
+
+
+def parse_prompt_template(template: str) -> Callable[[str], str]:
+    """A function that puts the prompt into ``--prompt-template``. Raises ConfigError without ``<prompt>``."""
+    if "<prompt>" not in template:
+        raise ConfigError("--prompt-template must contain `<prompt>`, the place of the user's text")
+    return lambda text: template.replace("<prompt>", text)

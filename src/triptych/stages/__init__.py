@@ -1,0 +1,1 @@
+"""Which workers a request goes through (``compose``, pure) and going there (``dispatch``)."""

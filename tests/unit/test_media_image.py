@@ -1,0 +1,180 @@
+import random
+import struct
+import zlib
+
+import pytest
+from media_files import (
+    animated,
+    encode,
+    exif,
+    jpeg_says,
+    picture,
+    png,
+    png_bomb,
+    png_chunk,
+    quadrants,
+    webp_vp8x,
+)
+from PIL import Image, ImageOps
+
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
+from triptych.contracts.request import Medium
+from triptych.media.image import decode_image
+from triptych.media.sniff import inspect_image
+
+LIMITS = MediaLimits()
+WHITE, RED = (255, 255, 255), (255, 0, 0)
+
+
+def medium(data: bytes, kind: str = "image") -> Medium:
+    return Medium(kind=kind, content_hash="h", format="?", data=data)
+
+
+def decode(data: bytes, limits: MediaLimits = LIMITS) -> Image.Image:
+    image = decode_image(medium(data), limits)
+    assert image.mode == "RGB"
+    return image
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        picture("PNG"),
+        picture("PNG", mode="P"),
+        picture("WEBP", lossless=True),
+        picture("GIF"),
+        picture("PNG", mode="RGBA"),
+        picture("GIF", interlace=1),
+    ],
+)
+def test_lossless_formats_are_exact(data):
+    assert decode(data).tobytes() == quadrants().tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_jpeg_is_near(mode):
+    image = decode(picture("JPEG", 64, 32, mode, quality=95))
+    for at, expected in (((8, 4), RED), ((56, 4), (0, 255, 0)), ((8, 28), (0, 0, 255)), ((56, 28), (0, 0, 0))):
+        assert all(abs(a - b) < 40 for a, b in zip(image.getpixel(at), expected, strict=True))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_as_pillow_does(format, orientation):
+    data = picture(format, exif=exif(orientation), lossless=True)
+    stored = quadrants()
+    stored.getexif()[0x0112] = orientation
+    expected = ImageOps.exif_transpose(stored)
+    image = decode(data)
+    info = inspect_image(data, LIMITS, "image")
+    assert image.size == (info.width, info.height)
+    assert image.tobytes() == expected.tobytes()
+
+
+def test_alpha_is_laid_over_white():
+    half = Image.new("RGBA", (8, 8), (255, 0, 0, 128))
+    assert decode(encode(half, "PNG")).getpixel((0, 0)) == (255, 127, 127)
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    for format in ("PNG", "WEBP", "GIF"):
+        assert decode(encode(clear, format)).getpixel((0, 0)) == WHITE
+    grey = Image.new("LA", (8, 8), (0, 0))
+    assert decode(encode(grey, "PNG")).getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+def test_a_transparent_colour_is_white(mode):
+    image = Image.new("RGB", (8, 8), "black").convert(mode)
+    key = (0, 0, 0) if mode == "RGB" else 0
+    image.paste("red" if mode == "RGB" else 1, (0, 0, 4, 8))
+    decoded = decode(encode(image, "PNG", transparency=key))
+    assert decoded.getpixel((7, 0)) == WHITE
+    if mode == "RGB":
+        assert decoded.getpixel((0, 0)) == RED
+
+
+def test_16_bits_are_scaled_not_clipped():
+    values = (0, 0x0100, 0x6400, 0xFFFF)
+    grey = Image.frombytes("I;16", (4, 4), struct.pack("<4H", *values) * 4)
+    assert [decode(encode(grey, "PNG")).getpixel((x, 0)) for x in range(4)] == [(v >> 8,) * 3 for v in values]
+    row = b"\0" + struct.pack(">3H", 0xFFFF, 0x8000, 0x0100) * 4
+    data = png(4, 4, png_chunk(b"IDAT", zlib.compress(row * 4)), depth=16)
+    assert decode(data).getpixel((3, 3)) == (0xFF, 0x80, 0x01)
+
+
+def test_one_bit():
+    image = Image.new("1", (8, 8), 1)
+    image.putpixel((0, 0), 0)
+    decoded = decode(encode(image, "PNG"))
+    assert (decoded.getpixel((0, 0)), decoded.getpixel((1, 0))) == ((0, 0, 0), WHITE)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation(format):
+    pixel = decode(animated(format, "red", "blue")).getpixel((0, 0))
+    assert pixel[0] > 240
+    assert max(pixel[1:]) < 20
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_cut_off_files_are_refused_in_our_words(format):
+    noise = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
+    data = encode(noise, format)
+    for end in range(0, len(data) * 9 // 10, len(data) // 40):
+        with pytest.raises(TriptychError) as caught:
+            decode(data[:end])
+        assert caught.value.code in ("media_damaged", "media_unsupported")
+        assert caught.value.__cause__ is None
+    with pytest.raises(BadRequest, match="^image: the image is damaged or truncated$"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_flipped_bytes_decode_or_are_refused(format):
+    generator = random.Random(1)
+    data = picture(format, 32, 24, exif=exif(6)) if format != "GIF" else picture(format, 32, 24)
+    for _ in range(400):
+        changed = bytearray(data)
+        for _ in range(generator.randint(1, 6)):
+            changed[generator.randrange(len(changed))] = generator.randrange(256)
+        try:
+            info = inspect_image(bytes(changed), MediaLimits(media_max_pixels=100_000), "image")
+            image = decode(bytes(changed), MediaLimits(media_max_pixels=100_000))
+        except TriptychError:
+            continue
+        assert image.size == (info.width, info.height)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", BadRequest),
+        (b"text", UnsupportedMedia),
+        (png_bomb(60_000, 60_000), PayloadTooLarge),
+        (webp_vp8x(16_000, 16_000), PayloadTooLarge),
+        (webp_vp8x(64, 64), BadRequest),
+        (png(16, 8), BadRequest),
+        (png(16, 8, png_chunk(b"IDAT", b"not zlib")), BadRequest),
+        (png_bomb(1000, 1000)[:-40], BadRequest),
+        (jpeg_says(4000, 4000)[:200], BadRequest),
+    ],
+)
+def test_hostile_files(data, error):
+    with pytest.raises(error):
+        decode(data)
+
+
+def test_the_workers_own_limits_hold_whatever_the_medium_says():
+    data = picture("PNG", 100, 50)
+    with pytest.raises(PayloadTooLarge, match="--media-max-pixels"):
+        decode(data, MediaLimits(media_max_pixels=4999))
+    with pytest.raises(PayloadTooLarge, match="--media-max-bytes"):
+        decode(data, MediaLimits(media_max_bytes=10))
+    with pytest.raises(UnsupportedMedia, match="not video"):
+        decode_image(medium(data, "video"), LIMITS)
+
+
+def test_pillows_own_pixel_limit_stays_out_of_it(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for format in ("PNG", "JPEG", "GIF"):
+        assert decode(picture(format)).size == (16, 8)

@@ -1,0 +1,167 @@
+import time
+import tracemalloc
+
+import pytest
+from media_files import (
+    UNSUPPORTED,
+    animated,
+    big_endian_exif,
+    exif,
+    jpeg_says,
+    picture,
+    png,
+    png_bomb,
+    png_chunk,
+    webp_vp8x,
+)
+
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
+from triptych.media.image_header import MAX_BLOCKS
+from triptych.media.sniff import ImageInfo, inspect_image
+
+ITEM = "messages[0].content[1].image_url"
+LIMITS = MediaLimits()
+
+
+def inspect(data: bytes, limits: MediaLimits = LIMITS) -> ImageInfo:
+    return inspect_image(data, limits, ITEM)
+
+
+def refusal(data: bytes, limits: MediaLimits = LIMITS) -> TriptychError:
+    with pytest.raises(TriptychError) as caught:
+        inspect(data, limits)
+    assert caught.value.message.startswith(f"{ITEM}: ")
+    assert caught.value.param == ITEM
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("format", "data"),
+    [
+        ("PNG", picture("PNG")),
+        ("PNG", picture("PNG", mode="P")),
+        ("JPEG", picture("JPEG")),
+        ("JPEG", picture("JPEG", progressive=True)),
+        ("JPEG", picture("JPEG", mode="CMYK")),
+        ("WEBP", picture("WEBP")),
+        ("WEBP", picture("WEBP", lossless=True)),
+        ("WEBP", picture("WEBP", mode="RGBA", exif=exif(1))),
+        ("WEBP", animated("WEBP", "red", "blue")),
+        ("GIF", picture("GIF")),
+        ("GIF", picture("GIF", comment=b"x" * 1000)),
+        ("GIF", animated("GIF", "red", "blue")),
+    ],
+)
+def test_finds_format_and_size(format, data):
+    assert inspect(data) == ImageInfo(format, 16, 8, 1)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_counts(format, orientation):
+    info = inspect(picture(format, exif=exif(orientation)))
+    assert (info.width, info.height) == ((8, 16) if orientation >= 5 else (16, 8))
+    assert info.orientation == orientation
+
+
+def test_orientation_after_the_pixels_and_big_endian():
+    tail = png_chunk(b"IEND", b"")
+    data = picture("PNG").removesuffix(tail) + png_chunk(b"eXIf", big_endian_exif(6)) + tail
+    assert inspect(data) == ImageInfo("PNG", 8, 16, 6)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"", b"II", b"XX*\0", big_endian_exif(9), big_endian_exif(6)[:-6], b"MM\0*\xff\xff\xff\xff", b"MM\0*\0\0\0\4"],
+)
+def test_nonsense_in_exif_is_upright(nonsense):
+    assert inspect(png(16, 8, png_chunk(b"eXIf", nonsense))).orientation == 1
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_other_files_are_named(name):
+    error = refusal(UNSUPPORTED[name]())
+    assert isinstance(error, UnsupportedMedia)
+    assert (error.status, error.code) == (415, "media_unsupported")
+    assert error.message.endswith(f"not supported: {name}; send one of JPEG, PNG, WEBP, GIF")
+
+
+@pytest.mark.parametrize("data", [b"\0", b"hello world", bytes(5000), b"RIFF1234WAVX", b"BMW is a maker of cars"])
+def test_not_an_image(data):
+    error = refusal(data)
+    assert isinstance(error, UnsupportedMedia)
+    assert "the data is not an image; send one of JPEG, PNG, WEBP, GIF" in error.message
+
+
+def test_empty():
+    error = refusal(b"")
+    assert isinstance(error, BadRequest)
+    assert "empty (0 bytes)" in error.message
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_any_cut_is_an_answer_or_a_clear_refusal(format):
+    data = picture(format)
+    for end in range(len(data)):
+        try:
+            assert inspect(data[:end])[:3] == (format, 16, 8)
+        except TriptychError as error:
+            assert error.code in ("media_damaged", "media_unsupported")
+
+
+@pytest.mark.parametrize(
+    "data", [png(0, 8), png(16, 8)[:20], jpeg_says(0, 8), webp_vp8x(16, 8)[:22], picture("GIF")[:13] + b";"]
+)
+def test_unreadable_headers(data):
+    error = refusal(data)
+    assert isinstance(error, BadRequest)
+    assert "damaged or truncated" in error.message
+
+
+def test_limits_are_exact_and_named():
+    data = picture("PNG", 100, 50)
+    assert inspect(data, MediaLimits(media_max_pixels=5000, media_min_side_px=50, media_max_bytes=len(data)))
+    pixels = refusal(data, MediaLimits(media_max_pixels=4999))
+    assert isinstance(pixels, PayloadTooLarge)
+    assert "has 5,000 pixels (100 x 50); the limit is 4,999 (--media-max-pixels)" in pixels.message
+    side = refusal(data, MediaLimits(media_min_side_px=51))
+    assert (type(side), side.code) == (BadRequest, "media_too_small")
+    assert "at least 51 (--media-min-side-px)" in side.message
+    size = refusal(data, MediaLimits(media_max_bytes=len(data) - 1))
+    assert (type(size), size.code) == (PayloadTooLarge, "media_too_large")
+    assert "--media-max-bytes" in size.message
+
+
+@pytest.mark.parametrize(
+    "data", [png_bomb(60_000, 60_000), png(2**31 - 1, 2**31 - 1), jpeg_says(65_500, 65_500), webp_vp8x(2**24, 2**24)]
+)
+def test_bombs_are_refused_without_allocating(data):
+    tracemalloc.start()
+    try:
+        error = refusal(data)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(error, PayloadTooLarge)
+    assert peak_bytes < 100_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(16, 8) + png_chunk(b"tEXt", b"") * 200_000,
+        b"\xff\xd8" + b"\xff" * 2_000_000,
+        b"\xff\xd8" + b"\xff\xe2\0\2" * 500_000,
+        picture("GIF")[:13] + b"!\xfe" + b"\1x" * 1_000_000,
+        picture("GIF")[:13] + b"?" * 2_000_000,
+        webp_vp8x(16, 8) + b"ABCD\0\0\0\0" * 250_000,
+    ],
+)
+def test_many_small_blocks_take_bounded_time(data):
+    start = time.perf_counter()
+    try:
+        inspect(data)
+    except BadRequest as error:
+        assert error.code == "media_damaged"
+    assert time.perf_counter() - start < 0.5, f"more than {MAX_BLOCKS} blocks were looked at"
