@@ -125,7 +125,7 @@ def test_cut_off_files_are_refused_in_our_words(format):
             decode(data[:end])
         assert caught.value.code in ("media_damaged", "media_unsupported")
         assert caught.value.__cause__ is None
-    with pytest.raises(BadRequest, match="^image: the image is damaged or truncated$"):
+    with pytest.raises(BadRequest, match=r"^image: the image is damaged or truncated$"):
         decode(data[: len(data) // 2])
 
 

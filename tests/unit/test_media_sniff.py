@@ -36,6 +36,13 @@ def refusal(data: bytes, limits: MediaLimits = LIMITS) -> TriptychError:
     return caught.value
 
 
+def outcome(data: bytes) -> tuple[object, ...] | str | None:
+    try:
+        return inspect(data)[:3]
+    except TriptychError as error:
+        return error.code
+
+
 @pytest.mark.parametrize(
     ("format", "data"),
     [
@@ -73,7 +80,7 @@ def test_orientation_after_the_pixels_and_big_endian():
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"", b"II", b"XX*\0", big_endian_exif(9), big_endian_exif(6)[:-6], b"MM\0*\xff\xff\xff\xff", b"MM\0*\0\0\0\4"],
+    [b"", b"II", b"XX*\0", big_endian_exif(9), big_endian_exif(6)[:-8], b"MM\0*\xff\xff\xff\xff", b"MM\0*\0\0\0\4"],
 )
 def test_nonsense_in_exif_is_upright(nonsense):
     assert inspect(png(16, 8, png_chunk(b"eXIf", nonsense))).orientation == 1
@@ -104,10 +111,7 @@ def test_empty():
 def test_any_cut_is_an_answer_or_a_clear_refusal(format):
     data = picture(format)
     for end in range(len(data)):
-        try:
-            assert inspect(data[:end])[:3] == (format, 16, 8)
-        except TriptychError as error:
-            assert error.code in ("media_damaged", "media_unsupported")
+        assert outcome(data[:end]) in ((format, 16, 8), "media_damaged", "media_unsupported")
 
 
 @pytest.mark.parametrize(
@@ -160,8 +164,5 @@ def test_bombs_are_refused_without_allocating(data):
 )
 def test_many_small_blocks_take_bounded_time(data):
     start = time.perf_counter()
-    try:
-        inspect(data)
-    except BadRequest as error:
-        assert error.code == "media_damaged"
+    assert outcome(data) in (("PNG", 16, 8), ("WEBP", 16, 8), "media_damaged")
     assert time.perf_counter() - start < 0.5, f"more than {MAX_BLOCKS} blocks were looked at"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 import msgspec
 
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from triptych.frontend.server import serving
     from triptych.planes.request.tcp_client import TcpRequestClient
 
-    async def main(stop: asyncio.Event) -> None:
+    async def main(life: process.Life) -> None:
         config = read_options(args, FrontendConfig)
         if config.api_key is None:
             config = msgspec.structs.replace(config, api_key=env.api_key())
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         client = TcpRequestClient(env.plane_token())
         discovery = process.discovery(read_options(args, PlaneConfig))
         async with serving(config, limits, discovery, client, client.forget) as url:
-            process.ready(f"frontend {url}")
-            await stop.wait()
+            life.ready(f"frontend {url}")
+            await life.stop.wait()
 
-    return process.run_until_stopped(main)
+    return process.run_to_the_end(main)

@@ -20,6 +20,8 @@ from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.runtime.worker import EngineFailed
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def set_up_logging() -> None:
     logging.basicConfig(
@@ -27,31 +29,45 @@ def set_up_logging() -> None:
     )
 
 
-def run_until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
-    """Run ``main`` on uvloop with an event that SIGINT and SIGTERM set. Returns the exit status.
+class Life:
+    """A process's way from start to stop. Until ``ready``, SIGINT and SIGTERM end it where it stands, also in
+    the middle of an engine's start, which holds the event loop; from then on they set ``stop``."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        for number in _STOP_SIGNALS:
+            signal.signal(number, _interrupt)
+
+    def ready(self, text: str) -> None:
+        """Tell the supervisor, and whoever watches, that this process serves now."""
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, self.stop.set)
+        print(f"triptych: ready {text}", flush=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
+    """Run ``main`` on uvloop. Returns the exit status.
 
     Configuration errors end as one line on standard error and status 2; the supervisor shows that line.
     """
     set_up_logging()
 
-    async def with_signals() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await main(stop)
+    async def live() -> None:
+        await main(Life())
 
     try:
-        uvloop.run(with_signals())
+        uvloop.run(live())
+    except KeyboardInterrupt:
+        return 130
     except (ConfigError, EngineFailed) as error:
         print(f"triptych: error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
-
-
-def ready(text: str) -> None:
-    """Tell the supervisor, and whoever watches, that this process serves now."""
-    print(f"triptych: ready {text}", flush=True)
 
 
 def discovery(config: PlaneConfig) -> Discovery:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from pathlib import Path
 
 from triptych.cli import process
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     folder = checkpoint_folder_of(config)
     name = config.served_model_name or Path(config.model).resolve().name
 
-    async def main(stop: asyncio.Event) -> None:
+    async def main(life: process.Life) -> None:
         engine = engine_factory(config.engine)(
             EngineOptions(
                 model_path=folder,
@@ -48,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         )
         server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token())
         worker = Worker(config, engine, server, process.discovery(plane))
-        await worker.run(stop, _announce)
+        await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)))
 
-    return process.run_until_stopped(main)
+    return process.run_to_the_end(main)
 
 
 def checkpoint_folder_of(config: WorkerConfig) -> str:
@@ -60,8 +59,8 @@ def checkpoint_folder_of(config: WorkerConfig) -> str:
     return folder
 
 
-def _announce(instance: Instance) -> None:
-    process.ready(
+def _announcement(instance: Instance) -> str:
+    return (
         f"worker {instance.id} span={instance.span.value} engine={instance.engine} "
         f"model={instance.model.name} at {instance.host}:{instance.port}"
     )

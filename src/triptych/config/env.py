@@ -36,6 +36,11 @@ def log_level() -> str:
     return os.environ.get(LOG_LEVEL, "INFO").upper()
 
 
+def is_set(name: str) -> bool:
+    """Whether the user has set a variable that a library reads."""
+    return bool(os.environ.get(name))
+
+
 def set_default(name: str, value: str) -> None:
     """Set a variable that a library reads, unless the user has set it."""
     os.environ.setdefault(name, value)

@@ -22,8 +22,7 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 VOCABULARY = 640
-MIN_PIXELS = 112 * 112  # smaller pictures are enlarged to the size trained on
-MAX_PIXELS = 224 * 224  # larger ones are shrunk; 64 picture tokens at most
+PIXELS = 112 * 112  # every picture is brought to about the size trained on, 16 tokens
 SYSTEM_PROMPT = "You are a helpful assistant."
 
 # Roles as in every ChatML model; each picture or film becomes one placeholder, in the
@@ -107,7 +106,7 @@ def build_processor() -> Qwen2VLProcessor:
     load_vision_operators()
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
-    size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    size = {"shortest_edge": PIXELS, "longest_edge": PIXELS}
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(size)),
         tokenizer=build_tokenizer(),

@@ -24,10 +24,21 @@ if TYPE_CHECKING:
 
 PATCH, MERGE, FRAMES = 14, 2, 2
 IGNORED = -100
-SIZES = ((112, 112), (140, 140), (168, 168), (224, 224), (168, 112), (112, 168), (252, 196))
-SIZE_WEIGHTS = (80, 4, 4, 4, 3, 3, 2)
+SIZES = ((112, 112), (112, 84), (84, 112), (140, 84))  # what the processor makes of pictures
+SIZE_WEIGHTS = (88, 4, 4, 4)
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # of the image processor
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+@dataclass
+class Pictures:
+    """Pictures of one size, ready for the vision tower."""
+
+    patches: NDArray[np.float32]  # (P, D)
+    grid: tuple[int, int, int]  # of each: frames, patch rows, patch columns
+    count: int
+    patch_hints: Hints  # of P patches
+    cell_hints: Hints  # of P / 4 picture tokens
 
 
 @dataclass
@@ -38,10 +49,7 @@ class Batch:
     targets: NDArray[np.int64]  # (B, L), IGNORED where nothing is asked
     positions: NDArray[np.int64]  # (3, B, L): time, row, column
     visible: NDArray[np.bool_]  # (B, L, L)
-    patches: NDArray[np.float32]  # (P, D)
-    grids: NDArray[np.int64]  # (B, 3): frames, patch rows, patch columns
-    patch_hints: Hints  # of P patches
-    cell_hints: Hints  # of P / 4 picture tokens
+    pictures: Pictures
 
 
 @dataclass
@@ -83,6 +91,13 @@ def patchify(picture: Image.Image) -> NDArray[np.float32]:
     return np.repeat(flat, FRAMES, axis=2).reshape(len(flat), -1)
 
 
+def _pictures_of(scenes: list[Scene]) -> Pictures:
+    width, height = scenes[0].size
+    patches = np.concatenate([patchify(draw(scene)) for scene in scenes])
+    hints = [join_hints([hints_of(s, side) for s in scenes]) for side in (PATCH, PATCH * MERGE)]
+    return Pictures(patches, (1, height // PATCH, width // PATCH), len(scenes), *hints)
+
+
 class BatchMaker:
     """Draws scenes and questions from training seeds and lays them out as batches."""
 
@@ -94,23 +109,25 @@ class BatchMaker:
         self._image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
     def make(self, pictures: int, questions: int = 4) -> Batch:
-        """A batch of ``pictures`` rows; larger pictures come in fewer rows."""
+        """A batch of ``pictures`` rows."""
         rng = self._rng
-        size = rng.choices(SIZES, SIZE_WEIGHTS)[0]
-        pictures = max(4, pictures * SIZES[0][0] * SIZES[0][1] // (size[0] * size[1]))
         layout = rng.choices((self._parallel, self._dialogue, self._picture_last), (75, 15, 10))[0]
         system = rng.random() < 0.1
-        rows, patches, scenes = [], [], []
-        for _ in range(pictures):
-            scene_rng = random.Random(rng.randrange(EVALUATION_SEED_START))
-            scene = make_scene(scene_rng, size)
-            rows.append(layout(scene, self._questions(scene, scene_rng, questions), system))
-            patches.append(patchify(draw(scene)))
-            scenes.append(scene)
-        grid = (1, size[1] // PATCH, size[0] // PATCH)
-        return self._join(rows, np.concatenate(patches), grid, scenes)
+        scenes = self._scenes(pictures)
+        rows = [layout(scene, self._questions(scene, questions), system) for scene in scenes]
+        return self._join(rows, _pictures_of(scenes))
 
-    def _questions(self, scene: Scene, rng: random.Random, count: int) -> list[tuple[str, str]]:
+    def make_pictures(self, pictures: int) -> Pictures:
+        """Pictures without questions."""
+        return _pictures_of(self._scenes(pictures))
+
+    def _scenes(self, count: int) -> list[Scene]:
+        size = self._rng.choices(SIZES, SIZE_WEIGHTS)[0]
+        seeds = [self._rng.randrange(EVALUATION_SEED_START) for _ in range(count)]
+        return [make_scene(random.Random(seed), size) for seed in seeds]
+
+    def _questions(self, scene: Scene, count: int) -> list[tuple[str, str]]:
+        rng = self._rng
         kinds = rng.sample(KINDS, len(KINDS))
         pairs = [pair for kind in kinds if (pair := ask(scene, kind, rng))][:count]
         return [(self._careless(question), answer) for question, answer in pairs]
@@ -168,13 +185,7 @@ class BatchMaker:
         self._answer(row, answer, self._show(row, scene, at), 0)
         return row
 
-    def _join(
-        self,
-        rows: list[Row],
-        patches: NDArray[np.float32],
-        grid: tuple[int, int, int],
-        scenes: list[Scene],
-    ) -> Batch:
+    def _join(self, rows: list[Row], pictures: Pictures) -> Batch:
         """Pad rows to one length; padding sees only itself."""
         shape = (len(rows), max(len(row.tokens) for row in rows))
         tokens = np.full(shape, self._pad, np.int64)
@@ -192,6 +203,4 @@ class BatchMaker:
         mine, theirs = segments[:, :, None], segments[:, None, :]
         visible = earlier & ((theirs == 0) | (mine == theirs)) & (mine >= 0)
         visible |= np.eye(shape[1], dtype=bool)
-        grids = np.array([grid] * len(rows), np.int64)
-        hints = [join_hints([hints_of(s, side) for s in scenes]) for side in (PATCH, PATCH * MERGE)]
-        return Batch(tokens, targets, positions, visible, patches, grids, *hints)
+        return Batch(tokens, targets, positions, visible, pictures)

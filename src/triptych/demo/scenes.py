@@ -21,9 +21,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (140, 45, 175),
     "orange": (250, 135, 15),
     "black": (15, 15, 15),
-    "white": (252, 252, 252),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross")
+SHAPES = ("circle", "square", "triangle", "star")
 
 _SUPERSAMPLE = 3  # drawn larger and shrunk, so that edges are smooth
 _DOMINANCE = 1.5  # one offset must exceed the other by this factor to name a direction
@@ -55,11 +54,8 @@ class Scene:
 
 def make_scene(rng: random.Random, size: tuple[int, int] = PICTURE_SIZE) -> Scene:
     """A random scene of one to four shapes that lie clear of each other."""
-    level = rng.randint(140, 255)
-    red, green, blue = (min(255, level + rng.randint(-12, 12)) for _ in range(3))
-    # White shapes need a background they stand out from.
-    colours = [c for c in COLOURS if c != "white" or level < 200]
-    names = [(shape, colour) for shape in SHAPES for colour in colours]
+    red, green, blue = (rng.randint(225, 255) for _ in range(3))
+    names = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     count = rng.randint(1, MAX_SHAPES)
     while True:
         items = _place(rng, rng.sample(names, count), size)
@@ -71,7 +67,7 @@ def _place(rng: random.Random, names: list[tuple[str, str]], size: tuple[int, in
     unit = min(size) / 112
     items = []
     for shape, colour in names:
-        radius = rng.uniform(10, 17) * unit
+        radius = rng.uniform(13, 18) * unit
         x = rng.uniform(radius + 2, size[0] - radius - 2)
         y = rng.uniform(radius + 2, size[1] - radius - 2)
         items.append(Item(shape, colour, x, y, radius))
@@ -126,13 +122,8 @@ def _star() -> list[tuple[float, float]]:
     return corners
 
 
-_T = 0.33  # half the width of a cross's arms
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
     "triangle": [(0, -1), (1, 0.85), (-1, 0.85)],
     "star": _star(),
-    "cross": [
-        *((-_T, -1), (_T, -1), (_T, -_T), (1, -_T), (1, _T), (_T, _T)),
-        *((_T, 1), (-_T, 1), (-_T, _T), (-1, _T), (-1, -_T), (-_T, -_T)),
-    ],
 }

@@ -95,8 +95,7 @@ def _count(scene: Scene, rng: random.Random) -> tuple[str, str]:
         )
         return question, f"{NUMBERS[len(scene.items)]}."
     shape = rng.choice((*SHAPES, *(item.shape for item in scene.items)))
-    plural = "crosses" if shape == "cross" else f"{shape}s"
-    question = rng.choice((f"How many {plural} are there?", f"Count the {plural}."))
+    question = rng.choice((f"How many {shape}s are there?", f"Count the {shape}s."))
     return question, f"{NUMBERS[sum(item.shape == shape for item in scene.items)]}."
 
 

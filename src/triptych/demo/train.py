@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from triptych.demo.checkpoint import build_config, build_processor, load_vision_operators
 from triptych.demo.hints import CHANNELS, hint_loss
-from triptych.demo.rows import Batch, BatchMaker
+from triptych.demo.rows import Batch, BatchMaker, Pictures
 from triptych.demo.shapes import EVALUATION_SEED_START
+from triptych.demo.tower import look, whiten_patches
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,10 @@ WARM_UP_STEPS = 150
 HINT_WEIGHT = 0.5
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to one fiftieth of the peak."""
-    if step < WARM_UP_STEPS:
-        return peak * (step + 1) / WARM_UP_STEPS
-    progress = min(1.0, (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS))
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+def learning_rate(done: float, steps_in: int, peak: float) -> float:
+    """Linear warm-up by steps, then a cosine down to one fiftieth of the peak at ``done`` = 1."""
+    warm = min(1.0, (steps_in + 1) / WARM_UP_STEPS)
+    return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
@@ -48,22 +47,26 @@ def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
     return ModuleList([Sequential(LayerNorm(width), Linear(width, CHANNELS)), Linear(tokens_width, CHANNELS)])
 
 
-def losses_of(
-    model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Cross-entropy over answer tokens, loss of the hints, share of tokens predicted rightly."""
+def see(
+    model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, pictures: Pictures
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Picture tokens (P / 4, width), and how far the heads are from the hints."""
     import torch
 
-    seen = model.model.visual(torch.from_numpy(batch.patches), grid_thw=torch.from_numpy(batch.grids))
-    patches, pictures = seen.last_hidden_state, seen.pooler_output
-    hint = hint_loss(heads[0](patches), batch.patch_hints)
-    hint = hint + hint_loss(heads[1](pictures), batch.cell_hints)
+    patches = torch.from_numpy(pictures.patches)
+    hidden, tokens = look(model.model.visual, patches, pictures.grid, pictures.count)
+    loss = hint_loss(heads[0](hidden), pictures.patch_hints)
+    return tokens, loss + hint_loss(heads[1](tokens), pictures.cell_hints)
+
+
+def read(model: Qwen2VLForConditionalGeneration, pictures: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, float]:
+    """Cross-entropy over the answer tokens, and the share predicted rightly."""
+    import torch
 
     tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
-    embedded = model.get_input_embeddings()(tokens)
     places = (tokens == model.config.image_token_id)[..., None]
     hidden = model.model.language_model(
-        inputs_embeds=embedded.masked_scatter(places, pictures),
+        inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(places, pictures),
         attention_mask=torch.from_numpy(batch.visible)[:, None],
         position_ids=torch.from_numpy(batch.positions),
         use_cache=False,
@@ -71,7 +74,7 @@ def losses_of(
     asked = targets >= 0
     logits = model.lm_head(hidden[asked])
     loss = torch.nn.functional.cross_entropy(logits, targets[asked])
-    return loss, hint, (logits.argmax(-1) == targets[asked]).float().mean().item()
+    return loss, (logits.argmax(-1) == targets[asked]).float().mean().item()
 
 
 def export(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, folder: Path) -> None:
@@ -128,6 +131,7 @@ def train(args: argparse.Namespace) -> None:
     else:
         model = Qwen2VLForConditionalGeneration(build_config(processor.tokenizer))
         set_generation_defaults(model, processor)
+        whiten_patches(model.model.visual)
     heads = make_heads(model.config)
     optimiser = make_optimiser(model, heads)
     first = 0
@@ -160,28 +164,44 @@ def run_steps(
     started = time.monotonic()
     totals = [0.0, 0.0, 0.0]
     for step in range(first, args.steps):
+        minutes = (time.monotonic() - started) / 60
+        progress = max(step / args.steps, minutes / args.minutes)
+        if progress >= 1:
+            break
+        reading = step >= args.look_steps
+        # The language model joins later, and warms up then.
+        steps_in = step - args.look_steps if reading else step - first
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.learning_rate)
-        loss, hint, right = losses_of(model, heads, maker.make(args.batch))
+            group["lr"] = learning_rate(progress, steps_in, args.learning_rate)
+        if reading:
+            batch = maker.make(args.batch)
+            pictures, hint = see(model, heads, batch.pictures)
+            loss, right = read(model, pictures, batch)
+            total, values = loss + HINT_WEIGHT * hint, (loss.item(), hint.item(), right)
+        else:
+            _, total = see(model, heads, maker.make_pictures(args.batch))
+            values = (0.0, total.item(), 0.0)
         optimiser.zero_grad(set_to_none=True)
-        (loss + HINT_WEIGHT * hint).backward()
+        total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        totals = [t + v for t, v in zip(totals, (loss.item(), hint.item(), right), strict=True)]
+        totals = [t + v for t, v in zip(totals, values, strict=True)]
         done = step + 1
         if done % args.report_every == 0:
-            seconds = time.monotonic() - started
-            mean_loss, mean_hint, mean_right = (total / args.report_every for total in totals)
-            print(
-                f"step {done}: loss {mean_loss:.4f}, hints {mean_hint:.4f}, "
-                f"tokens right {mean_right:.4f}, "
-                f"{seconds / (done - first):.2f} s a step",
-                flush=True,
-            )
+            report(done, [t / args.report_every for t in totals], started, progress)
             totals = [0.0, 0.0, 0.0]
         if done % args.save_every == 0:
             export(model, processor, args.out)
             save_state(state_file, optimiser, heads, done)
+
+
+def report(done: int, means: list[float], started: float, progress: float) -> None:
+    loss, hint, right = means
+    print(
+        f"step {done}: loss {loss:.4f}, hints {hint:.4f}, tokens right {right:.4f}, "
+        f"{time.monotonic() - started:.0f} s, {progress:.0%}",
+        flush=True,
+    )
 
 
 def set_generation_defaults(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> None:
@@ -200,7 +220,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=f"Training draws seeds below {EVALUATION_SEED_START} only; evaluation the rest.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to export the model to")
-    parser.add_argument("--steps", type=int, default=4000, help="training steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=5000, help="training steps (%(default)s)")
+    parser.add_argument(
+        "--look-steps", type=int, default=1400, help="of these, with the vision tower alone (%(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="end the schedule after this time at the latest"
+    )
     parser.add_argument("--batch", type=int, default=32, help="pictures a step (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="peak (%(default)s)")

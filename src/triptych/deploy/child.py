@@ -16,14 +16,16 @@ import threading
 GRACE_S = 10.0
 
 
-def main() -> None:
+def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
+    """Run ``module`` as ``python -m`` does, with the command line of this process."""
     orphaned = threading.Event()
     lifeline = os.dup(0)  # not inherited by what this process starts
     _close_stdin()
-    threading.Thread(target=_watch, args=(lifeline, orphaned), name="supervisor watch", daemon=True).start()
-    sys.argv[0] = "triptych"
+    watch = threading.Thread(target=_watch, args=(lifeline, orphaned, grace_s), name="supervisor watch", daemon=True)
+    watch.start()
+    sys.argv[0] = module
     try:
-        runpy.run_module("triptych", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
     finally:
         if orphaned.is_set():
             os.killpg(0, signal.SIGKILL)
@@ -35,12 +37,12 @@ def _close_stdin() -> None:
     os.close(nothing)
 
 
-def _watch(lifeline: int, orphaned: threading.Event) -> None:
+def _watch(lifeline: int, orphaned: threading.Event, grace_s: float) -> None:
     while os.read(lifeline, 64):
         pass
     orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
-    threading.Event().wait(GRACE_S)
+    threading.Event().wait(grace_s)
     os.killpg(0, signal.SIGKILL)
 
 

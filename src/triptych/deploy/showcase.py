@@ -27,7 +27,7 @@ _STAGES = {
 
 _CURL = """\
 curl {url}/v1/chat/completions -H 'content-type: application/json' {authorisation}-d @- <<END
-{{"model": "{model}", "messages": [{{"role": "user", "content": [
+{{"model": "{model}", "temperature": 0, "messages": [{{"role": "user", "content": [
   {{"type": "image_url", "image_url": {{"url": "data:image/png;base64,$(base64 -w0 {picture})"}}}},
   {{"type": "text", "text": "{question}"}}]}}]}}
 END"""
@@ -40,6 +40,7 @@ picture = b64encode(open("{picture}", "rb").read()).decode()
 client = OpenAI(base_url="{url}/v1", api_key="{api_key}")
 answer = client.chat.completions.create(
     model="{model}",
+    temperature=0,
     messages=[{{"role": "user", "content": [
         {{"type": "image_url", "image_url": {{"url": f"data:image/png;base64,{{picture}}"}}}},
         {{"type": "text", "text": "{question}"}},

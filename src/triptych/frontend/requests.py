@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GenerateRequest, MediaKind, Sampling
@@ -39,7 +38,6 @@ class Builder:
     """Turns requests into jobs, under this frontend's configuration."""
 
     config: FrontendConfig
-    limits: MediaLimits
     media: MediaSource
 
     async def chat(self, request: ChatRequest, processor: Processor) -> tuple[list[Job], ChatAnswer]:
@@ -59,18 +57,12 @@ class Builder:
         """Raises BadRequest and its like with the field at fault."""
         if request.echo and request.logprobs is not None:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")
-        prompts = [
-            await processor.completion(one) if isinstance(one, str) else processor.tokens(one)
-            for one in _prompts(request.prompt)
-        ]
+        given = _prompts(request.prompt)
+        prompts = [await processor.completion(one) if isinstance(one, str) else processor.tokens(one) for one in given]
         longest = max(prompt.length for prompt in prompts)
         sampling = sampling_of(request, processor, self.config, longest)
         count = request.n or 1
-        echoes = [
-            processor.tokenizer.decode(prompt.token_ids) if request.echo else ""
-            for prompt in prompts
-            for _ in range(count)
-        ]
+        echoes = [_echo(one, processor) if request.echo else "" for one in given for _ in range(count)]
         answer = CompletionAnswer(
             processor.card.name, processor.tokenizer, null_usage=_wants_usage(request), echoes=echoes
         )
@@ -84,12 +76,6 @@ class Builder:
                 param=media[0].item,
                 code="multimodal_disabled",
             )
-        if len(media) > self.limits.media_max_items:
-            raise BadRequest(
-                f"messages hold {len(media)} media; the limit is {self.limits.media_max_items} (--media-max-items)",
-                param="messages",
-                code="too_many_media",
-            )
 
     def _template_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         allowed = {name.strip() for name in self.config.chat_template_kwargs.split(",")}
@@ -101,6 +87,11 @@ class Builder:
                     param=f"chat_template_kwargs.{name}",
                 )
         return settings
+
+
+def _echo(prompt: str | list[int], processor: Processor) -> str:
+    """A text as it was given: decoding its tokens would lose the special ones among them."""
+    return prompt if isinstance(prompt, str) else processor.tokenizer.decode(prompt)
 
 
 def _wants_usage(request: ChatRequest | CompletionRequest) -> bool:

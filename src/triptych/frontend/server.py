@@ -70,7 +70,7 @@ async def serving(
             lambda card: Processor.load(card, config.prompt_template),
             on_gone=lambda instance: forget(instance.host, instance.port),
         )
-        app = App(config, catalog, Builder(config, limits, media), Dispatcher(client, config.response_timeout_s))
+        app = App(config, catalog, Builder(config, media), Dispatcher(client, config.response_timeout_s))
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]
         try:
@@ -97,6 +97,7 @@ def _http_server(app: App, config: FrontendConfig) -> _Server:
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             date_header=False,

@@ -159,7 +159,7 @@ class MediaFetcher:
             raise guard.refuse_address(item) from None
         except aiohttp.ServerTimeoutError:
             limit_s = self._limits.media_connect_timeout_s
-            reason = f"connecting to the URL's host took longer than {limit_s:g} s (--media-connect-timeout-s)"
+            reason = f"connecting took longer than {limit_s:g} s (--media-connect-timeout-s)"
             raise problem(BadRequest, item, TIMEOUT, reason) from None
         except (aiohttp.ClientError, OSError) as error:
             raise problem(BadRequest, item, FETCH_FAILED, _reason(error)) from None

@@ -112,7 +112,11 @@ def refuse_address(item: str) -> BadRequest:
 
 def _check_host(host: str, item: str) -> None:
     if ":" in host:
-        if "%" in host:
+        try:
+            zone = IPv6Address(host).scope_id
+        except ValueError:
+            raise _invalid(item, "the URL's IPv6 address is malformed") from None
+        if zone is not None:
             raise _invalid(item, "the URL's IPv6 address has a zone")
         return
     if len(host) > 253 or not _HOST_NAME.fullmatch(host):

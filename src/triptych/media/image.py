@@ -43,6 +43,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    Warning,  # Where warnings are made errors.
 )
 
 _UPRIGHT = {
@@ -85,10 +86,8 @@ def _decode(data: bytes, info: ImageInfo) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # 16-bit grey: keep the high byte (Pillow's own conversion clips at 255 instead of scaling).
-        native = image if image.mode == "I;16" else image.convert("I;16")
-        return Image.frombytes("L", image.size, native.tobytes(), "raw", "L;16").convert("RGB")
+    if image.mode == "I;16":  # 16-bit grey: keep the high byte; Pillow's convert clips instead of scaling.
+        return Image.frombytes("L", image.size, image.tobytes(), "raw", "L;16").convert("RGB")
     if not image.has_transparency_data:
         # A copy also where it is RGB already: the file's own picture is tied to its reader.
         return image.convert("RGB")

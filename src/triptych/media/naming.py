@@ -17,9 +17,9 @@ _SCHEME = b"triptych.medium.1"
 def content_hash(kind: MediaKind, data: bytes, settings: Mapping[str, str] = NO_SETTINGS) -> str:
     """Name ``data``, the medium's bytes as fetched, by 64 hex digits (SHA-256).
 
-    ``settings`` are those that shape what the model sees (sampling, processor arguments), in any order. SHA-256
-    because it is collision resistant and, with the CPU's own instructions, faster than BLAKE2 (1.9 against
-    1.1 GB/s where it was measured). Releases the interpreter lock for all but tiny data.
+    ``settings`` are those that shape what the model sees (sampling, processor arguments), in any order.
+    SHA-256 because it is collision resistant and, with the CPU's own instructions, faster than BLAKE2 (1.9
+    against 1.1 GB/s where it was measured). Releases the interpreter lock for all but tiny data.
     """
     digest = hashlib.sha256()
     for field in (_SCHEME, kind.encode(), str(len(settings)).encode()):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
+from triptych.media.loader import MediaReference
 from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
@@ -46,7 +47,7 @@ class Prompt:
 class MediaSource(Protocol):
     """What the processor needs of ``media.loader.MediaLoader``."""
 
-    async def load_image(self, url: str, *, item: str) -> Medium: ...
+    async def load_images(self, references: Sequence[MediaReference]) -> list[Medium]: ...
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Processor:
         ids = await self._tokenise(self._text_of(messages, template_settings), add_special_tokens=False)
         self._check_placeholders(ids, media)
         tokenised = time.perf_counter()
-        loaded = await _load_all(media, source)
+        loaded = await source.load_images([MediaReference(ref.url, ref.item) for ref in media]) if media else []
         length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
         return Prompt(ids, loaded, length, time.perf_counter() - tokenised, tokenised - begun)
 
@@ -187,18 +188,6 @@ class Processor:
             return self.family.image_tokens(self.checkpoint, medium.width, medium.height)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
-
-
-async def _load_all(media: Sequence[MediaRef], source: MediaSource) -> list[Medium]:
-    """All media, fetched at the same time. The first one that fails ends the others."""
-    if len(media) < 2:
-        return [await source.load_image(ref.url, item=ref.item) for ref in media]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(source.load_image(ref.url, item=ref.item), name=ref.item) for ref in media]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _with_parts(message: Message) -> Message:

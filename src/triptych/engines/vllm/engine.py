@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
+from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -23,6 +24,9 @@ from triptych.engines.vllm.options import engine_args
 from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
 from triptych.media.image import ImageDecoder
 from triptych.models.registry import family_of, load_checkpoint
+
+SHUTDOWN_S = 1.5
+"""Grace for vLLM's engine process, which holds nothing by then and, run in one process, never ends by itself."""
 
 log = logging.getLogger("triptych.vllm")
 
@@ -41,12 +45,15 @@ class VllmEngine:
 
     async def start(self) -> ModelCard:
         checkpoint = load_checkpoint(self._options.model_path)
-        args = engine_args(self._options)
         try:
+            args = engine_args(self._options, checkpoint)
             # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
             # binds its tasks to the loop it is made on, so it cannot be made in a thread.
             self._engine = AsyncLLM.from_engine_args(args)
-        except (ValueError, RuntimeError, OSError) as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # vLLM and transformers raise all kinds; the user needs the cause in a line
+            log.exception("vLLM did not start")
             raise ConfigError(f"vLLM did not start: {_first_line(error)}") from error
         config = self._engine.vllm_config
         return ModelCard(
@@ -61,7 +68,7 @@ class VllmEngine:
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
-            engine.shutdown()
+            engine.shutdown(timeout=SHUTDOWN_S)
         await self._decoder.close()
 
     def stats(self) -> EngineStats:
@@ -125,12 +132,15 @@ class VllmEngine:
         if not request.media:
             return tokens_input(request.token_ids)
         pictures = await asyncio.gather(*(self._decoder.decode(medium) for medium in request.media))
-        return {
+        prompt = {
             "prompt_token_ids": request.token_ids,
             "multi_modal_data": {"image": pictures},
             # The content's name spares vLLM hashing the pixels, and keys its caches alike on every worker.
             "multi_modal_uuids": {"image": [medium.content_hash for medium in request.media]},
         }
+        engine = self._alive()
+        (ready,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
+        return ready
 
     def _alive(self) -> AsyncLLM:
         if self._engine is None:

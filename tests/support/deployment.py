@@ -1,0 +1,205 @@
+"""A whole deployment inside the test's own event loop: the real frontend and mock workers over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+
+from support.loops import until
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig, WorkerConfig
+from triptych.contracts.card import Instance
+from triptych.demo import MODEL_DIR
+from triptych.engines.base import EngineOptions
+from triptych.engines.mock import MockEngine
+from triptych.frontend import server as frontend_server
+from triptych.planes.discovery import local
+from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.request.tcp_client import TcpRequestClient
+from triptych.planes.request.tcp_server import TcpRequestServer
+from triptych.runtime.worker import Worker
+from triptych.stages.dispatch import Dispatcher
+
+FAST_SCAN_S = 0.02
+
+
+@dataclass
+class MockWorker:
+    """One worker with the mock engine, in a task of this process."""
+
+    engine: MockEngine
+    server: TcpRequestServer
+    instance: Instance
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    @property
+    def running(self) -> int:
+        """Requests that the engine holds."""
+        return self.engine.stats().running
+
+    async def idle(self) -> None:
+        await until(lambda: self.running == 0, "the engine holds no request any more")
+
+    async def busy(self, count: int = 1) -> None:
+        await until(lambda: self.running >= count, f"the engine holds {count} request(s)")
+
+    async def made(self, count: int) -> None:
+        await until(lambda: self.engine.stats().generated_tokens >= count, f"the engine made {count} token(s)")
+
+    def break_connections(self) -> None:
+        """What frontends see of a crash: every connection gone at once, nothing said."""
+        for connection in list(self.server.connections):
+            connection.abort()
+
+    async def kill(self) -> None:
+        """No drain, no goodbye: the end of a process as its peers see it."""
+        self.break_connections()
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def drain(self) -> None:
+        """As SIGTERM does; returns once the worker has ended."""
+        self.stop.set()
+        await asyncio.wait([self.task])
+
+
+@dataclass
+class Deployed:
+    """Handles of a running deployment. ``http`` is a client of its frontend."""
+
+    run_dir: Path
+    url: str = ""
+    workers: list[MockWorker] = field(default_factory=list)
+    http: httpx.AsyncClient = None  # type: ignore[assignment]
+    dispatcher: Dispatcher = None  # type: ignore[assignment]
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def worker(self) -> MockWorker:
+        return self.workers[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    async def add_worker(self, **settings: Any) -> MockWorker:
+        worker = await start_worker(self.run_dir, **settings)
+        self.workers.append(worker)
+        return worker
+
+    async def chat(self, content: Any = "hello", **fields: Any) -> httpx.Response:
+        return await self.http.post("/v1/chat/completions", json=chat_body(content, **fields))
+
+    async def complete(self, prompt: Any = "hello", **fields: Any) -> httpx.Response:
+        return await self.http.post("/v1/completions", json={"model": "demo", "prompt": prompt, **fields})
+
+    async def ready(self, is_ready: bool = True) -> None:
+        wanted = 200 if is_ready else 503
+        deadline = asyncio.get_running_loop().time() + 10
+        while (status := (await self.http.get("/ready")).status_code) != wanted:
+            assert asyncio.get_running_loop().time() < deadline, f"/ready stays at {status}, wanted {wanted}"
+            await asyncio.sleep(0.01)
+
+
+def chat_body(content: Any = "hello", **fields: Any) -> dict[str, Any]:
+    return {"model": "demo", "messages": [{"role": "user", "content": content}], "temperature": 0, **fields}
+
+
+async def start_worker(
+    run_dir: Path,
+    *,
+    model: Path | str = MODEL_DIR,
+    name: str = "demo",
+    engine_args: tuple[str, ...] = (),
+    limits: MediaLimits | None = None,
+    namespace: str = "default",
+    token: str | None = None,
+    **config: Any,
+) -> MockWorker:
+    """Start a worker and wait until it is registered."""
+    settings = WorkerConfig(model=str(model), engine="mock", **config)
+    engine = MockEngine(
+        EngineOptions(
+            model_path=str(model),
+            model_name=name,
+            span=settings.span,
+            media=limits or MediaLimits(),
+            args=engine_args,
+        )
+    )
+    server = TcpRequestServer(settings.host, settings.port, max_in_flight=settings.max_in_flight, token=token)
+    worker = Worker(settings, engine, server, LocalDiscovery(run_dir, namespace))
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(worker.run(stop, ready.set_result), name=f"worker of {name}")
+    await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+    if not ready.done():
+        task.result()  # raises why it did not start
+    return MockWorker(engine, server, ready.result(), stop, task)
+
+
+@asynccontextmanager
+async def deployment(
+    *,
+    workers: int = 1,
+    frontend: dict[str, Any] | None = None,
+    limits: MediaLimits | None = None,
+    token: str | None = None,
+    **worker: Any,
+) -> AsyncIterator[Deployed]:
+    """``workers`` mock workers and a frontend that knows them; ``worker`` holds settings of ``start_worker``."""
+    with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, _quick_discovery():
+        deployed = Deployed(Path(folder))
+        try:
+            for _ in range(workers):
+                await deployed.add_worker(limits=limits, token=token, **worker)
+            async with _frontend(deployed, frontend or {}, limits or MediaLimits(), token):
+                yield deployed
+        finally:
+            for one in deployed.workers:
+                one.task.cancel()
+            await asyncio.gather(*(one.task for one in deployed.workers), return_exceptions=True)
+
+
+@asynccontextmanager
+async def _frontend(
+    deployed: Deployed, settings: dict[str, Any], limits: MediaLimits, token: str | None
+) -> AsyncIterator[None]:
+    config = FrontendConfig(port=0, **{"enable_multimodal": True, "drain_timeout_s": 2.0, **settings})
+    client = TcpRequestClient(token)
+    discovery = LocalDiscovery(deployed.run_dir, "default")
+
+    def dispatcher(*args: Any) -> Dispatcher:
+        deployed.dispatcher = Dispatcher(*args)
+        return deployed.dispatcher
+
+    with patch.object(frontend_server, "Dispatcher", dispatcher):
+        async with (
+            frontend_server.serving(config, limits, discovery, client, client.forget) as deployed.url,
+            http_client(deployed.url) as deployed.http,
+        ):
+            yield
+
+
+@asynccontextmanager
+async def http_client(url: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client without TLS (loading certificates takes longer than most tests) and without proxies."""
+    async with httpx.AsyncClient(
+        base_url=url, timeout=30, trust_env=False, verify=False, limits=httpx.Limits(), **settings
+    ) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _quick_discovery() -> Iterator[None]:
+    with patch.object(local, "SCAN_S", FAST_SCAN_S):
+        yield

@@ -1,0 +1,161 @@
+"""The endpoints beside generation: models, health and metrics."""
+
+from __future__ import annotations
+
+import json
+
+from prometheus_client.parser import text_string_to_metric_families
+from support.deployment import deployment
+from support.loops import run, until_async
+
+
+def samples(text):
+    """(name, sorted labels) -> value."""
+    families = text_string_to_metric_families(text)
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_models_are_listed_with_what_they_take(demo):
+    answer = demo.http.get("/v1/models").json()
+    assert answer["object"] == "list"
+    [model] = answer["data"]
+    assert (model["id"], model["object"], model["owned_by"]) == ("demo", "model", "triptych")
+    assert isinstance(model["created"], int)
+    assert model["max_model_len"] == 4096
+    assert model["modalities"] == ["text", "image"]
+    assert demo.http.get("/v1/models/demo").json() == model
+
+
+def test_an_unknown_model_is_404(demo):
+    answer = demo.http.get("/v1/models/gone")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_a_model_name_with_slashes_is_found():
+    async def main():
+        async with deployment(name="org/some-model") as d:
+            assert (await d.http.get("/v1/models/org/some-model")).json()["id"] == "org/some-model"
+
+    run(main())
+
+
+def test_live_and_ready_follow_the_workers():
+    async def main():
+        async with deployment(workers=0) as d:
+            assert (await d.http.get("/live")).status_code == 200
+            refused = await d.http.get("/ready")
+            assert refused.status_code == 503, "without a worker there is no complete path"
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["code"] == "not_ready"
+            assert (await d.http.get("/v1/models")).json()["data"] == []
+            worker = await d.add_worker()
+            await d.ready()
+            assert (await d.http.get("/live")).status_code == 200
+            await worker.drain()
+            await d.ready(False)
+            assert (await d.http.get("/live")).status_code == 200, "the frontend lives without workers"
+            health = (await d.http.get("/health")).json()
+            assert (health["status"], health["models"]["demo"]["instances"]) == ("not ready", [])
+            assert health["models"]["demo"]["mode"] is None
+
+    run(main())
+
+
+def test_health_names_models_mode_and_instances():
+    async def main():
+        async with deployment(workers=2) as d:
+            health = (await d.http.get("/health")).json()
+            assert health["status"] == "ready"
+            model = health["models"]["demo"]
+            assert (model["ready"], model["mode"], model["problem"]) == (True, "EPD", None)
+            expected = [
+                {"id": i.id, "span": "epd", "engine": "mock", "address": f"{i.host}:{i.port}"}
+                for i in sorted((w.instance for w in d.workers), key=lambda i: i.id)
+            ]
+            assert model["instances"] == expected
+
+    run(main())
+
+
+def test_two_models_side_by_side_are_told_apart():
+    async def main():
+        async with deployment() as d:
+            await d.add_worker(name="other", engine_args=("--max-model-len", "32"))
+
+            async def both():
+                return len((await d.http.get("/v1/models")).json()["data"]) == 2
+
+            await until_async(both, "both models are listed")
+            assert (await d.chat("hi", model="other", max_tokens=30)).status_code == 400
+            assert (await d.chat("hi", model="other", max_tokens=1)).json()["model"] == "other"
+            assert d.workers[1].engine.stats().generated_tokens == 1
+            assert d.workers[0].engine.stats().generated_tokens == 0
+
+    run(main())
+
+
+def test_metrics_parse_and_their_counters_move(demo):
+    def scrape():
+        answer = demo.http.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        return samples(answer.text)
+
+    before = scrape()
+    answer = demo.chat("count me").json()
+    demo.chat("and me", stream=True)
+    demo.http.post("/v1/chat/completions", content=b"{")
+    demo.http.get("/v1/models/whatever/i/make/up")
+    demo.http.get("/nowhere/at/all")
+    after = scrape()
+
+    def moved(name, **labels):
+        key = (name, tuple(sorted(labels.items())))
+        return after[key] - before.get(key, 0)
+
+    chat = "/v1/chat/completions"
+    assert moved("triptych_requests_total", path=chat, status="200") == 2
+    assert moved("triptych_requests_total", path=chat, status="400") == 1
+    assert moved("triptych_requests_total", path="/v1/models/{id}", status="404") == 1
+    assert moved("triptych_requests_total", path="other", status="404") == 1, "labels are a bounded set"
+    assert moved("triptych_ttft_seconds_count") == 2
+    assert moved("triptych_ttft_seconds_bucket", le="+Inf") == 2
+    assert moved("triptych_itl_seconds_count") > 0
+    assert moved("triptych_prompt_tokens_total") >= answer["usage"]["prompt_tokens"]
+    assert moved("triptych_completion_tokens_total") >= answer["usage"]["completion_tokens"]
+    assert after["triptych_requests_in_flight", ()] == 1, "the scrape itself"
+
+
+def test_a_request_id_comes_back(demo):
+    answer = demo.http.get("/live", headers={"x-request-id": "mine-42"})
+    assert answer.headers["x-request-id"] == "mine-42"
+    assert len(demo.http.get("/live").headers["x-request-id"]) == 32
+
+
+def test_an_api_key_guards_v1_and_nothing_else():
+    async def main():
+        async with deployment(frontend={"api_key": "sesame"}) as d:
+            assert (await d.http.get("/ready")).status_code == 200
+            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}):
+                for path in ("/v1/models", "/v1/models/demo", "/v1/nowhere"):
+                    refused = await d.http.get(path, headers=headers)
+                    assert refused.status_code == 401, (path, headers)
+                    assert refused.json()["error"]["type"] == "authentication_error"
+                    assert "sesame" not in refused.text
+            good = await d.http.get("/v1/models", headers={"authorization": "Bearer sesame"})
+            assert good.status_code == 200
+
+    run(main())
+
+
+def test_timing_is_given_where_it_is_asked_for(demo):
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+    plain = demo.http.post("/v1/chat/completions", json=body).json()
+    assert "triptych" not in plain
+    timed = demo.http.post("/v1/chat/completions", json=body, headers={"x-triptych-timing": "1"}).json()["triptych"]
+    assert {"media_s", "tokenise_s", "prefill_s", "decode_s", "total_s"} <= timed["timing"].keys()
+    assert timed["plan"].startswith("pd@epd-"), json.dumps(timed)

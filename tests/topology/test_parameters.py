@@ -1,0 +1,235 @@
+"""Fields of a request: what each does, and what each refuses by name."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from support.checkpoints import copy_demo
+from support.deployment import deployment
+from support.loops import run
+from support.sse import parse
+
+from triptych.engines.mock import MockEngine
+
+
+def refused(answer, param, *words, status=400):
+    error = answer.json()["error"]
+    assert answer.status_code == status, answer.text
+    assert error["param"] == param, error
+    for word in words:
+        assert word in error["message"], f"{word!r} expected in {error['message']!r}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"temperature": 2.1}, "temperature", ["at least 0", "at most 2"]),
+        ({"temperature": -0.1}, "temperature", ["at least 0"]),
+        ({"top_p": 0}, "top_p", ["above 0", "at most 1"]),
+        ({"top_p": 1.01}, "top_p", ["at most 1"]),
+        ({"min_p": 1.5}, "min_p", ["at most 1"]),
+        ({"top_k": -2}, "top_k", ["at least -1"]),
+        ({"presence_penalty": 3}, "presence_penalty", ["at most 2"]),
+        ({"frequency_penalty": -3}, "frequency_penalty", ["at least -2"]),
+        ({"repetition_penalty": 0}, "repetition_penalty", ["above 0"]),
+        ({"min_tokens": -1}, "min_tokens", ["at least 0"]),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", ["at most max_tokens", "8"]),
+        ({"max_tokens": 0}, "max_tokens", ["at least 1"]),
+        ({"max_tokens": -5}, "max_tokens", ["at least 1"]),
+        ({"max_tokens": 9999}, "max_tokens", ["9,999", "4,096", "context length"]),
+        ({"max_completion_tokens": 9999}, "max_completion_tokens", ["4,096"]),
+        ({"n": 0}, "n", ["between 1 and 16", "--max-choices"]),
+        ({"n": 17}, "n", ["between 1 and 16", "--max-choices"]),
+        ({"stop": ["x"] * 17}, "stop", ["17", "16", "--max-stop-strings"]),
+        ({"stop": ""}, "stop", ["empty"]),
+        ({"stop": ["a", ""]}, "stop", ["empty"]),
+        ({"stop_token_ids": [470]}, "stop_token_ids", ["between 0 and 469"]),
+        ({"stop_token_ids": [-1]}, "stop_token_ids", ["between 0 and 469"]),
+        ({"logit_bias": {"470": 1}}, "logit_bias", ["between 0 and 469"]),
+        ({"logit_bias": {"1": 101}}, "logit_bias", ["at most 100"]),
+        ({"logit_bias": {"1": -101}}, "logit_bias", ["at least -100"]),
+        ({"top_logprobs": 3}, "top_logprobs", ["logprobs"]),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", ["between 0 and 20"]),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", ["between 0 and 20"]),
+        ({"seed": 1 << 63}, "seed", ["at most"]),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema", ["required"]),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            ["required"],
+        ),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", ["not allowed", "documents"]),
+        ({"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs.bos_token", ["not allowed"]),
+        (
+            {"chat_template_kwargs": {"add_generation_prompt": False}},
+            "chat_template_kwargs.add_generation_prompt",
+            ["not allowed"],
+        ),
+    ],
+)
+def test_out_of_bounds_is_refused_by_name(demo, fields, param, words):
+    for stream in (False, True):
+        refused(demo.chat("hi", stream=stream, **fields), param, *words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"logprobs": 21}, "logprobs", ["between 0 and 20"]),
+        ({"logprobs": -1}, "logprobs", ["between 0 and 20"]),
+        ({"echo": True, "logprobs": 1}, "echo", ["logprobs"]),
+        ({"max_tokens": 4096}, "max_tokens", ["4,096"]),
+        ({"prompt": []}, "prompt", []),
+        ({"prompt": [[]]}, "prompt", ["no token"]),
+        ({"prompt": ["a", 1]}, "prompt", ["list"]),
+        ({"prompt": [[1], "a"]}, "prompt", ["list"]),
+        ({"prompt": [470]}, "prompt", ["between 0 and 469"]),
+        ({"prompt": [-1]}, "prompt", ["between 0 and 469"]),
+        ({"prompt": ["a"] * 65}, "prompt", ["65", "64"]),
+    ],
+)
+def test_completions_refuse_by_name_too(demo, fields, param, words):
+    refused(demo.complete(**{"prompt": "hi", **fields}), param, *words)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 2, "top_p": 1, "top_k": -1, "min_p": 0},
+        {"temperature": 0.0, "top_p": 0.001, "top_k": 0, "min_p": 1},
+        {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 0.1},
+        {"logit_bias": {"0": 100, "469": -100}},
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},
+        {"chat_template_kwargs": {"enable_thinking": False, "documents": []}},
+        {"seed": -(1 << 63)},
+        {"seed": (1 << 63) - 1, "n": 2},
+        {"stop": ["x"] * 16},
+        {"max_tokens": None, "temperature": None, "n": None, "stop": None, "logit_bias": None, "stream": None},
+    ],
+)
+def test_the_ends_of_what_is_allowed(demo, fields):
+    assert demo.chat("hi", **fields).status_code == 200
+
+
+def test_what_reaches_the_worker(monkeypatch):
+    """Every sampling field crosses as it was given, with the checkpoint's defaults below."""
+    got = []
+    generate = MockEngine.generate
+    monkeypatch.setattr(MockEngine, "generate", lambda self, request: got.append(request) or generate(self, request))
+    fields = {
+        "max_tokens": 7,
+        "min_tokens": 2,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "presence_penalty": 0.25,
+        "frequency_penalty": -0.25,
+        "repetition_penalty": 1.5,
+        "seed": 11,
+        "ignore_eos": True,
+        "logit_bias": {"3": -1.5},
+        "stop_token_ids": [4, 5],
+    }
+
+    async def main():
+        async with deployment() as d:
+            schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+            await d.chat("hi", response_format=schema, logprobs=True, top_logprobs=2, **fields)
+            await d.complete("hi", n=3, seed=5, top_k=-1)
+            await d.chat("hi", response_format={"type": "json_object"})
+
+    run(main())
+    sampling = got[0].sampling
+    for name, value in fields.items():
+        expected = {3: -1.5} if name == "logit_bias" else tuple(value) if isinstance(value, list) else value
+        assert getattr(sampling, name) == expected, name
+    assert (sampling.logprobs, sampling.guided.kind, sampling.guided.schema) == (2, "json_schema", '{"type":"object"}')
+    assert sorted(r.sampling.seed for r in got[1:4]) == [5, 6, 7], "choices have seeds of their own"
+    assert got[1].sampling.top_k == 0, "-1 and 0 both mean every token"
+    assert len({r.id for r in got}) == 5
+    assert got[4].sampling.guided.kind == "json_object"
+    assert got[4].sampling.logprobs is None
+
+
+def test_choices_differ_by_seed_and_come_again_with_it(demo):
+    def texts(seed):
+        answer = demo.chat("a b c d e f g", n=4, seed=seed, temperature=1).json()
+        assert [c["index"] for c in answer["choices"]] == [0, 1, 2, 3]
+        return [c["message"]["content"] for c in answer["choices"]]
+
+    assert texts(3) == texts(3), "the same seed gives the same answers"
+    assert len(set(texts(3))) > 1, "but its choices differ"
+    assert texts(3)[1:] == texts(4)[:3], "seeds count up over the choices"
+
+
+@pytest.mark.parametrize("top", [None, 0, 2])
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_chat(demo, top, stream):
+    answer = demo.chat("Hi 😀", logprobs=True, top_logprobs=top, stream=stream)
+    if stream:
+        chunks = [c for c in parse(answer.content).choices() if c["logprobs"]]
+        positions = [position for chunk in chunks for position in chunk["logprobs"]["content"]]
+        assert all(chunk["delta"]["content"] for chunk in chunks), "logprobs come with the text they complete"
+        count = len(positions)
+    else:
+        positions = answer.json()["choices"][0]["logprobs"]["content"]
+        count = answer.json()["usage"]["completion_tokens"]
+    assert len(positions) == count == demo.chat("Hi 😀").json()["usage"]["completion_tokens"]
+    for position in positions:
+        assert position["logprob"] == pytest.approx(math.log(0.5))
+        assert position["bytes"] == list(position["token"].encode())
+        assert len(position["top_logprobs"]) == (top or 0)
+    assert positions[0]["token"] == "<|im_start|>", "also tokens that are no part of the text are listed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_completions(demo, stream):
+    answer = demo.complete("one two", logprobs=2, stream=stream)
+    if stream:
+        parts = [c["logprobs"] for c in parse(answer.content).choices() if c["logprobs"]]
+        joined = {key: [one for part in parts for one in part[key]] for key in parts[0]}
+    else:
+        joined = answer.json()["choices"][0]["logprobs"]
+    assert "".join(joined["tokens"]) == "one two"
+    offsets = [sum(map(len, joined["tokens"][:index])) for index in range(len(joined["tokens"]))]
+    assert joined["text_offset"] == offsets
+    assert len(joined["token_logprobs"]) == len(joined["top_logprobs"]) == len(joined["tokens"])
+    assert all(len(top) == 2 for top in joined["top_logprobs"])
+
+
+def test_without_asking_there_are_no_logprobs(demo):
+    assert demo.chat("hi", logprobs=False).json()["choices"][0]["logprobs"] is None
+    assert demo.complete("hi").json()["choices"][0]["logprobs"] is None
+
+
+def test_the_templates_settings_reach_the_template(tmp_path):
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}|{{ enable_thinking }}|{{ mine }}"
+    folder = copy_demo(tmp_path, chat_template=template)
+
+    async def main():
+        async with deployment(model=folder, frontend={"chat_template_kwargs": "mine, enable_thinking"}) as d:
+            answer = (await d.chat("x", chat_template_kwargs={"enable_thinking": True, "mine": "m"})).json()
+            assert answer["choices"][0]["message"]["content"] == "x|True|m"
+            refused(await d.chat("x", chat_template_kwargs={"tools": []}), "chat_template_kwargs.tools", "mine")
+
+    run(main())
+
+
+def test_the_generation_config_gives_defaults(tmp_path, monkeypatch):
+    folder = copy_demo(tmp_path)
+    (folder / "generation_config.json").write_text('{"temperature": 0.3, "top_k": 7, "top_p": 0.8}')
+    got = []
+    generate = MockEngine.generate
+    monkeypatch.setattr(MockEngine, "generate", lambda self, request: got.append(request) or generate(self, request))
+
+    async def main():
+        async with deployment(model=folder) as d:
+            await d.complete("x")
+            await d.complete("x", temperature=0, top_k=0, top_p=1)
+
+    run(main())
+    assert [(r.sampling.temperature, r.sampling.top_k, r.sampling.top_p) for r in got] == [(0.3, 7, 0.8), (0, 0, 1)]
