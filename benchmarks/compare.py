@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.measure import Leg, Summary
-from benchmarks.procs import StartError, cpu_seconds, send_signal
+from benchmarks.procs import StartError, cpu_seconds, send_signal, thaw_at_the_end
 from benchmarks.systems.base import System
 
 _IDLE_WINDOW_S = 3.0
@@ -66,9 +66,11 @@ async def _running(systems: dict[str, System], result: Comparison) -> AsyncItera
     """The systems that came up, each frozen where it may be; all are stopped at the end, however it comes."""
     up: dict[str, System] = {}
     try:
-        for name, system in systems.items():
-            await _start(name, system, up, result)
-        yield up
+        with thaw_at_the_end() as will_thaw:
+            for name, system in systems.items():
+                await _start(name, system, up, result)
+                will_thaw(pid for one in up.values() if one.freezable for pid in one.pids())
+            yield up
     finally:
         say("stopping")
         await asyncio.gather(*(system.stop() for system in systems.values()), return_exceptions=True)

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quick",
         action="store_true",
-        help=f"a smoke of about three minutes: one round, few requests, results in {_short(QUICK_RESULTS)}",
+        help=f"a smoke of three to four minutes: one round, few requests, results in {_short(QUICK_RESULTS)}",
     )
     return parser
 

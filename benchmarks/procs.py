@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -80,6 +82,25 @@ def send_signal(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             continue
+
+
+@contextlib.contextmanager
+def thaw_at_the_end() -> Iterator[Callable[[Iterable[int]], None]]:
+    """Hands out a function that takes the processes to continue when this process ends, in whatever way.
+
+    A stopped process does not see that its parent was killed, nor any other signal that would end it.
+    """
+    script = 'while read -r line; do pids=$line; done; test -z "$pids" || kill -CONT $pids 2>/dev/null'
+    argv = ["sh", "-c", script]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True, text=True) as watcher:
+        assert watcher.stdin is not None
+        pipe = watcher.stdin
+
+        def will_thaw(pids: Iterable[int]) -> None:
+            pipe.write(" ".join(map(str, pids)) + "\n")
+            pipe.flush()
+
+        yield will_thaw
 
 
 def _identity(pid: int) -> tuple[int, str] | None:

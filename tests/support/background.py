@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from support.deployment import Deployed, deployment
-from support.loops import run
+from support.loops import BACKGROUND, run
 
 LIMIT_S = 120.0
 
@@ -57,7 +57,7 @@ def served(**settings: Any) -> Iterator[Served]:
         finally:
             up.set()
 
-    runner = threading.Thread(target=thread, name="background deployment")
+    runner = threading.Thread(target=thread, name=BACKGROUND)
     runner.start()
     assert up.wait(20), "the deployment did not start within 20 s"
     try:

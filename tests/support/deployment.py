@@ -157,7 +157,7 @@ async def deployment(
     **worker: Any,
 ) -> AsyncIterator[Deployed]:
     """``workers`` mock workers and a frontend that knows them; ``worker`` holds settings of ``start_worker``."""
-    with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, _quick_discovery():
+    with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, quick_discovery():
         deployed = Deployed(Path(folder))
         try:
             for _ in range(workers):
@@ -200,6 +200,6 @@ async def http_client(url: str, **settings: Any) -> AsyncIterator[httpx.AsyncCli
 
 
 @contextlib.contextmanager
-def _quick_discovery() -> Iterator[None]:
+def quick_discovery() -> Iterator[None]:
     with patch.object(local, "SCAN_S", FAST_SCAN_S):
         yield

@@ -46,14 +46,15 @@ class Child:
 @asynccontextmanager
 async def child(*words: str, run_dir: Path, env: dict[str, str] | None = None) -> AsyncIterator[Child]:
     """Run ``triptych`` with ``words``; it is killed at the end of the block, whatever happened in it."""
-    with open(run_dir / f"{words[0]}-{os.urandom(3).hex()}.log", "wb") as log:
+    log = run_dir / f"{words[0]}-{os.urandom(3).hex()}.log"
+    with log.open("wb") as stderr:  # noqa: ASYNC230 (a local file, opened once)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "triptych",
             *words,
             stdout=asyncio.subprocess.PIPE,
-            stderr=log,
+            stderr=stderr,
             env={**CLEAN, "TRIPTYCH_RUN_DIR": str(run_dir), **(env or {})},
         )
     running = Child(process, "")
@@ -61,12 +62,14 @@ async def child(*words: str, run_dir: Path, env: dict[str, str] | None = None) -
         assert process.stdout is not None
         async with asyncio.timeout(READY_S):
             running.ready = (await process.stdout.readline()).decode()
-        assert running.ready.startswith("triptych: ready"), (
-            f"triptych {' '.join(words)} said {running.ready!r}:\n{Path(log.name).read_text()}"
-        )
+        assert running.ready.startswith("triptych: ready"), f"{words} said {running.ready!r}:\n{_text(log)}"
         yield running
     finally:
         await running.kill()
+
+
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace")
 
 
 def mock_worker(*words: str, engine: tuple[str, ...] = ()) -> tuple[str, ...]:

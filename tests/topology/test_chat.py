@@ -7,10 +7,10 @@ import io
 
 import pytest
 from PIL import Image
+
 from support.checkpoints import copy_demo, picture_url
 from support.deployment import deployment
 from support.loops import run
-
 from triptych.demo import MODEL_DIR
 from triptych.engines.mock import MockEngine
 
@@ -32,7 +32,16 @@ def test_the_shape_of_an_answer(demo):
 
 @pytest.mark.parametrize(
     "text",
-    ["plain", "  two  spaces  ", "line\n\n\nbreaks\t tabs\n", "héllo wörld", "👩‍👩‍👧‍👦🏳️‍🌈😀", "e\u0301 combining", "漢字かな", "\u200bzero"],
+    [
+        "plain",
+        "  two  spaces  ",
+        "line\n\n\nbreaks\t tabs\n",
+        "héllo wörld",
+        "👩‍👩‍👧‍👦🏳️‍🌈😀",
+        "e\u0301 combining",
+        "漢字かな",
+        "\u200bzero",
+    ],
 )
 def test_text_comes_through_as_it_is(demo, text):
     content = demo.chat(text).json()["choices"][0]["message"]["content"]

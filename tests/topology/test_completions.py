@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
 from support.checkpoints import sentencepiece_like, text_checkpoint
 from support.deployment import deployment
 from support.loops import run
 from support.sse import parse
-
 from triptych.demo import MODEL_DIR
 from triptych.processor.tokenizer import Tokenizer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from prometheus_client.parser import text_string_to_metric_families
+
 from support.deployment import deployment
 from support.loops import run, until_async
 

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 import openai
 import pytest
+
 from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
 from support.loops import run

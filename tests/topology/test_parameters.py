@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from support.checkpoints import copy_demo
 from support.deployment import deployment
 from support.loops import run
 from support.sse import parse
-
 from triptych.engines.mock import MockEngine
 
 

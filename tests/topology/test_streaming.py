@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from support.checkpoints import byte_level, text_checkpoint
 from support.deployment import deployment
 from support.loops import run

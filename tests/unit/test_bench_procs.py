@@ -67,7 +67,7 @@ def test_what_is_started_while_stopping_is_stopped_too(tmp_path: Path) -> None:
     async def main() -> None:
         child, _ = await start(tmp_path, "late")
         await child.stop(grace_s=0.3)
-        assert tree([child.pid]) == []
+        assert not [pid for pid in tree([child.pid]) if state(pid) not in ("", "Z")]
 
     asyncio.run(main())
 

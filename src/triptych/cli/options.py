@@ -21,7 +21,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _unwrap(hint: Any) -> tuple[Any, str]:
+def unwrap(hint: Any) -> tuple[Any, str]:
     """The plain type of an annotation and its description."""
     text = ""
     if get_origin(hint) is Annotated:
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, model: type[msgspec.Struct], sk
     for field in msgspec.structs.fields(model):
         if field.name in skip:
             continue
-        plain, text = _unwrap(hints[field.name])
+        plain, text = unwrap(hints[field.name])
         required = field.default is msgspec.NODEFAULT
         default = field.default.value if isinstance(field.default, Enum) else field.default
         note = "" if required or default in (None, "") else f" [{default}]"

@@ -135,7 +135,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
         "tie_word_embeddings": True,
         # A low base: pictures span a few positions only, so frequencies must be high
         # for the row and column parts to tell neighbouring patches apart.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [4, 6, 6]},
         **end,
     }
     vision = {

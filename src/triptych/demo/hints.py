@@ -30,6 +30,7 @@ class Hints:
     shape: NDArray[np.int64]  # (N,), 0 where there is no shape
     colour: NDArray[np.int64]  # (N,), 0 where there is no shape
     offset: NDArray[np.float32]  # (N, 2), from here to the shape's centre, in sides
+    place: NDArray[np.float32]  # (N, 2), the centre itself, in sides from the left and top
 
 
 def hints_of(scene: Scene, side: int) -> Hints:
@@ -43,6 +44,7 @@ def hints_of(scene: Scene, side: int) -> Hints:
     ys = np.arange(side / 2, height, side, dtype=np.float32)[:, None]
     shape = np.zeros((height // side, width // side), np.int64)
     colour, offset = shape.copy(), np.zeros((*shape.shape, 2), np.float32)
+    place = offset.copy()
     for item in scene.items:
         reach = item.radius if side == PATCH else side / 2
         inside = (np.abs(xs - item.x) <= reach) & (np.abs(ys - item.y) <= reach)
@@ -50,9 +52,11 @@ def hints_of(scene: Scene, side: int) -> Hints:
         colour[inside] = list(COLOURS).index(item.colour) + 1
         away = np.stack(np.broadcast_arrays(item.x - xs, item.y - ys), axis=-1) / side
         offset[inside] = away[inside]
+        place[inside] = (item.x / side, item.y / side)
+    grids = (shape, colour, offset, place)
     if side == PATCH:
-        shape, colour, offset = _in_blocks(shape), _in_blocks(colour), _in_blocks(offset)
-    return Hints(shape.reshape(-1), colour.reshape(-1), offset.reshape(-1, 2))
+        grids = tuple(_in_blocks(grid) for grid in grids)
+    return Hints(*(grid.reshape(-1, *grid.shape[2 if side != PATCH else 4 :]) for grid in grids))
 
 
 def _in_blocks(grid: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -67,6 +71,7 @@ def join_hints(parts: list[Hints]) -> Hints:
         np.concatenate([part.shape for part in parts]),
         np.concatenate([part.colour for part in parts]),
         np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.place for part in parts]),
     )
 
 
@@ -81,3 +86,11 @@ def hint_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
     loss = cross_entropy(shape, wanted) + cross_entropy(colour, torch.from_numpy(hints.colour))
     distance = (offset - torch.from_numpy(hints.offset)).abs().sum(-1)
     return loss + distance[wanted > 0].mean()
+
+
+def place_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
+    """How far a head's (N, 2) output is from the centres, where there are any."""
+    import torch
+
+    distance = (output - torch.from_numpy(hints.place)).abs().sum(-1)
+    return distance[torch.from_numpy(hints.shape) > 0].mean()

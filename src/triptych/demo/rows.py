@@ -111,7 +111,7 @@ class BatchMaker:
     def make(self, pictures: int, questions: int = 4) -> Batch:
         """A batch of ``pictures`` rows."""
         rng = self._rng
-        layout = rng.choices((self._parallel, self._dialogue, self._picture_last), (75, 15, 10))[0]
+        layout = rng.choices((self._parallel, self._dialogue, self._picture_last), (84, 10, 6))[0]
         system = rng.random() < 0.1
         scenes = self._scenes(pictures)
         rows = [layout(scene, self._questions(scene, questions), system) for scene in scenes]
@@ -128,7 +128,7 @@ class BatchMaker:
 
     def _questions(self, scene: Scene, count: int) -> list[tuple[str, str]]:
         rng = self._rng
-        kinds = rng.sample(KINDS, len(KINDS))
+        kinds = rng.sample((*KINDS, "position", "position", "colour"), len(KINDS) + 3)
         pairs = [pair for kind in kinds if (pair := ask(scene, kind, rng))][:count]
         return [(self._careless(question), answer) for question, answer in pairs]
 

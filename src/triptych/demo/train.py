@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triptych.demo.checkpoint import build_config, build_processor, load_vision_operators
-from triptych.demo.hints import CHANNELS, hint_loss
+from triptych.demo.hints import CHANNELS, hint_loss, place_loss
 from triptych.demo.rows import Batch, BatchMaker, Pictures
 from triptych.demo.shapes import EVALUATION_SEED_START
 from triptych.demo.tower import look, whiten_patches
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 WARM_UP_STEPS = 150
 HINT_WEIGHT = 0.5
+PLACING_LAYERS = (1, 2)  # of the language model, whose picture tokens learn where they are
 
 
 def learning_rate(done: float, steps_in: int, peak: float) -> float:
@@ -44,7 +45,9 @@ def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
     from torch.nn import LayerNorm, Linear, ModuleList, Sequential
 
     width, tokens_width = config.vision_config.embed_dim, config.vision_config.hidden_size
-    return ModuleList([Sequential(LayerNorm(width), Linear(width, CHANNELS)), Linear(tokens_width, CHANNELS)])
+    looking = [Sequential(LayerNorm(width), Linear(width, CHANNELS)), Linear(tokens_width, CHANNELS)]
+    placing = [Sequential(LayerNorm(tokens_width), Linear(tokens_width, 2)) for _ in PLACING_LAYERS]
+    return ModuleList(looking + placing)
 
 
 def see(
@@ -59,22 +62,36 @@ def see(
     return tokens, loss + hint_loss(heads[1](tokens), pictures.cell_hints)
 
 
-def read(model: Qwen2VLForConditionalGeneration, pictures: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, float]:
-    """Cross-entropy over the answer tokens, and the share predicted rightly."""
+def read(
+    model: Qwen2VLForConditionalGeneration,
+    heads: torch.nn.ModuleList,
+    pictures: torch.Tensor,
+    batch: Batch,
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Cross-entropy over answer tokens, loss of the places, share of tokens predicted rightly.
+
+    The vision tower knows relative positions only, so it is the language model's first
+    layers that must tell each picture token where it is.
+    """
     import torch
 
     tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
-    places = (tokens == model.config.image_token_id)[..., None]
-    hidden = model.model.language_model(
-        inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(places, pictures),
+    shown = tokens == model.config.image_token_id
+    output = model.model.language_model(
+        inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(shown[..., None], pictures),
         attention_mask=torch.from_numpy(batch.visible)[:, None],
         position_ids=torch.from_numpy(batch.positions),
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    )
+    place = sum(
+        place_loss(head(output.hidden_states[layer][shown]), batch.pictures.cell_hints)
+        for layer, head in zip(PLACING_LAYERS, heads[2:], strict=True)
+    )
     asked = targets >= 0
-    logits = model.lm_head(hidden[asked])
+    logits = model.lm_head(output.last_hidden_state[asked])
     loss = torch.nn.functional.cross_entropy(logits, targets[asked])
-    return loss, (logits.argmax(-1) == targets[asked]).float().mean().item()
+    return loss, place, (logits.argmax(-1) == targets[asked]).float().mean().item()
 
 
 def export(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, folder: Path) -> None:
@@ -162,7 +179,7 @@ def run_steps(
     import torch
 
     started = time.monotonic()
-    totals = [0.0, 0.0, 0.0]
+    totals = [0.0] * 4
     for step in range(first, args.steps):
         minutes = (time.monotonic() - started) / 60
         progress = max(step / args.steps, minutes / args.minutes)
@@ -176,11 +193,12 @@ def run_steps(
         if reading:
             batch = maker.make(args.batch)
             pictures, hint = see(model, heads, batch.pictures)
-            loss, right = read(model, pictures, batch)
-            total, values = loss + HINT_WEIGHT * hint, (loss.item(), hint.item(), right)
+            loss, place, right = read(model, heads, pictures, batch)
+            total = loss + HINT_WEIGHT * (hint + place)
+            values = (loss.item(), hint.item(), place.item(), right)
         else:
             _, total = see(model, heads, maker.make_pictures(args.batch))
-            values = (0.0, total.item(), 0.0)
+            values = (0.0, total.item(), 0.0, 0.0)
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -189,16 +207,16 @@ def run_steps(
         done = step + 1
         if done % args.report_every == 0:
             report(done, [t / args.report_every for t in totals], started, progress)
-            totals = [0.0, 0.0, 0.0]
+            totals = [0.0] * 4
         if done % args.save_every == 0:
             export(model, processor, args.out)
             save_state(state_file, optimiser, heads, done)
 
 
 def report(done: int, means: list[float], started: float, progress: float) -> None:
-    loss, hint, right = means
+    loss, hint, place, right = means
     print(
-        f"step {done}: loss {loss:.4f}, hints {hint:.4f}, tokens right {right:.4f}, "
+        f"step {done}: loss {loss:.4f}, hints {hint:.4f}, places {place:.4f}, tokens right {right:.4f}, "
         f"{time.monotonic() - started:.0f} s, {progress:.0%}",
         flush=True,
     )

@@ -18,6 +18,8 @@ COMPLETION_MAX_TOKENS = 16
 """OpenAI's default of ``max_tokens`` for plain completions."""
 MAX_LOGIT_BIASES = 1024
 _FROM_GENERATION_CONFIG = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_INT32_MAX = (1 << 31) - 1
+"""What engines hold counts in."""
 _SEED_RANGE = (-(1 << 63), (1 << 63) - 1)
 
 
@@ -30,24 +32,22 @@ class Bounds:
     open_low: bool = False
 
     def check(self, name: str, value: float | None) -> None:
-        if value is None:
-            return
-        below = value <= self.low if self.open_low else value < self.low
-        if below or value > self.high or math.isnan(value):
-            opening = "above" if self.open_low else "at least"
-            ceiling = "" if self.high == math.inf else f" and at most {self.high:g}"
-            raise BadRequest(f"{name} must be {opening} {self.low:g}{ceiling}, not {value:g}", param=name)
+        if value is None or self.low < value <= self.high or (value == self.low and not self.open_low):
+            return  # NaN compares as false, and an int too large for a float compares as it should
+        opening = "above" if self.open_low else "at least"
+        ceiling = "" if self.high == math.inf else f" and at most {self.high}"
+        raise BadRequest(f"{name} must be {opening} {self.low}{ceiling}", param=name)
 
 
 _BOUNDS = {
     "temperature": Bounds(0, 2),
     "top_p": Bounds(0, 1, open_low=True),
     "min_p": Bounds(0, 1),
-    "top_k": Bounds(-1, math.inf),
+    "top_k": Bounds(-1, _INT32_MAX),
     "presence_penalty": Bounds(-2, 2),
     "frequency_penalty": Bounds(-2, 2),
     "repetition_penalty": Bounds(0, math.inf, open_low=True),
-    "min_tokens": Bounds(0, math.inf),
+    "min_tokens": Bounds(0, _INT32_MAX),
     "seed": Bounds(*_SEED_RANGE),
 }
 

@@ -71,6 +71,7 @@ class LocalDiscovery:
         if run_dir.stat().st_uid != os.getuid():
             raise ConfigError(f"run directory {run_dir} belongs to another user; choose one with --run-dir")
         self._decoder = msgspec.json.Decoder(Instance)
+        self._ignored: set[tuple[str, int]] = set()
 
     async def register(self, instance: Instance) -> LocalLease:
         lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance))
@@ -96,13 +97,20 @@ class LocalDiscovery:
                 if suffix != ".json":
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.stat().st_mtime >= oldest and (instance := known.get(key) or self._read(entry.path)):
+                    if entry.stat().st_mtime >= oldest and (instance := known.get(key) or self._read(entry)):
                         found[key] = instance
         return found
 
-    def _read(self, path: str) -> Instance | None:
+    def _read(self, entry: os.DirEntry[str]) -> Instance | None:
+        """What the file says; None, with one warning as long as it stays, for what is no instance."""
+        mark = (entry.name, entry.inode())
+        if mark in self._ignored:
+            return None
         try:
-            return self._decoder.decode(Path(path).read_bytes())
-        except msgspec.MsgspecError as error:
-            log.warning("ignoring %s, which is no instance of this version: %s", path, error)
+            return self._decoder.decode(Path(entry.path).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            self._ignored.add(mark)
+            log.warning("ignoring %s, which is no instance of this version: %s", entry.path, error)
             return None

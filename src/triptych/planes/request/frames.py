@@ -11,6 +11,7 @@ client opens with HELLO and numbers its streams; every other frame belongs to on
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 
 import msgspec
@@ -67,25 +68,24 @@ def split_call(payload: bytes) -> tuple[str, bytes]:
 
 
 class FrameReader:
-    """Cuts a byte stream into frames. ``limit_bytes`` bounds one payload and may be raised later."""
+    """Cuts a byte stream into frames. ``limit_bytes`` bounds one payload and may be raised between frames."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._pending = bytearray()
         self._wanted = HEADER.size
 
-    def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        """Complete frames as (type, stream, payload), in order. Raises FrameError over the limit."""
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """Complete frames as (type, stream, payload), in order. Raises FrameError over the limit.
+
+        Frames are cut as they are asked for, so that a limit raised by one holds for the next.
+        """
         if self._pending:
             self._pending += data
             if len(self._pending) < self._wanted:
-                return []
+                return
             data = bytes(self._pending)
             self._pending.clear()
-        return self._cut(data)
-
-    def _cut(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        frames: list[tuple[int, int, bytes]] = []
         position, size, head = 0, len(data), HEADER.size
         while size - position >= head:
             length, kind, stream = HEADER.unpack_from(data, position)
@@ -94,11 +94,10 @@ class FrameReader:
             end = position + head + length
             if end > size:
                 self._keep(data, position, head + length)
-                return frames
-            frames.append((kind, stream, data[position + head : end]))
+                return
+            yield kind, stream, data[position + head : end]
             position = end
         self._keep(data, position, head)
-        return frames
 
     def _keep(self, data: bytes, position: int, wanted: int) -> None:
         if position < len(data):

@@ -11,7 +11,7 @@ import msgspec
 from triptych.contracts.errors import DeadlineExceeded, TriptychError, WireError, WorkerLost, from_wire
 from triptych.planes.request import frames
 from triptych.planes.request.connection import Connection
-from triptych.planes.request.frames import Type, pack, pack_call
+from triptych.planes.request.frames import FrameError, Type, pack, pack_call
 
 CONNECT_TIMEOUT_S = 5.0
 _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
@@ -37,11 +37,18 @@ class _ClientConnection(Connection):
         elif kind == Type.END:
             call.finish(None)
         elif kind == Type.ERROR:
-            call.finish(from_wire(_WIRE_ERROR.decode(payload)))
+            call.finish(_error_in(payload))
 
     def on_closed(self) -> None:
         for call in list(self.calls.values()):
             call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
+
+
+def _error_in(payload: bytes) -> TriptychError:
+    try:
+        return from_wire(_WIRE_ERROR.decode(payload))
+    except msgspec.MsgspecError:
+        raise FrameError("malformed error") from None
 
 
 class TcpCall:

@@ -1,0 +1,67 @@
+"""Write docs/configuration.md's tables from the configuration models: ``python scripts/flags.py``.
+
+A test runs this with ``--check``, so that the page cannot say what ``--help`` does not.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+
+from triptych.cli.options import flag, unwrap
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+MARK = "<!-- flags below are written by scripts/flags.py -->\n"
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "Frontend: `triptych frontend`, and `frontend:` in a graph": FrontendConfig,
+    "Worker: `triptych worker`, and each entry of `workers:` in a graph": WorkerConfig,
+    "Media limits: frontend and worker": MediaLimits,
+    "Planes: frontend and worker": PlaneConfig,
+}
+
+
+def table(model: type[msgspec.Struct]) -> str:
+    rows = ["| flag | default | meaning |", "|---|---|---|"]
+    hints = get_type_hints(model, include_extras=True)
+    for field in msgspec.structs.fields(model):
+        _, text = unwrap(hints[field.name])
+        rows.append(f"| `{flag(field.name)}` | {_default(field.default)} | {text} |")
+    return "\n".join(rows)
+
+
+def _default(value: object) -> str:
+    if value is msgspec.NODEFAULT:
+        return "required"
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"`{value.value if isinstance(value, Enum) else value}`"
+
+
+def page(current: str) -> str:
+    head = current.partition(MARK)[0]
+    tables = "\n\n".join(f"## {title}\n\n{table(model)}" for title, model in SECTIONS.items())
+    return f"{head}{MARK}\n{tables}\n"
+
+
+def main() -> int:
+    current = PAGE.read_text(encoding="utf-8")
+    wanted = page(current)
+    if "--check" not in sys.argv:
+        PAGE.write_text(wanted, encoding="utf-8")
+        return 0
+    if current != wanted:
+        print("docs/configuration.md is not what the configuration says: run `python scripts/flags.py`")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,88 @@
+"""Back ends under the contract suites. Another back end is one more entry here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.deployment import quick_discovery
+
+from triptych.planes.discovery.base import Discovery
+from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.request.base import Call, Handler, RequestClient, RequestServer
+from triptych.planes.request.tcp_client import TcpRequestClient
+from triptych.planes.request.tcp_server import TcpRequestServer
+
+
+@dataclass
+class Line:
+    """A server with handlers, and a client of it."""
+
+    server: RequestServer
+    client: RequestClient
+    host: str
+    port: int
+
+    def call(self, payload: bytes = b"", endpoint: str = "work", silence_s: float = 20.0) -> Call:
+        return self.client.call(self.host, self.port, endpoint, payload, silence_s=silence_s)
+
+    async def all(self, payload: bytes = b"", **settings: Any) -> list[bytes]:
+        async with self.call(payload, **settings) as call:
+            return [item async for batch in call for item in batch]
+
+
+class TcpPlane:
+    """The TCP back end."""
+
+    def server(self, *, max_in_flight: int = 1000, token: str | None = None) -> TcpRequestServer:
+        return TcpRequestServer("127.0.0.1", 0, max_in_flight=max_in_flight, token=token)
+
+    def client(self, token: str | None = None) -> TcpRequestClient:
+        return TcpRequestClient(token)
+
+    def cut(self, line: Line) -> None:
+        """Break every connection without a word."""
+        for connection in list(line.server.connections):  # type: ignore[attr-defined]
+            connection.abort()
+
+    @asynccontextmanager
+    async def line(self, handler: Handler, *, client_token: str | None = None, **server: Any) -> AsyncIterator[Line]:
+        """``handler`` as the endpoint ``work``, until the end of the block."""
+        answering, calling = self.server(**server), self.client(client_token)
+        try:
+            host, port = await answering.start({"work": handler})
+            yield Line(answering, calling, host, port)
+        finally:
+            await calling.close()
+            await answering.close()
+
+
+@pytest.fixture(params=[TcpPlane], ids=["tcp"])
+def plane(request: pytest.FixtureRequest) -> TcpPlane:
+    return request.param()
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def loop(request: pytest.FixtureRequest) -> str:
+    """Both event loops: workers may run on either."""
+    return request.param
+
+
+class LocalPlane:
+    """Discovery by files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def discovery(self, namespace: str = "default") -> Discovery:
+        return LocalDiscovery(self.folder, namespace)
+
+
+@pytest.fixture(params=[LocalPlane], ids=["local"])
+def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> LocalPlane:
+    with quick_discovery():
+        yield request.param(tmp_path / "run")

@@ -1,0 +1,77 @@
+"""What every back end of discovery must do (``planes.discovery.base``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from support.instances import instance
+from support.loops import run
+
+
+@contextlib.asynccontextmanager
+async def watching(discovery):
+    """``async seen(ids)``: wait for the snapshot with exactly these ids, and return it."""
+    snapshots = discovery.watch()
+
+    async def seen(*ids):
+        async with asyncio.timeout(10):
+            async for snapshot in snapshots:
+                if tuple(one.id for one in snapshot) == tuple(sorted(ids)):
+                    return snapshot
+        raise AssertionError("the watch ended")
+
+    try:
+        yield seen
+    finally:
+        await snapshots.aclose()
+
+
+def test_the_first_snapshot_comes_at_once_also_when_empty(discovery_plane):
+    async def main():
+        async with watching(discovery_plane.discovery()) as seen:
+            assert await seen() == ()
+
+    run(main())
+
+
+def test_instances_appear_and_are_withdrawn(discovery_plane):
+    async def main():
+        discovery = discovery_plane.discovery()
+        async with watching(discovery) as seen:
+            await seen()
+            first, second = instance("b"), instance("a")
+            lease = await discovery.register(first)
+            assert await seen("b") == (first,)
+            other = await discovery_plane.discovery().register(second)
+            assert await seen("a", "b") == (second, first), "sorted by id"
+            await lease.withdraw()
+            await seen("a")
+            await lease.withdraw()
+            await other.withdraw()
+            await seen()
+
+    run(main())
+
+
+def test_who_comes_later_sees_who_is_there(discovery_plane):
+    async def main():
+        lease = await discovery_plane.discovery().register(instance("one"))
+        async with watching(discovery_plane.discovery()) as seen:
+            assert await seen("one") == (instance("one"),)
+        await lease.withdraw()
+
+    run(main())
+
+
+def test_namespaces_do_not_see_each_other(discovery_plane):
+    async def main():
+        here, there = discovery_plane.discovery("here"), discovery_plane.discovery("there")
+        leases = [await here.register(instance("mine")), await there.register(instance("yours"))]
+        async with watching(here) as seen_here, watching(there) as seen_there:
+            await seen_here("mine")
+            await seen_there("yours")
+        for lease in leases:
+            await lease.withdraw()
+
+    run(main())

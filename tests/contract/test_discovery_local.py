@@ -1,0 +1,127 @@
+"""Discovery by files: what becomes of the files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import pytest
+from support.instances import instance
+from support.loops import run, until
+from test_discovery import watching
+
+from triptych.contracts.errors import ConfigError
+from triptych.planes.discovery import local
+from triptych.planes.discovery.local import LocalDiscovery
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(local, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(local, "SCAN_S", 0.02)
+    monkeypatch.setattr(local, "STALE_S", 0.3)
+
+
+def file_of(folder, id):
+    return folder / "default" / "instances" / f"{id}.json"
+
+
+def test_the_owner_of_a_stale_file_was_killed(tmp_path, quick):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        lease = await discovery.register(instance("killed"))
+        async with watching(discovery) as seen:
+            await seen("killed")
+            await lease._tasks.close()  # its heart stops, its file stays
+            await seen()
+        assert file_of(tmp_path, "killed").exists()
+        await lease.withdraw()
+
+    run(main())
+
+
+def test_a_file_that_is_kept_fresh_stays(tmp_path, quick):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        lease = await discovery.register(instance("alive"))
+        begun = time.monotonic()
+        before = file_of(tmp_path, "alive").stat().st_mtime_ns
+        await until(lambda: time.monotonic() - begun > 0.6, "twice the limit passed")
+        assert file_of(tmp_path, "alive").stat().st_mtime_ns > before
+        async with watching(discovery) as seen:
+            await seen("alive")
+        await lease.withdraw()
+
+    run(main())
+
+
+def test_a_removed_file_is_written_again(tmp_path, quick):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        lease = await discovery.register(instance("back"))
+        file_of(tmp_path, "back").unlink()
+        async with watching(discovery) as seen:
+            assert await seen("back") == (instance("back"),)
+        for path in (file_of(tmp_path, "back"), file_of(tmp_path, "back").parent):
+            path.unlink() if path.is_file() else path.rmdir()
+        await until(lambda: file_of(tmp_path, "back").exists(), "the folder and the file are there again")
+        await lease.withdraw()
+        assert not file_of(tmp_path, "back").exists()
+
+    run(main())
+
+
+def test_files_that_are_no_instances_are_ignored(tmp_path, quick, caplog):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        folder = file_of(tmp_path, "x").parent
+        (folder / "junk.json").write_bytes(b"\xff{")
+        (folder / "empty.json").write_bytes(b"")
+        (folder / "other.json").write_text('{"id": 5}')
+        (folder / "half.part").write_text("{")
+        (folder / "notes.txt").write_text("hello")
+        (folder / "folder.json").mkdir()
+        lease = await discovery.register(instance("good"))
+        async with watching(discovery) as seen:
+            assert await seen("good") == (instance("good"),)
+        await lease.withdraw()
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert "junk.json" in caplog.text
+
+
+def test_junk_is_complained_about_once(tmp_path, quick, caplog):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        (file_of(tmp_path, "x").parent / "junk.json").write_text("{")
+        async with watching(discovery) as seen:
+            await seen()
+            lease = await discovery.register(instance("good"))
+            await seen("good")
+            await lease.withdraw()
+            await seen()
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert caplog.text.count("junk.json") == 1, "not at every scan"
+
+
+def test_only_this_user_can_look_into_the_run_directory(tmp_path):
+    LocalDiscovery(tmp_path / "run", "default")
+    assert (tmp_path / "run").stat().st_mode & 0o077 == 0
+
+
+def test_a_run_directory_of_another_user_is_refused(tmp_path, monkeypatch):
+    other = os.getuid() + 1
+    monkeypatch.setattr(local.os, "getuid", lambda: other)
+    with pytest.raises(ConfigError, match="another user; choose one with --run-dir"):
+        LocalDiscovery(tmp_path, "default")
+
+
+def test_an_unusable_run_directory_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used") as caught:
+        LocalDiscovery(tmp_path / "file" / "run", "default")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,263 @@
+"""The TCP request plane against peers that do not keep to the protocol, or stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import struct
+import time
+
+import msgspec
+import pytest
+from support.loops import run, until
+from support.raw_http import connected
+from test_request_plane import Watched, count, echo
+
+from triptych.contracts.errors import ConfigError, WorkerLost
+from triptych.planes.request import connection, frames
+from triptych.planes.request.frames import Hello, Type, pack, pack_call
+from triptych.planes.request.tcp_client import TcpRequestClient
+from triptych.planes.request.tcp_server import TcpRequestServer
+
+HELLO = pack(Type.HELLO, 0, msgspec.msgpack.encode(Hello(frames.VERSION)))
+HEADER = struct.Struct(">IBI")
+
+
+async def closed_by_peer(port, data, limit_s=5.0):
+    """Whether the server closes the connection after ``data``; what it said before that."""
+    async with connected(port) as (reader, writer):
+        writer.write(data)
+        async with asyncio.timeout(limit_s):
+            with contextlib.suppress(ConnectionResetError):
+                return await reader.read()
+    return b""
+
+
+MALFORMED = {
+    "no hello": pack_call(1, "work", b"x"),
+    "hello of another version": pack(Type.HELLO, 0, msgspec.msgpack.encode(Hello(99))),
+    "hello that is no msgpack": pack(Type.HELLO, 0, b"\xc1\xc1"),
+    "hello that is another struct": pack(Type.HELLO, 0, msgspec.msgpack.encode({"a": 1})),
+    "hello over its limit": pack(Type.HELLO, 0, bytes(5000)),
+    "http": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+    "oversize frame": HELLO + HEADER.pack(0xFFFF_FFFF, Type.CALL, 1),
+    "empty call": HELLO + pack(Type.CALL, 1),
+    "call whose name is cut": HELLO + pack(Type.CALL, 1, b"\xffwork"),
+    "name that is no text": HELLO + pack(Type.CALL, 1, b"\x02\xff\xfe"),
+    "stream opened twice": HELLO + pack_call(1, "wait", b"") + pack_call(1, "wait", b""),
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+def test_a_peer_that_breaks_the_protocol_loses_its_connection_only(plane, loop, data):
+    async def main():
+        async with plane.line(count) as line:
+            line.server._handlers["wait"] = Watched(0)
+            async with line.call(b"3000") as good:
+                got = await anext(good)
+                assert await closed_by_peer(line.port, data) == b""
+                async for batch in good:
+                    got += batch
+            assert len(got) == 3000, "the others go on"
+            await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
+
+    run(main(), loop=loop)
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_random_bytes(plane, loop, greeted):
+    rng = random.Random(3)
+
+    async def main():
+        async with plane.line(echo) as line:
+
+            async def noise():
+                async with connected(line.port) as (reader, writer):
+                    writer.write(HELLO * greeted + rng.randbytes(rng.randrange(1, 3000)))
+                    writer.write_eof()
+                    async with asyncio.timeout(5):
+                        with contextlib.suppress(ConnectionResetError):
+                            await reader.read()
+
+            for _ in range(5):
+                await asyncio.gather(*(noise() for _ in range(10)), line.all(b"good"))
+            assert await line.all(b"good") == [b"good"]
+            await until(lambda: len(line.server.connections) == 1, "broken connections are forgotten")
+
+    run(main(), loop=loop)
+
+
+def test_frames_mangled_one_byte_at_a_time(plane):
+    """Valid traffic with one byte changed: the server may refuse or answer it, and lives on."""
+    rng = random.Random(5)
+    traffic = HELLO + pack_call(1, "work", b"payload") + pack(Type.CREDIT, 1, b"\0\0\0\1") + pack(Type.CANCEL, 1)
+
+    async def main():
+        async with plane.line(echo) as line:
+            for _ in range(60):
+                data = bytearray(traffic)
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+                async with connected(line.port) as (_, writer):
+                    writer.write(bytes(data))
+                    await writer.drain()
+            assert await line.all(b"good") == [b"good"]
+            await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
+
+    run(main())
+
+
+@pytest.mark.parametrize("cut", [1, 5, 9, 12])
+def test_a_truncated_frame_then_nothing(plane, cut):
+    async def main():
+        async with plane.line(echo) as line:
+            async with connected(line.port) as (_, writer):
+                writer.write(HELLO + pack_call(1, "work", bytes(100))[:cut])
+                await writer.drain()
+                assert await line.all(b"good") == [b"good"]
+            await until(lambda: len(line.server.connections) == 1, "the half frame went with its connection")
+
+    run(main())
+
+
+def test_frames_in_single_bytes_are_put_together(plane, loop):
+    async def main():
+        async with plane.line(echo) as line, connected(line.port) as (reader, writer):
+            for byte in HELLO + pack_call(7, "work", b"slow"):
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+            length, kind, stream = HEADER.unpack(await reader.readexactly(9))
+            assert (kind, stream, await reader.readexactly(length)) == (Type.DATA, 7, b"slow")
+            assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.END, 7)
+
+    run(main(), loop=loop)
+
+
+def test_frames_of_unknown_streams_and_types_are_ignored(plane):
+    async def main():
+        async with plane.line(echo) as line, connected(line.port) as (reader, writer):
+            writer.write(HELLO + pack(Type.CANCEL, 99) + pack(Type.CREDIT, 98, b"\0\0\0\1"))
+            writer.write(HEADER.pack(3, 77, 0) + b"new" + pack(Type.PING, 0))
+            assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.PONG, 0)
+
+    run(main())
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.25)
+
+
+def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatient, loop):
+    """It accepts, and never says a word: a stopped process, or a host that is gone."""
+
+    async def main():
+        held = []
+
+        async def frozen(reader, writer):
+            held.append(writer)
+
+        server = await asyncio.start_server(frozen, "127.0.0.1", 0)
+        client = TcpRequestClient()
+        begun = time.monotonic()
+        with pytest.raises(WorkerLost):
+            async with client.call("127.0.0.1", server.sockets[0].getsockname()[1], "x", b"", silence_s=60) as call:
+                await anext(call)
+        assert time.monotonic() - begun < 3
+        await client.close()
+        server.close()
+        for writer in held:
+            writer.transport.abort()
+
+    run(main(), loop=loop)
+
+
+def test_a_frozen_client_frees_the_worker(plane, impatient):
+    async def main():
+        handler = Watched(1)
+        async with plane.line(handler) as line, connected(line.port) as (_, writer):
+            writer.write(HELLO + pack_call(1, "work", b""))
+            await until(lambda: handler.started, "the call arrived")
+            await handler.ended()
+
+    run(main())
+
+
+def test_a_quiet_but_living_peer_is_kept(plane, impatient, loop):
+    async def slow(payload):
+        await asyncio.sleep(0.7)
+        yield b"late"
+
+    async def main():
+        async with plane.line(slow) as line:
+            assert await line.all() == [b"late"]
+            assert len(line.server.connections) == 1
+
+    run(main(), loop=loop)
+
+
+def test_a_malformed_answer_is_a_lost_worker(loop):
+    async def main():
+        held = []
+
+        async def junk(reader, writer):
+            held.append(writer)
+            await reader.readexactly(9)
+            writer.write(HEADER.pack(3, Type.ERROR, 1) + b"\xc1\xc1\xc1")
+
+        server = await asyncio.start_server(junk, "127.0.0.1", 0)
+        client = TcpRequestClient()
+        with pytest.raises(WorkerLost):
+            async with client.call("127.0.0.1", server.sockets[0].getsockname()[1], "x", b"", silence_s=5) as call:
+                await anext(call)
+        await client.close()
+        server.close()
+        held[0].transport.abort()
+
+    run(main(), loop=loop)
+
+
+def test_one_connection_carries_all_calls_to_a_peer(plane):
+    async def main():
+        async with plane.line(echo) as line:
+            await asyncio.gather(*(line.all(b"x") for _ in range(20)))
+            assert len(line.server.connections) == 1
+
+    run(main())
+
+
+def test_forgetting_a_peer_ends_its_calls(plane):
+    async def main():
+        handler = Watched(0)
+        async with plane.line(handler) as line:
+            task = asyncio.create_task(line.all())
+            await until(lambda: handler.started, "the call arrived")
+            line.client.forget(line.host, line.port)
+            with pytest.raises(WorkerLost):
+                await task
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "worker.example"])
+def test_an_address_off_loopback_needs_a_token(host):
+    with pytest.raises(ConfigError, match="TRIPTYCH_TOKEN"):
+        TcpRequestServer(host, 0, max_in_flight=1)
+    TcpRequestServer(host, 0, max_in_flight=1, token="secret")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_none(host):
+    TcpRequestServer(host, 0, max_in_flight=1)
+
+
+def test_a_port_that_is_taken_is_one_line(plane):
+    async def main():
+        async with plane.line(echo) as line:
+            second = TcpRequestServer("127.0.0.1", line.port, max_in_flight=1)
+            with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{line.port}"):
+                await second.start({})
+            await second.close()
+
+    run(main())

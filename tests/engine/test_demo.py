@@ -1,0 +1,110 @@
+"""The shipped demo model as `triptych up examples/epd.yaml` serves it; and what happens when its engine dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from engine_support import Served
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Served]:
+    deployment = Served(ROOT / "examples" / "epd.yaml", "demo")
+    yield deployment
+    deployment.stop()
+
+
+def test_a_thousand_unseen_pictures(demo: Served) -> None:
+    """At least 98 % exact answers, as served; the tool prints what share of each kind was right."""
+    command = [sys.executable, "-m", "triptych.demo.evaluate", "--url", demo.url, "--served-model", "demo"]
+    run = subprocess.run(
+        [*command, "--count", "1000", "--concurrency", "16", "--at-least", "0.98"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_dead_engine_ends_streams_with_an_error_and_is_replaced(demo: Served) -> None:
+    base = demo.url.removesuffix("/v1")
+    body = {
+        "model": "demo",
+        "stream": True,
+        "ignore_eos": True,
+        "max_tokens": 3000,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
+    with (
+        httpx.Client(base_url=base, timeout=60) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        events = (line for line in answer.iter_lines() if line)
+        assert "chat.completion.chunk" in next(events)
+        os.kill(_engine_core(demo.process.pid), signal.SIGKILL)
+        *_, last, done = events
+        assert json.loads(last.removeprefix("data: "))["error"]["type"] == "service_unavailable"
+        assert done == "data: [DONE]"
+        _until_ready_again(http)
+        whole = http.post("/v1/chat/completions", json={**body, "stream": False, "max_tokens": 3})
+        assert whole.status_code == 200, whole.text
+        assert whole.json()["usage"]["completion_tokens"] == 3
+
+
+def test_stopping_is_quick_and_leaves_nothing(demo: Served) -> None:
+    family = _descendants(demo.process.pid)
+    assert len(family) >= 3, "a frontend, a worker and its engine are expected to run"
+    begun = time.monotonic()
+    demo.stop()
+    assert time.monotonic() - begun < 10
+    left = [Path(f"/proc/{pid}/stat") for pid in family]
+    states = [stat.read_text().rpartition(")")[2].split()[0] for stat in left if stat.exists()]
+    assert set(states) <= {"Z"}, "only what init has yet to collect may be left"
+
+
+def _until_ready_again(http: httpx.Client, limit_s: float = 120) -> None:
+    """Until the worker that died is out of the list, and another is in it."""
+    deadline = time.monotonic() + limit_s
+    http.post("/v1/completions", json={"model": "demo", "prompt": "x", "max_tokens": 1})
+    while http.get("/ready").status_code != 200 or not _answers(http):
+        assert time.monotonic() < deadline, "no new worker took over"
+        time.sleep(0.2)
+
+
+def _answers(http: httpx.Client) -> bool:
+    return http.post("/v1/completions", json={"model": "demo", "prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+def _descendants(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        found.extend(direct := children.get(todo.pop(), []))
+        todo.extend(direct)
+    return found
+
+
+def _engine_core(pid: int) -> int:
+    for child in _descendants(pid):
+        if re.search(r"EngineCore", Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")):
+            return child
+    raise AssertionError("vLLM's engine process was not found")

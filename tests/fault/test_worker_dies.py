@@ -1,0 +1,294 @@
+"""A worker that is killed, breaks off or stops: every request still ends, with an answer or one clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+
+from support.checkpoints import copy_demo
+from support.deployment import chat_body, deployment
+from support.loops import run, until
+from support.processes import child, mock_worker
+from support.raw_http import connected, post, response
+from support.sse import parse
+
+from triptych.planes.discovery import local
+
+
+async def reading(response_bytes, marker=b"data: ", count=1):
+    """Lines of a streamed response as far as ``count`` events."""
+    seen = b""
+    async for chunk in response_bytes:
+        seen += chunk
+        if seen.count(marker) >= count:
+            return seen
+    raise AssertionError(f"the stream ended early: {seen!r}")
+
+
+def check_unavailable(answer):
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) >= 1, "503 says when to try again"
+    error = answer.json()["error"]
+    assert error["type"] == "service_unavailable"
+    return error
+
+
+def test_killed_in_the_middle_of_streams():
+    """``kill -9``: each stream ends in one error event and [DONE]; the other worker's streams go on."""
+
+    async def main():
+        async with deployment(workers=0) as d:
+            slow = ("--itl-ms", "5")
+            async with (
+                child(*mock_worker("--name", "doomed", engine=slow), run_dir=d.run_dir) as doomed,
+                child(*mock_worker("--name", "good", engine=slow), run_dir=d.run_dir),
+            ):
+                await _instances(d, 2)
+
+                async def one(number):
+                    async with d.http.stream(
+                        "POST",
+                        "/v1/chat/completions",
+                        json=chat_body(f"{number}", stream=True, ignore_eos=True, max_tokens=60),
+                    ) as answer:
+                        events = answer.aiter_raw()
+                        seen = await reading(events)
+                        started.append(number)
+                        return parse(seen + b"".join([chunk async for chunk in events]))
+
+                started = []
+                tasks = [asyncio.create_task(one(number)) for number in range(8)]
+                await until(lambda: len(started) == 8, "all streams are under way")
+                doomed.signal(signal.SIGKILL)
+                streams = await asyncio.gather(*tasks)
+                broken = [stream for stream in streams if stream.error]
+                assert len(broken) == 4, "the least loaded was picked, so each worker had half of them"
+                for stream in broken:
+                    assert stream.error["code"] == "worker_lost"
+                    assert stream.error["type"] == "service_unavailable"
+                    assert stream.done
+                    assert stream.finish_reason() is None
+                for stream in streams:
+                    assert stream.error or (stream.done and stream.finish_reason() == "length")
+                await _instances(d, 1)
+                assert (await d.chat("after")).status_code == 200
+
+    run(main())
+
+
+def test_killed_in_the_middle_of_a_whole_answer():
+    async def main():
+        async with deployment(workers=0) as d:
+            engine = ("--itl-ms", "5", "--crash-after-tokens", "10")
+            async with child(*mock_worker(engine=engine), run_dir=d.run_dir) as worker:
+                await d.ready()
+                error = check_unavailable(await d.chat(ignore_eos=True, max_tokens=100))
+                assert error["code"] == "worker_lost"
+                assert await worker.ended() == -signal.SIGKILL, "the mock crashed as told"
+
+    run(main())
+
+
+def test_killed_before_the_first_token_the_request_goes_elsewhere():
+    async def main():
+        async with deployment(workers=0) as d:
+            async with child(*mock_worker("--name", "a", engine=("--prefill-ms", "20000")), run_dir=d.run_dir) as slow:
+                await d.ready()
+                waiting = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(6)]
+                await until(lambda: len(d.dispatcher._in_flight) == 1, "the requests are at the slow worker")
+                await until(lambda: max(d.dispatcher._in_flight.values()) == 6, "all six of them")
+                await d.add_worker(name="demo")
+                await _instances(d, 2)
+                slow.signal(signal.SIGKILL)
+                for number, answer in enumerate(await asyncio.gather(*waiting)):
+                    assert answer.status_code == 200, answer.text
+                    text = (
+                        parse(answer.content).text()
+                        if number % 2 == 0
+                        else answer.json()["choices"][0]["message"]["content"]
+                    )
+                    assert text == f"user\n{number}\nassistant\n"
+
+    run(main())
+
+
+def test_nobody_else_is_there():
+    async def main():
+        async with deployment(engine_args=("--prefill-ms", "20000")) as d:
+            waiting = [asyncio.create_task(d.chat(stream=stream)) for stream in (True, False)]
+            await d.worker.busy(2)
+            await d.worker.kill()
+            for answer in await asyncio.gather(*waiting):
+                check_unavailable(answer)
+            await d.ready(False)
+            assert check_unavailable(await d.chat())["code"] == "no_worker"
+
+    run(main())
+
+
+def test_no_second_try_once_a_token_was_sent():
+    async def main():
+        async with deployment(engine_args=("--itl-ms", "10")) as d:
+            body = chat_body("again?", stream=True, ignore_eos=True, max_tokens=1000)
+            async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                events = answer.aiter_raw()
+                seen = await reading(events, count=3)
+                await d.add_worker()
+                await _instances(d, 2)
+                d.worker.break_connections()
+                stream = parse(seen + b"".join([chunk async for chunk in events]))
+            assert stream.error["code"] == "worker_lost"
+            assert stream.done
+            assert d.workers[1].engine.stats().generated_tokens == 0, "its answer would not go on from here"
+            assert (await d.chat("next")).status_code == 200
+
+    run(main())
+
+
+def test_an_error_in_one_of_several_choices_ends_them_all():
+    async def main():
+        async with deployment(workers=2, engine_args=("--itl-ms", "10")) as d:
+            body = chat_body("x", stream=True, n=4, ignore_eos=True, max_tokens=1000)
+            async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                events = answer.aiter_raw()
+                seen = await reading(events, count=8)
+                await d.workers[0].kill()
+                stream = parse(seen + b"".join([chunk async for chunk in events]))
+            assert stream.error["code"] == "worker_lost"
+            assert stream.done
+            await d.workers[1].idle()
+
+    run(main())
+
+
+def test_a_worker_that_comes_back_is_used_without_touching_the_frontend():
+    async def main():
+        async with deployment(workers=0) as d:
+            for _ in range(2):
+                async with child(*mock_worker(), run_dir=d.run_dir) as worker:
+                    await d.ready()
+                    assert (await d.chat("hi")).status_code == 200
+                    worker.signal(signal.SIGKILL)
+                    await worker.ended()
+                check_unavailable(await d.chat("hi"))
+
+    run(main())
+
+
+def test_a_stopped_worker_is_given_up(monkeypatch):
+    """SIGSTOP: the kernel still accepts bytes for it, only its silence tells."""
+    monkeypatch.setattr(local, "STALE_S", 1.0)
+
+    async def main():
+        async with deployment(workers=0) as d:
+            async with child(*mock_worker(engine=("--itl-ms", "10")), run_dir=d.run_dir) as worker:
+                await d.ready()
+                body = chat_body("x", stream=True, ignore_eos=True, max_tokens=4000)
+                async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                    events = answer.aiter_raw()
+                    seen = await reading(events, count=3)
+                    worker.signal(signal.SIGSTOP)
+                    begun = time.monotonic()
+                    stream = parse(seen + b"".join([chunk async for chunk in events]))
+                assert stream.error["code"] == "worker_lost"
+                assert stream.done
+                assert time.monotonic() - begun < 8, "discovery notices within its limit, 1 s here"
+                check_unavailable(await d.chat("next"))
+                worker.signal(signal.SIGCONT)
+                await d.ready()
+                assert (await d.chat("again")).status_code == 200, "it woke up and serves again"
+
+    run(main())
+
+
+def test_a_worker_that_says_nothing_is_given_up():
+    """Alive and connected, but its engine is stuck: the limit of silence holds."""
+
+    async def main():
+        async with deployment(engine_args=("--prefill-ms", "60000"), frontend={"response_timeout_s": 0.3}) as d:
+            for stream in (False, True):
+                begun = time.monotonic()
+                answer = await d.chat(stream=stream)
+                assert answer.status_code == 504, answer.text
+                assert answer.json()["error"]["type"] == "timeout_error"
+                assert "0.3 s" in answer.json()["error"]["message"]
+                assert time.monotonic() - begun < 5
+            await d.worker.idle()
+
+    run(main())
+
+
+def test_a_full_worker_hands_over_to_another():
+    async def main():
+        async with deployment(engine_args=("--prefill-ms", "20000"), max_in_flight=1) as d:
+            waiting = asyncio.create_task(d.chat())
+            await d.worker.busy()
+            refused = await d.chat()
+            assert refused.status_code in (429, 503)
+            assert int(refused.headers["retry-after"]) >= 1
+            await d.add_worker()
+            await _instances(d, 2)
+            assert (await d.chat()).status_code == 200
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await d.worker.idle()
+
+    run(main())
+
+
+def test_a_broken_checkpoint_of_one_worker_harms_no_other(tmp_path):
+    """Its files are read by the frontend too: what is wrong with them is told in /health, and no more."""
+    folder = copy_demo(tmp_path)
+
+    async def main():
+        async with deployment() as d:
+            (folder / "tokenizer.json").write_text('{"broken": true}')
+            await d.add_worker(model=folder, name="broken")
+
+            async def known():
+                return (await d.http.get("/health")).json()["models"].get("broken")
+
+            health = await _eventually(known)
+            assert health["ready"] is False
+            assert "tokenizer.json" in health["problem"]
+            assert (await d.chat("good")).status_code == 200
+            answer = await d.http.post("/v1/chat/completions", json=chat_body(model="broken"))
+            assert check_unavailable(answer)
+
+    run(main())
+
+
+async def _eventually(condition):
+    async with asyncio.timeout(10):
+        while not (value := await condition()):
+            await asyncio.sleep(0.01)
+    return value
+
+
+async def _instances(deployed, count):
+    async def reached():
+        models = (await deployed.http.get("/health")).json()["models"]
+        return len(models.get("demo", {}).get("instances", ())) == count
+
+    await _eventually(reached)
+
+
+def test_nothing_of_a_kept_connection_is_lost_when_the_worker_dies():
+    """A client on one connection sees error, then good answers, on that same connection."""
+
+    async def main():
+        async with deployment(engine_args=("--itl-ms", "5")) as d, connected(d.port) as (reader, writer):
+            body = json.dumps(chat_body("x", ignore_eos=True, max_tokens=2000)).encode()
+            writer.write(post("/v1/chat/completions", body))
+            await d.worker.made(3)
+            await d.worker.kill()
+            status, headers, _ = await response(reader)
+            assert (status, "retry-after" in headers) == (503, True)
+            await d.add_worker()
+            await _instances(d, 1)
+            writer.write(post("/v1/chat/completions", json.dumps(chat_body("y")).encode()))
+            assert (await response(reader))[0] == 200
+
+    run(main())

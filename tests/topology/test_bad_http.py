@@ -1,0 +1,194 @@
+"""Paths, methods and malformed HTTP: each is answered, and none disturbs the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+
+import pytest
+from test_bad_requests import CHAT, check_error
+
+from support.deployment import chat_body, deployment
+from support.loops import run
+from support.raw_http import connected, post, response, send
+from triptych.frontend.requests import Builder
+
+BODY = json.dumps(chat_body()).encode()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/chat",
+        "/v1/chat/completions/",
+        "/v2/models",
+        "/favicon.ico",
+        "/%ff%00",
+        "/../etc/passwd",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_unknown_paths(demo, method, path):
+    error = check_error(demo.http.request(method, path), 404)
+    assert error["code"] == "path_not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", CHAT),
+        ("PUT", CHAT),
+        ("DELETE", "/v1/completions"),
+        ("PATCH", "/v1/completions"),
+        ("OPTIONS", CHAT),
+        ("POST", "/v1/models"),
+        ("POST", "/live"),
+        ("PUT", "/metrics"),
+    ],
+)
+def test_wrong_methods(demo, method, path):
+    error = check_error(demo.http.request(method, path), 405)
+    assert method in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/live", CHAT, "/nowhere"])
+def test_head_gets_no_body_and_leaves_the_connection_usable(demo, path):
+    answer = demo.http.head(path)
+    assert answer.status_code in (200, 404, 405)
+    assert answer.content == b""
+    assert demo.http.get("/live").status_code == 200
+
+
+def test_a_post_of_another_content_type_is_read_as_json(demo):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
+        assert demo.http.post(CHAT, content=BODY, headers={"content-type": kind}).status_code == 200
+
+
+def test_a_body_shorter_than_it_says():
+    """The client goes away before the rest comes: nothing is answered, nothing stays."""
+
+    async def main():
+        async with deployment() as d:
+            async with connected(d.port) as (_, writer):
+                writer.write(post(CHAT, BODY).replace(b"content-length: ", b"content-length: 1"))
+                await writer.drain()
+            assert (await d.chat()).status_code == 200
+            health = (await d.http.get("/health")).json()
+            assert health["requests_in_flight"] == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /live HTTP/1.1\r\nhost: x\r\ncontent-length: ten\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n{}",
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}x",
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"nonsense\r\n\r\n",
+        b"GET /live HTTP/1.1\r\nbad header\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[:40]),
+)
+def test_malformed_http_gets_400_and_a_closed_connection(demo, request_bytes):
+    answer = run(send(demo.deployed.port, request_bytes))
+    assert answer.startswith(b"HTTP/1.1 400"), answer
+    assert demo.chat().status_code == 200
+
+
+def test_random_bytes_harm_nobody(demo):
+    rng = random.Random(1)
+
+    async def main():
+        async def noise():
+            async with connected(demo.deployed.port) as (reader, writer):
+                writer.write(rng.randbytes(rng.randrange(1, 2000)))
+                writer.write_eof()
+                await asyncio.wait_for(reader.read(), 10)
+
+        await asyncio.gather(*(noise() for _ in range(30)))
+
+    run(main())
+    assert demo.chat().status_code == 200
+
+
+def test_pipelined_requests_are_answered_in_order(demo):
+    async def main():
+        async with connected(demo.deployed.port) as (reader, writer):
+            for word in ("one", "two", "three"):
+                writer.write(post(CHAT, json.dumps(chat_body(word)).encode()))
+            for word in ("one", "two", "three"):
+                status, _, body = await response(reader)
+                assert status == 200
+                assert json.loads(body)["choices"][0]["message"]["content"] == f"user\n{word}\nassistant\n"
+
+    run(main())
+
+
+def test_a_body_over_the_limit_closes_its_connection(short):
+    """What is not read must not be taken for the next request."""
+
+    async def main():
+        async with connected(short.deployed.port) as (reader, writer):
+            writer.write(post(CHAT, b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n" * 3000))
+            status, headers, body = await response(reader)
+            assert (status, headers["connection"]) == (413, "close")
+            assert json.loads(body)["error"]["code"] == "body_too_large"
+            assert await reader.read() == b"", "nothing in the body was taken for a request"
+
+    run(main())
+
+
+def test_an_error_leaves_the_connection_usable(demo):
+    async def main():
+        async with connected(demo.deployed.port) as (reader, writer):
+            for body, expected in ((b"{", 400), (BODY, 200), (b"[]", 400), (BODY, 200)):
+                writer.write(post(CHAT, body))
+                assert (await response(reader))[0] == expected
+
+    run(main())
+
+
+def test_too_many_requests_at_once_get_429():
+    async def main():
+        frontend = {"max_in_flight": 3}
+        async with deployment(engine_args=("--prefill-ms", "10000"), frontend=frontend) as d:
+            waiting = [asyncio.create_task(d.chat()) for _ in range(3)]
+            await d.worker.busy(3)
+            refused = await d.chat()
+            error = check_error(refused, 429)
+            assert error["type"] == "rate_limit_error"
+            assert "--max-in-flight" in error["message"]
+            assert int(refused.headers["retry-after"]) >= 1
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            await d.worker.idle()
+
+    run(main())
+
+
+def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
+    async def broken(self, request, processor):
+        raise RuntimeError("secret " + os.getcwd())
+
+    monkeypatch.setattr(Builder, "chat", broken)
+
+    async def main():
+        async with deployment() as d:
+            answer = await d.chat()
+            error = check_error(answer, 500)
+            assert error["type"] == "internal_error"
+            assert "secret" not in answer.text
+            assert (await d.complete()).status_code == 200
+
+    run(main())

@@ -1,0 +1,45 @@
+"""What the docs say must be what the code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def test_the_configuration_page_is_up_to_date() -> None:
+    check = subprocess.run(
+        [sys.executable, "scripts/flags.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing, f"{page.name} links to what is not there: {missing}"
+
+
+def test_the_request_path_names_real_files() -> None:
+    text = (ROOT / "docs" / "request-path.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text)
+    assert len(named) > 15
+    missing = [name for name in named if not (ROOT / "src" / "triptych" / name).exists()]
+    assert not missing
+
+
+def test_metrics_in_the_docs_are_those_of_the_code() -> None:
+    from triptych.observability.metrics import FrontendMetrics
+
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(triptych_[a-z_]+)(?:\{[a-z,]+\})?`", text))
+    exposed = set(re.findall(rb"# TYPE (triptych_[a-z_]+) (?!gauge\n.*_created)", FrontendMetrics(lambda: 0).text()))
+    names = {name.decode() for name in exposed if not name.endswith(b"_created")}
+    assert documented == names
