@@ -1,8 +1,8 @@
-"""Hints for training the vision tower: what each patch shows and where its shape's centre is.
+"""Hints for training: what each patch shows, and where the shapes are that words name.
 
-Answers alone say little about a single patch, so the tower would take several times as
-long to tell circles from squares. The hints, and the heads that learn from them, are
-thrown away with the optimiser; the checkpoint knows nothing of them.
+Answers alone say little about a single patch or word, so telling circles from squares, or
+left from right, would take many times as long. The hints, and the heads that learn from
+them, are thrown away with the optimiser; the checkpoint knows nothing of them.
 """
 
 from __future__ import annotations
@@ -53,10 +53,9 @@ def hints_of(scene: Scene, side: int) -> Hints:
         away = np.stack(np.broadcast_arrays(item.x - xs, item.y - ys), axis=-1) / side
         offset[inside] = away[inside]
         place[inside] = (item.x / side, item.y / side)
-    grids = (shape, colour, offset, place)
     if side == PATCH:
-        grids = tuple(_in_blocks(grid) for grid in grids)
-    return Hints(*(grid.reshape(-1, *grid.shape[2 if side != PATCH else 4 :]) for grid in grids))
+        shape, colour, offset, place = map(_in_blocks, (shape, colour, offset, place))
+    return Hints(shape.reshape(-1), colour.reshape(-1), offset.reshape(-1, 2), place.reshape(-1, 2))
 
 
 def _in_blocks(grid: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -94,3 +93,12 @@ def place_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
 
     distance = (output - torch.from_numpy(hints.place)).abs().sum(-1)
     return distance[torch.from_numpy(hints.shape) > 0].mean()
+
+
+def point_loss(output: torch.Tensor, wanted: NDArray[np.float32]) -> torch.Tensor:
+    """How far a head's (B, L, 2) output is from ``wanted``, where that is not NaN."""
+    import torch
+
+    distance = (output - torch.from_numpy(np.nan_to_num(wanted))).abs().sum(-1)
+    known = torch.from_numpy(~np.isnan(wanted[..., 0]))
+    return (distance * known).sum() / known.sum().clamp(min=1)

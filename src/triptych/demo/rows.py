@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from triptych.demo.checkpoint import SYSTEM_PROMPT
 from triptych.demo.hints import Hints, hints_of, join_hints
-from triptych.demo.scenes import Scene, draw, make_scene
+from triptych.demo.scenes import COLOURS, SHAPES, Scene, draw, make_scene
 from triptych.demo.shapes import EVALUATION_SEED_START, KINDS, ask
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Batch:
     targets: NDArray[np.int64]  # (B, L), IGNORED where nothing is asked
     positions: NDArray[np.int64]  # (3, B, L): time, row, column
     visible: NDArray[np.bool_]  # (B, L, L)
+    named: NDArray[np.float32]  # (B, L, 2), centre of the shape that ends being named, or NaN
+    apart: NDArray[np.float32]  # (B, L, 2), offset between two shapes about to be told, or NaN
     pictures: Pictures
 
 
@@ -106,6 +109,7 @@ class BatchMaker:
         self._tokenizer = tokenizer
         self._cache: dict[str, list[int]] = {}
         self._pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        self._words = {self._ids(f" {word}")[-1]: word for word in (*SHAPES, *COLOURS, "is")}
         self._image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
     def make(self, pictures: int, questions: int = 4) -> Batch:
@@ -115,7 +119,7 @@ class BatchMaker:
         system = rng.random() < 0.1
         scenes = self._scenes(pictures)
         rows = [layout(scene, self._questions(scene, questions), system) for scene in scenes]
-        return self._join(rows, _pictures_of(scenes))
+        return self._join(rows, scenes)
 
     def make_pictures(self, pictures: int) -> Pictures:
         """Pictures without questions."""
@@ -128,7 +132,7 @@ class BatchMaker:
 
     def _questions(self, scene: Scene, count: int) -> list[tuple[str, str]]:
         rng = self._rng
-        kinds = rng.sample((*KINDS, "position", "position", "colour"), len(KINDS) + 3)
+        kinds = rng.sample((*KINDS, "describe", "count", "position"), len(KINDS) + 3)
         pairs = [pair for kind in kinds if (pair := ask(scene, kind, rng))][:count]
         return [(self._careless(question), answer) for question, answer in pairs]
 
@@ -185,13 +189,14 @@ class BatchMaker:
         self._answer(row, answer, self._show(row, scene, at), 0)
         return row
 
-    def _join(self, rows: list[Row], pictures: Pictures) -> Batch:
+    def _join(self, rows: list[Row], scenes: list[Scene]) -> Batch:
         """Pad rows to one length; padding sees only itself."""
         shape = (len(rows), max(len(row.tokens) for row in rows))
         tokens = np.full(shape, self._pad, np.int64)
         targets = np.full(shape, IGNORED, np.int64)
         segments = np.full(shape, -1, np.int64)
         positions = np.zeros((3, *shape), np.int64)
+        named, apart = np.full((2, *shape, 2), np.nan, np.float32)
         for b, row in enumerate(rows):
             length = len(row.tokens)
             tokens[b, :length] = row.tokens
@@ -199,8 +204,23 @@ class BatchMaker:
             positions[:, b, :length] = np.array(row.positions).T
             asked = np.array(row.asked)[1:]
             targets[b, : length - 1] = np.where(asked, tokens[b, 1:length], IGNORED)
+            self._point(row, scenes[b], named[b], apart[b])
         earlier = np.tri(shape[1], dtype=bool)
         mine, theirs = segments[:, :, None], segments[:, None, :]
         visible = earlier & ((theirs == 0) | (mine == theirs)) & (mine >= 0)
         visible |= np.eye(shape[1], dtype=bool)
-        return Batch(tokens, targets, positions, visible, pictures)
+        return Batch(tokens, targets, positions, visible, named, apart, _pictures_of(scenes))
+
+    def _point(self, row: Row, scene: Scene, named: NDArray[np.float32], apart: NDArray[np.float32]) -> None:
+        """Fill in, for one row, where named shapes are, in sides of a picture token."""
+        items = {item.name: item for item in scene.items}
+        words = [self._words.get(token, "") for token in row.tokens]
+        places = [items.get(f"{a} {b}") for a, b in pairwise(words)]
+        found = [(i, item) for i, item in enumerate(places, start=1) if item]
+        for i, item in found:
+            named[i] = item.x, item.y
+        for (i, first), (_, second) in pairwise(found):
+            if i + 2 < len(row.asked) and row.asked[i + 2] and words[i + 1] == "is":
+                apart[i + 1] = first.x - second.x, first.y - second.y
+        named /= PATCH * MERGE
+        apart /= PATCH * MERGE

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from triptych.demo.scenes import PICTURE_SIZE, SHAPES, Scene, direction, draw, make_scene
+from triptych.demo.scenes import PICTURE_SIZE, Scene, direction, draw, make_scene
 
 EVALUATION_SEED_START = 2**31
 KINDS = ("describe", "count", "colour", "shape", "position")
-NUMBERS = ("None", "One", "Two", "Three", "Four")
+NUMBERS = ("One", "Two", "Three", "Four")
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,15 @@ def _description(scene: Scene) -> str:
 
 
 def _count(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    if rng.random() < 0.6:
-        question = rng.choice(
-            (
-                "How many shapes are there?",
-                "How many shapes do you see?",
-                "How many objects are in the picture?",
-                "Count the shapes.",
-            )
+    question = rng.choice(
+        (
+            "How many shapes are there?",
+            "How many shapes do you see?",
+            "How many objects are in the picture?",
+            "Count the shapes.",
         )
-        return question, f"{NUMBERS[len(scene.items)]}."
-    shape = rng.choice((*SHAPES, *(item.shape for item in scene.items)))
-    question = rng.choice((f"How many {shape}s are there?", f"Count the {shape}s."))
-    return question, f"{NUMBERS[sum(item.shape == shape for item in scene.items)]}."
+    )
+    return question, f"{NUMBERS[len(scene.items) - 1]}."
 
 
 def _colour(scene: Scene, rng: random.Random) -> tuple[str, str] | None:

@@ -1,12 +1,13 @@
 """Trains the demo model from scratch: ``python -m triptych.demo.train --out DIR``.
 
-The result is an ordinary Qwen2-VL checkpoint of about 1.4 million parameters. One
-processor core is enough; the packaged weights took about an hour.
+The result is an ordinary Qwen2-VL checkpoint of about 1.4 million parameters, trained on
+one processor core. First the vision tower learns alone what patches show, then the
+language model joins. Both learn from hints besides the answers (see ``hints``).
 
 A training step shows the model fresh pictures with several questions each. The
 questions of a picture share its tokens as a common prefix and do not see each other,
-which costs far less than repeating the picture. Some steps are a dialogue instead,
-some put the picture after the question, and some use larger pictures.
+which costs far less than repeating the picture. Some steps are a dialogue instead, and
+some put the picture after the question.
 """
 
 from __future__ import annotations
@@ -20,78 +21,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triptych.demo.checkpoint import build_config, build_processor, load_vision_operators
-from triptych.demo.hints import CHANNELS, hint_loss, place_loss
-from triptych.demo.rows import Batch, BatchMaker, Pictures
+from triptych.demo.losses import make_heads, read, see
+from triptych.demo.rows import BatchMaker
 from triptych.demo.shapes import EVALUATION_SEED_START
-from triptych.demo.tower import look, whiten_patches
+from triptych.demo.tower import whiten_patches
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+    from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 WARM_UP_STEPS = 150
 HINT_WEIGHT = 0.5
-PLACING_LAYERS = (1, 2)  # of the language model, whose picture tokens learn where they are
 
 
 def learning_rate(done: float, steps_in: int, peak: float) -> float:
     """Linear warm-up by steps, then a cosine down to one fiftieth of the peak at ``done`` = 1."""
     warm = min(1.0, (steps_in + 1) / WARM_UP_STEPS)
     return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
-    """Throw-away heads that learn the hints from patches and from picture tokens."""
-    from torch.nn import LayerNorm, Linear, ModuleList, Sequential
-
-    width, tokens_width = config.vision_config.embed_dim, config.vision_config.hidden_size
-    looking = [Sequential(LayerNorm(width), Linear(width, CHANNELS)), Linear(tokens_width, CHANNELS)]
-    placing = [Sequential(LayerNorm(tokens_width), Linear(tokens_width, 2)) for _ in PLACING_LAYERS]
-    return ModuleList(looking + placing)
-
-
-def see(
-    model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, pictures: Pictures
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Picture tokens (P / 4, width), and how far the heads are from the hints."""
-    import torch
-
-    patches = torch.from_numpy(pictures.patches)
-    hidden, tokens = look(model.model.visual, patches, pictures.grid, pictures.count)
-    loss = hint_loss(heads[0](hidden), pictures.patch_hints)
-    return tokens, loss + hint_loss(heads[1](tokens), pictures.cell_hints)
-
-
-def read(
-    model: Qwen2VLForConditionalGeneration,
-    heads: torch.nn.ModuleList,
-    pictures: torch.Tensor,
-    batch: Batch,
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Cross-entropy over answer tokens, loss of the places, share of tokens predicted rightly.
-
-    The vision tower knows relative positions only, so it is the language model's first
-    layers that must tell each picture token where it is.
-    """
-    import torch
-
-    tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
-    shown = tokens == model.config.image_token_id
-    output = model.model.language_model(
-        inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(shown[..., None], pictures),
-        attention_mask=torch.from_numpy(batch.visible)[:, None],
-        position_ids=torch.from_numpy(batch.positions),
-        use_cache=False,
-        output_hidden_states=True,
-    )
-    place = sum(
-        place_loss(head(output.hidden_states[layer][shown]), batch.pictures.cell_hints)
-        for layer, head in zip(PLACING_LAYERS, heads[2:], strict=True)
-    )
-    asked = targets >= 0
-    logits = model.lm_head(output.last_hidden_state[asked])
-    loss = torch.nn.functional.cross_entropy(logits, targets[asked])
-    return loss, place, (logits.argmax(-1) == targets[asked]).float().mean().item()
 
 
 def export(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, folder: Path) -> None:
@@ -137,15 +83,17 @@ def train(args: argparse.Namespace) -> None:
     """Train for ``args.steps`` steps, exporting to ``args.out`` at intervals."""
     load_vision_operators()
     import torch
-    from transformers import Qwen2VLForConditionalGeneration
+    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    processor = build_processor()
     state_file = args.out.with_name(f"{args.out.name}.state.pt")
     if args.resume:
+        # Its own vocabulary: what is learned from the texts changes with the generator.
+        processor = AutoProcessor.from_pretrained(args.out)
         model = Qwen2VLForConditionalGeneration.from_pretrained(args.out, dtype=torch.float32)
     else:
+        processor = build_processor()
         model = Qwen2VLForConditionalGeneration(build_config(processor.tokenizer))
         set_generation_defaults(model, processor)
         whiten_patches(model.model.visual)
@@ -240,7 +188,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder to export the model to")
     parser.add_argument("--steps", type=int, default=5000, help="training steps (%(default)s)")
     parser.add_argument(
-        "--look-steps", type=int, default=1400, help="of these, with the vision tower alone (%(default)s)"
+        "--look-steps", type=int, default=1300, help="of these, with the vision tower alone (%(default)s)"
     )
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="end the schedule after this time at the latest"
