@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.deployment import quick_discovery
 
+from support.deployment import quick_discovery
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.request.base import Call, Handler, RequestClient, RequestServer

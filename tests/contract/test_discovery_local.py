@@ -7,10 +7,10 @@ import os
 import time
 
 import pytest
-from support.instances import instance
-from support.loops import run, until
 from test_discovery import watching
 
+from support.instances import instance
+from support.loops import run, until
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery import local
 from triptych.planes.discovery.local import LocalDiscovery

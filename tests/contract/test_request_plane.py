@@ -6,8 +6,8 @@ import asyncio
 import time
 
 import pytest
-from support.loops import run, until
 
+from support.loops import run, until
 from triptych.contracts.errors import (
     BadRequest,
     DeadlineExceeded,

@@ -10,10 +10,10 @@ import time
 
 import msgspec
 import pytest
-from support.loops import run, until
-from support.raw_http import connected
 from test_request_plane import Watched, count, echo
 
+from support.loops import run, until
+from support.raw_http import connected
 from triptych.contracts.errors import ConfigError, WorkerLost
 from triptych.planes.request import connection, frames
 from triptych.planes.request.frames import Hello, Type, pack, pack_call
@@ -227,13 +227,39 @@ def test_one_connection_carries_all_calls_to_a_peer(plane):
     run(main())
 
 
-def test_forgetting_a_peer_ends_its_calls(plane):
+def test_a_forgotten_peer_finishes_its_calls_and_is_let_go(plane, loop):
+    """A worker that drains is withdrawn first: what it is answering must not be cut off by that."""
+
+    async def main():
+        go = asyncio.Event()
+
+        async def handler(payload):
+            yield b"first"
+            await go.wait()
+            yield b"last"
+
+        async with plane.line(handler) as line, line.call() as call:
+            assert await anext(call) == [b"first"]
+            line.client.forget(line.host, line.port)
+            assert len(line.server.connections) == 1
+            go.set()
+            assert await anext(call) == [b"last"]
+            with pytest.raises(StopAsyncIteration):
+                await anext(call)
+            await until(lambda: not line.server.connections, "its last call ended, so the connection is closed")
+            assert await line.all() == [b"first", b"last"], "a new call connects anew"
+
+    run(main(), loop=loop)
+
+
+def test_closing_ends_calls_on_forgotten_peers_too(plane):
     async def main():
         handler = Watched(0)
         async with plane.line(handler) as line:
             task = asyncio.create_task(line.all())
             await until(lambda: handler.started, "the call arrived")
             line.client.forget(line.host, line.port)
+            await line.client.close()
             with pytest.raises(WorkerLost):
                 await task
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from engine_support import Served
+
 from support.reference import Reference, make_checkpoint
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -20,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engine)
             item.add_marker(pytest.mark.timeout(300))
+            # Whatever torch, transformers and vLLM say while they are imported into the test's own process.
+            item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import openai
 import pytest
 from engine_support import Served
 from PIL import Image
+
 from support.reference import Reference, picture
 
 MAX_TOKENS = 24

@@ -11,10 +11,10 @@ import httpx
 import openai
 import pytest
 from engine_support import Served
-from support.reference import Reference
 from test_parity import data_url, picture
 from tokenizers import Tokenizer
 
+from support.reference import Reference
 from triptych.demo import MODEL_DIR
 
 HELLO = [{"role": "user", "content": "hello"}]

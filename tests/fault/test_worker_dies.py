@@ -9,12 +9,13 @@ import time
 
 from support.checkpoints import copy_demo
 from support.deployment import chat_body, deployment
-from support.loops import run, until
+from support.loops import run, until, until_async
 from support.processes import child, mock_worker
 from support.raw_http import connected, post, response
 from support.sse import parse
-
 from triptych.planes.discovery import local
+from triptych.planes.request import connection
+from triptych.processor.processor import Processor
 
 
 async def reading(response_bytes, marker=b"data: ", count=1):
@@ -93,13 +94,13 @@ def test_killed_in_the_middle_of_a_whole_answer():
 
 def test_killed_before_the_first_token_the_request_goes_elsewhere():
     async def main():
-        async with deployment(workers=0) as d:
+        async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
             async with child(*mock_worker("--name", "a", engine=("--prefill-ms", "20000")), run_dir=d.run_dir) as slow:
                 await d.ready()
                 waiting = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(6)]
                 await until(lambda: len(d.dispatcher._in_flight) == 1, "the requests are at the slow worker")
                 await until(lambda: max(d.dispatcher._in_flight.values()) == 6, "all six of them")
-                await d.add_worker(name="demo")
+                await d.add_worker()
                 await _instances(d, 2)
                 slow.signal(signal.SIGKILL)
                 for number, answer in enumerate(await asyncio.gather(*waiting)):
@@ -168,8 +169,7 @@ def test_a_worker_that_comes_back_is_used_without_touching_the_frontend():
         async with deployment(workers=0) as d:
             for _ in range(2):
                 async with child(*mock_worker(), run_dir=d.run_dir) as worker:
-                    await d.ready()
-                    assert (await d.chat("hi")).status_code == 200
+                    await _served(d)
                     worker.signal(signal.SIGKILL)
                     await worker.ended()
                 check_unavailable(await d.chat("hi"))
@@ -179,10 +179,12 @@ def test_a_worker_that_comes_back_is_used_without_touching_the_frontend():
 
 def test_a_stopped_worker_is_given_up(monkeypatch):
     """SIGSTOP: the kernel still accepts bytes for it, only its silence tells."""
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 1.0)
     monkeypatch.setattr(local, "STALE_S", 1.0)
 
     async def main():
-        async with deployment(workers=0) as d:
+        async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
             async with child(*mock_worker(engine=("--itl-ms", "10")), run_dir=d.run_dir) as worker:
                 await d.ready()
                 body = chat_body("x", stream=True, ignore_eos=True, max_tokens=4000)
@@ -194,11 +196,12 @@ def test_a_stopped_worker_is_given_up(monkeypatch):
                     stream = parse(seen + b"".join([chunk async for chunk in events]))
                 assert stream.error["code"] == "worker_lost"
                 assert stream.done
-                assert time.monotonic() - begun < 8, "discovery notices within its limit, 1 s here"
+                assert time.monotonic() - begun < 8, "its silence is noticed within its limit, 1 s here"
                 check_unavailable(await d.chat("next"))
                 worker.signal(signal.SIGCONT)
                 await d.ready()
-                assert (await d.chat("again")).status_code == 200, "it woke up and serves again"
+
+                await _served(d)  # it woke up; who broke off is left out for a moment
 
     run(main())
 
@@ -238,7 +241,7 @@ def test_a_full_worker_hands_over_to_another():
     run(main())
 
 
-def test_a_broken_checkpoint_of_one_worker_harms_no_other(tmp_path):
+def test_a_broken_checkpoint_of_one_worker_harms_no_other(tmp_path, monkeypatch):
     """Its files are read by the frontend too: what is wrong with them is told in /health, and no more."""
     folder = copy_demo(tmp_path)
 
@@ -247,24 +250,37 @@ def test_a_broken_checkpoint_of_one_worker_harms_no_other(tmp_path):
             (folder / "tokenizer.json").write_text('{"broken": true}')
             await d.add_worker(model=folder, name="broken")
 
-            async def known():
-                return (await d.http.get("/health")).json()["models"].get("broken")
-
-            health = await _eventually(known)
-            assert health["ready"] is False
-            assert "tokenizer.json" in health["problem"]
+            assert "tokenizer.json cannot be read" in await _problem(d, "broken")
             assert (await d.chat("good")).status_code == 200
             answer = await d.http.post("/v1/chat/completions", json=chat_body(model="broken"))
             assert check_unavailable(answer)
+            monkeypatch.setattr(Processor, "load", lambda *_: 1 / 0)
+            await d.add_worker(name="surprising")
+            assert "log has the cause" in await _problem(d, "surprising")
+            assert (await d.chat("still good")).status_code == 200
 
     run(main())
 
 
+async def _problem(deployed, model):
+    """What /health says is wrong with ``model``, once it says so."""
+
+    async def told():
+        models = (await deployed.http.get("/health")).json()["models"]
+        return models.get(model, {}).get("problem")
+
+    return await _eventually(told)
+
+
 async def _eventually(condition):
-    async with asyncio.timeout(10):
-        while not (value := await condition()):
-            await asyncio.sleep(0.01)
-    return value
+    return await until_async(condition, "what is waited for is there")
+
+
+async def _served(deployed):
+    async def served():
+        return (await deployed.chat("hi")).status_code == 200
+
+    await until_async(served, "requests are answered again")
 
 
 async def _instances(deployed, count):
@@ -286,6 +302,7 @@ def test_nothing_of_a_kept_connection_is_lost_when_the_worker_dies():
             await d.worker.kill()
             status, headers, _ = await response(reader)
             assert (status, "retry-after" in headers) == (503, True)
+            await _instances(d, 0)
             await d.add_worker()
             await _instances(d, 1)
             writer.write(post("/v1/chat/completions", json.dumps(chat_body("y")).encode()))

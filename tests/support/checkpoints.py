@@ -14,6 +14,25 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from triptych.contracts.card import ModelCard
 from triptych.demo import MODEL_DIR
+from triptych.models.qwen_vl import image_tokens
+from triptych.models.registry import load_checkpoint
+
+
+def _demo(name: str) -> dict[str, Any]:
+    return json.loads((MODEL_DIR / name).read_text())
+
+
+IMAGE_ID: int = _demo("config.json")["image_token_id"]
+"""The demo model's placeholder of a picture ..."""
+IMAGE_TEXT = "<|image_pad|>"
+"""... and its text."""
+VOCABULARY = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json")).get_vocab_size()
+CONTEXT: int = load_checkpoint(str(MODEL_DIR)).context_length
+
+
+def cells(width: int, height: int) -> int:
+    """Tokens that the demo model sees of a picture."""
+    return image_tokens(load_checkpoint(str(MODEL_DIR)), width, height)
 
 
 def picture_url(width: int = 32, height: int = 32, colour: str = "red", format: str = "PNG") -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from support.loops import until
 
 READY_S = 20.0
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_")}
@@ -19,9 +20,11 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("
 class Child:
     """A running command, which said that it is ready."""
 
-    def __init__(self, process: asyncio.subprocess.Process, ready: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
-        self.ready = ready
+        self.log = log
+        """Its standard error."""
+        self.ready = ""
         """Its ready line."""
 
     @property
@@ -33,39 +36,52 @@ class Child:
 
     async def ended(self, limit_s: float = 15.0) -> int:
         """Its exit status (negative: the signal's number)."""
-        async with asyncio.timeout(limit_s):
-            return await self.process.wait()
+        await until(lambda: self.process.poll() is not None, "the process ends", limit_s)
+        return int(self.process.returncode)
 
-    async def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGCONT)
-            self.signal(signal.SIGKILL)
-        await self.process.wait()
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @asynccontextmanager
 async def child(*words: str, run_dir: Path, env: dict[str, str] | None = None) -> AsyncIterator[Child]:
     """Run ``triptych`` with ``words``; it is killed at the end of the block, whatever happened in it."""
-    log = run_dir / f"{words[0]}-{os.urandom(3).hex()}.log"
-    with log.open("wb") as stderr:  # noqa: ASYNC230 (a local file, opened once)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "triptych",
-            *words,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
-            env={**CLEAN, "TRIPTYCH_RUN_DIR": str(run_dir), **(env or {})},
-        )
-    running = Child(process, "")
+    running = _start(words, run_dir, env or {})
     try:
-        assert process.stdout is not None
-        async with asyncio.timeout(READY_S):
-            running.ready = (await process.stdout.readline()).decode()
-        assert running.ready.startswith("triptych: ready"), f"{words} said {running.ready!r}:\n{_text(log)}"
+        assert running.process.stdout is not None
+        running.ready = await asyncio.to_thread(_first_line, running.process)
+        assert running.ready.startswith("triptych: ready"), f"{words} said {running.ready!r}:\n{_text(running.log)}"
         yield running
     finally:
-        await running.kill()
+        running.kill()
+
+
+def _start(words: tuple[str, ...], run_dir: Path, env: dict[str, str]) -> Child:
+    log = run_dir / f"{words[0]}-{os.urandom(3).hex()}.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "triptych", *words],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**CLEAN, "TRIPTYCH_RUN_DIR": str(run_dir), **env},
+        )
+    return Child(process, log)
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    """What it says first; a process that says nothing in time is killed, which ends the wait."""
+    assert process.stdout is not None
+    patience = threading.Timer(READY_S, process.kill)
+    patience.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        patience.cancel()
+        patience.join()
 
 
 def _text(log: Path) -> str:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from support.checkpoints import byte_level, image_part, picture_url, text_checkpoint
+from support.checkpoints import IMAGE_ID, IMAGE_TEXT, byte_level, image_part, picture_url, text_checkpoint
 from support.deployment import chat_body, deployment
 from support.loops import run
 from support.sse import parse
@@ -313,11 +313,11 @@ def test_media_for_a_model_of_text(tmp_path):
 
 
 def test_placeholders_in_text_are_refused(demo):
-    for answer in (demo.chat("see <|image_pad|>"), demo.complete("see <|image_pad|>"), demo.complete([1, 468])):
+    for answer in (demo.chat(f"see {IMAGE_TEXT}"), demo.complete(f"see {IMAGE_TEXT}"), demo.complete([1, IMAGE_ID])):
         error = check_error(answer, 400)
         assert error["code"] == "placeholder_in_text"
-        assert "<|image_pad|>" in error["message"]
-    with_picture = demo.chat([image_part(picture_url()), {"type": "text", "text": "<|image_pad|>"}])
+        assert IMAGE_TEXT in error["message"]
+    with_picture = demo.chat([image_part(picture_url()), {"type": "text", "text": IMAGE_TEXT}])
     assert check_error(with_picture, 400)["code"] == "placeholder_in_text"
 
 
@@ -347,7 +347,7 @@ def test_a_hundred_bad_requests_leave_good_ones_unharmed():
         chat_body(content("http://127.0.0.1:9/x.png")),
         chat_body(stop=["x"] * 99),
         chat_body(max_tokens=10**9),
-        chat_body("<|image_pad|>"),
+        chat_body(IMAGE_TEXT),
     ]
 
     async def main():

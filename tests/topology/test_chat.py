@@ -8,7 +8,7 @@ import io
 import pytest
 from PIL import Image
 
-from support.checkpoints import copy_demo, picture_url
+from support.checkpoints import IMAGE_ID, cells, copy_demo, picture_url
 from support.deployment import deployment
 from support.loops import run
 from triptych.demo import MODEL_DIR
@@ -101,7 +101,7 @@ def test_a_picture_counts_as_the_tokens_it_becomes(demo, url_as):
     picture = {"type": "image_url", "image_url": url_as(picture_url(112, 224))}
     with_picture = demo.chat([picture, {"type": "text", "text": "What?"}]).json()["usage"]["prompt_tokens"]
     without = demo.chat([{"type": "text", "text": "What?"}]).json()["usage"]["prompt_tokens"]
-    assert with_picture - without == 2 + 4 * 8, "112 x 224 pixels are 4 x 8 cells of 28, and two markers around them"
+    assert with_picture - without == 2 + cells(112, 224), "its cells of 28 x 28 pixels, and two markers around"
 
 
 def test_what_the_worker_gets_of_media(monkeypatch):
@@ -119,7 +119,7 @@ def test_what_the_worker_gets_of_media(monkeypatch):
             content = [part(first), {"type": "text", "text": "and"}, part(second), part(first)]
             assert (await d.chat(content)).status_code == 200
         [request] = got
-        assert request.token_ids.count(468) == 3
+        assert request.token_ids.count(IMAGE_ID) == 3
         assert [(m.width, m.height, m.format) for m in request.media] == [
             (64, 64, "PNG"),
             (32, 96, "PNG"),
@@ -169,7 +169,7 @@ def test_a_template_for_plain_text_gets_pictures_by_their_placeholder(tmp_path):
             part = {"type": "image_url", "image_url": {"url": picture_url(112, 112)}}
             answer = (await d.chat([{"type": "text", "text": "What?"}, part])).json()
             assert answer["choices"][0]["message"]["content"] == "[user] \nWhat?\n[assistant]"
-            assert answer["usage"]["prompt_tokens"] == answer["usage"]["completion_tokens"] + 16
+            assert answer["usage"]["prompt_tokens"] == answer["usage"]["completion_tokens"] + cells(112, 112)
 
     run(main())
 

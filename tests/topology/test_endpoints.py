@@ -6,6 +6,7 @@ import json
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.checkpoints import CONTEXT
 from support.deployment import deployment
 from support.loops import run, until_async
 
@@ -26,7 +27,7 @@ def test_models_are_listed_with_what_they_take(demo):
     [model] = answer["data"]
     assert (model["id"], model["object"], model["owned_by"]) == ("demo", "model", "triptych")
     assert isinstance(model["created"], int)
-    assert model["max_model_len"] == 4096
+    assert model["max_model_len"] == CONTEXT
     assert model["modalities"] == ["text", "image"]
     assert demo.http.get("/v1/models/demo").json() == model
 

@@ -6,11 +6,13 @@ import math
 
 import pytest
 
-from support.checkpoints import copy_demo
+from support.checkpoints import CONTEXT, VOCABULARY, copy_demo
 from support.deployment import deployment
 from support.loops import run
 from support.sse import parse
 from triptych.engines.mock import MockEngine
+
+WITHIN = f"between 0 and {VOCABULARY - 1}"
 
 
 def refused(answer, param, *words, status=400):
@@ -37,16 +39,16 @@ def refused(answer, param, *words, status=400):
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", ["at most max_tokens", "8"]),
         ({"max_tokens": 0}, "max_tokens", ["at least 1"]),
         ({"max_tokens": -5}, "max_tokens", ["at least 1"]),
-        ({"max_tokens": 9999}, "max_tokens", ["9,999", "4,096", "context length"]),
-        ({"max_completion_tokens": 9999}, "max_completion_tokens", ["4,096"]),
+        ({"max_tokens": 9999}, "max_tokens", ["9,999", f"{CONTEXT:,}", "context length"]),
+        ({"max_completion_tokens": 9999}, "max_completion_tokens", [f"{CONTEXT:,}"]),
         ({"n": 0}, "n", ["between 1 and 16", "--max-choices"]),
         ({"n": 17}, "n", ["between 1 and 16", "--max-choices"]),
         ({"stop": ["x"] * 17}, "stop", ["17", "16", "--max-stop-strings"]),
         ({"stop": ""}, "stop", ["empty"]),
         ({"stop": ["a", ""]}, "stop", ["empty"]),
-        ({"stop_token_ids": [470]}, "stop_token_ids", ["between 0 and 469"]),
-        ({"stop_token_ids": [-1]}, "stop_token_ids", ["between 0 and 469"]),
-        ({"logit_bias": {"470": 1}}, "logit_bias", ["between 0 and 469"]),
+        ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids", [WITHIN]),
+        ({"stop_token_ids": [-1]}, "stop_token_ids", [WITHIN]),
+        ({"logit_bias": {str(VOCABULARY): 1}}, "logit_bias", [WITHIN]),
         ({"logit_bias": {"1": 101}}, "logit_bias", ["at most 100"]),
         ({"logit_bias": {"1": -101}}, "logit_bias", ["at least -100"]),
         ({"top_logprobs": 3}, "top_logprobs", ["logprobs"]),
@@ -79,13 +81,13 @@ def test_out_of_bounds_is_refused_by_name(demo, fields, param, words):
         ({"logprobs": 21}, "logprobs", ["between 0 and 20"]),
         ({"logprobs": -1}, "logprobs", ["between 0 and 20"]),
         ({"echo": True, "logprobs": 1}, "echo", ["logprobs"]),
-        ({"max_tokens": 4096}, "max_tokens", ["4,096"]),
+        ({"max_tokens": CONTEXT}, "max_tokens", [f"{CONTEXT:,}"]),
         ({"prompt": []}, "prompt", []),
         ({"prompt": [[]]}, "prompt", ["no token"]),
         ({"prompt": ["a", 1]}, "prompt", ["list"]),
         ({"prompt": [[1], "a"]}, "prompt", ["list"]),
-        ({"prompt": [470]}, "prompt", ["between 0 and 469"]),
-        ({"prompt": [-1]}, "prompt", ["between 0 and 469"]),
+        ({"prompt": [VOCABULARY]}, "prompt", [WITHIN]),
+        ({"prompt": [-1]}, "prompt", [WITHIN]),
         ({"prompt": ["a"] * 65}, "prompt", ["65", "64"]),
     ],
 )
@@ -99,7 +101,7 @@ def test_completions_refuse_by_name_too(demo, fields, param, words):
         {"temperature": 2, "top_p": 1, "top_k": -1, "min_p": 0},
         {"temperature": 0.0, "top_p": 0.001, "top_k": 0, "min_p": 1},
         {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 0.1},
-        {"logit_bias": {"0": 100, "469": -100}},
+        {"logit_bias": {"0": 100, str(VOCABULARY - 1): -100}},
         {"response_format": {"type": "text"}},
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},

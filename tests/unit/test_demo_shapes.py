@@ -13,7 +13,6 @@ from triptych.demo.scenes import (
     COLOURS,
     MAX_SHAPES,
     PICTURE_SIZE,
-    SHAPES,
     Item,
     Scene,
     direction,
@@ -105,12 +104,9 @@ def test_colour_and_shape_questions_name_one_item_only() -> None:
 
 
 def test_counts_are_right() -> None:
-    numbers = ("None.", "One.", "Two.", "Three.", "Four.")
+    numbers = ("One.", "Two.", "Three.", "Four.")
     for scene in SCENES:
-        for question, answer in ask_often(scene, "count"):
-            asked = [s for s in SHAPES if s in question]
-            matching = [i for i in scene.items if not asked or i.shape in asked]
-            assert answer == numbers[len(matching)]
+        assert {answer for _, answer in ask_often(scene, "count")} == {numbers[len(scene.items) - 1]}
 
 
 def test_directions_need_a_clear_offset() -> None:

@@ -28,6 +28,7 @@ class TriptychError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
     default_code: ClassVar[str | None] = None
+    default_retry_after_s: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class TriptychError(Exception):
         self.message = message
         self.param = param
         self.code = code if code is not None else self.default_code
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s if retry_after_s is not None else self.default_retry_after_s
 
     def to_wire(self) -> WireError:
         return WireError(self.status, self.message, self.param, self.code, self.retry_after_s)
@@ -94,6 +95,7 @@ class TooManyRequests(TriptychError):
 
     status = 429
     type = "rate_limit_error"
+    default_retry_after_s = 1.0
 
 
 class AbilityMissing(TriptychError):
@@ -108,6 +110,7 @@ class Unavailable(TriptychError):
 
     status = 503
     type = "service_unavailable"
+    default_retry_after_s = 1.0
 
 
 class WorkerLost(Unavailable):

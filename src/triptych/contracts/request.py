@@ -83,10 +83,9 @@ class Timing(msgspec.Struct, frozen=True, array_like=True):
 
     preprocess_s: float = 0.0
     """Decoding media and preparing the engine's input."""
-    queue_s: float = 0.0
-    """Waiting for the engine's scheduler."""
     prefill_s: float = 0.0
-    """Encoding media (where the span holds ``e``) and prefilling, until the first token."""
+    """Waiting for the engine's scheduler, encoding media (where the span holds ``e``) and prefilling, until the
+    first token."""
     decode_s: float = 0.0
     """First token to last."""
 

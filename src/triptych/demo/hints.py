@@ -8,7 +8,7 @@ them, are thrown away with the optimiser; the checkpoint knows nothing of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from triptych.demo.scenes import COLOURS, SHAPES, Scene
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T", bound=np.generic)
 PATCH = 14
 _SHAPE_CLASSES, _COLOUR_CLASSES = len(SHAPES) + 1, len(COLOURS) + 1
 CHANNELS = _SHAPE_CLASSES + _COLOUR_CLASSES + 2
@@ -54,11 +55,17 @@ def hints_of(scene: Scene, side: int) -> Hints:
         offset[inside] = away[inside]
         place[inside] = (item.x / side, item.y / side)
     if side == PATCH:
-        shape, colour, offset, place = map(_in_blocks, (shape, colour, offset, place))
+        return _flat(_in_blocks(shape), _in_blocks(colour), _in_blocks(offset), _in_blocks(place))
+    return _flat(shape, colour, offset, place)
+
+
+def _flat(
+    shape: NDArray[np.int64], colour: NDArray[np.int64], offset: NDArray[np.float32], place: NDArray[np.float32]
+) -> Hints:
     return Hints(shape.reshape(-1), colour.reshape(-1), offset.reshape(-1, 2), place.reshape(-1, 2))
 
 
-def _in_blocks(grid: NDArray[np.generic]) -> NDArray[np.generic]:
+def _in_blocks(grid: NDArray[T]) -> NDArray[T]:
     """Reorder a grid of patches so that each 2 x 2 block comes in one piece."""
     rows, columns, *rest = grid.shape
     return grid.reshape(rows // 2, 2, columns // 2, 2, *rest).swapaxes(1, 2)

@@ -23,7 +23,7 @@ from triptych.contracts.errors import (
 )
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
-from triptych.frontend.generation import INTERNAL, Generation, Job
+from triptych.frontend.generation import INTERNAL, SHUTTING_DOWN, Generation, Job
 from triptych.frontend.http import (
     ClientGone,
     Headers,
@@ -74,7 +74,7 @@ class App:
             return
         request_id = header(scope, b"x-request-id") or uuid.uuid4().hex.encode()
         headers: Headers = [(b"x-request-id", request_id[:128])]
-        status = 200
+        status = 0  # nothing was answered yet
 
         async def recorded_send(message: Any) -> None:
             nonlocal status
@@ -88,6 +88,10 @@ class App:
         except ClientGone:
             self.metrics.cancelled()
             return
+        except asyncio.CancelledError:
+            if not status:
+                await send_error(recorded_send, SHUTTING_DOWN, headers)
+            raise
         finally:
             self._in_flight -= 1
         self.metrics.answered(self._known_path(scope["path"]), status)

@@ -90,6 +90,9 @@ class Catalog:
         except ConfigError as error:
             model.processor, model.problem = None, str(error)
             log.error("model %s cannot be served: %s", card.name, error)
+        except Exception:  # one checkpoint's files must not take the other models down
+            model.processor, model.problem = None, "its files cannot be read; the frontend's log has the cause"
+            log.exception("model %s cannot be served", card.name)
 
     def get(self, name: str) -> tuple[Model, Processor]:
         """The model by its name. Raises NotFound listing the known ones, Unavailable without workers."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import TriptychError, WorkerLost
+from triptych.contracts.errors import TriptychError, Unavailable, WorkerLost
 from triptych.contracts.request import GenerateRequest
 from triptych.frontend.answers import DONE, Answer, Said
 from triptych.frontend.choice import Choice, Piece
@@ -26,6 +26,8 @@ from triptych.stages.dispatch import Dispatcher
 log = logging.getLogger("triptych.generation")
 
 INTERNAL = TriptychError("the server failed on this request; its log has the cause")
+SHUTTING_DOWN = Unavailable("the server is shutting down", code="shutting_down")
+"""For whoever is cut off by the end of the drain (or is gone, and does not hear it)."""
 Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
 
 
@@ -68,10 +70,15 @@ class Generation:
                     await events.write(b"".join(out))
             tail = self.answer.usage_chunk(self.usage()) if self.include_usage else b""
             await events.write(tail + DONE)
+        except asyncio.CancelledError:
+            if events.started:
+                await events.write(_error_event(SHUTTING_DOWN))
+                await events.close()
+            raise
         except Exception as error:
             if not events.started:
                 raise
-            await events.write(b"data: " + error_body(self._as_told(error)) + b"\n\n" + DONE)
+            await events.write(_error_event(self._as_told(error)))
         await events.close()
 
     async def whole(self, send: Send, headers: Headers) -> None:
@@ -173,3 +180,8 @@ class Generation:
         worker = msgspec.structs.asdict(job.choice.timing) if job.choice.timing else {}
         spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
         return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}
+
+
+def _error_event(error: TriptychError) -> bytes:
+    """The last event of a stream that fails."""
+    return b"data: " + error_body(error) + b"\n\n" + DONE

@@ -25,6 +25,8 @@ from triptych.stages.dispatch import Dispatcher
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
+LAST_WORDS_S = 1.0
+"""Past the drain's deadline, for writing to clients that their answer was cut off."""
 
 
 class _Server(uvicorn.Server):
@@ -76,7 +78,7 @@ async def serving(
         try:
             async with asyncio.TaskGroup() as group:
                 following = group.create_task(catalog.follow(), name="follow discovery")
-                group.create_task(server.serve(sockets=[listener]), name="http server")
+                group.create_task(_serve_http(server, listener), name="http server")
                 try:
                     await catalog.first_snapshot.wait()
                     yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -86,6 +88,19 @@ async def serving(
         finally:
             listener.close()
             await client.close()
+
+
+async def _serve_http(server: _Server, listener: socket.socket) -> None:
+    """Serve until told to exit. What is still being answered at the end of the drain gets its last words in."""
+    try:
+        await server.serve(sockets=[listener])
+        if server.server_state.tasks:  # cancelled by uvicorn, which does not wait for them
+            await asyncio.wait(set(server.server_state.tasks), timeout=LAST_WORDS_S)
+    finally:
+        for one in getattr(server, "servers", ()):
+            one.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
 
 
 def _http_server(app: App, config: FrontendConfig) -> _Server:

@@ -16,7 +16,8 @@ TEXT_ONLY = ModelFamily(name="text", model_types=())
 """Every checkpoint whose ``model_type`` no family claims: served for text."""
 
 
-def _read(path: Path) -> Json:
+def read_json(path: Path) -> Json:
+    """The JSON object in a checkpoint's file, empty where there is no such file. Raises ConfigError."""
     if not path.is_file():
         return {}
     try:
@@ -30,13 +31,13 @@ def load_checkpoint(path: str) -> Checkpoint:
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(f"model folder {path} does not exist")
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not config:
         raise ConfigError(f"{path} is no checkpoint: it has no config.json")
-    preprocessor = _read(folder / "preprocessor_config.json")
+    preprocessor = read_json(folder / "preprocessor_config.json")
     if not preprocessor:  # transformers 5 saves all processors of a model in one file
-        preprocessor = _read(folder / "processor_config.json").get("image_processor") or {}
-    return Checkpoint(path, config, preprocessor, _read(folder / "generation_config.json"))
+        preprocessor = read_json(folder / "processor_config.json").get("image_processor") or {}
+    return Checkpoint(path, config, preprocessor, read_json(folder / "generation_config.json"))
 
 
 def family_of(checkpoint: Checkpoint) -> ModelFamily:

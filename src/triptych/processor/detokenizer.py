@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 from tokenizers.decoders import DecodeStream
@@ -22,9 +23,9 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
         self._tokenizer = tokenizer
         self._fast = tokenizer.fast
-        self._context = prompt_ids[-_CONTEXT:]
-        self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
-        self._emitted: list[int] = self._context
+        context = prompt_ids[-_CONTEXT:]
+        self._stream = DecodeStream(ids=context, skip_special_tokens=True)
+        self._said: deque[int] = deque(context, maxlen=2 * _CONTEXT)
         self._held: list[int] = []
 
     def push(self, token_id: int) -> str:
@@ -37,16 +38,16 @@ class Detokenizer:
             self._held.append(token_id)
             return ""
         if self._held:
-            self._emitted, self._held = [*self._held[-_CONTEXT:], token_id], []
-        else:
-            self._emitted = [*self._emitted[-_CONTEXT:], token_id]
+            self._said.extend(self._held)
+            self._held.clear()
+        self._said.append(token_id)
         return str(text)
 
     def _restart(self, token_id: int) -> str:
         """Begin a new stream at ``token_id``, saying first what the old one still held."""
         held = self.flush()
         self._stream = DecodeStream(skip_special_tokens=True)
-        self._emitted = []
+        self._said.clear()
         text = self._stream.step(self._fast, token_id)
         if text is None:
             self._held.append(token_id)
@@ -56,9 +57,9 @@ class Detokenizer:
         """What is left at the end: characters that never became whole, as U+FFFD, as ``decode`` gives them."""
         if not self._held:
             return ""
-        known = self._tokenizer.decode(self._emitted)
-        whole = self._tokenizer.decode(self._emitted + self._held)
-        self._held = []
+        known = self._tokenizer.decode(list(self._said))
+        whole = self._tokenizer.decode([*self._said, *self._held])
+        self._held.clear()
         return whole[len(known) :] if whole.startswith(known) else ""
 
 

@@ -15,16 +15,28 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
-import msgspec
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.models.registry import read_json
 from triptych.processor.tokenizer import Tokenizer
 
 Message = dict[str, Any]
 _PROBE = "probe 8d2f"
+_ALWAYS_GIVEN = {"add_generation_prompt": True, "tools": None, "documents": None}
+"""Names that are always defined, as transformers defines them."""
+_FAILURES = (
+    jinja2.TemplateError,
+    TypeError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What a template's own expressions can raise."""
 
 
 class _Generation(jinja2.ext.Extension):
@@ -41,8 +53,14 @@ def _refuse(message: str) -> NoReturn:
     raise BadRequest(f"the model's chat template refuses these messages: {message}", param="messages")
 
 
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -78,12 +96,10 @@ class ChatTemplate:
     def render(self, messages: list[Message], settings: dict[str, Any]) -> str:
         """The prompt up to and including the opening of the answer. Raises BadRequest when it refuses."""
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens, **settings
-            )
+            return self._template.render({**_ALWAYS_GIVEN, **self._special_tokens, **settings, "messages": messages})
         except BadRequest:
             raise
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError) as error:
+        except _FAILURES as error:
             raise BadRequest(
                 f"the model's chat template cannot render these messages: {error}", param="messages"
             ) from error
@@ -99,10 +115,7 @@ def _template_file(folder: Path) -> str | None:
     plain = folder / "chat_template.jinja"
     if plain.is_file():
         return plain.read_text(encoding="utf-8")
-    wrapped = folder / "chat_template.json"
-    if wrapped.is_file():
-        return _template_setting(msgspec.json.decode(wrapped.read_bytes(), type=dict).get("chat_template"))
-    return None
+    return _template_setting(read_json(folder / "chat_template.json").get("chat_template"))
 
 
 def _template_setting(value: Any) -> str | None:

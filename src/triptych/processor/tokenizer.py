@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from tokenizers import Tokenizer as FastTokenizer
 
 from triptych.contracts.errors import ConfigError
+from triptych.models.registry import read_json
 
 
 class Tokenizer:
@@ -31,12 +31,13 @@ class Tokenizer:
                 f"{folder} has no tokenizer.json; make one with transformers: "
                 "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
             )
-        settings_path = Path(folder) / "tokenizer_config.json"
-        settings = msgspec.json.decode(settings_path.read_bytes(), type=dict) if settings_path.is_file() else {}
-        fast = FastTokenizer.from_file(str(path))
+        try:
+            fast = FastTokenizer.from_file(str(path))
+        except Exception as error:  # the library has only bare exceptions
+            raise ConfigError(f"{path} cannot be read: {error}") from error
         fast.no_truncation()
         fast.no_padding()
-        return cls(fast, settings)
+        return cls(fast, read_json(Path(folder) / "tokenizer_config.json"))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.fast.encode(text, add_special_tokens=add_special_tokens).ids

@@ -21,7 +21,7 @@ def _machine_defaults(is_cpu: bool, words: list[str], checkpoint: Checkpoint) ->
     common = {"disable_log_stats": True, "enable_log_requests": False}
     if not is_cpu:
         return common
-    defaults = {**common, "enforce_eager": True, "block_size": CPU_BLOCK_SIZE}
+    defaults: dict[str, Any] = {**common, "enforce_eager": True, "block_size": CPU_BLOCK_SIZE}
     if not env.is_set("VLLM_CPU_KVCACHE_SPACE") and not any("gpu-memory-utilization" in word for word in words):
         defaults["kv_cache_memory_bytes"] = min(CPU_KV_CACHE_BYTES, available_memory_bytes() // 4)
         defaults["max_model_len"] = -1  # as long a context as that holds, at most the model's own
@@ -43,7 +43,7 @@ def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
     parser = AsyncEngineArgs.add_cli_args(_flexible_parser())
     words = list(options.args)
     parser.set_defaults(**_machine_defaults(is_cpu, words, checkpoint))
-    if "--model" in words:
+    if any(word.split("=")[0] == "--model" for word in words):
         raise ConfigError("give the model to the worker (--model), not to the engine")
     parsed = parser.parse_args([*words, "--model", options.model_path])
     return AsyncEngineArgs.from_cli_args(parsed)

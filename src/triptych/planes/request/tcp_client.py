@@ -18,15 +18,30 @@ _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
 
 
 class _ClientConnection(Connection):
-    def __init__(self) -> None:
+    def __init__(self, peers: set[_ClientConnection]) -> None:
         super().__init__(frames.FRAME_LIMIT_BYTES)
         self.calls: dict[int, TcpCall] = {}
         self._next_stream = 0
+        self._retired = False
+        self._peers = peers
+        peers.add(self)
 
     def open(self, call: TcpCall) -> int:
         self._next_stream = self._next_stream % 0xFFFF_FFFF + 1
         self.calls[self._next_stream] = call
         return self._next_stream
+
+    def release(self, stream: int) -> None:
+        """The call on ``stream`` has ended."""
+        self.calls.pop(stream, None)
+        if self._retired and not self.calls:
+            self.close()
+
+    def retire(self) -> None:
+        """Close once the calls on it have ended: a worker that drains finishes them."""
+        self._retired = True
+        if not self.calls:
+            self.close()
 
     def on_frame(self, kind: int, stream: int, payload: bytes) -> None:
         call = self.calls.get(stream)
@@ -40,6 +55,7 @@ class _ClientConnection(Connection):
             call.finish(_error_in(payload))
 
     def on_closed(self) -> None:
+        self._peers.discard(self)
         for call in list(self.calls.values()):
             call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
 
@@ -91,9 +107,9 @@ class TcpCall:
             self._silence_timer.cancel()
         if self._connection is None:
             return
-        self._connection.calls.pop(self._stream, None)
         if not self._ended:
             self._connection.send(pack(Type.CANCEL, self._stream))
+        self._connection.release(self._stream)
 
     def __aiter__(self) -> Self:
         return self
@@ -131,7 +147,7 @@ class TcpCall:
         """End the stream. What was delivered before is still iterated, then ``error`` is raised."""
         self._ended, self._error = True, error
         if self._connection is not None:
-            self._connection.calls.pop(self._stream, None)
+            self._connection.release(self._stream)
         self._wake()
 
     def _check_silence(self) -> None:
@@ -156,6 +172,8 @@ class TcpRequestClient:
     def __init__(self, token: str | None = None) -> None:
         self._hello = pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, token)))
         self._connections: dict[tuple[str, int], _ClientConnection] = {}
+        self._open: set[_ClientConnection] = set()
+        """Those above, and retired ones whose calls have not ended."""
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
 
     def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> TcpCall:
@@ -176,7 +194,7 @@ class TcpRequestClient:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(_ClientConnection, *peer)
+                _, connection = await loop.create_connection(lambda: _ClientConnection(self._open), *peer)
         except (OSError, TimeoutError):
             self.forget(*peer)
             raise WorkerLost("the worker cannot be reached") from None
@@ -184,11 +202,13 @@ class TcpRequestClient:
         return connection
 
     def forget(self, host: str, port: int) -> None:
-        """Close the connection to a peer that is gone; its calls raise WorkerLost."""
+        """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
         self._locks.pop((host, port), None)
         if connection := self._connections.pop((host, port), None):
-            connection.abort()
+            connection.retire()
 
     async def close(self) -> None:
-        for peer in list(self._connections):
-            self.forget(*peer)
+        self._connections.clear()
+        self._locks.clear()
+        for connection in list(self._open):
+            connection.abort()

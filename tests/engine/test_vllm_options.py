@@ -1,0 +1,49 @@
+"""From a worker's options to vLLM's arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.spans import Span
+from triptych.demo import MODEL_DIR
+from triptych.engines.base import EngineOptions
+from triptych.models.registry import load_checkpoint
+
+
+def arguments(*words: str):
+    from triptych.engines.vllm.options import engine_args
+
+    options = EngineOptions(
+        model_path=str(MODEL_DIR), model_name="demo", span=Span.EPD, media=MediaLimits(), args=words
+    )
+    return engine_args(options, load_checkpoint(str(MODEL_DIR)))
+
+
+def test_defaults_suit_a_laptop() -> None:
+    args = arguments()
+    assert args.model == str(MODEL_DIR)
+    assert args.enforce_eager is True
+    assert args.kv_cache_memory_bytes <= 1 << 30
+    assert args.dtype == "float32", "a float32 checkpoint must not be rounded to bfloat16"
+
+
+def test_flags_of_the_user_win() -> None:
+    args = arguments("--dtype", "bfloat16", "--max-model-len", "512", "--block-size=64", "--no-enforce-eager")
+    assert (args.dtype, args.max_model_len, args.block_size, args.enforce_eager) == ("bfloat16", 512, 64, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--no-such-flag", "1"), "--no-such-flag"),
+        (("--max-num-seqs", "many"), "--max-num-seqs"),
+        (("--model", "other"), "--model"),
+        (("--model=other",), "--model"),
+    ],
+)
+def test_wrong_flags_are_named_in_one_line(words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        arguments(*words)
+    assert "\n" not in str(refused.value)

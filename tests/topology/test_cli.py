@@ -1,0 +1,198 @@
+"""The command line: help, errors of one line, and a light frontend."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from support.deployment import http_client
+from support.loops import run
+from support.processes import CLEAN, child, command
+from triptych import __version__
+from triptych.cli.main import main
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+
+
+def said(*words):
+    """(exit status, standard output, standard error) of a command that ends by itself, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(list(words))
+        except SystemExit as exit:
+            status = exit.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def one_line_error(status, err, *words):
+    assert status == 2, err
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1, f"one line was expected: {err}"
+    assert lines[0].startswith("triptych: error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_version():
+    assert said("--version") == (0, f"triptych {__version__}\n", "")
+
+
+def test_help_lists_the_commands():
+    status, out, _ = said("--help")
+    assert status == 0
+    for name in ("up", "frontend", "worker", "demo"):
+        assert f"\n    {name}" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [
+        ("frontend", (FrontendConfig, PlaneConfig, MediaLimits)),
+        ("worker", (WorkerConfig, PlaneConfig, MediaLimits)),
+        ("up", (PlaneConfig,)),
+        ("demo", (PlaneConfig,)),
+    ],
+)
+def test_help_of_a_command_lists_every_field(name, models):
+    status, out, _ = said(name, "--help")
+    assert status == 0
+    for model in models:
+        for field in msgspec.structs.fields(model):
+            assert f"--{field.name.replace('_', '-')}" in out, field.name
+
+
+def test_no_command_is_a_usage_error():
+    status, _, err = said()
+    assert status == 2
+    assert "COMMAND" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("worker", "--model", "demo", "--engine", "tgi"), ["unknown engine 'tgi'", "mock, vllm"]),
+        (("worker", "--model", "/nowhere/at/all", "--engine", "mock"), ["/nowhere/at/all", "does not exist"]),
+        (("worker", "--model", "demo", "--span", "ed"), ["--span ed"]),
+        (("worker", "--model", "demo", "--engine", "mock", "--span", "pd"), ["span epd, not pd"]),
+        (("worker", "--model", "demo", "--engine", "mock", "--", "--speed", "5"), ["--speed", "--itl-ms"]),
+        (("worker", "--model", "demo", "--engine", "mock", "--host", "0.0.0.0"), ["TRIPTYCH_TOKEN"]),
+        (("worker", "--model", "demo", "--engine", "mock", "--plane", "carrier-pigeon"), ["unknown plane", "local"]),
+        (("frontend", "--port", "many"), ["--port many"]),
+        (("frontend", "--port", "0", "--prompt-template", "no place"), ["--prompt-template", "<prompt>"]),
+        (("frontend", "--port", "0", "--media-max-bytes", "0"), ["--media-max-bytes 0"]),
+        (("frontend", "--port", "0", "--run-dir", "/dev/null/x"), ["run directory /dev/null/x"]),
+    ],
+    ids=lambda value: " ".join(value[:6]) if isinstance(value, tuple) else None,
+)
+def test_what_cannot_work_is_one_line_and_status_2(tmp_path, words, expected):
+    flags = () if "--run-dir" in words else ("--run-dir", str(tmp_path))
+    status, _, err = said(words[0], *flags, *words[1:])
+    one_line_error(status, err, *expected)
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path):
+    status, _, err = said("worker", "--model", str(tmp_path), "--engine", "mock", "--run-dir", str(tmp_path))
+    one_line_error(status, err, "config.json")
+
+
+def test_a_missing_model_flag_is_named():
+    status, _, err = said("worker")
+    assert status == 2
+    assert "--model" in err
+
+
+def test_a_port_that_is_taken(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for words in (("frontend",), ("worker", "--model", "demo", "--engine", "mock")):
+            ended = command(*words, "--port", port, run_dir=tmp_path)
+            one_line_error(ended.returncode, ended.stderr, port)
+
+
+def test_a_frontend_starts_fast_and_stays_small(tmp_path):
+    async def start():
+        begun = time.monotonic()
+        async with child("frontend", "--port", "0", run_dir=tmp_path) as frontend:
+            took = time.monotonic() - begun
+            resident_mib = int(re.search(r"VmRSS:\s+(\d+)", _proc(frontend.pid, "status"))[1]) / 1024
+            assert resident_mib < 200, f"{resident_mib:.0f} MiB resident"
+            frontend.signal(signal.SIGTERM)
+            assert await frontend.ended() == 0
+        return took
+
+    async def main():
+        best = math.inf
+        for _ in range(4):  # other work on this machine must not fail it
+            best = min(best, await start())
+            if best < 2:
+                return
+        raise AssertionError(f"{best:.1f} s to the ready line; under 2 s was expected")
+
+    run(main())
+
+
+def _proc(pid, name):
+    return Path(f"/proc/{pid}/{name}").read_text()
+
+
+def test_a_frontend_with_a_model_imports_no_engine_and_no_transformers(tmp_path):
+    """Also once a model is loaded, and a request with a picture was checked."""
+    code = """
+import asyncio, json, sys
+from triptych.config.media import MediaLimits
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.card import ModelCard
+from triptych.demo import MODEL_DIR
+from triptych.frontend.server import serving
+from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.request.tcp_client import TcpRequestClient
+from triptych.processor.processor import Processor
+import pathlib
+async def main():
+    client = TcpRequestClient()
+    discovery = LocalDiscovery(pathlib.Path(sys.argv[1]), "default")
+    async with serving(FrontendConfig(port=0), MediaLimits(), discovery, client, client.forget):
+        Processor.load(ModelCard(name="m", path=str(MODEL_DIR), context_length=5), None)
+asyncio.run(main())
+print(json.dumps(sorted(sys.modules)))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=CLEAN, check=True, timeout=30
+    )
+    modules = set(json.loads(ended.stdout))
+    heavy = {"torch", "vllm", "transformers", "numpy", "triptych.engines.base", "triptych.engines.vllm"} & modules
+    assert not heavy, f"a frontend must not import {sorted(heavy)}"
+
+
+def test_python_dash_m_is_the_command(tmp_path):
+    assert command("--version", run_dir=tmp_path).stdout == f"triptych {__version__}\n"
+
+
+def test_a_key_from_the_environment_guards_the_api(tmp_path):
+    async def main():
+        async with (
+            child("frontend", "--port", "0", run_dir=tmp_path, env={"TRIPTYCH_API_KEY": "k"}) as frontend,
+            http_client(frontend.ready.split()[-1]) as http,
+        ):
+            assert (await http.get("/v1/models")).status_code == 401
+            assert (await http.get("/v1/models", headers={"authorization": "Bearer k"})).status_code == 200
+            assert "--api-key" not in _proc(frontend.pid, "cmdline")
+        assert os.environ.get("TRIPTYCH_API_KEY") is None
+
+    run(main())

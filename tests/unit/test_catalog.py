@@ -1,0 +1,133 @@
+import asyncio
+
+import pytest
+
+from support.instances import CARD, instance
+from support.loops import run, until
+from triptych.contracts.card import ModelCard
+from triptych.contracts.errors import ConfigError, NotFound, Unavailable
+from triptych.frontend.catalog import Catalog
+
+OTHER = ModelCard(name="other", path="/other", context_length=5)
+
+
+class Snapshots:
+    """Discovery that shows what this test says."""
+
+    def __init__(self):
+        self.queue = asyncio.Queue()
+        self.shown = 0
+
+    async def watch(self):
+        while True:
+            yield await self.queue.get()
+            self.shown += 1
+
+    async def show(self, *instances):
+        count = self.shown + 1
+        await self.queue.put(tuple(instances))
+        await until(lambda: self.shown == count, "the snapshot was taken in")
+
+
+def follow(test, load=lambda card: f"processor of {card.name}"):
+    async def main():
+        snapshots, gone = Snapshots(), []
+        catalog = Catalog(snapshots, load, gone.append)
+        task = asyncio.create_task(catalog.follow())
+        try:
+            await test(catalog, snapshots, gone)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    run(main())
+
+
+def test_models_come_and_go():
+    async def test(catalog, snapshots, gone):
+        with pytest.raises(NotFound, match="none yet"):
+            catalog.get("demo")
+        await snapshots.show(instance("a"), instance("b"), instance("c", model=OTHER))
+        assert catalog.first_snapshot.is_set()
+        model, processor = catalog.get("demo")
+        assert [one.id for one in model.instances] == ["a", "b"]
+        assert processor == "processor of demo"
+        with pytest.raises(NotFound, match="served here: demo, other"):
+            catalog.get("nope")
+        await snapshots.show(instance("b"))
+        assert sorted(one.id for one in gone) == ["a", "c"]
+        with pytest.raises(Unavailable, match="no worker for model 'other'") as caught:
+            catalog.get("other")
+        assert caught.value.retry_after_s
+        assert catalog.ready
+        await snapshots.show()
+        assert not catalog.ready
+
+    follow(test)
+
+
+def test_ready_needs_a_complete_path():
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a", "e"))
+        assert not catalog.ready
+        await snapshots.show(instance("a", "e"), instance("b", "pd"))
+        assert catalog.ready
+        assert [mode.value for mode in catalog.get("demo")[0].modes] == ["E/PD"]
+
+    follow(test)
+
+
+def test_a_processor_is_loaded_once_and_again_for_another_card():
+    loaded = []
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        await snapshots.show(instance("a"), instance("b"))
+        await snapshots.show()
+        await snapshots.show(instance("c"))
+        assert len(loaded) == 1
+        longer = ModelCard(name="demo", path=CARD.path, context_length=9999)
+        await snapshots.show(instance("d", model=longer))
+        assert loaded == [CARD, longer]
+        assert catalog.get("demo")[0].card == longer
+
+    follow(test, load=lambda card: loaded.append(card) or "processor")
+
+
+@pytest.mark.parametrize(("error", "told"), [(ConfigError("no tokenizer"), "no tokenizer"), (KeyError("x"), "log has")])
+def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(error, told):
+    def load(card):
+        if card.name == "other":
+            raise error
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"), instance("c", model=OTHER))
+        assert catalog.ready
+        with pytest.raises(Unavailable, match=told):
+            catalog.get("other")
+        assert told in catalog.models["other"].problem
+
+    follow(test, load)
+
+
+def test_leaving_closes_the_watch():
+    async def main():
+        closed = []
+
+        class Watched:
+            async def watch(self):
+                try:
+                    yield ()
+                    await asyncio.Event().wait()
+                finally:
+                    closed.append(True)
+
+        catalog = Catalog(Watched(), lambda card: None)
+        task = asyncio.create_task(catalog.follow())
+        await catalog.first_snapshot.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert closed
+
+    run(main())

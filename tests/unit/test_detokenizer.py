@@ -1,0 +1,93 @@
+"""Tokens to text: piece by piece it is what decoding all of it at once gives, and no character is broken."""
+
+import random
+
+import pytest
+
+from support.checkpoints import byte_level, sentencepiece_like
+from triptych.demo import MODEL_DIR
+from triptych.processor.detokenizer import Detokenizer
+from triptych.processor.tokenizer import Tokenizer
+
+TEXTS = ["Hello there", "👩‍👩‍👧‍👦🏳️‍🌈", "e\u0301a\u0308", "漢字 かな", "  a  b\n\n\t", "ß😀x😀", "\ufffd real"]
+
+
+def tokenizers():
+    yield "demo", Tokenizer.load(str(MODEL_DIR))
+    yield "byte level", Tokenizer(byte_level(*TEXTS), {})
+    yield "sentencepiece", Tokenizer(sentencepiece_like("▁Hello", "▁there", "▁a", "▁b", "ss"), {})
+
+
+NAMED = dict(tokenizers())
+
+
+@pytest.fixture(params=NAMED)
+def tokenizer(request):
+    return NAMED[request.param]
+
+
+def pieces_of(tokenizer, ids, prompt=()):
+    one = Detokenizer(tokenizer, list(prompt))
+    return [*(one.push(token) for token in ids), one.flush()]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_decoded_whole(tokenizer, text):
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    pieces = pieces_of(tokenizer, ids)
+    assert "".join(pieces) == tokenizer.decode(ids)
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_after_a_prompt_the_pieces_are_what_the_prompt_lacked(tokenizer, text):
+    prompt = tokenizer.encode("Hello there", add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    whole = tokenizer.decode([*prompt, *ids])
+    assert "".join(pieces_of(tokenizer, ids, prompt)) == whole.removeprefix(tokenizer.decode(prompt))
+
+
+@pytest.mark.parametrize("tokenizer", ["demo", "byte level"], indirect=True)
+def test_random_tokens_say_what_decoding_says(tokenizer):
+    """Any ids, also such that make no valid text; special tokens are not a part of the text.
+
+    (A SentencePiece decoder looks at a whole run of bytes: no text that is sent as it comes can equal that.)
+    """
+    rng = random.Random(6)
+    for _ in range(60):
+        ids = [rng.randrange(tokenizer.vocabulary_size) for _ in range(rng.randrange(1, 40))]
+        joined = "".join(pieces_of(tokenizer, ids))
+        whole = tokenizer.decode(ids)
+        assert joined.replace("\ufffd", "") == whole.replace("\ufffd", ""), ids
+
+
+def test_an_id_outside_of_the_vocabulary_ends_nothing(tokenizer):
+    ids = tokenizer.encode("Hello", add_special_tokens=False)
+    pieces = pieces_of(tokenizer, [*ids, 10**6, *ids])
+    assert "".join(pieces).count("Hello") == 2
+
+
+def test_a_half_character_is_told_at_the_end():
+    tokenizer = NAMED["demo"]
+    ids = tokenizer.encode("ok😀", add_special_tokens=False)
+    pieces = pieces_of(tokenizer, ids[:-1])
+    assert pieces[-1] == "\ufffd"
+    assert "".join(pieces[:-1]) == "ok"
+
+
+def test_the_first_word_of_an_answer_keeps_its_space():
+    tokenizer = NAMED["sentencepiece"]
+    prompt = tokenizer.encode("Hello", add_special_tokens=False)
+    [there] = [tokenizer.fast.token_to_id("▁there")]
+    assert pieces_of(tokenizer, [there], prompt) == [" there", ""]
+    assert pieces_of(tokenizer, [there]) == ["there", ""], "at the very beginning there is none"
+
+
+def test_bytes_that_fall_back_are_put_together():
+    tokenizer = NAMED["sentencepiece"]
+    ids = tokenizer.encode("a😀b", add_special_tokens=False)
+    pieces = pieces_of(tokenizer, ids)
+    assert "".join(pieces) == "a😀b"
+    assert "😀" in "".join(pieces)
+    assert not any("\ufffd" in piece for piece in pieces)

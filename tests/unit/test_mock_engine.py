@@ -1,0 +1,147 @@
+"""The mock engine keeps the engine port's promises, and its own."""
+
+import asyncio
+import time
+
+import pytest
+
+from support.checkpoints import IMAGE_ID, cells, picture
+from support.loops import run
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.contracts.request import GenerateRequest, Medium, Sampling
+from triptych.contracts.spans import Span
+from triptych.demo import MODEL_DIR
+from triptych.engines.base import EngineOptions, engine_factory
+from triptych.engines.mock import MockEngine
+
+
+def options(*args, span=Span.EPD):
+    return EngineOptions(model_path=str(MODEL_DIR), model_name="m", span=span, media=MediaLimits(), args=args)
+
+
+def request(ids=(5, 6, 7), media=(), **sampling):
+    fields = {"max_tokens": 100, "temperature": 0.0, **sampling}
+    return GenerateRequest(id="r", model="m", token_ids=list(ids), sampling=Sampling(**fields), media=list(media))
+
+
+def medium(data):
+    return Medium(kind="image", content_hash="h", format="PNG", data=data, width=1, height=1)
+
+
+def generate(*requests, args=()):
+    """All deltas of each request, and the engine's stats at the end."""
+
+    async def main():
+        engine = MockEngine(options(*args))
+        await engine.start()
+        try:
+            answers = [[delta async for delta in engine.generate(one)] for one in requests]
+            return answers, engine.stats()
+        finally:
+            await engine.stop()
+            await engine.stop()
+
+    return run(main())
+
+
+def tokens(deltas):
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def test_it_says_the_prompt_again():
+    [[*deltas]], stats = generate(request())
+    assert tokens(deltas) == [5, 6, 7]
+    assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
+    assert [delta.prompt_tokens for delta in deltas] == [3, 0, 0]
+    assert [delta.timing is not None for delta in deltas] == [False, False, True]
+    assert (stats.running, stats.generated_tokens) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "count", "reason"),
+    [
+        ({"max_tokens": 2}, 2, "length"),
+        ({"max_tokens": 3}, 3, "length"),
+        ({"max_tokens": 9, "ignore_eos": True}, 9, "length"),
+        ({"max_tokens": 9, "min_tokens": 5}, 5, "stop"),
+    ],
+)
+def test_lengths(sampling, count, reason):
+    [deltas], _ = generate(request(**sampling))
+    assert len(tokens(deltas)) == count
+    assert deltas[-1].finish_reason == reason
+
+
+def test_seeds():
+    ids = range(20, 60)
+    one, same, other = generate(*(request(ids, temperature=1.0, seed=seed) for seed in (1, 1, 2)))[0]
+    assert tokens(one) == tokens(same) != tokens(other)
+    assert sorted(tokens(other)) == list(ids)
+
+
+def test_logprobs():
+    [deltas], _ = generate(request(logprobs=2))
+    assert all(len(delta.logprobs) == len(delta.token_ids) for delta in deltas)
+    assert all(len(entry.top) == 2 for delta in deltas for entry in delta.logprobs)
+
+
+def test_pictures_are_decoded_and_counted_and_not_said():
+    [deltas], _ = generate(request([5, IMAGE_ID, 6], [medium(picture(112, 112))]))
+    assert tokens(deltas) == [5, 6]
+    assert deltas[0].prompt_tokens == 2 + cells(112, 112)
+
+
+def test_a_damaged_picture_is_refused_and_leaves_nothing():
+    async def main():
+        engine = MockEngine(options())
+        await engine.start()
+        with pytest.raises(BadRequest, match="damaged"):
+            await anext(engine.generate(request([IMAGE_ID], [medium(picture(64, 64)[:-30])])))
+        assert engine.stats().running == 0
+        await engine.stop()
+
+    run(main())
+
+
+def test_closing_the_iterator_aborts():
+    async def main():
+        engine = MockEngine(options("--itl-ms", "1000"))
+        await engine.start()
+        stream = engine.generate(request())
+        await anext(stream)
+        assert engine.stats().running == 1
+        await stream.aclose()
+        assert engine.stats().running == 0
+        await engine.stop()
+
+    run(main())
+
+
+def test_pace():
+    begun = time.monotonic()
+    generate(request(), args=("--prefill-ms", "60", "--itl-ms", "40"))
+    assert 0.13 < time.monotonic() - begun < 2
+
+
+def test_it_does_not_fail_by_itself():
+    async def main():
+        engine = MockEngine(options())
+        await engine.start()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await engine.failed()
+        await engine.stop()
+
+    run(main())
+
+
+def test_it_hosts_one_span():
+    with pytest.raises(ConfigError, match="hosts the span epd, not pd"):
+        MockEngine(options(span=Span.PD))
+
+
+def test_unknown_engines_list_the_known():
+    with pytest.raises(ConfigError, match="unknown engine 'tgi'; known: mock, vllm"):
+        engine_factory("tgi")
+    assert engine_factory("mock") is MockEngine

@@ -1,0 +1,65 @@
+import random
+
+import pytest
+
+from triptych.processor.detokenizer import StopStrings
+
+
+def said(stops, pieces):
+    """(what was let through piece by piece and at the end, whether it stopped)."""
+    finder = StopStrings(stops)
+    out = []
+    for piece in pieces:
+        text, stopped = finder.push(piece)
+        out.append(text)
+        if stopped:
+            return out, True
+    return [*out, finder.flush()], False
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "out", "stopped"),
+    [
+        (["b"], ["abc"], ["a"], True),
+        (["stop"], ["x st", "op y"], ["x ", ""], True),
+        (["stop"], ["s", "t", "o", "p"], ["", "", "", ""], True),
+        (["stop"], ["sto", "re"], ["", "store", ""], False),
+        (["stop"], ["stst", "op"], ["st", ""], True),
+        (["stop"], ["the end sto"], ["the end ", "sto"], False),
+        (["bc", "abcd"], ["xab", "cd"], ["x", ""], True),
+        (["aab"], ["aa", "a", "b"], ["", "a", ""], True),
+        (["\n\n"], ["a\n", "b\n", "\nc"], ["a", "\nb", ""], True),
+        (["😀"], ["a😀b"], ["a"], True),
+        (["x"], [], [""], False),
+    ],
+)
+def test_table(stops, pieces, out, stopped):
+    assert said(stops, pieces) == (out, stopped)
+
+
+def test_however_it_is_cut_the_result_is_that_of_the_whole_text():
+    rng = random.Random(4)
+    for _ in range(500):
+        text = "".join(rng.choice("ab") for _ in range(rng.randrange(20)))
+        stops = ["".join(rng.choice("ab") for _ in range(rng.randrange(1, 5))) for _ in range(rng.randrange(1, 4))]
+        pieces, rest = [], text
+        while rest:
+            cut = rng.randrange(1, 4)
+            pieces.append(rest[:cut])
+            rest = rest[cut:]
+        out, stopped = said(stops, pieces)
+        found = [text.index(stop) for stop in stops if stop in text]
+        assert stopped == bool(found), (text, stops)
+        joined = "".join(out)
+        assert text.startswith(joined)
+        if not found:
+            assert joined == text
+        else:
+            assert not any(stop in joined for stop in stops), (text, stops, joined)
+
+
+def test_what_cannot_become_a_stop_string_is_not_held_back():
+    finder = StopStrings(["<end>"])
+    assert finder.push("a < b ").text == "a < b "
+    assert finder.push("<en").text == ""
+    assert finder.push("t").text == "<ent"

@@ -1,0 +1,132 @@
+"""A worker's life in order, with an engine, a server and a discovery of this test's own."""
+
+import asyncio
+
+import pytest
+
+from support.instances import CARD
+from support.loops import run
+from triptych.config.serve import WorkerConfig
+from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.runtime.worker import EngineFailed, Worker
+
+
+class Parts:
+    """Engine, server, discovery and lease in one: it writes down what is asked of it."""
+
+    def __init__(self, fails=""):
+        self.log = []
+        self.fails = fails
+        self.broken = asyncio.Event()
+        self.handlers = {}
+
+    def note(self, word):
+        self.log.append(word)
+        if word == self.fails:
+            raise ConfigError(f"{word} failed")
+
+
+class Engine(Parts):
+    async def start(self):
+        self.note("engine starts")
+        return CARD
+
+    async def stop(self):
+        self.note("engine stops")
+
+    async def failed(self):
+        await self.broken.wait()
+        return "the engine process died"
+
+
+class Around:
+    """The server and discovery that write into the engine's log."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    async def start(self, handlers):
+        self.parts.note("serves")
+        self.parts.handlers = handlers
+        return "127.0.0.1", 5
+
+    async def register(self, instance):
+        self.parts.note("registers")
+        return self
+
+    async def withdraw(self):
+        self.parts.note("withdraws")
+
+    async def drain(self, timeout_s):
+        self.parts.note(f"drains {timeout_s:g}")
+
+    async def close(self):
+        self.parts.note("closes")
+
+
+def live(parts, stop_at_once=True):
+    async def main():
+        stop, ready = asyncio.Event(), []
+        if stop_at_once:
+            stop.set()
+        around = Around(parts)
+        config = WorkerConfig(model="m", name="n", drain_timeout_s=3)
+        await Worker(config, parts, around, around).run(stop, ready.append)
+        return ready
+
+    return main()
+
+
+def test_it_ends_in_the_reverse_order_of_its_start():
+    parts = Engine()
+    [instance] = run(live(parts))
+    withdrawn_first = [word for index, word in enumerate(parts.log) if word not in parts.log[:index]]
+    assert withdrawn_first == [
+        "engine starts",
+        "serves",
+        "registers",
+        "withdraws",
+        "drains 3",
+        "closes",
+        "engine stops",
+    ]
+    assert (instance.id[:2], instance.component, instance.host, instance.port) == ("n-", "n", "127.0.0.1", 5)
+    assert instance.model == CARD
+
+
+@pytest.mark.parametrize(
+    ("fails", "cleaned"),
+    [
+        ("engine starts", ["engine stops"]),
+        ("serves", ["closes", "engine stops"]),
+        ("registers", ["closes", "engine stops"]),
+    ],
+)
+def test_a_failed_start_leaves_nothing_behind(fails, cleaned):
+    parts = Engine(fails)
+    with pytest.raises(ConfigError, match=fails):
+        run(live(parts))
+    assert parts.log[parts.log.index(fails) + 1 :] == cleaned
+
+
+def test_an_engine_that_dies_ends_the_worker():
+    async def main():
+        parts = Engine()
+        parts.broken.set()
+        with pytest.raises(EngineFailed, match="the engine process died"):
+            await live(parts, stop_at_once=False)
+        assert "withdraws" in parts.log
+        assert parts.log[-1] == "engine stops"
+        assert not any(word.startswith("drains") for word in parts.log), "there is nothing left to wait for"
+
+    run(main())
+
+
+def test_a_request_of_another_version_is_refused():
+    async def main():
+        parts = Engine()
+        await live(parts)
+        with pytest.raises(BadRequest, match="version"):
+            await anext(parts.handlers["generate"](b"\xc1 junk"))
+
+    run(main())
