@@ -1,7 +1,7 @@
 """Messages and prompts to token ids and media, without HTTP."""
 
-import asyncio
 import json
+import threading
 
 import pytest
 
@@ -119,27 +119,20 @@ def test_a_config_without_its_placeholder(tmp_path):
         Processor.load(card_of(folder), None)
 
 
-def test_long_texts_are_tokenised_beside_the_event_loop():
+def test_long_texts_are_tokenised_beside_the_event_loop(monkeypatch):
     processor = Processor.load(card_of(MODEL_DIR, context_length=10**6), None)
+    encode, threads = processor.tokenizer.encode, []
+
+    def recorded(text, **settings):
+        threads.append(threading.current_thread())
+        return encode(text, **settings)
+
+    monkeypatch.setattr(processor.tokenizer, "encode", recorded)
     words = "word " * 20_000
-
-    async def main():
-        turns = 0
-
-        async def turning():
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(turning())
-        prompt = await processor.completion(words)
-        task.cancel()
-        return turns, prompt
-
-    turns, prompt = run(main())
-    assert turns > 10, "the loop went on meanwhile"
-    assert prompt.token_ids == processor.tokenizer.encode(words, add_special_tokens=True)
+    prompt = run(processor.completion(words))
+    assert prompt.token_ids == encode(words, add_special_tokens=True)
+    run(processor.completion("short"))
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6], [1, 2, 10**9]])

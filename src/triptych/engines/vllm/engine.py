@@ -68,6 +68,7 @@ class VllmEngine:
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
+            logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of the kill that follows every stop
             engine.shutdown(timeout=SHUTDOWN_S)
         await self._decoder.close()
 
