@@ -28,7 +28,7 @@ async def gone(deployed):
     await until(lambda: not deployed.dispatcher._in_flight, "the dispatcher's account is at zero")
 
     async def over():
-        return (await deployed.http.get("/health")).json()["requests_in_flight"] == 1
+        return (await deployed.http.get("/health")).json()["requests_in_flight"] == 0
 
     await until_async(over, "nothing is being answered but this question")
 

@@ -106,9 +106,25 @@ def test_tries_are_bounded():
 def test_everyone_was_tried():
     _, error, called = outcome(w1=[FULL], w2=[LOST])
     assert called == ["w1", "w2"]
-    assert error.status == 503
-    assert "2 worker(s) were tried" in error.message
-    assert error.retry_after_s
+    assert error is LOST, "the last one's own words"
+    _, error, _ = outcome(w1=[FULL])
+    assert error is FULL, "a fleet of one that is full is full, not gone"
+
+
+def test_a_worker_that_broke_off_is_asked_again_when_it_is_the_only_one():
+    plane = Plane(w1=[LOST])
+    dispatcher = Dispatcher(plane, 1.0)
+
+    async def ask():
+        return [d async for d in dispatcher.run(REQUEST, lambda: [instance("w1", port=1)], lambda plan: None)]
+
+    async def main():
+        for _ in range(2):
+            with pytest.raises(WorkerLost):
+                await ask()
+        assert plane.called == ["w1", "w1"]
+
+    run(main())
 
 
 def test_nobody_is_alive():

@@ -6,7 +6,8 @@ import asyncio
 import hmac
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -82,7 +83,6 @@ class App:
                 status = message["status"]
             await send(message)
 
-        self._in_flight += 1
         try:
             await self._answer(scope, receive, recorded_send, headers)
         except ClientGone:
@@ -92,8 +92,6 @@ class App:
             if not status:
                 await send_error(recorded_send, SHUTTING_DOWN, headers)
             raise
-        finally:
-            self._in_flight -= 1
         self.metrics.answered(self._known_path(scope["path"]), status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
@@ -133,26 +131,36 @@ class App:
     # Generation.
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        request = parse_chat(await self._body(scope, receive))
-        async with _Watch(receive):
-            model, processor = self._catalog.get(request.model)
-            jobs, answer = await self._builder.chat(request, processor)
-            await self._generate(model, request, jobs, answer, scope, send, headers)
+        with self._counted():
+            request = parse_chat(await self._body(scope, receive))
+            async with _Watch(receive):
+                model, processor = self._catalog.get(request.model)
+                jobs, answer = await self._builder.chat(request, processor)
+                await self._generate(model, request, jobs, answer, scope, send, headers)
 
     async def _completions(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        request = parse_completion(await self._body(scope, receive))
-        async with _Watch(receive):
-            model, processor = self._catalog.get(request.model)
-            jobs, answer = await self._builder.completion(request, processor)
-            await self._generate(model, request, jobs, answer, scope, send, headers)
+        with self._counted():
+            request = parse_completion(await self._body(scope, receive))
+            async with _Watch(receive):
+                model, processor = self._catalog.get(request.model)
+                jobs, answer = await self._builder.completion(request, processor)
+                await self._generate(model, request, jobs, answer, scope, send, headers)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        if self._in_flight > self._config.max_in_flight:
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """One more generation in flight. Raises TooManyRequests at the bound, before any body is read."""
+        if self._in_flight >= self._config.max_in_flight:
             raise TooManyRequests(
                 f"{self._config.max_in_flight} requests are being answered, the limit (--max-in-flight)",
                 code="too_many_requests",
-                retry_after_s=1,
             )
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
         body = await read_body(scope, receive, self._config.max_body_bytes)
         if not body:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")

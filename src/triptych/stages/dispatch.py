@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -13,7 +13,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, Unavailable, WorkerLost
 from triptych.contracts.request import GENERATE, GenerateRequest, TokenDelta
 from triptych.planes.request.base import RequestClient
-from triptych.stages.compose import RETRY_AFTER_S, Plan, plan, stages_needed
+from triptych.stages.compose import Plan, plan, stages_needed
 
 ATTEMPTS = 3
 """Workers tried for one request, as long as none has made a token."""
@@ -48,16 +48,17 @@ class Dispatcher:
         A worker that is lost, drains or is full before its first token is replaced by another, a few times.
         Raises what the worker raises, WorkerLost when it is gone mid-answer, DeadlineExceeded when silent.
         """
-        tried: set[str] = set()
+        tried: dict[str, TriptychError] = {}
         payload = _ENCODER.encode(request)
         while True:
             try:
-                chosen = self._plan(request, instances(), tried)
-            except Unavailable as nobody_left:
-                raise nobody_left if not tried else _exhausted(len(tried)) from None
+                chosen = self._plan(request, instances(), tried.keys())
+            except Unavailable:
+                if tried:  # what the last one said tells the client more than that nobody is left
+                    raise list(tried.values())[-1] from None
+                raise
             on_plan(chosen)
             target = chosen.steps[-1].instance
-            tried.add(target.id)
             answered = False
             try:
                 async with aclosing(self._call(target, payload)) as batches:
@@ -68,14 +69,19 @@ class Dispatcher:
             except TriptychError as error:
                 if isinstance(error, WorkerLost):
                     self._avoid_until[target.id] = time.monotonic() + AVOID_S
+                tried[target.id] = error
                 if answered or len(tried) >= ATTEMPTS or not _elsewhere_may_help(error):
                     raise
 
-    def _plan(self, request: GenerateRequest, instances: Sequence[Instance], tried: set[str]) -> Plan:
+    def _plan(self, request: GenerateRequest, instances: Sequence[Instance], tried: Collection[str]) -> Plan:
+        """A plan without workers already tried and, unless they are all there is, those that just broke off."""
         now = time.monotonic()
         self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
         stages = stages_needed(has_media=bool(request.media))
-        return plan(stages, instances, self.load, avoid=tried | self._avoid_until.keys())
+        try:
+            return plan(stages, instances, self.load, avoid={*tried, *self._avoid_until})
+        except Unavailable:
+            return plan(stages, instances, self.load, avoid=tried)
 
     async def _call(self, target: Instance, payload: bytes) -> AsyncGenerator[list[TokenDelta], None]:
         decode = _DELTA.decode
@@ -95,11 +101,3 @@ class Dispatcher:
 def _elsewhere_may_help(error: TriptychError) -> bool:
     """Another worker may do better when this one is gone, drains or is full."""
     return error.status in (429, 503)
-
-
-def _exhausted(count: int) -> Unavailable:
-    return Unavailable(
-        f"{count} worker(s) were tried and none could take the request",
-        code="no_worker",
-        retry_after_s=RETRY_AFTER_S,
-    )
