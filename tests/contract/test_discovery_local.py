@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -36,6 +37,21 @@ def test_the_owner_of_a_stale_file_was_killed(tmp_path, quick):
             await lease._tasks.close()  # its heart stops, its file stays
             await seen()
         assert file_of(tmp_path, "killed").exists()
+        await lease.withdraw()
+
+    run(main())
+
+
+def test_files_of_workers_killed_long_ago_are_removed(tmp_path, quick):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        for name, age_s in (("old", 4000), ("young", 100)):
+            file = file_of(tmp_path, name)
+            file.write_text("{}")
+            os.utime(file, (time.time() - age_s,) * 2)
+        lease = await discovery.register(instance("new"))
+        names = sorted(path.stem for path in file_of(tmp_path, "x").parent.iterdir())
+        assert names == ["new", "young"], "each scan reads them all, so that they must not pile up"
         await lease.withdraw()
 
     run(main())
@@ -90,6 +106,78 @@ def test_files_that_are_no_instances_are_ignored(tmp_path, quick, caplog):
     with caplog.at_level(logging.WARNING):
         run(main())
     assert "junk.json" in caplog.text
+
+
+def test_a_heart_that_misses_a_beat_goes_on(tmp_path, quick, monkeypatch, caplog):
+    """A full disk for a moment must not make a worker invisible for ever."""
+
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        lease = await discovery.register(instance("alive"))
+        full = asyncio.Event()
+
+        def utime(path):
+            full.set()
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(local.os, "utime", utime)
+            await full.wait()
+        file_of(tmp_path, "alive").unlink()
+        await until(file_of(tmp_path, "alive").exists, "it is written again")
+        await lease.withdraw()
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert "No space left" in caplog.text
+
+
+def test_a_scan_that_fails_leaves_the_view_as_it_was(tmp_path, quick, monkeypatch):
+    """Too many open files, as under a rush of clients: no reason to take all workers for dead, nor to end."""
+
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        lease = await discovery.register(instance("a"))
+        failed = asyncio.Event()
+
+        def scandir(path):
+            failed.set()
+            raise OSError(24, "Too many open files")
+
+        async with watching(discovery) as seen:
+            await seen("a")
+            waiting = asyncio.create_task(seen("a", "b"))
+            with monkeypatch.context() as patch:
+                patch.setattr(local.os, "scandir", scandir)
+                await failed.wait()
+            second = await discovery.register(instance("b"))
+            await waiting
+            await second.withdraw()
+        await lease.withdraw()
+
+    run(main())
+
+
+def test_a_file_that_cannot_be_read_now_is_read_later(tmp_path, quick, monkeypatch):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        failed = asyncio.Event()
+
+        def read_bytes(path):
+            failed.set()
+            raise OSError(24, "Too many open files")
+
+        async with watching(discovery) as seen:
+            await seen()
+            waiting = asyncio.create_task(seen("a"))
+            with monkeypatch.context() as patch:
+                patch.setattr(local.Path, "read_bytes", read_bytes)
+                lease = await discovery.register(instance("a"))
+                await failed.wait()
+            await waiting
+            await lease.withdraw()
+
+    run(main())
 
 
 def test_junk_is_complained_about_once(tmp_path, quick, caplog):

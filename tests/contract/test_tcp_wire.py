@@ -14,8 +14,8 @@ from test_request_plane import Watched, count, echo
 
 from support.loops import run, until
 from support.raw_http import connected
-from triptych.contracts.errors import ConfigError, WorkerLost
-from triptych.planes.request import connection, frames
+from triptych.contracts.errors import ConfigError, PayloadTooLarge, WorkerLost
+from triptych.planes.request import connection, frames, tcp_client
 from triptych.planes.request.frames import Hello, Type, pack, pack_call
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
@@ -264,6 +264,92 @@ def test_closing_ends_calls_on_forgotten_peers_too(plane):
                 await task
 
     run(main())
+
+
+def test_a_caller_that_leaves_while_its_request_is_being_written_leaves_nothing_behind(plane, loop):
+    """Of a block that is not entered, ``__aexit__`` is never called."""
+
+    async def main():
+        handler = Watched(0)
+        async with plane.line(handler) as line:
+            connection = await line.client.connection((line.host, line.port))
+            connection.pause_writing()
+            task = asyncio.create_task(line.all(b"picture"))
+            await until(lambda: handler.started, "the call arrived")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not connection.calls
+            await handler.ended()
+
+    run(main(), loop=loop)
+
+
+def test_a_call_cancelled_in_the_turn_it_arrives_in_is_forgotten(plane, loop):
+    async def main():
+        async with plane.line(echo) as line, connected(line.port) as (reader, writer):
+            writer.write(HELLO + b"".join(pack_call(n, "work", b"") + pack(Type.CANCEL, n) for n in range(1, 50)))
+            writer.write(pack_call(50, "work", b"last"))
+            async with asyncio.timeout(5):
+                await reader.readuntil(pack(Type.END, 50))
+            (connection,) = line.server.connections
+            await until(lambda: not connection._streams, "no stream is kept")
+
+    run(main(), loop=loop)
+
+
+def test_a_reader_that_pauses_is_not_the_workers_silence(plane):
+    """The worker waits for room meanwhile; its time starts when it has some."""
+
+    async def main():
+        async with plane.line(count) as line, line.call(b"%d" % (frames.WINDOW + 5), silence_s=0.2) as call:
+            await until(lambda: len(call._items) == frames.WINDOW, "the window is full")
+            await asyncio.sleep(0.3)
+            got = await anext(call)
+            call._check_silence()  # before the worker can have heard that there is room
+            async for batch in call:
+                got += batch
+            assert len(got) == frames.WINDOW + 5
+
+    run(main())
+
+
+def test_a_request_over_the_frame_limit_costs_nobody_else_the_connection(plane, monkeypatch):
+    monkeypatch.setattr(frames, "FRAME_LIMIT_BYTES", 10_000)
+
+    async def main():
+        async with plane.line(count) as line, line.call(b"3000") as good:
+            got = await anext(good)
+            with pytest.raises(PayloadTooLarge, match="10,000 bytes"):
+                await line.all(bytes(10_001))
+            async for batch in good:
+                got += batch
+            assert len(got) == 3000
+
+    run(main())
+
+
+def test_callers_of_a_peer_that_cannot_be_reached_wait_side_by_side(plane, monkeypatch):
+    monkeypatch.setattr(tcp_client, "CONNECT_TIMEOUT_S", 0.2)
+
+    async def main():
+        client = plane.client()
+
+        async def call():
+            async with client.call("127.0.0.1", 1, "work", b"", silence_s=5):
+                pass
+
+        async def never(*_):
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+        begun = time.monotonic()
+        answers = await asyncio.gather(*(call() for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(one, WorkerLost) for one in answers), answers
+        assert time.monotonic() - begun < 1.0, "one time limit for all, not one after another"
+        await client.close()
+
+    run(main(), loop="asyncio")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "worker.example"])

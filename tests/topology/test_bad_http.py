@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -192,3 +193,35 @@ def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
             assert (await d.complete()).status_code == 200
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"x" * 16_384, b"x-name: value\r\n" * 1000],
+    ids=["one header", "many headers"],
+)
+def test_a_head_without_an_end_is_cut_off(piece):
+    """Before any API key is looked at: its memory must be bounded."""
+
+    async def main():
+        async with deployment() as d, connected(d.http.base_url.port) as (reader, writer):
+            writer.write(b"GET /live HTTP/1.1\r\nhost: x\r\nx-name: ")
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(1000):
+                        writer.write(piece)
+                        await writer.drain()
+                        if reader.at_eof():
+                            break
+                    else:
+                        pytest.fail("16 MB of headers were taken")
+            assert (await d.http.get("/live")).status_code == 200
+
+    run(main())
+
+
+def test_large_bodies_are_no_heads(demo):
+    body = json.dumps({**chat_body(), "user": "x" * 1_000_000}).encode()
+    assert demo.http.post("/v1/chat/completions", content=body).status_code == 200
+    pieces = [body[at : at + 997] for at in range(0, len(body), 997)]
+    assert demo.http.post("/v1/chat/completions", content=iter(pieces)).status_code == 200

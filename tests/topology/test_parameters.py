@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from support.checkpoints import CONTEXT, VOCABULARY, copy_demo
 from support.deployment import deployment
 from support.loops import run
 from support.sse import parse
+from triptych.contracts.request import TokenDelta, TokenLogprob
 from triptych.engines.mock import MockEngine
 
 WITHIN = f"between 0 and {VOCABULARY - 1}"
@@ -217,6 +219,74 @@ def test_the_templates_settings_reach_the_template(tmp_path):
             answer = (await d.chat("x", chat_template_kwargs={"enable_thinking": True, "mine": "m"})).json()
             assert answer["choices"][0]["message"]["content"] == "x|True|m"
             refused(await d.chat("x", chat_template_kwargs={"tools": []}), "chat_template_kwargs.tools", "mine")
+
+    run(main())
+
+
+def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):
+    folder = copy_demo(
+        tmp_path,
+        chat_template="{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }}{{ c.function.arguments | tojson }};{% endfor %}{% endfor %}",
+    )
+    given = ['{"city": "Ulm"}', {"city": "Bonn"}, "{broken", "[1]", None]
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": one}} for one in given]
+
+    async def main():
+        async with deployment(model=folder) as d:
+            message = {"role": "assistant", "content": None, "tool_calls": calls}
+            answer = (await d.chat(messages=[message, {"role": "assistant", "tool_calls": []}], temperature=0)).json()
+            text = answer["choices"][0]["message"]["content"]
+            assert text == 'f{"city": "Ulm"};f{"city": "Bonn"};f{};f{};f{};'
+
+    run(main())
+
+
+def test_the_generation_config_bounds_an_answer_of_unsaid_length(tmp_path, monkeypatch):
+    """As ``vllm serve`` has it: a default, not a limit."""
+    folder = copy_demo(tmp_path)
+    (folder / "generation_config.json").write_text('{"max_new_tokens": 5}')
+
+    async def main():
+        async with deployment(model=folder) as d:
+            for fields, made in (({}, 5), ({"max_tokens": 7}, 7)):
+                answer = (await d.chat("x", ignore_eos=True, **fields)).json()
+                assert answer["usage"]["completion_tokens"] == made
+
+    run(main())
+
+
+def test_an_engine_without_a_limit_of_logprobs(tmp_path, monkeypatch):
+    start = MockEngine.start
+
+    async def unlimited(self):
+        return msgspec.structs.replace(await start(self), max_logprobs=-1)
+
+    monkeypatch.setattr(MockEngine, "start", unlimited)
+
+    async def main():
+        async with deployment() as d:
+            answer = (await d.chat("x", logprobs=True, top_logprobs=25, max_tokens=1)).json()
+            assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 25
+            refused(await d.chat("x", logprobs=True, top_logprobs=VOCABULARY + 1), "top_logprobs", f"{VOCABULARY}")
+
+    run(main())
+
+
+def test_a_completion_tells_the_chosen_tokens_logprob_among_the_likeliest(monkeypatch):
+    async def generate(self, request):
+        unlikely = [TokenLogprob(-3.0, [(token, -0.1) for token in (70, 71)][: request.sampling.logprobs])]
+        yield TokenDelta([72], "length", prompt_tokens=1, logprobs=unlikely)
+
+    monkeypatch.setattr(MockEngine, "generate", generate)
+
+    async def main():
+        async with deployment() as d:
+            for wanted in (0, 1, 2):
+                logprobs = (await d.complete("x", logprobs=wanted)).json()["choices"][0]["logprobs"]
+                (top,), (chosen,) = logprobs["top_logprobs"], logprobs["tokens"]
+                assert len(top) == wanted + 1, "up to logprobs + 1 entries, says OpenAI's reference"
+                assert top[chosen] == -3.0
 
     run(main())
 

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 
@@ -131,3 +132,22 @@ def test_leaving_closes_the_watch():
         assert closed
 
     run(main())
+
+
+def test_a_model_whose_processor_is_being_loaded_says_so():
+    begun, go = threading.Event(), threading.Event()
+
+    def load(card):
+        begun.set()
+        go.wait(5)
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.queue.put((instance("a"),))
+        await until(begun.is_set, "the load began")
+        with pytest.raises(Unavailable, match="being loaded"):
+            catalog.get("demo")
+        go.set()
+        await until(lambda: catalog.ready, "it is loaded")
+
+    follow(test, load)

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tokenizers import AddedToken
 
 from support.checkpoints import byte_level, sentencepiece_like
 from triptych.demo import MODEL_DIR
@@ -91,3 +92,20 @@ def test_bytes_that_fall_back_are_put_together():
     assert "".join(pieces) == "a😀b"
     assert "😀" in "".join(pieces)
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("silent", [63, 64, 65, 200])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_long_run_of_special_tokens_is_not_kept(silent, at):
+    """With ``ignore_eos`` a model may say nothing else; each step must stay as cheap as the first."""
+    for fast, text in ((byte_level("漢字 かな"), "漢字 かな"), (sentencepiece_like("▁Hello", "▁there"), "Hello there")):
+        fast.add_special_tokens([AddedToken("<end>", special=True)])
+        one = Tokenizer(fast, {})
+        ids, end = one.encode(text, add_special_tokens=False), fast.token_to_id("<end>")
+        for prompt in ([], ids):
+            stream = Detokenizer(one, prompt)
+            said = [stream.push(token) for token in [*ids[:at], *[end] * silent]]
+            if "\ufffd" not in one.decode(ids[:at]):  # an incomplete character is waited for
+                assert len(stream._held) < 70
+            said += [*(stream.push(token) for token in ids[at:]), stream.flush()]
+            assert "".join(said) == "".join(pieces_of(one, ids, prompt))

@@ -21,7 +21,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     modalities: tuple[str, ...] = ()
     """Media that the served engine takes: of ``image``, ``video``, ``audio``."""
     max_logprobs: int = 20
-    """Most alternatives a token that the engine reports."""
+    """Most alternatives a token that the engine reports; -1: the whole vocabulary."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

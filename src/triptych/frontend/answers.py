@@ -184,8 +184,13 @@ class CompletionAnswer(_Base):
         return {
             "tokens": texts,
             "token_logprobs": [entry.logprob for _, entry in positions],
-            "top_logprobs": [
-                {self._tokenizer.token_text(token): logprob for token, logprob in entry.top} for _, entry in positions
-            ],
+            "top_logprobs": [self._top(token, entry) for token, entry in positions],
             "text_offset": offsets,
         }
+
+    def _top(self, token: int, entry: TokenLogprob) -> dict[str, float]:
+        """The likeliest ones, and the chosen one where it is not of them, as OpenAI's API has it."""
+        top: dict[str, float] = {}
+        for other, logprob in (*entry.top, (token, entry.logprob)):
+            top.setdefault(self._tokenizer.token_text(other), logprob)
+        return top

@@ -103,7 +103,8 @@ class Catalog:
                 f"model {name!r} does not exist; served here: {known}", param="model", code="model_not_found"
             )
         if model.processor is None:
-            raise Unavailable(f"model {name!r} cannot be served: {model.problem}", retry_after_s=RETRY_AFTER_S)
+            problem = model.problem or "its files are being loaded"
+            raise Unavailable(f"model {name!r} cannot be served: {problem}", retry_after_s=RETRY_AFTER_S)
         if not model.instances:
             raise Unavailable(f"no worker for model {name!r} is alive", code="no_worker", retry_after_s=RETRY_AFTER_S)
         return model, model.processor

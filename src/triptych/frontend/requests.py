@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,11 +158,28 @@ def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaR
         if isinstance(message.content, list):
             place = f"messages[{number}].content"
             entry["content"] = [_part(part, f"{place}[{index}]", media) for index, part in enumerate(message.content)]
-        for name in ("name", "tool_calls", "tool_call_id"):
+        if message.tool_calls:
+            entry["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        for name in ("name", "tool_call_id"):
             if (value := getattr(message, name)) is not None:
                 entry[name] = value
         plain.append(entry)
     return plain, media
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    """``call`` with its arguments as an object, which chat templates expect, where OpenAI's API has JSON text.
+
+    What is no object becomes an empty one, as in vLLM: the model wrote it, and the client cannot mend it.
+    """
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+            arguments = msgspec.json.decode(arguments)
+    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
 
 
 def _part(part: Part, place: str, media: list[MediaRef]) -> dict[str, str]:

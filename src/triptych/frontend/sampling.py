@@ -59,7 +59,7 @@ def sampling_of(
     for name, bounds in _BOUNDS.items():
         bounds.check(name, getattr(request, name))
     _check_counts(request, config)
-    max_tokens = _max_tokens(request, processor.card.context_length, prompt_tokens)
+    max_tokens = _max_tokens(request, processor, prompt_tokens)
     if (request.min_tokens or 0) > max_tokens:
         raise BadRequest(f"min_tokens must be at most max_tokens, {max_tokens}", param="min_tokens")
     return Sampling(
@@ -71,7 +71,7 @@ def sampling_of(
         seed=request.seed,
         stop_token_ids=_token_ids(request, processor),
         ignore_eos=bool(request.ignore_eos),
-        logprobs=_logprobs(request, processor.card.max_logprobs),
+        logprobs=_logprobs(request, processor),
         logit_bias=_logit_bias(request, processor),
         guided=_guided(request),
     )
@@ -109,10 +109,11 @@ def stop_strings(request: GenerationFields) -> list[str]:
     return [request.stop] if isinstance(request.stop, str) else request.stop
 
 
-def _max_tokens(request: ChatRequest | CompletionRequest, context: int, prompt_tokens: int) -> int:
+def _max_tokens(request: ChatRequest | CompletionRequest, processor: Processor, prompt_tokens: int) -> int:
     name, wanted = "max_tokens", request.max_tokens
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         name, wanted = "max_completion_tokens", request.max_completion_tokens
+    context = processor.card.context_length
     room = context - prompt_tokens
     if room < 1:
         raise BadRequest(
@@ -122,7 +123,8 @@ def _max_tokens(request: ChatRequest | CompletionRequest, context: int, prompt_t
             code="context_length_exceeded",
         )
     if wanted is None:
-        return room if isinstance(request, ChatRequest) else min(COMPLETION_MAX_TOKENS, room)
+        usual = processor.checkpoint.generation.get("max_new_tokens") or room
+        return min(usual if isinstance(request, ChatRequest) else COMPLETION_MAX_TOKENS, room)
     if wanted < 1:
         raise BadRequest(f"{name} must be at least 1, not {wanted}", param=name)
     if wanted > room:
@@ -135,7 +137,9 @@ def _max_tokens(request: ChatRequest | CompletionRequest, context: int, prompt_t
     return wanted
 
 
-def _logprobs(request: ChatRequest | CompletionRequest, most: int) -> int | None:
+def _logprobs(request: ChatRequest | CompletionRequest, processor: Processor) -> int | None:
+    most = processor.card.max_logprobs
+    most = most if most >= 0 else processor.tokenizer.vocabulary_size
     if isinstance(request, CompletionRequest):
         name, wanted = "logprobs", request.logprobs
     else:

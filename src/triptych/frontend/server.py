@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig
@@ -25,8 +26,31 @@ from triptych.stages.dispatch import Dispatcher
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
+HEAD_LIMIT_BYTES = 64 * 1024
+"""Most bytes of a request line and headers, give or take one read of the socket."""
 LAST_WORDS_S = 1.0
 """Past the drain's deadline, for writing to clients that their answer was cut off."""
+
+
+class _Http(HttpToolsProtocol):
+    """uvicorn's, with a bound on what it keeps before a request can be refused: httptools has none."""
+
+    _head_bytes = 0
+    """Received since a head or a piece of a body was complete."""
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > HEAD_LIMIT_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
 
 
 class _Server(uvicorn.Server):
@@ -107,7 +131,7 @@ def _http_server(app: App, config: FrontendConfig) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=_Http,
             ws="none",
             lifespan="off",
             interface="asgi3",

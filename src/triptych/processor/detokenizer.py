@@ -16,6 +16,9 @@ _CONTEXT = 6
 """Prompt tokens that the decoder sees first, since a token's text may depend on its neighbours (leading
 spaces of SentencePiece models)."""
 
+_SILENT = 64
+"""Tokens without text in a row, such as ends of sequence that are ignored, after which a stream begins anew."""
+
 
 class Detokenizer:
     """Text of one stream of tokens. What is pushed comes out as soon as it is whole characters."""
@@ -36,12 +39,22 @@ class Detokenizer:
             return self._restart(token_id)
         if text is None:
             self._held.append(token_id)
+            if len(self._held) % _SILENT == 0:
+                self._forget_silent()
             return ""
         if self._held:
             self._said.extend(self._held)
             self._held.clear()
         self._said.append(token_id)
         return str(text)
+
+    def _forget_silent(self) -> None:
+        """Let go of tokens that have no text at all: the library decodes all it was given since the last text,
+        at every step."""
+        known = self._tokenizer.decode(list(self._said))
+        if self._tokenizer.decode([*self._said, *self._held]) == known:
+            self._held.clear()
+            self._stream = DecodeStream(ids=list(self._said)[-_CONTEXT:], skip_special_tokens=True)
 
     def _restart(self, token_id: int) -> str:
         """Begin a new stream at ``token_id``, saying first what the old one still held."""

@@ -26,6 +26,8 @@ log = logging.getLogger("triptych.discovery")
 HEARTBEAT_S = 0.5
 STALE_S = 2.5
 SCAN_S = 0.2
+ABANDONED_S = 3600.0
+"""Files that were not touched for so long are removed when somebody registers: who is killed cannot."""
 
 
 class LocalLease:
@@ -48,10 +50,16 @@ class LocalLease:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
-                os.utime(self._path)
-            except FileNotFoundError:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._write()
+                self._touch()
+            except OSError as error:  # a full disk, say: the next beat may find room
+                log.warning("cannot keep %s fresh: %s", self._path, error)
+
+    def _touch(self) -> None:
+        try:
+            os.utime(self._path)
+        except FileNotFoundError:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._write()
 
     async def withdraw(self) -> None:
         await self._tasks.close()
@@ -74,14 +82,26 @@ class LocalDiscovery:
         self._ignored: set[tuple[str, int]] = set()
 
     async def register(self, instance: Instance) -> LocalLease:
+        self._sweep()
         lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance))
         await lease.start()
         return lease
 
+    def _sweep(self) -> None:
+        oldest = time.time() - ABANDONED_S
+        for path in [*self._folder.glob("*.json"), *self._folder.glob("*.part")]:
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
     async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
         seen: dict[str, Instance] | None = None
         while True:
-            now = self._scan(seen or {})
+            try:
+                now = self._scan(seen or {})
+            except OSError as error:  # too many open files, say: what was seen last is the best guess
+                log.warning("cannot read %s: %s", self._folder, error)
+                now = seen or {}
             if now != seen:
                 seen = now
                 yield tuple(now[key] for key in sorted(now))
@@ -102,15 +122,19 @@ class LocalDiscovery:
         return found
 
     def _read(self, entry: os.DirEntry[str]) -> Instance | None:
-        """What the file says; None, with one warning as long as it stays, for what is no instance."""
+        """What the file says; None, with one warning as long as it stays, for what is no instance.
+
+        None as well where it cannot be read now; the next scan tries again.
+        """
         mark = (entry.name, entry.inode())
         if mark in self._ignored:
             return None
         try:
             return self._decoder.decode(Path(entry.path).read_bytes())
-        except FileNotFoundError:
+        except OSError as error:
+            log.warning("cannot read %s: %s", entry.path, error)
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except msgspec.MsgspecError as error:
             self._ignored.add(mark)
             log.warning("ignoring %s, which is no instance of this version: %s", entry.path, error)
             return None

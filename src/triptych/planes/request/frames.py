@@ -22,6 +22,8 @@ WINDOW = 256
 """Data frames that a server may send on a stream ahead of the client's credit."""
 HELLO_LIMIT_BYTES = 4096
 FRAME_LIMIT_BYTES = 512 << 20
+CALL_HEAD_BYTES = 256
+"""Most bytes of a CALL's payload before the request itself: its endpoint and that one's length."""
 
 
 class Type(IntEnum):

@@ -8,7 +8,15 @@ from typing import Self
 
 import msgspec
 
-from triptych.contracts.errors import DeadlineExceeded, TriptychError, WireError, WorkerLost, from_wire
+from triptych.cache.single_flight import SingleFlight
+from triptych.contracts.errors import (
+    DeadlineExceeded,
+    PayloadTooLarge,
+    TriptychError,
+    WireError,
+    WorkerLost,
+    from_wire,
+)
 from triptych.planes.request import frames
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, pack, pack_call
@@ -90,26 +98,44 @@ class TcpCall:
         self._silence_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._connection = await self._client.connection(self._peer)
-        self._stream = self._connection.open(self)
-        self._connection.send(pack_call(self._stream, self._endpoint, self._payload))
+        connection = await self._client.connection(self._peer)
+        self._begin(connection)
+        if connection.congested:
+            try:
+                await connection.writable()
+            except asyncio.CancelledError:  # of a block that is not entered, __aexit__ is not called
+                self._leave(connection)
+                raise
+        return self
+
+    def _begin(self, connection: _ClientConnection) -> None:
+        """Send the request. Raises PayloadTooLarge for what would cost all calls here the connection."""
+        if connection.closed:  # in the turn of the event loop that handed it over
+            raise WorkerLost("the worker closed the connection")
+        if len(self._payload) > frames.FRAME_LIMIT_BYTES - frames.CALL_HEAD_BYTES:
+            raise PayloadTooLarge(
+                f"the request and its media are over the {frames.FRAME_LIMIT_BYTES:,} bytes that a worker takes"
+            )
+        self._connection = connection
+        self._stream = connection.open(self)
+        connection.send(pack_call(self._stream, self._endpoint, self._payload))
         self._payload = b""
         self._heard_at = self._loop.time()
         self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
-        if self._connection.congested:
-            await self._connection.writable()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._connection is not None:
+            self._leave(self._connection)
+
+    def _leave(self, connection: _ClientConnection) -> None:
+        """Forget the call, and cancel it at the peer unless it has ended."""
         if self._silence_timer is not None:
             self._silence_timer.cancel()
-        if self._connection is None:
-            return
         if not self._ended:
-            self._connection.send(pack(Type.CANCEL, self._stream))
-        self._connection.release(self._stream)
+            connection.send(pack(Type.CANCEL, self._stream))
+        connection.release(self._stream)
 
     def __aiter__(self) -> Self:
         return self
@@ -135,6 +161,7 @@ class TcpCall:
         if self._consumed >= frames.WINDOW // 2 and not self._ended and self._connection is not None:
             self._connection.send(pack(Type.CREDIT, self._stream, self._consumed.to_bytes(4, "big")))
             self._consumed = 0
+            self._heard_at = self._loop.time()  # until now the peer may have been waiting for room
 
     # Called by the connection.
 
@@ -156,7 +183,8 @@ class TcpCall:
             return
         left_s = self._heard_at + self._silence_s - self._loop.time()
         if left_s > 0 or self._items:  # with items waiting it is this side that is slow
-            self._silence_timer = self._loop.call_later(max(left_s, 0.01), self._check_silence)
+            delay_s = left_s if left_s > 0 else self._silence_s
+            self._silence_timer = self._loop.call_later(delay_s, self._check_silence)
             return
         self._connection.send(pack(Type.CANCEL, self._stream))
         self.finish(DeadlineExceeded(f"the worker said nothing for {self._silence_s:g} s", code="worker_silent"))
@@ -174,7 +202,7 @@ class TcpRequestClient:
         self._connections: dict[tuple[str, int], _ClientConnection] = {}
         self._open: set[_ClientConnection] = set()
         """Those above, and retired ones whose calls have not ended."""
-        self._locks: dict[tuple[str, int], asyncio.Lock] = {}
+        self._connecting: SingleFlight[tuple[str, int], _ClientConnection] = SingleFlight("connect to a worker")
 
     def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> TcpCall:
         return TcpCall(self, (host, port), endpoint, payload, silence_s)
@@ -184,11 +212,7 @@ class TcpRequestClient:
         connection = self._connections.get(peer)
         if connection is not None and not connection.closed:
             return connection
-        async with self._locks.setdefault(peer, asyncio.Lock()):
-            connection = self._connections.get(peer)
-            if connection is None or connection.closed:
-                connection = self._connections[peer] = await self._connect(peer)
-        return connection
+        return await self._connecting.run(peer, lambda: self._connect(peer))
 
     async def _connect(self, peer: tuple[str, int]) -> _ClientConnection:
         loop = asyncio.get_running_loop()
@@ -196,19 +220,18 @@ class TcpRequestClient:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(lambda: _ClientConnection(self._open), *peer)
         except (OSError, TimeoutError):
-            self.forget(*peer)
             raise WorkerLost("the worker cannot be reached") from None
         connection.send(self._hello)
+        self._connections[peer] = connection
         return connection
 
     def forget(self, host: str, port: int) -> None:
         """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
-        self._locks.pop((host, port), None)
         if connection := self._connections.pop((host, port), None):
             connection.retire()
 
     async def close(self) -> None:
+        await self._connecting.close()
         self._connections.clear()
-        self._locks.clear()
         for connection in list(self._open):
             connection.abort()

@@ -96,6 +96,8 @@ class _ServerConnection(Connection):
         stream.task = self._server.tasks.spawn(
             self._serve(number, stream, handler, request), f"call {endpoint} {number}"
         )
+        # Not at the end of ``_serve``, which never begins where the CANCEL came along with the CALL.
+        stream.task.add_done_callback(lambda _: self._streams.pop(number, None))
 
     async def _serve(self, number: int, stream: _ServerStream, handler: Handler, request: bytes) -> None:
         try:
@@ -113,12 +115,10 @@ class _ServerConnection(Connection):
         except Exception:
             log.exception("call failed")
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
-        finally:
-            self._streams.pop(number, None)
 
     def on_closed(self) -> None:
         self._server.connections.discard(self)
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             if stream.task is not None:
                 stream.task.cancel()
 
