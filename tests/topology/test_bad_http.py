@@ -70,6 +70,20 @@ def test_a_post_of_another_content_type_is_read_as_json(demo):
         assert demo.http.post(CHAT, content=BODY, headers={"content-type": kind}).status_code == 200
 
 
+def test_a_body_that_never_ends_gives_its_place_back():
+    """A client that dawdles is told so, and holds none of the places of --max-in-flight for ever."""
+
+    async def main():
+        async with deployment(frontend={"body_timeout_s": 0.2, "max_in_flight": 1}) as d:
+            unfinished = post(CHAT, BODY)[:-1]
+            answer = await send(d.port, unfinished)
+            assert answer.startswith(b"HTTP/1.1 408 "), answer
+            assert b"--body-timeout-s" in answer
+            assert (await d.chat()).status_code == 200
+
+    run(main())
+
+
 def test_a_body_shorter_than_it_says():
     """The client goes away before the rest comes: nothing is answered, nothing stays."""
 

@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from triptych.frontend.server import serving
     from triptych.planes.request.tcp_client import TcpRequestClient
 
+    process.allow_many_files()
+
     async def main(life: process.Life) -> None:
         config = read_options(args, FrontendConfig)
         if config.api_key is None:

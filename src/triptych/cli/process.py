@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -68,6 +69,12 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
         print(f"triptych: error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit on open files, one a connection, to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def discovery(config: PlaneConfig) -> Discovery:

@@ -48,6 +48,7 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Meta(description="Key that clients must send as a bearer token (default: TRIPTYCH_API_KEY, else none)."),
     ] = None
     max_body_bytes: Annotated[int, Meta(gt=0, description="Most bytes of a request body.")] = 64 * MIB
+    body_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for a client to send its request body.")] = 60.0
     max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
     max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16
     max_in_flight: Annotated[int, Meta(gt=0, description="Most requests being answered at once; more get 429.")] = 4096

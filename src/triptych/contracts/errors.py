@@ -76,6 +76,13 @@ class MethodNotAllowed(TriptychError):
     type = "invalid_request_error"
 
 
+class RequestTimeout(TriptychError):
+    """The client took too long to send its request (408)."""
+
+    status = 408
+    type = "invalid_request_error"
+
+
 class PayloadTooLarge(TriptychError):
     """The body or a medium is over a byte or pixel limit (413)."""
 
@@ -137,6 +144,7 @@ _BY_STATUS: dict[int, type[TriptychError]] = {
         Unauthorized,
         NotFound,
         MethodNotAllowed,
+        RequestTimeout,
         PayloadTooLarge,
         UnsupportedMedia,
         TooManyRequests,

@@ -17,6 +17,7 @@ from triptych.contracts.errors import (
     BadRequest,
     MethodNotAllowed,
     NotFound,
+    RequestTimeout,
     TooManyRequests,
     TriptychError,
     Unauthorized,
@@ -161,7 +162,14 @@ class App:
             self._in_flight -= 1
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        body = await read_body(scope, receive, self._config.max_body_bytes)
+        limit_s = self._config.body_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                body = await read_body(scope, receive, self._config.max_body_bytes)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"the request body was not there after {limit_s:g} s (--body-timeout-s)", code="body_timeout"
+            ) from None
         if not body:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
         return body

@@ -66,7 +66,7 @@ def error_headers(error: TriptychError) -> Headers:
     headers = list(_JSON)
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
-    if error.status == 413:  # the rest of the body is not going to be read
+    if error.status in (408, 413):  # the rest of the body is not going to be read
         headers.append((b"connection", b"close"))
     return headers
 
