@@ -101,7 +101,7 @@ def train(args: argparse.Namespace) -> None:
     optimiser = make_optimiser(model, heads)
     first = 0
     if args.resume and state_file.exists():
-        state = torch.load(state_file)
+        state = torch.load(state_file, weights_only=True)
         optimiser.load_state_dict(state["optimiser"])
         heads.load_state_dict(state["heads"])
         first = state["step"]

@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,12 +41,14 @@ from triptych.frontend.http import (
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from triptych.observability.metrics import FrontendMetrics
+from triptych.processor.processor import Processor
 from triptych.stages.compose import RETRY_AFTER_S
 from triptych.stages.dispatch import Dispatcher
 
 log = logging.getLogger("triptych.frontend")
 
 encode = msgspec.json.encode
+R = TypeVar("R", ChatRequest, CompletionRequest)
 Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
 
 
@@ -132,19 +134,25 @@ class App:
     # Generation.
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        with self._counted():
-            request = parse_chat(await self._body(scope, receive))
-            async with _Watch(receive):
-                model, processor = self._catalog.get(request.model)
-                jobs, answer = await self._builder.chat(request, processor)
-                await self._generate(model, request, jobs, answer, scope, send, headers)
+        await self._generation(parse_chat, self._builder.chat, scope, receive, send, headers)
 
     async def _completions(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        await self._generation(parse_completion, self._builder.completion, scope, receive, send, headers)
+
+    async def _generation(
+        self,
+        parse: Callable[[bytes], R],
+        build: Callable[[R, Processor], Awaitable[tuple[list[Job], Answer]]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+    ) -> None:
         with self._counted():
-            request = parse_completion(await self._body(scope, receive))
+            request = parse(await self._body(scope, receive))
             async with _Watch(receive):
                 model, processor = self._catalog.get(request.model)
-                jobs, answer = await self._builder.completion(request, processor)
+                jobs, answer = await build(request, processor)
                 await self._generate(model, request, jobs, answer, scope, send, headers)
 
     @contextmanager
