@@ -1,4 +1,4 @@
-# Needs make and Python 3.11 only; everything else is installed into .venv by the first target that wants it.
+# Needs make and Python 3.11 to 3.13 only; everything else is installed into .venv by the first target that wants it.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -25,7 +25,7 @@ async def gone(deployed):
     """Nothing is left of any request: neither in the engine, nor in the frontend."""
     for worker in deployed.workers:
         await worker.idle()
-    await until(lambda: not deployed.dispatcher._in_flight, "the dispatcher's account is at zero")
+    await until(lambda: not deployed.dispatcher.in_flight, "the dispatcher's account is at zero")
 
     async def over():
         return (await deployed.http.get("/health")).json()["requests_in_flight"] == 0

@@ -98,8 +98,7 @@ def test_killed_before_the_first_token_the_request_goes_elsewhere():
             async with child(*mock_worker("--name", "a", engine=("--prefill-ms", "20000")), run_dir=d.run_dir) as slow:
                 await d.ready()
                 waiting = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(6)]
-                await until(lambda: len(d.dispatcher._in_flight) == 1, "the requests are at the slow worker")
-                await until(lambda: max(d.dispatcher._in_flight.values()) == 6, "all six of them")
+                await until(lambda: d.dispatcher.in_flight == 6, "all six requests are at the slow worker")
                 await d.add_worker()
                 await _instances(d, 2)
                 slow.signal(signal.SIGKILL)

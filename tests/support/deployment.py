@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ import httpx
 from support.loops import until
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig, WorkerConfig
+from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
+from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
@@ -28,6 +30,8 @@ from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime.worker import Worker
 from triptych.stages.dispatch import Dispatcher
+from triptych.transfer.base import Transfer
+from triptych.transfer.inproc import InprocTransfer
 
 FAST_SCAN_S = 0.02
 
@@ -41,6 +45,12 @@ class MockWorker:
     instance: Instance
     stop: asyncio.Event
     task: asyncio.Task[None]
+    worker: Worker
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Its metrics, without the common ``triptych_``."""
+        return {one.name.removeprefix("triptych_"): one.value for one in self.worker.endpoints.samples()}
 
     @property
     def running(self) -> int:
@@ -124,6 +134,7 @@ async def start_worker(
     limits: MediaLimits | None = None,
     namespace: str = "default",
     token: str | None = None,
+    transfer: Transfer | None = None,
     **config: Any,
 ) -> MockWorker:
     """Start a worker and wait until it is registered."""
@@ -138,30 +149,37 @@ async def start_worker(
         )
     )
     server = TcpRequestServer(settings.host, settings.port, max_in_flight=settings.max_in_flight, token=token)
-    worker = Worker(settings, engine, server, LocalDiscovery(run_dir, namespace))
+    worker = Worker(
+        settings, engine, server, LocalDiscovery(run_dir, namespace), transfer or InprocTransfer(TransferConfig())
+    )
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.create_task(worker.run(stop, ready.set_result), name=f"worker of {name}")
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         task.result()  # raises why it did not start
-    return MockWorker(engine, server, ready.result(), stop, task)
+    return MockWorker(engine, server, ready.result(), stop, task, worker)
 
 
 @asynccontextmanager
 async def deployment(
     *,
     workers: int = 1,
+    spans: Sequence[str] = (),
     frontend: dict[str, Any] | None = None,
     limits: MediaLimits | None = None,
     token: str | None = None,
     **worker: Any,
 ) -> AsyncIterator[Deployed]:
-    """``workers`` mock workers and a frontend that knows them; ``worker`` holds settings of ``start_worker``."""
+    """Mock workers and a frontend that knows them; ``worker`` holds settings of ``start_worker`` for all of them.
+
+    There is one worker for each of ``spans``, named ``e-0``, ``pd-1`` ... by its place, or ``workers`` in ``epd``.
+    """
     with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, quick_discovery():
         deployed = Deployed(Path(folder))
         try:
-            for _ in range(workers):
-                await deployed.add_worker(limits=limits, token=token, **worker)
+            for place, span in enumerate(spans or ["epd"] * workers):
+                named = {"span": Span(span), "instance_name": f"{span}-{place}"} if spans else {}
+                await deployed.add_worker(limits=limits, token=token, **named, **worker)
             async with _frontend(deployed, frontend or {}, limits or MediaLimits(), token):
                 yield deployed
         finally:

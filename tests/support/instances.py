@@ -11,7 +11,9 @@ from triptych.demo import MODEL_DIR
 CARD = ModelCard(name="demo", path=str(MODEL_DIR), context_length=4096)
 
 
-def instance(id: str = "w", span: str = "epd", *, model: ModelCard = CARD, port: int = 1, **fields: Any) -> Instance:
-    return Instance(
-        id=id, component="w", span=Span(span), engine="mock", model=model, host="127.0.0.1", port=port, **fields
-    )
+def instance(
+    id: str = "w", span: str = "epd", *, able: str = "", model: ModelCard = CARD, port: int = 1, **fields: Any
+) -> Instance:
+    """``able`` is the span where it is left out; ``name`` the id."""
+    settings: dict[str, Any] = {"name": id, "component": "w", "engine": "mock", "host": "127.0.0.1", **fields}
+    return Instance(id=id, span=Span(span), able=Span(able or span), model=model, port=port, **settings)

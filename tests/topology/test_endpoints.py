@@ -76,7 +76,14 @@ def test_health_names_models_mode_and_instances():
             model = health["models"]["demo"]
             assert (model["ready"], model["mode"], model["problem"]) == (True, "EPD", None)
             expected = [
-                {"id": i.id, "span": "epd", "engine": "mock", "address": f"{i.host}:{i.port}"}
+                {
+                    "id": i.id,
+                    "name": i.name,
+                    "span": "epd",
+                    "able": "epd",
+                    "engine": "mock",
+                    "address": f"{i.host}:{i.port}",
+                }
                 for i in sorted((w.instance for w in d.workers), key=lambda i: i.id)
             ]
             assert model["instances"] == expected

@@ -122,7 +122,9 @@ def test_what_reaches_the_worker(monkeypatch):
     """Every sampling field crosses as it was given, with the checkpoint's defaults below."""
     got = []
     generate = MockEngine.generate
-    monkeypatch.setattr(MockEngine, "generate", lambda self, request: got.append(request) or generate(self, request))
+    monkeypatch.setattr(
+        MockEngine, "generate", lambda self, request, *more: got.append(request) or generate(self, request, *more)
+    )
     fields = {
         "max_tokens": 7,
         "min_tokens": 2,
@@ -259,8 +261,8 @@ def test_the_generation_config_bounds_an_answer_of_unsaid_length(tmp_path, monke
 def test_an_engine_without_a_limit_of_logprobs(tmp_path, monkeypatch):
     start = MockEngine.start
 
-    async def unlimited(self):
-        return msgspec.structs.replace(await start(self), max_logprobs=-1)
+    async def unlimited(self, transfer):
+        return msgspec.structs.replace(await start(self, transfer), max_logprobs=-1)
 
     monkeypatch.setattr(MockEngine, "start", unlimited)
 
@@ -274,7 +276,7 @@ def test_an_engine_without_a_limit_of_logprobs(tmp_path, monkeypatch):
 
 
 def test_a_completion_tells_the_chosen_tokens_logprob_among_the_likeliest(monkeypatch):
-    async def generate(self, request):
+    async def generate(self, request, embeddings):
         unlikely = [TokenLogprob(-3.0, [(token, -0.1) for token in (70, 71)][: request.sampling.logprobs])]
         yield TokenDelta([72], "length", prompt_tokens=1, logprobs=unlikely)
 
@@ -296,7 +298,9 @@ def test_the_generation_config_gives_defaults(tmp_path, monkeypatch):
     (folder / "generation_config.json").write_text('{"temperature": 0.3, "top_k": 7, "top_p": 0.8}')
     got = []
     generate = MockEngine.generate
-    monkeypatch.setattr(MockEngine, "generate", lambda self, request: got.append(request) or generate(self, request))
+    monkeypatch.setattr(
+        MockEngine, "generate", lambda self, request, *more: got.append(request) or generate(self, request, *more)
+    )
 
     async def main():
         async with deployment(model=folder) as d:

@@ -1,48 +1,193 @@
 """Plans, as a table: who is alive, what is needed, who is picked."""
 
+import itertools
+
 import pytest
 
 from support.instances import instance
 from triptych.contracts.errors import Unavailable
-from triptych.stages.compose import plan, stages_needed
+from triptych.contracts.spans import Span
+from triptych.stages.compose import Need, gap, plan, stages_needed
+
+SPANS = [span.value for span in Span]
 
 
 def fleet(text):
-    """``a:epd b:pd`` as instances."""
-    return [instance(name, span) for name, _, span in (word.partition(":") for word in text.split())]
+    """``a:epd b:pd>epd`` as instances; behind ``>`` stands what the instance is able to do."""
+    made = []
+    for word in text.split():
+        name, _, spans = word.partition(":")
+        span, _, able = spans.partition(">")
+        made.append(instance(name, span, able=able, keeps_media=True))
+    return made
+
+
+def planned(media, alive, load=None, avoid="", **need):
+    load = load or {}
+    return plan(Need(media=tuple(media), **need), fleet(alive), lambda name: load.get(name, 0), avoid.split())
+
+
+TEXT, PICTURE = "", "x"
 
 
 @pytest.mark.parametrize(
-    ("stages", "alive", "load", "avoid", "picked"),
+    ("media", "alive", "picked"),
     [
-        ("epd", "a:epd", {}, "", "a"),
-        ("epd", "b:epd a:epd", {}, "", "a"),
-        ("epd", "a:epd b:epd", {"a": 1}, "", "b"),
-        ("epd", "a:epd b:epd c:epd", {"a": 5, "b": 2, "c": 3}, "", "b"),
-        ("epd", "a:epd b:epd", {"b": 9}, "a", "b"),
-        ("epd", "a:pd b:epd", {"b": 9}, "", "b"),
-        ("pd", "a:pd b:epd", {}, "", "a"),
-        ("pd", "a:e b:pd", {}, "", "b"),
-        ("pd", "a:epd", {}, "", "a"),
-        ("epd", "", {}, "", None),
-        ("epd", "a:e b:pd", {}, "", None),
-        ("epd", "a:epd", {}, "a", None),
-        ("pd", "a:e b:p c:d d:ep", {}, "", None),
+        # One mode alive.
+        (PICTURE, "a:epd", "epd@a"),
+        (TEXT, "a:epd", "pd@a"),
+        (PICTURE, "e:e a:pd", "e@e pd@a"),
+        (TEXT, "e:e a:pd", "pd@a"),
+        (PICTURE, "a:ep d:d", "ep@a d@d"),
+        (TEXT, "a:ep d:d", "p@a d@d"),
+        (PICTURE, "e:e p:p d:d", "e@e p@p d@d"),
+        (TEXT, "e:e p:p d:d", "p@p d@d"),
+        # Nothing to encode: an encode worker is not missed.
+        (TEXT, "a:pd", "pd@a"),
+        (TEXT, "p:p d:d", "p@p d@d"),
+        # Spans are not asked for more than they are for while others do it.
+        (PICTURE, "e:e a:pd>epd", "e@e pd@a"),
+        (PICTURE, "e:e p:p>ep d:d>epd", "e@e p@p d@d"),
+        (TEXT, "p:p d:d>epd", "p@p d@d"),
+        # One that is able stands in for a pool that is gone.
+        (PICTURE, "a:pd>epd", "epd@a"),
+        (PICTURE, "p:p>ep d:d>epd", "ep@p d@d"),
+        (PICTURE, "e:e d:d>epd", "e@e pd@d"),
+        (PICTURE, "d:d>epd", "epd@d"),
+        (TEXT, "d:d>pd", "pd@d"),
+        (TEXT, "e:e d:d>pd", "pd@d"),
+        # A part of a span.
+        (PICTURE, "a:ep b:pd", "ep@a d@b"),
+        (PICTURE, "e:e b:epd", "epd@b"),
+        (PICTURE, "a:ep b:pd>epd", "ep@a d@b"),
     ],
 )
-def test_who_is_picked(stages, alive, load, avoid, picked):
-    def choose():
-        return plan(stages, fleet(alive), lambda name: load.get(name, 0), avoid.split())
+def test_the_way(media, alive, picked):
+    assert str(planned(media, alive)) == picked
 
-    if picked is None:
-        with pytest.raises(Unavailable, match=repr(stages)) as caught:
-            choose()
-        assert caught.value.code == "no_worker"
-        assert caught.value.retry_after_s
-    else:
-        [step] = choose().steps
-        assert (step.stages, step.instance.id) == (stages, picked)
-        assert str(choose()) == f"{stages}@{picked}"
+
+@pytest.mark.parametrize(
+    ("media", "alive", "words"),
+    [
+        (PICTURE, "", "'epd'"),
+        (PICTURE, "a:pd", "'e'"),
+        (PICTURE, "e:e", "'pd'"),
+        (PICTURE, "e:e p:p", "'d'"),
+        (PICTURE, "e:e d:d", "'p'"),
+        (PICTURE, "p:p d:d", "'e'"),
+        (TEXT, "e:e", "'pd'"),
+        (TEXT, "p:p", "'d'"),
+        (TEXT, "d:d", "'p'"),
+        (TEXT, "e:e a:ep", "'d'"),
+    ],
+)
+def test_what_is_missing_is_named(media, alive, words):
+    with pytest.raises(Unavailable, match=words) as caught:
+        planned(media, alive)
+    assert caught.value.code == "no_worker"
+    assert caught.value.retry_after_s
+    assert words in gap(stages_needed(has_media=bool(media)), fleet(alive))
+
+
+@pytest.mark.parametrize("alive", [c for n in range(7) for c in itertools.combinations(SPANS, n)], ids="+".join)
+@pytest.mark.parametrize("media", [TEXT, PICTURE])
+def test_every_combination_of_spans(alive, media):
+    """A plan runs just the stages that are needed, each once, at workers whose span has them; or there is none."""
+    stages = stages_needed(has_media=bool(media))
+    text = " ".join(f"{span}1:{span} {span}2:{span}" for span in alive)
+    covered = any(
+        all(any(part in span and span[-1] == part[-1] for span in alive) for part in cut)
+        for cut in ([stages], *([stages[:k], stages[k:]] for k in range(1, len(stages))), list(stages))
+    )
+    if not covered:
+        assert gap(stages, fleet(text)) is not None
+        with pytest.raises(Unavailable):
+            planned(media, text)
+        return
+    assert gap(stages, fleet(text)) is None
+    made = planned(media, text)
+    assert "".join(step.stages for step in made.steps) == stages
+    assert all(step.instance.span.covers(step.stages) for step in made.steps)
+    assert len({step.instance.id for step in made.steps}) == len(made.steps)
+    exact = (["epd"], ["e", "pd"], ["ep", "d"], ["e", "p", "d"])
+    if media and any(set(cut) <= set(alive) for cut in exact):
+        assert all(step.instance.span.value == step.stages for step in made.steps), "a complete mode is kept to"
+
+
+def test_the_least_loaded_of_each_pool():
+    alive = "e:e p1:p p2:p d1:d d2:d d3:d"
+    assert str(planned(PICTURE, alive, {"p1": 1, "d1": 2, "d2": 1, "d3": 3})) == "e@e p@p2 d@d2"
+    assert str(planned(PICTURE, "b:epd a:epd")) == "epd@a"
+
+
+def test_two_modes_alive_share_the_load():
+    alive = "e:e a:pd b:epd"
+    assert str(planned(PICTURE, alive, {"a": 1})) == "epd@b"
+    assert str(planned(PICTURE, alive, {"b": 1})) == "e@e pd@a"
+    assert str(planned(TEXT, alive, {"a": 1})) == "pd@b"
+
+
+def test_who_is_avoided_is_as_good_as_gone():
+    assert str(planned(PICTURE, "e1:e e2:e a:pd", avoid="e1")) == "e@e2 pd@a"
+    assert str(planned(PICTURE, "e:e a:pd>epd", avoid="e")) == "epd@a"
+    with pytest.raises(Unavailable):
+        planned(PICTURE, "a:epd", avoid="a")
+
+
+def test_only_engines_of_a_kind_hand_over():
+    mixed = [instance("p", "p", engine="vllm"), instance("d", "d", engine="mock")]
+    with pytest.raises(Unavailable, match="different engines"):
+        plan(Need(), mixed, lambda name: 0)
+    both = [*mixed, instance("p2", "p", engine="mock")]
+    assert str(plan(Need(), both, lambda name: 9 if name == "p2" else 0)) == "p@p2 d@d"
+
+
+def test_media_go_to_the_encode_worker_that_is_their_home():
+    alive = "e1:e e2:e e3:e a:pd"
+    homes = {name: str(planned([name], alive).encode[0]) for name in map(str, range(60))}
+    assert {str(planned([name], alive).encode[0]) for name in homes} == set(homes.values())
+    assert all(str(planned([name], alive).encode[0]) == home for name, home in homes.items()), "always the same one"
+    left = {name: str(planned([name], alive, avoid="e2").encode[0]) for name in homes}
+    assert all(left[name] == home for name, home in homes.items() if home != "e@e2"), "others' homes stay"
+    counts = [list(homes.values()).count(f"e@e{n}") for n in (1, 2, 3)]
+    assert min(counts) > 8
+
+
+def test_media_of_one_request_spread_over_their_homes_and_equal_ones_stay_together():
+    made = planned(["x", "y", "x", "z", "w", "v"], "e1:e e2:e a:pd")
+    indices = sorted(index for step in made.encode for index in step.media)
+    assert indices == list(range(6))
+    [with_x] = [step for step in made.encode if 0 in step.media]
+    assert 2 in with_x.media
+
+
+def test_an_overloaded_home_is_left_out_unless_it_holds_the_medium():
+    alive = "e1:e e2:e a:pd"
+    home = planned(["x"], alive).encode[0].instance.name
+    other = {"e1": "e2", "e2": "e1"}[home]
+    assert planned(["x"], alive, {home: 50}).encode[0].instance.name == other
+    held = planned(["x"], alive, {home: 50}, encodes_cached=lambda one, name: one.name == home)
+    assert held.encode[0].instance.name == home
+
+
+def test_what_the_target_holds_is_not_encoded():
+    made = planned(["x", "y"], "e:e a:pd", has_embedding=lambda one, name: name == "x")
+    assert [step.media for step in made.encode] == [(1,)]
+    assert str(planned(["x"], "e:e a:pd", has_embedding=lambda one, name: True)) == "pd@a"
+
+
+@pytest.mark.parametrize(
+    ("media", "alive", "picked"),
+    [
+        (TEXT, "p:p d:d>epd", "pd@d"),
+        (PICTURE, "e:e p:p d:d>epd", "e@e pd@d"),
+        (PICTURE, "a:ep d:d>epd", "epd@d"),
+        (TEXT, "p:p d:d", "p@p d@d"),
+        (TEXT, "a:pd", "pd@a"),
+    ],
+)
+def test_little_to_prefill_stays_at_the_decode_worker_if_it_can(media, alive, picked):
+    assert str(planned(media, alive, prefills_locally=lambda one: True)) == picked
 
 
 def test_a_text_has_nothing_to_encode():

@@ -60,17 +60,18 @@ def test_a_full_graph_becomes_command_lines(tmp_path: Path) -> None:
     )
     assert frontend.env == {"TRIPTYCH_API_KEY": "geheim"}, "a flag would show the key in `ps`"
     assert (big_0.name, big_1.name, other.name) == ("big-0", "big-1", "epd-0")
-    assert big_0.command == big_1.command
+    assert big_1.command == tuple(word.replace("big-0", "big-1") for word in big_0.command)
     assert big_0.command[:4] == (*launch, "worker")
-    assert set(big_0.command[4:10]) == {
+    assert set(big_0.command[4:11]) == {
         "--model=demo",
         "--engine=mock",
         "--name=big",
+        "--instance-name=big-0",
         "--served-model-name=shapes",
         "--drain-timeout-s=1.0",
         "--namespace=blue",
     }
-    assert big_0.command[10:] == ("--", "--itl-ms", "2")
+    assert big_0.command[11:] == ("--", "--itl-ms", "2")
     assert big_0.env == {"OMP_NUM_THREADS": "1"}
     assert "--model=/other" in other.command
 
@@ -98,7 +99,7 @@ WRONG = {
     "unknown frontend key": (WORKER + "frontend: {prot: 1}", "frontend.prot: unknown key; known: api-key,"),
     "unknown worker key": (
         "model: demo\nworkers: [{}, {replica: 1}]",
-        "workers[1].replica: unknown key; known: args,",
+        "workers[1].replica: unknown key; known: arena-bytes, arena-queue,",
     ),
     "python spelling": (WORKER + "frontend: {max_choices: 1}", "frontend.max_choices: unknown key"),
     "bad span": ("model: demo\nworkers: [{span: de}]", "workers[0].span: unknown span; known: e, p, d, ep"),

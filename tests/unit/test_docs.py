@@ -36,10 +36,16 @@ def test_the_request_path_names_real_files() -> None:
 
 
 def test_metrics_in_the_docs_are_those_of_the_code() -> None:
+    from triptych.cache.embedding import EmbeddingCache
+    from triptych.engines.base import EngineStats
     from triptych.observability.metrics import FrontendMetrics
+    from triptych.runtime.samples import samples
+    from triptych.transfer.base import TransferStats
 
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(triptych_[a-z_]+)(?:\{[a-z,]+\})?`", text))
     exposed = set(re.findall(rb"# TYPE (triptych_[a-z_]+) (?!gauge\n.*_created)", FrontendMetrics(lambda: 0).text()))
+    of_workers = samples(EngineStats(), EmbeddingCache(0), TransferStats(), 0)
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
+    names |= {one.name + "_total" * (one.kind == "counter") for one in of_workers}
     assert documented == names

@@ -8,12 +8,14 @@ import pytest
 from support.checkpoints import IMAGE_ID, cells, picture
 from support.loops import run
 from triptych.config.media import MediaLimits
+from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.request import GenerateRequest, Medium, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions, engine_factory
 from triptych.engines.mock import MockEngine
+from triptych.transfer.inproc import InprocTransfer
 
 
 def options(*args, span=Span.EPD):
@@ -34,7 +36,7 @@ def generate(*requests, args=()):
 
     async def main():
         engine = MockEngine(options(*args))
-        await engine.start()
+        await engine.start(InprocTransfer(TransferConfig()))
         try:
             answers = [[delta async for delta in engine.generate(one)] for one in requests]
             return answers, engine.stats()
@@ -95,7 +97,7 @@ def test_pictures_are_decoded_and_counted_and_not_said():
 def test_a_damaged_picture_is_refused_and_leaves_nothing():
     async def main():
         engine = MockEngine(options())
-        await engine.start()
+        await engine.start(InprocTransfer(TransferConfig()))
         with pytest.raises(BadRequest, match="damaged"):
             await anext(engine.generate(request([IMAGE_ID], [medium(picture(64, 64)[:-30])])))
         assert engine.stats().running == 0
@@ -107,7 +109,7 @@ def test_a_damaged_picture_is_refused_and_leaves_nothing():
 def test_closing_the_iterator_aborts():
     async def main():
         engine = MockEngine(options("--itl-ms", "1000"))
-        await engine.start()
+        await engine.start(InprocTransfer(TransferConfig()))
         stream = engine.generate(request())
         await anext(stream)
         assert engine.stats().running == 1
@@ -127,7 +129,7 @@ def test_pace():
 def test_it_does_not_fail_by_itself():
     async def main():
         engine = MockEngine(options())
-        await engine.start()
+        await engine.start(InprocTransfer(TransferConfig()))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await engine.failed()
@@ -136,12 +138,7 @@ def test_it_does_not_fail_by_itself():
     run(main())
 
 
-def test_it_hosts_one_span():
-    with pytest.raises(ConfigError, match="hosts the span epd, not pd"):
-        MockEngine(options(span=Span.PD))
-
-
 def test_unknown_engines_list_the_known():
-    with pytest.raises(ConfigError, match="unknown engine 'tgi'; known: mock, vllm"):
+    with pytest.raises(ConfigError, match="unknown engine 'tgi'; known: encoder, mock, vllm"):
         engine_factory("tgi")
     assert engine_factory("mock") is MockEngine

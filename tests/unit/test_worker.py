@@ -6,9 +6,20 @@ import pytest
 
 from support.instances import CARD
 from support.loops import run
+from triptych.cache.embedding import EmbeddingCache
+from triptych.config.media import MediaLimits
 from triptych.config.serve import WorkerConfig
+from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.contracts.request import GENERATE
+from triptych.contracts.spans import Span
+from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
+from triptych.demo import MODEL_DIR
+from triptych.engines.base import EngineOptions
+from triptych.engines.mock import MockEngine
+from triptych.runtime.endpoints import Endpoints
 from triptych.runtime.worker import EngineFailed, Worker
+from triptych.transfer.inproc import InprocTransfer
 
 
 class Parts:
@@ -27,7 +38,9 @@ class Parts:
 
 
 class Engine(Parts):
-    async def start(self):
+    able = Span.EPD
+
+    async def start(self, transfer):
         self.note("engine starts")
         return CARD
 
@@ -71,7 +84,7 @@ def live(parts, stop_at_once=True):
             stop.set()
         around = Around(parts)
         config = WorkerConfig(model="m", name="n", drain_timeout_s=3)
-        await Worker(config, parts, around, around).run(stop, ready.append)
+        await Worker(config, parts, around, around, InprocTransfer(TransferConfig())).run(stop, ready.append)
         return ready
 
     return main()
@@ -124,9 +137,11 @@ def test_an_engine_that_dies_ends_the_worker():
 
 def test_a_request_of_another_version_is_refused():
     async def main():
-        parts = Engine()
-        await live(parts)
-        with pytest.raises(BadRequest, match="version"):
-            await anext(parts.handlers["generate"](b"\xc1 junk"))
+        transfer = InprocTransfer(TransferConfig())
+        for span, endpoint in ((Span.E, ENCODE), (Span.EP, PREFILL), (Span.PD, GENERATE), (Span.D, RELEASE)):
+            options = EngineOptions(model_path=str(MODEL_DIR), model_name="demo", span=span, media=MediaLimits())
+            handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0)).handlers(span)
+            with pytest.raises(BadRequest, match="version"):
+                await anext(handlers[endpoint](b"\xc1 junk"))
 
     run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -16,8 +17,11 @@ class ByteLru(Generic[K, V]):
     the store's own reference. Values are shared, so nobody may change one that came from here.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        """``max_bytes`` of 0 turns the store off: every ``put`` is refused."""
+    def __init__(self, max_bytes: int, on_drop: Callable[[V], None] = lambda value: None) -> None:
+        """``max_bytes`` of 0 turns the store off: every ``put`` is refused.
+
+        ``on_drop`` is called with every value that leaves the store, whatever the way.
+        """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
         self.max_bytes = max_bytes
@@ -25,6 +29,8 @@ class ByteLru(Generic[K, V]):
         self.hits = 0
         self.misses = 0
         self.evictions = 0
+        self.too_large = 0
+        self._on_drop = on_drop
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -53,9 +59,10 @@ class ByteLru(Generic[K, V]):
             raise ValueError(f"size_bytes must not be negative, got {size_bytes}")
         self.remove(key)
         if size_bytes > self.max_bytes or self.max_bytes == 0:
+            self.too_large += self.max_bytes > 0
             return False
         while self.size_bytes + size_bytes > self.max_bytes:
-            self._evict()
+            self.evict()
         self._entries[key] = (value, size_bytes)
         self.size_bytes += size_bytes
         return True
@@ -66,13 +73,22 @@ class ByteLru(Generic[K, V]):
         if entry is None:
             return False
         self.size_bytes -= entry[1]
+        self._on_drop(entry[0])
         return True
 
     def clear(self) -> None:
-        self._entries.clear()
-        self.size_bytes = 0
+        while self._entries:
+            self._pop_oldest()
 
-    def _evict(self) -> None:
-        _, (_, size_bytes) = self._entries.popitem(last=False)
-        self.size_bytes -= size_bytes
+    def evict(self) -> int:
+        """Drop the value used longest ago; returns its size, 0 where there is none."""
+        if not self._entries:
+            return 0
         self.evictions += 1
+        return self._pop_oldest()
+
+    def _pop_oldest(self) -> int:
+        _, (value, size_bytes) = self._entries.popitem(last=False)
+        self.size_bytes -= size_bytes
+        self._on_drop(value)
+        return size_bytes

@@ -27,13 +27,20 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     own, engine_args = _split_at_dashes(words)
-    args = build_parser().parse_args(own)
+    args, unknown = build_parser().parse_known_args(own)
     args.engine_args = engine_args
     try:
+        if unknown:
+            raise ConfigError(_unknown(args.command, unknown))
         return int(args.func(args))
     except ConfigError as error:
         print(f"triptych: error: {error}", file=sys.stderr)
         return 2
+
+
+def _unknown(command: str, words: list[str]) -> str:
+    hint = "; an engine's own flags go after `--`" if command == "worker" else ""
+    return f"{command} does not take {' '.join(words)}; see triptych {command} --help{hint}"
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:

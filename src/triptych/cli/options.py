@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import types
-from enum import Enum
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -35,14 +34,13 @@ def unwrap(hint: Any) -> tuple[Any, str]:
 def add_options(parser: argparse.ArgumentParser, model: type[msgspec.Struct], skip: tuple[str, ...] = ()) -> None:
     """Add a flag for every field of ``model``; the help states the default."""
     hints = get_type_hints(model, include_extras=True)
-    group = parser.add_argument_group((model.__doc__ or "").split("\n")[0])
+    group = parser.add_argument_group((model.__doc__ or "").split("\n")[0].partition(".")[0])
     for field in msgspec.structs.fields(model):
         if field.name in skip:
             continue
         plain, text = unwrap(hints[field.name])
         required = field.default is msgspec.NODEFAULT
-        default = field.default.value if isinstance(field.default, Enum) else field.default
-        note = "" if required or default in (None, "") else f" [{default}]"
+        note = "" if required or field.default in (None, "") else f" [{_shown(field.default)}]"
         settings: dict[str, Any] = {"dest": field.name, "help": (text + note).replace("%", "%%")}
         if plain is bool:
             settings["action"] = argparse.BooleanOptionalAction
@@ -59,8 +57,23 @@ def read_options(args: argparse.Namespace, model: type[T]) -> T:
             msgspec.convert({**_filler(model), name: value}, model, strict=False)
         except msgspec.ValidationError as error:
             reason = str(error).split(" - at ")[0]
+            if reason.startswith("Invalid enum value"):
+                reason = f"unknown {name}; known: {', '.join(_choices(model, name))}"
             raise ConfigError(f"{flag(name)} {value}: {reason}") from error
     return msgspec.convert(given, model, strict=False)
+
+
+def _shown(default: object) -> object:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, str):
+        return str(default).replace(",", ", ")  # a list may then be cut between its names only
+    return default
+
+
+def _choices(model: type[msgspec.Struct], name: str) -> list[str]:
+    plain, _ = unwrap(get_type_hints(model, include_extras=True)[name])
+    return [str(choice.value) for choice in plain]
 
 
 def _filler(model: type[msgspec.Struct]) -> dict[str, Any]:

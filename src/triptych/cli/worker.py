@@ -10,11 +10,13 @@ from triptych.cli.options import add_options, read_options
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.config.serve import PlaneConfig, WorkerConfig
+from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.engines.base import EngineOptions, engine_factory
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime.worker import Worker
+from triptych.transfer.registry import make_transfer
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Host one span of one model on one engine. Flags after `--` go to the engine as it spells them.",
         usage="triptych worker --model MODEL [options] [-- engine flags]",
     )
-    for model in (WorkerConfig, PlaneConfig, MediaLimits):
+    for model in (WorkerConfig, PlaneConfig, TransferConfig, MediaLimits):
         add_options(parser, model)
     parser.set_defaults(func=run)
 
@@ -32,6 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     config = read_options(args, WorkerConfig)
     plane = read_options(args, PlaneConfig)
+    transfer = read_options(args, TransferConfig)
     folder = checkpoint_folder_of(config)
     name = config.served_model_name or Path(config.model).resolve().name
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token())
-        worker = Worker(config, engine, server, process.discovery(plane))
+        worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer))
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)))
 
     return process.run_to_the_end(main)

@@ -6,10 +6,14 @@ import os
 import tempfile
 from pathlib import Path
 
+from triptych.contracts.errors import ConfigError
+
 RUN_DIR = "TRIPTYCH_RUN_DIR"
 TOKEN = "TRIPTYCH_TOKEN"
 API_KEY = "TRIPTYCH_API_KEY"
 LOG_LEVEL = "TRIPTYCH_LOG_LEVEL"
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def run_dir(configured: str = "") -> Path:
@@ -33,7 +37,11 @@ def api_key() -> str | None:
 
 
 def log_level() -> str:
-    return os.environ.get(LOG_LEVEL, "INFO").upper()
+    """Raises ConfigError for a level that is none of ``LOG_LEVELS``."""
+    level = (os.environ.get(LOG_LEVEL) or "INFO").upper()
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"{LOG_LEVEL} is {level!r}; known: {', '.join(LOG_LEVELS)}")
+    return level
 
 
 def is_set(name: str) -> bool:

@@ -52,6 +52,17 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
     max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16
     max_in_flight: Annotated[int, Meta(gt=0, description="Most requests being answered at once; more get 429.")] = 4096
+    local_prefill_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Prompts with at most so many tokens left to prefill (those the decode worker has seen "
+            "before do not count) stay at the decode worker, if it can prefill; 0: none do.",
+        ),
+    ] = 0
+    plan_header: Annotated[bool, Meta(description="Say in the header `x-triptych-plan` which workers answered.")] = (
+        False
+    )
     response_timeout_s: Annotated[
         float, Meta(gt=0, description="Longest silence of a worker within one answer before it is given up.")
     ] = 300.0
@@ -65,11 +76,24 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     model: Annotated[str, Meta(description="Folder of the checkpoint, or `demo` for the shipped demo model.")]
     span: Annotated[Span, Meta(description="Stages hosted: e, p, d, ep, pd or epd.")] = Span.EPD
-    engine: Annotated[str, Meta(description="Back end: vllm or mock.")] = "vllm"
+    engine: Annotated[str, Meta(description="Back end: vllm, encoder (span e only) or mock.")] = "vllm"
     name: Annotated[str, Meta(description="Component name, shared by replicas (default: the span).")] = ""
     served_model_name: Annotated[
         str | None, Meta(description="Name that clients use (default: the name of the checkpoint's folder).")
     ] = None
+    instance_name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+            description="Name of this one worker, refused where one alive has it (default: `--name` and more).",
+        ),
+    ] = ""
+    stand_in: Annotated[
+        bool, Meta(description="Also do stages outside of the span, if the engine can, while nobody else is there to.")
+    ] = True
+    embedding_cache_bytes: Annotated[
+        int, Meta(ge=0, description="Most bytes of embeddings kept, by content; 0 keeps none.")
+    ] = 256 * MIB
     host: Annotated[str, Meta(description="Address that the request plane listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port of the request plane; 0 takes a free one.")] = 0
     drain_timeout_s: Annotated[float, Meta(ge=0, description="On SIGTERM, time for requests in flight to finish.")] = (

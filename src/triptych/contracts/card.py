@@ -7,6 +7,14 @@ import msgspec
 from triptych.contracts.spans import Span
 
 
+class EmbeddingSpec(msgspec.Struct, frozen=True):
+    """What the embeddings of a model's media look like; workers that disagree cannot serve together."""
+
+    width: int
+    """Values a token."""
+    dtype: str
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What a frontend must know of a model to accept requests for it."""
 
@@ -22,18 +30,28 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Media that the served engine takes: of ``image``, ``video``, ``audio``."""
     max_logprobs: int = 20
     """Most alternatives a token that the engine reports; -1: the whole vocabulary."""
+    embedding: EmbeddingSpec | None = None
+    """None: the model takes no media, or none by embedding."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One live worker: where it is and what it hosts. Unique by ``id``; never changes once registered."""
+    """One live worker: where it is and what it hosts. Never changes once registered."""
 
     id: str
+    """``name`` and the worker's birth: unique for ever."""
+    name: str
+    """``enc-0``: unique among those alive, the same again after a restart."""
     component: str
     """The worker's name in its graph, shared by its replicas."""
     span: Span
+    """What it is there for."""
+    able: Span
+    """What it can do where others are missing; contains ``span``."""
     engine: str
     model: ModelCard
     host: str
     port: int
     pid: int = 0
+    keeps_media: bool = False
+    """It keeps what it made of media (embeddings, decoded pictures): what it was sent once need not come again."""
     started_unix_s: float = 0.0

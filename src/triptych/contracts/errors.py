@@ -97,6 +97,22 @@ class UnsupportedMedia(TriptychError):
     type = "invalid_request_error"
 
 
+class KvLost(TriptychError):
+    """The KV cache that a request was to go on from could not be read (410): prefill afresh. Between workers."""
+
+    status = 410
+    type = "internal_error"
+    default_code = "kv_lost"
+
+
+class MediaMissing(TriptychError):
+    """The worker was thought to hold a medium that it does not (424): send it with more. Between workers."""
+
+    status = 424
+    type = "internal_error"
+    default_code = "media_missing"
+
+
 class TooManyRequests(TriptychError):
     """A bound on waiting work is reached (429); try again after ``retry_after_s``."""
 
@@ -147,6 +163,8 @@ _BY_STATUS: dict[int, type[TriptychError]] = {
         RequestTimeout,
         PayloadTooLarge,
         UnsupportedMedia,
+        KvLost,
+        MediaMissing,
         TooManyRequests,
         AbilityMissing,
         Unavailable,

@@ -1,10 +1,12 @@
-"""One request to a span, and the stream of deltas that answers it."""
+"""One request to the span that makes tokens, and the stream of deltas that answers it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import msgspec
+
+from triptych.contracts.tensor import TensorHandle
 
 FinishReason = Literal["stop", "length", "abort"]
 MediaKind = Literal["image", "video", "audio"]
@@ -43,22 +45,43 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     guided: Guided | None = None
 
 
-class Medium(msgspec.Struct, frozen=True, kw_only=True):
-    """One fetched and checked medium, as bytes in its own file format, not decoded yet."""
+class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One fetched and checked medium: by its name, with what a worker lacks of it.
+
+    It comes with ``data``, with an ``embedding`` to fetch, or, to a worker that is thought to hold what it
+    needs, with neither; a worker that does not answers MediaMissing and is asked again with more.
+    """
 
     kind: MediaKind
     content_hash: str
     """Hex name of the content (``media.naming``): the key of every cache, never the URL."""
     format: str
     """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG`` ..."""
-    data: bytes
+    data: bytes = b""
+    """The medium in its own file format, not decoded yet."""
     width: int = 0
     """Pixels, as the model will see it (EXIF rotation applied)."""
     height: int = 0
+    metadata: dict[str, tuple[int, ...]] = {}
+    """What the language model must know of the embedding beside its values, by the names of the model's own
+    processor: ``{"image_grid_thw": (1, 16, 16)}``. Known from the medium's header (``models``)."""
+    embedding: TensorHandle | None = None
+    """[tokens, hidden]."""
+
+
+class KvHandle(msgspec.Struct, frozen=True, kw_only=True):
+    """The KV cache of a prefilled prompt, waiting at the worker that made it."""
+
+    engine: str
+    """Only an engine of the same kind can read it."""
+    request_id: str
+    """The prefill's id at its owner; names the cache when it is given back unread."""
+    params: bytes
+    """msgpack of the engine's own parameters; nobody else reads them."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Prompt in, tokens out: what a worker that hosts the last stage is asked."""
+    """Prompt in, tokens out: what a worker that hosts ``p`` or ``d`` is asked."""
 
     id: str
     model: str
@@ -67,6 +90,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     sampling: Sampling
     media: list[Medium] = []
     priority: int = 0
+    prompt_tokens: int = 0
+    """Length of the prompt with every placeholder expanded."""
+    said: list[int] = []
+    """Tokens of the answer that the client has already got; the answer goes on after them, and ``sampling``
+    (``max_tokens``, ``min_tokens``) counts them."""
+    kv: KvHandle | None = None
+    """Prefilled elsewhere: the cache of the prompt (without ``said``) is read from there."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -88,6 +118,8 @@ class Timing(msgspec.Struct, frozen=True, array_like=True):
     first token."""
     decode_s: float = 0.0
     """First token to last."""
+    encode_s: float = 0.0
+    """At encode workers, from the frontend's call to the answer; 0 where media were encoded with the prefill."""
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):

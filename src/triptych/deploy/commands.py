@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from triptych.config import env
 from triptych.deploy.graph import Graph, WorkerNode, kebab
@@ -30,7 +31,7 @@ def child_specs(graph: Graph) -> tuple[ChildSpec, ...]:
     plane = flags(graph.plane)
     config = graph.frontend.config
     secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
-    public = msgspec.structs.replace(config, api_key=None)
+    public = replace(config, api_key=None)
     frontend = (*_launch("frontend"), *flags(public, graph.frontend.media), *plane)
     workers = (
         _worker_spec(worker, index, plane) for worker in graph.workers for index in range(worker.placement.replicas)
@@ -56,11 +57,13 @@ def _flag(name: str, value: Any) -> str:
 
 def _worker_spec(worker: WorkerNode, index: int, plane: tuple[str, ...]) -> ChildSpec:
     placement = worker.placement
+    name = f"{worker.config.name}-{index}"
+    config = worker.config if worker.config.instance_name else replace(worker.config, instance_name=name)
     engine_args = ("--", *map(str, placement.args)) if placement.args else ()
     return ChildSpec(
-        name=f"{worker.config.name}-{index}",
+        name=name,
         role="worker",
-        command=(*_launch("worker"), *flags(worker.config, worker.media), *plane, *engine_args),
+        command=(*_launch("worker"), *flags(config, worker.media, worker.transfer), *plane, *engine_args),
         env={name: str(value) for name, value in placement.env.items()},
     )
 

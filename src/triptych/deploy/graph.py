@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span, modes_of
 
@@ -43,6 +44,7 @@ class WorkerNode(msgspec.Struct, frozen=True, kw_only=True):
 
     config: WorkerConfig
     media: MediaLimits = MediaLimits()
+    transfer: TransferConfig = TransferConfig()
     placement: Placement = Placement()
 
 
@@ -116,11 +118,11 @@ def _read_worker(raw: dict[str, Any], where: str, defaults: dict[str, str | None
     if "model" not in filled:
         raise ConfigError("model: missing; name a checkpoint folder or `demo` here, or give --model")
     filled.setdefault("name", filled.get("span", Span.EPD.value))
-    known = (WorkerConfig, MediaLimits, Placement)
-    config, media, placement = _read(filled, where, *known)
-    if config.port and placement.replicas > 1:
-        raise ConfigError(f"{where}.port: {placement.replicas} replicas cannot share a port; leave it out")
-    return WorkerNode(config=config, media=media, placement=placement)
+    config, media, transfer, placement = _read(filled, where, WorkerConfig, MediaLimits, TransferConfig, Placement)
+    for key in ("port", "instance_name"):
+        if getattr(config, key) and placement.replicas > 1:
+            raise ConfigError(f"{where}.{kebab(key)}: {placement.replicas} replicas cannot share one; leave it out")
+    return WorkerNode(config=config, media=media, transfer=transfer, placement=placement)
 
 
 def _read(raw: object, where: str, *models: type[Any]) -> tuple[Any, ...]:

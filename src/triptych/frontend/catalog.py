@@ -14,7 +14,7 @@ from triptych.contracts.errors import ConfigError, NotFound, Unavailable
 from triptych.contracts.spans import Mode, modes_of
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
-from triptych.stages.compose import RETRY_AFTER_S
+from triptych.stages.compose import RETRY_AFTER_S, gap
 
 log = logging.getLogger("triptych.catalog")
 
@@ -36,7 +36,11 @@ class Model:
 
     @property
     def ready(self) -> bool:
-        return self.processor is not None and bool(self.modes)
+        return self.processor is not None and self.gap("pd") is None
+
+    def gap(self, stages: str) -> str | None:
+        """The span that is missing to run ``stages``, in words; None: none is."""
+        return gap(stages, self.instances)
 
 
 class Catalog:

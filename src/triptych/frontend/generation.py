@@ -52,13 +52,14 @@ class Generation:
     metrics: FrontendMetrics
     include_usage: bool = False
     with_timing: bool = False
+    plan_header: bool = False
     begun: float = field(default_factory=time.perf_counter)
 
     # The two ways to answer.
 
     async def stream(self, send: Send, headers: Headers) -> None:
         """Server-sent events. An error after the first event becomes the last event; one before is raised."""
-        events = EventStream(send, headers)
+        events = EventStream(send, lambda: self._headers(headers))
         opened: set[int] = set()
         try:
             async with aclosing(self._pieces()) as batches:
@@ -94,7 +95,7 @@ class Generation:
         for one, text in zip(said, texts, strict=True):
             one.text = "".join(text)
         extra = {"triptych": self.timing()} if self.with_timing else {}
-        await send_json(send, self.answer.whole(said, self.usage(), extra), headers)
+        await send_json(send, self.answer.whole(said, self.usage(), extra), self._headers(headers))
 
     def _as_told(self, error: Exception) -> TriptychError:
         """What the client hears of an error mid-stream; what was not expected goes to the log."""
@@ -115,6 +116,7 @@ class Generation:
 
         def on_plan(plan: Plan) -> None:
             job.plan = plan
+            self.metrics.planned(plan.shape)
 
         async with aclosing(self.dispatcher.run(job.request, self.instances, on_plan)) as batches:
             async for deltas in batches:
@@ -162,6 +164,12 @@ class Generation:
 
     # Accounts.
 
+    def _headers(self, headers: Headers) -> Headers:
+        """Known once the first worker has said something: until then another may take over."""
+        if not self.plan_header or self.jobs[0].plan is None:
+            return headers
+        return [*headers, (b"x-triptych-plan", str(self.jobs[0].plan).encode())]
+
     def usage(self) -> dict[str, Any]:
         """Tokens as OpenAI counts them: each prompt once, however many choices it has."""
         prompts = {id(job.prompt): job.choice.counts.prompt or job.prompt.length for job in self.jobs}
@@ -178,6 +186,8 @@ class Generation:
         """Seconds spent in each stage, of the first choice."""
         job = self.jobs[0]
         worker = msgspec.structs.asdict(job.choice.timing) if job.choice.timing else {}
+        if not worker.get("encode_s"):  # it was done with the prefill, or there was nothing to encode
+            worker.pop("encode_s", None)
         spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
         return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}
 

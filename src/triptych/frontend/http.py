@@ -92,9 +92,9 @@ async def send_error(send: Send, error: TriptychError, extra: Headers | None = N
 
 class EventStream:
     """A response of server-sent events. Its headers leave with the first events, so that what fails before
-    is still answered with the right status."""
+    is still answered with the right status; ``headers`` is asked for them then."""
 
-    def __init__(self, send: Send, headers: Headers) -> None:
+    def __init__(self, send: Send, headers: Callable[[], Headers]) -> None:
         self._send = send
         self._headers = headers
         self.started = False
@@ -102,7 +102,7 @@ class EventStream:
     async def write(self, events: bytes) -> None:
         if not self.started:
             self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self._headers]})
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self._headers()]})
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def close(self) -> None:

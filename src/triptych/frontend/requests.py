@@ -117,6 +117,7 @@ def _jobs(
                 token_ids=prompt.token_ids,
                 sampling=_with_seed(sampling, copy),
                 media=prompt.media,
+                prompt_tokens=prompt.length,
             )
             choice = Choice(processor.tokenizer, prompt.token_ids, stops, sampling.min_tokens)
             jobs.append(Job(request, prompt, choice))

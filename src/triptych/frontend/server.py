@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig
+from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.frontend.app import App
 from triptych.frontend.catalog import Catalog
@@ -91,12 +92,14 @@ async def serving(
         parse_prompt_template(config.prompt_template)
     listener = listen(config.host, config.port)
     async with MediaLoader(limits) as media:
-        catalog = Catalog(
-            discovery,
-            lambda card: Processor.load(card, config.prompt_template),
-            on_gone=lambda instance: forget(instance.host, instance.port),
-        )
-        app = App(config, catalog, Builder(config, media), Dispatcher(client, config.response_timeout_s))
+        dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens)
+
+        def on_gone(instance: Instance) -> None:
+            forget(instance.host, instance.port)
+            dispatcher.forget(instance)
+
+        catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template), on_gone)
+        app = App(config, catalog, Builder(config, media), dispatcher)
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]
         try:
@@ -111,6 +114,7 @@ async def serving(
                     following.cancel()
         finally:
             listener.close()
+            await dispatcher.close()
             await client.close()
 
 

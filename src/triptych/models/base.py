@@ -49,6 +49,19 @@ class ModelFamily:
     image_tokens: Callable[[Checkpoint, int, int], int] | None = None
     """(checkpoint, width, height in pixels) -> language-model tokens that a picture becomes."""
 
+    image_metadata: Callable[[Checkpoint, int, int], dict[str, tuple[int, ...]]] | None = None
+    """(checkpoint, width, height in pixels) -> ``Medium.metadata``; None: this family's pictures have none."""
+    embedding_width: Callable[[Checkpoint], int] | None = None
+    """Values a token of a medium's embedding; None: this family takes no embeddings."""
+    towers: tuple[str, ...] = ()
+    """``model_type`` values of ``vision_config`` that are known, where a family combines parts; empty: any."""
+
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.placeholders)
+
+    def claims(self, checkpoint: Checkpoint) -> bool:
+        """Whether ``checkpoint`` is of this family, by its config alone."""
+        tower = (checkpoint.config.get("vision_config") or {}).get("model_type")
+        known = not self.towers or tower is None or tower in self.towers
+        return known and checkpoint.config.get("model_type") in self.model_types

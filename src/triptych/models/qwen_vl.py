@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from triptych.models.base import Checkpoint, ModelFamily
+from triptych.models.base import Checkpoint, Json, ModelFamily
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
 _MIN_PIXELS = 56 * 56
@@ -41,19 +41,41 @@ def _pixel_bounds(checkpoint: Checkpoint) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def image_tokens(checkpoint: Checkpoint, width: int, height: int) -> int:
-    """Tokens of one picture: patches divided by the square of the merge size.
+def _vision(checkpoint: Checkpoint) -> Json:
+    return checkpoint.config.get("vision_config") or {}
+
+
+def merge_size(checkpoint: Checkpoint) -> int:
+    """Patches a side that become one token."""
+    return int(checkpoint.preprocessor.get("merge_size") or _vision(checkpoint).get("spatial_merge_size") or 2)
+
+
+def grid(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of patches of a picture of ``width`` x ``height`` pixels, before merging.
 
     Raises ValueError for an aspect ratio that the image processor refuses.
     """
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"the longer side may be at most {_MAX_ASPECT_RATIO} times the shorter one")
-    vision = checkpoint.config.get("vision_config", {})
-    patch = int(checkpoint.preprocessor.get("patch_size") or vision.get("patch_size") or 14)
-    merge = int(checkpoint.preprocessor.get("merge_size") or vision.get("spatial_merge_size") or 2)
-    factor = patch * merge
-    high, wide = resized(height, width, factor, *_pixel_bounds(checkpoint))
-    return (high // factor) * (wide // factor)
+    patch = int(checkpoint.preprocessor.get("patch_size") or _vision(checkpoint).get("patch_size") or 14)
+    high, wide = resized(height, width, patch * merge_size(checkpoint), *_pixel_bounds(checkpoint))
+    return high // patch, wide // patch
+
+
+def image_tokens(checkpoint: Checkpoint, width: int, height: int) -> int:
+    """Tokens of one picture: patches divided by the square of the merge size. Raises as ``grid`` does."""
+    rows, columns = grid(checkpoint, width, height)
+    return rows * columns // merge_size(checkpoint) ** 2
+
+
+def image_metadata(checkpoint: Checkpoint, width: int, height: int) -> dict[str, tuple[int, ...]]:
+    """``image_grid_thw``: one frame, rows and columns of patches before merging. Raises as ``grid`` does."""
+    return {"image_grid_thw": (1, *grid(checkpoint, width, height))}
+
+
+def embedding_width(checkpoint: Checkpoint) -> int:
+    """The language model's hidden size, to which the vision part's last layer projects. Raises KeyError."""
+    return int(checkpoint.text_config["hidden_size"])
 
 
 FAMILY = ModelFamily(
@@ -62,4 +84,6 @@ FAMILY = ModelFamily(
     placeholders={"image": lambda checkpoint: int(checkpoint.config["image_token_id"])},
     placeholder_text={"image": "<|vision_start|><|image_pad|><|vision_end|>"},
     image_tokens=image_tokens,
+    image_metadata=image_metadata,
+    embedding_width=embedding_width,
 )

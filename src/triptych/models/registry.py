@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from triptych.contracts.errors import ConfigError
-from triptych.models import qwen_vl
+from triptych.models import llava, qwen_vl
 from triptych.models.base import Checkpoint, Json, ModelFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (qwen_vl.FAMILY,)
+FAMILIES: tuple[ModelFamily, ...] = (qwen_vl.FAMILY, llava.FAMILY)
 
 TEXT_ONLY = ModelFamily(name="text", model_types=())
-"""Every checkpoint whose ``model_type`` no family claims: served for text."""
+"""Every checkpoint that no family claims: served for text."""
 
 
 def read_json(path: Path) -> Json:
@@ -41,6 +41,5 @@ def load_checkpoint(path: str) -> Checkpoint:
 
 
 def family_of(checkpoint: Checkpoint) -> ModelFamily:
-    """The family of ``checkpoint`` by the ``model_type`` in its config, never by its name."""
-    model_type = checkpoint.config.get("model_type")
-    return next((family for family in FAMILIES if model_type in family.model_types), TEXT_ONLY)
+    """The family of ``checkpoint`` by what its config says, never by its name."""
+    return next((family for family in FAMILIES if family.claims(checkpoint)), TEXT_ONLY)

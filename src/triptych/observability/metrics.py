@@ -78,6 +78,12 @@ class FrontendMetrics:
             ["code"],
             registry=registry,
         )
+        self._plans = Counter(
+            "triptych_plans",
+            "Plans made, by the stages of their calls: `e/pd` encodes at one worker, prefills and decodes at another.",
+            ["calls"],
+            registry=registry,
+        )
         self._cancelled = Counter("triptych_requests_cancelled", "Requests whose client went away.", registry=registry)
         self.prompt_tokens = Counter("triptych_prompt_tokens", "Prompt tokens of answers.", registry=registry)
         self.completion_tokens = Counter("triptych_completion_tokens", "Tokens made.", registry=registry)
@@ -93,6 +99,9 @@ class FrontendMetrics:
 
     def cancelled(self) -> None:
         self._cancelled.inc()
+
+    def planned(self, calls: str) -> None:
+        self._plans.labels(calls).inc()
 
     def stream_error(self, error: TriptychError) -> None:
         self._stream_errors.labels(error.code or error.type).inc()

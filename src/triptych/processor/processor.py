@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
@@ -94,6 +96,7 @@ class Processor:
         tokenised = time.perf_counter()
         loaded = await source.load_images([MediaReference(ref.url, ref.item) for ref in media]) if media else []
         length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
+        loaded = [self._described(medium) for medium in loaded]
         return Prompt(ids, loaded, length, time.perf_counter() - tokenised, tokenised - begun)
 
     def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
@@ -180,6 +183,13 @@ class Processor:
                     f"the model's chat template left out {wanted - found} of {wanted} media of kind {kind}",
                     param="messages",
                 )
+
+    def _described(self, medium: Medium) -> Medium:
+        """``medium`` with what the language model must know of its embedding, which its size tells."""
+        if self.family.image_metadata is None:
+            return medium
+        metadata = self.family.image_metadata(self.checkpoint, medium.width, medium.height)
+        return msgspec.structs.replace(medium, metadata=metadata)
 
     def _expanded(self, medium: Medium, ref: MediaRef) -> int:
         if self.family.image_tokens is None:

@@ -7,23 +7,19 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
-import msgspec
-
+from triptych.cache.embedding import EmbeddingCache
 from triptych.config.serve import WorkerConfig
 from triptych.contracts.card import Instance, ModelCard
-from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.engines.base import Engine
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.request.base import RequestServer
+from triptych.runtime.endpoints import Endpoints
+from triptych.transfer.base import Transfer
 
 log = logging.getLogger("triptych.worker")
-
-_DECODER = msgspec.msgpack.Decoder(GenerateRequest)
-_ENCODER = msgspec.msgpack.Encoder()
 
 
 class EngineFailed(Exception):
@@ -33,19 +29,28 @@ class EngineFailed(Exception):
 class Worker:
     """One span of one model, served on the request plane and visible in discovery."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine, server: RequestServer, discovery: Discovery) -> None:
+    def __init__(
+        self, config: WorkerConfig, engine: Engine, server: RequestServer, discovery: Discovery, transfer: Transfer
+    ) -> None:
         self._config = config
         self._engine = engine
         self._server = server
         self._discovery = discovery
+        self._transfer = transfer
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[Instance], None]) -> None:
         """Serve until ``stop`` is set, then drain. Raises EngineFailed when the engine dies first."""
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._transfer.close)
+            await self._transfer.start()
             stack.push_async_callback(self._engine.stop)
-            card = await self._engine.start()
+            card = await self._engine.start(self._transfer)
+            cache = self.cache = EmbeddingCache(self._config.embedding_cache_bytes)
+            self._transfer.on_pressure(cache.reclaim)
+            stack.push_async_callback(cache.close)
+            self.endpoints = Endpoints(self._engine, card, self._transfer, cache)
             stack.push_async_callback(self._server.close)
-            host, port = await self._server.start({GENERATE: self._generate})
+            host, port = await self._server.start(self.endpoints.handlers(self._config.span))
             instance = self._instance(card, host, port)
             lease = await self._discovery.register(instance)
             stack.push_async_callback(lease.withdraw)
@@ -59,26 +64,22 @@ class Worker:
 
     def _instance(self, card: ModelCard, host: str, port: int) -> Instance:
         component = self._config.name or self._config.span.value
+        birth = secrets.token_hex(4)
+        name = self._config.instance_name or f"{component}-{birth}"
         return Instance(
-            id=f"{component}-{secrets.token_hex(4)}",
+            id=f"{name}.{birth}" if self._config.instance_name else name,
+            name=name,
             component=component,
             span=self._config.span,
+            able=self._engine.able if self._config.stand_in else self._config.span,
             engine=self._config.engine,
             model=card,
             host=host,
             port=port,
             pid=os.getpid(),
             started_unix_s=time.time(),
+            keeps_media=self._config.embedding_cache_bytes > 0,
         )
-
-    async def _generate(self, payload: bytes) -> AsyncGenerator[bytes, None]:
-        try:
-            request = _DECODER.decode(payload)
-        except msgspec.MsgspecError as error:
-            raise BadRequest(f"the request does not fit this worker's version: {error}") from error
-        async with aclosing(self._engine.generate(request)) as deltas:
-            async for delta in deltas:
-                yield _ENCODER.encode(delta)
 
 
 async def _first(*waits: Awaitable[object]) -> object:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import Unavailable
+from triptych.contracts.spans import Mode
+from triptych.router.affinity import home
 
 RETRY_AFTER_S = 2.0
 
@@ -17,16 +19,52 @@ class Step:
 
     stages: str
     instance: Instance
+    media: tuple[int, ...] = ()
+    """Which media of the request, where the stages are ``e`` alone."""
+
+    def __str__(self) -> str:
+        return f"{self.stages}@{self.instance.name}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The calls that answer a request, in order; the last one streams the tokens."""
+    """The calls that answer a request. Steps of ``encode`` run side by side; the others follow in order."""
 
-    steps: tuple[Step, ...]
+    encode: tuple[Step, ...]
+    prefill: Step | None
+    """None: the last step prefills too."""
+    decode: Step
+    """Streams the tokens."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (*self.encode, *([self.prefill] if self.prefill else []), self.decode)
+
+    @property
+    def shape(self) -> str:
+        """Stages of its calls, ``e/p/d``: what metrics count."""
+        return "/".join(dict.fromkeys(step.stages for step in self.steps))
 
     def __str__(self) -> str:
-        return " ".join(f"{step.stages}@{step.instance.id}" for step in self.steps)
+        return " ".join(map(str, self.steps))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What decides how a request may go, beside who is alive."""
+
+    media: tuple[str, ...] = ()
+    """Names of the media's contents, in order."""
+    prefills_locally: Callable[[Instance], bool] = lambda instance: False
+    """Whether so little of the prompt is left to prefill at an instance that a hand-over is not worth it."""
+    has_embedding: Callable[[Instance, str], bool] = lambda instance, name: False
+    """Whether an instance is thought to hold a medium's embedding: nothing to encode for it."""
+    encodes_cached: Callable[[Instance, str], bool] = lambda instance, name: False
+    """Whether an encode worker is thought to hold it: asking there again costs next to nothing."""
+
+
+Load = Callable[[str], int]
+"""Work in flight at an instance, by its id."""
 
 
 def stages_needed(*, has_media: bool) -> str:
@@ -34,23 +72,133 @@ def stages_needed(*, has_media: bool) -> str:
     return "epd" if has_media else "pd"
 
 
-def plan(
-    stages: str,
-    instances: Iterable[Instance],
-    load: Callable[[str], int],
-    avoid: Collection[str] = (),
-) -> Plan:
-    """The least loaded instance that hosts all of ``stages``; the lowest id among equals.
+def plan(need: Need, instances: Iterable[Instance], load: Load, avoid: Collection[str] = ()) -> Plan:
+    """The instances that answer a request, each the best of its pool.
 
-    ``load`` gives the calls in flight at an instance; instances in ``avoid`` are out of the question. Raises
-    Unavailable naming the span that is missing.
+    Spans do what they are there for where all of them are alive; else a worker whose span contains the stages
+    takes part of its span; else one that is able to stands in. Among equal ways the least loaded decoding
+    instance decides, then the other pools' least loaded; media go to the encode workers by their content.
+    Instances in ``avoid`` are out of the question. Raises Unavailable naming the span that is missing.
     """
-    able = [one for one in instances if one.span.covers(stages) and one.id not in avoid]
-    if not able:
-        raise Unavailable(
-            f"no worker with span {stages!r} (or one that contains it) is alive for this model",
-            code="no_worker",
-            retry_after_s=RETRY_AFTER_S,
-        )
-    chosen = min(able, key=lambda one: (load(one.id), one.id))
-    return Plan((Step(stages, chosen),))
+    stages = stages_needed(has_media=bool(need.media))
+    alive = [one for one in instances if one.id not in avoid]
+    ways = _best_ways(stages, alive)
+    if not ways:
+        raise Unavailable(_missing(stages, alive), code="no_worker", retry_after_s=RETRY_AFTER_S)
+    way, last = min(
+        ((way, one) for way in ways for one in way[-1][1]),
+        key=lambda choice: (load(choice[1].id), choice[1].name, len(choice[0])),
+    )
+    segments = _without_needless_calls(need, [stages for stages, _ in way], last)
+    pools = dict(way)
+    prefill = None
+    if len(segments) > 1 and segments[-2] != "e":
+        pool = [one for one in pools[segments[-2]] if _hands_over(one, last)]
+        prefill = Step(segments[-2], min(pool, key=lambda one: (load(one.id), one.name)))
+    decode = Step(segments[-1], last)
+    encode = _encode_steps(need, pools["e"], (prefill or decode).instance, load) if segments[0] == "e" else ()
+    return Plan(encode, prefill, decode)
+
+
+Way = list[tuple[str, list[Instance]]]
+"""Stages of each call, and the instances that can take it."""
+
+
+def _best_ways(stages: str, alive: Sequence[Instance]) -> list[Way]:
+    """The ways to cut ``stages`` that put the least on instances outside of what they are there for."""
+    ways: list[tuple[int, Way]] = []
+    for segments in _cuts(stages):
+        way = [(segment, *_pool(segment, stages, alive)) for segment in segments]
+        if all(pool for _, pool, _ in way):
+            chain = _joined([(segment, pool) for segment, pool, _ in way])
+            if all(pool for _, pool in chain):
+                ways.append((sum(cost for *_, cost in way), chain))
+    least = min((cost for cost, _ in ways), default=0)
+    return [way for cost, way in ways if cost == least]
+
+
+def _cuts(stages: str) -> list[list[str]]:
+    """Every way to cut ``stages`` into calls: the four modes, less what is not needed."""
+    cuts = [["".join(stage for stage in span if stage in stages) for span in mode.spans] for mode in Mode]
+    return [list(cut) for cut in dict.fromkeys(tuple(part for part in cut if part) for cut in cuts)]
+
+
+def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[Instance], int]:
+    """Those who can take ``segment`` at the least cost, and that cost. What a worker answers with is fixed by
+    its span's last stage: embeddings, a KV cache or tokens."""
+    able = [one for one in alive if one.able.covers(segment) and one.span.last == segment[-1]]
+    costs = [(_cost(segment, stages, one), one) for one in able]
+    least = min((cost for cost, _ in costs), default=0)
+    return [one for cost, one in costs if cost == least], least
+
+
+def _cost(segment: str, stages: str, instance: Instance) -> int:
+    """0: just what it is there for. A stage outside of its span weighs more than any unused part of one."""
+    own = "".join(stage for stage in instance.span.value if stage in stages)
+    return 10 * sum(stage not in own for stage in segment) + (own != segment)
+
+
+def _joined(way: Way) -> Way:
+    """``way`` without instances that have nobody to exchange the KV cache with."""
+    if len(way) < 2 or way[-2][0] == "e":
+        return way
+    *before, (first, givers), (second, takers) = way
+    return [
+        *before,
+        (first, [one for one in givers if any(_hands_over(one, other) for other in takers)]),
+        (second, [one for one in takers if any(_hands_over(other, one) for other in givers)]),
+    ]
+
+
+def _hands_over(giver: Instance, taker: Instance) -> bool:
+    """Only engines of one kind read each other's KV cache, and handing over to oneself is no split."""
+    return giver.engine == taker.engine and giver.id != taker.id
+
+
+def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> list[str]:
+    """Fewer calls where the decoding instance can prefill the little that is left by itself."""
+    if len(segments) > 1 and segments[-2] != "e" and need.prefills_locally(last):
+        joined = segments[-2] + segments[-1]
+        if last.able.covers(joined):
+            segments = [*segments[:-2], joined]
+    return segments
+
+
+def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: Load) -> tuple[Step, ...]:
+    """One call to each encode worker that gets media: the one that holds it, else its home by content."""
+    by_name = {one.name: one for one in pool}
+    taken: dict[str, list[int]] = {}
+    fresh: dict[str, int] = {}
+    chosen: dict[str, str] = {}
+
+    def loaded(name: str) -> int:
+        return load(by_name[name].id) + fresh.get(name, 0)
+
+    for index, content in enumerate(need.media):
+        if need.has_embedding(target, content):
+            continue
+        holder = chosen.get(content) or next((one.name for one in pool if need.encodes_cached(one, content)), None)
+        if holder is None:
+            holder = home(content, sorted(by_name), loaded)
+            fresh[holder] = fresh.get(holder, 0) + 1
+        chosen[content] = holder
+        taken.setdefault(holder, []).append(index)
+    return tuple(Step("e", by_name[name], tuple(media)) for name, media in sorted(taken.items()))
+
+
+def gap(stages: str, alive: Sequence[Instance]) -> str | None:
+    """Why ``stages`` cannot be run by those alive, naming the span that is missing; None: they can."""
+    return None if _best_ways(stages, alive) else _missing(stages, alive)
+
+
+def _missing(stages: str, alive: Sequence[Instance]) -> str:
+    """What would have to be started, in words: the least that would complete a way for ``stages``."""
+    if not alive:
+        return f"no worker is alive for this model; start one with span {Mode.EPD.spans[0].value!r}"
+    lacks = [[part for part in cut if not _pool(part, stages, alive)[0]] for cut in _cuts(stages)]
+    least = min(lacks, key=lambda parts: (len(parts), len("".join(parts))))
+    have = ", ".join(sorted({one.span.value for one in alive}))
+    if not least:
+        return f"the workers that prefill and those that decode run different engines (spans alive: {have})"
+    wanted = " and ".join(repr(part) for part in least)
+    return f"no worker with span {wanted} (or one that contains it) is alive for this model; alive: {have}"

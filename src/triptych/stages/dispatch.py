@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 
-import msgspec
+from msgspec.structs import replace
 
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import TriptychError, Unavailable, WorkerLost
-from triptych.contracts.request import GENERATE, GenerateRequest, TokenDelta
+from triptych.contracts.errors import KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
+from triptych.contracts.stages import Release, Sample
 from triptych.planes.request.base import RequestClient
-from triptych.stages.compose import Plan, plan, stages_needed
+from triptych.router.held import Held
+from triptych.router.prefix import PrefixMemory, block_keys
+from triptych.stages.calls import Calls, StepFailed
+from triptych.stages.compose import Need, Plan, Step, plan
+from triptych.stages.supply import Supply
 
 ATTEMPTS = 3
 """Workers tried for one request, as long as none has made a token."""
+FRESH_PREFILLS = 1
+"""Times that a KV cache which could not be read is made again."""
 AVOID_S = 1.0
 """How long a worker whose connection broke is left out, unless discovery drops it first."""
 
-_ENCODER = msgspec.msgpack.Encoder()
-_DELTA = msgspec.msgpack.Decoder(TokenDelta)
+
+@dataclass
+class _Course:
+    """What has become of one request so far."""
+
+    request: GenerateRequest
+    supply: Supply
+    tried: dict[str, TriptychError] = field(default_factory=dict)
+    """Instances that failed it, with what they said."""
+    unread: set[str] = field(default_factory=set)
+    """Prefill instances whose KV cache could not be read."""
+    said: list[int] = field(default_factory=list)
+    """Tokens passed on that came from a prefill worker."""
+    streaming: bool = False
+    """The decoding worker has said something: from here on nobody else can go on."""
 
 
 class Dispatcher:
-    """Sends requests to workers and keeps count of what is where."""
+    """Sends requests to workers, and remembers what it must to send them well."""
 
-    def __init__(self, client: RequestClient, response_timeout_s: float) -> None:
-        self._client = client
-        self._timeout_s = response_timeout_s
-        self._in_flight: Counter[str] = Counter()
+    def __init__(self, client: RequestClient, response_timeout_s: float, local_prefill_tokens: int = 0) -> None:
+        """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
+        self._calls = Calls(client, response_timeout_s)
+        self._local_prefill_tokens = local_prefill_tokens
+        self._held = Held()
+        self._prefixes = PrefixMemory()
         self._avoid_until: dict[str, float] = {}
 
     def load(self, instance_id: str) -> int:
         """Calls of this frontend in flight at an instance."""
-        return self._in_flight[instance_id]
+        return self._calls.load(instance_id)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls in flight anywhere."""
+        return self._calls.in_flight
+
+    async def metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Sample]]]:
+        """What each worker counts, asked of all at once."""
+        answers = await asyncio.gather(*map(self._calls.metrics, instances))
+        return list(zip(instances, answers, strict=True))
+
+    def forget(self, instance: Instance) -> None:
+        """``instance`` is gone for good."""
+        self._held.forget(instance.id)
+        self._prefixes.forget(instance.id)
+
+    async def close(self) -> None:
+        await self._calls.close()
 
     async def run(
         self,
@@ -43,61 +84,169 @@ class Dispatcher:
         instances: Callable[[], Sequence[Instance]],
         on_plan: Callable[[Plan], None],
     ) -> AsyncGenerator[list[TokenDelta], None]:
-        """Batches of deltas: whatever waits together. Closing it cancels the call at the worker.
+        """Batches of deltas: whatever waits together. Closing it cancels the calls at the workers.
 
-        A worker that is lost, drains or is full before its first token is replaced by another, a few times.
-        Raises what the worker raises, WorkerLost when it is gone mid-answer, DeadlineExceeded when silent.
+        A worker that is lost, drains or is full before its first token is replaced by another, a few times; a
+        KV cache that cannot be read is made once more. Raises what the worker raises, WorkerLost when it is gone
+        mid-answer, DeadlineExceeded when silent.
         """
-        tried: dict[str, TriptychError] = {}
-        payload = _ENCODER.encode(request)
-        while True:
-            try:
-                chosen = self._plan(request, instances(), tried.keys())
-            except Unavailable:
-                if tried:  # what the last one said tells the client more than that nobody is left
-                    raise list(tried.values())[-1] from None
-                raise
-            on_plan(chosen)
-            target = chosen.steps[-1].instance
-            answered = False
-            try:
-                async with aclosing(self._call(target, payload)) as batches:
-                    async for deltas in batches:
-                        answered = True
-                        yield deltas
-                return
-            except TriptychError as error:
-                if isinstance(error, WorkerLost):
-                    self._avoid_until[target.id] = time.monotonic() + AVOID_S
-                tried[target.id] = error
-                if answered or len(tried) >= ATTEMPTS or not _elsewhere_may_help(error):
-                    raise
+        course = _Course(request, Supply(request, self._calls, self._held))
+        keys = block_keys(request.token_ids, course.supply.names) if self._local_prefill_tokens else []
+        try:
+            while True:
+                chosen = self._plan(course, instances(), keys)
+                on_plan(chosen)
+                try:
+                    async with aclosing(self._carry_out(chosen, course)) as batches:
+                        async for deltas in batches:
+                            if keys and course.streaming:
+                                self._prefixes.note(chosen.decode.instance.id, keys)
+                                keys = []
+                            yield deltas
+                    return
+                except StepFailed as failure:
+                    self._judge(failure, chosen, course)
+        finally:
+            course.supply.close()
 
-    def _plan(self, request: GenerateRequest, instances: Sequence[Instance], tried: Collection[str]) -> Plan:
+    # Choosing.
+
+    def _plan(self, course: _Course, instances: Sequence[Instance], keys: list[bytes]) -> Plan:
         """A plan without workers already tried and, unless they are all there is, those that just broke off."""
         now = time.monotonic()
         self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
-        stages = stages_needed(has_media=bool(request.media))
+        need = Need(
+            media=tuple(course.supply.names),
+            prefills_locally=lambda one: self._little_left(course.request, one, keys),
+            has_embedding=course.supply.believed_at,
+            encodes_cached=course.supply.believed_at,
+        )
         try:
-            return plan(stages, instances, self.load, avoid={*tried, *self._avoid_until})
+            return plan(need, instances, self.load, {*course.tried, *course.unread, *self._avoid_until})
         except Unavailable:
-            return plan(stages, instances, self.load, avoid=tried)
+            return self._last_resort(need, instances, course)
 
-    async def _call(self, target: Instance, payload: bytes) -> AsyncGenerator[list[TokenDelta], None]:
-        decode = _DELTA.decode
-        self._in_flight[target.id] += 1
+    def _last_resort(self, need: Need, instances: Sequence[Instance], course: _Course) -> Plan:
         try:
-            async with self._client.call(
-                target.host, target.port, GENERATE, payload, silence_s=self._timeout_s
-            ) as call:
-                async for batch in call:
-                    yield [decode(item) for item in batch]
+            return plan(need, instances, self.load, course.tried)
+        except Unavailable:
+            if course.tried:  # what the last one said tells the client more than that nobody is left
+                raise list(course.tried.values())[-1] from None
+            raise
+
+    def _little_left(self, request: GenerateRequest, instance: Instance, keys: list[bytes]) -> bool:
+        """Whether the prompt, less what ``instance`` has seen of it, is short enough to prefill there."""
+        if not self._local_prefill_tokens:
+            return False
+        matched = self._prefixes.matched_tokens(instance.id, keys)
+        left = len(request.token_ids) - matched if matched else request.prompt_tokens or len(request.token_ids)
+        return left <= self._local_prefill_tokens
+
+    def _judge(self, failure: StepFailed, chosen: Plan, course: _Course) -> None:
+        """Make another attempt possible, or raise the error that the client gets."""
+        error, instance = failure.error, failure.instance
+        if isinstance(error, WorkerLost):
+            self._avoid_until[instance.id] = time.monotonic() + AVOID_S
+        if course.streaming:
+            raise error
+        if isinstance(error, MediaMissing) and course.supply.more(instance):
+            return
+        if isinstance(error, KvLost) and chosen.prefill and len(course.unread) < FRESH_PREFILLS:
+            course.unread.add(chosen.prefill.instance.id)
+            return
+        course.tried[instance.id] = error
+        if len(course.tried) >= ATTEMPTS or not _elsewhere_may_help(error):
+            raise _as_told(error)
+
+    # Going there.
+
+    async def _carry_out(self, chosen: Plan, course: _Course) -> AsyncGenerator[list[TokenDelta], None]:
+        begun = time.perf_counter()
+        await course.supply.encode(chosen.encode)
+        encode_s = time.perf_counter() - begun if chosen.encode else 0.0
+        first = chosen.prefill or chosen.decode
+        media = course.supply.for_prefill(first)
+        request = replace(course.request, media=media, said=list(course.said))
+        answers = self._split(chosen.prefill, chosen.decode, request, course) if chosen.prefill else None
+        async with aclosing(answers or self._stream(chosen.decode, request, course)) as batches:
+            async for deltas in batches:
+                if deltas[-1].timing is not None and encode_s:
+                    deltas[-1] = _with_timing(deltas[-1], Timing(encode_s=encode_s))
+                yield deltas
+
+    async def _split(
+        self, giver: Step, taker: Step, request: GenerateRequest, course: _Course
+    ) -> AsyncGenerator[list[TokenDelta], None]:
+        """Prefill at ``giver``, pass its token on, and decode at ``taker``. An unread KV cache is given back."""
+        answer = await self._calls.prefill(giver.instance, request)
+        course.supply.taken(giver.instance)
+        first = answer.delta
+        if first.token_ids or first.finish_reason:
+            course.said += first.token_ids
+            yield [first if first.finish_reason else replace(first, timing=None)]
+        if answer.kv is None:
+            return
+        go_on = replace(request, media=[_bare(one) for one in request.media], said=list(course.said), kv=answer.kv)
+        try:
+            async with aclosing(self._stream(taker, go_on, course)) as batches:
+                async for deltas in batches:
+                    yield _as_one_answer(deltas, first)
         finally:
-            self._in_flight[target.id] -= 1
-            if not self._in_flight[target.id]:
-                del self._in_flight[target.id]
+            if not course.streaming:
+                self._calls.release(giver.instance, Release(kv=answer.kv))
+
+    async def _stream(
+        self, target: Step, request: GenerateRequest, course: _Course
+    ) -> AsyncGenerator[list[TokenDelta], None]:
+        async with aclosing(self._calls.generate(target.instance, request)) as batches:
+            async for deltas in batches:
+                if not course.streaming:
+                    course.streaming = True
+                    if request.kv is None:
+                        course.supply.taken(target.instance)
+                yield deltas
+
+
+def _bare(medium: Medium) -> Medium:
+    """What the decoding worker must know of a medium whose part of the KV cache it is given."""
+    return replace(medium, data=b"", embedding=None)
+
+
+def _as_one_answer(deltas: list[TokenDelta], first: TokenDelta) -> list[TokenDelta]:
+    """A decoding worker's deltas, with the counts and times of the prefill that came before it."""
+    if deltas[0].prompt_tokens or deltas[0].cached_tokens:
+        told = bool(first.token_ids)
+        deltas[0] = replace(
+            deltas[0],
+            prompt_tokens=0 if told else first.prompt_tokens,
+            cached_tokens=0 if told else first.cached_tokens,
+        )
+    if deltas[-1].timing is not None and first.timing is not None:
+        deltas[-1] = _with_timing(deltas[-1], first.timing)
+    return deltas
+
+
+def _with_timing(delta: TokenDelta, more: Timing) -> TokenDelta:
+    """``delta`` with the times of an earlier stage added to its own."""
+    own = delta.timing or Timing()
+    return replace(
+        delta,
+        timing=Timing(
+            preprocess_s=own.preprocess_s + more.preprocess_s,
+            prefill_s=own.prefill_s + more.prefill_s,
+            decode_s=own.decode_s + more.decode_s,
+            encode_s=own.encode_s + more.encode_s,
+        ),
+    )
 
 
 def _elsewhere_may_help(error: TriptychError) -> bool:
     """Another worker may do better when this one is gone, drains or is full."""
     return error.status in (429, 503)
+
+
+def _as_told(error: TriptychError) -> TriptychError:
+    """What is between workers becomes what a client understands."""
+    if isinstance(error, KvLost | MediaMissing):
+        return Unavailable(f"workers could not hand the request over ({error.message}); try again", code=error.code)
+    return error

@@ -1,76 +1,134 @@
-"""The span ``epd`` on vLLM's ``AsyncLLM``."""
+"""Every span on vLLM's ``AsyncLLM``."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from typing import Any
 
-from vllm.exceptions import VLLMClientError
-from vllm.inputs.engine import tokens_input
-from vllm.renderers.inputs.preprocess import parse_model_prompt
+import msgspec
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from triptych.contracts.card import ModelCard
-from triptych.contracts.errors import BadRequest, ConfigError, TriptychError, WorkerLost
-from triptych.contracts.request import GenerateRequest, Timing, TokenDelta
+from triptych.contracts.card import EmbeddingSpec, ModelCard
+from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
+from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Timing, TokenDelta
 from triptych.contracts.spans import Span
-from triptych.engines.base import EngineOptions, EngineStats
-from triptych.engines.vllm.options import engine_args
+from triptych.contracts.stages import PrefillAnswer
+from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.vllm import kv
+from triptych.engines.vllm.continuation import resumed
+from triptych.engines.vllm.ec import media_args
+from triptych.engines.vllm.encode import VllmEncoding
+from triptych.engines.vllm.environment import without_compiler
+from triptych.engines.vllm.failures import first_line, in_our_terms
+from triptych.engines.vllm.options import engine_args, side_channel, split_flags
+from triptych.engines.vllm.ports import Ports, reserve
+from triptych.engines.vllm.prefill import Prefill
+from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
-from triptych.media.image import ImageDecoder
+from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
+from triptych.transfer.base import Buffer, Transfer
 
 SHUTDOWN_S = 1.5
 """Grace for vLLM's engine process, which holds nothing by then and, run in one process, never ends by itself."""
+
+_ABLE = {Span.P: Span.EP, Span.D: Span.EPD, Span.PD: Span.EPD}
+"""What a worker can beyond its span while vLLM holds the encoder too."""
+_ABLE_WITHOUT_ENCODER = {Span.D: Span.PD}
 
 log = logging.getLogger("triptych.vllm")
 
 
 class VllmEngine:
-    """See the module. Implements ``engines.base.Engine``."""
+    """See the module. Implements all of ``engines.base``; which of it works is up to the span."""
 
     def __init__(self, options: EngineOptions) -> None:
-        if options.span is not Span.EPD:
-            raise ConfigError(f"the vllm engine hosts the span epd, not {options.span.value}")
-        self._options = options
+        self._flags, words = split_flags(options.args)
+        self._options = msgspec.structs.replace(options, args=words)
+        self._able = options.span
         self._engine: AsyncLLM | None = None
-        self._decoder = ImageDecoder(options.media)
+        self._prompts: Prompts | None = None
+        self._prefill: Prefill | None = None
+        self._encoding: VllmEncoding | None = None
+        self._ports: Ports | None = None
         self._running = 0
         self._made = 0
 
-    async def start(self) -> ModelCard:
+    @property
+    def able(self) -> Span:
+        return self._able
+
+    async def start(self, transfer: Transfer | None = None) -> ModelCard:
         checkpoint = load_checkpoint(self._options.model_path)
         try:
             args = engine_args(self._options, checkpoint)
+            for name, value in media_args(self._flags, self._options.span, checkpoint).items():
+                setattr(args, name, value)
+            self._join(args)
+            if args.enforce_eager:
+                without_compiler()
+            self._prompts = Prompts(self._options, checkpoint, self._flags)
             # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
             # binds its tasks to the loop it is made on, so it cannot be made in a thread.
             self._engine = AsyncLLM.from_engine_args(args)
-        except ConfigError:
-            raise
         except Exception as error:  # vLLM and transformers raise all kinds; the user needs the cause in a line
+            await self.stop()
+            if isinstance(error, ConfigError):
+                raise
             log.exception("vLLM did not start")
-            raise ConfigError(f"vLLM did not start: {_first_line(error)}") from error
-        config = self._engine.vllm_config
+            raise ConfigError(f"vLLM did not start: {first_line(error)}") from error
+        self._prefill = Prefill(self._engine, self._prompts)
+        self._encoding = VllmEncoding(self._prompts, self._prompts.store)
+        return self._card(checkpoint)
+
+    def _join(self, args: Any) -> None:
+        """Add what hands KV caches over, unless the user has."""
+        if not kv.hands_over(self._options.span) or args.kv_transfer_config is not None:
+            return
+        from vllm.config import KVTransferConfig
+
+        kv.require_nixl()
+        self._ports = reserve(*side_channel(args, self._flags))
+        config = kv.transfer_config(self._options.span, self._ports.host, self._ports.first)
+        args.kv_transfer_config = KVTransferConfig(**config)
+
+    def _card(self, checkpoint: Checkpoint) -> ModelCard:
+        config = self._alive().vllm_config
+        family = family_of(checkpoint)
+        media = config.model_config.multimodal_config
+        encodes = media is None or any(media.get_limit_per_prompt(kind) for kind in family.modalities)
+        self._able = (_ABLE if encodes else _ABLE_WITHOUT_ENCODER).get(self._options.span, self._options.span)
+        embedding = None
+        if family.embedding_width is not None:
+            dtype = str(config.model_config.dtype).removeprefix("torch.")
+            embedding = EmbeddingSpec(family.embedding_width(checkpoint), dtype)
         return ModelCard(
             name=self._options.model_name,
             path=self._options.model_path,
             context_length=config.model_config.max_model_len,
             block_size=config.cache_config.block_size,
-            modalities=family_of(checkpoint).modalities,
+            modalities=family.modalities if encodes or embedding is not None else (),
             max_logprobs=config.model_config.max_logprobs,
+            embedding=embedding,
         )
 
     async def stop(self) -> None:
+        if self._prefill is not None:
+            await self._prefill.close()
+        # They hold the engine too, which must go now: at the interpreter's end it no longer can in peace.
+        self._prefill = self._encoding = None
         engine, self._engine = self._engine, None
         if engine is not None:
             logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of the kill that follows every stop
             engine.shutdown(timeout=SHUTDOWN_S)
-        await self._decoder.close()
+        if self._ports is not None:
+            self._ports.close()
+        if self._prompts is not None:
+            await self._prompts.close()
 
     def stats(self) -> EngineStats:
         return EngineStats(running=self._running, generated_tokens=self._made)
@@ -82,66 +140,74 @@ class VllmEngine:
         await asyncio.wait([handler])
         return "vLLM's engine process died; its log is above"
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
+        engine = self._alive()
+        assert self._encoding is not None
+        with in_our_terms("encode"):
+            return await self._encoding.encode(engine, media)
+
+    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()) -> PrefillAnswer:
+        self._alive()
+        assert self._prefill is not None
         self._running += 1
         try:
-            async with aclosing(self._stream(request)) as deltas:
-                async for delta in deltas:
-                    self._made += len(delta.token_ids)
-                    yield delta
-        except VLLMClientError as error:
-            raise BadRequest(_first_line(error), param=getattr(error, "parameter", None)) from error
-        except EngineDeadError:
-            raise WorkerLost("the engine died before the answer was complete") from None
-        except EngineGenerateError as error:
-            log.exception("request %s failed", request.id)
-            raise TriptychError("the engine failed on this request; the worker's log has the cause") from error
-        except ValueError as error:
-            raise BadRequest(_first_line(error)) from error
+            with in_our_terms(request.id):
+                answer = await self._prefill.run(request, embeddings)
+        finally:
+            self._running -= 1
+        self._made += len(answer.delta.token_ids)
+        return answer
+
+    async def release(self, kv: KvHandle) -> None:
+        if self._prefill is not None and self._engine is not None:
+            with suppress(TriptychError), in_our_terms(kv.request_id):
+                await self._prefill.release(kv)
+
+    async def generate(
+        self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
+    ) -> AsyncGenerator[TokenDelta, None]:
+        self._running += 1
+        try:
+            with in_our_terms(request.id):
+                async with aclosing(self._stream(request, embeddings)) as deltas:
+                    async for delta in deltas:
+                        self._made += len(delta.token_ids)
+                        yield delta
         finally:
             self._running -= 1
 
-    async def _stream(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+    async def _stream(
+        self, request: GenerateRequest, embeddings: Sequence[Buffer | None]
+    ) -> AsyncGenerator[TokenDelta, None]:
         begun = time.perf_counter()
-        prompt = await self._prompt(request)
+        engine = self._alive()
+        assert self._prompts is not None
+        sampling = resumed(request.sampling, len(request.said))
+        cache = kv.to_read(request.kv) if request.kv is not None else None
+        prompt = await self._prompts.of(engine, request, embeddings)
+        if cache is not None and cache.tokens > len(prompt["prompt_token_ids"]):
+            raise KvLost(f"the KV cache covers {cache.tokens} tokens, more than there are")
         submitted = time.perf_counter()
         first_at = 0.0
-        wanted = request.sampling.logprobs
-        outputs = self._alive().generate(
-            prompt, sampling_params(request.sampling), request.id, priority=request.priority
-        )
-        async with aclosing(outputs):
+        params = sampling_params(sampling, cache.params if cache is not None else None)
+        async with aclosing(engine.generate(prompt, params, request.id, priority=request.priority)) as outputs:
             async for output in outputs:
                 made = output.outputs[0]
                 if made.finish_reason == "error":
-                    raise TriptychError("the engine failed on this request; the worker's log has the cause")
-                is_first, first_at = not first_at, first_at or time.perf_counter()
+                    raise failure(prompt) if cache is None else KvLost("the prefilled KV cache could not be read")
+                told = bool(first_at) or cache is not None  # the prefill has told what the prompt was
+                first_at = first_at or time.perf_counter()
                 reason = finish_reason(made.finish_reason)
                 yield TokenDelta(
                     token_ids=list(made.token_ids),
                     finish_reason=reason,
-                    prompt_tokens=len(output.prompt_token_ids) if is_first else 0,
-                    cached_tokens=output.num_cached_tokens or 0 if is_first else 0,
-                    logprobs=logprobs_of(made, wanted),
+                    prompt_tokens=0 if told else len(output.prompt_token_ids) - len(request.said),
+                    cached_tokens=0 if told else output.num_cached_tokens or 0,
+                    logprobs=logprobs_of(made, sampling.logprobs),
                     timing=_timing(begun, submitted, first_at) if reason else None,
                     # Without stop strings in the engine, only a token can have stopped it.
                     stop_token=reason == "stop",
                 )
-
-    async def _prompt(self, request: GenerateRequest) -> Any:
-        """vLLM's prompt. Media are decoded in threads; vLLM's own processor then runs in its thread pool."""
-        if not request.media:
-            return tokens_input(request.token_ids)
-        pictures = await asyncio.gather(*(self._decoder.decode(medium) for medium in request.media))
-        prompt = {
-            "prompt_token_ids": request.token_ids,
-            "multi_modal_data": {"image": pictures},
-            # The content's name spares vLLM hashing the pixels, and keys its caches alike on every worker.
-            "multi_modal_uuids": {"image": [medium.content_hash for medium in request.media]},
-        }
-        engine = self._alive()
-        (ready,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
-        return ready
 
     def _alive(self) -> AsyncLLM:
         if self._engine is None:
@@ -155,10 +221,3 @@ def _timing(begun: float, submitted: float, first_at: float) -> Timing:
         prefill_s=first_at - submitted,
         decode_s=time.perf_counter() - first_at,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    """The cause in one line: of a chain, the innermost error that says anything."""
-    while error.__cause__ is not None and str(error.__cause__):
-        error = error.__cause__
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

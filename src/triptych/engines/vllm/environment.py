@@ -34,3 +34,13 @@ def prepare() -> None:
         env.set_default("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         env.set_default("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         env.set_default("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+
+
+def without_compiler() -> None:
+    """For the CPU build's engine when it runs eagerly: nothing of it is compiled but the ranking of logprobs.
+
+    That is compiled for the first request that asks for them, which stops the engine for 5 to 16 s (two cores) and
+    needs a C++ compiler on the machine.
+    """
+    if is_cpu_build():
+        env.set_default("TORCHDYNAMO_DISABLE", "1")

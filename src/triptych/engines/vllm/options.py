@@ -1,19 +1,80 @@
-"""From a worker's options to vLLM's engine arguments, with defaults that suit the machine."""
+"""From a worker's options to vLLM's engine arguments, with defaults that suit the machine and the span."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, NoReturn
 
+import msgspec
+
 from triptych.config import env
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.spans import Span
+from triptych.engines.args import parse_engine_args
 from triptych.engines.base import EngineOptions
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.models.base import Checkpoint
+from triptych.models.registry import family_of
 
 CPU_KV_CACHE_BYTES = 1 << 30
 """Most memory for the KV cache on CPU unless a flag says otherwise; vLLM would take nearly all there is."""
 CPU_BLOCK_SIZE = 32
 """vLLM's CPU attention takes multiples of 32; its default of 128 leaves short prompts without a cached block."""
+WORKER_CALLS = "triptych.engines.vllm.kv_worker.KvCalls"
+
+
+def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
+    """Triptych's own flags, and the words that are vLLM's. Raises ConfigError for a wrong value."""
+    known = {field.name for field in msgspec.structs.fields(VllmFlags)}
+    own: list[str] = []
+    rest: list[str] = []
+    awaits_value = False
+    for word in words:
+        if awaits_value:
+            own.append(word)
+            awaits_value = False
+        elif word.startswith("--") and word[2:].split("=")[0].replace("-", "_") in known:
+            own.append(word)
+            awaits_value = "=" not in word
+        else:
+            rest.append(word)
+    return parse_engine_args(tuple(own), VllmFlags), tuple(rest)
+
+
+def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
+    """``AsyncEngineArgs`` for ``options``, whose ``args`` are vLLM's alone. Raises ConfigError for unknown flags."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    parser = AsyncEngineArgs.add_cli_args(_flexible_parser())
+    words = list(options.args)
+    parser.set_defaults(
+        **_machine_defaults(current_platform.is_cpu(), words, checkpoint), **_span_defaults(options.span, checkpoint)
+    )
+    if any(word.split("=")[0] == "--model" for word in words):
+        raise ConfigError("give the model to the worker (--model), not to the engine")
+    parsed = parser.parse_args([*words, "--model", options.model_path])
+    return AsyncEngineArgs.from_cli_args(parsed)
+
+
+def side_channel(args: Any, flags: VllmFlags) -> tuple[str, int, int]:
+    """(host, first port or 0, count of ports) of the NIXL side channel; what the environment sets goes first.
+
+    Raises ConfigError for values in the environment that are no port.
+    """
+    import vllm.envs
+
+    host, port = flags.nixl_side_channel_host, flags.nixl_side_channel_port
+    if env.is_set("VLLM_NIXL_SIDE_CHANNEL_HOST"):
+        host = vllm.envs.VLLM_NIXL_SIDE_CHANNEL_HOST
+    if env.is_set("VLLM_NIXL_SIDE_CHANNEL_PORT"):
+        try:
+            port = vllm.envs.VLLM_NIXL_SIDE_CHANNEL_PORT
+        except ValueError as error:
+            raise ConfigError(f"VLLM_NIXL_SIDE_CHANNEL_PORT is no port: {error}") from error
+        if not 1 <= port <= 65535:
+            raise ConfigError(f"VLLM_NIXL_SIDE_CHANNEL_PORT is {port}; a port is 1 to 65535")
+    return host, port, args.data_parallel_size * args.tensor_parallel_size
 
 
 def _machine_defaults(is_cpu: bool, words: list[str], checkpoint: Checkpoint) -> dict[str, Any]:
@@ -30,23 +91,16 @@ def _machine_defaults(is_cpu: bool, words: list[str], checkpoint: Checkpoint) ->
     return defaults
 
 
+def _span_defaults(span: Span, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Embeddings are taken wherever the prompt is prefilled, or its positions must be known."""
+    defaults: dict[str, Any] = {"worker_extension_cls": WORKER_CALLS}
+    if span is not Span.E and family_of(checkpoint).embedding_width is not None:
+        defaults["enable_mm_embeds"] = True
+    return defaults
+
+
 def available_memory_bytes() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
-    """``AsyncEngineArgs`` for ``options``. Raises ConfigError for flags that vLLM does not know."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
-
-    is_cpu = current_platform.is_cpu()
-    parser = AsyncEngineArgs.add_cli_args(_flexible_parser())
-    words = list(options.args)
-    parser.set_defaults(**_machine_defaults(is_cpu, words, checkpoint))
-    if any(word.split("=")[0] == "--model" for word in words):
-        raise ConfigError("give the model to the worker (--model), not to the engine")
-    parsed = parser.parse_args([*words, "--model", options.model_path])
-    return AsyncEngineArgs.from_cli_args(parsed)
 
 
 def _flexible_parser() -> Any:

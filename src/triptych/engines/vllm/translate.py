@@ -14,8 +14,11 @@ LOWEST_LOGPROB = -9999.0
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
 
-def sampling_params(sampling: Sampling) -> SamplingParams:
-    """vLLM's parameters: deltas out, and no text, which the frontend makes."""
+def sampling_params(sampling: Sampling, kv_transfer: dict[str, Any] | None = None) -> SamplingParams:
+    """vLLM's parameters: deltas out, and no text, which the frontend makes.
+
+    ``kv_transfer``: vLLM's ``kv_transfer_params``, for a prompt whose cache is handed over or comes from elsewhere.
+    """
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         min_tokens=sampling.min_tokens,
@@ -34,6 +37,7 @@ def sampling_params(sampling: Sampling) -> SamplingParams:
         structured_outputs=_structured(sampling.guided),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
+        extra_args={"kv_transfer_params": kv_transfer} if kv_transfer is not None else None,
         skip_clone=True,
     )
 

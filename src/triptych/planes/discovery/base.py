@@ -20,7 +20,11 @@ class Discovery(Protocol):
     """Registered instances of one namespace."""
 
     async def register(self, instance: Instance) -> Lease:
-        """Make ``instance`` visible and keep it so. A crash of this process removes it within 3 s."""
+        """Make ``instance`` visible and keep it so. A crash of this process removes it within 3 s.
+
+        Raises ConfigError when it cannot work beside those alive (``admission``): a name that is taken,
+        embeddings that do not fit.
+        """
         ...
 
     def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:

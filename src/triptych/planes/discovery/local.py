@@ -19,6 +19,7 @@ import msgspec
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
+from triptych.planes.discovery.admission import refusal
 from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.discovery")
@@ -85,7 +86,19 @@ class LocalDiscovery:
         self._sweep()
         lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance))
         await lease.start()
+        # Looked at after the file is there, so that of two who come at once one sees the other.
+        if reason := refusal(instance, self._older(instance)):
+            await lease.withdraw()
+            raise ConfigError(reason)
         return lease
+
+    def _older(self, instance: Instance) -> list[Instance]:
+        """Those alive who were there first. A killed one's file looks fresh for a while; its process is gone."""
+        return [
+            other
+            for other in self._scan({}).values()
+            if (other.started_unix_s, other.id) < (instance.started_unix_s, instance.id) and _is_running(other.pid)
+        ]
 
     def _sweep(self) -> None:
         oldest = time.time() - ABANDONED_S
@@ -138,3 +151,13 @@ class LocalDiscovery:
             self._ignored.add(mark)
             log.warning("ignoring %s, which is no instance of this version: %s", entry.path, error)
             return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,194 @@
+"""``python -m benchmarks.transfer``: tensors handed from one process to another, beside bare NIXL READs.
+
+One other process owns memory: some of it registered with a bare NIXL agent, some of it in a ``NixlTransfer``'s
+arena. In turns, this process READs the first with NIXL's bindings alone (one transfer, polled to its end), and
+takes the second by the whole way of a hand-over: export, fetch. Before every turn of either kind the owner writes
+the bytes anew and says so over a pipe, as an encoder would. Turns alternate within every size, so that noise of
+the machine hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.machine import describe
+from benchmarks.stats import percentile
+from triptych.config.transfer import TransferConfig
+from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.memory import AnonymousMemory
+from triptych.transfer.nixl_agent import NixlAgent
+from triptych.transfer.registry import make_transfer
+from triptych.transfer.spans import Span
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = (16 * KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
+LARGEST = max(SIZES)
+RESULTS = Path(__file__).parent / "results" / "transfer.md"
+_HANDLE = msgspec.msgpack.Decoder(TensorHandle)
+
+
+class Bare:
+    """A NIXL agent with one registered range, touched beforehand."""
+
+    def __init__(self, name: str) -> None:
+        self.agent = NixlAgent(name, "lo")
+        self.memory = AnonymousMemory(LARGEST)
+        self.memory.back(0, LARGEST)
+        registered = self.agent.register(Span(self.memory.address, LARGEST))
+        self.metadata = self.agent.metadata(registered, connection=True)
+
+    def read(self, remote: str, address: int, size: int) -> float:
+        """Seconds that one READ takes, polled without a pause."""
+        here, there = [Span(self.memory.address, size)], [Span(address, size)]
+        begun = time.perf_counter()
+        transfer = self.agent.read(remote, here, there)
+        while transfer is not None and not self.agent.ended(transfer):
+            pass
+        took = time.perf_counter() - begun
+        if transfer is not None:
+            self.agent.drop(transfer)
+        return took
+
+
+def own(pipe: Connection, backend: str) -> None:
+    """The other process: for (``bare`` or ``ours``, a size) it writes the bytes and answers, until None."""
+
+    async def main() -> None:
+        bare = Bare("bare-owner")
+        content = bytes(LARGEST)
+        transfer = make_transfer(TransferConfig(transfer=backend))
+        await transfer.start()
+        pipe.send((bare.memory.address, bare.metadata))
+        while (turn := await asyncio.to_thread(pipe.recv)) is not None:
+            kind, size = turn
+            if kind == "bare":
+                bare.memory.view[:size] = content[:size]
+                pipe.send((b"", 0.0))
+                continue
+            (buffer,) = await transfer.allocate([(size,)], "uint8")
+            buffer.data[:] = content[:size]
+            buffer.data[:8] = size.to_bytes(8, "little")
+            begun = time.perf_counter()
+            handle = msgspec.msgpack.encode(transfer.export(buffer))
+            buffer.close()
+            pipe.send((handle, time.perf_counter() - begun))
+        await transfer.close()
+
+    asyncio.run(main())
+
+
+async def measure(pipe: Connection, backend: str, seconds: float) -> list[dict[str, float]]:
+    bare = Bare("bare-receiver")
+    transfer = make_transfer(TransferConfig(transfer=backend))
+    await transfer.start()
+    address, metadata = await asyncio.to_thread(pipe.recv)
+    remote = bare.agent.add_remote(metadata)
+    rows = []
+    for size in SIZES:
+        for _ in range(3):  # connects, and takes memory
+            await turn(pipe, transfer, size)
+            bare.read(remote, address, size)
+        raw: list[float] = []
+        ours: list[float] = []
+        begun = time.perf_counter()
+        while len(raw) < 12 or time.perf_counter() - begun < seconds:
+            await ready(pipe, "bare", size)
+            raw.append(bare.read(remote, address, size))
+            ours.append(await turn(pipe, transfer, size))
+        rows.append(summary(size, raw, ours))
+    pipe.send(None)
+    await transfer.close()
+    return rows
+
+
+async def ready(pipe: Connection, kind: str, size: int) -> tuple[bytes, float]:
+    """The owner has written the bytes: its handle of them, and the seconds that exporting them took."""
+    pipe.send((kind, size))
+    handle, seconds = await asyncio.to_thread(pipe.recv)
+    return handle, seconds
+
+
+async def turn(pipe: Connection, transfer: Any, size: int) -> float:
+    """Seconds from export to the bytes here, without the way of the handle between the two."""
+    sent, exporting_s = await ready(pipe, "ours", size)
+    begun = time.perf_counter()
+    (buffer,) = await transfer.fetch([_HANDLE.decode(sent)])
+    took = time.perf_counter() - begun
+    assert buffer.data[:8] == size.to_bytes(8, "little"), "the wrong bytes"
+    buffer.close()
+    return float(took + exporting_s)
+
+
+def summary(size: int, raw: list[float], ours: list[float]) -> dict[str, float]:
+    return {
+        "size": size,
+        "turns": len(raw),
+        "raw": percentile(raw, 0.5),
+        "raw90": percentile(raw, 0.9),
+        "ours": percentile(ours, 0.5),
+        "ours90": percentile(ours, 0.9),
+    }
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    lines = [
+        "| size | bare READ p50 / p90 us | GB/s | hand-over p50 / p90 us | GB/s | rate ÷ bare | added p50 us | turns |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        size, raw, ours = row["size"], row["raw"], row["ours"]
+        name = f"{size // MIB:.0f} MiB" if size >= MIB else f"{size // KIB:.0f} KiB"
+        lines.append(
+            f"| {name} | {raw * 1e6:,.0f} / {row['raw90'] * 1e6:,.0f} | {size / raw / 1e9:.2f} "
+            f"| {ours * 1e6:,.0f} / {row['ours90'] * 1e6:,.0f} | {size / ours / 1e9:.2f} "
+            f"| {raw / ours:.2f} | {(ours - raw) * 1e6:,.0f} | {row['turns']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def report(rows: list[dict[str, float]], backend: str, command: str) -> str:
+    facts = {"date": datetime.date.today().isoformat(), "command": f"`{command}`", **describe()}
+    head = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    return f"""# Transfer: tensors between two processes, `{backend}` beside bare NIXL READs
+
+{head}
+
+A hand-over is export, decode the handle, allocate, fetch (bytes, then the lease's state, then word to the owner);
+the way of the handle between the processes is left out. A bare READ is one NIXL transfer over memory that both
+sides registered and touched before, polled without a pause. The two take turns within every size, and before
+every turn the owner writes all bytes anew.
+
+{table(rows)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transfer", description=__doc__)
+    parser.add_argument("--transfer", default="nixl", choices=("nixl", "shm"), help="back end to measure")
+    parser.add_argument("--seconds", type=float, default=3.0, help="least time for each size")
+    parser.add_argument("--output", type=Path, default=None, help=f"file to write (default for nixl: {RESULTS.name})")
+    options = parser.parse_args()
+    pipe, theirs = multiprocessing.Pipe()
+    other = multiprocessing.get_context("spawn").Process(target=own, args=(theirs, options.transfer), daemon=True)
+    other.start()
+    rows = asyncio.run(measure(pipe, options.transfer, options.seconds))
+    other.join()
+    words = "" if options.transfer == "nixl" else f" --transfer {options.transfer}"
+    text = report(rows, options.transfer, f"python -m benchmarks.transfer{words}")
+    print(text)
+    output = options.output or (RESULTS if options.transfer == "nixl" else None)
+    if output:
+        output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

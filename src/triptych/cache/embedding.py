@@ -1,0 +1,152 @@
+"""The embeddings that a worker made or fetched, by content; one run of the work for all who want the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from triptych.cache.lru import ByteLru
+from triptych.contracts.errors import Unavailable
+from triptych.transfer.base import Buffer
+
+Make = Callable[[list[str]], Coroutine[Any, Any, Sequence[Buffer | None]]]
+"""Makes what is missing, all in one go: a buffer for each name, which it gives away; None for what needs none."""
+
+
+class _Flight:
+    """Work under way for some names. Its buffers stay until all who waited have taken their share."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.task: asyncio.Task[None]
+        self.made: dict[str, Buffer | None] = {}
+        self.waiters = 0
+
+    def close(self) -> None:
+        for buffer in self.made.values():
+            if buffer is not None:
+                buffer.close()
+        self.made = {}
+
+
+class EmbeddingCache:
+    """Buffers of the process's arena by content name, at most ``capacity_bytes`` of them; 0 keeps none.
+
+    For one event loop. One cache is for one model. What is larger than the whole cache is handed out and not
+    kept. Eviction gives back the cache's own reference only: who holds a buffer keeps it.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.store: ByteLru[str, Buffer] = ByteLru(capacity_bytes, on_drop=lambda buffer: buffer.close())
+        self._flights: dict[str, _Flight] = {}
+        self.shared = 0
+        """Requests for a name whose work was under way already."""
+        self._closed = False
+
+    def holds(self, name: str) -> bool:
+        """Whether ``get`` would need no work of its own for ``name``."""
+        return name in self.store or name in self._flights
+
+    async def get(self, names: Sequence[str], make: Make) -> list[Buffer | None]:
+        """A reference of the caller's own for each of ``names``, in order.
+
+        What is neither kept nor under way is made by ``make``, in one call with each name once. Its error goes
+        to all who wait for it; cancelling a waiter touches no other, and ends the work when it was the last.
+        """
+        if self._closed:
+            raise Unavailable("the worker is shutting down; try again", code="shutting_down")
+        found: dict[str, Buffer | None] = {}
+        joined: set[_Flight] = set()
+        try:
+            self._look_up(dict.fromkeys(names), found, joined, make)
+            for flight in joined:
+                await self._landed(flight)
+            for flight in joined:
+                found.update({name: one and one.share() for name, one in flight.made.items() if name in names})
+            return [(one := found[name]) and one.share() for name in names]
+        finally:
+            for buffer in found.values():
+                if buffer is not None:
+                    buffer.close()
+            for flight in joined:
+                self._leave(flight)
+
+    def _look_up(
+        self, names: dict[str, None], found: dict[str, Buffer | None], joined: set[_Flight], make: Make
+    ) -> None:
+        missing = []
+        for name in names:
+            if flight := self._flights.get(name):
+                self.shared += 1
+                joined.add(flight)
+            elif (buffer := self.store.get(name)) is not None:
+                found[name] = buffer.share()
+            else:
+                missing.append(name)
+        if missing:
+            joined.add(self._depart(missing, make))
+        for flight in joined:
+            flight.waiters += 1
+
+    def _depart(self, names: list[str], make: Make) -> _Flight:
+        flight = _Flight(names)
+        flight.task = asyncio.create_task(self._fly(flight, make), name="embeddings")
+        self._flights |= dict.fromkeys(names, flight)
+        flight.task.add_done_callback(lambda _: self._land(flight))
+        return flight
+
+    async def _fly(self, flight: _Flight, make: Make) -> None:
+        made = await make(flight.names)
+        flight.made = dict(zip(flight.names, made, strict=True))
+        for name, buffer in flight.made.items():
+            if buffer is not None and not self._closed:
+                self._keep(name, buffer)
+        if flight.waiters == 0:
+            flight.close()
+
+    def _keep(self, name: str, buffer: Buffer) -> None:
+        kept = buffer.share()
+        if not self.store.put(name, kept, len(buffer.data)):
+            kept.close()
+
+    def _leave(self, flight: _Flight) -> None:
+        """One waiter less; the last one ends the work, or closes what it made."""
+        flight.waiters -= 1
+        if flight.waiters == 0:
+            if not flight.task.done():
+                self._land(flight)  # At once: who comes next must not join work that is ending.
+                flight.task.cancel()
+            flight.close()
+
+    def _land(self, flight: _Flight) -> None:
+        for name in flight.names:
+            if self._flights.get(name) is flight:
+                del self._flights[name]
+        if flight.task.done() and not flight.task.cancelled():
+            flight.task.exception()  # Seen, also where no waiter is left to see it.
+
+    async def _landed(self, flight: _Flight) -> None:
+        try:
+            await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if (current is not None and current.cancelling()) or not flight.task.cancelled():
+                raise
+            raise Unavailable("the worker is shutting down; try again", code="shutting_down") from None
+
+    def reclaim(self, missing_bytes: int) -> None:
+        """Give up kept buffers, those used longest ago first, until ``missing_bytes`` were given back."""
+        freed = 0
+        while freed < missing_bytes and (size := self.store.evict()):
+            freed += size
+
+    async def close(self) -> None:
+        """Cancel what is under way and give everything back. May be called twice."""
+        self._closed = True
+        tasks = {flight.task for flight in self._flights.values()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self.store.clear()

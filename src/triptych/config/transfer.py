@@ -1,0 +1,40 @@
+"""Configuration of the transfer plane: how tensors move between workers, and its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from triptych.config.media import MIB
+
+
+class TransferConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of one process. Workers that hand tensors to each other need the same back end."""
+
+    transfer: Annotated[
+        str,
+        Meta(description="How tensors move: nixl, shm or inproc (default: nixl where it is installed, else shm)."),
+    ] = ""
+    arena_bytes: Annotated[
+        int, Meta(ge=4096, description="Most memory for tensors that are made for, or fetched from, other workers.")
+    ] = 1024 * MIB
+    slab_bytes: Annotated[
+        int, Meta(ge=4096, description="Memory for tensors is taken (and registered) this much at a time.")
+    ] = 32 * MIB
+    lease_s: Annotated[
+        float, Meta(gt=0, description="Time for another worker to fetch a tensor before its memory is used again.")
+    ] = 30.0
+    transfer_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for fetching tensors.")] = 10.0
+    arena_queue: Annotated[
+        int, Meta(ge=1, description="Most callers that wait for room in the arena; more get 503.")
+    ] = 256
+    arena_wait_s: Annotated[float, Meta(gt=0, description="Time limit for waiting for room in the arena.")] = 10.0
+    transfer_devices: Annotated[
+        str,
+        Meta(
+            description="Network devices that NIXL may use, as UCX_NET_DEVICES spells them: `lo` reaches this host "
+            "only, `all` or e.g. `mlx5_0:1` others too. Whoever reaches such a device can reach the tensors."
+        ),
+    ] = "lo"

@@ -1,0 +1,72 @@
+"""Requests to the spans that end before ``d``, and what they answer (``contracts.request``: to those that end in it)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from triptych.contracts.request import KvHandle, Medium, TokenDelta
+from triptych.contracts.tensor import TensorHandle
+
+ENCODE = "encode"
+"""Endpoint of workers whose span is ``e``: takes an EncodeRequest, answers one EncodeAnswer."""
+PREFILL = "prefill"
+"""Endpoint of workers whose span ends in ``p``: takes a GenerateRequest, answers one PrefillAnswer."""
+RELEASE = "release"
+"""Endpoint of workers that hand something over: takes a Release, answers nothing."""
+METRICS = "metrics"
+"""Endpoint of every worker: takes nothing, answers one list of Sample."""
+
+
+class EncodeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Media in, embeddings out."""
+
+    id: str
+    model: str
+    media: list[Medium]
+
+
+class EncodedMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One medium's embedding, ready to be fetched."""
+
+    content_hash: str
+    embedding: TensorHandle | None = None
+    """None: it lies in a store that the engines share (vLLM's EC connector), under ``content_hash``."""
+    cached: bool = False
+    """It was there already; nothing was encoded for it."""
+
+
+class EncodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry for each medium of the request, in order."""
+
+    media: list[EncodedMedium]
+    preprocess_s: float = 0.0
+    encode_s: float = 0.0
+
+
+class PrefillAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompt's KV cache, and the first token."""
+
+    delta: TokenDelta
+    """The first token, or no token where the decoding engine must draw it itself. With a ``finish_reason`` it
+    is the whole answer, and there is no ``kv``."""
+    kv: KvHandle | None = None
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What nobody will fetch any more. Unknown or already gone: nothing happens."""
+
+    kv: KvHandle | None = None
+    embeddings: list[TensorHandle] = []
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One metric of a worker now."""
+
+    name: str
+    """By Prometheus' conventions, without the suffix ``_total``."""
+    kind: Literal["counter", "gauge"]
+    text: str
+    """What it counts, in one line."""
+    value: float

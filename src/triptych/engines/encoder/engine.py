@@ -1,0 +1,185 @@
+"""The span ``e`` on the encoder that this package has of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from triptych.config import env
+from triptych.config.media import MIB
+from triptych.contracts.card import EmbeddingSpec, ModelCard
+from triptych.contracts.errors import ConfigError, TooManyRequests, TriptychError, Unavailable
+from triptych.contracts.request import Medium
+from triptych.contracts.spans import Span
+from triptych.engines.args import parse_engine_args
+from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.encoder.args import EncoderArgs
+from triptych.engines.encoder.batcher import Batcher
+from triptych.engines.encoder.encoder import Encoder, load
+from triptych.engines.encoder.families import Pixels
+from triptych.engines.encoder.plan import Plan, plan_medium, plan_size
+from triptych.engines.encoder.room import Room
+from triptych.media.image import ImageDecoder
+from triptych.models.registry import family_of, load_checkpoint
+from triptych.transfer.base import Transfer
+
+log = logging.getLogger("triptych.encoder")
+
+
+class EncoderEngine:
+    """See the module. Implements ``engines.base.Engine`` and ``Encoding``."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        if options.span is not Span.E:
+            raise ConfigError(f"the encoder engine hosts the span e, not {options.span.value}")
+        self._options = options
+        self._args = parse_engine_args(options.args, EncoderArgs)
+        self._decoder = ImageDecoder(options.media)
+        self._room = Room(self._args.max_prepared_mib * MIB)
+        # One thread runs the model: batches are its concurrency, and torch spreads each over threads of its own.
+        self._torch = ThreadPoolExecutor(1, thread_name_prefix="triptych-encode")
+        self._threads = ThreadPoolExecutor(self._args.preprocess_threads, thread_name_prefix="triptych-preprocess")
+        self._encoder: Encoder | None = None
+        self._batcher: Batcher[Pixels, Any] | None = None
+        self._broken = asyncio.Event()
+        self._calls = self._items = self._encoded = 0
+
+    @property
+    def able(self) -> Span:
+        return Span.E
+
+    async def start(self, transfer: Transfer) -> ModelCard:
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> ModelCard:
+        checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
+        self._family = family_of(checkpoint)
+        args = self._args
+        build = partial(load, dtype=args.dtype, device=args.device, threads=args.threads or _default_threads())
+        loop = asyncio.get_running_loop()
+        encoder = self._encoder = await loop.run_in_executor(self._torch, build, checkpoint)
+        await loop.run_in_executor(self._torch, self._try_out, encoder)
+        self._batcher = Batcher(
+            encoder.encode, self._torch, max_cost=args.max_batch_patches, window_s=args.batch_window_ms / 1000
+        )
+        return ModelCard(
+            name=self._options.model_name,
+            path=self._options.model_path,
+            context_length=checkpoint.context_length or 4096,
+            modalities=self._family.modalities,
+            embedding=EmbeddingSpec(encoder.width, encoder.dtype),
+        )
+
+    async def stop(self) -> None:
+        if self._batcher is not None:
+            await self._batcher.close()
+        self._encoder = None
+        self._torch.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._decoder.close()
+
+    def stats(self) -> EngineStats:
+        batches = self._batcher.batches if self._batcher is not None else 0
+        return EngineStats(running=self._calls, encoded=self._encoded, encode_batches=batches)
+
+    async def failed(self) -> str:
+        await self._broken.wait()
+        return "the accelerator failed; its error is in the log above"
+
+    async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
+        """See ``engines.base.Encoding``. Raises also TooManyRequests when ``--max-waiting`` is reached."""
+        if self._items and self._items + len(media) > self._args.max_waiting:
+            raise TooManyRequests("the encoder has too much waiting work; try again later", code="encoder_busy")
+        self._calls += 1
+        self._items += len(media)
+        try:
+            async with asyncio.TaskGroup() as group:  # one that fails takes its request's others along
+                tasks = [group.create_task(self._encode(medium), name="encode-medium") for medium in media]
+            return [task.result() for task in tasks]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._calls -= 1
+            self._items -= len(media)
+
+    async def _encode(self, medium: Medium) -> Encoded:
+        encoder, batcher = self._encoder, self._batcher
+        if encoder is None or batcher is None:
+            raise _stopped()
+        plan = plan_medium(medium, self._options.media, self._family, self._checkpoint)
+        async with self._room.take(plan.memory_bytes):
+            picture = await self._decoder.decode(medium)
+            embedding = await self._run(encoder, batcher, picture, plan)
+        encoded = _encoded(embedding, encoder.dtype, plan)
+        self._encoded += 1
+        return encoded
+
+    async def _run(self, encoder: Encoder, batcher: Batcher[Pixels, Any], picture: Image.Image, plan: Plan) -> Any:
+        """The embedding of ``picture``. What goes wrong here is nobody's request: logged whole, told in a line."""
+        try:
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self._threads, encoder.preprocess, picture)
+            _agree(pixels, plan)
+            return await batcher.submit(pixels, plan.patches)
+        except TriptychError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _stopped() from None  # its thread's work was cancelled by ``stop``, not this request
+        except Exception as error:
+            if self._encoder is None:
+                raise _stopped() from error
+            log.exception("a picture of %d x %d pixels could not be encoded", *picture.size)
+            if encoder.is_fatal(error):
+                self._broken.set()
+            raise TriptychError("the encoder failed on this medium; the worker's log has the cause") from error
+
+    def _try_out(self, encoder: Encoder) -> None:
+        """Encode one grey picture, so that the first request meets a warm model. Raises ConfigError on a misfit."""
+        picture = Image.new("RGB", (224, 224), "grey")
+        (embedding,) = encoder.encode([encoder.preprocess(picture)])
+        try:
+            _encoded(embedding, encoder.dtype, plan_size(*picture.size, self._family, self._checkpoint))
+        except TriptychError as error:
+            raise ConfigError(f"the checkpoint's files disagree: {error.message}") from error
+
+
+def _default_threads() -> int:
+    """0 where the user has set torch's own variable."""
+    return 0 if env.is_set("OMP_NUM_THREADS") else max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def _stopped() -> Unavailable:
+    return Unavailable("the worker is shutting down; try again", code="shutting_down")
+
+
+def _agree(pixels: Pixels, plan: Plan) -> None:
+    """Raises TriptychError where the image processor made another grid than the header let us expect."""
+    for name, expected in plan.metadata.items():
+        made = tuple(pixels[name][0].tolist())
+        if made != expected:
+            raise TriptychError(f"the image processor made {name} {made} of a picture, not {expected}")
+
+
+def _encoded(embedding: Any, dtype: str, plan: Plan) -> Encoded:
+    """``embedding``'s memory itself: the view keeps the tensor alive. Raises TriptychError where it is no such."""
+    import torch
+
+    shape = tuple(embedding.shape)
+    if shape != plan.shape:
+        raise TriptychError(f"the encoder made {list(shape)} of a picture whose place is {list(plan.shape)}")
+    data = memoryview(embedding.view(-1).view(torch.uint8).numpy())  # numpy has no bfloat16, hence by bytes
+    return Encoded(data=data, shape=shape, dtype=dtype, metadata=plan.metadata)

@@ -1,0 +1,150 @@
+"""How the vision part of each architecture is built from a checkpoint, and run on a batch of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from triptych.contracts.errors import ConfigError
+from triptych.engines.encoder.weights import Weights
+
+Pixels = dict[str, Any]
+"""What the model's own image processor makes of one picture: tensors by name."""
+Run = Callable[[Sequence[Pixels]], list[Any]]
+"""A batch of pictures -> for each, its embedding [tokens, hidden] on the model's device."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a vision part is built from."""
+
+    config: Any
+    """The checkpoint's config as transformers' own config class."""
+    weights: Weights
+    dtype: Any
+    device: Any
+
+
+def loader(model_type: str) -> Callable[[Source], Run]:
+    """What builds the vision part of a ``model_type`` checkpoint. Raises ConfigError listing the known types."""
+    if model_type not in _LOADERS:
+        known = ", ".join(sorted(_LOADERS))
+        raise ConfigError(
+            f"the encoder engine does not know models of type {model_type!r}; known: {known}; "
+            "encode with the engine that runs the language model (--engine vllm)"
+        )
+    return _LOADERS[model_type]
+
+
+def _qwen2_vl(source: Source) -> Run:
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+    return _qwen(source, Qwen2VisionTransformerPretrainedModel)
+
+
+def _qwen2_5_vl(source: Source) -> Run:
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+    return _qwen(source, Qwen2_5_VisionTransformerPretrainedModel)
+
+
+def _qwen(source: Source, model_class: Any) -> Run:
+    """Pictures of all sizes go through in one row of patches; attention keeps them apart by their grids."""
+    import torch
+
+    config = source.config.vision_config
+    tower = _module(model_class, config, source, ("visual.", "model.visual."))
+    tower.patch_embed = _as_linear(tower.patch_embed.proj)
+    merged = config.spatial_merge_size**2
+
+    def run(batch: Sequence[Pixels]) -> list[Any]:
+        patches = torch.cat([one["pixel_values"] for one in batch])  # [patches, channels * frames * side * side]
+        grids = torch.cat([one["image_grid_thw"] for one in batch])  # [pictures, 3]
+        output = tower(patches.to(source.device, source.dtype), grid_thw=grids.to(source.device))
+        sizes = (grids.prod(-1) // merged).tolist()
+        return list(torch.split(output.pooler_output, sizes))  # of [tokens, hidden]
+
+    return run
+
+
+def _as_linear(convolution: Any) -> Any:
+    """The same map of patches [patches, values] for a convolution that takes each patch once, and as a whole.
+
+    A matrix product is what it is; torch's 3-D convolution takes 2.5 times as long for it (CPU, float32).
+    """
+    import torch
+
+    weight = convolution.weight.flatten(1)  # [width, channels * frames * side * side]
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=convolution.bias is not None, device="meta")
+    linear.weight, linear.bias = torch.nn.Parameter(weight), convolution.bias
+    return linear
+
+
+def _llava(source: Source) -> Run:
+    """A tower whose hidden states of chosen layers are projected; pictures are all of one size."""
+    import torch
+    from transformers import MODEL_MAPPING
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    config = source.config
+    tower_config = config.vision_config
+    layers = _absolute(config.vision_feature_layer, tower_config.num_hidden_layers)
+    tower_config.num_hidden_layers = max(layers)  # those above are never looked at
+    prefixes = ("vision_tower.", "model.vision_tower.")
+    tower = _module(MODEL_MAPPING[type(tower_config)], tower_config, source, prefixes, ("post_layernorm.", "head."))
+    projector = _projector(LlavaMultiModalProjector(config), source)
+    skipped = 1 if config.vision_feature_select_strategy == "default" else 0
+
+    def run(batch: Sequence[Pixels]) -> list[Any]:
+        pictures = torch.cat([one["pixel_values"] for one in batch])  # [pictures, channels, side, side]
+        states = tower(pictures.to(source.device, source.dtype), output_hidden_states=True).hidden_states
+        chosen = torch.cat([states[layer][:, skipped:] for layer in layers], dim=-1)  # [pictures, tokens, width]
+        return list(projector(chosen))  # of [tokens, hidden]
+
+    return run
+
+
+def _absolute(layers: int | Sequence[int], count: int) -> list[int]:
+    """Indices into the hidden states of a tower of ``count`` layers (0: before the first), none negative."""
+    stated = [layers] if isinstance(layers, int) else list(layers)
+    return [layer if layer >= 0 else count + 1 + layer for layer in stated]
+
+
+def _module(
+    model_class: Any, config: Any, source: Source, prefixes: Sequence[str], unused: tuple[str, ...] = ()
+) -> Any:
+    """A transformers model with exactly the tensors under ``prefixes``. Raises ConfigError naming missing ones."""
+    tensors = source.weights.under(prefixes)
+    try:
+        module, report = model_class.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=source.dtype, output_loading_info=True
+        )
+    except RuntimeError as error:  # its way to say that shapes do not fit
+        raise ConfigError(f"weights under {prefixes[0]} do not fit the config: {str(error).splitlines()[0]}") from error
+    _require_none(prefixes[0], (name for name in report["missing_keys"] if not name.startswith(unused)))
+    return module.to(source.device).eval()
+
+
+def _projector(module: Any, source: Source) -> Any:
+    prefixes = ("multi_modal_projector.", "model.multi_modal_projector.")
+    try:
+        report = module.load_state_dict(source.weights.under(prefixes), strict=False)
+    except RuntimeError as error:
+        raise ConfigError(f"weights under {prefixes[0]} do not fit the config: {error}".replace("\n", " ")) from error
+    _require_none(prefixes[0], report.missing_keys)
+    return module.to(source.device, source.dtype).eval()
+
+
+def _require_none(prefix: str, missing: Any) -> None:
+    names = sorted(f"{prefix}{name}" for name in missing)
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ConfigError(f"the checkpoint lacks weights of its vision part: {', '.join(names[:5])}{more}")
+
+
+_LOADERS: dict[str, Callable[[Source], Run]] = {
+    "llava": _llava,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen2_vl": _qwen2_vl,
+}

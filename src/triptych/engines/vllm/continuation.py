@@ -1,0 +1,58 @@
+"""What a request's sampling becomes where another worker has begun the answer, or goes on with it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from triptych.contracts.errors import AbilityMissing, BadRequest
+from triptych.contracts.request import Sampling
+
+DISCARDED = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+"""For a prefill whose token is thrown away: one token, drawn the cheapest way."""
+
+
+def needs_history(sampling: Sampling) -> bool:
+    """Whether drawing depends on which tokens of the text are the answer's.
+
+    vLLM takes tokens said elsewhere as a part of the prompt. Presence and frequency penalties, which count the
+    answer alone, and a grammar, which starts with it, would then begin anew. Repetition penalty counts the prompt
+    too; ``min_tokens`` and ``max_tokens`` are lowered (``resumed``); all else looks at one position by itself.
+    """
+    return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.guided is not None)
+
+
+def resumed(sampling: Sampling, said: int) -> Sampling:
+    """``sampling`` for what follows after ``said`` tokens of the answer.
+
+    Raises AbilityMissing where an answer cannot go on elsewhere (``needs_history``), and BadRequest when nothing
+    is left to say.
+    """
+    if not said:
+        return sampling
+    if needs_history(sampling):
+        raise AbilityMissing(
+            "an answer under presence_penalty, frequency_penalty or response_format cannot go on in another engine"
+        )
+    if said >= sampling.max_tokens:
+        raise BadRequest(f"all of max_tokens ({sampling.max_tokens}) are said already", param="max_tokens")
+    return msgspec.structs.replace(
+        sampling,
+        max_tokens=sampling.max_tokens - said,
+        min_tokens=max(0, sampling.min_tokens - said),
+        seed=_later_seed(sampling.seed, said),
+    )
+
+
+def first_token(sampling: Sampling) -> Sampling:
+    """``sampling`` for the answer's first token alone, drawn as the whole answer's would be."""
+    return msgspec.structs.replace(sampling, max_tokens=1, min_tokens=min(1, sampling.min_tokens))
+
+
+def _later_seed(seed: int | None, said: int) -> int | None:
+    """A seed of its own for each place in the answer: the same one would repeat the draws of its beginning."""
+    if seed is None:
+        return None
+    digest = hashlib.blake2b(f"{seed}:{said}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1  # within vLLM's signed 64 bits

@@ -1,0 +1,142 @@
+"""Embeddings as files in a folder that encode and prefill workers share. Knows nothing of vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from triptych.contracts.errors import ConfigError
+
+TENSOR = "ec_cache"
+"""Name of the one tensor in each file; vLLM's own example connector uses the same."""
+DEFAULT_MAX_BYTES = 4 << 30
+
+_NAME = re.compile(r"[0-9a-f]{16,128}")
+_SUFFIX = ".safetensors"
+_LEFT_OVER_S = 600.0
+"""Age at which an unfinished file is taken for a dead writer's."""
+_MOST_HEADER_BYTES = 4096
+
+
+class EcStore:
+    """One file ``<content hash>.safetensors`` for each embedding: complete, or not there.
+
+    For any number of processes at once. Files appear by rename, are never written to again, and go by unlink,
+    so whoever has one open reads it to its end. Nothing that looks for a file creates anything. Only writers
+    evict, those files first that were used longest ago (a file's modification time is its last use): one
+    writer keeps ``max_bytes`` strictly, each further one may overshoot it by an eighth. No method blocks for
+    longer than the file system does.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._slack = max_bytes // 8
+        self._unseen = self._slack  # written since the folder was last looked through; the first write looks
+
+    def path(self, content_hash: str) -> Path:
+        """Where that embedding is or would be. Raises ValueError for what is no hexadecimal hash."""
+        if not _NAME.fullmatch(content_hash):
+            raise ValueError(f"{content_hash[:40]!r} is no content hash")
+        return self.folder / (content_hash + _SUFFIX)
+
+    def shape(self, content_hash: str) -> tuple[int, ...] | None:
+        """The embedding's shape by its file's header, or None where there is no complete and readable file."""
+        try:
+            with open(self.path(content_hash), "rb") as file:
+                return _shape(file.read(8 + _MOST_HEADER_BYTES), os.fstat(file.fileno()).st_size)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def use(self, content_hash: str) -> tuple[int, ...] | None:
+        """As ``shape``, and the file counts as used now. It may be evicted as soon as this returns."""
+        shape = self.shape(content_hash)
+        if shape is not None:
+            with suppress(OSError):  # evicted just now, or another user's file: it then only looks less used
+                os.utime(self.path(content_hash))
+        return shape
+
+    def holds(self, content_hash: str) -> bool:
+        """Whether it is there, complete; counts as a use."""
+        return self.use(content_hash) is not None
+
+    def save(self, content_hash: str, write: Callable[[str], None]) -> None:
+        """Let ``write`` make a file at the path it is given, and give it its name once it is complete.
+
+        Evicts first. Raises OSError (disk full, folder gone ...) and ValueError; then nothing is left behind.
+        """
+        path = self.path(content_hash)
+        unfinished = self.folder / f"{content_hash}.{uuid4().hex}.tmp"  # process ids repeat from host to host
+        try:
+            write(str(unfinished))
+            size = unfinished.stat().st_size
+            self._make_room(size)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        self._unseen += size
+        if self._unseen > self._slack:
+            self._evict(size)
+            self._unseen = size
+
+    def _evict(self, wanted: int) -> None:
+        """Delete the longest unused until ``wanted`` bytes and one slack more fit."""
+        files = sorted(self._files())
+        size = sum(entry[1] for entry in files) + wanted
+        for _, used, path in files:
+            if size <= self.max_bytes - self._slack:
+                return
+            path.unlink(missing_ok=True)
+            size -= used
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """(last use, bytes, path) of every embedding; unfinished files that nobody writes any more are deleted."""
+        found = []
+        now = time.time()
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                try:
+                    stat = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if entry.name.endswith(_SUFFIX):
+                    found.append((stat.st_mtime, stat.st_size, Path(entry.path)))
+                elif entry.name.endswith(".tmp") and now - stat.st_mtime > _LEFT_OVER_S:
+                    Path(entry.path).unlink(missing_ok=True)
+        return found
+
+
+def _shape(start: bytes, size: int) -> tuple[int, ...] | None:
+    """By the safetensors format: header length (8 bytes, little-endian), JSON header, data."""
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > len(start) - 8:
+        return None
+    entry = json.loads(start[8 : 8 + length])[TENSOR]
+    complete = 8 + length + entry["data_offsets"][1] == size
+    return tuple(int(side) for side in entry["shape"]) if complete else None
+
+
+def usable_folder(path: str, *, writes: bool) -> Path:
+    """``path`` as a folder that this process can use. Raises ConfigError naming what is wrong with it."""
+    folder = Path(path).absolute()
+    if not folder.exists():
+        raise ConfigError(
+            f"--ec-storage-path {path}: there is no such folder; create it on storage that all workers see"
+        )
+    if not folder.is_dir():
+        raise ConfigError(f"--ec-storage-path {path} is not a folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ConfigError(f"--ec-storage-path {path} cannot be read by this user")
+    if writes and not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"--ec-storage-path {path} cannot be written by this user, and a worker with span e writes to it"
+        )
+    return folder

@@ -1,0 +1,73 @@
+"""The span ``e`` on vLLM: pictures in, embeddings into the store that the EC connector's consumers read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+from uuid import uuid4
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from triptych.contracts.errors import MediaMissing, TriptychError, Unavailable
+from triptych.contracts.request import Medium
+from triptych.engines.base import Encoded
+from triptych.engines.vllm.ec_store import EcStore
+from triptych.engines.vllm.mm_items import Item
+from triptych.engines.vllm.prompt import Prompts
+
+
+class VllmEncoding:
+    """``engines.base.Encoding`` on an engine that is an EC producer."""
+
+    def __init__(self, prompts: Prompts, store: EcStore | None) -> None:
+        """``store`` is None for a connector that is not ours: what it says of itself is then believed."""
+        self._prompts = prompts
+        self._store = store
+
+    async def encode(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Encoded | None]:
+        """None for each medium, once its embedding lies in the store; what lies there already is not encoded again.
+
+        One engine request for all of ``media``, unless they exceed the model's context; the engine batches over
+        requests. Cancelling aborts it. Raises MediaMissing for a medium without data that is not in the store, what
+        the decoder raises, Unavailable when the store does not take an embedding, and what the engine raises.
+        """
+        wanted = {medium.content_hash: medium for medium in media if not self._holds(medium.content_hash)}
+        for medium in wanted.values():
+            if not medium.data:
+                index = media.index(medium)
+                raise MediaMissing(f"{medium.kind} {index + 1} came without its data", param=f"media[{index}]")
+        items = await self._prompts.pixels(engine, list(wanted.values())) if wanted else []
+        for part in _parts(items, engine.vllm_config.model_config.max_model_len - 1):
+            await self._run(engine, part)
+        if self._store is not None and not all(self._holds(name) for name in wanted):
+            raise Unavailable(
+                f"an embedding could not be kept in {self._store.folder}: is its disk full, or max_bytes too small?"
+            )
+        return [None] * len(media)
+
+    async def _run(self, engine: AsyncLLM, items: Sequence[Item]) -> None:
+        params = SamplingParams(max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        told: dict[str, object] = {}
+        async with aclosing(engine.generate(self._prompts.encoding(items), params, f"encode-{uuid4().hex}")) as outputs:
+            async for output in outputs:
+                told.update(output.ec_transfer_params or {})
+                if output.finished and output.outputs[0].finish_reason != "stop":
+                    raise TriptychError("the engine failed to encode; the worker's log has the cause")
+        if not told.keys() >= {item.content_hash for item in items}:
+            raise TriptychError("vLLM encoded media under other names than theirs")
+
+    def _holds(self, content_hash: str) -> bool:
+        return self._store is not None and self._store.holds(content_hash)
+
+
+def _parts(items: Sequence[Item], most_tokens: int) -> Iterator[list[Item]]:
+    """``items`` in order, in runs that fit a prompt; one that fits none is alone, for the engine to refuse."""
+    part: list[Item] = []
+    for item in items:
+        if part and sum(one.tokens for one in part) + item.tokens > most_tokens:
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part

@@ -1,0 +1,37 @@
+"""vLLM's exceptions as ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vllm.exceptions import VLLMClientError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from triptych.contracts.errors import BadRequest, TriptychError, WorkerLost
+
+log = logging.getLogger("triptych.vllm")
+
+
+@contextmanager
+def in_our_terms(request_id: str) -> Iterator[None]:
+    """Raise what vLLM says of one request as an error of ``contracts.errors``."""
+    try:
+        yield
+    except VLLMClientError as error:
+        raise BadRequest(first_line(error), param=getattr(error, "parameter", None)) from error
+    except EngineDeadError:
+        raise WorkerLost("the engine died before the answer was complete") from None
+    except EngineGenerateError as error:
+        log.exception("request %s failed", request_id)
+        raise TriptychError("the engine failed on this request; the worker's log has the cause") from error
+    except ValueError as error:
+        raise BadRequest(first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The cause in one line: of a chain, the innermost error that says anything."""
+    while error.__cause__ is not None and str(error.__cause__):
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

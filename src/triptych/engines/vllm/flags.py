@@ -1,0 +1,26 @@
+"""Triptych's own flags of the vLLM engine; whatever is not here goes to vLLM as it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this worker's engine is joined to others."""
+
+    ec_connector_backend: Annotated[
+        str, Meta(description="vLLM EC connector that carries embeddings from `e` to the workers that prefill.")
+    ] = "ECExampleConnector"
+    ec_storage_path: Annotated[
+        str, Meta(description="Folder shared by the EC connector's producers and consumers; empty: no EC connector.")
+    ] = ""
+    ec_extra_config: Annotated[str, Meta(description="JSON object: more of the EC connector's configuration.")] = ""
+    nixl_side_channel_host: Annotated[
+        str, Meta(description="Address at which this worker's NIXL agent is found by decode workers.")
+    ] = "127.0.0.1"
+    nixl_side_channel_port: Annotated[
+        int, Meta(ge=0, le=65535, description="First port of the NIXL side channel; 0 takes free ones.")
+    ] = 0

@@ -1,0 +1,26 @@
+"""Methods that vLLM mixes into its workers (``worker_extension_cls``), called by ``AsyncLLM.collective_rpc``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+
+
+class KvCalls:
+    """On every worker of the engine, in its own process."""
+
+    def triptych_release_kv(self, name: str) -> None:
+        """Free caches that wait for a reader; see ``KvWorker.release``."""
+        release = getattr(_connector(), "release", None)
+        if release is not None:
+            release(name)
+
+    def triptych_waiting_kv(self) -> int:
+        """Caches that wait for a reader."""
+        return len(getattr(_connector(), "_reqs_to_send", ()))
+
+
+def _connector() -> Any:
+    """This worker's half of the KV connector; None where there is none."""
+    return getattr(get_kv_transfer_group(), "connector_worker", None) if has_kv_transfer_group() else None

@@ -1,0 +1,132 @@
+"""Prefill for a decode worker: the prompt's KV cache, kept until it is read, and the answer's first token."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from triptych.contracts.errors import TriptychError
+from triptych.contracts.request import GenerateRequest, KvHandle, Sampling, Timing, TokenDelta
+from triptych.contracts.stages import PrefillAnswer
+from triptych.engines.vllm import kv
+from triptych.engines.vllm.continuation import DISCARDED, first_token, needs_history, resumed
+from triptych.engines.vllm.prompt import Prompts, failure
+from triptych.engines.vllm.translate import logprobs_of, sampling_params
+from triptych.transfer.base import Buffer
+
+
+class Prefill:
+    """On one engine. Owns the tasks that free what nobody will read."""
+
+    def __init__(self, engine: AsyncLLM, prompts: Prompts) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._releases: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
+
+    async def close(self) -> None:
+        """May be called twice."""
+        tasks = set(self._releases)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
+        """As ``engines.base.Prefilling.prefill``, with vLLM's own errors."""
+        begun = time.perf_counter()
+        # Not the request's own id: a release must never meet the cache of the same request's next attempt.
+        name = f"{request.id}.{next(self._numbers)}"
+        wanted = resumed(request.sampling, len(request.said))
+        drawn_later = needs_history(wanted) or not self._reader_goes_on()
+        prompt = await self._prompts.of(self._engine, request, embeddings)
+        submitted = time.perf_counter()
+        params = sampling_params(
+            DISCARDED if drawn_later else first_token(wanted),
+            # The last token of an answer leaves nothing to go on with.
+            kv.HOLD if drawn_later or wanted.max_tokens > 1 else None,
+        )
+        try:
+            output = await self._last_output(prompt, params, name, request.priority)
+        except BaseException:
+            # Done at this very moment, it may hold a cache of whose handle nobody will hear.
+            self._release_soon(name)
+            raise
+        timing = Timing(preprocess_s=submitted - begun, prefill_s=time.perf_counter() - submitted)
+        answer = self._answer(request, wanted, output, drawn_later, timing)
+        if answer.kv is None:
+            self._release_soon(name)
+        return answer
+
+    async def _last_output(self, prompt: Any, params: Any, name: str, priority: int) -> Any:
+        last = None
+        outputs = self._engine.generate(prompt, params, name, priority=priority)
+        async with aclosing(outputs):
+            async for output in outputs:
+                last = output
+        if last is None or last.outputs[0].finish_reason not in ("stop", "length"):
+            raise failure(prompt)
+        return last
+
+    def _reader_goes_on(self) -> bool:
+        """Whether a reader may be given the first token as said; not so by connectors other than ours."""
+        config = self._engine.vllm_config.kv_transfer_config
+        return config is not None and config.kv_connector_module_path == kv.CONNECTOR
+
+    def _answer(
+        self, request: GenerateRequest, wanted: Sampling, output: Any, drawn_later: bool, timing: Timing
+    ) -> PrefillAnswer:
+        made, params = output.outputs[0], output.kv_transfer_params
+        prompt_tokens = len(output.prompt_token_ids)
+        computed = _computed(params, prompt_tokens)
+        # Some models leave the prompt's last token to the reader; what was drawn is then not the first token.
+        drawn_later = drawn_later or (params is not None and computed < prompt_tokens)
+        stopped = not drawn_later and made.finish_reason == "stop"
+        ended = stopped or (not drawn_later and wanted.max_tokens == 1)
+        delta = TokenDelta(
+            token_ids=[] if drawn_later else list(made.token_ids),
+            finish_reason=("stop" if stopped else "length") if ended else None,
+            prompt_tokens=prompt_tokens - len(request.said),
+            cached_tokens=output.num_cached_tokens or 0,
+            logprobs=None if drawn_later else logprobs_of(made, wanted.logprobs),
+            timing=timing,
+            stop_token=stopped,
+        )
+        if ended:
+            return PrefillAnswer(delta=delta)
+        if not params:
+            raise TriptychError("the engine kept no KV cache: its KV connector is none that hands caches over")
+        return PrefillAnswer(delta=delta, kv=self._handle(request.id, params, computed))
+
+    def _handle(self, request_id: str, params: dict[str, Any], computed: int) -> KvHandle:
+        config = self._engine.vllm_config.kv_transfer_config
+        lease_s = config.get_from_extra_config("kv_lease_duration", kv.LEASE_S)
+        return kv.pack(request_id, {**params, "remote_num_tokens": computed}, computed, lease_s)
+
+    async def release(self, handle: KvHandle) -> None:
+        """Free the cache behind ``handle`` unless it was read. Raises KvLost for a handle that is not vLLM's."""
+        request_id = kv.unpack(handle).params.get("remote_request_id")
+        await self._release(str(request_id or handle.request_id))
+
+    async def _release(self, name: str) -> None:
+        await self._engine.collective_rpc("triptych_release_kv", args=(name,))
+
+    def _release_soon(self, name: str) -> None:
+        task = asyncio.create_task(self._release(name), name=f"release {name}")
+        self._releases.add(task)
+        task.add_done_callback(self._released)
+
+    def _released(self, task: asyncio.Task[None]) -> None:
+        self._releases.discard(task)
+        if not task.cancelled():
+            task.exception()  # of an engine that died: all of its memory is free
+
+
+def _computed(params: dict[str, Any] | None, prompt_tokens: int) -> int:
+    """Prompt tokens whose cache is there; a connector that does not say holds all."""
+    return min(int((params or {}).get("remote_num_tokens") or prompt_tokens), prompt_tokens)

@@ -1,0 +1,174 @@
+"""From a request and its embeddings to vLLM's prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from vllm.inputs.engine import tokens_input
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from triptych.cache.lru import ByteLru
+from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
+from triptych.contracts.request import GenerateRequest, Medium
+from triptych.contracts.spans import Span
+from triptych.engines.base import EngineOptions
+from triptych.engines.vllm.ec import believes, store_of
+from triptych.engines.vllm.flags import VllmFlags
+from triptych.engines.vllm.mm_items import Item, Items, assemble, has_values
+from triptych.media.image import ImageDecoder
+from triptych.models.base import Checkpoint
+from triptych.transfer.base import Buffer
+
+PROCESSED_BYTES = 256 << 20
+"""Processed pixels kept where vLLM keeps none."""
+
+
+class Prompts:
+    """Gives each medium of a request the cheapest form that it came with and that the engine can take.
+
+    1. An embedding from the transfer plane.
+    2. Pixels: of ``data``, or kept from an earlier request. Files are decoded in threads, vLLM's own processor
+       runs in its one thread, and what it made is kept.
+    3. No values, where the KV cache was computed elsewhere (``request.kv``).
+    4. No values, where the EC connector will find them.
+
+    Forms may be mixed within a request. A medium bears its content hash in all of them: vLLM's caches of
+    embeddings and of KV blocks cannot and need not tell them apart. The one cache that could be misled is that of
+    vLLM's processor, whose half in the engine's process answers for a name with whatever came under it last. Pixels
+    and embeddings may stand for each other there; an item without values may not. So an engine that takes such
+    items must run without that cache (``ec.media_args``), and one that has it is never sent any.
+    """
+
+    def __init__(self, options: EngineOptions, checkpoint: Checkpoint, flags: VllmFlags) -> None:
+        """Raises ConfigError for an EC connector that cannot work."""
+        self._items = Items(checkpoint)
+        self._decoder = ImageDecoder(options.media)
+        self._processed: ByteLru[str, Item] = ByteLru(PROCESSED_BYTES if options.span is not Span.E else 0)
+        self.store = store_of(flags, options.span, checkpoint)
+        self._reads_store = options.span is not Span.E
+        self._believes = believes(flags, options.span)
+
+    async def of(self, engine: AsyncLLM, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> Any:
+        """What ``AsyncLLM.generate`` takes, ``request.said`` included. No buffer is used once this returns.
+
+        Raises MediaMissing, whose ``param`` names the first medium that is not to be had here, what the decoder
+        raises, BadRequest for a prompt that does not fit its media, and TriptychError for an embedding that does
+        not fit the model. What passes here cannot end the engine by its media.
+        """
+        if not request.media:
+            return tokens_input([*request.token_ids, *request.said])
+        placeholders = {medium.kind: self._items.placeholder(medium.kind) for medium in request.media}
+        _check_counts(engine, request.media)
+        found: list[Item | None] = []
+        for index, medium in enumerate(request.media):
+            buffer = embeddings[index] if embeddings else None
+            found.append(self._without_pixels(engine, request, index, medium, buffer))
+        missing = [medium for medium, item in zip(request.media, found, strict=True) if item is None]
+        pixels = iter(await self.pixels(engine, missing) if missing else ())
+        items = [item or next(pixels) for item in found]
+        return assemble(request.token_ids, items, placeholders, request.said)
+
+    def encoding(self, media: Sequence[Item]) -> Any:
+        """A prompt of nothing but ``media``, for an engine that only encodes."""
+        placeholders = {item.kind: self._items.placeholder(item.kind) for item in media}
+        return assemble([placeholders[item.kind] for item in media], media, placeholders, ())
+
+    async def pixels(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Item]:
+        """``media`` processed for the model's own encoder, each content once. Raises what the decoder raises."""
+        kept = {medium.content_hash: self._processed.get(medium.content_hash) for medium in media}
+        new = {medium.content_hash: medium for medium in media if kept[medium.content_hash] is None}
+        if new:
+            made = await self._process(engine, list(new.values()))
+            kept.update({item.content_hash: item for item in made})
+        return [item for medium in media if (item := kept[medium.content_hash]) is not None]
+
+    async def close(self) -> None:
+        await self._decoder.close()
+        self._processed.clear()
+
+    def _without_pixels(
+        self, engine: AsyncLLM, request: GenerateRequest, index: int, medium: Medium, buffer: Buffer | None
+    ) -> Item | None:
+        """The item of a medium, or None where its pixels are at hand. Raises MediaMissing."""
+        if buffer is not None:
+            return self._items.embedded(medium, buffer)
+        if (medium.data or self._is_kept(medium)) and _limit(engine, medium.kind):
+            return None
+        takes_bare = engine.vllm_config.ec_transfer_config is not None and engine.renderer.mm_processor_cache is None
+        if takes_bare and (request.kv is not None or self._is_stored(medium)):
+            return self._items.bare(medium)
+        raise MediaMissing(
+            f"{medium.kind} {index + 1} of the request ({medium.content_hash[:12]}) is not at this worker: "
+            "send its embedding or its data",
+            param=f"media[{index}]",
+        )
+
+    def _is_kept(self, medium: Medium) -> bool:
+        return medium.content_hash in self._processed or medium.content_hash in self._decoder.cache
+
+    def _is_stored(self, medium: Medium) -> bool:
+        if self.store is None or not self._reads_store:
+            return self._believes
+        shape = self.store.use(medium.content_hash)
+        return shape is not None and self._items.fits(medium, shape)
+
+    async def _process(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Item]:
+        """By vLLM's processor, on a prompt of nothing but their placeholders."""
+        pictures = await asyncio.gather(*(self._picture(medium) for medium in media))
+        prompt = {
+            "prompt_token_ids": [self._items.placeholder(medium.kind) for medium in media],
+            "multi_modal_data": {"image": pictures},
+            # The content's name spares vLLM hashing the pixels.
+            "multi_modal_uuids": {"image": [medium.content_hash for medium in media]},
+        }
+        (made,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
+        items = [
+            Item("image", medium.content_hash, place.length, data)
+            for medium, place, data in zip(
+                media, made["mm_placeholders"]["image"], made["mm_kwargs"]["image"], strict=True
+            )
+        ]
+        if engine.renderer.mm_processor_cache is None:  # else vLLM keeps them, in the engine's process
+            for item in items:
+                self._processed.put(item.content_hash, item, _size_bytes(item))
+        return items
+
+    async def _picture(self, medium: Medium) -> Image.Image:
+        if medium.data:
+            return await self._decoder.decode(medium)
+        picture = self._decoder.cache.get(medium.content_hash)
+        if picture is None:  # dropped just now
+            raise MediaMissing(f"a picture ({medium.content_hash[:12]}) is not at this worker any more: send its data")
+        return picture
+
+
+def failure(prompt: Any) -> TriptychError:
+    """What it means that vLLM ended ``prompt`` with ``finish_reason`` ``error``.
+
+    MediaMissing where the engine needed more than was in it: what a cache or the EC connector held a while ago.
+    """
+    kinds = prompt.get("mm_kwargs") or {}
+    if any(item is None or not has_values(item) for items in kinds.values() for item in items):
+        return MediaMissing("a medium that this worker held is gone: send its embedding or its data")
+    return TriptychError("the engine failed on this request; the worker's log has the cause")
+
+
+def _limit(engine: AsyncLLM, kind: str) -> int:
+    """Most media of ``kind`` a prompt; 0 where vLLM was told to leave out their encoder, and takes embeddings only."""
+    return int(engine.model_config.multimodal_config.get_limit_per_prompt(kind))
+
+
+def _check_counts(engine: AsyncLLM, media: Sequence[Medium]) -> None:
+    """Raises BadRequest for more media than ``--limit-mm-per-prompt`` allows. vLLM's processor sees only some."""
+    for kind, count in Counter(medium.kind for medium in media).items():
+        if count > (limit := _limit(engine, kind)) > 0:
+            raise BadRequest(f"at most {limit} media of kind {kind} may be given, not {count}", param="media")
+
+
+def _size_bytes(item: Item) -> int:
+    return sum(element.data.nbytes for element in item.data.values()) if item.data is not None else 0

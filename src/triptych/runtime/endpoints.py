@@ -1,0 +1,93 @@
+"""What a worker answers on the request plane: one handler for each endpoint that its span needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import TypeVar
+
+import msgspec
+
+from triptych.cache.embedding import EmbeddingCache
+from triptych.contracts.card import ModelCard
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import GENERATE, GenerateRequest
+from triptych.contracts.spans import Span
+from triptych.contracts.stages import ENCODE, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
+from triptych.engines.base import Encoding, Engine, Generating, Prefilling
+from triptych.planes.request.base import Handler
+from triptych.runtime.samples import samples
+from triptych.stages.encode import EncodeStage
+from triptych.stages.receive import NOTHING, Receiver
+from triptych.transfer.base import Transfer
+
+T = TypeVar("T")
+
+_ENCODER = msgspec.msgpack.Encoder()
+_GENERATE = msgspec.msgpack.Decoder(GenerateRequest)
+_ENCODE = msgspec.msgpack.Decoder(EncodeRequest)
+_RELEASE = msgspec.msgpack.Decoder(Release)
+
+
+class Endpoints:
+    """The handlers of one worker, over its engine, its transfer and its embedding cache."""
+
+    def __init__(self, engine: Engine, card: ModelCard, transfer: Transfer, cache: EmbeddingCache) -> None:
+        self._engine = engine
+        self._transfer = transfer
+        self._cache = cache
+        self._receiver = Receiver(transfer, cache, card.embedding)
+        self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
+
+    def handlers(self, span: Span) -> dict[str, Handler]:
+        by_last_stage = {"e": {ENCODE: self._encode}, "p": {PREFILL: self._prefill}, "d": {GENERATE: self._generate}}
+        return {**by_last_stage[span.last], RELEASE: self._release, METRICS: self._metrics}
+
+    async def _encode(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+        assert self._encode_stage is not None
+        yield _ENCODER.encode(await self._encode_stage.answer(_read(_ENCODE, payload)))
+
+    async def _prefill(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+        assert isinstance(self._engine, Prefilling)
+        request = _read(_GENERATE, payload)
+        received = await self._receiver.embeddings(request.media)
+        try:
+            answer = await self._engine.prefill(request, received.buffers)
+        finally:
+            received.close()
+        yield _ENCODER.encode(answer)
+
+    async def _generate(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+        assert isinstance(self._engine, Generating)
+        request = _read(_GENERATE, payload)
+        received = await self._receiver.embeddings(request.media) if request.kv is None else NOTHING
+        try:
+            async with aclosing(self._engine.generate(request, received.buffers)) as deltas:
+                async for delta in deltas:
+                    received.close()  # the engine has read them
+                    yield _ENCODER.encode(delta)
+        finally:
+            received.close()
+
+    async def _release(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+        release = _read(_RELEASE, payload)
+        for handle in release.embeddings:
+            self._transfer.release(handle)
+        if release.kv is not None and isinstance(self._engine, Prefilling):
+            await self._engine.release(release.kv)
+        return
+        yield
+
+    async def _metrics(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+        yield _ENCODER.encode(list(self.samples()))
+
+    def samples(self) -> Iterable[Sample]:
+        encoded = self._encode_stage.encoded if self._encode_stage else 0
+        return samples(self._engine.stats(), self._cache, self._transfer.stats(), encoded)
+
+
+def _read(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
+    try:
+        return decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"the request does not fit this worker's version: {error}") from error

@@ -1,0 +1,145 @@
+"""Typed calls to workers over the request plane, and the account of what is in flight where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import TriptychError, WorkerLost
+from triptych.contracts.request import GENERATE, GenerateRequest, TokenDelta
+from triptych.contracts.stages import (
+    ENCODE,
+    METRICS,
+    PREFILL,
+    RELEASE,
+    EncodeAnswer,
+    EncodeRequest,
+    PrefillAnswer,
+    Release,
+    Sample,
+)
+from triptych.planes.request.base import RequestClient
+
+METRICS_TIMEOUT_S = 1.0
+RELEASE_TIMEOUT_S = 5.0
+MAX_RELEASES = 1024
+"""Most releases on their way; past that a lease's own expiry does the work."""
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DELTA = msgspec.msgpack.Decoder(TokenDelta)
+T = TypeVar("T")
+
+
+class StepFailed(Exception):
+    """A call failed: where, and with what."""
+
+    def __init__(self, instance: Instance, error: TriptychError) -> None:
+        super().__init__(f"{instance.name}: {error}")
+        self.instance = instance
+        self.error = error
+
+
+class Calls:
+    """Calls of one frontend. Every failure of a worker or of the way to it comes as StepFailed."""
+
+    def __init__(self, client: RequestClient, silence_s: float) -> None:
+        self._client = client
+        self._silence_s = silence_s
+        self._in_flight: Counter[str] = Counter()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    def load(self, instance_id: str) -> int:
+        """Work of this frontend in flight at an instance: requests, and media where media are encoded."""
+        return self._in_flight[instance_id]
+
+    @property
+    def in_flight(self) -> int:
+        """Work in flight anywhere, releases among it."""
+        return self._in_flight.total() + len(self._releases)
+
+    async def encode(self, target: Instance, request: EncodeRequest, weight: int) -> EncodeAnswer:
+        """``weight``: the media in it that have to be encoded, as far as is known."""
+        with self._counted(target.id, weight):
+            return await self._one(target, ENCODE, request, EncodeAnswer)
+
+    async def prefill(self, target: Instance, request: GenerateRequest) -> PrefillAnswer:
+        with self._counted(target.id, 1):
+            return await self._one(target, PREFILL, request, PrefillAnswer)
+
+    async def generate(self, target: Instance, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
+        """Batches of deltas: whatever waits together. Closing it cancels the call at the worker."""
+        decode = _DELTA.decode
+        payload = _ENCODER.encode(request)
+        with self._counted(target.id, 1):
+            try:
+                async with self._client.call(
+                    target.host, target.port, GENERATE, payload, silence_s=self._silence_s
+                ) as call:
+                    async for batch in call:
+                        yield [decode(item) for item in batch]
+            except TriptychError as error:
+                raise StepFailed(target, error) from error
+
+    async def metrics(self, target: Instance) -> list[Sample]:
+        """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
+        call = self._client.call(target.host, target.port, METRICS, b"", silence_s=METRICS_TIMEOUT_S)
+        try:
+            async with call as answers:
+                async for batch in answers:
+                    return msgspec.msgpack.decode(batch[0], type=list[Sample])
+        except TriptychError:
+            pass  # it is gone, or busy: what it counts is seen next time
+        return []
+
+    def release(self, target: Instance, release: Release) -> None:
+        """Tell ``target``, in the background, that nobody will come for these; failures do not matter."""
+        if len(self._releases) < MAX_RELEASES:
+            task = asyncio.create_task(self._release(target, release), name=f"release at {target.name}")
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+    async def close(self) -> None:
+        """Cancel releases on their way. May be called twice."""
+        for task in (tasks := list(self._releases)):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _release(self, target: Instance, release: Release) -> None:
+        call = self._client.call(
+            target.host, target.port, RELEASE, _ENCODER.encode(release), silence_s=RELEASE_TIMEOUT_S
+        )
+        try:
+            async with call as answers:
+                async for _ in answers:
+                    pass
+        except TriptychError:
+            pass  # it is gone, and what it held with it; or its leases end by themselves
+
+    async def _one(self, target: Instance, endpoint: str, request: msgspec.Struct, answer: type[T]) -> T:
+        """The single payload that answers a call."""
+        payload = _ENCODER.encode(request)
+        call = self._client.call(target.host, target.port, endpoint, payload, silence_s=self._silence_s)
+        try:
+            async with call as answers:
+                async for batch in answers:
+                    return msgspec.msgpack.decode(batch[0], type=answer)
+            raise WorkerLost(f"{target.name} ended its answer without a word")
+        except TriptychError as error:
+            raise StepFailed(target, error) from error
+
+    @contextmanager
+    def _counted(self, instance_id: str, weight: int) -> Iterator[None]:
+        self._in_flight[instance_id] += weight
+        try:
+            yield
+        finally:
+            self._in_flight[instance_id] -= weight
+            if self._in_flight[instance_id] <= 0:
+                del self._in_flight[instance_id]

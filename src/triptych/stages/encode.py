@@ -1,0 +1,86 @@
+"""The stage ``e`` at a worker: media to embeddings that wait to be fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from triptych.cache.embedding import EmbeddingCache
+from triptych.contracts.errors import MediaMissing
+from triptych.contracts.request import Medium
+from triptych.contracts.stages import EncodeAnswer, EncodedMedium, EncodeRequest
+from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.base import Buffer, Transfer
+
+COPY_INLINE_BYTES = 4 << 20
+"""Larger embeddings are copied in a thread: this many take about a millisecond."""
+
+
+class Encoded(Protocol):
+    """What the stage needs of ``engines.base.Encoded``."""
+
+    @property
+    def data(self) -> memoryview: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+class Encoder(Protocol):
+    """What the stage needs of ``engines.base.Encoding``."""
+
+    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]: ...
+
+
+class EncodeStage:
+    """Encodes each content once, for all who ask at a time, and exports the result to each of them."""
+
+    def __init__(self, encoder: Encoder, transfer: Transfer, cache: EmbeddingCache) -> None:
+        self._encoder = encoder
+        self._transfer = transfer
+        self._cache = cache
+        self.encoded = 0
+        """Media that the engine encoded."""
+
+    async def answer(self, request: EncodeRequest) -> EncodeAnswer:
+        """Raises MediaMissing when a medium came by name only and is not here, and what the engine raises."""
+        begun = time.perf_counter()
+        media = {medium.content_hash: medium for medium in request.media}
+        cached = {name for name in media if self._cache.holds(name)}
+        lacking = [name for name, medium in media.items() if name not in cached and not medium.data]
+        if lacking:
+            raise MediaMissing(f"{len(lacking)} media came by name only, and this worker does not hold them")
+
+        async def make(names: list[str]) -> list[Buffer | None]:
+            return await self._make([media[name] for name in names])
+
+        buffers = await self._cache.get(list(media), make)
+        items = [
+            EncodedMedium(content_hash=name, embedding=buffer and self._export(buffer), cached=name in cached)
+            for name, buffer in zip(media, buffers, strict=True)
+        ]
+        return EncodeAnswer(media=items, encode_s=time.perf_counter() - begun)
+
+    def _export(self, buffer: Buffer) -> TensorHandle:
+        try:
+            return self._transfer.export(buffer)
+        finally:
+            buffer.close()  # the lease holds it
+
+    async def _make(self, media: Sequence[Medium]) -> list[Buffer | None]:
+        made = await self._encoder.encode(media)
+        self.encoded += len(media)
+        here = [one for one in made if one is not None]
+        buffers = iter(await self._transfer.allocate([one.shape for one in here], here[0].dtype) if here else [])
+        return [one and await _filled(next(buffers), one.data) for one in made]
+
+
+async def _filled(buffer: Buffer, data: memoryview) -> Buffer:
+    if len(data) <= COPY_INLINE_BYTES:
+        buffer.data[:] = data
+    else:
+        await asyncio.to_thread(buffer.data.__setitem__, slice(None), data)
+    return buffer

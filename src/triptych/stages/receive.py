@@ -1,0 +1,74 @@
+"""The way into a worker that prefills: embeddings from its cache, or fetched by handle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from triptych.cache.embedding import EmbeddingCache, Make
+from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
+from triptych.contracts.request import Medium
+from triptych.transfer.base import TRANSFER_FAILED, Buffer, Transfer
+
+
+class Received:
+    """Embeddings of one request's media: one entry for each, None where there is none. ``close`` gives them back."""
+
+    def __init__(self, media: Sequence[Medium], by_name: dict[str, Buffer | None]) -> None:
+        self._by_name = by_name
+        self.buffers = [by_name.get(medium.content_hash) for medium in media]
+
+    def close(self) -> None:
+        """May be called twice."""
+        for buffer in self._by_name.values():
+            if buffer is not None:
+                buffer.close()
+        self._by_name = {}
+
+
+NOTHING = Received((), {})
+
+
+class Receiver:
+    """Gets the embeddings that a request's media come with or that are here already."""
+
+    def __init__(self, transfer: Transfer, cache: EmbeddingCache, spec: EmbeddingSpec | None) -> None:
+        """``spec``: what this worker's model takes; anything else is refused before it is fetched."""
+        self._transfer = transfer
+        self._cache = cache
+        self._spec = spec
+
+    async def embeddings(self, media: Sequence[Medium]) -> Received:
+        """Raises MediaMissing when a handle cannot be fetched, Unavailable when there is no room for it, and
+        BadRequest when it does not fit the model.
+        """
+        handles = {medium.content_hash: medium.embedding for medium in media if medium.embedding is not None}
+        for handle in handles.values():
+            self._check(handle.shape, handle.dtype)
+        names = dict.fromkeys(medium.content_hash for medium in media)
+        wanted = [name for name in names if name in handles or self._cache.holds(name)]
+
+        async def make(names: list[str]) -> list[Buffer]:
+            return await self._transfer.fetch([handles[name] for name in names])
+
+        return Received(media, await self._all(wanted, make))
+
+    async def _all(self, names: list[str], make: Make) -> dict[str, Buffer | None]:
+        if not names:
+            return {}
+        try:
+            return dict(zip(names, await self._cache.get(names, make), strict=True))
+        except Unavailable as error:
+            if error.code != TRANSFER_FAILED:
+                raise
+            # The fault is the owner's or the way's: this worker can go on if it gets the media again.
+            raise MediaMissing(f"an embedding could not be fetched ({error.message})") from error
+
+    def _check(self, shape: tuple[int, ...], dtype: str) -> None:
+        if self._spec is None:
+            raise Unavailable("this worker's model takes no embeddings")
+        if len(shape) != 2 or shape[1] != self._spec.width or dtype != self._spec.dtype:
+            raise BadRequest(
+                f"an embedding of {list(shape)} {dtype} does not fit this model, which takes "
+                f"[tokens, {self._spec.width}] {self._spec.dtype}"
+            )

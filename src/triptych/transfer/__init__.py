@@ -1,0 +1,1 @@
+"""Move a tensor between workers by handle: the port (``base``), and its back ends ``inproc``, ``shm`` and ``nixl``."""

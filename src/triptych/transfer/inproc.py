@@ -1,0 +1,50 @@
+"""Transfers between the parts of one process: the reference, for tests and single-process deployments."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from triptych.config.transfer import TransferConfig
+from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.checks import decoded, lost
+from triptych.transfer.core import BaseTransfer, Move, copy_leased
+from triptych.transfer.leases import Lease
+from triptych.transfer.memory import AnonymousMemory
+from triptych.transfer.table import TABLE_BYTES, LeaseTable
+
+_OPEN: dict[str, InprocTransfer] = {}
+"""The started ones of this process, by id."""
+
+_TOKEN = msgspec.msgpack.Decoder(int)
+
+
+class InprocTransfer(BaseTransfer):
+    """A process may have several; all must be used from one event loop."""
+
+    backend = "inproc"
+
+    def __init__(self, config: TransferConfig) -> None:
+        super().__init__(config, f"inproc-{secrets.token_hex(8)}")
+
+    async def start(self) -> None:
+        self._begin(AnonymousMemory(self.capacity_bytes), LeaseTable(memoryview(bytearray(TABLE_BYTES))))
+        _OPEN[self.id] = self
+
+    async def close(self) -> None:
+        _OPEN.pop(self.id, None)
+        await super().close()
+
+    def _locate(self, lease: Lease) -> bytes:
+        return msgspec.msgpack.encode(lease.token)
+
+    def _token(self, handle: TensorHandle) -> int:
+        return decoded(_TOKEN, handle.location)
+
+    async def _move(self, owner: str, moves: Sequence[Move]) -> None:
+        other = _OPEN.get(owner)
+        if other is None:
+            raise lost("its owner is gone")
+        await copy_leased(other, moves)

@@ -1,0 +1,243 @@
+"""Transfers between processes and hosts by NIXL (UCX): receivers READ from the owner's registered memory."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from triptych.config.transfer import TransferConfig
+from triptych.contracts.errors import Unavailable
+from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.checks import LEASE_ENDED, decoded, lost, malformed
+from triptych.transfer.core import CHUNK_BYTES, BaseTransfer, Move
+from triptych.transfer.extents import FreeExtents
+from triptych.transfer.leases import Lease
+from triptych.transfer.memory import AnonymousMemory
+from triptych.transfer.nixl_agent import NixlAgent, NixlError
+from triptych.transfer.nixl_flight import Flight, Lingering
+from triptych.transfer.nixl_remotes import Remotes
+from triptych.transfer.spans import Piece, Span, batches, covers, pieces
+from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
+
+BATCH_PIECES = 128
+"""Most pieces of one NIXL transfer."""
+SCRATCH_ENTRIES = 8192
+"""Most tensors whose lease entries fetches under way read at a time."""
+_LIMIT = 1 << 64
+
+_Address = Annotated[int, Meta(ge=0)]
+
+
+class _Slab(msgspec.Struct, array_like=True, frozen=True):
+    """One registration of the owner, and NIXL's metadata of it."""
+
+    address: _Address
+    size: Annotated[int, Meta(gt=0)]
+    metadata: bytes
+
+
+class _Location(msgspec.Struct, array_like=True, frozen=True):
+    address: _Address
+    """Of the tensor, in the owner's process."""
+    entry: _Address
+    """Of the lease's entry in its lease table."""
+    token: _Address
+    agent: bytes
+    """NIXL's metadata of the table, with how to connect."""
+    slabs: list[_Slab]
+    """Those that the tensor lies in, in order."""
+
+
+_LOCATION = msgspec.msgpack.Decoder(_Location)
+
+
+class NixlTransfer(BaseTransfer):
+    """Its slabs are registered once. The owner's process takes no part in a fetch once it is connected.
+
+    A receiver reads the bytes, then the lease's entry (see ``table``), which tells whether they were still those
+    that were exported, and last writes into the entry that it is done.
+    """
+
+    backend = "nixl"
+
+    def __init__(self, config: TransferConfig) -> None:
+        super().__init__(config, f"nixl-{secrets.token_hex(12)}")
+        self._agent: NixlAgent | None = None
+        self._registered: list[Any] = []
+        self._slabs: list[_Slab] = []
+        self._lingering = Lingering(config.transfer_timeout_s)
+
+    async def start(self) -> None:
+        agent = self._agent = await asyncio.to_thread(NixlAgent, self.id, self._config.transfer_devices)
+        self._remotes = Remotes(agent)
+        self._memory = AnonymousMemory(self.capacity_bytes)
+        self._table = AnonymousMemory(TABLE_BYTES)
+        self._table_metadata = self._register(Span(self._table.address, TABLE_BYTES), connection=True)
+        self._scratch = AnonymousMemory(SCRATCH_ENTRIES * ENTRY_BYTES)
+        self._scratch_free = FreeExtents()
+        self._scratch_free.give(0, SCRATCH_ENTRIES * ENTRY_BYTES)
+        self._register(Span(self._scratch.address, SCRATCH_ENTRIES * ENTRY_BYTES))
+        table = LeaseTable(self._table.view)
+        self._begin(self._memory, table, base=self._memory.address, on_backed=self._backed)
+
+    async def close(self) -> None:
+        """Transfers under way are aborted before the memory that they write to can go."""
+        agent, self._agent = self._agent, None
+        await super().close()
+        if agent is None:
+            return
+        self._lingering.close()
+        for registered in self._registered:
+            with suppress(NixlError):
+                agent.deregister(registered)
+        agent.close()
+
+    def _register(self, span: Span, *, connection: bool = False) -> bytes:
+        """Raises NixlError."""
+        registered = self.agent.register(span)
+        self._registered.append(registered)
+        return self.agent.metadata(registered, connection=connection)
+
+    def _backed(self, start: int, stop: int) -> None:
+        """The arena took a slab. Raises OSError."""
+        span = Span(self._memory.address + start, stop - start)
+        try:
+            self._slabs.append(_Slab(*span, self._register(span)))
+        except NixlError as error:
+            raise OSError(f"NIXL cannot register it ({error})") from None
+
+    @property
+    def agent(self) -> NixlAgent:
+        """Raises Unavailable once it is closed."""
+        if self._agent is None:
+            raise lost("the worker is shutting down its transfers")
+        return self._agent
+
+    def _locate(self, lease: Lease) -> bytes:
+        address = self._memory.address + lease.buffer.block.start
+        slabs = self._slabs_of(address, len(lease.buffer.data))
+        entry = self._table.address + lease.slot * ENTRY_BYTES
+        return msgspec.msgpack.encode(_Location(address, entry, lease.token, self._table_metadata, slabs))
+
+    def _slabs_of(self, address: int, size: int) -> list[_Slab]:
+        first = bisect_right(self._slabs, address, key=lambda slab: slab.address) - 1
+        return self._slabs[first : bisect_left(self._slabs, address + size, key=lambda slab: slab.address)]
+
+    def _token(self, handle: TensorHandle) -> int:
+        return decoded(_LOCATION, handle.location).token
+
+    async def _move(self, owner: str, moves: Sequence[Move]) -> None:
+        locations = [_checked(move) for move in moves]
+        limit_s = self._config.transfer_timeout_s
+        flight = Flight(self.agent, owner, asyncio.get_running_loop().time() + limit_s)
+        remote = self._remotes.enter(owner)
+        try:
+            await self._remotes.load(remote, _metadata(locations), limit_s)
+            await self._read(flight, moves, locations)
+            await self._settle_leases(flight, moves, locations)
+        except NixlError as error:
+            remote.failed = True
+            raise lost(f"its owner is gone or out of reach ({error})") from None
+        except TimeoutError:
+            remote.failed = True
+            raise
+        finally:
+            if not flight.sweep():
+                self._linger(flight, [move.buffer.share().close for move in moves])
+            self._remotes.leave(remote)
+
+    def _linger(self, flight: Flight, give_back: Sequence[Callable[[], None]]) -> None:
+        """Nobody waits for ``flight`` any more: call ``give_back`` when it has ended."""
+        self._lingering.keep(flight, give_back, asyncio.get_running_loop().time())
+        self._stir.set()
+
+    async def _read(self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location]) -> None:
+        every = chain.from_iterable(self._pieces(*pair) for pair in zip(moves, locations, strict=True))
+        for number, batch in enumerate(batches(every, CHUNK_BYTES, BATCH_PIECES)):
+            if number:
+                await asyncio.sleep(0)
+            await flight.read(batch)
+        await flight.land()
+
+    def _pieces(self, move: Move, location: _Location) -> Iterator[Piece]:
+        size = len(move.buffer.data)
+        here = Span(self._memory.address + move.buffer.block.start, size)
+        return pieces(
+            here,
+            Span(location.address, size),
+            [slab.address + slab.size for slab in self._slabs],
+            [slab.address + slab.size for slab in location.slabs],
+            CHUNK_BYTES,
+        )
+
+    async def _settle_leases(self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location]) -> None:
+        """The bytes are here: were the leases still open? Then tell the owner. Raises Unavailable when not."""
+        size = len(moves) * ENTRY_BYTES
+        start = self._scratch_free.take(size)
+        if start is None:
+            raise Unavailable("too many tensors are being fetched at once", code="arena_full")
+        try:
+            await self._settle_in(flight, moves, locations, start)
+        finally:
+            if flight.sweep():
+                self._scratch_free.give(start, size)
+            else:
+                self._linger(flight, [partial(self._scratch_free.give, start, size)])
+
+    async def _settle_in(
+        self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location], start: int
+    ) -> None:
+        """With the lease entries at ``start`` of the scratch memory."""
+        here = range(start, start + len(moves) * ENTRY_BYTES, ENTRY_BYTES)
+        base = self._scratch.address
+        entries = [
+            Piece(Span(base + place, ENTRY_BYTES), Span(location.entry, ENTRY_BYTES))
+            for place, location in zip(here, locations, strict=True)
+        ]
+        for batch in batches(entries, CHUNK_BYTES, BATCH_PIECES):
+            await flight.read(batch)
+        await flight.land()
+        for place, move, location in zip(here, moves, locations, strict=True):
+            entry = Entry.read(self._scratch.view[place : place + ENTRY_BYTES])
+            if not entry.allows(location.token, location.address, len(move.buffer.data)):
+                raise lost(LEASE_ENDED)
+        with suppress(NixlError):  # the bytes are good; an owner that cannot be told lets the lease run out
+            for batch in batches(map(_done, entries), CHUNK_BYTES, BATCH_PIECES):
+                await flight.write(batch)
+            await flight.land()
+
+    def _tick(self) -> bool:
+        self._lingering.sweep(asyncio.get_running_loop().time())
+        return len(self._lingering) > 0
+
+
+def _checked(move: Move) -> _Location:
+    """Raises BadRequest for a location that is not one of a tensor of this size."""
+    location = decoded(_LOCATION, move.handle.location)
+    span = Span(location.address, len(move.buffer.data))
+    if location.token >= _LIMIT or location.entry % 8 or location.entry + ENTRY_BYTES > _LIMIT:
+        raise malformed("it has no lease")
+    if span.address + span.size > _LIMIT or not covers([Span(s.address, s.size) for s in location.slabs], span):
+        raise malformed("it lies outside the owner's memory")
+    return location
+
+
+def _metadata(locations: Sequence[_Location]) -> Iterator[bytes]:
+    for location in locations:
+        yield location.agent
+        for slab in location.slabs:
+            yield slab.metadata
+
+
+def _done(entry: Piece) -> Piece:
+    """From the token that was just read to the word that says done."""
+    return Piece(Span(entry.local.address, 8), Span(entry.remote.address + DONE_OFFSET, 8))

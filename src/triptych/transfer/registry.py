@@ -1,0 +1,26 @@
+"""Transfer back ends by name, imported when they are asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import cast
+
+from triptych.config.transfer import TransferConfig
+from triptych.contracts.errors import ConfigError
+from triptych.transfer.base import Transfer
+
+_BACKENDS = {
+    "inproc": ("triptych.transfer.inproc", "InprocTransfer"),
+    "nixl": ("triptych.transfer.nixl", "NixlTransfer"),
+    "shm": ("triptych.transfer.shm", "ShmTransfer"),
+}
+
+
+def make_transfer(config: TransferConfig) -> Transfer:
+    """The back end that ``config`` names, not started. Raises ConfigError for an unknown name."""
+    name = config.transfer or ("nixl" if find_spec("nixl") else "shm")
+    if name not in _BACKENDS:
+        raise ConfigError(f"unknown --transfer {name!r}; known: {', '.join(sorted(_BACKENDS))}")
+    module, attribute = _BACKENDS[name]
+    return cast(Transfer, getattr(import_module(module), attribute)(config))

@@ -1,0 +1,101 @@
+"""The two files of a shared-memory transfer: the arena, and the table of its leases.
+
+The owner holds a lock (``flock``) on the table for as long as it lives. So anybody can tell, whatever the process
+ids mean where they look from, whether it died, and remove what it left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = Path("/dev/shm")
+_PREFIX = "triptych-"
+_ARENA = ".arena"
+_TABLE = ".leases"
+_NEW = ".new"
+_NEW_FILE_GRACE_S = 60.0
+_OWNER = re.compile(r"shm-\d{1,10}-[0-9a-f]{16}")
+
+
+def is_owner(id: str) -> bool:
+    """Whether ``id`` is shaped like one; only such a one may become part of a path."""
+    return _OWNER.fullmatch(id) is not None
+
+
+def arena_path(folder: Path, owner: str) -> Path:
+    return folder / f"{_PREFIX}{owner}{_ARENA}"
+
+
+def table_path(folder: Path, owner: str) -> Path:
+    return folder / f"{_PREFIX}{owner}{_TABLE}"
+
+
+def create(folder: Path, owner: str) -> tuple[int, int]:
+    """Descriptors of the new, empty arena and of the new, empty, locked table. Raises OSError."""
+    path = table_path(folder, owner)
+    new = path.with_name(path.name + _NEW)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    table = os.open(new, flags, 0o600)
+    try:
+        fcntl.flock(table, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(path)  # nobody takes it for a dead owner's before it is locked
+        return os.open(arena_path(folder, owner), flags, 0o600), table
+    except OSError:
+        remove(folder, owner)
+        new.unlink(missing_ok=True)
+        os.close(table)
+        raise
+
+
+def open_theirs(path: Path, flags: int, least_bytes: int) -> tuple[int, int]:
+    """Descriptor and size of another process's file. Raises OSError unless it is a plain file of this user's."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_size < least_bytes:
+        os.close(fd)
+        raise OSError(f"{path.name} is not a transfer's file")
+    return fd, found.st_size
+
+
+def is_alive(table: int) -> bool:
+    """Whether the owner of this open table lives."""
+    try:
+        fcntl.flock(table, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(table, fcntl.LOCK_UN)
+    return False
+
+
+def remove(folder: Path, owner: str) -> None:
+    """Those who have the files mapped keep the memory until they let go of it."""
+    arena_path(folder, owner).unlink(missing_ok=True)
+    table_path(folder, owner).unlink(missing_ok=True)
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove the files of owners that died without doing so; errors are somebody else's files."""
+    for path in folder.glob(f"{_PREFIX}shm-*{_TABLE}"):
+        owner = path.name.removeprefix(_PREFIX).removesuffix(_TABLE)
+        with suppress(OSError):
+            if is_owner(owner):
+                _remove_if_dead(folder, owner, path)
+    for path in folder.glob(f"{_PREFIX}shm-*{_TABLE}{_NEW}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _NEW_FILE_GRACE_S:
+                path.unlink()
+
+
+def _remove_if_dead(folder: Path, owner: str, path: Path) -> None:
+    table, _ = open_theirs(path, os.O_RDWR, 0)
+    try:
+        if not is_alive(table):
+            remove(folder, owner)
+    finally:
+        os.close(table)

@@ -1,0 +1,241 @@
+"""Transfers between processes, one of which may be stopped or killed at any moment.
+
+Run as a program, this file is the other process: it answers one command a line on its standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from support.loops import run, until
+from triptych.config.transfer import TransferConfig
+from triptych.contracts.errors import Unavailable
+from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.registry import make_transfer
+
+MIB = 1 << 20
+SETTINGS = {"arena_bytes": 64 * MIB, "slab_bytes": 4 * MIB, "transfer_timeout_s": 1.0}
+
+
+async def main_of_child(backend, lease_s):
+    transfer = make_transfer(TransferConfig(transfer=backend, lease_s=lease_s, **SETTINGS))
+    await transfer.start()
+    answer("ready")
+    while words := (await asyncio.to_thread(sys.stdin.readline)).split():
+        if words[0] == "export":
+            answer(await export(transfer, int(words[1]), int(words[2])))
+        elif words[0] == "fetch":
+            answer(await fetch(transfer, words[1]))
+        elif words[0] == "stats":
+            stats = transfer.stats()
+            answer(f"{stats.leases} {stats.used_bytes}")
+    await transfer.close()
+
+
+def answer(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def content(size, seed):
+    return random.Random(seed).randbytes(size)
+
+
+async def export(transfer, size, seed):
+    (buffer,) = await transfer.allocate([(size,)], "uint8")
+    buffer.data[:] = content(size, seed)
+    handle = transfer.export(buffer)
+    buffer.close()
+    return msgspec.msgpack.encode(handle).hex()
+
+
+async def fetch(transfer, handle):
+    try:
+        (buffer,) = await transfer.fetch([decode(handle)])
+    except Unavailable as error:
+        return error.code
+    digest = hashlib.sha256(buffer.data).hexdigest()
+    buffer.close()
+    return digest
+
+
+def decode(handle):
+    return msgspec.msgpack.decode(bytes.fromhex(handle), type=TensorHandle)
+
+
+class Other:
+    """The other process."""
+
+    def __init__(self, backend, lease_s):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, backend, str(lease_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    def tell(self, *words):
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+
+    async def heard(self):
+        return (await asyncio.to_thread(self.process.stdout.readline)).strip()
+
+    async def ask(self, *words):
+        self.tell(*words)
+        return await self.heard()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(10)
+
+    def close(self):
+        self.kill()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture(params=["shm", "nixl"])
+def backend(request):
+    if request.param == "nixl" and find_spec("nixl") is None:
+        pytest.skip("NIXL is not installed")
+    return request.param
+
+
+@asynccontextmanager
+async def pair(backend, lease_s=30.0):
+    """A transfer of this process, and the other process."""
+    other = Other(backend, lease_s)
+    mine = make_transfer(TransferConfig(transfer=backend, lease_s=lease_s, **SETTINGS))
+    try:
+        await mine.start()
+        assert await other.heard() == "ready"
+        yield mine, other
+    finally:
+        await mine.close()
+        other.close()
+
+
+async def fails_soon(fetching, limit_s=4.0):
+    begun = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        await fetching
+    assert caught.value.code == "transfer_failed"
+    assert time.monotonic() - begun < limit_s
+
+
+def test_both_ways_at_every_size(backend):
+    async def main():
+        async with pair(backend) as (mine, other):
+            for seed, size in enumerate((0, 1, 5000, 65_536, 4 * MIB + 1, 20 * MIB)):
+                handle = decode(await other.ask("export", size, seed))
+                (buffer,) = await mine.fetch([handle])
+                assert buffer.data == content(size, seed), "theirs comes here"
+                buffer.close()
+                with pytest.raises(Unavailable):
+                    await mine.fetch([handle])
+                digest = await other.ask("fetch", await export(mine, size, seed))
+                assert digest == hashlib.sha256(content(size, seed)).hexdigest(), "mine goes there"
+            await until(lambda: not mine.stats().leases and not mine.stats().used_bytes, "all is given back")
+            while await other.ask("stats") != "0 0":
+                await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_an_owner_that_was_killed_before_the_fetch(backend):
+    async def main():
+        async with pair(backend) as (mine, other):
+            known = decode(await other.ask("export", 1000, 1))
+            (await mine.fetch([known]))[0].close()
+            handle = decode(await other.ask("export", 1000, 2))
+            other.kill()
+            for _ in range(3):
+                await fails_soon(mine.fetch([handle]))
+            assert mine.stats().used_bytes == 0
+
+    run(main())
+
+
+def test_a_stranger_that_was_killed_before_the_first_fetch(backend):
+    async def main():
+        async with pair(backend) as (mine, other):
+            handle = decode(await other.ask("export", 1000, 1))
+            other.kill()
+            for _ in range(3):
+                await fails_soon(mine.fetch([handle]))
+            assert mine.stats().used_bytes == 0
+
+    run(main())
+
+
+def test_an_owner_that_hangs_and_then_dies_during_a_fetch(backend):
+    if backend == "shm":
+        pytest.skip("a stopped owner takes no part in a fetch from shared memory")
+
+    async def main():
+        async with pair(backend) as (mine, other):
+            handle = decode(await other.ask("export", 10 * MIB, 1))
+            other.process.send_signal(signal.SIGSTOP)
+            await fails_soon(mine.fetch([handle]))
+            fetching = asyncio.create_task(mine.fetch([handle]))
+            await until(lambda: mine.stats().used_bytes, "the fetch is under way")
+            other.kill()
+            await fails_soon(fetching)
+            await until(lambda: not mine.stats().used_bytes, "what a transfer might still write to is given back")
+            left = await export(mine, 10, 1)
+            (buffer,) = await mine.fetch([decode(left)])
+            assert buffer.data == content(10, 1)
+
+    run(main())
+
+
+def test_a_receiver_that_is_killed_keeps_nothing(backend):
+    async def main():
+        async with pair(backend, lease_s=1.0) as (mine, other):
+            assert await other.ask("fetch", await export(mine, 1000, 1))
+            other.tell("fetch", await export(mine, 30 * MIB, 2))
+            other.kill()
+            begun = time.monotonic()
+            await until(lambda: not mine.stats().used_bytes, "its lease runs out, or was done already", 5)
+            assert time.monotonic() - begun < 2
+
+    run(main())
+
+
+def test_shared_memory_of_dead_owners_is_removed():
+    async def main():
+        async with pair("shm") as (mine, other):
+            owner = decode(await other.ask("export", 1000, 1)).owner
+            files = list(Path("/dev/shm").glob(f"triptych-{owner}.*"))
+            assert len(files) == 2
+            other.kill()
+            assert all(file.exists() for file in files)
+            late = make_transfer(TransferConfig(transfer="shm", **SETTINGS))
+            await late.start()
+            assert not any(file.exists() for file in files)
+            handle = decode(await export(mine, 10, 1))
+            assert len(await late.fetch([handle])) == 1, "those of the living stay"
+            await late.close()
+        ours = [*Path("/dev/shm").glob(f"triptych-{mine.id}.*"), *Path("/dev/shm").glob(f"triptych-{late.id}.*")]
+        assert not ours, "closing removes one's own"
+
+    run(main())
+
+
+if __name__ == "__main__":
+    asyncio.run(main_of_child(sys.argv[1], float(sys.argv[2])))
