@@ -27,7 +27,7 @@ from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.memory import AnonymousMemory
 from triptych.transfer.nixl_agent import NixlAgent
 from triptych.transfer.registry import make_transfer
-from triptych.transfer.spans import Span
+from triptych.transfer.spans import Piece, Span
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (16 * KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
@@ -48,9 +48,9 @@ class Bare:
 
     def read(self, remote: str, address: int, size: int) -> float:
         """Seconds that one READ takes, polled without a pause."""
-        here, there = [Span(self.memory.address, size)], [Span(address, size)]
+        pieces = [Piece(self.memory.address, address, size)]
         begun = time.perf_counter()
-        transfer = self.agent.read(remote, here, there)
+        transfer = self.agent.read(remote, pieces)
         while transfer is not None and not self.agent.ended(transfer):
             pass
         took = time.perf_counter() - begun

@@ -303,7 +303,7 @@ def test_a_lease_that_ends_while_its_bytes_move(backend):
         async with transfers(backend, arena_bytes=32 * MIB) as (owner, receiver):
             handle, _ = await exported(owner, 20 * MIB)
             fetch = asyncio.create_task(receiver.fetch([handle]))
-            while not receiver.stats().buffers:  # noqa: ASYNC110, it ends in the turn in which the bytes begin to move
+            while not receiver.stats().buffers:
                 await asyncio.sleep(0)
             owner.release(handle)
             buffer = await filled(owner, 20 * MIB, 5)

@@ -108,9 +108,7 @@ def test_what_the_worker_gets_of_media(monkeypatch):
     """One placeholder a medium, in order, the bytes as they were sent, and the same name for the same bytes."""
     got = []
     generate = MockEngine.generate
-    monkeypatch.setattr(
-        MockEngine, "generate", lambda self, request, *more: got.append(request) or generate(self, request, *more)
-    )
+    monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
     first, second = picture_url(64, 64, "red"), picture_url(32, 96, "blue")
 
     def part(url):

@@ -122,9 +122,7 @@ def test_what_reaches_the_worker(monkeypatch):
     """Every sampling field crosses as it was given, with the checkpoint's defaults below."""
     got = []
     generate = MockEngine.generate
-    monkeypatch.setattr(
-        MockEngine, "generate", lambda self, request, *more: got.append(request) or generate(self, request, *more)
-    )
+    monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
     fields = {
         "max_tokens": 7,
         "min_tokens": 2,
@@ -298,9 +296,7 @@ def test_the_generation_config_gives_defaults(tmp_path, monkeypatch):
     (folder / "generation_config.json").write_text('{"temperature": 0.3, "top_k": 7, "top_p": 0.8}')
     got = []
     generate = MockEngine.generate
-    monkeypatch.setattr(
-        MockEngine, "generate", lambda self, request, *more: got.append(request) or generate(self, request, *more)
-    )
+    monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
 
     async def main():
         async with deployment(model=folder) as d:

@@ -40,7 +40,7 @@ def state(pid: int) -> str:
 
 
 async def until(pid: int, *states: str) -> None:
-    while state(pid) not in states:  # noqa: ASYNC110 - the kernel signals no event for it
+    while state(pid) not in states:
         await asyncio.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""Requests to the spans that end before ``d``, and what they answer (``contracts.request``: to those that end in it)."""
+"""Requests to the spans that end before ``d``, and what they answer."""
 
 from __future__ import annotations
 

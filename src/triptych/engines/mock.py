@@ -19,6 +19,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+from PIL.Image import Image
 
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import KvLost, MediaMissing, TriptychError
@@ -188,7 +189,7 @@ class MockEngine:
             await asyncio.sleep(self._args.prefill_ms / 1000)
         return expanded
 
-    async def _picture(self, medium: Medium) -> object:
+    async def _picture(self, medium: Medium) -> Image:
         if not medium.data and medium.content_hash not in self._decoder.cache:
             raise MediaMissing("a medium came without its bytes, and is not here")
         return await self._decoder.decode(medium)

@@ -35,4 +35,4 @@ def text_of(workers: Iterable[tuple[Instance, Iterable[Sample]]]) -> bytes:
                 kind = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
                 family = families[sample.name] = kind(sample.name, sample.text, labels=_LABELS)
             family.add_metric(labels, sample.value)
-    return generate_latest(_Families(families))  # type: ignore[arg-type]
+    return generate_latest(_Families(families))

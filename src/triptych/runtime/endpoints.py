@@ -75,8 +75,9 @@ class Endpoints:
             self._transfer.release(handle)
         if release.kv is not None and isinstance(self._engine, Prefilling):
             await self._engine.release(release.kv)
-        return
-        yield
+        nothing: tuple[bytes, ...] = ()
+        for payload in nothing:
+            yield payload
 
     async def _metrics(self, payload: bytes) -> AsyncGenerator[bytes, None]:
         yield _ENCODER.encode(list(self.samples()))

@@ -59,7 +59,11 @@ class EncodeStage:
 
         buffers = await self._cache.get(list(media), make)
         items = [
-            EncodedMedium(content_hash=name, embedding=buffer and self._export(buffer), cached=name in cached)
+            EncodedMedium(
+                content_hash=name,
+                embedding=None if buffer is None else self._export(buffer),
+                cached=name in cached,
+            )
             for name, buffer in zip(media, buffers, strict=True)
         ]
         return EncodeAnswer(media=items, encode_s=time.perf_counter() - begun)
@@ -75,7 +79,7 @@ class EncodeStage:
         self.encoded += len(media)
         here = [one for one in made if one is not None]
         buffers = iter(await self._transfer.allocate([one.shape for one in here], here[0].dtype) if here else [])
-        return [one and await _filled(next(buffers), one.data) for one in made]
+        return [None if one is None else await _filled(next(buffers), one.data) for one in made]
 
 
 async def _filled(buffer: Buffer, data: memoryview) -> Buffer:

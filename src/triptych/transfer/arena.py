@@ -15,6 +15,8 @@ from triptych.transfer.memory import PAGE_BYTES, Memory
 
 ALIGN_BYTES = 64
 """Every buffer starts at a multiple of this (a cache line) and is rounded up to one."""
+GROW_PAUSE_S = 1.0
+"""After the machine had no memory to give, time until it is asked again."""
 
 log = logging.getLogger("triptych.transfer")
 
@@ -57,6 +59,9 @@ class Arena:
         self._tasks = TaskSet()
         self._serving = False
         self._growing = False
+        self._grow_error: OSError | None = None
+        """Why it could not grow the last time."""
+        self._grow_again_at = 0.0
         self.closed = False
 
     @property
@@ -89,7 +94,7 @@ class Arena:
         except BaseException as error:
             self._abandon(waiter)
             if isinstance(error, TimeoutError):
-                error = Unavailable(f"no room for tensors came free within {self._wait_s:g} s", code="arena_full")
+                error = self._no_room(f"no room for tensors came free within {self._wait_s:g} s")
             raise error from None
 
     def _abandon(self, waiter: _Waiter) -> None:
@@ -123,7 +128,7 @@ class Arena:
             self._tidy()
             blocks = self._take(waiter.sizes)
         if blocks is None:
-            if self.reserved_bytes < self.capacity_bytes:
+            if self._can_grow():
                 self._grow(waiter)
                 return False
             blocks = self._reclaim(waiter.sizes)
@@ -158,6 +163,11 @@ class Arena:
                     return blocks
         return None
 
+    def _can_grow(self) -> bool:
+        if self.reserved_bytes >= self.capacity_bytes:
+            return False
+        return self._grow_error is None or asyncio.get_running_loop().time() >= self._grow_again_at
+
     def _grow(self, waiter: _Waiter) -> None:
         """Back at least one slab more in a thread, then serve on."""
         if self._growing:
@@ -169,25 +179,31 @@ class Arena:
         self._tasks.spawn(self._back(start, stop), "grow the arena")
 
     async def _back(self, start: int, stop: int) -> None:
-        error: OSError | None = None
         try:
             await asyncio.to_thread(self.memory.back, start, stop)
             self._on_backed(start, stop)
-        except OSError as raised:
-            error = raised
-        self._growing = False
-        if error is not None:
-            self._refuse_first(error)
+        except OSError as error:
+            self._cannot_grow(error)
         else:
+            self._grow_error = None
             self.reserved_bytes = stop
             self._extents.give(start, stop - start)
+        finally:
+            self._growing = False
         self.serve()
 
-    def _refuse_first(self, error: OSError) -> None:
-        if self._waiters:
-            self._waiters.popleft().refuse(
-                Unavailable(f"the machine has no more memory for tensors: {error.strerror or error}", code="arena_full")
-            )
+    def _cannot_grow(self, error: OSError) -> None:
+        """Make do with what is there, and try again later; with nothing there, who waits waits in vain."""
+        log.warning("the arena cannot grow beyond %d bytes: %s", self.reserved_bytes, error.strerror or error)
+        self._grow_error = error
+        self._grow_again_at = asyncio.get_running_loop().time() + GROW_PAUSE_S
+        if not self.reserved_bytes and self._waiters:
+            self._waiters.popleft().refuse(self._no_room("no room for tensors"))
+
+    def _no_room(self, what: str) -> Unavailable:
+        error = self._grow_error
+        why = "" if error is None else f" (the machine has no more memory for them: {error.strerror or error})"
+        return Unavailable(what + why, code="arena_full")
 
     def free(self, block: Block) -> None:
         """Called by the last buffer of ``block``."""

@@ -62,6 +62,10 @@ class ArenaBuffer:
         return self.form.dtype
 
     @property
+    def size_bytes(self) -> int:
+        return self.form.size_bytes
+
+    @property
     def data(self) -> memoryview:
         """Raises ValueError after ``close``."""
         if self._data is None:

@@ -27,6 +27,8 @@ CHUNK_BYTES = 4 << 20
 _TICK_MIN_S = 0.002
 _TICK_MAX_S = 0.1
 _TICK_WAITING_S = 0.01
+_TICK_PER_LEASE_S = 0.00002
+"""A look at a lease takes less than a fiftieth of this."""
 
 
 class Move(NamedTuple):
@@ -141,7 +143,7 @@ class BaseTransfer(ABC):
             if self._stir.is_set():
                 self._stir.clear()
                 pause_s = _TICK_MIN_S
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(min(_TICK_MAX_S, max(pause_s, len(self.leases) * _TICK_PER_LEASE_S)))
             pause_s = min(pause_s * 1.5, _TICK_MAX_S)
 
     def _pressed(self) -> None:
@@ -182,7 +184,7 @@ class BaseTransfer(ABC):
             self._failed += 1
             raise
         self._fetched += len(buffers)
-        self._fetched_bytes += sum(len(buffer.data) for buffer in buffers)
+        self._fetched_bytes += sum(buffer.size_bytes for buffer in buffers)
         return list(buffers)
 
     async def _fetch(self, handles: Sequence[TensorHandle]) -> list[ArenaBuffer]:
@@ -257,7 +259,7 @@ async def copy_leased(owner: BaseTransfer, moves: Sequence[Move]) -> None:
         lease = owner.leases.find(handle.lease, token)
         if lease is None:
             raise lost(LEASE_ENDED)
-        if len(lease.buffer.data) != len(buffer.data):
+        if lease.buffer.size_bytes != buffer.size_bytes:
             raise malformed("its shape is not that of the tensor")
         await copy(lease.buffer.data, buffer.data)
         if owner.leases.find(handle.lease, token) is None:

@@ -57,7 +57,7 @@ class Leases:
         self.exported += 1
         lease = Lease(self.exported, buffer.share(), self._take_slot(), self._lease_s, self._clock())
         self._leases[lease.number] = lease
-        self._table.open(lease.slot, lease.token, self._base + buffer.block.start, len(buffer.data))
+        self._table.open(lease.slot, lease.token, self._base + buffer.block.start, buffer.size_bytes)
         return lease
 
     def _take_slot(self) -> int:

@@ -8,7 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -25,7 +24,7 @@ from triptych.transfer.memory import AnonymousMemory
 from triptych.transfer.nixl_agent import NixlAgent, NixlError
 from triptych.transfer.nixl_flight import Flight, Lingering
 from triptych.transfer.nixl_remotes import Remotes
-from triptych.transfer.spans import Piece, Span, batches, covers, pieces
+from triptych.transfer.spans import Piece, Span, batched, covers, cut
 from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
 
 BATCH_PIECES = 128
@@ -74,6 +73,7 @@ class NixlTransfer(BaseTransfer):
         self._agent: NixlAgent | None = None
         self._registered: list[Any] = []
         self._slabs: list[_Slab] = []
+        self._slab_ends: list[int] = []
         self._lingering = Lingering(config.transfer_timeout_s)
 
     async def start(self) -> None:
@@ -114,6 +114,7 @@ class NixlTransfer(BaseTransfer):
             self._slabs.append(_Slab(*span, self._register(span)))
         except NixlError as error:
             raise OSError(f"NIXL cannot register it ({error})") from None
+        self._slab_ends.append(span.address + span.size)
 
     @property
     def agent(self) -> NixlAgent:
@@ -124,13 +125,15 @@ class NixlTransfer(BaseTransfer):
 
     def _locate(self, lease: Lease) -> bytes:
         address = self._memory.address + lease.buffer.block.start
-        slabs = self._slabs_of(address, len(lease.buffer.data))
+        slabs = self._slabs_of(address, lease.buffer.size_bytes)
         entry = self._table.address + lease.slot * ENTRY_BYTES
         return msgspec.msgpack.encode(_Location(address, entry, lease.token, self._table_metadata, slabs))
 
     def _slabs_of(self, address: int, size: int) -> list[_Slab]:
-        first = bisect_right(self._slabs, address, key=lambda slab: slab.address) - 1
-        return self._slabs[first : bisect_left(self._slabs, address + size, key=lambda slab: slab.address)]
+        """Those that the range lies in, in order; none of an empty range."""
+        first = bisect_right(self._slab_ends, address)
+        last = bisect_left(self._slab_ends, address + size)
+        return self._slabs[first : last + 1] if size else []
 
     def _token(self, handle: TensorHandle) -> int:
         return decoded(_LOCATION, handle.location).token
@@ -142,10 +145,10 @@ class NixlTransfer(BaseTransfer):
         remote = self._remotes.enter(owner)
         try:
             await self._remotes.load(remote, _metadata(locations), limit_s)
-            await self._read(flight, moves, locations)
+            await flight.read(self._plan(moves, locations))
             await self._settle_leases(flight, moves, locations)
         except NixlError as error:
-            remote.failed = True
+            remote.failed = not error.refused or remote.users == 1
             raise lost(f"its owner is gone or out of reach ({error})") from None
         except TimeoutError:
             remote.failed = True
@@ -160,24 +163,14 @@ class NixlTransfer(BaseTransfer):
         self._lingering.keep(flight, give_back, asyncio.get_running_loop().time())
         self._stir.set()
 
-    async def _read(self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location]) -> None:
-        every = chain.from_iterable(self._pieces(*pair) for pair in zip(moves, locations, strict=True))
-        for number, batch in enumerate(batches(every, CHUNK_BYTES, BATCH_PIECES)):
-            if number:
-                await asyncio.sleep(0)
-            await flight.read(batch)
-        await flight.land()
-
-    def _pieces(self, move: Move, location: _Location) -> Iterator[Piece]:
-        size = len(move.buffer.data)
-        here = Span(self._memory.address + move.buffer.block.start, size)
-        return pieces(
-            here,
-            Span(location.address, size),
-            [slab.address + slab.size for slab in self._slabs],
-            [slab.address + slab.size for slab in location.slabs],
-            CHUNK_BYTES,
-        )
+    def _plan(self, moves: Sequence[Move], locations: Sequence[_Location]) -> list[list[Piece]]:
+        """What to read for all, in batches of a bounded size."""
+        found: list[Piece] = []
+        for move, location in zip(moves, locations, strict=True):
+            whole = Piece(self._memory.address + move.buffer.block.start, location.address, move.buffer.size_bytes)
+            remote_ends = [slab.address + slab.size for slab in location.slabs]
+            found += cut(whole, self._slab_ends, remote_ends, CHUNK_BYTES)
+        return batched(found, CHUNK_BYTES, BATCH_PIECES)
 
     async def _settle_leases(self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location]) -> None:
         """The bytes are here: were the leases still open? Then tell the owner. Raises Unavailable when not."""
@@ -197,23 +190,17 @@ class NixlTransfer(BaseTransfer):
         self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location], start: int
     ) -> None:
         """With the lease entries at ``start`` of the scratch memory."""
-        here = range(start, start + len(moves) * ENTRY_BYTES, ENTRY_BYTES)
-        base = self._scratch.address
+        base = self._scratch.address + start
         entries = [
-            Piece(Span(base + place, ENTRY_BYTES), Span(location.entry, ENTRY_BYTES))
-            for place, location in zip(here, locations, strict=True)
+            Piece(base + place * ENTRY_BYTES, location.entry, ENTRY_BYTES) for place, location in enumerate(locations)
         ]
-        for batch in batches(entries, CHUNK_BYTES, BATCH_PIECES):
-            await flight.read(batch)
-        await flight.land()
-        for place, move, location in zip(here, moves, locations, strict=True):
-            entry = Entry.read(self._scratch.view[place : place + ENTRY_BYTES])
-            if not entry.allows(location.token, location.address, len(move.buffer.data)):
+        await flight.read(batched(entries, CHUNK_BYTES, BATCH_PIECES))
+        words = self._scratch.view[start : start + len(entries) * ENTRY_BYTES]
+        for entry, move, location in zip(Entry.read_all(words), moves, locations, strict=True):
+            if not entry.allows(location.token, location.address, move.buffer.size_bytes):
                 raise lost(LEASE_ENDED)
         with suppress(NixlError):  # the bytes are good; an owner that cannot be told lets the lease run out
-            for batch in batches(map(_done, entries), CHUNK_BYTES, BATCH_PIECES):
-                await flight.write(batch)
-            await flight.land()
+            await flight.write(batched(map(_done, entries), CHUNK_BYTES, BATCH_PIECES))
 
     def _tick(self) -> bool:
         self._lingering.sweep(asyncio.get_running_loop().time())
@@ -223,7 +210,7 @@ class NixlTransfer(BaseTransfer):
 def _checked(move: Move) -> _Location:
     """Raises BadRequest for a location that is not one of a tensor of this size."""
     location = decoded(_LOCATION, move.handle.location)
-    span = Span(location.address, len(move.buffer.data))
+    span = Span(location.address, move.buffer.size_bytes)
     if location.token >= _LIMIT or location.entry % 8 or location.entry + ENTRY_BYTES > _LIMIT:
         raise malformed("it has no lease")
     if span.address + span.size > _LIMIT or not covers([Span(s.address, s.size) for s in location.slabs], span):
@@ -240,4 +227,4 @@ def _metadata(locations: Sequence[_Location]) -> Iterator[bytes]:
 
 def _done(entry: Piece) -> Piece:
     """From the token that was just read to the word that says done."""
-    return Piece(Span(entry.local.address, 8), Span(entry.remote.address + DONE_OFFSET, 8))
+    return Piece(entry.local, entry.remote + DONE_OFFSET, 8)

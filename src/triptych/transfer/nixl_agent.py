@@ -13,7 +13,7 @@ from typing import Any
 
 from triptych.config.env import set_default
 from triptych.contracts.errors import ConfigError
-from triptych.transfer.spans import Span
+from triptych.transfer.spans import Piece, Span
 
 PROGRESS_DELAY_US = 200
 """Pause of the progress thread. It serves connection set-up, and reads over transports without RDMA."""
@@ -24,9 +24,16 @@ _QUIET = {
     "OMP_NUM_THREADS": "1",  # spinning OpenMP threads starve transfers on few cores
 }
 
+_REFUSALS = ("nixlInvalidParamError", "nixlMismatchError", "nixlNotAllowedError", "nixlNotFoundError")
+
 
 class NixlError(Exception):
     """NIXL refused or failed; the message is its own word for why."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+        """What was asked for is wrong or unknown; nothing is said about the remote agent's health."""
 
 
 class NixlAgent:
@@ -85,19 +92,19 @@ class NixlAgent:
         """Disconnect from an agent and forget its metadata. Raises NixlError."""
         self._try(self._agent.invalidateRemoteMD, name)
 
-    def read(self, remote: str, local: Sequence[Span], theirs: Sequence[Span]) -> int | None:
-        """Begin to copy ``theirs`` to ``local``, pairwise. Raises NixlError.
+    def read(self, remote: str, pieces: Sequence[Piece]) -> int | None:
+        """Begin to copy each piece's remote bytes to its local ones. Raises NixlError.
 
         Returns None when all bytes are here already, and else a transfer for ``ended``.
         """
-        return self._post(self._bind.NIXL_READ, remote, local, theirs)
+        return self._post(self._bind.NIXL_READ, remote, pieces)
 
-    def write(self, remote: str, local: Sequence[Span], theirs: Sequence[Span]) -> int | None:
+    def write(self, remote: str, pieces: Sequence[Piece]) -> int | None:
         """As ``read``, the other way."""
-        return self._post(self._bind.NIXL_WRITE, remote, local, theirs)
+        return self._post(self._bind.NIXL_WRITE, remote, pieces)
 
-    def _post(self, operation: Any, remote: str, local: Sequence[Span], theirs: Sequence[Span]) -> int | None:
-        transfer: int = self._try(self._create, operation, remote, local, theirs)
+    def _post(self, operation: Any, remote: str, pieces: Sequence[Piece]) -> int | None:
+        transfer: int = self._try(self._create, operation, remote, pieces)
         try:
             status = self._try(self._agent.postXferReq, transfer)
         except NixlError:
@@ -105,10 +112,10 @@ class NixlAgent:
             raise
         return None if status == self._success and self.drop(transfer) else transfer
 
-    def _create(self, operation: Any, remote: str, local: Sequence[Span], theirs: Sequence[Span]) -> int:
+    def _create(self, operation: Any, remote: str, pieces: Sequence[Piece]) -> int:
         segment, make = self._bind.DRAM_SEG, self._bind.nixlXferDList
-        here = make(segment, [(*span, 0) for span in local])
-        there = make(segment, [(*span, 0) for span in theirs])
+        here = make(segment, [(piece.local, piece.size, 0) for piece in pieces])
+        there = make(segment, [(piece.remote, piece.size, 0) for piece in pieces])
         return int(self._agent.createXferReq(operation, here, there, remote))
 
     def ended(self, transfer: int) -> bool:
@@ -127,9 +134,9 @@ class NixlAgent:
         try:
             return call(*arguments)
         except self._errors as error:
-            message = str(error)
+            message, refused = str(error), type(error).__name__ in _REFUSALS
         del call, arguments  # or the error's traceback would keep a closed agent alive, sockets and all
-        raise NixlError(message)
+        raise NixlError(message, refused=refused)
 
 
 class _Closed:

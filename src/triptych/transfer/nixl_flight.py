@@ -16,7 +16,7 @@ _PAUSE_MAX_S = 0.001
 
 
 class Flight:
-    """Transfers from one agent that belong together. Every one ends by ``land``, or later by ``sweep``."""
+    """Transfers with one agent that belong together; ``sweep`` sees to the end of what a failure leaves under way."""
 
     def __init__(self, agent: NixlAgent, remote: str, deadline_s: float) -> None:
         """``deadline_s`` by the event loop's clock: a wait that goes on longer raises TimeoutError."""
@@ -25,23 +25,26 @@ class Flight:
         self._deadline_s = deadline_s
         self._under_way: list[int] = []
 
-    async def read(self, batch: Sequence[Piece]) -> None:
-        """Begin to read a batch, once fewer than ``MAX_IN_FLIGHT`` are under way. Raises NixlError."""
-        await self._begin(self._agent.read, batch)
+    async def read(self, batches: Sequence[Sequence[Piece]]) -> None:
+        """Read all pieces, giving way to others after every batch.
 
-    async def write(self, batch: Sequence[Piece]) -> None:
+        Raises NixlError at the first batch that fails; others may be under way then.
+        """
+        await self._all(self._agent.read, batches)
+
+    async def write(self, batches: Sequence[Sequence[Piece]]) -> None:
         """As ``read``, the other way."""
-        await self._begin(self._agent.write, batch)
+        await self._all(self._agent.write, batches)
 
-    async def _begin(self, operation: Callable[..., int | None], batch: Sequence[Piece]) -> None:
-        if len(self._under_way) >= MAX_IN_FLIGHT:
-            await self._wait(MAX_IN_FLIGHT - 1)
-        transfer = operation(self._remote, [piece.local for piece in batch], [piece.remote for piece in batch])
-        if transfer is not None:
-            self._under_way.append(transfer)
-
-    async def land(self) -> None:
-        """Wait until all have ended well. Raises NixlError at the first that has not; others may be under way."""
+    async def _all(self, operation: Callable[..., int | None], batches: Sequence[Sequence[Piece]]) -> None:
+        for number, batch in enumerate(batches):
+            if number:
+                await asyncio.sleep(0)
+            if len(self._under_way) >= MAX_IN_FLIGHT:
+                await self._wait(MAX_IN_FLIGHT - 1)
+            transfer = operation(self._remote, batch)
+            if transfer is not None:
+                self._under_way.append(transfer)
         if self._under_way:
             await self._wait(0)
 

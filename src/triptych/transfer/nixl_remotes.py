@@ -68,7 +68,11 @@ class Remotes:
     async def _load_one(self, remote: Remote, metadata: bytes) -> None:
         if not metadata.startswith(head(remote.name)) or len(remote.loaded) >= MAX_METADATA:
             raise malformed("its metadata is not its owner's")
-        await asyncio.to_thread(self._agent.add_remote, metadata)
+        try:
+            await asyncio.to_thread(self._agent.add_remote, metadata)
+        except NixlError as error:
+            error.refused = bool(remote.loaded)  # only the first one, which connects, tells of the agent's health
+            raise
         remote.loaded.add(metadata)
 
     def _tidy(self) -> None:

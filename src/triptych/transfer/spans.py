@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,40 +16,38 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Bytes that lie within one registration on either side."""
+    """``size`` bytes to copy between an address here and one in another process."""
 
-    local: Span
-    remote: Span
+    local: int
+    remote: int
+    size: int
 
 
-def pieces(
-    local: Span, remote: Span, local_ends: Sequence[int], remote_ends: Sequence[int], most: int
-) -> Iterator[Piece]:
-    """``remote`` to ``local`` in order, in pieces of at most ``most`` bytes.
+def cut(whole: Piece, local_ends: Sequence[int], remote_ends: Sequence[int], most: int) -> list[Piece]:
+    """``whole`` in pieces of at most ``most`` bytes, none of which crosses an end of a registration.
 
-    ``..._ends`` are the ordered addresses at which registrations end. A remote range that reaches beyond the
-    last one is cut short: callers check first with ``covers``.
+    ``..._ends`` are ordered addresses; the last of each must lie behind all of ``whole`` (see ``covers``).
     """
-    here, there, left = local.address, remote.address, local.size
+    found = []
+    here, there, left = whole
     while left:
         size = min(left, most, _room(here, local_ends), _room(there, remote_ends))
-        yield Piece(Span(here, size), Span(there, size))
+        found.append(Piece(here, there, size))
         here, there, left = here + size, there + size, left - size
+    return found
 
 
 def _room(address: int, ends: Sequence[int]) -> int:
     """Bytes from ``address`` to the next end."""
-    place = bisect_right(ends, address)
-    return ends[place] - address
+    return ends[bisect_right(ends, address)] - address
 
 
 def covers(slabs: Sequence[Span], span: Span) -> bool:
     """Whether ``slabs``, ordered and without gaps or empty ones, hold all of ``span``."""
     if not slabs:
         return span.size == 0
-    for before, after in pairwise(slabs):
-        if before.address + before.size != after.address:
-            return False
+    if any(before.address + before.size != after.address for before, after in pairwise(slabs)):
+        return False
     last = slabs[-1]
     return (
         all(slab.size > 0 for slab in slabs)
@@ -58,15 +56,14 @@ def covers(slabs: Sequence[Span], span: Span) -> bool:
     )
 
 
-def batches(all_pieces: Iterable[Piece], most_bytes: int, most_pieces: int) -> Iterator[list[Piece]]:
+def batched(pieces: Iterable[Piece], most_bytes: int, most_pieces: int) -> list[list[Piece]]:
     """Neighbours together, up to either limit."""
-    batch: list[Piece] = []
-    size = 0
-    for piece in all_pieces:
-        if batch and (size + piece.local.size > most_bytes or len(batch) == most_pieces):
-            yield batch
-            batch, size = [], 0
-        batch.append(piece)
-        size += piece.local.size
-    if batch:
-        yield batch
+    found: list[list[Piece]] = []
+    size = most_bytes
+    for piece in pieces:
+        size += piece.size
+        if not found or size > most_bytes or len(found[-1]) == most_pieces:
+            found.append([])
+            size = piece.size
+        found[-1].append(piece)
+    return found

@@ -9,7 +9,7 @@ receivers write, and the owner believes it only of the open lease, so a late one
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from typing import NamedTuple
 
@@ -31,8 +31,9 @@ class Entry(NamedTuple):
     size: int
 
     @classmethod
-    def read(cls, entry: memoryview) -> Entry:
-        return cls(*struct.unpack("=4Q", entry))
+    def read_all(cls, words: memoryview) -> list[Entry]:
+        """Of as many entries as ``words`` holds."""
+        return [cls(*found) for found in struct.iter_unpack("=4Q", words)]
 
     def allows(self, token: int, start: int, size: int) -> bool:
         """Whether the lease ``token`` is open, not fetched yet, and of the ``size`` bytes at ``start``."""
@@ -71,4 +72,4 @@ class LeaseTable:
 
 def new_token() -> int:
     """Never zero, and never given twice in practice."""
-    return secrets.randbits(64) or 1
+    return int.from_bytes(os.urandom(8), "little") or 1
