@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support.loops import run, until
+from support.loops import run, until, until_async
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.tensor import TensorHandle
@@ -99,6 +99,9 @@ class Other:
         self.tell(*words)
         return await self.heard()
 
+    async def gave_back(self):
+        return await self.ask("stats") == "0 0"
+
     def kill(self):
         self.process.kill()
         self.process.wait(10)
@@ -151,34 +154,24 @@ def test_both_ways_at_every_size(backend):
                 digest = await other.ask("fetch", await export(mine, size, seed))
                 assert digest == hashlib.sha256(content(size, seed)).hexdigest(), "mine goes there"
             await until(lambda: not mine.stats().leases and not mine.stats().used_bytes, "all is given back")
-            while await other.ask("stats") != "0 0":
-                await asyncio.sleep(0.01)
+            await until_async(lambda: other.gave_back(), "all is given back there")
 
     run(main())
 
 
 def test_an_owner_that_was_killed_before_the_fetch(backend):
     async def main():
+        stranger = make_transfer(TransferConfig(transfer=backend, **SETTINGS))
         async with pair(backend) as (mine, other):
+            await stranger.start()
             known = decode(await other.ask("export", 1000, 1))
             (await mine.fetch([known]))[0].close()
             handle = decode(await other.ask("export", 1000, 2))
             other.kill()
-            for _ in range(3):
-                await fails_soon(mine.fetch([handle]))
-            assert mine.stats().used_bytes == 0
-
-    run(main())
-
-
-def test_a_stranger_that_was_killed_before_the_first_fetch(backend):
-    async def main():
-        async with pair(backend) as (mine, other):
-            handle = decode(await other.ask("export", 1000, 1))
-            other.kill()
-            for _ in range(3):
-                await fails_soon(mine.fetch([handle]))
-            assert mine.stats().used_bytes == 0
+            for receiver in (mine, mine, stranger, stranger):
+                await fails_soon(receiver.fetch([handle]))
+                assert receiver.stats().used_bytes == 0
+            await stranger.close()
 
     run(main())
 
@@ -217,11 +210,15 @@ def test_a_receiver_that_is_killed_keeps_nothing(backend):
     run(main())
 
 
+def files_of(owner):
+    return list(Path("/dev/shm").glob(f"triptych-{owner}.*"))
+
+
 def test_shared_memory_of_dead_owners_is_removed():
     async def main():
         async with pair("shm") as (mine, other):
             owner = decode(await other.ask("export", 1000, 1)).owner
-            files = list(Path("/dev/shm").glob(f"triptych-{owner}.*"))
+            files = files_of(owner)
             assert len(files) == 2
             other.kill()
             assert all(file.exists() for file in files)
@@ -231,8 +228,7 @@ def test_shared_memory_of_dead_owners_is_removed():
             handle = decode(await export(mine, 10, 1))
             assert len(await late.fetch([handle])) == 1, "those of the living stay"
             await late.close()
-        ours = [*Path("/dev/shm").glob(f"triptych-{mine.id}.*"), *Path("/dev/shm").glob(f"triptych-{late.id}.*")]
-        assert not ours, "closing removes one's own"
+        assert not files_of(mine.id) + files_of(late.id), "closing removes one's own"
 
     run(main())
 

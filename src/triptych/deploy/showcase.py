@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from triptych.config.serve import FrontendConfig, WorkerConfig
+from triptych.contracts.spans import Span
 from triptych.deploy.client import Answer
 from triptych.deploy.graph import FrontendNode, Graph, WorkerNode
 from triptych.deploy.local import Deployment
@@ -58,10 +59,16 @@ class Exhibit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def demo_graph(model: str | None = None, served_model_name: str | None = None) -> Graph:
-    """What ``examples/epd.yaml`` says, for where the examples are not at hand."""
-    config = WorkerConfig(model=model or "demo", name="epd", served_model_name=served_model_name)
+    """What ``examples/e-pd.yaml`` says, for where the examples are not at hand; one worker for another ``model``,
+    which need not be one whose encoder can be served apart.
+    """
     frontend = FrontendNode(config=FrontendConfig(enable_multimodal=True))
-    return Graph(workers=(WorkerNode(config=config),), frontend=frontend)
+    if model is not None:
+        config = WorkerConfig(model=model, name="epd", served_model_name=served_model_name)
+        return Graph(workers=(WorkerNode(config=config),), frontend=frontend)
+    encoder = WorkerConfig(model="demo", name="enc", span=Span.E, engine="encoder", served_model_name=served_model_name)
+    rest = WorkerConfig(model="demo", name="pd", span=Span.PD, served_model_name=served_model_name)
+    return Graph(workers=(WorkerNode(config=encoder), WorkerNode(config=rest)), frontend=frontend)
 
 
 def request_body(model: str, exhibit: Exhibit) -> dict[str, object]:

@@ -65,26 +65,28 @@ class Calls:
 
     async def encode(self, target: Instance, request: EncodeRequest, weight: int) -> EncodeAnswer:
         """``weight``: the media in it that have to be encoded, as far as is known."""
-        with self._counted(target.id, weight):
+        with self.counted(target.id, weight):
             return await self._one(target, ENCODE, request, EncodeAnswer)
 
     async def prefill(self, target: Instance, request: GenerateRequest) -> PrefillAnswer:
-        with self._counted(target.id, 1):
+        with self.counted(target.id, 1):
             return await self._one(target, PREFILL, request, PrefillAnswer)
 
     async def generate(self, target: Instance, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
-        """Batches of deltas: whatever waits together. Closing it cancels the call at the worker."""
+        """Batches of deltas: whatever waits together. Closing it cancels the call at the worker.
+
+        It is not in the account: who plans it counts it, from before the steps that lead to it.
+        """
         decode = _DELTA.decode
         payload = _ENCODER.encode(request)
-        with self._counted(target.id, 1):
-            try:
-                async with self._client.call(
-                    target.host, target.port, GENERATE, payload, silence_s=self._silence_s
-                ) as call:
-                    async for batch in call:
-                        yield [decode(item) for item in batch]
-            except TriptychError as error:
-                raise StepFailed(target, error) from error
+        try:
+            async with self._client.call(
+                target.host, target.port, GENERATE, payload, silence_s=self._silence_s
+            ) as call:
+                async for batch in call:
+                    yield [decode(item) for item in batch]
+        except TriptychError as error:
+            raise StepFailed(target, error) from error
 
     async def metrics(self, target: Instance) -> list[Sample]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
@@ -135,7 +137,8 @@ class Calls:
             raise StepFailed(target, error) from error
 
     @contextmanager
-    def _counted(self, instance_id: str, weight: int) -> Iterator[None]:
+    def counted(self, instance_id: str, weight: int) -> Iterator[None]:
+        """So much more work in flight at an instance, for the block."""
         self._in_flight[instance_id] += weight
         try:
             yield

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -97,7 +97,7 @@ class Dispatcher:
                 chosen = self._plan(course, instances(), keys)
                 on_plan(chosen)
                 try:
-                    async with aclosing(self._carry_out(chosen, course)) as batches:
+                    async with self._on_its_way(chosen, course) as batches:
                         async for deltas in batches:
                             if keys and course.streaming:
                                 self._prefixes.note(chosen.decode.instance.id, keys)
@@ -148,7 +148,7 @@ class Dispatcher:
         if isinstance(error, WorkerLost):
             self._avoid_until[instance.id] = time.monotonic() + AVOID_S
         if course.streaming:
-            raise error
+            raise _as_told(error)
         if isinstance(error, MediaMissing) and course.supply.more(instance):
             return
         if isinstance(error, KvLost) and chosen.prefill and len(course.unread) < FRESH_PREFILLS:
@@ -159,6 +159,13 @@ class Dispatcher:
             raise _as_told(error)
 
     # Going there.
+
+    @asynccontextmanager
+    async def _on_its_way(self, chosen: Plan, course: _Course) -> AsyncIterator[AsyncGenerator[list[TokenDelta], None]]:
+        """The answer's batches. The decoding worker counts as taken from now on, while others still prefill."""
+        with self._calls.counted(chosen.decode.instance.id, 1):
+            async with aclosing(self._carry_out(chosen, course)) as batches:
+                yield batches
 
     async def _carry_out(self, chosen: Plan, course: _Course) -> AsyncGenerator[list[TokenDelta], None]:
         begun = time.perf_counter()

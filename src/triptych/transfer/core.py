@@ -27,6 +27,8 @@ CHUNK_BYTES = 4 << 20
 _TICK_MIN_S = 0.002
 _TICK_MAX_S = 0.1
 _TICK_WAITING_S = 0.01
+_COLLECT_AT_ONCE = 32
+"""So many open leases are looked at before every allocation."""
 _TICK_PER_LEASE_S = 0.00002
 """A look at a lease takes less than a fiftieth of this."""
 
@@ -158,6 +160,8 @@ class BaseTransfer(ABC):
         return list(await self._room([form(tuple(shape), dtype) for shape in shapes]))
 
     async def _room(self, forms: Sequence[Form]) -> list[ArenaBuffer]:
+        if len(self.leases) <= _COLLECT_AT_ONCE:
+            self.leases.collect()  # what was just fetched is still in the processor's cache: use it again
         return await self.arena.allocate(forms)
 
     def export(self, buffer: Buffer) -> TensorHandle:
