@@ -13,10 +13,11 @@ import argparse
 import asyncio
 import datetime
 import multiprocessing
+import os
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,6 +37,25 @@ RESULTS = Path(__file__).parent / "results" / "transfer.md"
 _HANDLE = msgspec.msgpack.Decoder(TensorHandle)
 
 
+class Took(NamedTuple):
+    """Seconds by the clock, and of one thread's processor time."""
+
+    clock_s: float
+    cpu_s: float
+
+
+class Watch:
+    """Started when it is made."""
+
+    def __init__(self) -> None:
+        self._cpu_s = time.thread_time()
+        self._clock_s = time.perf_counter()
+
+    def stop(self) -> Took:
+        clock_s = time.perf_counter() - self._clock_s
+        return Took(clock_s, time.thread_time() - self._cpu_s)
+
+
 class Bare:
     """A NIXL agent with one registered range, touched beforehand."""
 
@@ -46,14 +66,14 @@ class Bare:
         registered = self.agent.register(Span(self.memory.address, LARGEST))
         self.metadata = self.agent.metadata(registered, connection=True)
 
-    def read(self, remote: str, address: int, size: int) -> float:
-        """Seconds that one READ takes, polled without a pause."""
+    def read(self, remote: str, address: int, size: int) -> Took:
+        """Seconds that one READ takes, polled without a pause; of the clock, and of this thread's processor time."""
         pieces = [Piece(self.memory.address, address, size)]
-        begun = time.perf_counter()
+        watch = Watch()
         transfer = self.agent.read(remote, pieces)
         while transfer is not None and not self.agent.ended(transfer):
             pass
-        took = time.perf_counter() - begun
+        took = watch.stop()
         if transfer is not None:
             self.agent.drop(transfer)
         return took
@@ -72,15 +92,15 @@ def own(pipe: Connection, backend: str) -> None:
             kind, size = turn
             if kind == "bare":
                 bare.memory.view[:size] = content[:size]
-                pipe.send((b"", 0.0))
+                pipe.send((b"", Took(0.0, 0.0)))
                 continue
             (buffer,) = await transfer.allocate([(size,)], "uint8")
             buffer.data[:] = content[:size]
             buffer.data[:8] = size.to_bytes(8, "little")
-            begun = time.perf_counter()
+            watch = Watch()
             handle = msgspec.msgpack.encode(transfer.export(buffer))
             buffer.close()
-            pipe.send((handle, time.perf_counter() - begun))
+            pipe.send((handle, watch.stop()))
         await transfer.close()
 
     asyncio.run(main())
@@ -97,8 +117,8 @@ async def measure(pipe: Connection, backend: str, seconds: float) -> list[dict[s
         for _ in range(3):  # connects, and takes memory
             await turn(pipe, transfer, size)
             bare.read(remote, address, size)
-        raw: list[float] = []
-        ours: list[float] = []
+        raw: list[Took] = []
+        ours: list[Took] = []
         begun = time.perf_counter()
         while len(raw) < 12 or time.perf_counter() - begun < seconds:
             await ready(pipe, "bare", size)
@@ -110,39 +130,38 @@ async def measure(pipe: Connection, backend: str, seconds: float) -> list[dict[s
     return rows
 
 
-async def ready(pipe: Connection, kind: str, size: int) -> tuple[bytes, float]:
-    """The owner has written the bytes: its handle of them, and the seconds that exporting them took."""
+async def ready(pipe: Connection, kind: str, size: int) -> tuple[bytes, Took]:
+    """The owner has written the bytes: its handle of them, and what exporting them took."""
     pipe.send((kind, size))
-    handle, seconds = await asyncio.to_thread(pipe.recv)
-    return handle, seconds
+    handle, took = await asyncio.to_thread(pipe.recv)
+    return handle, took
 
 
-async def turn(pipe: Connection, transfer: Any, size: int) -> float:
-    """Seconds from export to the bytes here, without the way of the handle between the two."""
-    sent, exporting_s = await ready(pipe, "ours", size)
-    begun = time.perf_counter()
+async def turn(pipe: Connection, transfer: Any, size: int) -> Took:
+    """From export to the bytes here, without the way of the handle between the two."""
+    sent, export = await ready(pipe, "ours", size)
+    watch = Watch()
     (buffer,) = await transfer.fetch([_HANDLE.decode(sent)])
-    took = time.perf_counter() - begun
+    fetch = watch.stop()
     assert buffer.data[:8] == size.to_bytes(8, "little"), "the wrong bytes"
     buffer.close()
-    return float(took + exporting_s)
+    return Took(export.clock_s + fetch.clock_s, export.cpu_s + fetch.cpu_s)
 
 
-def summary(size: int, raw: list[float], ours: list[float]) -> dict[str, float]:
-    return {
-        "size": size,
-        "turns": len(raw),
-        "raw": percentile(raw, 0.5),
-        "raw90": percentile(raw, 0.9),
-        "ours": percentile(ours, 0.5),
-        "ours90": percentile(ours, 0.9),
-    }
+def summary(size: int, raw: list[Took], ours: list[Took]) -> dict[str, float]:
+    found: dict[str, float] = {"size": size, "turns": len(raw)}
+    for name, turns in (("raw", raw), ("ours", ours)):
+        found[name] = percentile([one.clock_s for one in turns], 0.5)
+        found[f"{name}90"] = percentile([one.clock_s for one in turns], 0.9)
+        found[f"{name}_cpu"] = percentile([one.cpu_s for one in turns], 0.5)
+    return found
 
 
 def table(rows: list[dict[str, float]]) -> str:
     lines = [
-        "| size | bare READ p50 / p90 us | GB/s | hand-over p50 / p90 us | GB/s | rate ÷ bare | added p50 us | turns |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| size | bare READ p50 / p90 us | GB/s | hand-over p50 / p90 us | GB/s | rate ÷ bare | added p50 us "
+        "| CPU p50 us, bare / hand-over | turns |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         size, raw, ours = row["size"], row["raw"], row["ours"]
@@ -150,13 +169,15 @@ def table(rows: list[dict[str, float]]) -> str:
         lines.append(
             f"| {name} | {raw * 1e6:,.0f} / {row['raw90'] * 1e6:,.0f} | {size / raw / 1e9:.2f} "
             f"| {ours * 1e6:,.0f} / {row['ours90'] * 1e6:,.0f} | {size / ours / 1e9:.2f} "
-            f"| {raw / ours:.2f} | {(ours - raw) * 1e6:,.0f} | {row['turns']:.0f} |"
+            f"| {raw / ours:.2f} | {(ours - raw) * 1e6:,.0f} "
+            f"| {row['raw_cpu'] * 1e6:,.0f} / {row['ours_cpu'] * 1e6:,.0f} | {row['turns']:.0f} |"
         )
     return "\n".join(lines)
 
 
-def report(rows: list[dict[str, float]], backend: str, command: str) -> str:
+def report(rows: list[dict[str, float]], backend: str, command: str, load: str) -> str:
     facts = {"date": datetime.date.today().isoformat(), "command": f"`{command}`", **describe()}
+    facts["load average before"] = load
     head = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     return f"""# Transfer: tensors between two processes, `{backend}` beside bare NIXL READs
 
@@ -177,13 +198,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="least time for each size")
     parser.add_argument("--output", type=Path, default=None, help=f"file to write (default for nixl: {RESULTS.name})")
     options = parser.parse_args()
+    load = f"{os.getloadavg()[0]:.2f}"
     pipe, theirs = multiprocessing.Pipe()
     other = multiprocessing.get_context("spawn").Process(target=own, args=(theirs, options.transfer), daemon=True)
     other.start()
     rows = asyncio.run(measure(pipe, options.transfer, options.seconds))
     other.join()
     words = "" if options.transfer == "nixl" else f" --transfer {options.transfer}"
-    text = report(rows, options.transfer, f"python -m benchmarks.transfer{words}")
+    text = report(rows, options.transfer, f"python -m benchmarks.transfer{words}", load)
     print(text)
     output = options.output or (RESULTS if options.transfer == "nixl" else None)
     if output:

@@ -118,7 +118,7 @@ def test_an_abandoned_prefill_leaves_nothing():
 def test_a_name_that_is_taken_is_refused():
     async def main():
         async with deployment(spans=["pd"]) as d:
-            with pytest.raises(ConfigError, match="alive already.*--instance-name"):
+            with pytest.raises(ConfigError, match=r"alive already.*--instance-name"):
                 await d.add_worker(span=Span.PD, instance_name="pd-0")
             assert (await d.chat("hi")).status_code == 200
 
@@ -128,7 +128,7 @@ def test_a_name_that_is_taken_is_refused():
 def test_workers_that_disagree_on_embeddings_are_refused_at_registration():
     async def main():
         async with deployment(spans=["pd"]) as d:
-            with pytest.raises(ConfigError, match="float32.*bfloat16"):
+            with pytest.raises(ConfigError, match=r"float32.*bfloat16"):
                 await d.add_worker(span=Span.E, engine_args=("--embedding-dtype", "bfloat16"))
 
     run(main())

@@ -107,7 +107,7 @@ def test_memory_is_taken_as_needed_and_never_beyond_the_capacity():
         assert memory.backed == told == [(0, SLAB)]
         big = await take(arena, 2 * SLAB)
         assert arena.reserved_bytes <= 3 * SLAB + PAGE_BYTES, "the free end of the last slab is used"
-        rest = await take(arena, SLAB - 1000)
+        rest = await take(arena, arena.capacity_bytes - arena.used_bytes)
         assert arena.reserved_bytes == arena.capacity_bytes
         for buffer in first + big + rest:
             buffer.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 
 import aiohttp
 import msgspec
@@ -46,11 +45,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Model(msgspec.Struct, frozen=True):
-    id: str
+    ready: bool = False
+    instances: list[msgspec.Raw] = []
 
 
-class _Models(msgspec.Struct, frozen=True):
-    data: tuple[_Model, ...] = ()
+class _Health(msgspec.Struct, frozen=True):
+    models: dict[str, _Model] = {}
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
@@ -61,27 +61,26 @@ class _Error(msgspec.Struct, frozen=True):
     error: _ErrorBody = _ErrorBody()
 
 
-async def wait_for_models(url: str, names: Collection[str], api_key: str | None = None) -> None:
-    """Wait until the frontend lists ``names``. Raises ApiError after ``SEEN_TIMEOUT_S``."""
+async def wait_for_workers(url: str, count: int) -> None:
+    """Wait until the frontend knows ``count`` workers and serves all of their models.
+
+    Raises ApiError after ``SEEN_TIMEOUT_S``.
+    """
     try:
-        async with (
-            asyncio.timeout(SEEN_TIMEOUT_S),
-            aiohttp.ClientSession(headers=_authorisation(api_key)) as session,
-        ):
-            while not set(names) <= await _listed(session, url):  # noqa: ASYNC110 (nothing tells of a change)
+        async with asyncio.timeout(SEEN_TIMEOUT_S), aiohttp.ClientSession() as session:
+            while not await _sees(session, url, count):  # noqa: ASYNC110 (nothing tells of a change)
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
-        wanted = ", ".join(sorted(names))
-        raise ApiError(f"{url}/v1/models does not list {wanted} after {SEEN_TIMEOUT_S:g} s") from error
+        raise ApiError(f"{url}/health does not show {count} workers, ready, after {SEEN_TIMEOUT_S:g} s") from error
 
 
-async def _listed(session: aiohttp.ClientSession, url: str) -> set[str]:
+async def _sees(session: aiohttp.ClientSession, url: str, count: int) -> bool:
     try:
-        async with session.get(f"{url}/v1/models") as response:
-            body = await response.read()
-            return {model.id for model in msgspec.json.decode(body, type=_Models).data}
+        async with session.get(f"{url.removesuffix('/v1')}/health") as response:
+            models = msgspec.json.decode(await response.read(), type=_Health).models.values()
     except (aiohttp.ClientError, msgspec.DecodeError):
-        return set()
+        return False
+    return sum(len(model.instances) for model in models) >= count and all(model.ready for model in models)
 
 
 async def complete(url: str, body: object, api_key: str | None = None) -> Answer:

@@ -13,7 +13,7 @@ import msgspec
 
 from triptych.config import env
 from triptych.contracts.spans import Mode
-from triptych.deploy.client import wait_for_models
+from triptych.deploy.client import wait_for_workers
 from triptych.deploy.commands import child_specs
 from triptych.deploy.graph import Graph
 from triptych.deploy.output import Terminal
@@ -70,7 +70,7 @@ async def _serve(graph: Graph, session: Session) -> None:
 
     async def when_ready(reports: dict[str, Ready]) -> None:
         deployment = _deployment(graph, reports)
-        await wait_for_models(deployment.url, deployment.models, deployment.api_key)
+        await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
         await session(deployment, stop)
 
     supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text))
