@@ -89,7 +89,7 @@ def test_every_example_is_a_graph(path: Path) -> None:
 
 
 def test_the_demo_without_a_graph_file_is_the_example() -> None:
-    assert demo_graph() == load_graph(EXAMPLES / "epd.yaml")
+    assert demo_graph() == load_graph(EXAMPLES / "e-pd.yaml")
 
 
 WORKER = "model: demo\nworkers: [{engine: mock}]\n"
