@@ -16,6 +16,7 @@ from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
+from triptych.config.verify import VerifyConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 MARK = "<!-- flags below are written by scripts/flags.py -->\n"
@@ -25,6 +26,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Transfer: worker": TransferConfig,
     "Media limits: frontend and worker": MediaLimits,
     "Planes: frontend and worker": PlaneConfig,
+    "Check: `triptych verify`": VerifyConfig,
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from triptych.demo import MODEL_DIR
+from triptych.verify import reference
 
 SPREAD = 0.12
 """Standard deviation of the random weights: with the usual 0.02 greedy decoding repeats one token."""
@@ -178,36 +179,19 @@ def picture(seed: int, width: int = 140, height: int = 112) -> Image.Image:
     return image
 
 
-class Reference:
-    """transformers on one thread, in float32, greedy."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+class Reference(reference.Reference):
+    """That of ``triptych verify``, on one thread, in float32."""
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
 
         torch.set_num_threads(1)
-        model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32)
-        return model.eval(), AutoProcessor.from_pretrained(self.folder)
+        return super()._parts
 
     def answer(self, messages: list[dict[str, Any]], pictures: list[Image.Image], max_tokens: int) -> list[int]:
         """Greedy token ids, the end of sequence left out."""
-        import torch
-
-        model, processor = self._parts
-        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        inputs = processor(text=[text], images=pictures or None, return_tensors="pt")
-        with torch.no_grad():
-            output = model.generate(
-                **inputs, max_new_tokens=max_tokens, do_sample=False, temperature=None, top_p=None, top_k=None
-            )
-        ids = output[0, inputs["input_ids"].shape[1] :].tolist()
-        ends = model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        return ids[:-1] if ids and ids[-1] in ends else ids
+        return list(self.expect(messages, pictures, max_tokens).ids)
 
     def text(self, ids: list[int]) -> str:
         return str(self._parts[1].tokenizer.decode(ids, skip_special_tokens=True))

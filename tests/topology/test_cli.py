@@ -25,6 +25,7 @@ from triptych import __version__
 from triptych.cli.main import main
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.config.verify import VerifyConfig
 
 
 def said(*words):
@@ -54,7 +55,7 @@ def test_version():
 def test_help_lists_the_commands():
     status, out, _ = said("--help")
     assert status == 0
-    for name in ("up", "frontend", "worker", "demo"):
+    for name in ("up", "frontend", "worker", "demo", "verify"):
         assert f"\n    {name}" in out
 
 
@@ -65,6 +66,7 @@ def test_help_lists_the_commands():
         ("worker", (WorkerConfig, PlaneConfig, MediaLimits)),
         ("up", (PlaneConfig,)),
         ("demo", (PlaneConfig,)),
+        ("verify", (VerifyConfig,)),
     ],
 )
 def test_help_of_a_command_lists_every_field(name, models):

@@ -45,7 +45,7 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(triptych_[a-z_]+)(?:\{[a-z,]+\})?`", text))
     exposed = set(re.findall(rb"# TYPE (triptych_[a-z_]+) (?!gauge\n.*_created)", FrontendMetrics(lambda: 0).text()))
-    of_workers = samples(EngineStats(), EmbeddingCache(0), TransferStats(), 0)
+    of_workers = samples(EngineStats(), EmbeddingCache(0), TransferStats())
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     names |= {one.name + "_total" * (one.kind == "counter") for one in of_workers}
     assert documented == names

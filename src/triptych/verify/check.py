@@ -1,0 +1,118 @@
+"""The check itself: every case cold, warm, and all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from triptych.contracts.errors import ConfigError
+from triptych.verify.ask import AskFailed, Deployment, Said
+from triptych.verify.cases import Case
+from triptych.verify.compare import Difference, compare
+from triptych.verify.reference import Expected
+
+Outcome = Literal["ok", "differs", "failed"]
+Questions = Sequence[tuple[Case, Expected]]
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, and what came of it: an answer (and what is wrong with it, if anything) or an error."""
+
+    streamed: bool
+    said: Said | None = None
+    difference: Difference | None = None
+    error: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        return "failed" if self.said is None else "differs" if self.difference else "ok"
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One case in one phase."""
+
+    case: str
+    phase: str
+    asked: tuple[Asked, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst one."""
+        found = {one.outcome for one in self.asked}
+        return "failed" if "failed" in found else "differs" if "differs" in found else "ok"
+
+
+Tell = Callable[[Result], None]
+"""Called with each result, as soon as it is known."""
+
+
+async def model_to_ask(deployment: Deployment, url: str, wanted: str | None) -> str:
+    """``wanted`` if it is served, or else the only model that is. Raises ConfigError that names those served."""
+    try:
+        served = await deployment.models()
+    except AskFailed as error:
+        raise ConfigError(f"--url {url}: {error}") from error
+    if wanted is None and len(served) == 1:
+        return served[0]
+    if wanted in served:
+        return str(wanted)
+    names = ", ".join(served) or "none"
+    if wanted is None and served:
+        raise ConfigError(f"{url} serves several models, choose one with --model: {names}")
+    raise ConfigError(f"{url} does not serve {wanted or 'a model'}; served now: {names}")
+
+
+class Check:
+    """Asks ``deployment`` for ``model``'s answers of at most ``max_tokens``."""
+
+    def __init__(self, deployment: Deployment, model: str, max_tokens: int, concurrency: int) -> None:
+        self._deployment, self._model = deployment, model
+        self._max_tokens, self._concurrency = max_tokens, concurrency
+
+    async def run(self, questions: Questions, tell: Tell) -> list[Result]:
+        """Cold: whole. Warm: again, streamed. At once: whole and streamed, ``concurrency`` in flight.
+
+        An answer that differs and a request that fails end nothing: they are results.
+        """
+        results: list[Result] = []
+
+        def note(case: Case, phase: str, asked: Sequence[Asked]) -> None:
+            results.append(Result(case=case.name, phase=phase, asked=tuple(asked)))
+            tell(results[-1])
+
+        for phase, stream in (("cold", False), ("warm", True)):
+            for case, expected in questions:
+                note(case, phase, [await self._ask(case, expected, stream=stream)])
+        for (case, _), asked in zip(questions, await self._at_once(questions), strict=True):
+            note(case, "at once", asked)
+        return results
+
+    async def _at_once(self, questions: Questions) -> list[list[Asked]]:
+        """Of each question several copies, in turns, so that there are enough to fill ``concurrency``."""
+        gate = asyncio.Semaphore(self._concurrency)
+        copies = max(2, math.ceil(self._concurrency / len(questions)))
+
+        async def gated(case: Case, expected: Expected, stream: bool) -> Asked:
+            async with gate:
+                return await self._ask(case, expected, stream=stream)
+
+        async with asyncio.TaskGroup() as group:
+            rounds = [
+                [
+                    group.create_task(gated(case, expected, (copy + place) % 2 == 0), name=f"{case.name} {copy}")
+                    for place, (case, expected) in enumerate(questions)
+                ]
+                for copy in range(copies)
+            ]
+        return [[task.result() for task in tasks] for tasks in zip(*rounds, strict=True)]
+
+    async def _ask(self, case: Case, expected: Expected, *, stream: bool) -> Asked:
+        try:
+            said = await self._deployment.ask(self._model, case.api_messages, self._max_tokens, stream=stream)
+        except AskFailed as error:
+            return Asked(streamed=stream, error=str(error))
+        return Asked(streamed=stream, said=said, difference=compare(expected, said))

@@ -1,0 +1,71 @@
+"""Where an answer parts from the right one, and whether rounding may be the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from triptych.verify.ask import Said
+from triptych.verify.reference import Expected, Token
+
+NEAR_TIES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
+"""Margin of two logits below which other kernels, or another order of sums, may choose the other token. From the
+formats' precision (2**-24, 2**-11, 2**-8) at logits of some tens, with room for what layers add up."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """How an answer differs from the right one. The texts part at ``character``, if at all."""
+
+    fields: dict[str, tuple[str | int | None, str | int | None]]
+    """Name of what differs -> (expected, said)."""
+    character: int | None = None
+    """Characters that both texts begin with."""
+    index: int | None = None
+    """Place of the reference's token there, from 0. Of several without a text of their own, such as parts of a
+    character, it is that of the smallest margin."""
+    token: Token | None = None
+    """That token; None where the reference had no more to say."""
+
+    @property
+    def near_ties(self) -> list[str]:
+        """The formats in which the token there was nearly a tie."""
+        return [name for name, bound in NEAR_TIES.items() if self.token is not None and self.token.margin < bound]
+
+
+def compare(expected: Expected, said: Said) -> Difference | None:
+    """None where text, finish reason and number of tokens are equal."""
+    names = ("text", "finish_reason", "completion_tokens")
+    fields = {name: pair for name in names if (pair := _pair(name, expected, said))}
+    if not fields:
+        return None
+    if prompts := _pair("prompt_tokens", expected, said):
+        fields["prompt_tokens"] = prompts  # not by itself a fault, but it tells where to look for one
+    if "text" not in fields:
+        return Difference(fields=fields)
+    character = _shared(expected.text, said.text)
+    places = _places(expected.tokens, character)
+    index = min(places, key=lambda at: expected.tokens[at].margin, default=None)
+    token = None if index is None else expected.tokens[index]
+    return Difference(fields=fields, character=character, index=index, token=token)
+
+
+def _places(tokens: Sequence[Token], character: int) -> range:
+    """Of the tokens at which a text may have parted that is right up to ``character``."""
+    start, known = 0, 0
+    for at, token in enumerate(tokens):
+        if token.end > character:
+            return range(start, at + 1)
+        if token.end > known:
+            start, known = at + 1, token.end
+    return range(start, len(tokens))
+
+
+def _pair(name: str, expected: Expected, said: Said) -> tuple[str | int | None, str | int | None] | None:
+    pair = getattr(expected, name), getattr(said, name)
+    return None if pair[0] == pair[1] else pair
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that both begin with."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,142 @@
+"""What answers are measured against: transformers' own greedy ``generate`` on the same weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from triptych.contracts.errors import ConfigError
+from triptych.models.registry import FAMILIES, TEXT_ONLY, family_of, load_checkpoint
+
+MODULES = ("torch", "torchvision", "transformers")
+_CONTEXT = 8
+"""Prompt tokens that an answer is decoded with: a token's text may depend on its neighbours (leading spaces)."""
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of ``generate``."""
+
+    text: str
+    """Decoded by itself, special tokens too."""
+    end: int
+    """Characters of the answer that are whole with this token."""
+    margin: float
+    """How much its logit is above that of the next best token."""
+    runner_up: str
+    """The text of that one."""
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """A right answer."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    """The end of sequence counted in."""
+    ids: tuple[int, ...] = ()
+    """The end of sequence left out."""
+    tokens: tuple[Token, ...] = ()
+    """All that was generated, the end of sequence too."""
+
+
+class Reference:
+    """transformers on the checkpoint in ``folder``, greedy. Takes one question at a time.
+
+    Making one reads small files only. Raises ConfigError for what is no checkpoint, for a model that takes no
+    pictures and where ``MODULES`` are not installed. The weights are loaded at the first use, which raises ConfigError
+    where that fails.
+    """
+
+    def __init__(self, folder: Path, dtype: str = "float32", device: str = "cpu") -> None:
+        self.folder, self.dtype, self.device = folder, dtype, device
+        checkpoint = load_checkpoint(str(folder))
+        self.model_type = str(checkpoint.config.get("model_type"))
+        if family_of(checkpoint) is TEXT_ONLY:
+            known = ", ".join(name for family in FAMILIES for name in family.model_types)
+            raise ConfigError(f"{folder}: models of type {self.model_type} cannot be checked; known: {known}")
+        if missing := [name for name in MODULES if importlib.util.find_spec(name) is None]:
+            raise ConfigError(
+                f"{', '.join(missing)} not installed: `make install` does, or this package's extra `verify`"
+            )
+
+    @property
+    def version(self) -> str:
+        """Of transformers."""
+        return importlib.metadata.version("transformers")
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        """(model, processor)"""
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
+            return model.eval().to(self.device), AutoProcessor.from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(f"{self.folder} cannot be loaded on {self.device}: {reason}") from error
+
+    def expect(self, messages: list[dict[str, Any]], pictures: list[Image.Image], max_tokens: int) -> Expected:
+        """The answer to ``messages``, whose parts say where ``pictures`` stand, in order.
+
+        The prompt is what the chat template says and nothing more, as for the served model. Raises ConfigError.
+        """
+        import torch
+
+        model, processor = self._parts
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[text], images=pictures or None, return_tensors="pt", add_special_tokens=False)
+        inputs = inputs.to(device=self.device, dtype=model.dtype)
+        settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        with torch.no_grad():
+            output = model.generate(
+                **inputs, max_new_tokens=max_tokens, return_dict_in_generate=True, output_scores=True, **settings
+            )
+        prompt = inputs["input_ids"][0].tolist()
+        generated = output.sequences[0, len(prompt) :].tolist()
+        scores = torch.cat(output.scores).float()  # [generated, vocabulary]
+        return self._expected(prompt, generated, *scores.topk(2))
+
+    def _expected(self, prompt: list[int], generated: list[int], scores: Any, best: Any) -> Expected:
+        """``scores`` and ``best``: [generated, 2], the two best tokens of each step."""
+        ends = self._parts[0].generation_config.eos_token_id
+        stopped = generated[-1] in (ends if isinstance(ends, list) else [ends])
+        ids = generated[:-1] if stopped else generated
+        tokens = [
+            Token(
+                text=self._decode([token], special=True),
+                end=len(self._answer(prompt, ids[: index + 1]).rstrip("\ufffd")),
+                margin=(scores[index, 0] - scores[index, 1]).item(),
+                runner_up=self._decode([other for other in best[index].tolist() if other != token][:1], special=True),
+            )
+            for index, token in enumerate(generated)
+        ]
+        return Expected(
+            text=self._answer(prompt, ids),
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(generated),
+            ids=tuple(ids),
+            tokens=tuple(tokens),
+        )
+
+    def _answer(self, prompt: list[int], ids: list[int]) -> str:
+        """Text of ``ids`` where they stand: after the prompt."""
+        context = prompt[-_CONTEXT:]
+        before, both = self._decode(context), self._decode([*context, *ids])
+        return both[len(before) :] if both.startswith(before) else self._decode(ids)
+
+    def _decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        tokenizer = self._parts[1].tokenizer
+        return str(tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False))
