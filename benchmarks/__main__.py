@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import frontend_only, report
+from benchmarks import frontend_only, modes, report
 from benchmarks.compare import compare, load_average, say
 from benchmarks.model import make_random
 from benchmarks.options import QUICK_RESULTS, Options, parse
@@ -47,6 +47,18 @@ async def run_frontend(options: Options, work_dir: Path) -> None:
     say(f"wrote {report.write(options.out, 'frontend-cpu', lines + report.frontend_tables(result), result)}")
 
 
+async def run_modes(options: Options, work_dir: Path) -> None:
+    load = load_average()
+    results = {
+        model.name: await modes.measure(model, options.model, work_dir, options.modes, options.rounds)
+        for model in modes.MODELS
+        if model.name in options.models
+    }
+    title = "The modes on a CPU: encode, prefill and decode together or apart"
+    lines = report.header(title, options.command, options.rounds, load, work_dir)
+    say(f"wrote {report.write(options.out, 'modes-cpu', lines + modes.tables(results), results)}")
+
+
 def _work_dir(name: str) -> Path:
     """An empty folder for logs and run directories; kept afterwards, so that failures can be looked into."""
     folder = QUICK_RESULTS / f"work-{name}"
@@ -59,7 +71,7 @@ async def main(options: Options) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    parts = {"serving": run_serving, "frontend": run_frontend}
+    parts = {"serving": run_serving, "frontend": run_frontend, "modes": run_modes}
     for name in options.parts:
         await parts[name](options, _work_dir(name))
     return 0

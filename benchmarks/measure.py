@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.stats import percentile
 
@@ -22,6 +22,8 @@ class Leg:
     seed: int
     limit_s: float = 180.0
     """Requests not finished by then count as errors."""
+    beside: int = 0
+    """Streams of text that run all the while; ITL is then theirs."""
 
 
 @dataclass(slots=True)
@@ -95,6 +97,28 @@ def summarise(records: Sequence[Record], wall_s: float, cpu_s: dict[str, float],
         events_per_token=events / tokens if tokens else float("nan"),
         cpu_s=cpu_s,
         load_cpu_s=load_cpu_s,
+    )
+
+
+def summarise_beside(
+    records: Sequence[Record], beside: Sequence[Record], wall_s: float, cpu_s: dict[str, float], load_cpu_s: float
+) -> Summary:
+    """As ``summarise``, but ITL is that of the streams ``beside`` while the load ran, and tokens count theirs too."""
+    summary = summarise(records, wall_s, cpu_s, load_cpu_s)
+    begun = min(record.start for record in records)
+    within = [
+        replace(record, stamps=[at for at in record.stamps if begun <= at <= begun + wall_s]) for record in beside
+    ]
+    failed = [record for record in within if record.end and record.error]
+    errors = Counter(summary.errors) + Counter(f"stream: {record.error}" for record in failed)
+    streamed = sum(len(record.stamps) for record in within)
+    return replace(
+        summary,
+        failed=summary.failed + len(failed),
+        requests=summary.requests + len(failed),
+        errors=dict(errors),
+        tokens_per_s=summary.tokens_per_s + streamed / wall_s,
+        itl_ms=_percentiles(_gaps(within)),
     )
 
 

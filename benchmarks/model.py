@@ -38,6 +38,18 @@ def make_random(template: Path, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def widen_tower(template: Path, folder: Path, depth: int, width: int, heads: int) -> Path:
+    """A copy of the Qwen2-VL checkpoint ``template`` whose vision tower has other sizes; weights as initialised."""
+    from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+
+    copy_configuration(template, folder)
+    config = AutoConfig.from_pretrained(template)
+    tower = config.vision_config
+    tower.depth, tower.embed_dim, tower.num_heads = depth, width, heads
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
 def copy_configuration(template: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in _CONFIG_FILES:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import modes
 from benchmarks.measure import Leg
 from benchmarks.systems import FRONTEND, SERVING
 from benchmarks.systems.base import ROOT
@@ -17,7 +18,8 @@ FRONTEND_CONCURRENCY = (16, 64)
 
 DESCRIPTION = """\
 Compare Triptych with its peers on this machine, in one run. Serving: all systems on the same model with the
-same engine settings, measured in turns. Frontend: Triptych's and Dynamo's frontends alone, on mock engines.
+same engine settings, measured in turns. Frontend: Triptych's and Dynamo's frontends alone, on mock engines. Modes:
+Triptych's four modes beside each other.
 Results go to OUT as Markdown and JSON. See benchmarks/README.md."""
 
 
@@ -33,6 +35,8 @@ class Options:
     frontend_requests: int
     rounds: int
     parts: tuple[str, ...]
+    modes: tuple[str, ...]
+    models: tuple[str, ...]
     model: Path
     out: Path
     command: str
@@ -57,7 +61,9 @@ def parse(words: list[str]) -> Options:
         requests=args.requests or (32 if quick else 256),
         frontend_requests=args.requests or (400 if quick else 2000),
         rounds=args.rounds or (1 if quick else 5),
-        parts=(args.only,) if args.only else ("serving", "frontend"),
+        parts=(args.only,) if args.only else ("serving", "frontend", "modes"),
+        modes=tuple(args.modes),
+        models=tuple(args.models),
         model=args.model.resolve(),
         out=args.out or (QUICK_RESULTS if quick else RESULTS),
         command=" ".join(["python -m benchmarks", *words]),
@@ -77,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--concurrency", type=int, nargs="+", metavar="N", help="requests in flight (default: 1 16 64)")
     add("--requests", type=int, metavar="N", help="most requests of a leg (default: 256; frontend: 2000)")
     add("--rounds", type=int, metavar="N", help="rounds, of which the median is reported (default: 5)")
-    add("--only", choices=("serving", "frontend"), help="one of the two parts (default: both)")
+    add("--only", choices=("serving", "frontend", "modes"), help="one of the three parts (default: all)")
+    add("--modes", nargs="+", choices=modes.MODES, default=modes.MODES, help="of the part modes (default: all)")
+    names = tuple(model.name for model in modes.MODELS)
+    add("--models", nargs="+", choices=names, default=names, help="of the part modes (default: both)")
     add(
         "--model",
         type=Path,

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import machine
@@ -71,12 +71,13 @@ def _workload_table(result: Comparison, workload: str) -> Table:
         level = [cell for cell in cells if cell.concurrency == concurrency]
         for system, title in result.titles.items():
             if mine := [cell for cell in level if cell.system == system]:
-                ratios = [_ratios(level, system, baseline) for baseline in BASELINES]
-                table.append([str(concurrency), title, *_figures(mine), *ratios])
+                against = [ratios(level, system, baseline) for baseline in BASELINES]
+                table.append([str(concurrency), title, *figures(mine), *against])
     return table
 
 
-def _figures(cells: list[Cell]) -> list[str]:
+def figures(cells: list[Cell]) -> list[str]:
+    """One system at one leg: req/s, tokens/s, TTFT, ITL, CPU ms/req, errors, noise."""
     summaries = [cell.summary for cell in cells]
     rates = [summary.requests_per_s for summary in summaries]
     return [
@@ -90,7 +91,13 @@ def _figures(cells: list[Cell]) -> list[str]:
     ]
 
 
-def _ratios(level: list[Cell], system: str, baseline: str) -> str:
+def ratios(
+    level: list[Cell],
+    system: str,
+    baseline: str,
+    compared: Sequence[Callable[[Summary], float]] = _RATIOS,
+) -> str:
+    """``system`` over ``baseline``, made within rounds, for each of ``compared``; a dash where there is none."""
     if system == baseline or not any(cell.system == baseline for cell in level):
         return "–"
     rounds = sorted({cell.round for cell in level})
@@ -99,7 +106,7 @@ def _ratios(level: list[Cell], system: str, baseline: str) -> str:
     def values(name: str, of: Callable[[Summary], float]) -> list[float | None]:
         return [of(found[name, turn]) if (name, turn) in found else None for turn in rounds]
 
-    return " · ".join(f"{median_ratio(values(system, of), values(baseline, of)):.2f}" for of in _RATIOS)
+    return " · ".join(f"{median_ratio(values(system, of), values(baseline, of)):.2f}" for of in compared)
 
 
 def _footprint(result: Comparison) -> Table:
@@ -135,7 +142,7 @@ def frontend_tables(result: Comparison) -> list[str]:
 def _frontend_row(result: Comparison, level: list[Cell], system: str) -> list[str]:
     mine = [cell for cell in level if cell.system == system]
     summaries = [cell.summary for cell in mine]
-    rates, tokens, ttft, itl, _, errors, _ = _figures(mine)
+    rates, tokens, ttft, itl, _, errors, _ = figures(mine)
     load = [1e6 * s.load_cpu_s / (s.tokens_per_s * s.wall_s) for s in summaries if s.tokens_per_s]
     return [
         *(result.titles[system], rates, tokens, ttft, itl),
@@ -146,7 +153,7 @@ def _frontend_row(result: Comparison, level: list[Cell], system: str) -> list[st
         number(result.memory_mib.get(system, {}).get("frontend", math.nan)),
         f"{result.startup_s[system]['frontend']:.2f}",
         errors,
-        _ratios(level, system, "dynamo").split(" ")[0],
+        ratios(level, system, "dynamo").split(" ")[0],
     ]
 
 
@@ -166,10 +173,16 @@ def markdown(table: Table) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (first, ["---"] * len(first), *rest)]
 
 
-def write(folder: Path, name: str, lines: list[str], result: Comparison) -> Path:
+def _plain(result: Comparison | dict[str, Comparison]) -> dict[str, object]:
+    if isinstance(result, Comparison):
+        return dataclasses.asdict(result)
+    return {name: dataclasses.asdict(one) for name, one in result.items()}
+
+
+def write(folder: Path, name: str, lines: list[str], result: Comparison | dict[str, Comparison]) -> Path:
     """``name``.md for people and ``name``.json with every leg of every round."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(_plain(result), indent=1) + "\n")
     target = folder / f"{name}.md"
     target.write_text("\n".join(lines).rstrip() + "\n")
     return target

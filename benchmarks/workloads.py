@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -42,7 +43,7 @@ class Prompt:
 
     text: str
     max_tokens: int
-    png: bytes | None = None
+    pngs: tuple[bytes, ...] = ()
 
 
 def prompts(leg: Leg, *, warmup: bool = False) -> list[Prompt]:
@@ -52,6 +53,13 @@ def prompts(leg: Leg, *, warmup: bool = False) -> list[Prompt]:
     common = picture(rng)
     make = WORKLOADS[leg.workload]
     return [make(rng, index, common) for index in range(count)]
+
+
+def streams(leg: Leg) -> Iterator[Prompt]:
+    """Texts without end, each answered with 256 tokens: what runs beside a leg."""
+    rng = random.Random(f"beside {leg.workload}/{leg.concurrency}/{leg.seed}")
+    for index in itertools.count():
+        yield Prompt(_sentence(rng, index), max_tokens=256)
 
 
 def picture(rng: random.Random) -> bytes:
@@ -86,29 +94,35 @@ def _short(rng: random.Random, index: int, common: bytes) -> Prompt:
 
 
 def _image_distinct(rng: random.Random, index: int, common: bytes) -> Prompt:
-    return Prompt("Describe the picture.", max_tokens=16, png=picture(rng))
+    return Prompt("Describe the picture.", max_tokens=16, pngs=(picture(rng),))
 
 
 def _image_repeated(rng: random.Random, index: int, common: bytes) -> Prompt:
     png = picture(rng) if index % 5 == 4 else common
-    return Prompt(f"Describe the picture, question {index}.", max_tokens=16, png=png)
+    return Prompt(f"Describe the picture, question {index}.", max_tokens=16, pngs=(png,))
+
+
+def _images_heavy(rng: random.Random, index: int, common: bytes) -> Prompt:
+    return Prompt("Describe the pictures.", max_tokens=16, pngs=tuple(picture(rng) for _ in range(1 + index % 4)))
 
 
 WORKLOADS: dict[str, Callable[[random.Random, int, bytes], Prompt]] = {
     "text": _text,
     "image-distinct": _image_distinct,
     "image-repeated": _image_repeated,
+    "images-heavy": _images_heavy,
     "frontend": _short,
 }
 SERVING = ("text", "image-distinct", "image-repeated")
 
 
 def content(prompt: Prompt) -> str | list[dict[str, object]]:
-    """The user message's content in OpenAI's words; the picture as a data URL."""
-    if prompt.png is None:
+    """The user message's content in OpenAI's words; pictures as data URLs."""
+    if not prompt.pngs:
         return prompt.text
-    url = f"data:image/png;base64,{base64.b64encode(prompt.png).decode()}"
-    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt.text}]
+    urls = [f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in prompt.pngs]
+    pictures: list[dict[str, object]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*pictures, {"type": "text", "text": prompt.text}]
 
 
 def http_request(prompt: Prompt, model: str, host: str) -> bytes:

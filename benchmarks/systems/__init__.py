@@ -8,7 +8,7 @@ from typing import cast
 from benchmarks.systems.base import Setup, System
 
 SERVING = {
-    "triptych": ("triptych", "TriptychEpd"),
+    "triptych": ("triptych", "Triptych"),
     "vllm-server": ("vllm_server", "VllmServer"),
     "vllm-server-sp": ("vllm_server", "VllmServerSingleProcess"),
     "raw-engine": ("agent", "RemoteRawEngine"),

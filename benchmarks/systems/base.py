@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.load import Request, run_load
-from benchmarks.measure import Leg, Summary, summarise
+from benchmarks.load import Request, run_load, run_load_beside
+from benchmarks.measure import Leg, Record, Summary, summarise, summarise_beside
 from benchmarks.procs import Child, cpu_seconds, resident_mib, tree
-from benchmarks.workloads import cached_prompts, http_request
+from benchmarks.workloads import cached_prompts, http_request, streams
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240.0
@@ -25,7 +25,6 @@ class Setup:
     model: Path
     work_dir: Path
     """For logs and run directories."""
-    graph: Path = ROOT / "examples" / "epd.yaml"
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
 
 
@@ -108,10 +107,23 @@ class HttpSystem:
             await self._load(leg, warmup=True)
         requests = self._requests(leg, warmup=False)
         before, load_before = self.cpu(), time.process_time()
-        records, wall_s = await run_load(self.url, requests, leg.concurrency, leg.limit_s)
+        beside: list[Record] = []
+        if leg.beside:
+            records, beside, wall_s = await run_load_beside(
+                self.url, requests, leg.concurrency, leg.limit_s, self._streams(leg), leg.beside
+            )
+        else:
+            records, wall_s = await run_load(self.url, requests, leg.concurrency, leg.limit_s)
         load_cpu_s = time.process_time() - load_before
         used = {part: after - before[part] for part, after in self.cpu().items()}
+        if leg.beside:
+            return summarise_beside(records, beside, wall_s, used, load_cpu_s)
         return summarise(records, wall_s, used, load_cpu_s)
+
+    def _streams(self, leg: Leg) -> Iterator[Request]:
+        host = self.url.removeprefix("http://")
+        for prompt in streams(leg):
+            yield Request(http_request(prompt, self.model_name, host), prompt.max_tokens)
 
     async def _load(self, leg: Leg, warmup: bool) -> None:
         await run_load(self.url, self._requests(leg, warmup), leg.concurrency, leg.limit_s)

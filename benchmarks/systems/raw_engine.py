@@ -100,13 +100,13 @@ class RawEngine:
         return record
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
-        parts = [{"type": "image"}] if prompt.png else []
+        parts = [{"type": "image"}] * len(prompt.pngs)
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if prompt.png is None:
+        if not prompt.pngs:
             return {"prompt": text}
-        image = Image.open(io.BytesIO(prompt.png)).convert("RGB")
-        return {"prompt": text, "multi_modal_data": {"image": image}}
+        images = [Image.open(io.BytesIO(png)).convert("RGB") for png in prompt.pngs]
+        return {"prompt": text, "multi_modal_data": {"image": images}}
 
 
 def _apply_environment() -> None:

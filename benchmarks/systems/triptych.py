@@ -1,15 +1,16 @@
-"""Triptych: aggregated (EPD) on vLLM, and its frontend alone on the mock engine."""
+"""Triptych: each of its modes on vLLM, and its frontend alone on the mock engine."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from benchmarks.procs import StartError, free_port
-from benchmarks.systems.base import START_TIMEOUT_S, HttpSystem
+from benchmarks.systems.base import ROOT, START_TIMEOUT_S, HttpSystem
 from benchmarks.systems.engine_settings import SINGLE_PROCESS_ENV, flags
 
 _READY = "triptych: ready "
@@ -17,31 +18,40 @@ _COMMAND = [sys.executable, "-m", "triptych"]
 
 
 @dataclass
-class TriptychEpd(HttpSystem):
-    """``triptych up`` on the example graph, with the engine flags that all systems here share."""
+class Triptych(HttpSystem):
+    """``triptych up`` on an example graph, with the engine flags that all systems here share."""
 
     title: str = "Triptych EPD"
+    mode: str = "epd"
+    """Which of ``examples/*.yaml``."""
+    threads: int = 1
+    """Of each engine."""
+    worker_settings: Mapping[str, object] = field(default_factory=dict)
+    """Laid over every worker of the graph."""
 
     async def start(self) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        run_dir = self.setup.work_dir / "triptych-epd"
-        argv = [*_COMMAND, "up", str(self._graph()), "--port", str(port), "--model", str(self.setup.model)]
+        name = f"triptych-{self.mode}-{self.threads}"
+        argv = [*_COMMAND, "up", str(self._graph(name)), "--port", str(port), "--model", str(self.setup.model)]
         try:
-            env = SINGLE_PROCESS_ENV | {"TRIPTYCH_RUN_DIR": str(run_dir)}
-            await self.launch("deployment", argv, env)
-            await self.serving("deployment")
+            run_dir = str(self.setup.work_dir / name)
+            env = SINGLE_PROCESS_ENV | {"TRIPTYCH_RUN_DIR": run_dir, "OMP_NUM_THREADS": str(self.threads)}
+            deployment = await self.launch(name, argv, env)
+            await deployment.wait_line("Serving ", START_TIMEOUT_S)  # with all of its workers
+            await self.serving(name)
         except (StartError, OSError):
             await self.stop()
             raise
 
-    def _graph(self) -> Path:
-        """A copy of the graph in which every vLLM worker has the shared engine flags."""
-        graph = yaml.safe_load(self.setup.graph.read_text())
+    def _graph(self, name: str) -> Path:
+        """A copy of the graph in which every vLLM worker has the shared engine flags besides its own."""
+        graph = yaml.safe_load((ROOT / "examples" / f"{self.mode}.yaml").read_text())
         for worker in graph["workers"]:
+            worker.update(self.worker_settings)
             if worker.get("engine", "vllm") == "vllm":
-                worker["args"] = flags()
-        copy = self.setup.work_dir / "epd.yaml"
+                worker["args"] = [*flags(), *worker.get("args", ())]
+        copy = self.setup.work_dir / f"{name}.yaml"
         copy.write_text(yaml.safe_dump(graph, sort_keys=False))
         return copy
 

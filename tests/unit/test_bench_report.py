@@ -39,13 +39,13 @@ def test_a_leg_has_the_same_prompts_every_time_and_no_other_leg_has_them(workloa
     assert prompts(leg) == prompts(leg)
     assert len(prompts(leg, warmup=True)) == 5
     others = [*prompts(leg, warmup=True), *prompts(Leg(workload, 4, requests=10, warmup=5, seed=2))]
-    assert not {(p.text, p.png) for p in prompts(leg)} & {(p.text, p.png) for p in others}
+    assert not {(p.text, p.pngs) for p in prompts(leg)} & {(p.text, p.pngs) for p in others}
 
 
 def test_pictures_are_distinct_or_repeated_as_the_workload_says() -> None:
     distinct = prompts(Leg("image-distinct", 1, requests=10, warmup=0, seed=0))
-    assert len({prompt.png for prompt in distinct}) == 10
-    repeated = [prompt.png for prompt in prompts(Leg("image-repeated", 1, requests=10, warmup=0, seed=0))]
+    assert len({prompt.pngs for prompt in distinct}) == 10
+    repeated = [prompt.pngs for prompt in prompts(Leg("image-repeated", 1, requests=10, warmup=0, seed=0))]
     assert max(repeated.count(png) for png in repeated) == 8
 
 
@@ -104,7 +104,7 @@ def test_the_header_names_no_host_and_no_path() -> None:
 
 def test_options_have_defaults_for_full_and_quick_runs() -> None:
     full, quick = parse([]), parse(["--quick", "--only", "serving"])
-    assert (full.rounds, full.concurrency, full.parts) == (5, (1, 16, 64), ("serving", "frontend"))
+    assert (full.rounds, full.concurrency, full.parts) == (5, (1, 16, 64), ("serving", "frontend", "modes"))
     assert (quick.rounds, quick.concurrency, quick.parts) == (1, (1, 16), ("serving",))
     assert full.serving_leg("text", 1, 0).requests == 24
     assert full.serving_leg("text", 64, 0).requests == 256
