@@ -215,6 +215,6 @@ def test_three_thousand_small_hand_overs_without_growth(backend):
             await empty(owner, receiver)
             gc.collect()
             assert resident() - before < 4 * MIB
-            assert owner.stats().reserved_bytes <= 2 * MIB
+            assert owner.stats().reserved_bytes <= 4 * MIB, "a second round begins before the owner hears of the first"
 
     run(main())

@@ -104,7 +104,8 @@ class Transfer(Protocol):
 
         Everything in a handle is checked before it is used. Raises Unavailable (code ``transfer_failed``) when
         an owner is gone, a lease ended or the time limit passed, and what ``allocate`` raises; then no buffer
-        is left behind. After a cancel, memory that a transfer may still write to is kept until it ended.
+        is left behind. The owner may hear of a fetch a turn of the loop later. After a cancel, memory that a
+        transfer may still write to is kept until it ended.
         """
         ...
 

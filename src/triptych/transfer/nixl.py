@@ -23,7 +23,7 @@ from triptych.transfer.leases import Lease
 from triptych.transfer.memory import AnonymousMemory
 from triptych.transfer.nixl_agent import NixlAgent, NixlError
 from triptych.transfer.nixl_flight import Flight, Lingering
-from triptych.transfer.nixl_remotes import Remotes
+from triptych.transfer.nixl_remotes import Remote, Remotes
 from triptych.transfer.spans import Piece, Span, batched, covers, cut
 from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
 
@@ -140,23 +140,67 @@ class NixlTransfer(BaseTransfer):
 
     async def _move(self, owner: str, moves: Sequence[Move]) -> None:
         locations = [_checked(move) for move in moves]
-        limit_s = self._config.transfer_timeout_s
-        flight = Flight(self.agent, owner, asyncio.get_running_loop().time() + limit_s)
         remote = self._remotes.enter(owner)
+        try:
+            scratch = self._take_scratch(len(moves))
+            entries = await self._read(remote, moves, locations, scratch)
+        except BaseException:
+            self._remotes.leave(remote)
+            raise
+        # Later: the bytes are here, and whoever waits for them need not wait for the owner to hear of it.
+        asyncio.get_running_loop().call_soon(self._tell, remote, entries, scratch)
+
+    async def _read(
+        self, remote: Remote, moves: Sequence[Move], locations: Sequence[_Location], scratch: Span
+    ) -> list[Piece]:
+        """Read the bytes, then the entries of their leases into ``scratch``, which a failure gives back.
+
+        Returns what was read last.
+        """
+        limit_s = self._config.transfer_timeout_s
+        flight = Flight(self.agent, remote.name, asyncio.get_running_loop().time() + limit_s)
         try:
             await self._remotes.load(remote, _metadata(locations), limit_s)
             await flight.read(self._plan(moves, locations))
-            await self._settle_leases(flight, moves, locations)
-        except NixlError as error:
-            remote.failed = not error.refused or remote.users == 1
-            raise lost(f"its owner is gone or out of reach ({error})") from None
-        except TimeoutError:
-            remote.failed = True
+            entries = _entries(locations, self._scratch, scratch)
+            await flight.read(batched(entries, CHUNK_BYTES, BATCH_PIECES))
+            self._check_leases(moves, locations, scratch)
+            return entries
+        except BaseException as error:
+            self._let_go(flight, [self._giver(scratch), *(move.buffer.share().close for move in moves)])
+            if isinstance(error, NixlError):
+                remote.failed = not error.refused or remote.users == 1
+                raise lost(f"its owner is gone or out of reach ({error})") from None
+            remote.failed = remote.failed or isinstance(error, TimeoutError)
             raise
-        finally:
-            if not flight.sweep():
-                self._linger(flight, [move.buffer.share().close for move in moves])
-            self._remotes.leave(remote)
+
+    def _tell(self, remote: Remote, entries: Sequence[Piece], scratch: Span) -> None:
+        """Tell the owner that the leases are done with. One that cannot be told lets them run out."""
+        with suppress(Unavailable):  # closed since then
+            flight = Flight(self.agent, remote.name, 0.0)
+            with suppress(NixlError):
+                flight.write(batched(map(_done, entries), CHUNK_BYTES, BATCH_PIECES))
+            self._let_go(flight, [self._giver(scratch)])
+        self._remotes.leave(remote)
+
+    def _let_go(self, flight: Flight, give_back: Sequence[Callable[[], None]]) -> None:
+        """Call ``give_back`` when ``flight`` has ended, for which nobody waits."""
+        if flight.sweep():
+            for each in give_back:
+                each()
+        else:
+            self._linger(flight, give_back)
+
+    def _take_scratch(self, entries: int) -> Span:
+        """Raises Unavailable."""
+        size = entries * ENTRY_BYTES
+        start = self._scratch_free.take(size)
+        if start is None:
+            raise Unavailable("too many tensors are being fetched at once", code="arena_full")
+        return Span(start, size)
+
+    def _giver(self, scratch: Span) -> Callable[[], None]:
+        return partial(self._scratch_free.give, *scratch)
 
     def _linger(self, flight: Flight, give_back: Sequence[Callable[[], None]]) -> None:
         """Nobody waits for ``flight`` any more: call ``give_back`` when it has ended."""
@@ -172,35 +216,12 @@ class NixlTransfer(BaseTransfer):
             found += cut(whole, self._slab_ends, remote_ends, CHUNK_BYTES)
         return batched(found, CHUNK_BYTES, BATCH_PIECES)
 
-    async def _settle_leases(self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location]) -> None:
-        """The bytes are here: were the leases still open? Then tell the owner. Raises Unavailable when not."""
-        size = len(moves) * ENTRY_BYTES
-        start = self._scratch_free.take(size)
-        if start is None:
-            raise Unavailable("too many tensors are being fetched at once", code="arena_full")
-        try:
-            await self._settle_in(flight, moves, locations, start)
-        finally:
-            if flight.sweep():
-                self._scratch_free.give(start, size)
-            else:
-                self._linger(flight, [partial(self._scratch_free.give, start, size)])
-
-    async def _settle_in(
-        self, flight: Flight, moves: Sequence[Move], locations: Sequence[_Location], start: int
-    ) -> None:
-        """With the lease entries at ``start`` of the scratch memory."""
-        base = self._scratch.address + start
-        entries = [
-            Piece(base + place * ENTRY_BYTES, location.entry, ENTRY_BYTES) for place, location in enumerate(locations)
-        ]
-        await flight.read(batched(entries, CHUNK_BYTES, BATCH_PIECES))
-        words = self._scratch.view[start : start + len(entries) * ENTRY_BYTES]
+    def _check_leases(self, moves: Sequence[Move], locations: Sequence[_Location], scratch: Span) -> None:
+        """The bytes are here: were the leases still open? Raises Unavailable when not."""
+        words = self._scratch.view[scratch.address : scratch.address + scratch.size]
         for entry, move, location in zip(Entry.read_all(words), moves, locations, strict=True):
             if not entry.allows(location.token, location.address, move.buffer.size_bytes):
                 raise lost(LEASE_ENDED)
-        with suppress(NixlError):  # the bytes are good; an owner that cannot be told lets the lease run out
-            await flight.write(batched(map(_done, entries), CHUNK_BYTES, BATCH_PIECES))
 
     def _tick(self) -> bool:
         self._lingering.sweep(asyncio.get_running_loop().time())
@@ -210,10 +231,11 @@ class NixlTransfer(BaseTransfer):
 def _checked(move: Move) -> _Location:
     """Raises BadRequest for a location that is not one of a tensor of this size."""
     location = decoded(_LOCATION, move.handle.location)
-    span = Span(location.address, move.buffer.size_bytes)
+    address, size = location.address, move.buffer.size_bytes
     if location.token >= _LIMIT or location.entry % 8 or location.entry + ENTRY_BYTES > _LIMIT:
         raise malformed("it has no lease")
-    if span.address + span.size > _LIMIT or not covers([Span(s.address, s.size) for s in location.slabs], span):
+    slabs = [Span(slab.address, slab.size) for slab in location.slabs]
+    if address + size > _LIMIT or not covers(slabs, Span(address, size)):
         raise malformed("it lies outside the owner's memory")
     return location
 
@@ -223,6 +245,12 @@ def _metadata(locations: Sequence[_Location]) -> Iterator[bytes]:
         yield location.agent
         for slab in location.slabs:
             yield slab.metadata
+
+
+def _entries(locations: Sequence[_Location], memory: AnonymousMemory, scratch: Span) -> list[Piece]:
+    """The lease entries of ``locations``, each with its place in ``scratch`` of ``memory``."""
+    base = memory.address + scratch.address
+    return [Piece(base + place * ENTRY_BYTES, location.entry, ENTRY_BYTES) for place, location in enumerate(locations)]
 
 
 def _done(entry: Piece) -> Piece:

@@ -30,23 +30,23 @@ class Flight:
 
         Raises NixlError at the first batch that fails; others may be under way then.
         """
-        await self._all(self._agent.read, batches)
-
-    async def write(self, batches: Sequence[Sequence[Piece]]) -> None:
-        """As ``read``, the other way."""
-        await self._all(self._agent.write, batches)
-
-    async def _all(self, operation: Callable[..., int | None], batches: Sequence[Sequence[Piece]]) -> None:
         for number, batch in enumerate(batches):
             if number:
                 await asyncio.sleep(0)
             if len(self._under_way) >= MAX_IN_FLIGHT:
                 await self._wait(MAX_IN_FLIGHT - 1)
-            transfer = operation(self._remote, batch)
-            if transfer is not None:
-                self._under_way.append(transfer)
+            self._began(self._agent.read(self._remote, batch))
         if self._under_way:
             await self._wait(0)
+
+    def write(self, batches: Sequence[Sequence[Piece]]) -> None:
+        """Begin to write all pieces; ``sweep`` tells when that has ended. Raises NixlError."""
+        for batch in batches:
+            self._began(self._agent.write(self._remote, batch))
+
+    def _began(self, transfer: int | None) -> None:
+        if transfer is not None:
+            self._under_way.append(transfer)
 
     async def _wait(self, most: int) -> None:
         """At once where that is so, soon by turns of the loop, later by short sleeps."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from triptych.contracts.errors import ConfigError
+from triptych.engines.encoder.packed import pack_linears
 from triptych.engines.encoder.weights import Weights
 
 Pixels = dict[str, Any]
@@ -56,6 +57,7 @@ def _qwen(source: Source, model_class: Any) -> Run:
     config = source.config.vision_config
     tower = _module(model_class, config, source, ("visual.", "model.visual."))
     tower.patch_embed = _as_linear(tower.patch_embed.proj)
+    pack_linears(tower)
     merged = config.spatial_merge_size**2
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
@@ -92,8 +94,9 @@ def _llava(source: Source) -> Run:
     layers = _absolute(config.vision_feature_layer, tower_config.num_hidden_layers)
     tower_config.num_hidden_layers = max(layers)  # those above are never looked at
     prefixes = ("vision_tower.", "model.vision_tower.")
-    tower = _module(MODEL_MAPPING[type(tower_config)], tower_config, source, prefixes, ("post_layernorm.", "head."))
-    projector = _projector(LlavaMultiModalProjector(config), source)
+    unused = ("post_layernorm.", "head.")
+    tower = pack_linears(_module(MODEL_MAPPING[type(tower_config)], tower_config, source, prefixes, unused))
+    projector = pack_linears(_projector(LlavaMultiModalProjector(config), source))
     skipped = 1 if config.vision_feature_select_strategy == "default" else 0
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
