@@ -8,10 +8,10 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.contracts.request import Medium
 from triptych.media import image as module
-from triptych.media.image import ImageDecoder
+from triptych.media.image import PIXEL_BYTES, ImageDecoder
 
 LIMITS = MediaLimits()
-SIZE_BYTES = 16 * 8 * 3
+SIZE_BYTES = 16 * 8 * PIXEL_BYTES
 
 
 def medium(name: str, data: bytes | None = None) -> Medium:

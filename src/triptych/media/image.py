@@ -56,6 +56,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255)
+PIXEL_BYTES = 4
+"""Of an RGB picture in Pillow's memory."""
 
 
 def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Image.Image:
@@ -100,7 +102,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 class ImageDecoder:
     """Decodes pictures in threads of its own, each content once at a time, and keeps those used last.
 
-    For one event loop. ``cache_bytes`` bounds what is kept (width x height x 3 bytes a picture; 0: nothing).
+    For one event loop. ``cache_bytes`` bounds what is kept (``PIXEL_BYTES`` a pixel; 0: nothing).
     Pictures are keyed by their content hash, which the caller must be able to trust, and shared: nobody may
     change one. Work waiting for a thread is bounded by the worker's own bound on its requests.
     """
@@ -135,5 +137,5 @@ class ImageDecoder:
     async def _decode(self, medium: Medium) -> Image.Image:
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self._threads, decode_image, medium, self._limits)
-        self.cache.put(medium.content_hash, picture, picture.width * picture.height * 3)
+        self.cache.put(medium.content_hash, picture, picture.width * picture.height * PIXEL_BYTES)
         return picture

@@ -9,6 +9,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.errors import UNSUPPORTED, problem
+from triptych.media.image import PIXEL_BYTES
 from triptych.media.sniff import inspect_image
 from triptych.models.base import Checkpoint, ModelFamily
 
@@ -52,7 +53,7 @@ def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoi
     tokens = family.image_tokens(checkpoint, width, height)
     metadata = family.image_metadata(checkpoint, width, height) if family.image_metadata else {}
     patches = math.prod(metadata.get("image_grid_thw", (tokens,)))
-    memory_bytes = width * height * 3 + patches * PATCH_BYTES
+    memory_bytes = width * height * PIXEL_BYTES + patches * PATCH_BYTES
     return Plan((tokens, width_of(family, checkpoint)), metadata, patches, memory_bytes)
 
 
