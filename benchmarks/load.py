@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -157,35 +157,16 @@ async def run_load(
 
 
 async def run_load_beside(
-    url: str, requests: Sequence[Request], concurrency: int, limit_s: float, streams: Iterator[Request], at_once: int
+    url: str, requests: Sequence[Request], concurrency: int, limit_s: float, streams: Sequence[Request], at_once: int
 ) -> tuple[list[Record], list[Record], float]:
-    """``run_load`` while ``at_once`` of the endless ``streams`` run beside it.
+    """``run_load`` of ``requests`` and, at the same time, of ``streams``, ``at_once`` of them at a time.
 
-    Returns the records of ``requests``, those of the streams as far as they came, and the seconds it took.
+    Returns the records of both, and the seconds until all were answered.
     """
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    slots = [_Slot(parts.hostname, parts.port) for _ in range(at_once)]
-    beside: list[Record] = []
-    try:
-        await asyncio.gather(*(slot.connect() for slot in slots))
-        tasks = [asyncio.create_task(slot.work(streams, beside)) for slot in slots]
-        await _until(lambda: sum(len(record.stamps) > 1 for record in beside) >= at_once, limit_s)
-        records, wall_s = await run_load(url, requests, concurrency, limit_s)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        for slot in slots:
-            slot.close()
-    return records, beside, wall_s
-
-
-async def _until(is_so: Callable[[], bool], limit_s: float) -> None:
-    async with asyncio.timeout(limit_s):
-        while not is_so():  # noqa: ASYNC110  # records are plain lists, which tell nobody that they grow
-            await asyncio.sleep(0.01)
+    (records, one_s), (beside, other_s) = await asyncio.gather(
+        run_load(url, requests, concurrency, limit_s), run_load(url, streams, at_once, limit_s)
+    )
+    return records, beside, max(one_s, other_s)
 
 
 async def _bounded(tasks: Sequence[asyncio.Task[None]], limit_s: float) -> None:

@@ -23,7 +23,9 @@ class Leg:
     limit_s: float = 180.0
     """Requests not finished by then count as errors."""
     beside: int = 0
-    """Streams of text that run all the while; ITL is then theirs."""
+    """As many texts run at a time beside the requests; ITL is then theirs."""
+    beside_requests: int = 0
+    """Texts in all."""
 
 
 @dataclass(slots=True)
@@ -103,23 +105,12 @@ def summarise(records: Sequence[Record], wall_s: float, cpu_s: dict[str, float],
 def summarise_beside(
     records: Sequence[Record], beside: Sequence[Record], wall_s: float, cpu_s: dict[str, float], load_cpu_s: float
 ) -> Summary:
-    """As ``summarise``, but ITL is that of the streams ``beside`` while the load ran, and tokens count theirs too."""
-    summary = summarise(records, wall_s, cpu_s, load_cpu_s)
-    begun = min(record.start for record in records)
-    within = [
-        replace(record, stamps=[at for at in record.stamps if begun <= at <= begun + wall_s]) for record in beside
-    ]
-    failed = [record for record in within if record.end and record.error]
-    errors = Counter(summary.errors) + Counter(f"stream: {record.error}" for record in failed)
-    streamed = sum(len(record.stamps) for record in within)
-    return replace(
-        summary,
-        failed=summary.failed + len(failed),
-        requests=summary.requests + len(failed),
-        errors=dict(errors),
-        tokens_per_s=summary.tokens_per_s + streamed / wall_s,
-        itl_ms=_percentiles(_gaps(within)),
-    )
+    """Of both together; but TTFT is that of ``records``, and ITL that of ``beside`` while those were under way."""
+    both = summarise([*records, *beside], wall_s, cpu_s, load_cpu_s)
+    alone = summarise(records, wall_s, cpu_s, load_cpu_s)
+    last = max(record.end for record in records)
+    within = [replace(one, stamps=[at for at in one.stamps if at <= last]) for one in beside if not one.error]
+    return replace(both, ttft_ms=alone.ttft_ms, latency_ms=alone.latency_ms, itl_ms=_percentiles(_gaps(within)))
 
 
 def _gaps(records: Sequence[Record]) -> list[float]:

@@ -28,8 +28,10 @@ HOW = """\
 Every figure is the median over the rounds; a ratio is made within a round, mode over EPD, and then the median is
 taken: requests per second (above 1 is better) · TTFT p50 · ITL p99 · CPU per request (below 1 is better). Every
 engine and encoder has one thread; *EPD, 2 threads* is EPD whose engine may use both cores. CPU counts all processes
-of a deployment. *beside* is the number of text streams that run all the while: ITL is then theirs, requests are those
-with pictures, and tokens are both's. *repeated*: four of five requests have the same picture."""
+of a deployment. *images-heavy*: requests with one to four pictures of their own, and beside them texts of 256 tokens,
+four at a time. Requests and tokens per second are those of both together until all are answered; TTFT is that of the
+pictures, and ITL that of the texts while pictures are under way. *image-repeated*: four of five requests have the same
+picture."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ MODELS = (
         "heavy",
         _heavy,
         (
-            Leg("images-heavy", 4, requests=32, warmup=4, seed=0, beside=4),
+            Leg("images-heavy", 4, requests=32, warmup=4, seed=0, beside=4, beside_requests=32),
             Leg("image-distinct", 4, requests=40, warmup=4, seed=0),
             Leg("image-repeated", 4, requests=60, warmup=4, seed=0),
         ),

@@ -31,10 +31,20 @@ from triptych.transfer.registry import make_transfer
 from triptych.transfer.spans import Piece, Span
 
 KIB, MIB = 1 << 10, 1 << 20
-SIZES = (16 * KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
-LARGEST = max(SIZES)
+LOADS = (
+    (1, 16 * KIB),
+    (1, 64 * KIB),
+    (16, 64 * KIB),
+    (1, MIB),
+    (1, 4 * MIB),
+    (4, 4 * MIB),
+    (1, 16 * MIB),
+    (1, 64 * MIB),
+)
+"""(tensors, bytes of each), all of one turn in one operation."""
+LARGEST = max(count * size for count, size in LOADS)
 RESULTS = Path(__file__).parent / "results" / "transfer.md"
-_HANDLE = msgspec.msgpack.Decoder(TensorHandle)
+_HANDLES = msgspec.msgpack.Decoder(list[TensorHandle])
 
 
 class Took(NamedTuple):
@@ -66,9 +76,9 @@ class Bare:
         registered = self.agent.register(Span(self.memory.address, LARGEST))
         self.metadata = self.agent.metadata(registered, connection=True)
 
-    def read(self, remote: str, address: int, size: int) -> Took:
+    def read(self, remote: str, address: int, count: int, size: int) -> Took:
         """Seconds that one READ takes, polled without a pause; of the clock, and of this thread's processor time."""
-        pieces = [Piece(self.memory.address, address, size)]
+        pieces = [Piece(self.memory.address + n * size, address + n * size, size) for n in range(count)]
         watch = Watch()
         transfer = self.agent.read(remote, pieces)
         while transfer is not None and not self.agent.ended(transfer):
@@ -80,7 +90,7 @@ class Bare:
 
 
 def own(pipe: Connection, backend: str) -> None:
-    """The other process: for (``bare`` or ``ours``, a size) it writes the bytes and answers, until None."""
+    """The other process: for (``bare`` or ``ours``, tensors, a size) it writes the bytes and answers, until None."""
 
     async def main() -> None:
         bare = Bare("bare-owner")
@@ -89,18 +99,20 @@ def own(pipe: Connection, backend: str) -> None:
         await transfer.start()
         pipe.send((bare.memory.address, bare.metadata))
         while (turn := await asyncio.to_thread(pipe.recv)) is not None:
-            kind, size = turn
+            kind, count, size = turn
             if kind == "bare":
-                bare.memory.view[:size] = content[:size]
+                bare.memory.view[: count * size] = content[: count * size]
                 pipe.send((b"", Took(0.0, 0.0)))
                 continue
-            (buffer,) = await transfer.allocate([(size,)], "uint8")
-            buffer.data[:] = content[:size]
-            buffer.data[:8] = size.to_bytes(8, "little")
+            buffers = await transfer.allocate([(size,)] * count, "uint8")
+            for buffer in buffers:
+                buffer.data[:] = content[:size]
+                buffer.data[:8] = size.to_bytes(8, "little")
             watch = Watch()
-            handle = msgspec.msgpack.encode(transfer.export(buffer))
-            buffer.close()
-            pipe.send((handle, watch.stop()))
+            handles = msgspec.msgpack.encode([transfer.export(buffer) for buffer in buffers])
+            for buffer in buffers:
+                buffer.close()
+            pipe.send((handles, watch.stop()))
         await transfer.close()
 
     asyncio.run(main())
@@ -113,43 +125,45 @@ async def measure(pipe: Connection, backend: str, seconds: float) -> list[dict[s
     address, metadata = await asyncio.to_thread(pipe.recv)
     remote = bare.agent.add_remote(metadata)
     rows = []
-    for size in SIZES:
+    for count, size in LOADS:
         for _ in range(3):  # connects, and takes memory
-            await turn(pipe, transfer, size)
-            bare.read(remote, address, size)
+            await turn(pipe, transfer, count, size)
+            bare.read(remote, address, count, size)
         raw: list[Took] = []
         ours: list[Took] = []
         begun = time.perf_counter()
         while len(raw) < 12 or time.perf_counter() - begun < seconds:
-            await ready(pipe, "bare", size)
-            raw.append(bare.read(remote, address, size))
-            ours.append(await turn(pipe, transfer, size))
-        rows.append(summary(size, raw, ours))
+            await ready(pipe, "bare", count, size)
+            raw.append(bare.read(remote, address, count, size))
+            ours.append(await turn(pipe, transfer, count, size))
+        rows.append(summary(count, size, raw, ours))
     pipe.send(None)
     await transfer.close()
     return rows
 
 
-async def ready(pipe: Connection, kind: str, size: int) -> tuple[bytes, Took]:
-    """The owner has written the bytes: its handle of them, and what exporting them took."""
-    pipe.send((kind, size))
+async def ready(pipe: Connection, kind: str, count: int, size: int) -> tuple[bytes, Took]:
+    """The owner has written the bytes: its handles of them, and what exporting them took."""
+    pipe.send((kind, count, size))
     handle, took = await asyncio.to_thread(pipe.recv)
     return handle, took
 
 
-async def turn(pipe: Connection, transfer: Any, size: int) -> Took:
-    """From export to the bytes here, without the way of the handle between the two."""
-    sent, export = await ready(pipe, "ours", size)
+async def turn(pipe: Connection, transfer: Any, count: int, size: int) -> Took:
+    """From export to the bytes here, without the way of the handles between the two."""
+    sent, export = await ready(pipe, "ours", count, size)
     watch = Watch()
-    (buffer,) = await transfer.fetch([_HANDLE.decode(sent)])
+    buffers = await transfer.fetch(_HANDLES.decode(sent))
     fetch = watch.stop()
-    assert buffer.data[:8] == size.to_bytes(8, "little"), "the wrong bytes"
-    buffer.close()
+    assert len(buffers) == count
+    for buffer in buffers:
+        assert buffer.data[:8] == size.to_bytes(8, "little"), "the wrong bytes"
+        buffer.close()
     return Took(export.clock_s + fetch.clock_s, export.cpu_s + fetch.cpu_s)
 
 
-def summary(size: int, raw: list[Took], ours: list[Took]) -> dict[str, float]:
-    found: dict[str, float] = {"size": size, "turns": len(raw)}
+def summary(count: int, size: int, raw: list[Took], ours: list[Took]) -> dict[str, float]:
+    found: dict[str, float] = {"count": count, "size": size, "turns": len(raw)}
     for name, turns in (("raw", raw), ("ours", ours)):
         found[name] = percentile([one.clock_s for one in turns], 0.5)
         found[f"{name}90"] = percentile([one.clock_s for one in turns], 0.9)
@@ -164,8 +178,9 @@ def table(rows: list[dict[str, float]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        size, raw, ours = row["size"], row["raw"], row["ours"]
-        name = f"{size // MIB:.0f} MiB" if size >= MIB else f"{size // KIB:.0f} KiB"
+        raw, ours, size = row["raw"], row["ours"], row["count"] * row["size"]
+        each = f"{row['size'] // MIB:.0f} MiB" if row["size"] >= MIB else f"{row['size'] // KIB:.0f} KiB"
+        name = each if row["count"] == 1 else f"{row['count']:.0f} x {each}"
         lines.append(
             f"| {name} | {raw * 1e6:,.0f} / {row['raw90'] * 1e6:,.0f} | {size / raw / 1e9:.2f} "
             f"| {ours * 1e6:,.0f} / {row['ours90'] * 1e6:,.0f} | {size / ours / 1e9:.2f} "
@@ -183,10 +198,10 @@ def report(rows: list[dict[str, float]], backend: str, command: str, load: str) 
 
 {head}
 
-A hand-over is export, decode the handle, allocate, fetch (bytes, then the lease's state, then word to the owner);
-the way of the handle between the processes is left out. A bare READ is one NIXL transfer over memory that both
-sides registered and touched before, polled without a pause. The two take turns within every size, and before
-every turn the owner writes all bytes anew.
+A hand-over is export, decode the handle, allocate, fetch (bytes, then the lease's state; the owner hears of it
+afterwards); the way of the handle between the processes is left out. Several tensors go in one operation. A bare
+READ is one NIXL transfer over memory that both sides registered and touched before, polled without a pause. The two
+take turns within every size, and before every turn the owner writes all bytes anew.
 
 {table(rows)}
 """

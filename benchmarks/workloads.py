@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,11 +54,10 @@ def prompts(leg: Leg, *, warmup: bool = False) -> list[Prompt]:
     return [make(rng, index, common) for index in range(count)]
 
 
-def streams(leg: Leg) -> Iterator[Prompt]:
-    """Texts without end, each answered with 256 tokens: what runs beside a leg."""
+def texts_beside(leg: Leg) -> list[Prompt]:
+    """What runs beside a leg: texts that are answered with 256 tokens each."""
     rng = random.Random(f"beside {leg.workload}/{leg.concurrency}/{leg.seed}")
-    for index in itertools.count():
-        yield Prompt(_sentence(rng, index), max_tokens=256)
+    return [Prompt(_sentence(rng, index), max_tokens=256) for index in range(leg.beside_requests)]
 
 
 def picture(rng: random.Random) -> bytes:

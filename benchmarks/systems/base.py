@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 from benchmarks.load import Request, run_load, run_load_beside
 from benchmarks.measure import Leg, Record, Summary, summarise, summarise_beside
 from benchmarks.procs import Child, cpu_seconds, resident_mib, tree
-from benchmarks.workloads import cached_prompts, http_request, streams
+from benchmarks.workloads import Prompt, cached_prompts, http_request, texts_beside
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240.0
@@ -109,8 +109,9 @@ class HttpSystem:
         before, load_before = self.cpu(), time.process_time()
         beside: list[Record] = []
         if leg.beside:
+            texts = self._bytes_of(texts_beside(leg))
             records, beside, wall_s = await run_load_beside(
-                self.url, requests, leg.concurrency, leg.limit_s, self._streams(leg), leg.beside
+                self.url, requests, leg.concurrency, leg.limit_s, texts, leg.beside
             )
         else:
             records, wall_s = await run_load(self.url, requests, leg.concurrency, leg.limit_s)
@@ -120,17 +121,12 @@ class HttpSystem:
             return summarise_beside(records, beside, wall_s, used, load_cpu_s)
         return summarise(records, wall_s, used, load_cpu_s)
 
-    def _streams(self, leg: Leg) -> Iterator[Request]:
-        host = self.url.removeprefix("http://")
-        for prompt in streams(leg):
-            yield Request(http_request(prompt, self.model_name, host), prompt.max_tokens)
-
     async def _load(self, leg: Leg, warmup: bool) -> None:
         await run_load(self.url, self._requests(leg, warmup), leg.concurrency, leg.limit_s)
 
     def _requests(self, leg: Leg, warmup: bool) -> list[Request]:
+        return self._bytes_of(cached_prompts(leg, warmup))
+
+    def _bytes_of(self, prompts: Iterable[Prompt]) -> list[Request]:
         host = self.url.removeprefix("http://")
-        return [
-            Request(http_request(prompt, self.model_name, host), prompt.max_tokens)
-            for prompt in cached_prompts(leg, warmup)
-        ]
+        return [Request(http_request(prompt, self.model_name, host), prompt.max_tokens) for prompt in prompts]
