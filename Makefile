@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast lint check bench bench-peers clean
+.PHONY: help install serve test test-full test-fast lint check bench bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,8 +15,11 @@ install: ## fill .venv with Triptych and an engine for this machine; at once whe
 serve: install ## serve the shipped demo model and ask it about one picture
 	@$(PY) -m triptych demo
 
-test: install ## run every test
+test: install ## run the tests
 	$(PY) -m pytest
+
+test-full: install ## run every test, whole matrices included (about half an hour)
+	$(PY) -m pytest --full
 
 test-fast: install ## run the tests that need no real engine
 	$(PY) -m pytest -m "not engine"

@@ -10,3 +10,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set for Triptych must not reach the tests."""
     for name in ("TRIPTYCH_RUN_DIR", "TRIPTYCH_TOKEN", "TRIPTYCH_API_KEY", "TRIPTYCH_LOG_LEVEL"):
         monkeypatch.delenv(name, raising=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run also what is marked `full`: whole matrices")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without ``--full``, leave out what is marked so, whatever else is selected by ``-m`` and ``-k``."""
+    if config.getoption("full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

@@ -1,10 +1,42 @@
-"""A deployment on a real engine, started the way users start one."""
+"""A deployment on a real engine, started the way users start one, and what it is asked."""
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from support.reference import picture
+
+
+def parts(contents: list[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Image.Image]]:
+    """A message's parts as the API and as transformers want them, and its pictures.
+
+    ``contents`` holds texts and (seed, width, height) of pictures.
+    """
+    api: list[dict[str, Any]] = []
+    local: list[dict[str, Any]] = []
+    pictures: list[Image.Image] = []
+    for one in contents:
+        if isinstance(one, str):
+            api.append({"type": "text", "text": one})
+            local.append({"type": "text", "text": one})
+            continue
+        pictures.append(picture(*one))
+        local.append({"type": "image"})
+        api.append({"type": "image_url", "image_url": {"url": data_url(pictures[-1])}})
+    return api, local, pictures
+
+
+def data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 class Served:

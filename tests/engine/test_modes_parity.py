@@ -1,89 +1,194 @@
-"""The split modes on real engines: greedy text over HTTP equals transformers' own, caches cold and warm."""
+"""Every family in every mode with either encoder, over HTTP: greedy text equals transformers' own.
+
+A few deployments that together touch every family, mode and encoder run by default, the whole matrix with
+``--full`` (``make test-full``). One deployment is up at a time.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from engine_support import Served
+from engine_support import Served, parts
 
-from support.reference import Reference, make_checkpoint, picture
+from support.reference import FAMILIES, Reference, make_checkpoint
 from support.sse import parse
-from unit.media_files import data_url, encode
+
+MODES = {"EPD": ["epd"], "EP/D": ["ep", "d"], "E/PD": ["e", "pd"], "E/P/D": ["e", "p", "d"]}
+# Mode and encoder: vLLM's inside of the worker that prefills, our own, or vLLM's behind its EC connector.
+WAYS = ["EPD inside", "EP/D inside", "E/PD own", "E/PD ec", "E/P/D own", "E/P/D ec"]
+BY_DEFAULT = {
+    "qwen2_vl": ["EP/D inside", "E/PD own"],
+    "qwen2_5_vl": ["EPD inside", "E/PD ec", "E/P/D own"],
+    "llava": ["E/PD own", "E/P/D ec"],
+}
+MATRIX = [
+    pytest.param((family, way), id=f"{family} {way}", marks=[] if way in BY_DEFAULT[family] else pytest.mark.full)
+    for family in FAMILIES
+    for way in WAYS
+]
 
 VLLM = ["--dtype", "float32", "--max-model-len", "2048"]
-MODES = {"E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
 TOKENS = 16
-CASES = {
-    "text": [],
-    "one": [(1, 140, 112)],
-    "two sizes": [(2, 140, 112), (3, 84, 168)],
-    "four, one twice": [(4, 112, 112), (5, 140, 84), (4, 112, 112), (6, 56, 56)],
-}
+ROUNDS = 2
+CLIENTS = 16
+Contents = list[Any]
+"""Texts, and (seed, width, height) of pictures."""
 
 
-@pytest.fixture(
-    scope="module", params=["qwen2_vl E/PD", "qwen2_vl E/P/D", "qwen2_vl EP/D", "llava E/PD", "qwen2_5_vl E/PD"]
-)
-def split(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ...]]:
-    """(mode, service, reference) of one family in one mode."""
-    family, mode = request.param.split()
-    folder = make_checkpoint(tmp_path_factory.mktemp("tiny") / family, family)
-    engines = {"e": {"engine": "encoder"}}
-    workers = [
-        {"name": span, "span": span, **engines.get(span, {"engine": "vllm", "args": VLLM})} for span in MODES[mode]
-    ]
-    graph = tmp_path_factory.mktemp("graph") / "graph.yaml"
-    frontend = {"enable-multimodal": True, "plan-header": True}
-    document = {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
-    graph.write_text(json.dumps(document))
-    served = Served(graph, folder)
-    yield mode, served, Reference(folder)
-    served.stop()
-
-
-def ask(served: Served, case: str, *, stream: bool) -> tuple[str, str]:
-    """(text, plan) of one answer."""
-    pictures = [data_url(encode(picture(*one), "PNG")) for one in CASES[case]]
-    parts = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-    body = {
-        "model": "tiny",
-        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "what is it?"}]}],
-        "max_tokens": TOKENS,
-        "temperature": 0,
-        "stream": stream,
+def cases(seed: int) -> dict[str, Contents]:
+    """Questions with pictures of their own for each ``seed``. Some are in two of them, but each has a new one."""
+    one, wide, tall = (seed, 140, 112), (seed + 1, 200, 84), (seed + 2, 84, 168)
+    return {
+        "text": [f"Say something about shape {seed}."],
+        "one": [one, "what is it?"],
+        "two sizes": [wide, tall, "which one is larger?"],
+        "interleaved": ["Look at this:", tall, "and then at this:", (seed + 3, 56, 56), "and answer both."],
+        "same one twice": [(seed + 4, 112, 84), "or", (seed + 4, 112, 84), "?"],
+        "four, one twice": [(seed + 5, 112, 112), (seed + 6, 140, 84), one, (seed + 5, 112, 112), "count them."],
     }
-    with httpx.Client(trust_env=False, timeout=120) as client:
-        answer = client.post(f"{served.url.removesuffix('/v1')}/v1/chat/completions", json=body)
-    assert answer.status_code == 200, answer.text
-    text = parse(answer.content).text() if stream else answer.json()["choices"][0]["message"]["content"]
-    return text, answer.headers["x-triptych-plan"]
 
 
-def test_greedy_text_is_that_of_transformers(split: tuple[Any, ...]) -> None:
-    mode, served, reference = split
-    expected = {}
-    for case, seeds in CASES.items():
-        parts = [{"type": "image"} for _ in seeds]
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "what is it?"}]}]
-        expected[case] = reference.text(reference.answer(messages, [picture(*one) for one in seeds], TOKENS))
-    for case, text in expected.items():
-        said, plan = ask(served, case, stream=False)
-        assert said == text, f"{case}, cold"
-        calls = [step.split("@")[0] for step in plan.split()]
-        assert calls == (MODES[mode] if CASES[case] else [one for span in MODES[mode] if (one := span.strip("e"))])
-    with ThreadPoolExecutor(8) as threads:
-        jobs = [(case, threads.submit(ask, served, case, stream=n % 2 == 0)) for n in range(4) for case in CASES]
-        for case, job in jobs:
-            said, plan = job.result()
-            assert said == expected[case], f"{case}, warm and at once"
-            assert "e@" not in plan, "what the worker holds is not encoded again"
-    if "e" not in MODES[mode]:
-        return
-    with httpx.Client(trust_env=False) as client:
-        metrics = client.get(f"{served.url.removesuffix('/v1')}/metrics").text
-    assert 'triptych_encoded_media_total{model="tiny",span="e",worker="e-0"} 6.0' in metrics, "as many as distinct ones"
+def _is_picture(one: Any) -> bool:
+    return not isinstance(one, str)
+
+
+IN_TURN, AT_ONCE = cases(100), cases(200)
+"""Each deployment's first questions: one after the other, then all at once, streamed and not. Other pictures only."""
+PICTURES = {one for asked in (IN_TURN, AT_ONCE) for contents in asked.values() for one in contents if _is_picture(one)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    asked: str
+    text: str
+    calls: list[str]
+    """Stages of each call, by the plan header: ``["e", "pd"]``."""
+
+
+class Deployment:
+    """One family in one mode."""
+
+    def __init__(self, spans: list[str], served: Served) -> None:
+        self.spans = spans
+        self.served = served
+        self.in_turn = [self.ask(*one) for one in IN_TURN.items()]
+        self.at_once = self.ask_at_once(AT_ONCE)
+
+    def ask(self, asked: str, contents: Contents, *, stream: bool = False) -> Answer:
+        body = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": parts(contents)[0]}],
+            "max_tokens": TOKENS,
+            "temperature": 0,
+            "stream": stream,
+        }
+        with httpx.Client(trust_env=False, timeout=120) as client:
+            answer = client.post(f"{self.served.url}/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        text = parse(answer.content).text() if stream else answer.json()["choices"][0]["message"]["content"]
+        return Answer(asked, text, [step.split("@")[0] for step in answer.headers["x-triptych-plan"].split()])
+
+    def ask_at_once(self, cases: dict[str, Contents], rounds: int = 1) -> list[Answer]:
+        """Each case in each round both whole and streamed, ``CLIENTS`` requests at a time."""
+        asked = rounds * [(*case, stream) for case in cases.items() for stream in (False, True)]
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            return list(threads.map(lambda one: self.ask(one[0], one[1], stream=one[2]), asked))
+
+    def encoded(self) -> dict[str, int]:
+        """Media that the encode stage of each worker encoded, by span."""
+        with httpx.Client(trust_env=False) as client:
+            metrics = client.get(f"{self.served.url.removesuffix('/v1')}/metrics").text
+        found = re.findall(r'triptych_encoded_media_total\{.*span="(\w+)".*\} ([\d.]+)', metrics)
+        return {span: int(float(count)) for span, count in found}
+
+
+class Model:
+    """A family's checkpoint, and what transformers says with it."""
+
+    def __init__(self, folder: Path, family: str) -> None:
+        self.folder = make_checkpoint(folder, family)
+        reference = Reference(folder)
+        self.in_turn = {name: _said(reference, contents) for name, contents in IN_TURN.items()}
+        self.at_once = {name: _said(reference, contents) for name, contents in AT_ONCE.items()}
+        for name, text in self.in_turn.items():
+            assert text != self.at_once[name], f"{name}: another answer to other pictures, or none of this proves much"
+
+
+def _said(reference: Reference, contents: Contents) -> str:
+    _, local, pictures = parts(contents)
+    return reference.text(reference.answer([{"role": "user", "content": local}], pictures, TOKENS))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Each family's, made once."""
+    return functools.cache(lambda family: Model(tmp_path_factory.mktemp("tiny") / family, family))
+
+
+def _graph(spans: list[str], encoder: str, store: Path) -> dict[str, Any]:
+    """No worker stands in for another: each stage is done where the mode puts it, or fails and says why."""
+    shared = ["--ec-storage-path", str(store)] if encoder == "ec" else []
+    workers: list[dict[str, Any]] = []
+    for span in spans:
+        args = [*VLLM, *(shared if span != "d" else [])]
+        engine = {"engine": "encoder"} if (span, encoder) == ("e", "own") else {"engine": "vllm", "args": args}
+        workers.append({"name": span, "span": span, "stand-in": False, **engine})
+    frontend = {"enable-multimodal": True, "plan-header": True}
+    return {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
+
+
+@pytest.fixture(scope="module", params=MATRIX)
+def deployed(
+    request: pytest.FixtureRequest, models: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Deployment, Model]]:
+    """Up, and asked everything for the first time."""
+    family, way = request.param
+    mode, encoder = way.split()
+    model, folder = models(family), tmp_path_factory.mktemp("deployment")
+    (folder / "store").mkdir()
+    (folder / "graph.yaml").write_text(json.dumps(_graph(MODES[mode], encoder, folder / "store")))
+    running = Served(folder / "graph.yaml", model.folder)
+    try:
+        yield Deployment(MODES[mode], running), model
+    finally:
+        running.stop()
+
+
+def test_cold_answers_are_those_of_transformers(deployed: tuple[Deployment, Model]) -> None:
+    deployment, model = deployed
+    assert {one.asked: one.text for one in deployment.in_turn} == model.in_turn
+    assert [one.text for one in deployment.at_once] == [model.at_once[one.asked] for one in deployment.at_once]
+
+
+def test_the_plans_are_the_modes(deployed: tuple[Deployment, Model]) -> None:
+    deployment, _ = deployed
+    for one in deployment.in_turn:
+        assert one.calls == (_without_e(deployment.spans) if one.asked == "text" else deployment.spans), one.asked
+
+
+def test_warm_answers_are_the_same_and_encode_no_picture_again(deployed: tuple[Deployment, Model]) -> None:
+    deployment, model = deployed
+    for one in deployment.ask_at_once(IN_TURN, ROUNDS):
+        assert one.text == model.in_turn[one.asked], one.asked
+        assert "e" not in one.calls, "what the worker that prefills holds is not asked for again"
+    assert deployment.encoded() == {span: len(PICTURES) if span == "e" else 0 for span in deployment.spans}
+
+
+def _without_e(spans: list[str]) -> list[str]:
+    return [rest for span in spans if (rest := span.removeprefix("e"))]
+
+
+def test_what_runs_by_default_touches_everything() -> None:
+    chosen = {way for ways in BY_DEFAULT.values() for way in ways}
+    assert set(BY_DEFAULT) == set(FAMILIES)
+    assert {way.split()[0] for way in chosen} == set(MODES)
+    assert {way.split()[1] for way in chosen} == {way.split()[1] for way in WAYS}

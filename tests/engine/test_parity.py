@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
-from engine_support import Served
-from PIL import Image
+from engine_support import Served, parts
 
-from support.reference import Reference, picture
+from support.reference import Reference
 
 MAX_TOKENS = 24
 
@@ -29,35 +26,15 @@ CASES: dict[str, tuple[list[Any], ...]] = {
 }
 
 
-def _parts(contents: list[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Image.Image]]:
-    """The message's parts as the API and as transformers want them, and the pictures."""
-    api, local, pictures = [], [], []
-    for one in contents:
-        if isinstance(one, str):
-            api.append({"type": "text", "text": one})
-            local.append({"type": "text", "text": one})
-            continue
-        pictures.append(picture(*one))
-        local.append({"type": "image"})
-        api.append({"type": "image_url", "image_url": {"url": data_url(pictures[-1])}})
-    return api, local, pictures
-
-
-def data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _expected(reference: Reference, contents: list[Any]) -> str:
-    _, local, pictures = _parts(contents)
+    _, local, pictures = parts(contents)
     return reference.text(reference.answer([{"role": "user", "content": local}], pictures, MAX_TOKENS))
 
 
 def _ask(client: openai.OpenAI, contents: list[Any], *, stream: bool) -> str:
     settings: dict[str, Any] = {
         "model": "tiny",
-        "messages": [{"role": "user", "content": _parts(contents)[0]}],
+        "messages": [{"role": "user", "content": parts(contents)[0]}],
         "temperature": 0,
         "max_tokens": MAX_TOKENS,
     }

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import httpx
 import openai
 import pytest
-from engine_support import Served
-from test_parity import data_url, picture
+from engine_support import Served, data_url
 from tokenizers import Tokenizer
 
-from support.reference import Reference
+from support.reference import Reference, picture
 from triptych.demo import MODEL_DIR
 
 HELLO = [{"role": "user", "content": "hello"}]

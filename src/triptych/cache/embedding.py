@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from triptych.cache.lru import ByteLru
@@ -40,6 +40,8 @@ class EmbeddingCache:
     def __init__(self, capacity_bytes: int) -> None:
         self.store: ByteLru[str, Buffer] = ByteLru(capacity_bytes, on_drop=lambda buffer: buffer.close())
         self._flights: dict[str, _Flight] = {}
+        """By name: the one to join."""
+        self._aloft: set[_Flight] = set()
         self.shared = 0
         """Requests for a name whose work was under way already."""
         self._closed = False
@@ -51,19 +53,22 @@ class EmbeddingCache:
     async def get(self, names: Sequence[str], make: Make) -> list[Buffer | None]:
         """A reference of the caller's own for each of ``names``, in order.
 
-        What is neither kept nor under way is made by ``make``, in one call with each name once. Its error goes
-        to all who wait for it; cancelling a waiter touches no other, and ends the work when it was the last.
+        What is neither kept nor under way is made by ``make``, in one call with each name once. An error of that
+        call goes to its own caller and to who waits for all of its names. Who waits for a part has that part made
+        once more, name by name, by its own ``make``: the fault may lie with a name that it never asked for.
+        Cancelling a waiter touches no other, and ends the work when it was the last.
         """
         if self._closed:
-            raise Unavailable("the worker is shutting down; try again", code="shutting_down")
+            raise _shut_down()
+        wanted = dict.fromkeys(names)
         found: dict[str, Buffer | None] = {}
         joined: set[_Flight] = set()
         try:
-            self._look_up(dict.fromkeys(names), found, joined, make)
+            lost = await self._landed(self._join(wanted, found, joined, make), wanted)
+            await self._landed(self._join(lost, found, joined, make, alone=True), wanted)
             for flight in joined:
-                await self._landed(flight)
-            for flight in joined:
-                found.update({name: one and one.share() for name, one in flight.made.items() if name in names})
+                for name in [name for name in flight.made if name in wanted and name not in found]:
+                    found[name] = (made := flight.made[name]) and made.share()
             return [(one := found[name]) and one.share() for name in names]
         finally:
             for buffer in found.values():
@@ -72,27 +77,41 @@ class EmbeddingCache:
             for flight in joined:
                 self._leave(flight)
 
-    def _look_up(
-        self, names: dict[str, None], found: dict[str, Buffer | None], joined: set[_Flight], make: Make
-    ) -> None:
-        missing = []
+    def _join(
+        self,
+        names: Iterable[str],
+        found: dict[str, Buffer | None],
+        joined: set[_Flight],
+        make: Make,
+        *,
+        alone: bool = False,
+    ) -> set[_Flight]:
+        """Find each of ``names`` or board the flight that brings it, and return these flights.
+
+        ``alone``: on flights of one name only, whose error is nobody else's.
+        """
+        boarded, missing = set(), []
         for name in names:
-            if flight := self._flights.get(name):
+            flight = self._flights.get(name)
+            if flight is not None and (not alone or flight.names == [name]):
                 self.shared += 1
-                joined.add(flight)
+                boarded.add(flight)
             elif (buffer := self.store.get(name)) is not None:
                 found[name] = buffer.share()
             else:
                 missing.append(name)
-        if missing:
-            joined.add(self._depart(missing, make))
-        for flight in joined:
+        groups = [[name] for name in missing] if alone else [missing]
+        boarded |= {self._depart(group, make) for group in groups if group}
+        for flight in boarded:
             flight.waiters += 1
+        joined |= boarded
+        return boarded
 
     def _depart(self, names: list[str], make: Make) -> _Flight:
         flight = _Flight(names)
         flight.task = asyncio.create_task(self._fly(flight, make), name="embeddings")
         self._flights |= dict.fromkeys(names, flight)
+        self._aloft.add(flight)
         flight.task.add_done_callback(lambda _: self._land(flight))
         return flight
 
@@ -120,20 +139,33 @@ class EmbeddingCache:
             flight.close()
 
     def _land(self, flight: _Flight) -> None:
+        self._aloft.discard(flight)
         for name in flight.names:
             if self._flights.get(name) is flight:
                 del self._flights[name]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # Seen, also where no waiter is left to see it.
 
-    async def _landed(self, flight: _Flight) -> None:
+    async def _landed(self, flights: set[_Flight], wanted: dict[str, None]) -> list[str]:
+        """Wait for all of ``flights``; the names that were lost to an error which may be another caller's."""
+        lost: list[str] = []
+        for flight in flights:
+            try:
+                await self._end(flight)
+            except Exception:  # whatever it is, it belongs to who wanted all that was on that flight
+                if self._closed or wanted.keys() >= set(flight.names):
+                    raise
+                lost += [name for name in flight.names if name in wanted]
+        return lost
+
+    async def _end(self, flight: _Flight) -> None:
         try:
             await asyncio.shield(flight.task)
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if (current is not None and current.cancelling()) or not flight.task.cancelled():
                 raise
-            raise Unavailable("the worker is shutting down; try again", code="shutting_down") from None
+            raise _shut_down() from None
 
     def reclaim(self, missing_bytes: int) -> None:
         """Give up kept buffers, those used longest ago first, until ``missing_bytes`` were given back."""
@@ -144,9 +176,13 @@ class EmbeddingCache:
     async def close(self) -> None:
         """Cancel what is under way and give everything back. May be called twice."""
         self._closed = True
-        tasks = {flight.task for flight in self._flights.values()}
+        tasks = {flight.task for flight in self._aloft}
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         self.store.clear()
+
+
+def _shut_down() -> Unavailable:
+    return Unavailable("the worker is shutting down; try again", code="shutting_down")

@@ -37,7 +37,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int = 0
     """Tokens handed out since the start."""
     encoded: int = 0
-    """Media encoded since the start, where the engine counts them."""
+    """Media encoded since the start by ``Encoding.encode``; not those that a shared store held already."""
     encode_batches: int = 0
     """Runs of the encoder that they took."""
 

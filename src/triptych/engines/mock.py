@@ -74,6 +74,7 @@ class MockEngine:
         self._kv: dict[str, TensorHandle] = {}
         self._running = 0
         self._made = 0
+        self._encoded = 0
 
     @property
     def able(self) -> Span:
@@ -97,7 +98,7 @@ class MockEngine:
         await self._decoder.close()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self._running, generated_tokens=self._made)
+        return EngineStats(running=self._running, generated_tokens=self._made, encoded=self._encoded)
 
     async def failed(self) -> str:
         await asyncio.Event().wait()
@@ -111,6 +112,7 @@ class MockEngine:
             pictures = await asyncio.gather(*(self._decoder.decode(medium) for medium in media))
             if self._args.encode_ms:
                 await asyncio.sleep(self._args.encode_ms / 1000)
+            self._encoded += len(media)
             return [
                 Encoded(
                     memoryview(embedding_of(medium.content_hash, tokens := self._image_tokens(*picture.size))),

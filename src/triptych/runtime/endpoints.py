@@ -83,8 +83,7 @@ class Endpoints:
         yield _ENCODER.encode(list(self.samples()))
 
     def samples(self) -> Iterable[Sample]:
-        encoded = self._encode_stage.encoded if self._encode_stage else 0
-        return samples(self._engine.stats(), self._cache, self._transfer.stats(), encoded)
+        return samples(self._engine.stats(), self._cache, self._transfer.stats())
 
 
 def _read(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:

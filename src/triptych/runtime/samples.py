@@ -10,10 +10,10 @@ from triptych.engines.base import EngineStats
 from triptych.transfer.base import TransferStats
 
 
-def samples(engine: EngineStats, cache: EmbeddingCache, transfer: TransferStats, encoded: int) -> Iterator[Sample]:
+def samples(engine: EngineStats, cache: EmbeddingCache, transfer: TransferStats) -> Iterator[Sample]:
     yield Sample("triptych_worker_running", "gauge", "Requests that the engine holds.", engine.running)
     yield Sample("triptych_worker_tokens", "counter", "Tokens made.", engine.generated_tokens)
-    yield Sample("triptych_encoded_media", "counter", "Media that the engine encoded.", encoded)
+    yield Sample("triptych_encoded_media", "counter", "Media that the engine encoded.", engine.encoded)
     yield from _of_cache(cache)
     yield from _of_transfer(transfer)
 

@@ -42,19 +42,16 @@ class EncodeStage:
         self._encoder = encoder
         self._transfer = transfer
         self._cache = cache
-        self.encoded = 0
-        """Media that the engine encoded."""
 
     async def answer(self, request: EncodeRequest) -> EncodeAnswer:
         """Raises MediaMissing when a medium came by name only and is not here, and what the engine raises."""
         begun = time.perf_counter()
         media = {medium.content_hash: medium for medium in request.media}
         cached = {name for name in media if self._cache.holds(name)}
-        lacking = [name for name, medium in media.items() if name not in cached and not medium.data]
-        if lacking:
-            raise MediaMissing(f"{len(lacking)} media came by name only, and this worker does not hold them")
 
         async def make(names: list[str]) -> list[Buffer | None]:
+            if lacking := [name for name in names if not media[name].data]:
+                raise MediaMissing(f"{len(lacking)} media came by name only, and this worker does not hold them")
             return await self._make([media[name] for name in names])
 
         buffers = await self._cache.get(list(media), make)
@@ -76,7 +73,6 @@ class EncodeStage:
 
     async def _make(self, media: Sequence[Medium]) -> list[Buffer | None]:
         made = await self._encoder.encode(media)
-        self.encoded += len(media)
         here = [one for one in made if one is not None]
         buffers = iter(await self._transfer.allocate([one.shape for one in here], here[0].dtype) if here else [])
         return [None if one is None else await _filled(next(buffers), one.data) for one in made]

@@ -49,6 +49,8 @@ class Receiver:
         wanted = [name for name in names if name in handles or self._cache.holds(name)]
 
         async def make(names: list[str]) -> list[Buffer]:
+            if any(name not in handles for name in names):  # another's fetch of it, which this one joined, failed
+                raise MediaMissing("an embedding that was on its way here did not arrive")
             return await self._transfer.fetch([handles[name] for name in names])
 
         return Received(media, await self._all(wanted, make))

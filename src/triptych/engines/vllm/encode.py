@@ -24,6 +24,8 @@ class VllmEncoding:
         """``store`` is None for a connector that is not ours: what it says of itself is then believed."""
         self._prompts = prompts
         self._store = store
+        self.encoded = 0
+        """Media that the engine encoded; not those that lay in the store."""
 
     async def encode(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Encoded | None]:
         """None for each medium, once its embedding lies in the store; what lies there already is not encoded again.
@@ -40,6 +42,7 @@ class VllmEncoding:
         items = await self._prompts.pixels(engine, list(wanted.values())) if wanted else []
         for part in _parts(items, engine.vllm_config.model_config.max_model_len - 1):
             await self._run(engine, part)
+            self.encoded += len(part)
         if self._store is not None and not all(self._holds(name) for name in wanted):
             raise Unavailable(
                 f"an embedding could not be kept in {self._store.folder}: is its disk full, or max_bytes too small?"

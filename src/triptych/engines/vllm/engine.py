@@ -131,7 +131,8 @@ class VllmEngine:
             await self._prompts.close()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self._running, generated_tokens=self._made)
+        encoded = self._encoding.encoded if self._encoding is not None else 0
+        return EngineStats(running=self._running, generated_tokens=self._made, encoded=encoded)
 
     async def failed(self) -> str:
         engine = self._alive()

@@ -1,0 +1,79 @@
+"""A fetch that several requests wait for, and that fails for one of them."""
+
+import asyncio
+
+import pytest
+
+from support.loops import run, until
+from triptych.cache.embedding import EmbeddingCache
+from triptych.config.transfer import TransferConfig
+from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.errors import MediaMissing
+from triptych.contracts.request import Medium
+from triptych.stages.receive import Receiver
+from triptych.transfer.inproc import InprocTransfer
+
+WIDTH = 8
+
+
+class HeldBack(InprocTransfer):
+    """Fetches nothing before ``go`` is set."""
+
+    def __init__(self):
+        super().__init__(TransferConfig())
+        self.go = asyncio.Event()
+
+    async def fetch(self, handles):
+        await self.go.wait()
+        return await super().fetch(handles)
+
+
+def medium(name, handle=None):
+    return Medium(kind="image", content_hash=name, format="PNG", embedding=handle)
+
+
+async def exported(owner):
+    [buffer] = await owner.allocate([(2, WIDTH)], "float32")
+    buffer.data[:] = bytes(len(buffer.data))
+    handle = owner.export(buffer)
+    buffer.close()
+    return handle
+
+
+async def answers_to_who_waits(with_a_lease):
+    """What one gets who waits for a part of what another fetches in vain."""
+    owner, taker, cache = InprocTransfer(TransferConfig()), HeldBack(), EmbeddingCache(1 << 20)
+    await owner.start()
+    await taker.start()
+    receiver = Receiver(taker, cache, EmbeddingSpec(WIDTH, "float32"))
+    x, lost = await exported(owner), await exported(owner)
+    owner.release(lost)
+    own = await exported(owner) if with_a_lease else None
+    other = asyncio.create_task(receiver.embeddings([medium("x", x), medium("y", lost)]))
+    await until(lambda: cache.holds("x"), "x is on its way")
+    waiting = asyncio.create_task(receiver.embeddings([medium("x", own)]))
+    await until(lambda: cache.shared == 1, "the other request waits for it too")
+    taker.go.set()
+    with pytest.raises(MediaMissing, match="could not be fetched"):
+        await other
+    try:
+        received = await waiting
+        assert [buffer.shape for buffer in received.buffers] == [(2, WIDTH)]
+        received.close()
+    finally:
+        await cache.close()
+        assert taker.stats().used_bytes == 0
+        await taker.close()
+        await owner.close()
+
+
+def test_who_has_a_lease_of_its_own_fetches_by_that():
+    run(answers_to_who_waits(with_a_lease=True))
+
+
+def test_who_has_none_is_to_be_sent_more():
+    async def main():
+        with pytest.raises(MediaMissing, match="did not arrive"):
+            await answers_to_who_waits(with_a_lease=False)
+
+    run(main())
