@@ -6,20 +6,27 @@ Beyond vLLM's own connector:
   them with tokens of the answer that are said already, and it computes those itself.
 * A cache that nobody will read is freed at once (``KvWorker.release``), not when its lease ends.
 * A lost peer is noticed: by its connection that breaks, else after ``CONNECT_S`` or ``READ_S``.
+* An idle process is idle: NIXL's progress thread pauses between its rounds (``calm_agents``).
 * Host and port of the side channel come from the connector's configuration, not from the environment.
 """
 
 from __future__ import annotations
 
+import importlib
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlBaseConnector, NixlPullConnector
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_scheduler import NixlPullConnectorScheduler
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPullConnectorWorker
+from vllm.distributed.nixl_utils import NixlWrapper
 from vllm.logger import init_logger
+
+from triptych.transfer.nixl_agent import PROGRESS_DELAY_US
 
 log = init_logger("vllm.triptych.kv")  # below vLLM's logger, whose handlers its engine process has
 
@@ -30,6 +37,26 @@ RELEASE_STEPS = 3
 READ_S = 5.0
 """Longest that reading one cache may take, beside the time for its bytes at ``SLOWEST_BYTES_PER_S``."""
 SLOWEST_BYTES_PER_S = 200e6
+
+
+@contextmanager
+def calm_agents() -> Iterator[None]:
+    """NIXL agents made meanwhile let their progress thread pause for ``PROGRESS_DELAY_US``.
+
+    NIXL's Python wrapper, which vLLM uses, lets it spin: every process with an agent then takes a whole core, always.
+    """
+    bindings = importlib.import_module(NixlWrapper.__module__).nixlBind
+    spinning = bindings.nixlAgentConfig
+
+    class CalmConfig(spinning):  # type: ignore[misc, valid-type]
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, PROGRESS_DELAY_US if name == "pthrDelay" else value)
+
+    bindings.nixlAgentConfig = CalmConfig
+    try:
+        yield
+    finally:
+        bindings.nixlAgentConfig = spinning
 
 
 class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
@@ -58,7 +85,8 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
     """The half beside the model. All but ``_nixl_handshake`` runs on the worker's main thread."""
 
     def __init__(self, vllm_config: Any, engine_id: str, kv_cache_config: Any) -> None:
-        super().__init__(vllm_config, engine_id, kv_cache_config)
+        with calm_agents():
+            super().__init__(vllm_config, engine_id, kv_cache_config)
         self._unwanted: dict[str, int] = {}
         self._read_until: dict[str, float] = {}
 
