@@ -39,7 +39,10 @@ def make_random(template: Path, folder: Path, seed: int = 0) -> Path:
 
 
 def widen_tower(template: Path, folder: Path, depth: int, width: int, heads: int) -> Path:
-    """A copy of the Qwen2-VL checkpoint ``template`` whose vision tower has other sizes; weights as initialised."""
+    """A copy of the Qwen2-VL checkpoint ``template`` whose vision tower has other sizes; weights as initialised.
+
+    It sees pictures of up to 224 x 224 pixels as they are.
+    """
     from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
     copy_configuration(template, folder)
@@ -47,6 +50,10 @@ def widen_tower(template: Path, folder: Path, depth: int, width: int, heads: int
     tower = config.vision_config
     tower.depth, tower.embed_dim, tower.num_heads = depth, width, heads
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        settings = json.loads((folder / name).read_text())
+        settings.get("image_processor", settings)["size"] = {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}
+        (folder / name).write_text(json.dumps(settings))
     return folder
 
 

@@ -22,7 +22,7 @@ from benchmarks.systems.triptych import Triptych
 
 BASELINE = "epd"
 MODES = ("epd", "epd-2-threads", "e-pd", "e-pd-ec-connector", "ep-d", "e-p-d")
-TOWER = {"depth": 8, "width": 768, "heads": 12}
+TOWER = {"depth": 6, "width": 512, "heads": 8}
 """Of the heavy model: a picture takes about 90 ms on one core, as much as its answer's tokens together."""
 HOW = """\
 Every figure is the median over the rounds; a ratio is made within a round, mode over EPD, and then the median is

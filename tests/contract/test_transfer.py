@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from transfer_support import MIB, empty, exported, filled, lost, over_all_backends, transfers
 
-from support.loops import run
+from support.loops import run, until
 from triptych.contracts.tensor import DTYPE_BYTES, TensorHandle
 
 pytestmark = over_all_backends
@@ -174,6 +174,36 @@ def test_release_ends_a_lease_once_and_only_ones_own(backend):
             await lost(receiver.fetch([handle]))
 
     run(main())
+
+
+def test_who_needs_it_no_more_declines(backend):
+    async def main():
+        async with transfers(backend) as (owner, receiver):
+            handles = [(await exported(owner, seed=seed))[0] for seed in range(3)]
+            receiver.decline([handles[0], msgspec.structs.replace(handles[1], location=b"nonsense"), handles[2]])
+            owner.decline([])
+            await until(lambda: (owner.leases.collect(), len(owner.leases))[1] == 1, "two leases are over")
+            (buffer,) = await receiver.fetch([handles[1]])
+            buffer.close()
+            own, _ = await exported(owner)
+            owner.decline([own])
+            await empty(owner, receiver)
+            assert receiver.stats().fetched == 1
+
+    run(main())
+
+
+def test_declining_what_is_gone_raises_nothing(backend, caplog):
+    async def main():
+        async with transfers(backend, 3) as (gone, owner, receiver):
+            lost_one, (other, content) = (await exported(gone))[0], await exported(owner)
+            await gone.close()
+            receiver.decline([lost_one])
+            (buffer,) = await receiver.fetch([other])
+            assert buffer.data == content
+
+    run(main())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_lease_expires(backend):

@@ -67,6 +67,29 @@ async def answers_to_who_waits(with_a_lease):
         await owner.close()
 
 
+def test_a_lease_that_is_not_needed_ends():
+    async def main():
+        owner, taker, cache = (
+            InprocTransfer(TransferConfig()),
+            InprocTransfer(TransferConfig()),
+            EmbeddingCache(1 << 20),
+        )
+        await owner.start()
+        await taker.start()
+        receiver = Receiver(taker, cache, EmbeddingSpec(WIDTH, "float32"))
+        handles = [await exported(owner) for _ in range(4)]
+        found = await asyncio.gather(*(receiver.embeddings([medium("x", handle)]) for handle in handles))
+        for received in found:
+            received.close()
+        await until(lambda: not owner.stats().leases, "all leases are over, of which one was used")
+        assert taker.stats().fetched == 1
+        await cache.close()
+        await taker.close()
+        await owner.close()
+
+    run(main())
+
+
 def test_who_has_a_lease_of_its_own_fetches_by_that():
     run(answers_to_who_waits(with_a_lease=True))
 

@@ -48,12 +48,17 @@ class Receiver:
         names = dict.fromkeys(medium.content_hash for medium in media)
         wanted = [name for name in names if name in handles or self._cache.holds(name)]
 
+        fetched: set[str] = set()
+
         async def make(names: list[str]) -> list[Buffer]:
             if any(name not in handles for name in names):  # another's fetch of it, which this one joined, failed
                 raise MediaMissing("an embedding that was on its way here did not arrive")
+            fetched.update(names)
             return await self._transfer.fetch([handles[name] for name in names])
 
-        return Received(media, await self._all(wanted, make))
+        received = Received(media, await self._all(wanted, make))
+        self._transfer.decline([handle for name, handle in handles.items() if name not in fetched])
+        return received
 
     async def _all(self, names: list[str], make: Make) -> dict[str, Buffer | None]:
         if not names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from triptych.config.transfer import TransferConfig
@@ -85,6 +86,10 @@ class BaseTransfer(ABC):
 
         Raises a TriptychError when any cannot come, and TimeoutError after ``transfer_timeout_s``.
         """
+
+    @abstractmethod
+    async def _wave_off(self, handle: TensorHandle) -> None:
+        """Tell another owner that the lease is done with. Raises TriptychError or TimeoutError where it cannot."""
 
     @abstractmethod
     def _token(self, handle: TensorHandle) -> int:
@@ -233,6 +238,18 @@ class BaseTransfer(ABC):
     def release(self, handle: TensorHandle) -> None:
         if handle.owner == self._id and self._leases is not None:
             self._leases.end(handle.lease)
+
+    def decline(self, handles: Sequence[TensorHandle]) -> None:
+        if handles:
+            self._tasks.spawn(self._decline(handles), "decline tensors")
+
+    async def _decline(self, handles: Sequence[TensorHandle]) -> None:
+        for handle in handles:
+            with suppress(TriptychError, TimeoutError):
+                if handle.owner != self._id:
+                    await self._wave_off(handle)
+                elif self.leases.find(handle.lease, self._token(handle)) is not None:
+                    self.leases.end(handle.lease)
 
     def on_pressure(self, reclaim: Callable[[int], None]) -> None:
         self._reclaimers.append(reclaim)

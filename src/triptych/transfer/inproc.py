@@ -48,3 +48,8 @@ class InprocTransfer(BaseTransfer):
         if other is None:
             raise lost("its owner is gone")
         await copy_leased(other, moves)
+
+    async def _wave_off(self, handle: TensorHandle) -> None:
+        other = _OPEN.get(handle.owner)
+        if other is not None and other.leases.find(handle.lease, self._token(handle)) is not None:
+            other.leases.end(handle.lease)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -183,6 +184,22 @@ class NixlTransfer(BaseTransfer):
             self._let_go(flight, [self._giver(scratch)])
         self._remotes.leave(remote)
 
+    async def _wave_off(self, handle: TensorHandle) -> None:
+        location = decoded(_LOCATION, handle.location)
+        _check_lease(location)
+        remote = self._remotes.enter(handle.owner)
+        try:
+            await self._remotes.load(remote, [location.agent], self._config.transfer_timeout_s)
+            scratch = self._take_scratch(1)
+        except NixlError as error:
+            self._remotes.leave(remote)
+            raise lost(f"its owner is gone or out of reach ({error})") from None
+        except BaseException:
+            self._remotes.leave(remote)
+            raise
+        self._scratch.view[scratch.address : scratch.address + 8] = location.token.to_bytes(8, sys.byteorder)
+        self._tell(remote, _entries([location], self._scratch, scratch), scratch)
+
     def _let_go(self, flight: Flight, give_back: Sequence[Callable[[], None]]) -> None:
         """Call ``give_back`` when ``flight`` has ended, for which nobody waits."""
         if flight.sweep():
@@ -231,13 +248,18 @@ class NixlTransfer(BaseTransfer):
 def _checked(move: Move) -> _Location:
     """Raises BadRequest for a location that is not one of a tensor of this size."""
     location = decoded(_LOCATION, move.handle.location)
+    _check_lease(location)
     address, size = location.address, move.buffer.size_bytes
-    if location.token >= _LIMIT or location.entry % 8 or location.entry + ENTRY_BYTES > _LIMIT:
-        raise malformed("it has no lease")
     slabs = [Span(slab.address, slab.size) for slab in location.slabs]
     if address + size > _LIMIT or not covers(slabs, Span(address, size)):
         raise malformed("it lies outside the owner's memory")
     return location
+
+
+def _check_lease(location: _Location) -> None:
+    """Raises BadRequest."""
+    if location.token >= _LIMIT or location.entry % 8 or location.entry + ENTRY_BYTES > _LIMIT:
+        raise malformed("it has no lease")
 
 
 def _metadata(locations: Sequence[_Location]) -> Iterator[bytes]:

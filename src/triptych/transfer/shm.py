@@ -89,6 +89,10 @@ class ShmTransfer(BaseTransfer):
         for location in locations:
             peer.table.mark_done(location.slot, location.token)
 
+    async def _wave_off(self, handle: TensorHandle) -> None:
+        location = decoded(_LOCATION, handle.location)
+        self._peer(handle.owner).table.mark_done(location.slot, location.token)
+
     def _peer(self, owner: str) -> _Peer:
         """Raises Unavailable when the owner is gone."""
         peer = self._peers.get(owner)
