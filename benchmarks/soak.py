@@ -146,6 +146,8 @@ def _part(words: list[str]) -> str:
     for word in words:
         if word.startswith("--instance-name="):
             return word.partition("=")[2]
+    if "up" in words:
+        return "supervisor"
     return "frontend" if "frontend" in words else words[0].rpartition("/")[2]
 
 

@@ -22,6 +22,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(local, "HEARTBEAT_S", 0.02)
     monkeypatch.setattr(local, "SCAN_S", 0.02)
     monkeypatch.setattr(local, "STALE_S", 0.3)
+    monkeypatch.setattr(local, "STARVED_S", 0.3)
 
 
 def file_of(folder, id):
@@ -38,6 +39,25 @@ def test_the_owner_of_a_stale_file_was_killed(tmp_path, quick):
             await seen()
         assert file_of(tmp_path, "killed").exists()
         await lease.withdraw()
+
+    run(main())
+
+
+def test_late_heartbeats_of_a_process_that_runs_are_forgiven_for_a_while(tmp_path, quick, monkeypatch):
+    async def main():
+        monkeypatch.setattr(local, "STARVED_S", 60.0)
+        discovery = LocalDiscovery(tmp_path, "default")
+        starved, killed = instance("starved", pid=os.getpid()), instance("killed", pid=2**22 + 1)
+        leases = [await discovery.register(one) for one in (starved, killed)]
+        for lease in leases:
+            await lease._tasks.close()
+        async with watching(discovery) as seen:
+            await seen("killed", "starved")
+            await seen("starved")
+            monkeypatch.setattr(local, "STARVED_S", 0.3)
+            await seen()
+        for lease in leases:
+            await lease.withdraw()
 
     run(main())
 

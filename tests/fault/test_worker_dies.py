@@ -181,6 +181,7 @@ def test_a_stopped_worker_is_given_up(monkeypatch):
     monkeypatch.setattr(connection, "KEEPALIVE_S", 0.2)
     monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 1.0)
     monkeypatch.setattr(local, "STALE_S", 1.0)
+    monkeypatch.setattr(local, "STARVED_S", 1.0)
 
     async def main():
         async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)

@@ -2,7 +2,8 @@
 
 A registration is a JSON file that its owner touches every ``HEARTBEAT_S``. Watchers read the directory every
 ``SCAN_S`` (a scan of a hundred workers costs well under a millisecond) and leave out files that were not
-touched for ``STALE_S``: their owner was killed. The time compared is the file system's on both sides.
+touched for ``STALE_S``: their owner was killed. One whose process still runs gets ``STARVED_S``, for a machine with
+too much to do delays heartbeats. The time compared is the file system's on both sides.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ log = logging.getLogger("triptych.discovery")
 
 HEARTBEAT_S = 0.5
 STALE_S = 2.5
+STARVED_S = 10.0
 SCAN_S = 0.2
 ABANDONED_S = 3600.0
 """Files that were not touched for so long are removed when somebody registers: who is killed cannot."""
@@ -123,14 +125,18 @@ class LocalDiscovery:
     def _scan(self, known: dict[str, Instance]) -> dict[str, Instance]:
         """Fresh instances by id; files already read are not read again, for an instance never changes."""
         found: dict[str, Instance] = {}
-        oldest = time.time() - STALE_S
+        now = time.time()
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 key, suffix = os.path.splitext(entry.name)
                 if suffix != ".json":
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.stat().st_mtime >= oldest and (instance := known.get(key) or self._read(entry)):
+                    silent_s = now - entry.stat().st_mtime
+                    if silent_s > STARVED_S:
+                        continue
+                    instance = known.get(key) or self._read(entry)
+                    if instance is not None and (silent_s <= STALE_S or _is_running(instance.pid)):
                         found[key] = instance
         return found
 
