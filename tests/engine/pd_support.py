@@ -6,7 +6,7 @@ import asyncio
 import io
 import multiprocessing
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -167,17 +167,15 @@ def _medium(size: tuple[int, int, int], checkpoint: Path) -> Medium:
     buffer = io.BytesIO()
     picture(*size).save(buffer, "PNG")
     read = load_checkpoint(str(checkpoint))
-    metadata: Callable[..., Any] | None = family_of(read).image_metadata
-    assert metadata is not None
-    return Medium(
+    medium = Medium(
         kind="image",
         content_hash=content_hash("image", buffer.getvalue()),
         format="PNG",
         data=buffer.getvalue(),
         width=size[1],
         height=size[2],
-        metadata=metadata(read, size[1], size[2]),
     )
+    return msgspec.structs.replace(medium, metadata=family_of(read).media["image"].metadata(read, medium))
 
 
 def _options(checkpoint: Path, span: Span) -> EngineOptions:

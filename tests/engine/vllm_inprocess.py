@@ -114,7 +114,7 @@ def question(
     ids = [1, 2]
     for index, one in enumerate(media):
         ids += [
-            family_of(checkpoint).placeholders[one.kind](checkpoint),
+            family_of(checkpoint).media[one.kind].placeholder(checkpoint),
             *(20 + (index + place) % 100 for place in range(text)),
         ]
     sampling = Sampling(max_tokens=tokens, temperature=0.0)

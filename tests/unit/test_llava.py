@@ -2,8 +2,8 @@
 
 import pytest
 
-from triptych.models.base import Checkpoint
-from triptych.models.llava import FAMILY
+from triptych.models.base import Checkpoint, no_metadata
+from triptych.models.llava import FAMILY, image_tokens
 from triptych.models.registry import TEXT_ONLY, family_of
 
 # As the published 7B model has it: sizes of the language model are left out where they are its class's defaults.
@@ -22,21 +22,21 @@ def checkpoint(**changes):
 
 
 def tokens(**changes):
-    return FAMILY.image_tokens(checkpoint(**changes), 640, 480)
+    return image_tokens(checkpoint(**changes), 640, 480)
 
 
 def test_the_published_model():
     assert family_of(checkpoint()) is FAMILY
     assert FAMILY.modalities == ("image",)
-    assert FAMILY.placeholders["image"](checkpoint()) == 32000
+    assert FAMILY.media["image"].placeholder(checkpoint()) == 32000
     assert tokens() == 576
     assert FAMILY.embedding_width(checkpoint()) == 4096
-    assert FAMILY.image_metadata is None
+    assert FAMILY.media["image"].metadata is no_metadata
     assert checkpoint().context_length == 4096
 
 
 def test_a_picture_of_any_size_becomes_as_many_tokens():
-    assert {FAMILY.image_tokens(checkpoint(), width, height) for width, height in [(1, 1), (5000, 20)]} == {576}
+    assert {image_tokens(checkpoint(), width, height) for width, height in [(1, 1), (5000, 20)]} == {576}
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_the_defaults_are_those_of_transformers():
     transformers = pytest.importorskip("transformers")
     whole = transformers.LlavaConfig()
     bare = Checkpoint("x", {"model_type": "llava"})
-    assert FAMILY.placeholders["image"](bare) == whole.image_token_index
-    assert FAMILY.image_tokens(bare, 1, 1) == (whole.vision_config.image_size // whole.vision_config.patch_size) ** 2
+    assert FAMILY.media["image"].placeholder(bare) == whole.image_token_index
+    assert image_tokens(bare, 1, 1) == (whole.vision_config.image_size // whole.vision_config.patch_size) ** 2
     for name, tower in [("clip_vision_model", transformers.CLIPVisionConfig()), ("siglip_vision_model", None)]:
         tower = tower or transformers.SiglipVisionConfig()
         classes = 1 if name.startswith("clip") else 0
@@ -83,7 +83,7 @@ def test_a_width_that_nothing_states_is_not_guessed():
 
 def test_the_placeholder_by_its_newer_name():
     config = {key: value for key, value in PUBLISHED.items() if key != "image_token_index"}
-    assert FAMILY.placeholders["image"](Checkpoint("x", {**config, "image_token_id": 7})) == 7
+    assert FAMILY.media["image"].placeholder(Checkpoint("x", {**config, "image_token_id": 7})) == 7
 
 
 def test_a_tower_that_takes_pictures_of_any_size_is_not_of_this_family():

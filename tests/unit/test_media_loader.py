@@ -18,7 +18,7 @@ ITEM = "messages[0].content[1].image_url"
 def load(url, **changes):
     async def main():
         async with MediaLoader(limits(**changes)) as loader:
-            return await loader.load_image(url, item=ITEM)
+            return await loader.load_one(MediaReference("image", url, ITEM))
 
     return asyncio.run(main())
 
@@ -46,8 +46,8 @@ def test_large_ones_go_through_the_threads_with_the_same_result():
 def test_the_content_has_one_name_wherever_it_comes_from():
     async def main():
         async with serving() as site, MediaLoader(limits()) as loader:
-            remote = await loader.load_image(site.url("/picture"), item=ITEM)
-            inline = await loader.load_image(data_url(PICTURE), item=ITEM)
+            remote = await loader.load_one(MediaReference("image", site.url("/picture"), ITEM))
+            inline = await loader.load_one(MediaReference("image", data_url(PICTURE), ITEM))
             assert remote == inline
 
     asyncio.run(main())
@@ -79,10 +79,10 @@ def test_a_request_fetches_a_url_once_and_keeps_the_order():
         async with serving() as site, MediaLoader(limits()) as loader:
             other = data_url(picture("GIF"))
             urls = [site.url("/picture"), other, site.url("/picture"), other]
-            media = await loader.load_images([MediaReference(url, f"[{at}]") for at, url in enumerate(urls)])
+            media = await loader.load([MediaReference("image", url, f"[{at}]") for at, url in enumerate(urls)])
             assert [one.format for one in media] == ["PNG", "GIF", "PNG", "GIF"]
             assert len(site.requests) == 1
-            await loader.load_images([MediaReference(urls[0], "[0]")])
+            await loader.load([MediaReference("image", urls[0], "[0]")])
             assert len(site.requests) == 2
 
     asyncio.run(main())
@@ -91,9 +91,12 @@ def test_a_request_fetches_a_url_once_and_keeps_the_order():
 def test_the_first_error_ends_the_other_fetches():
     async def main():
         async with serving() as site, MediaLoader(limits()) as loader:
-            references = [MediaReference(site.url("/slow"), "[0]"), MediaReference(data_url(b"text"), "[1]")]
+            references = [
+                MediaReference("image", site.url("/slow"), "[0]"),
+                MediaReference("image", data_url(b"text"), "[1]"),
+            ]
             with pytest.raises(UnsupportedMedia) as caught:
-                await loader.load_images(references)
+                await loader.load(references)
             assert caught.value.param == "[1]"
 
     asyncio.run(main())
@@ -102,10 +105,10 @@ def test_the_first_error_ends_the_other_fetches():
 def test_the_number_of_media_is_bounded():
     async def main():
         async with MediaLoader(limits(media_max_items=2)) as loader:
-            references = [MediaReference(data_url(PICTURE), f"[{at}]") for at in range(3)]
-            assert len(await loader.load_images(references[:2])) == 2
+            references = [MediaReference("image", data_url(PICTURE), f"[{at}]") for at in range(3)]
+            assert len(await loader.load(references[:2])) == 2
             with pytest.raises(BadRequest, match=r"3 media; the limit is 2 \(--media-max-items\)") as caught:
-                await loader.load_images(references)
+                await loader.load(references)
             assert (caught.value.param, caught.value.code) == ("[2]", "too_many_media")
 
     asyncio.run(main())

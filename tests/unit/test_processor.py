@@ -10,7 +10,8 @@ from support.loops import run
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.demo import MODEL_DIR
-from triptych.processor.processor import MediaRef, Processor
+from triptych.media.loader import MediaReference
+from triptych.processor.processor import Processor
 
 
 class Source:
@@ -19,7 +20,7 @@ class Source:
     def __init__(self):
         self.asked = []
 
-    async def load_images(self, references):
+    async def load(self, references):
         self.asked.extend(one.url for one in references)
         return [self._picture(one) for one in references]
 
@@ -32,7 +33,7 @@ class Source:
 
 def chat(parts, media, *, processor=None, source=None, role="user", **settings):
     processor = processor or Processor.load(card_of(MODEL_DIR), None)
-    refs = [MediaRef("image", url, f"item {number}") for number, url in enumerate(media)]
+    refs = [MediaReference("image", url, f"item {number}") for number, url in enumerate(media)]
     return run(processor.chat([{"role": role, "content": parts}], refs, settings, source or Source()))
 
 

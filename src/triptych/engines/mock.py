@@ -84,7 +84,7 @@ class MockEngine:
         self._transfer = transfer
         checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
         self._family = family_of(checkpoint)
-        self._placeholders = {token_id(checkpoint) for token_id in self._family.placeholders.values()}
+        self._placeholders = {one.placeholder(checkpoint) for one in self._family.media.values()}
         return ModelCard(
             name=self._options.model_name,
             path=self._options.model_path,
@@ -115,7 +115,7 @@ class MockEngine:
             self._encoded += len(media)
             return [
                 Encoded(
-                    memoryview(embedding_of(medium.content_hash, tokens := self._image_tokens(*picture.size))),
+                    memoryview(embedding_of(medium.content_hash, tokens := self._tokens(medium, picture))),
                     (tokens, EMBEDDING_WIDTH),
                     EMBEDDING_DTYPE,
                     medium.metadata,
@@ -183,7 +183,7 @@ class MockEngine:
         expanded = len(request.token_ids)
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
-            tokens = buffer.shape[0] if buffer else self._image_tokens(*(await self._picture(medium)).size)
+            tokens = buffer.shape[0] if buffer else self._tokens(medium, await self._picture(medium))
             if buffer and bytes(buffer.data) != embedding_of(medium.content_hash, tokens):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
             expanded += tokens - 1
@@ -196,10 +196,12 @@ class MockEngine:
             raise MediaMissing("a medium came without its bytes, and is not here")
         return await self._decoder.decode(medium)
 
-    def _image_tokens(self, width: int, height: int) -> int:
-        if self._family.image_tokens is None or self._checkpoint is None:
+    def _tokens(self, medium: Medium, picture: Image) -> int:
+        """Of ``medium``, by the size that it really has."""
+        if medium.kind not in self._family.media or self._checkpoint is None:
             return 1
-        return self._family.image_tokens(self._checkpoint, width, height)
+        real = msgspec.structs.replace(medium, width=picture.width, height=picture.height)
+        return self._family.media[medium.kind].tokens(self._checkpoint, real)
 
     async def _export(self, request: GenerateRequest) -> KvHandle:
         data = kv_of(request.token_ids)

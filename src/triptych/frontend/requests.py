@@ -28,7 +28,8 @@ from triptych.frontend.schema import (
     TextPart,
     VideoPart,
 )
-from triptych.processor.processor import MediaRef, MediaSource, Processor, Prompt
+from triptych.media.loader import MediaReference
+from triptych.processor.processor import MediaSource, Processor, Prompt
 from triptych.processor.template import Message
 
 MAX_PROMPTS = 64
@@ -69,7 +70,7 @@ class Builder:
         )
         return _jobs(answer.id, prompts, sampling, count, processor, stop_strings(request)), answer
 
-    def _check_media(self, media: Sequence[MediaRef]) -> None:
+    def _check_media(self, media: Sequence[MediaReference]) -> None:
         if media and not self.config.enable_multimodal:
             raise BadRequest(
                 f"{media[0].item}: this server takes text only; its operator can turn media on "
@@ -150,9 +151,9 @@ def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
 # Messages.
 
 
-def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaRef]]:
+def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaReference]]:
     """Messages for the chat template, media parts reduced to their kind, and those media in order."""
-    media: list[MediaRef] = []
+    media: list[MediaReference] = []
     plain: list[Message] = []
     for number, message in enumerate(messages):
         entry: Message = {"role": message.role, "content": message.content or ""}
@@ -183,11 +184,11 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
 
 
-def _part(part: Part, place: str, media: list[MediaRef]) -> dict[str, str]:
+def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     kind, field, url = _medium(part)
-    media.append(MediaRef(kind, url, f"{place}.{field}"))
+    media.append(MediaReference(kind, url, f"{place}.{field}"))
     return {"type": kind}
 
 

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp.abc import AbstractResolver
 
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Medium
+from triptych.contracts.errors import BadRequest, UnsupportedMedia
+from triptych.contracts.request import MediaKind, Medium
 from triptych.media.data_url import decode_data_url, is_data_url
-from triptych.media.errors import TOO_MANY, problem
+from triptych.media.errors import TOO_MANY, UNSUPPORTED, problem
 from triptych.media.fetch import MediaFetcher
 from triptych.media.naming import content_hash
 from triptych.media.sniff import inspect_image
@@ -34,6 +34,7 @@ THREADS = 2
 class MediaReference(NamedTuple):
     """A medium as a request names it."""
 
+    kind: MediaKind
     url: str
     item: str
     """Path of the request's field, such as ``messages[0].content[1].image_url``, for errors."""
@@ -64,39 +65,40 @@ class MediaLoader:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._fetcher.close()
 
-    async def load_image(self, url: str, *, item: str) -> Medium:
-        """The picture at ``url``. Every error names ``item``, in its message and as its ``param``.
+    async def load_one(self, reference: MediaReference) -> Medium:
+        """One medium. Every error names its ``item``, in its message and as its ``param``.
 
         Raises BadRequest, PayloadTooLarge and UnsupportedMedia with the codes in ``media.errors``;
         TooManyRequests where no fetch could start in time. Cancelling closes the connection.
         """
+        kind, url, item = reference
         if is_data_url(url):
             inline = len(url) <= INLINE_DATA_URL_CHARS
             data = await self._run(inline, lambda: decode_data_url(url, self._limits.media_max_bytes, item))
         else:
             data = await self._fetcher.fetch(url, item)
+        facts = await self._inspect(kind, data, item)
+        name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash(kind, data))
+        return Medium(kind=kind, content_hash=name, data=data, **facts)
+
+    async def _inspect(self, kind: MediaKind, data: bytes, item: str) -> dict[str, Any]:
+        """What is known of a medium without decoding it, by the names of ``Medium``'s fields."""
+        if kind != "image":
+            raise problem(UnsupportedMedia, item, UNSUPPORTED, f"media of kind {kind} are not served yet")
         info = inspect_image(data, self._limits, item)
-        name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash("image", data))
-        return Medium(
-            kind="image",
-            content_hash=name,
-            format=info.format,
-            data=data,
-            width=info.width,
-            height=info.height,
-        )
+        return {"format": info.format, "width": info.width, "height": info.height}
 
-    async def load_images(self, references: Sequence[MediaReference]) -> list[Medium]:
-        """All pictures of one request, in order; a remote URL that is named twice is fetched once.
+    async def load(self, references: Sequence[MediaReference]) -> list[Medium]:
+        """All media of one request, in order; a remote URL that is named twice is fetched once.
 
-        The first error cancels the other fetches and is raised. Besides ``load_image``'s errors: BadRequest
+        The first error cancels the other fetches and is raised. Besides ``load_one``'s errors: BadRequest
         over ``media_max_items``.
         """
         limit = self._limits.media_max_items
         if len(references) > limit:
             reason = f"the request has {len(references)} media; the limit is {limit} (--media-max-items)"
             raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
-        flights: SingleFlight[str, Medium] = SingleFlight("media-load")
+        flights: SingleFlight[tuple[str, str], Medium] = SingleFlight("media-load")
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._load_shared(flights, one), name="media-item") for one in references]
@@ -104,10 +106,10 @@ class MediaLoader:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _load_shared(self, flights: SingleFlight[str, Medium], one: MediaReference) -> Medium:
+    async def _load_shared(self, flights: SingleFlight[tuple[str, str], Medium], one: MediaReference) -> Medium:
         if is_data_url(one.url):  # Nothing to save, and a long key.
-            return await self.load_image(one.url, item=one.item)
-        return await flights.run(one.url, lambda: self.load_image(one.url, item=one.item))
+            return await self.load_one(one)
+        return await flights.run((one.kind, one.url), lambda: self.load_one(one))
 
     async def _run(self, inline: bool, work: Callable[[], T]) -> T:
         if inline:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from triptych.contracts.request import MediaKind, Medium
+
 Json = dict[str, Any]
 
 
@@ -34,6 +36,26 @@ class Checkpoint:
         return 0
 
 
+def no_metadata(checkpoint: Checkpoint, medium: Medium) -> dict[str, tuple[int, ...]]:
+    """Of media of which the language model need not know more than their embeddings."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of medium, as one family takes it. All functions go by what is known without decoding the medium."""
+
+    placeholder: Callable[[Checkpoint], int]
+    """Token id that stands once for each medium in an unexpanded prompt."""
+    text: str
+    """What tokenises to the placeholder (and what surrounds it), for prompts that are put together without a chat
+    template that knows media."""
+    tokens: Callable[[Checkpoint, Medium], int]
+    """Language-model tokens that a medium becomes. Raises ValueError for a size that the model refuses."""
+    metadata: Callable[[Checkpoint, Medium], dict[str, tuple[int, ...]]] = no_metadata
+    """``Medium.metadata``. Raises as ``tokens`` does."""
+
+
 @dataclass(frozen=True)
 class ModelFamily:
     """What Triptych knows of all checkpoints of one architecture."""
@@ -41,24 +63,15 @@ class ModelFamily:
     name: str
     model_types: tuple[str, ...]
     """``model_type`` values of ``config.json`` that belong here."""
-    placeholders: dict[str, Callable[[Checkpoint], int]] = field(default_factory=dict)
-    """Medium kind -> token id that stands once for each medium in an unexpanded prompt."""
-    placeholder_text: dict[str, str] = field(default_factory=dict)
-    """Medium kind -> text that tokenises to its placeholder (and what surrounds it), for prompts that are
-    put together without a chat template that knows media."""
-    image_tokens: Callable[[Checkpoint, int, int], int] | None = None
-    """(checkpoint, width, height in pixels) -> language-model tokens that a picture becomes."""
-
-    image_metadata: Callable[[Checkpoint, int, int], dict[str, tuple[int, ...]]] | None = None
-    """(checkpoint, width, height in pixels) -> ``Medium.metadata``; None: this family's pictures have none."""
+    media: dict[MediaKind, Modality] = field(default_factory=dict)
     embedding_width: Callable[[Checkpoint], int] | None = None
     """Values a token of a medium's embedding; None: this family takes no embeddings."""
     towers: tuple[str, ...] = ()
     """``model_type`` values of ``vision_config`` that are known, where a family combines parts; empty: any."""
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.placeholders)
+    def modalities(self) -> tuple[MediaKind, ...]:
+        return tuple(self.media)
 
     def claims(self, checkpoint: Checkpoint) -> bool:
         """Whether ``checkpoint`` is of this family, by its config alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.models.base import Checkpoint, Json, ModelFamily
+from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
 
 # Checkpoints leave out values that are their config class's defaults. These are those of transformers 5.19:
 # LlavaConfig, of vision towers CLIPVisionConfig and SiglipVisionConfig, of language models their own classes.
@@ -51,9 +51,13 @@ def embedding_width(checkpoint: Checkpoint) -> int:
 FAMILY = ModelFamily(
     name="llava",
     model_types=("llava",),
-    placeholders={"image": image_token},
-    placeholder_text={"image": "<image>"},
-    image_tokens=image_tokens,
+    media={
+        "image": Modality(
+            placeholder=image_token,
+            text="<image>",
+            tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
+        )
+    },
     embedding_width=embedding_width,
     towers=tuple(_TOWERS),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from triptych.models.base import Checkpoint, Json, ModelFamily
+from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
 _MIN_PIXELS = 56 * 56
@@ -81,9 +81,13 @@ def embedding_width(checkpoint: Checkpoint) -> int:
 FAMILY = ModelFamily(
     name="qwen-vl",
     model_types=("qwen2_vl", "qwen2_5_vl"),
-    placeholders={"image": lambda checkpoint: int(checkpoint.config["image_token_id"])},
-    placeholder_text={"image": "<|vision_start|><|image_pad|><|vision_end|>"},
-    image_tokens=image_tokens,
-    image_metadata=image_metadata,
+    media={
+        "image": Modality(
+            placeholder=lambda checkpoint: int(checkpoint.config["image_token_id"]),
+            text="<|vision_start|><|image_pad|><|vision_end|>",
+            tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
+            metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
+        )
+    },
     embedding_width=embedding_width,
 )

@@ -24,16 +24,6 @@ _INLINE_CHARACTERS = 16_384
 
 
 @dataclass(frozen=True)
-class MediaRef:
-    """A medium as a request names it."""
-
-    kind: MediaKind
-    url: str
-    item: str
-    """Where in the request it stands, for messages: ``messages[0].content[1].image_url``."""
-
-
-@dataclass(frozen=True)
 class Prompt:
     """A request ready for a worker."""
 
@@ -49,7 +39,7 @@ class Prompt:
 class MediaSource(Protocol):
     """What the processor needs of ``media.loader.MediaLoader``."""
 
-    async def load_images(self, references: Sequence[MediaReference]) -> list[Medium]: ...
+    async def load(self, references: Sequence[MediaReference]) -> list[Medium]: ...
 
 
 @dataclass
@@ -62,7 +52,7 @@ class Processor:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     prompt_template: str | None
-    _placeholder_ids: dict[str, int] = field(default_factory=dict)
+    _placeholder_ids: dict[MediaKind, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, card: ModelCard, prompt_template: str | None) -> Processor:
@@ -73,7 +63,7 @@ class Processor:
         if prompt_template is not None:
             parse_prompt_template(prompt_template)
         try:
-            placeholders = {kind: token_id(checkpoint) for kind, token_id in family.placeholders.items()}
+            placeholders = {kind: medium.placeholder(checkpoint) for kind, medium in family.media.items()}
         except KeyError as error:
             raise ConfigError(f"{card.path}/config.json lacks {error}, which {family.name} models have") from error
         template = load_chat_template(card.path, tokenizer)
@@ -84,7 +74,7 @@ class Processor:
     async def chat(
         self,
         messages: list[Message],
-        media: Sequence[MediaRef],
+        media: Sequence[MediaReference],
         template_settings: dict[str, Any],
         source: MediaSource,
     ) -> Prompt:
@@ -94,7 +84,7 @@ class Processor:
         ids = await self._tokenise(self._text_of(messages, template_settings), add_special_tokens=False)
         self._check_placeholders(ids, media)
         tokenised = time.perf_counter()
-        loaded = await source.load_images([MediaReference(ref.url, ref.item) for ref in media]) if media else []
+        loaded = await source.load(media) if media else []
         length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
         loaded = [self._described(medium) for medium in loaded]
         return Prompt(ids, loaded, length, time.perf_counter() - tokenised, tokenised - begun)
@@ -117,13 +107,8 @@ class Processor:
         return {**message, "content": self._plain(content)} if isinstance(content, list) else message
 
     def _plain(self, parts: list[dict[str, Any]]) -> str:
-        media = [self._placeholder_text(part["type"]) for part in parts if part["type"] != "text"]
+        media = [self.family.media[part["type"]].text for part in parts if part["type"] != "text"]
         return "\n".join([*media, *(part["text"] for part in parts if part["type"] == "text")])
-
-    def _placeholder_text(self, kind: str) -> str:
-        if text := self.family.placeholder_text.get(kind):
-            return text
-        return str(self.tokenizer.fast.id_to_token(self._placeholder_ids[kind]))
 
     def _joined_user_text(self, messages: list[Message]) -> str:
         texts = [
@@ -156,7 +141,7 @@ class Processor:
 
     # Media.
 
-    def _check_media(self, media: Sequence[MediaRef]) -> None:
+    def _check_media(self, media: Sequence[MediaReference]) -> None:
         for ref in media:
             if ref.kind not in self.card.modalities:
                 takes = ", ".join(("text", *self.card.modalities))
@@ -166,7 +151,7 @@ class Processor:
                     code="modality_unsupported",
                 )
 
-    def _check_placeholders(self, ids: list[int], media: Sequence[MediaRef]) -> None:
+    def _check_placeholders(self, ids: list[int], media: Sequence[MediaReference]) -> None:
         """Every medium has exactly one placeholder, and no text smuggled in another."""
         for kind, token in self._placeholder_ids.items():
             wanted = sum(ref.kind == kind for ref in media)
@@ -186,16 +171,12 @@ class Processor:
 
     def _described(self, medium: Medium) -> Medium:
         """``medium`` with what the language model must know of its embedding, which its size tells."""
-        if self.family.image_metadata is None:
-            return medium
-        metadata = self.family.image_metadata(self.checkpoint, medium.width, medium.height)
-        return msgspec.structs.replace(medium, metadata=metadata)
+        metadata = self.family.media[medium.kind].metadata(self.checkpoint, medium)
+        return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium
 
-    def _expanded(self, medium: Medium, ref: MediaRef) -> int:
-        if self.family.image_tokens is None:
-            return 1
+    def _expanded(self, medium: Medium, ref: MediaReference) -> int:
         try:
-            return self.family.image_tokens(self.checkpoint, medium.width, medium.height)
+            return self.family.media[medium.kind].tokens(self.checkpoint, medium)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
 

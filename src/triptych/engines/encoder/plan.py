@@ -49,9 +49,10 @@ def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkp
 
 def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """For a picture of ``width`` x ``height`` pixels. Raises ValueError for a shape that the model refuses."""
-    assert family.image_tokens is not None
-    tokens = family.image_tokens(checkpoint, width, height)
-    metadata = family.image_metadata(checkpoint, width, height) if family.image_metadata else {}
+    modality = family.media["image"]
+    picture = Medium(kind="image", content_hash="", format="", width=width, height=height)
+    tokens = modality.tokens(checkpoint, picture)
+    metadata = modality.metadata(checkpoint, picture)
     patches = math.prod(metadata.get("image_grid_thw", (tokens,)))
     memory_bytes = width * height * PIXEL_BYTES + patches * PATCH_BYTES
     return Plan((tokens, width_of(family, checkpoint)), metadata, patches, memory_bytes)

@@ -23,9 +23,9 @@ from vllm.multimodal.inputs import (
 )
 
 from triptych.contracts.errors import BadRequest, TriptychError
-from triptych.contracts.request import Medium
+from triptych.contracts.request import MediaKind, Medium
 from triptych.contracts.tensor import DTYPE_BYTES
-from triptych.models.base import Checkpoint
+from triptych.models.base import Checkpoint, Modality
 from triptych.models.registry import family_of
 from triptych.transfer.base import Buffer
 
@@ -41,7 +41,7 @@ def has_values(data: Mapping[str, MultiModalFieldElem]) -> bool:
 class Item:
     """One medium, ready for the engine."""
 
-    kind: str
+    kind: MediaKind
     content_hash: str
     tokens: int
     data: MultiModalKwargsItem | None
@@ -57,19 +57,22 @@ class Items:
         width = self._family.embedding_width
         self._width = None if width is None else width(checkpoint)
 
-    def placeholder(self, kind: str) -> int:
+    def placeholder(self, kind: MediaKind) -> int:
         """The token that stands for a medium. Raises BadRequest for a kind that the model does not take."""
-        if kind not in self._family.placeholders:
+        return self._modality(kind).placeholder(self._checkpoint)
+
+    def _modality(self, kind: MediaKind) -> Modality:
+        if kind not in self._family.media:
             raise BadRequest(f"this model takes no {kind}", param="media")
-        return self._family.placeholders[kind](self._checkpoint)
+        return self._family.media[kind]
 
     def tokens(self, medium: Medium) -> int:
         """Tokens that the medium becomes, by its size. Raises BadRequest for a size that the model refuses."""
-        count = self._family.image_tokens
-        if medium.kind != "image" or count is None or medium.width < 1 or medium.height < 1:
+        modality = self._modality(medium.kind)
+        if medium.kind == "image" and (medium.width < 1 or medium.height < 1):
             raise BadRequest(f"the size of this {medium.kind} is not known", param="media")
         try:
-            return count(self._checkpoint, medium.width, medium.height)
+            return modality.tokens(self._checkpoint, medium)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
 
@@ -105,8 +108,7 @@ class Items:
 
         Raises TriptychError where the sender and this worker disagree on it.
         """
-        known = self._family.image_metadata
-        expected = {} if known is None else known(self._checkpoint, medium.width, medium.height)
+        expected = self._modality(medium.kind).metadata(self._checkpoint, medium)
         if medium.metadata and medium.metadata != expected:
             raise TriptychError(f"the request says {medium.metadata} of a medium that this worker knows as {expected}")
         field = MultiModalBatchedField(keep_on_cpu=True)
