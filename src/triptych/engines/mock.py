@@ -39,7 +39,7 @@ from triptych.contracts.tensor import TensorHandle
 from triptych.engines.args import parse_engine_args
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
 from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
-from triptych.media.image import ImageDecoder
+from triptych.media.decoder import MediaDecoder
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.transfer.base import Buffer, Transfer
@@ -70,7 +70,7 @@ class MockEngine:
         self._options = options
         self._args = parse_engine_args(options.args, MockArgs)
         self._checkpoint: Checkpoint | None = None
-        self._decoder = ImageDecoder(options.media)
+        self._decoder = MediaDecoder(options.media)
         self._kv: dict[str, TensorHandle] = {}
         self._running = 0
         self._made = 0
@@ -194,7 +194,8 @@ class MockEngine:
     async def _picture(self, medium: Medium) -> Image:
         if not medium.data and medium.content_hash not in self._decoder.cache:
             raise MediaMissing("a medium came without its bytes, and is not here")
-        return await self._decoder.decode(medium)
+        picture: Image = await self._decoder.decode(medium)
+        return picture
 
     def _tokens(self, medium: Medium, picture: Image) -> int:
         """Of ``medium``, by the size that it really has."""

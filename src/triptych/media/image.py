@@ -1,19 +1,15 @@
-"""The worker's side: from a checked file to an RGB picture, the way the model is to see it."""
+"""From a checked file to an RGB picture, the way the model is to see it."""
 
 from __future__ import annotations
 
-import asyncio
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from triptych.cache.lru import ByteLru
-from triptych.cache.single_flight import SingleFlight
-from triptych.config.media import MIB, MediaLimits
-from triptych.contracts.errors import Unavailable, UnsupportedMedia
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.errors import UNSUPPORTED, damaged, problem
 from triptych.media.sniff import ImageInfo, inspect_image
@@ -99,43 +95,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return over_white
 
 
-class ImageDecoder:
-    """Decodes pictures in threads of its own, each content once at a time, and keeps those used last.
-
-    For one event loop. ``cache_bytes`` bounds what is kept (``PIXEL_BYTES`` a pixel; 0: nothing).
-    Pictures are keyed by their content hash, which the caller must be able to trust, and shared: nobody may
-    change one. Work waiting for a thread is bounded by the worker's own bound on its requests.
-    """
-
-    def __init__(self, limits: MediaLimits, *, cache_bytes: int = 256 * MIB, threads: int = 2) -> None:
-        self._limits = limits
-        self.cache: ByteLru[str, Image.Image] = ByteLru(cache_bytes)
-        self._flights: SingleFlight[str, Image.Image] = SingleFlight("media-decode")
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="triptych-decode")
-        self._closed = False
-
-    async def decode(self, medium: Medium) -> Image.Image:
-        """``decode_image`` of ``medium``, from the cache where it is there.
-
-        Raises what ``decode_image`` raises, Unavailable after ``close``. Cancelling touches no other caller;
-        a decode that nobody waits for any more is dropped, at once if it has not begun.
-        """
-        if self._closed:
-            raise Unavailable("the worker is shutting down; try again", code="shutting_down")
-        picture = self.cache.get(medium.content_hash)
-        if picture is not None:
-            return picture
-        return await self._flights.run(medium.content_hash, lambda: self._decode(medium))
-
-    async def close(self) -> None:
-        """Drop waiting work and the cache; a running decode ends by itself. May be called twice."""
-        self._closed = True
-        await self._flights.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self.cache.clear()
-
-    async def _decode(self, medium: Medium) -> Image.Image:
-        loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self._threads, decode_image, medium, self._limits)
-        self.cache.put(medium.content_hash, picture, picture.width * picture.height * PIXEL_BYTES)
-        return picture
+def picture_bytes(picture: Image.Image) -> int:
+    """What a decoded picture takes in memory."""
+    return picture.width * picture.height * PIXEL_BYTES

@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp.abc import AbstractResolver
 
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import BadRequest, UnsupportedMedia
+from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import MediaKind, Medium
 from triptych.media.data_url import decode_data_url, is_data_url
-from triptych.media.errors import TOO_MANY, UNSUPPORTED, problem
+from triptych.media.errors import TOO_MANY, problem
 from triptych.media.fetch import MediaFetcher
+from triptych.media.inspect import inspect
 from triptych.media.naming import content_hash
-from triptych.media.sniff import inspect_image
 
 T = TypeVar("T")
 
@@ -77,16 +77,9 @@ class MediaLoader:
             data = await self._run(inline, lambda: decode_data_url(url, self._limits.media_max_bytes, item))
         else:
             data = await self._fetcher.fetch(url, item)
-        facts = await self._inspect(kind, data, item)
+        facts = inspect(kind, data, self._limits, item)
         name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash(kind, data))
         return Medium(kind=kind, content_hash=name, data=data, **facts)
-
-    async def _inspect(self, kind: MediaKind, data: bytes, item: str) -> dict[str, Any]:
-        """What is known of a medium without decoding it, by the names of ``Medium``'s fields."""
-        if kind != "image":
-            raise problem(UnsupportedMedia, item, UNSUPPORTED, f"media of kind {kind} are not served yet")
-        info = inspect_image(data, self._limits, item)
-        return {"format": info.format, "width": info.width, "height": info.height}
 
     async def load(self, references: Sequence[MediaReference]) -> list[Medium]:
         """All media of one request, in order; a remote URL that is named twice is fetched once.

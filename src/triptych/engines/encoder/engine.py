@@ -26,7 +26,7 @@ from triptych.engines.encoder.encoder import Encoder, load
 from triptych.engines.encoder.families import Pixels
 from triptych.engines.encoder.plan import Plan, plan_medium, plan_size
 from triptych.engines.encoder.room import Room
-from triptych.media.image import ImageDecoder
+from triptych.media.decoder import MediaDecoder
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.transfer.base import Transfer
 
@@ -41,7 +41,7 @@ class EncoderEngine:
             raise ConfigError(f"the encoder engine hosts the span e, not {options.span.value}")
         self._options = options
         self._args = parse_engine_args(options.args, EncoderArgs)
-        self._decoder = ImageDecoder(options.media, cache_bytes=0)  # embeddings are kept, not what they are made of
+        self._decoder = MediaDecoder(options.media, cache_bytes=0)  # embeddings are kept, not what they are made of
         self._room = Room(self._args.max_prepared_mib * MIB)
         # One thread runs the model: batches are its concurrency, and torch spreads each over threads of its own.
         self._torch = ThreadPoolExecutor(1, thread_name_prefix="triptych-encode")

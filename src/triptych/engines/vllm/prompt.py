@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
 from vllm.inputs.engine import tokens_input
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -20,7 +19,7 @@ from triptych.engines.base import EngineOptions
 from triptych.engines.vllm.ec import believes, store_of
 from triptych.engines.vllm.flags import VllmFlags
 from triptych.engines.vllm.mm_items import Item, Items, assemble, has_values
-from triptych.media.image import ImageDecoder
+from triptych.media.decoder import MediaDecoder
 from triptych.models.base import Checkpoint
 from triptych.transfer.base import Buffer
 
@@ -47,7 +46,7 @@ class Prompts:
     def __init__(self, options: EngineOptions, checkpoint: Checkpoint, flags: VllmFlags) -> None:
         """Raises ConfigError for an EC connector that cannot work."""
         self._items = Items(checkpoint)
-        self._decoder = ImageDecoder(options.media)
+        self._decoder = MediaDecoder(options.media)
         self._processed: ByteLru[str, Item] = ByteLru(PROCESSED_BYTES if options.span is not Span.E else 0)
         self.store = store_of(flags, options.span, checkpoint)
         self._reads_store = options.span is not Span.E
@@ -119,32 +118,37 @@ class Prompts:
 
     async def _process(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Item]:
         """By vLLM's processor, on a prompt of nothing but their placeholders."""
-        pictures = await asyncio.gather(*(self._picture(medium) for medium in media))
+        decoded = await asyncio.gather(*(self._decoded(medium) for medium in media))
+        kinds = dict.fromkeys(medium.kind for medium in media)
         prompt = {
             "prompt_token_ids": [self._items.placeholder(medium.kind) for medium in media],
-            "multi_modal_data": {"image": pictures},
-            # The content's name spares vLLM hashing the pixels.
-            "multi_modal_uuids": {"image": [medium.content_hash for medium in media]},
+            "multi_modal_data": {
+                kind: [one for medium, one in zip(media, decoded, strict=True) if medium.kind == kind] for kind in kinds
+            },
+            # The content's name spares vLLM hashing the values.
+            "multi_modal_uuids": {kind: [one.content_hash for one in media if one.kind == kind] for kind in kinds},
         }
         (made,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
-        items = [
-            Item("image", medium.content_hash, place.length, data)
-            for medium, place, data in zip(
-                media, made["mm_placeholders"]["image"], made["mm_kwargs"]["image"], strict=True
-            )
-        ]
+        processed = {
+            kind: iter(zip(made["mm_placeholders"][kind], made["mm_kwargs"][kind], strict=True)) for kind in kinds
+        }
+        items = []
+        for medium in media:
+            place, data = next(processed[medium.kind])
+            items.append(Item(medium.kind, medium.content_hash, place.length, data))
         if engine.renderer.mm_processor_cache is None:  # else vLLM keeps them, in the engine's process
             for item in items:
                 self._processed.put(item.content_hash, item, _size_bytes(item))
         return items
 
-    async def _picture(self, medium: Medium) -> Image.Image:
+    async def _decoded(self, medium: Medium) -> Any:
         if medium.data:
             return await self._decoder.decode(medium)
-        picture = self._decoder.cache.get(medium.content_hash)
-        if picture is None:  # dropped just now
-            raise MediaMissing(f"a picture ({medium.content_hash[:12]}) is not at this worker any more: send its data")
-        return picture
+        decoded = self._decoder.cache.get(medium.content_hash)
+        if decoded is None:  # dropped just now
+            name = medium.content_hash[:12]
+            raise MediaMissing(f"{medium.kind} {name} is not at this worker any more: send its data")
+        return decoded
 
 
 def failure(prompt: Any) -> TriptychError:
