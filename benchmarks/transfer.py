@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import itertools
 import multiprocessing
 import os
 import time
@@ -31,18 +32,41 @@ from triptych.transfer.registry import make_transfer
 from triptych.transfer.spans import Piece, Span
 
 KIB, MIB = 1 << 10, 1 << 20
+
+
+class Load(NamedTuple):
+    """What moves in one turn."""
+
+    operations: int
+    """At the same time."""
+    count: int
+    """Tensors of one operation."""
+    size: int
+    """Bytes of a tensor."""
+
+    @property
+    def bytes(self) -> int:
+        return self.operations * self.count * self.size
+
+    @property
+    def name(self) -> str:
+        each = f"{self.size // MIB} MiB" if self.size >= MIB else f"{self.size // KIB} KiB"
+        tensors = each if self.count == 1 else f"{self.count} x {each}"
+        return tensors if self.operations == 1 else f"{tensors}, {self.operations} in flight"
+
+
 LOADS = (
-    (1, 16 * KIB),
-    (1, 64 * KIB),
-    (16, 64 * KIB),
-    (1, MIB),
-    (1, 4 * MIB),
-    (4, 4 * MIB),
-    (1, 16 * MIB),
-    (1, 64 * MIB),
+    Load(1, 1, 16 * KIB),
+    Load(1, 1, 64 * KIB),
+    Load(1, 16, 64 * KIB),
+    Load(1, 1, MIB),
+    Load(1, 1, 4 * MIB),
+    Load(4, 1, 4 * MIB),
+    Load(1, 4, 4 * MIB),
+    Load(1, 1, 16 * MIB),
+    Load(1, 1, 64 * MIB),
 )
-"""(tensors, bytes of each), all of one turn in one operation."""
-LARGEST = max(count * size for count, size in LOADS)
+LARGEST = max(load.bytes for load in LOADS)
 RESULTS = Path(__file__).parent / "results" / "transfer.md"
 _HANDLES = msgspec.msgpack.Decoder(list[TensorHandle])
 
@@ -76,21 +100,25 @@ class Bare:
         registered = self.agent.register(Span(self.memory.address, LARGEST))
         self.metadata = self.agent.metadata(registered, connection=True)
 
-    def read(self, remote: str, address: int, count: int, size: int) -> Took:
-        """Seconds that one READ takes, polled without a pause; of the clock, and of this thread's processor time."""
-        pieces = [Piece(self.memory.address + n * size, address + n * size, size) for n in range(count)]
+    def read(self, remote: str, address: int, load: Load) -> Took:
+        """Seconds that the READs take, polled without a pause; of the clock, and of this thread's processor time."""
+        whole, size = load.count * load.size, load.size
+        starts = [[at * whole + n * size for n in range(load.count)] for at in range(load.operations)]
+        pieces = [[Piece(self.memory.address + one, address + one, size) for one in group] for group in starts]
         watch = Watch()
-        transfer = self.agent.read(remote, pieces)
-        while transfer is not None and not self.agent.ended(transfer):
+        transfers = [self.agent.read(remote, group) for group in pieces]
+        under_way = [one for one in transfers if one is not None]
+        while under_way := [one for one in under_way if not self.agent.ended(one)]:
             pass
         took = watch.stop()
-        if transfer is not None:
-            self.agent.drop(transfer)
+        for transfer in transfers:
+            if transfer is not None:
+                self.agent.drop(transfer)
         return took
 
 
 def own(pipe: Connection, backend: str) -> None:
-    """The other process: for (``bare`` or ``ours``, tensors, a size) it writes the bytes and answers, until None."""
+    """The other process: for (``bare`` or ``ours``, a load) it writes the bytes and answers, until None."""
 
     async def main() -> None:
         bare = Bare("bare-owner")
@@ -98,19 +126,19 @@ def own(pipe: Connection, backend: str) -> None:
         transfer = make_transfer(TransferConfig(transfer=backend))
         await transfer.start()
         pipe.send((bare.memory.address, bare.metadata))
-        while (turn := await asyncio.to_thread(pipe.recv)) is not None:
-            kind, count, size = turn
+        while (turn := await received(pipe)) is not None:
+            kind, load = turn
             if kind == "bare":
-                bare.memory.view[: count * size] = content[: count * size]
-                pipe.send((b"", Took(0.0, 0.0)))
+                bare.memory.view[: load.bytes] = content[: load.bytes]
+                pipe.send(([], Took(0.0, 0.0)))
                 continue
-            buffers = await transfer.allocate([(size,)] * count, "uint8")
-            for buffer in buffers:
-                buffer.data[:] = content[:size]
-                buffer.data[:8] = size.to_bytes(8, "little")
+            groups = [await transfer.allocate([(load.size,)] * load.count, "uint8") for _ in range(load.operations)]
+            for buffer in itertools.chain(*groups):
+                buffer.data[:] = content[: load.size]
+                buffer.data[:8] = load.size.to_bytes(8, "little")
             watch = Watch()
-            handles = msgspec.msgpack.encode([transfer.export(buffer) for buffer in buffers])
-            for buffer in buffers:
+            handles = [msgspec.msgpack.encode([transfer.export(buffer) for buffer in buffers]) for buffers in groups]
+            for buffer in itertools.chain(*groups):
                 buffer.close()
             pipe.send((handles, watch.stop()))
         await transfer.close()
@@ -118,92 +146,100 @@ def own(pipe: Connection, backend: str) -> None:
     asyncio.run(main())
 
 
-async def measure(pipe: Connection, backend: str, seconds: float) -> list[dict[str, float]]:
+async def received(pipe: Connection) -> Any:
+    """The next object of ``pipe``, waited for as a worker waits for its sockets: by the event loop, in no thread."""
+    loop = asyncio.get_running_loop()
+    there = asyncio.Event()
+    loop.add_reader(pipe.fileno(), there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(pipe.fileno())
+    return pipe.recv()
+
+
+async def measure(pipe: Connection, backend: str, seconds: float) -> list[str]:
     bare = Bare("bare-receiver")
     transfer = make_transfer(TransferConfig(transfer=backend))
     await transfer.start()
-    address, metadata = await asyncio.to_thread(pipe.recv)
+    address, metadata = await received(pipe)
     remote = bare.agent.add_remote(metadata)
     rows = []
-    for count, size in LOADS:
+    for load in LOADS:
         for _ in range(3):  # connects, and takes memory
-            await turn(pipe, transfer, count, size)
-            bare.read(remote, address, count, size)
+            await turn(pipe, transfer, load)
+            bare.read(remote, address, load)
         raw: list[Took] = []
         ours: list[Took] = []
         begun = time.perf_counter()
         while len(raw) < 12 or time.perf_counter() - begun < seconds:
-            await ready(pipe, "bare", count, size)
-            raw.append(bare.read(remote, address, count, size))
-            ours.append(await turn(pipe, transfer, count, size))
-        rows.append(summary(count, size, raw, ours))
+            await ready(pipe, "bare", load)
+            raw.append(bare.read(remote, address, load))
+            ours.append(await turn(pipe, transfer, load))
+        rows.append(row(load, raw, ours))
     pipe.send(None)
     await transfer.close()
     return rows
 
 
-async def ready(pipe: Connection, kind: str, count: int, size: int) -> tuple[bytes, Took]:
-    """The owner has written the bytes: its handles of them, and what exporting them took."""
-    pipe.send((kind, count, size))
-    handle, took = await asyncio.to_thread(pipe.recv)
+async def ready(pipe: Connection, kind: str, load: Load) -> tuple[list[bytes], Took]:
+    """The owner has written the bytes: its handles of them by operation, and what exporting them took."""
+    pipe.send((kind, load))
+    handle, took = await received(pipe)
     return handle, took
 
 
-async def turn(pipe: Connection, transfer: Any, count: int, size: int) -> Took:
+async def turn(pipe: Connection, transfer: Any, load: Load) -> Took:
     """From export to the bytes here, without the way of the handles between the two."""
-    sent, export = await ready(pipe, "ours", count, size)
+    sent, export = await ready(pipe, "ours", load)
     watch = Watch()
-    buffers = await transfer.fetch(_HANDLES.decode(sent))
+    if len(sent) == 1:
+        groups = [await transfer.fetch(_HANDLES.decode(sent[0]))]
+    else:
+        groups = await asyncio.gather(*(transfer.fetch(_HANDLES.decode(one)) for one in sent))
     fetch = watch.stop()
-    assert len(buffers) == count
+    buffers = list(itertools.chain(*groups))
+    assert len(buffers) == load.operations * load.count
     for buffer in buffers:
-        assert buffer.data[:8] == size.to_bytes(8, "little"), "the wrong bytes"
+        assert buffer.data[:8] == load.size.to_bytes(8, "little"), "the wrong bytes"
         buffer.close()
     return Took(export.clock_s + fetch.clock_s, export.cpu_s + fetch.cpu_s)
 
 
-def summary(count: int, size: int, raw: list[Took], ours: list[Took]) -> dict[str, float]:
-    found: dict[str, float] = {"count": count, "size": size, "turns": len(raw)}
-    for name, turns in (("raw", raw), ("ours", ours)):
-        found[name] = percentile([one.clock_s for one in turns], 0.5)
-        found[f"{name}90"] = percentile([one.clock_s for one in turns], 0.9)
-        found[f"{name}_cpu"] = percentile([one.cpu_s for one in turns], 0.5)
-    return found
+def row(load: Load, raw: list[Took], ours: list[Took]) -> str:
+    """One line of the table: medians, and 90th percentiles."""
+    bare, bare90 = (percentile([one.clock_s for one in raw], share) for share in (0.5, 0.9))
+    own, own90 = (percentile([one.clock_s for one in ours], share) for share in (0.5, 0.9))
+    bare_cpu, own_cpu = (percentile([one.cpu_s for one in turns], 0.5) for turns in (raw, ours))
+    return (
+        f"| {load.name} | {bare * 1e6:,.0f} / {bare90 * 1e6:,.0f} | {load.bytes / bare / 1e9:.2f} "
+        f"| {own * 1e6:,.0f} / {own90 * 1e6:,.0f} | {load.bytes / own / 1e9:.2f} "
+        f"| {bare / own:.2f} | {(own - bare) * 1e6:,.0f} "
+        f"| {bare_cpu * 1e6:,.0f} / {own_cpu * 1e6:,.0f} | {len(raw)} |"
+    )
 
 
-def table(rows: list[dict[str, float]]) -> str:
-    lines = [
-        "| size | bare READ p50 / p90 us | GB/s | hand-over p50 / p90 us | GB/s | rate ÷ bare | added p50 us "
-        "| CPU p50 us, bare / hand-over | turns |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        raw, ours, size = row["raw"], row["ours"], row["count"] * row["size"]
-        each = f"{row['size'] // MIB:.0f} MiB" if row["size"] >= MIB else f"{row['size'] // KIB:.0f} KiB"
-        name = each if row["count"] == 1 else f"{row['count']:.0f} x {each}"
-        lines.append(
-            f"| {name} | {raw * 1e6:,.0f} / {row['raw90'] * 1e6:,.0f} | {size / raw / 1e9:.2f} "
-            f"| {ours * 1e6:,.0f} / {row['ours90'] * 1e6:,.0f} | {size / ours / 1e9:.2f} "
-            f"| {raw / ours:.2f} | {(ours - raw) * 1e6:,.0f} "
-            f"| {row['raw_cpu'] * 1e6:,.0f} / {row['ours_cpu'] * 1e6:,.0f} | {row['turns']:.0f} |"
-        )
-    return "\n".join(lines)
+HEAD = """\
+| size | bare READ p50 / p90 us | GB/s | hand-over p50 / p90 us | GB/s | rate ÷ bare | added p50 us | CPU p50 us, \
+bare / hand-over | turns |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def report(rows: list[dict[str, float]], backend: str, command: str, load: str) -> str:
+def report(rows: list[str], backend: str, command: str, load: str) -> str:
     facts = {"date": datetime.date.today().isoformat(), "command": f"`{command}`", **describe()}
     facts["load average before"] = load
     head = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    table = "\n".join([HEAD, *rows])
     return f"""# Transfer: tensors between two processes, `{backend}` beside bare NIXL READs
 
 {head}
 
 A hand-over is export, decode the handle, allocate, fetch (bytes, then the lease's state; the owner hears of it
-afterwards); the way of the handle between the processes is left out. Several tensors go in one operation. A bare
+afterwards); the way of the handle between the processes is left out. `n x size` is n tensors in one operation. A bare
 READ is one NIXL transfer over memory that both sides registered and touched before, polled without a pause. The two
 take turns within every size, and before every turn the owner writes all bytes anew.
 
-{table(rows)}
+{table}
 """
 
 

@@ -85,6 +85,8 @@ class Leases:
 
     def collect(self) -> None:
         """End the leases that receivers say are done, and those whose time is over."""
+        if not self._leases:
+            return
         table, now = self._table, self._clock()
         done = [lease.number for lease in self._leases.values() if table.is_done(lease.slot, lease.token)]
         for number in done:

@@ -180,7 +180,7 @@ class NixlTransfer(BaseTransfer):
         with suppress(Unavailable):  # closed since then
             flight = Flight(self.agent, remote.name, 0.0)
             with suppress(NixlError):
-                flight.write(batched(map(_done, entries), CHUNK_BYTES, BATCH_PIECES))
+                flight.write(batched([_done(one) for one in entries], CHUNK_BYTES, BATCH_PIECES))
             self._let_go(flight, [self._giver(scratch)])
         self._remotes.leave(remote)
 

@@ -97,26 +97,23 @@ class NixlAgent:
 
         Returns None when all bytes are here already, and else a transfer for ``ended``.
         """
-        return self._post(self._bind.NIXL_READ, remote, pieces)
+        return self._try(self._post, self._bind.NIXL_READ, remote, pieces)  # type: ignore[no-any-return]
 
     def write(self, remote: str, pieces: Sequence[Piece]) -> int | None:
         """As ``read``, the other way."""
-        return self._post(self._bind.NIXL_WRITE, remote, pieces)
+        return self._try(self._post, self._bind.NIXL_WRITE, remote, pieces)  # type: ignore[no-any-return]
 
     def _post(self, operation: Any, remote: str, pieces: Sequence[Piece]) -> int | None:
-        transfer: int = self._try(self._create, operation, remote, pieces)
-        try:
-            status = self._try(self._agent.postXferReq, transfer)
-        except NixlError:
-            self.drop(transfer)
-            raise
-        return None if status == self._success and self.drop(transfer) else transfer
-
-    def _create(self, operation: Any, remote: str, pieces: Sequence[Piece]) -> int:
         segment, make = self._bind.DRAM_SEG, self._bind.nixlXferDList
         here = make(segment, [(piece.local, piece.size, 0) for piece in pieces])
         there = make(segment, [(piece.remote, piece.size, 0) for piece in pieces])
-        return int(self._agent.createXferReq(operation, here, there, remote))
+        transfer: int = self._agent.createXferReq(operation, here, there, remote)
+        try:
+            status = self._agent.postXferReq(transfer)
+        except self._errors:
+            self.drop(transfer)
+            raise
+        return None if status == self._success and self.drop(transfer) else transfer
 
     def ended(self, transfer: int) -> bool:
         """Whether all bytes have arrived. Raises NixlError when they never will; both ways it is over."""

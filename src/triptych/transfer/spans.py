@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ def covers(slabs: Sequence[Span], span: Span) -> bool:
     """Whether ``slabs``, ordered and without gaps or empty ones, hold all of ``span``."""
     if not slabs:
         return span.size == 0
+    if len(slabs) == 1:  # as nearly always
+        ((address, size),) = slabs
+        return size > 0 and address <= span.address and span.address + span.size <= address + size
     if any(before.address + before.size != after.address for before, after in pairwise(slabs)):
         return False
     last = slabs[-1]
@@ -56,8 +59,10 @@ def covers(slabs: Sequence[Span], span: Span) -> bool:
     )
 
 
-def batched(pieces: Iterable[Piece], most_bytes: int, most_pieces: int) -> list[list[Piece]]:
+def batched(pieces: Sequence[Piece], most_bytes: int, most_pieces: int) -> list[list[Piece]]:
     """Neighbours together, up to either limit."""
+    if len(pieces) == 1:
+        return [list(pieces)]
     found: list[list[Piece]] = []
     size = most_bytes
     for piece in pieces:
