@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 from support.checkpoints import picture
 
@@ -22,8 +23,12 @@ _ROUTES = {
 
 
 @asynccontextmanager
-async def media_site() -> AsyncIterator[str]:
-    """Serve within the block, which gets the base URL. ``/hang`` never answers; ``/hop/N`` redirects N times."""
+async def media_site(files: Mapping[str, bytes] = MappingProxyType({})) -> AsyncIterator[str]:
+    """Serve within the block, which gets the base URL. ``/hang`` never answers; ``/hop/N`` redirects N times.
+
+    ``files`` are served besides, by their paths.
+    """
+    routes = {**_ROUTES, **{path: (b"200 OK", b"", body) for path, body in files.items()}}
     hung: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,7 +40,7 @@ async def media_site() -> AsyncIterator[str]:
             if path == "/hang":
                 await reader.read()  # until the other side gives up
                 return
-            status, headers, body = _ROUTES.get(path) or _hop(path)
+            status, headers, body = routes.get(path) or _hop(path)
             writer.write(b"HTTP/1.1 %b\r\n%bcontent-length: %d\r\n" % (status, headers, len(body)))
             writer.write(b"connection: close\r\n\r\n" + body)
             await writer.drain()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import random
 import shutil
@@ -11,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from support.checkpoints import AUDIO_TEXTS, audio_template
 from triptych.demo import MODEL_DIR
 from triptych.verify import reference
 
@@ -18,10 +21,14 @@ SPREAD = 0.12
 """Standard deviation of the random weights: with the usual 0.02 greedy decoding repeats one token."""
 LLAVA_SPREAD = 0.16
 PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 64}
+VIDEO_PIXELS = {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 12}
+"""Of a frame."""
 
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava")
-"""What ``make_checkpoint`` makes: values of ``model_type``."""
+"""What ``make_checkpoint`` makes of models that see: values of ``model_type``. Besides, it makes ``qwen2_audio``."""
+MEL_BINS = 32
+"""Of the tiny Qwen2-Audio."""
 LLAVA_SIDE = 84
 """Pixels a side of the pictures that the tiny LLaVA sees: 6 x 6 patches of 14."""
 
@@ -36,11 +43,13 @@ def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> 
 
     shutil.copytree(MODEL_DIR, folder, ignore=shutil.ignore_patterns("*.safetensors", "README.md"))
     torch.manual_seed(7)
+    if family == "qwen2_audio":
+        return _save_audio(folder)
     model = _llava(folder, **settings) if family == "llava" else _qwen(folder, family)
     _spread(model, LLAVA_SPREAD if family == "llava" else SPREAD)
     model.save_pretrained(folder)
     if family == "llava":
-        _rename_tower(folder / "model.safetensors")
+        _rename(folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model.")
     return folder
 
 
@@ -95,6 +104,7 @@ def _allow_more_pixels(folder: Path) -> None:
     path = folder / "processor_config.json"
     settings = json.loads(path.read_text())
     settings["image_processor"]["size"] = PIXELS
+    settings["video_processor"]["size"] = VIDEO_PIXELS
     path.write_text(json.dumps(settings))
     (folder / "preprocessor_config.json").write_text(json.dumps(settings["image_processor"]))
 
@@ -155,16 +165,61 @@ def _llava_processor(folder: Path) -> Any:
     return tokenizer
 
 
-def _rename_tower(path: Path) -> None:
-    """To the names that checkpoints of LLaVA have on the hub, which vLLM knows; transformers 5 saves others."""
+def _rename(path: Path, old: str, new: str) -> None:
+    """Names that begin with ``old``: as they are on the hub, and in vLLM; transformers 5 saves others."""
     from safetensors.torch import load_file, save_file
 
-    old = "vision_tower."
     tensors = {
-        f"{old}vision_model.{name.removeprefix(old)}" if name.startswith(old) else name: tensor
+        f"{new}{name.removeprefix(old)}" if name.startswith(old) else name: tensor
         for name, tensor in load_file(path).items()
     }
     save_file(tensors, path, {"format": "pt"})
+
+
+def _save_audio(folder: Path) -> Path:
+    """Qwen2-Audio: a Whisper-like tower and a Qwen2, with the demo's tokenizer."""
+    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+
+    tokenizer = _audio_processor(folder)
+    audio = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 128}
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = {
+        "model_type": "qwen2",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        **ends,
+    }
+    config = Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder", "num_mel_bins": MEL_BINS, **audio},
+        text_config=text,
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        dtype="float32",
+    )
+    model = Qwen2AudioForConditionalGeneration(config)
+    _spread(model, SPREAD)
+    model.save_pretrained(folder)
+    _rename(folder / "model.safetensors", "language_model.model.model.", "language_model.model.")
+    return folder
+
+
+def _audio_processor(folder: Path) -> Any:
+    """Replace the processors by Qwen2-Audio's; returns the tokenizer, which has got its tokens."""
+    from transformers import AutoTokenizer, Qwen2AudioProcessor, WhisperFeatureExtractor
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(AUDIO_TEXTS), special_tokens=True)
+    for path in [*folder.glob("*processor_config.json"), folder / "chat_template.jinja"]:
+        path.unlink()
+    extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, return_attention_mask=True)
+    Qwen2AudioProcessor(extractor, tokenizer, chat_template=audio_template()).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return tokenizer
 
 
 def picture(seed: int, width: int = 140, height: int = 112) -> Image.Image:
@@ -195,3 +250,86 @@ class Reference(reference.Reference):
 
     def text(self, ids: list[int]) -> str:
         return str(self._parts[1].tokenizer.decode(ids, skip_special_tokens=True))
+
+
+class AudioReference(Reference):
+    """The same for models that hear; sounds are float32 [samples] at ``RATE_HZ``."""
+
+    RATE_HZ = 16_000
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.dtype, self.device = folder, "float32", "cpu"
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+        torch.set_num_threads(1)
+        model, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+            self.folder, dtype=torch.float32, output_loading_info=True
+        )
+        assert report["missing_keys"] | report["unexpected_keys"] == set(), report
+        return model.eval(), AutoProcessor.from_pretrained(self.folder)
+
+    def _inputs(self, processor: Any, text: str, pictures: list[Any]) -> Any:
+        settings = {"sampling_rate": self.RATE_HZ} if pictures else {}
+        return processor(text=[text], audio=pictures or None, return_tensors="pt", add_special_tokens=False, **settings)
+
+
+class VideoReference(Reference):
+    """The same with videos among the pictures: uint8 [frames, height, width, 3], of the frames that are seen.
+
+    ``counts_time``: what follows a video stands behind all of its positions, those in time included. That is the rule
+    of the model's paper (arXiv:2409.12191, 2.1), of transformers 4 and of vLLM. transformers 5.19 passes over the
+    video's height or width only, which is another place where a video has more steps in time than rows and columns.
+    """
+
+    def __init__(self, folder: Path, *, counts_time: bool = False) -> None:
+        super().__init__(folder)
+        self.counts_time = counts_time
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        model, processor = super()._parts
+        if self.counts_time:
+            model.model.get_rope_index = functools.partial(_positions, model.model)
+        return model, processor
+
+    def sampled(self, frames: Any, fps: float) -> Any:
+        """Those of ``frames`` that the model's own video processor chooses at two a second."""
+        from transformers.video_utils import VideoMetadata
+
+        processor = self._parts[1].video_processor
+        chosen = processor.sample_frames(VideoMetadata(total_num_frames=len(frames), fps=fps), fps=2.0)
+        return frames[chosen.numpy()]
+
+    def _inputs(self, processor: Any, text: str, pictures: list[Any]) -> Any:
+        images = [one for one in pictures if isinstance(one, Image.Image)]
+        videos = [one for one in pictures if not isinstance(one, Image.Image)]
+        return processor(
+            text=[text], images=images or None, videos=videos or None, return_tensors="pt", add_special_tokens=False
+        )
+
+
+def _positions(
+    model: Any, input_ids: Any, mm_token_type_ids: Any, image_grid_thw: Any = None, video_grid_thw: Any = None, **_: Any
+) -> tuple[Any, Any]:
+    """In the place of ``get_rope_index``: positions [3, 1, tokens], and how far they go beyond the tokens [1, 1]."""
+    import torch
+
+    grids = {
+        kind: iter(()) if grid is None else iter(grid) for kind, grid in ((1, image_grid_thw), (2, video_grid_thw))
+    }
+    parts: list[Any] = []
+    start = 0
+    for kind, group in itertools.groupby(mm_token_type_ids[0].tolist()):
+        if kind == 0:
+            part = torch.arange(sum(1 for _ in group)).expand(3, -1) + start
+        else:
+            merge = model.config.vision_config.spatial_merge_size
+            part = model.get_vision_position_ids(start, next(grids[kind]), 1, merge)
+        parts.append(part)
+        start = int(part.max()) + 1
+    positions = torch.cat(parts, dim=1)  # [3, tokens]
+    return positions[:, None], torch.tensor([[start - input_ids.shape[1]]])

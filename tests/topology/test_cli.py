@@ -97,6 +97,11 @@ def test_no_command_is_a_usage_error():
         (("frontend", "--port", "0", "--prompt-template", "no place"), ["--prompt-template", "<prompt>"]),
         (("frontend", "--port", "0", "--media-max-bytes", "0"), ["--media-max-bytes 0"]),
         (("frontend", "--port", "0", "--run-dir", "/dev/null/x"), ["run directory /dev/null/x"]),
+        (("frontend", "--port", "0", "--media-allowed-domains", "*"), ["--media-allowed-domains", "'*'"]),
+        (
+            ("frontend", "--port", "0", "--allowed-local-media-path", "/nowhere"),
+            ["--allowed-local-media-path /nowhere"],
+        ),
     ],
     ids=lambda value: " ".join(value[:6]) if isinstance(value, tuple) else None,
 )

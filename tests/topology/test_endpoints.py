@@ -28,7 +28,7 @@ def test_models_are_listed_with_what_they_take(demo):
     assert (model["id"], model["object"], model["owned_by"]) == ("demo", "model", "triptych")
     assert isinstance(model["created"], int)
     assert model["max_model_len"] == CONTEXT
-    assert model["modalities"] == ["text", "image"]
+    assert model["modalities"] == ["text", "image", "video"]
     assert demo.http.get("/v1/models/demo").json() == model
 
 

@@ -96,7 +96,10 @@ WORKER = "model: demo\nworkers: [{engine: mock}]\n"
 
 WRONG = {
     "unknown top key": (WORKER + "modle: x", "modle: unknown key; known: frontend, model,"),
-    "unknown frontend key": (WORKER + "frontend: {prot: 1}", "frontend.prot: unknown key; known: api-key,"),
+    "unknown frontend key": (
+        WORKER + "frontend: {prot: 1}",
+        "frontend.prot: unknown key; known: allowed-local-media-path,",
+    ),
     "unknown worker key": (
         "model: demo\nworkers: [{}, {replica: 1}]",
         "workers[1].replica: unknown key; known: arena-bytes, arena-queue,",

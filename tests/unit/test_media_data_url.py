@@ -6,6 +6,7 @@ import pytest
 from media_files import data_url
 
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
+from triptych.media.byte_limit import ByteLimit
 from triptych.media.data_url import CHUNK_CHARS, decode_data_url, is_data_url
 
 ITEM = "messages[0].content[1].image_url"
@@ -28,16 +29,16 @@ BYTES = bytes(range(256))
 )
 def test_decodes(url, expected):
     assert is_data_url(url)
-    assert decode_data_url(url, 1000, ITEM) == expected
+    assert decode_data_url(url, ByteLimit(1000), ITEM) == expected
 
 
 @pytest.mark.parametrize("extra", range(-4, 5))
 def test_long_data_is_decoded_in_chunks_without_a_seam(extra):
     data = (BYTES * (3 * CHUNK_CHARS // 256))[: 2 * CHUNK_CHARS + extra]
-    assert decode_data_url(data_url(data), len(data), ITEM) == data
+    assert decode_data_url(data_url(data), ByteLimit(len(data)), ITEM) == data
     shift = "x" * (extra + 4)
     text = "data:," + shift + "%41" * CHUNK_CHARS
-    assert decode_data_url(text, 3 * CHUNK_CHARS, ITEM) == shift.encode() + b"A" * CHUNK_CHARS
+    assert decode_data_url(text, ByteLimit(3 * CHUNK_CHARS), ITEM) == shift.encode() + b"A" * CHUNK_CHARS
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_long_data_is_decoded_in_chunks_without_a_seam(extra):
 )
 def test_refuses_what_the_standard_does_not_allow(url, reason):
     with pytest.raises(BadRequest, match=reason) as caught:
-        decode_data_url(url, 1000, ITEM)
+        decode_data_url(url, ByteLimit(1000), ITEM)
     assert caught.value.message.startswith(f"{ITEM}: ")
     assert (caught.value.param, caught.value.code) == (ITEM, "invalid_media_url")
 
@@ -67,9 +68,9 @@ def test_refuses_what_the_standard_does_not_allow(url, reason):
 @pytest.mark.parametrize("make", [data_url, lambda data: "data:," + quote(data)])
 def test_the_limit_is_exact(make):
     url = make(bytes(1000))
-    assert len(decode_data_url(url, 1000, ITEM)) == 1000
+    assert len(decode_data_url(url, ByteLimit(1000), ITEM)) == 1000
     with pytest.raises(PayloadTooLarge, match=r"999 bytes \(--media-max-bytes\)") as caught:
-        decode_data_url(url, 999, ITEM)
+        decode_data_url(url, ByteLimit(999), ITEM)
     assert (caught.value.status, caught.value.code) == (413, "media_too_large")
 
 
@@ -80,7 +81,7 @@ def test_a_huge_one_is_refused_before_decoding_or_copying(head):
     try:
         start = time.perf_counter()
         with pytest.raises(PayloadTooLarge):
-            decode_data_url(url, 20 << 20, ITEM)
+            decode_data_url(url, ByteLimit(20 << 20), ITEM)
         took_s, peak_bytes = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -12,7 +12,11 @@ from media_files import picture
 from triptych._version import __version__
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TooManyRequests, TriptychError, Unavailable
+from triptych.media import guard
+from triptych.media.byte_limit import ByteLimit
+from triptych.media.domains import Domains
 from triptych.media.fetch import MediaFetcher
+from triptych.media.slots import Allowance
 
 ITEM = "messages[0].content[1].image_url"
 PICTURE = picture()
@@ -128,9 +132,13 @@ def limits(**changes):
     return MediaLimits(**{"media_allow_private": True, "media_max_bytes": MAX_BYTES, **changes})
 
 
+async def get(fetcher, url):
+    return (await fetcher.fetch(guard.parse_url(url, ITEM), ITEM, ByteLimit(MAX_BYTES))).data
+
+
 async def refusal(fetcher, url, kind=BadRequest):
     with pytest.raises(TriptychError) as caught:
-        await fetcher.fetch(url, ITEM)
+        await get(fetcher, url)
     error = caught.value
     assert type(error) is kind, error.message
     assert error.message.startswith(f"{ITEM}: ")
@@ -152,7 +160,7 @@ def run(body, resolver=None, **changes):
 def test_the_bytes_whatever_the_stated_type_and_what_the_host_sees():
     async def body(site, fetcher):
         for _ in range(2):
-            assert await fetcher.fetch(site.url("/picture?a=1%2F2"), ITEM) == PICTURE
+            assert await get(fetcher, site.url("/picture?a=1%2F2")) == PICTURE
         headers = site.requests[1].headers
         assert headers["User-Agent"] == f"triptych/{__version__}"
         assert headers["Accept-Encoding"] == "identity"
@@ -173,7 +181,7 @@ def test_other_answers_than_200(code):
 
 def test_redirects_are_followed_up_to_the_limit():
     async def body(site, fetcher):
-        assert await fetcher.fetch(site.url("/count?left=3"), ITEM) == PICTURE
+        assert await get(fetcher, site.url("/count?left=3")) == PICTURE
         error = await refusal(fetcher, site.url("/count?left=4"))
         assert "more than 4 times (--media-max-redirects)" in error.message
         assert len(site.requests) == 5 + 5
@@ -183,7 +191,7 @@ def test_redirects_are_followed_up_to_the_limit():
 
 def test_no_redirects_where_none_are_allowed():
     async def body(site, fetcher):
-        assert await fetcher.fetch(site.url("/picture"), ITEM) == PICTURE
+        assert await get(fetcher, site.url("/picture")) == PICTURE
         assert "more than 0 times" in (await refusal(fetcher, site.url("/count?left=0"))).message
 
     run(body, media_max_redirects=0)
@@ -209,7 +217,7 @@ def test_a_redirect_to_another_scheme_is_refused(target):
 
 def test_content_length_over_the_limit():
     async def body(site, fetcher):
-        assert len(await fetcher.fetch(site.url("/large?more=0"), ITEM)) == MAX_BYTES
+        assert len(await get(fetcher, site.url("/large?more=0"))) == MAX_BYTES
         error = await refusal(fetcher, site.url("/large?more=1"), PayloadTooLarge)
         assert "limit of 100,000 bytes (--media-max-bytes)" in error.message
 
@@ -275,35 +283,116 @@ def test_hosts_that_are_not_there():
 def test_fetches_at_once_are_bounded_and_so_is_the_wait():
     async def body(site, fetcher):
         # The only slot is held by the test: a fetch would give it back when its own time is up, and race.
-        await fetcher._slots.acquire()
-        error = await refusal(fetcher, site.url("/picture"), TooManyRequests)
-        assert (error.code, error.retry_after_s) == ("media_busy", 1.0)
-        assert "1 media are being fetched already (--media-max-fetches)" in error.message
-        assert not site.requests
-        fetcher._slots.release()
-        assert await fetcher.fetch(site.url("/picture"), ITEM) == PICTURE
+        async with fetcher._slots.held("other.example", Allowance(1), ITEM):
+            error = await refusal(fetcher, site.url("/picture"), TooManyRequests)
+            assert (error.code, error.retry_after_s) == ("media_busy", 1.0)
+            assert "1 media are being fetched already (--media-max-fetches)" in error.message
+            assert not site.requests
+        assert await get(fetcher, site.url("/picture")) == PICTURE
 
     run(body, media_max_fetches=1, media_total_timeout_s=0.3)
 
 
+def test_a_host_that_falls_silent_meets_the_read_limit():
+    async def body(site, fetcher):
+        error = await refusal(fetcher, site.url("/slow"))
+        assert error.code == "media_timeout"
+        assert "sent nothing for 0.1 s (--media-read-timeout-s)" in error.message
+
+    run(body, media_read_timeout_s=0.1)
+
+
+def test_who_waits_for_a_slow_host_holds_up_nobody_else():
+    async def body(site, fetcher):
+        slow = [asyncio.create_task(get(fetcher, site.url("/slow"))) for _ in range(5)]
+        await site.asked.wait()
+        # Two slots in all: one is the slow host's, whose other four fetches must not take the second.
+        for _ in range(3):
+            assert await get(fetcher, site.url("/picture", "quick.example")) == PICTURE
+        assert len(site.requests) == 4
+        for task in slow:
+            task.cancel()
+        await asyncio.wait(slow)
+        assert len(fetcher._slots) == 0, "hosts are forgotten"
+
+    names = FakeResolver(**{"quick.example": [["127.0.0.1"]] * 3})
+    run(body, names, media_max_fetches=2, media_max_fetches_per_host=1)
+
+
+def test_the_wait_for_a_slow_host_is_bounded():
+    async def body(site, fetcher):
+        async with fetcher._slots.held("127.0.0.1", Allowance(1), ITEM):
+            error = await refusal(fetcher, site.url("/picture"), TooManyRequests)
+        assert "1 media of the URL's host are being fetched already (--media-max-fetches-per-host)" in error.message
+
+    run(body, media_max_fetches_per_host=1, media_total_timeout_s=0.1)
+
+
+def test_a_slot_is_held_for_one_hop_only():
+    async def body(site, fetcher):
+        assert await get(fetcher, site.url("/count?left=2")) == PICTURE
+
+    run(body, media_max_fetches=1, media_max_fetches_per_host=1, media_total_timeout_s=5)
+
+
+def test_the_host_gets_the_url_as_it_was_read():
+    async def body(site, fetcher):
+        assert await get(fetcher, site.url("/x/%2e%2e/./picture?q=%7e#part", "LOCAL.example")) == PICTURE
+        assert site.requests[0].raw_path == "/picture?q=~"
+        assert site.requests[0].headers["Host"] == f"local.example:{site.port}"
+
+    run(body, FakeResolver(**{"local.example": [["127.0.0.1"]]}))
+
+
+def test_only_allowed_hosts_are_asked_also_behind_a_redirect():
+    resolver = FakeResolver(**{"a.example": [["127.0.0.1"]] * 2, "x.b.example": [["127.0.0.1"]]})
+
+    async def main():
+        domains = Domains("a.example, *.b.example")
+        async with serving() as site, MediaFetcher(limits(), resolver, domains) as fetcher:
+            assert await get(fetcher, site.url("/picture", "A.example.")) == PICTURE
+            to = site.url("/picture", "x.b.example")
+            assert await get(fetcher, site.url(f"/to?url={to}", "a.example")) == PICTURE
+            asked = len(site.requests)
+            for url in (site.url("/picture"), site.url("/picture", "b.example")):
+                assert (await refusal(fetcher, url)).code == "media_domain_refused"
+            assert len(site.requests) == asked
+            error = await refusal(fetcher, site.url(f"/to?url={site.url('/picture')}", "a.example"))
+            assert error.code == "media_domain_refused"
+            assert "--media-allowed-domains" in error.message
+            assert [one.path for one in site.requests[asked:]] == ["/to"]
+
+    resolver.answers["a.example."] = [["127.0.0.1"]]
+    asyncio.run(main())
+
+
+def test_credentials_in_a_redirect_are_refused():
+    async def body(site, fetcher):
+        error = await refusal(fetcher, site.url(f"/to?url=http://user:secret@127.0.0.1:{site.port}/picture"))
+        assert error.code == "invalid_media_url"
+        assert "credentials" in error.message
+
+    run(body)
+
+
 def test_a_cancelled_fetch_frees_its_slot():
     async def body(site, fetcher):
-        task = asyncio.create_task(fetcher.fetch(site.url("/slow"), ITEM))
+        task = asyncio.create_task(get(fetcher, site.url("/slow")))
         await site.asked.wait()
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        assert await fetcher.fetch(site.url("/picture"), ITEM) == PICTURE
+        assert await get(fetcher, site.url("/picture")) == PICTURE
 
     run(body, media_max_fetches=1)
 
 
 def test_close_twice_and_no_fetch_after_it():
     async def body(site, fetcher):
-        await fetcher.fetch(site.url("/picture"), ITEM)
+        await get(fetcher, site.url("/picture"))
         await fetcher.close()
         await fetcher.close()
         with pytest.raises(Unavailable):
-            await fetcher.fetch(site.url("/picture"), ITEM)
+            await get(fetcher, site.url("/picture"))
 
     run(body)

@@ -2,7 +2,7 @@
 
 import pytest
 from aiohttp import web
-from test_media_fetch import ITEM, PICTURE, FakeResolver, Site, refusal, run
+from test_media_fetch import PICTURE, FakeResolver, Site, get, refusal, run
 
 from triptych.media import guard
 
@@ -88,7 +88,7 @@ def test_the_connection_goes_to_the_address_that_was_checked():
     resolver = FakeResolver(rebind=[["127.0.0.1"], ["10.0.0.5"]])
 
     async def body(site, fetcher):
-        assert await fetcher.fetch(site.url("/picture", "rebind"), ITEM) == PICTURE
+        assert await get(fetcher, site.url("/picture", "rebind")) == PICTURE
         assert resolver.calls == ["rebind"]
         assert site.requests[0].headers["Host"] == f"rebind:{site.port}"
 

@@ -115,4 +115,4 @@ def test_processor_settings_of_either_file_are_read(tmp_path):
 def test_the_placeholder_is_the_configs():
     checkpoint = load_checkpoint(str(MODEL_DIR))
     assert FAMILY.media["image"].placeholder(checkpoint) == checkpoint.config["image_token_id"]
-    assert FAMILY.modalities == ("image",)
+    assert FAMILY.modalities == ("image", "video")

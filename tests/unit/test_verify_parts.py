@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from support.checkpoints import sentencepiece_like, text_checkpoint
+from support.checkpoints import audio_checkpoint, sentencepiece_like, text_checkpoint
 from support.loops import run
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
@@ -331,6 +331,11 @@ def test_a_reference_of_no_checkpoint(tmp_path):
     for folder in (tmp_path, Path("/nowhere")):
         with pytest.raises(ConfigError, match=str(folder)):
             Reference(folder)
+
+
+def test_a_reference_of_a_model_that_hears(tmp_path):
+    with pytest.raises(ConfigError, match=r"type qwen2_audio cannot be checked; known: qwen2_vl, qwen2_5_vl, llava"):
+        Reference(audio_checkpoint(tmp_path / "m"))
 
 
 def test_a_reference_of_a_model_without_pictures(tmp_path):

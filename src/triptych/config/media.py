@@ -17,18 +17,36 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         20 * MIB
     )
     media_max_pixels: Annotated[
-        int, Meta(gt=0, description="Most pixels of one picture, read from its header before decoding.")
+        int, Meta(gt=0, description="Most pixels of a picture or of a frame, read from the header before decoding.")
     ] = 50_000_000
-    media_min_side_px: Annotated[int, Meta(gt=0, description="Fewest pixels a side of a picture.")] = 4
+    media_min_side_px: Annotated[int, Meta(gt=0, description="Fewest pixels a side of a picture or video.")] = 4
+    media_max_video_bytes: Annotated[int, Meta(gt=0, description="Most bytes of one video as fetched (file size).")] = (
+        100 * MIB
+    )
+    media_max_video_s: Annotated[float, Meta(gt=0, description="Longest video.")] = 600.0
+    media_max_video_frames: Annotated[int, Meta(gt=0, description="Most frames in a video's file.")] = 36_000
+    media_max_video_work: Annotated[
+        int, Meta(gt=0, description="Most pixels of a video over all frames of its file: what decoding it costs.")
+    ] = 40_000_000_000
+    media_max_video_pixels: Annotated[
+        int, Meta(gt=0, description="Most pixels of a video, over all frames that the model sees.")
+    ] = 500_000_000
+    media_max_audio_s: Annotated[float, Meta(gt=0, description="Longest sound, in seconds.")] = 600.0
     media_max_items: Annotated[int, Meta(gt=0, description="Most media in one request.")] = 16
     media_connect_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for connecting to a media host.")] = (
         5.0
     )
+    media_read_timeout_s: Annotated[
+        float, Meta(gt=0, description="Longest silence of a media host that is being read from.")
+    ] = 10.0
     media_total_timeout_s: Annotated[
         float, Meta(gt=0, description="Time limit for fetching one medium, redirects included.")
     ] = 20.0
     media_max_redirects: Annotated[int, Meta(ge=0, description="Most redirects followed for one medium.")] = 4
     media_max_fetches: Annotated[int, Meta(gt=0, description="Most media fetched at the same time.")] = 32
+    media_max_fetches_per_host: Annotated[
+        int, Meta(gt=0, description="Most media fetched from one host at the same time.")
+    ] = 8
     media_allow_private: Annotated[
         bool,
         Meta(description="Let media URLs reach private, loopback and link-local addresses (for tests and intranets)."),

@@ -36,6 +36,20 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
+    allowed_local_media_path: Annotated[
+        str | None,
+        Meta(description="Folder whose files clients may name by `file:` URL; whatever lies in it they can have read."),
+    ] = None
+    media_allowed_domains: Annotated[
+        str,
+        Meta(
+            description="Hosts that media may be fetched from, redirects included, separated by commas: `a.example`, "
+            "or `*.b.example` for all below it (default: every public host)."
+        ),
+    ] = ""
+    media_cache_bytes: Annotated[
+        int, Meta(ge=0, description="Most bytes of fetched media kept, for as long as HTTP's rules allow; 0: none.")
+    ] = 128 * MIB
     prompt_template: Annotated[
         str | None,
         Meta(description="Prompt for models without a chat template; must contain `<prompt>`."),

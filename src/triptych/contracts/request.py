@@ -56,17 +56,30 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     content_hash: str
     """Hex name of the content (``media.naming``): the key of every cache, never the URL."""
     format: str
-    """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG`` ..."""
+    """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG``, ``MP4`` ..."""
     data: bytes = b""
     """The medium in its own file format, not decoded yet."""
     width: int = 0
-    """Pixels, as the model will see it (EXIF rotation applied)."""
+    """Pixels, as the model will see it (EXIF or display rotation applied)."""
     height: int = 0
     metadata: dict[str, tuple[int, ...]] = {}
     """What the language model must know of the embedding beside its values, by the names of the model's own
     processor: ``{"image_grid_thw": (1, 16, 16)}``. Known from the medium's header (``models``)."""
     embedding: TensorHandle | None = None
     """[tokens, hidden]."""
+    samples: int = 0
+    """Length of a sound: samples of one channel at the file's own rate ..."""
+    sample_rate: int = 0
+    """... which is this, in Hz."""
+    decode_rate: int = 0
+    """Samples a second that the model is to hear, in Hz; the worker that decodes the sound resamples it."""
+    frame_indices: tuple[int, ...] = ()
+    """Of a video: which of the file's frames the model sees, ascending, from 0. Decided at the edge by the model's
+    rule (``models``) and a part of ``content_hash``."""
+    frames: int = 0
+    """Of a video: frames in the file."""
+    fps: float = 0.0
+    """Of a video: frames a second, on average."""
 
 
 class KvHandle(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,11 +15,10 @@ import math
 import os
 import random
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from PIL.Image import Image
 
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import KvLost, MediaMissing, TriptychError
@@ -109,18 +108,18 @@ class MockEngine:
     async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
         self._running += 1
         try:
-            pictures = await asyncio.gather(*(self._decoder.decode(medium) for medium in media))
+            decoded = await asyncio.gather(*(self._decoder.decode(medium) for medium in media))
             if self._args.encode_ms:
                 await asyncio.sleep(self._args.encode_ms / 1000)
             self._encoded += len(media)
             return [
                 Encoded(
-                    memoryview(embedding_of(medium.content_hash, tokens := self._tokens(medium, picture))),
+                    memoryview(embedding_of(medium.content_hash, tokens := self._tokens(medium, one))),
                     (tokens, EMBEDDING_WIDTH),
                     EMBEDDING_DTYPE,
                     medium.metadata,
                 )
-                for medium, picture in zip(media, pictures, strict=True)
+                for medium, one in zip(media, decoded, strict=True)
             ]
         finally:
             self._running -= 1
@@ -183,7 +182,7 @@ class MockEngine:
         expanded = len(request.token_ids)
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
-            tokens = buffer.shape[0] if buffer else self._tokens(medium, await self._picture(medium))
+            tokens = buffer.shape[0] if buffer else self._tokens(medium, await self._decoded(medium))
             if buffer and bytes(buffer.data) != embedding_of(medium.content_hash, tokens):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
             expanded += tokens - 1
@@ -191,17 +190,16 @@ class MockEngine:
             await asyncio.sleep(self._args.prefill_ms / 1000)
         return expanded
 
-    async def _picture(self, medium: Medium) -> Image:
+    async def _decoded(self, medium: Medium) -> Any:
         if not medium.data and medium.content_hash not in self._decoder.cache:
             raise MediaMissing("a medium came without its bytes, and is not here")
-        picture: Image = await self._decoder.decode(medium)
-        return picture
+        return await self._decoder.decode(medium)
 
-    def _tokens(self, medium: Medium, picture: Image) -> int:
+    def _tokens(self, medium: Medium, decoded: Any) -> int:
         """Of ``medium``, by the size that it really has."""
         if medium.kind not in self._family.media or self._checkpoint is None:
             return 1
-        real = msgspec.structs.replace(medium, width=picture.width, height=picture.height)
+        real = msgspec.structs.replace(medium, **_size(medium, decoded))
         return self._family.media[medium.kind].tokens(self._checkpoint, real)
 
     async def _export(self, request: GenerateRequest) -> KvHandle:
@@ -242,6 +240,15 @@ class MockEngine:
         self._made += 1
         if self._made == self._args.crash_after_tokens:
             os.kill(os.getpid(), 9)
+
+
+def _size(medium: Medium, decoded: Any) -> dict[str, int]:
+    """Fields of ``Medium`` as decoding has them."""
+    if medium.kind == "audio":
+        return {"samples": len(decoded), "sample_rate": medium.decode_rate}
+    if medium.kind == "video":  # [frames, height, width, 3]
+        return {"width": decoded.shape[2], "height": decoded.shape[1]}
+    return {"width": decoded.width, "height": decoded.height}
 
 
 def _finish(sampling: Sampling, length: int) -> FinishReason:

@@ -40,7 +40,7 @@ from triptych.frontend.http import (
 )
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
-from triptych.observability.metrics import FrontendMetrics
+from triptych.observability.metrics import FrontendMetrics, MediaCounts
 from triptych.observability.workers import text_of
 from triptych.processor.processor import Processor
 from triptych.stages.compose import RETRY_AFTER_S
@@ -56,13 +56,20 @@ Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
 class App:
     """See the module. One instance serves one frontend process."""
 
-    def __init__(self, config: FrontendConfig, catalog: Catalog, builder: Builder, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        config: FrontendConfig,
+        catalog: Catalog,
+        builder: Builder,
+        dispatcher: Dispatcher,
+        media: MediaCounts | None = None,
+    ) -> None:
         self._config = config
         self._catalog = catalog
         self._builder = builder
         self._dispatcher = dispatcher
         self._in_flight = 0
-        self.metrics = FrontendMetrics(lambda: self._in_flight)
+        self.metrics = FrontendMetrics(lambda: self._in_flight, media)
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,

@@ -200,4 +200,5 @@ def _medium(part: ImagePart | VideoPart | AudioPart | InputAudioPart) -> tuple[M
         return "video", "video_url", part.video_url if isinstance(part.video_url, str) else part.video_url.url
     if isinstance(part, AudioPart):
         return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
-    return "audio", "input_audio", f"data:audio/{part.input_audio.format};base64,{part.input_audio.data}"
+    # Not with the format that it names: the data's first bytes decide.
+    return "audio", "input_audio", f"data:;base64,{part.input_audio.data}"

@@ -90,8 +90,14 @@ async def serving(
     """Serve within the block, which gets the base URL; leaving it drains and closes everything."""
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
+    media_sources = MediaLoader(
+        limits,
+        allowed_domains=config.media_allowed_domains,
+        local_path=config.allowed_local_media_path,
+        cache_bytes=config.media_cache_bytes,
+    )
     listener = listen(config.host, config.port)
-    async with MediaLoader(limits) as media:
+    async with media_sources as media:
         dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens)
 
         def on_gone(instance: Instance) -> None:
@@ -99,7 +105,7 @@ async def serving(
             dispatcher.forget(instance)
 
         catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template), on_gone)
-        app = App(config, catalog, Builder(config, media), dispatcher)
+        app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]
         try:

@@ -6,7 +6,8 @@ import binascii
 from urllib.parse import unquote_to_bytes
 
 from triptych.contracts.errors import BadRequest
-from triptych.media.errors import INVALID_URL, problem, too_many_bytes
+from triptych.media.byte_limit import ByteLimit
+from triptych.media.errors import INVALID_URL, problem
 
 SCHEME = "data:"
 MAX_HEADER_CHARS = 1024
@@ -20,11 +21,11 @@ def is_data_url(url: str) -> bool:
     return url[: len(SCHEME)].lower() == SCHEME
 
 
-def decode_data_url(url: str, max_bytes: int, item: str) -> bytes:
+def decode_data_url(url: str, limit: ByteLimit, item: str) -> bytes:
     """The bytes in ``url``. Size is checked before anything is decoded or copied.
 
     The stated media type is not looked at: the content's magic bytes decide. Raises BadRequest
-    (``invalid_media_url``) for what RFC 2397 does not allow, PayloadTooLarge over ``max_bytes``.
+    (``invalid_media_url``) for what RFC 2397 does not allow, PayloadTooLarge over ``limit``.
     """
     comma = url.find(",", 0, MAX_HEADER_CHARS)
     if comma < 0:
@@ -33,16 +34,16 @@ def decode_data_url(url: str, max_bytes: int, item: str) -> bytes:
     escapes = url.count("%", start)
     encoded_chars = len(url) - start - 2 * escapes
     if url[:comma].rstrip().lower().endswith(";base64"):
-        if encoded_chars // 4 * 3 - 2 > max_bytes:
-            raise too_many_bytes(item, max_bytes)
+        if encoded_chars // 4 * 3 - 2 > limit.size_bytes:
+            raise limit.exceeded(item)
         payload = url[start:] if not escapes else _unquote(url, start, item).decode("latin-1")
         data = _decode_base64(payload, item)
     else:
-        if encoded_chars > max_bytes:
-            raise too_many_bytes(item, max_bytes)
+        if encoded_chars > limit.size_bytes:
+            raise limit.exceeded(item)
         data = _unquote(url, start, item)
-    if len(data) > max_bytes:
-        raise too_many_bytes(item, max_bytes)
+    if len(data) > limit.size_bytes:
+        raise limit.exceeded(item)
     return data
 
 

@@ -12,7 +12,9 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MIB, MediaLimits
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.request import MediaKind, Medium
+from triptych.media.audio import decode_audio, sound_bytes
 from triptych.media.image import decode_image, picture_bytes
+from triptych.media.video import decode_video, video_bytes
 
 
 class _Kind(NamedTuple):
@@ -21,15 +23,19 @@ class _Kind(NamedTuple):
     """Of what ``decode`` made."""
 
 
-_KINDS: dict[MediaKind, _Kind] = {"image": _Kind(decode_image, picture_bytes)}
+_KINDS: dict[MediaKind, _Kind] = {
+    "image": _Kind(decode_image, picture_bytes),
+    "video": _Kind(decode_video, video_bytes),
+    "audio": _Kind(decode_audio, sound_bytes),
+}
 
 
 class MediaDecoder:
     """Decodes media in threads of its own, each content once at a time, and keeps those used last.
 
-    A picture becomes a PIL image in RGB. For one event loop. ``cache_bytes`` bounds what is kept (0: nothing). Media
-    are keyed by their content hash, which the caller must be able to trust, and shared: nobody may change one. Work
-    waiting for a thread is bounded by the worker's own bound on its requests.
+    A picture becomes a PIL image in RGB, a sound float32 [samples]. For one event loop. ``cache_bytes`` bounds what is
+    kept (0: nothing). Media are keyed by their content hash, which the caller must be able to trust, and shared: nobody
+    may change one. Work waiting for a thread is bounded by the worker's own bound on its requests.
     """
 
     def __init__(self, limits: MediaLimits, *, cache_bytes: int = 256 * MIB, threads: int = 2) -> None:

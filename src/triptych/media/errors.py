@@ -18,6 +18,8 @@ UNSUPPORTED = "media_unsupported"
 DAMAGED = "media_damaged"
 ADDRESS_REFUSED = "media_address_refused"
 BUSY = "media_busy"
+DOMAIN_REFUSED = "media_domain_refused"
+FILE_REFUSED = "media_file_refused"
 
 
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:
@@ -25,10 +27,18 @@ def problem(cls: type[E], item: str, code: str, reason: str) -> E:
     return cls(f"{item}: {reason}", param=item, code=code)
 
 
-def too_many_bytes(item: str, max_bytes: int) -> PayloadTooLarge:
-    reason = f"the medium is larger than the limit of {max_bytes:,} bytes (--media-max-bytes)"
+def on_item(error: TriptychError, old: str, new: str) -> TriptychError:
+    """``error`` about the field ``old`` as one about ``new``: what several asked for fails each by its own name."""
+    if error.param != old:
+        return error
+    message = f"{new}: {error.message.removeprefix(f'{old}: ')}"
+    return type(error)(message, param=new, code=error.code, retry_after_s=error.retry_after_s)
+
+
+def too_many_bytes(item: str, max_bytes: int, flag: str = "--media-max-bytes") -> PayloadTooLarge:
+    reason = f"the medium is larger than the limit of {max_bytes:,} bytes ({flag})"
     return problem(PayloadTooLarge, item, TOO_LARGE, reason)
 
 
-def damaged(item: str) -> BadRequest:
-    return problem(BadRequest, item, DAMAGED, "the image is damaged or truncated")
+def damaged(item: str, what: str = "image") -> BadRequest:
+    return problem(BadRequest, item, DAMAGED, f"the {what} is damaged or truncated")

@@ -1,4 +1,4 @@
-"""The guarded GET: bytes of a remote medium, from public addresses only, within every limit.
+"""The guarded GET: bytes of a remote medium, from public addresses and allowed hosts only, within every limit.
 
 What is checked is what is connected to: the URL is parsed once, names are resolved once a connection and
 exactly the checked addresses are handed to the client, and each redirect starts over.
@@ -6,80 +6,77 @@ exactly the checked addresses are handed to the client, and each redirect starts
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import time
 from types import TracebackType
+from typing import NamedTuple
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from triptych._version import __version__
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
+from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.media import guard
-from triptych.media.errors import BUSY, FETCH_FAILED, TIMEOUT, problem, too_many_bytes
+from triptych.media.byte_limit import ByteLimit
+from triptych.media.connect import in_our_words, open_session
+from triptych.media.domains import Domains
+from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
+from triptych.media.freshness import Policy, kept_headers, read_policy, still_holds, updated
+from triptych.media.slots import Allowance, Slots
 
 log = logging.getLogger("triptych.media")
 
-HEADERS = {
-    "User-Agent": f"triptych/{__version__}",
-    "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
-    "Accept-Encoding": "identity",  # A small compressed answer could be endless when inflated.
-}
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
-# First match counts: subclasses stand before their bases.
-_REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "the URL's host name could not be resolved"),
-    (aiohttp.ClientConnectorCertificateError, "the URL's host has no valid TLS certificate"),
-    (aiohttp.ClientSSLError, "the TLS handshake with the URL's host failed"),
-    (aiohttp.ClientConnectorError, "the URL's host could not be connected to"),
-    (aiohttp.ClientResponseError, "the URL's host gave an answer that is not valid HTTP"),
-)
+
+class Fetched(NamedTuple):
+    """What a URL answered with."""
+
+    data: bytes | None
+    """The body; None: as it was known."""
+    source: URL
+    """Where the body came from, behind all redirects."""
+    policy: Policy
+    """Of the whole way there; times are those of ``time.monotonic``."""
 
 
-class CheckedResolver(AbstractResolver):
-    """Resolves by ``inner`` and passes on its addresses only if every one of them is allowed.
+class _Wanted(NamedTuple):
+    """What all GETs on the way to one medium have in common."""
 
-    One bad address refuses the name, rather than being left out: such an answer is a misconfiguration or an
-    attack, and must not work by chance.
-    """
+    item: str
+    limit: ByteLimit
+    known: Fetched | None
+    waiting: Allowance
+    """For slots."""
+    working: Allowance
 
-    def __init__(self, inner: AbstractResolver, *, allow_private: bool) -> None:
-        self._inner = inner
-        self._allow_private = allow_private
+    def conditions(self, url: URL) -> dict[str, str]:
+        """Headers for the host of the answer that is known already."""
+        return self.known.policy.conditions if self.known is not None and self.known.source == url else {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Raises OSError where the name has no address, AddressRefused where one is not allowed."""
-        results = await self._inner.resolve(host, port, family)
-        if not results:
-            raise OSError("no address")
-        for result in results:
-            guard.check_address(result["host"], allow_private=self._allow_private)
-        return results
 
-    async def close(self) -> None:
-        await self._inner.close()
+class _Redirect(NamedTuple):
+    target: URL
+    policy: Policy
 
 
 class MediaFetcher:
     """Fetches remote media over one client session, opened at the first fetch; for one event loop.
 
-    At most ``media_max_fetches`` run at once. ``close`` drops the connections and may be called twice.
+    At most ``media_max_fetches`` run at once, ``media_max_fetches_per_host`` of them from one host. ``close`` drops
+    the connections and may be called twice.
     """
 
-    def __init__(self, limits: MediaLimits, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, limits: MediaLimits, resolver: AbstractResolver | None = None, domains: Domains | None = None
+    ) -> None:
         """``resolver`` stands in for the system's; its answers are checked just the same."""
         self._limits = limits
         self._resolver = resolver
+        self._domains = domains or Domains()
         self._session: aiohttp.ClientSession | None = None
-        self._slots = asyncio.Semaphore(limits.media_max_fetches)
+        self._slots = Slots(limits.media_max_fetches, limits.media_max_fetches_per_host)
         self._closed = False
 
     async def __aenter__(self) -> MediaFetcher:
@@ -96,110 +93,90 @@ class MediaFetcher:
         if session is not None:
             await session.close()
 
-    async def fetch(self, url: str, item: str) -> bytes:
-        """The body that ``url`` answers with, whatever its stated type.
+    async def fetch(self, url: URL, item: str, limit: ByteLimit, known: Fetched | None = None) -> Fetched:
+        """What ``url``, of ``guard.parse_url``, answers with, whatever its stated type.
 
-        Raises BadRequest (``invalid_media_url``, ``media_address_refused``, ``media_fetch_failed``,
-        ``media_timeout``), PayloadTooLarge over ``media_max_bytes``, TooManyRequests when no fetch could
+        ``known`` is an earlier answer, whose host is asked only whether it still holds. Raises BadRequest
+        (``invalid_media_url``, ``media_address_refused``, ``media_domain_refused``, ``media_fetch_failed``,
+        ``media_timeout``), PayloadTooLarge over ``limit``, TooManyRequests when no fetch could
         start in time. Cancelling closes the connection.
         """
-        if self._closed:
-            raise Unavailable("the server is shutting down; try again", code="shutting_down")
-        target = guard.parse_url(url, item)
-        limit_s = self._limits.media_total_timeout_s
-        async with self._slot(item):
-            try:
-                async with asyncio.timeout(limit_s):
-                    return await self._follow(target, item)
-            except TimeoutError:
-                reason = f"fetching the URL took longer than {limit_s:g} s (--media-total-timeout-s)"
-                raise problem(BadRequest, item, TIMEOUT, reason) from None
-
-    @asynccontextmanager
-    async def _slot(self, item: str) -> AsyncGenerator[None, None]:
-        try:
-            async with asyncio.timeout(self._limits.media_total_timeout_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            reason = f"{self._limits.media_max_fetches} media are being fetched already (--media-max-fetches)"
-            message = f"{item}: {reason}; try again"
-            raise TooManyRequests(message, param=item, code=BUSY, retry_after_s=1.0) from None
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-    async def _follow(self, url: URL, item: str) -> bytes:
-        limit = self._limits.media_max_redirects
-        seen: set[URL] = set()
-        while len(seen) <= limit:
-            seen.add(url)
-            answer = await self._hop(url, item)
-            if isinstance(answer, bytes):
-                return answer
-            if answer in seen:
+        waiting, working = (Allowance(self._limits.media_total_timeout_s) for _ in range(2))
+        wanted = _Wanted(item, limit, known, waiting, working)
+        redirects: dict[URL, Policy] = {}
+        most = self._limits.media_max_redirects
+        while len(redirects) <= most:
+            answer = await self._hop(url, wanted)
+            if isinstance(answer, Fetched):
+                policy = answer.policy
+                for one in redirects.values():
+                    policy = policy.after(one)
+                return answer._replace(policy=policy)
+            redirects[url] = answer.policy
+            if answer.target in redirects:
                 raise problem(BadRequest, item, FETCH_FAILED, "the URL redirects in a loop")
-            url = answer
-        reason = f"the URL redirects more than {limit} times (--media-max-redirects)"
+            url = answer.target
+        reason = f"the URL redirects more than {most} times (--media-max-redirects)"
         raise problem(BadRequest, item, FETCH_FAILED, reason)
 
-    async def _hop(self, url: URL, item: str) -> bytes | URL:
-        """One GET: the body, or where it redirects to."""
+    async def _hop(self, url: URL, wanted: _Wanted) -> Fetched | _Redirect:
+        """One GET, allowed and in turn. A slot is held no longer than that: the next host may be another."""
+        self._domains.check(url, wanted.item)
+        async with self._slots.held((url.raw_host or "").rstrip("."), wanted.waiting, wanted.item):
+            try:
+                async with wanted.working.spend():
+                    return await self._get(url, wanted, wanted.conditions(url))
+            except TimeoutError:
+                limit_s = self._limits.media_total_timeout_s
+                reason = f"fetching the URL took longer than {limit_s:g} s (--media-total-timeout-s)"
+                raise problem(BadRequest, wanted.item, TIMEOUT, reason) from None
+
+    async def _get(self, url: URL, wanted: _Wanted, conditions: dict[str, str]) -> Fetched | _Redirect:
+        asked = time.monotonic()
         try:
             literal = guard.literal_address(url)
             if literal is not None:  # The client asks no resolver for these.
                 guard.check_address(literal, allow_private=self._limits.media_allow_private)
-            async with self._client().get(url, allow_redirects=False) as response:
+            async with self._client().get(url, headers=conditions, allow_redirects=False) as response:
+                headers = kept_headers(response.headers)
                 location = response.headers.get("Location")
                 if response.status in _REDIRECTS and location:
-                    return guard.join_url(url, location, item)
-                return await self._read(response, item)
+                    return _Redirect(guard.join_url(url, location, wanted.item), _policy(headers, asked))
+                if response.status != 304 or not conditions:
+                    data = await _read(response, wanted.item, wanted.limit)
+                    return Fetched(data, url, _policy(headers, asked))
         except guard.AddressRefused as refused:
             log.info("media fetch refused: %s leads to %s", url.raw_host, refused)
-            raise guard.refuse_address(item) from None
-        except aiohttp.ServerTimeoutError:
-            limit_s = self._limits.media_connect_timeout_s
-            reason = f"connecting took longer than {limit_s:g} s (--media-connect-timeout-s)"
-            raise problem(BadRequest, item, TIMEOUT, reason) from None
+            raise guard.refuse_address(wanted.item) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise problem(BadRequest, item, FETCH_FAILED, _reason(error)) from None
-
-    async def _read(self, response: aiohttp.ClientResponse, item: str) -> bytes:
-        if response.status != 200:
-            raise problem(BadRequest, item, FETCH_FAILED, f"the URL answered HTTP {response.status}")
-        if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise problem(BadRequest, item, FETCH_FAILED, "the URL answered with compressed content, unasked")
-        limit = self._limits.media_max_bytes
-        if response.content_length is not None and response.content_length > limit:
-            raise too_many_bytes(item, limit)
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                raise too_many_bytes(item, limit)
-        return bytes(body)
+            raise in_our_words(error, self._limits, wanted.item) from None
+        old = wanted.known.policy.headers if wanted.known is not None else {}
+        if still_holds(old, headers):
+            return Fetched(None, url, _policy(updated(old, headers), asked))
+        return await self._get(url, wanted, {})  # It spoke of another answer than the one that is kept.
 
     def _client(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise Unavailable("the server is shutting down; try again", code="shutting_down")
         if self._session is None:
-            resolver = self._resolver or aiohttp.ThreadedResolver()
-            connector = aiohttp.TCPConnector(
-                resolver=CheckedResolver(resolver, allow_private=self._limits.media_allow_private),
-                use_dns_cache=False,
-                limit=0,  # Bounded by the slots.
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                headers=HEADERS,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.media_connect_timeout_s),
-                auto_decompress=False,
-                trust_env=False,
-            )
+            self._session = open_session(self._limits, self._resolver)
         return self._session
 
 
-def _reason(error: Exception) -> str:
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    return "the connection to the URL's host broke off"
+async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -> bytes:
+    if response.status != 200:
+        raise problem(BadRequest, item, FETCH_FAILED, f"the URL answered HTTP {response.status}")
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise problem(BadRequest, item, FETCH_FAILED, "the URL answered with compressed content, unasked")
+    if response.content_length is not None and response.content_length > limit.size_bytes:
+        raise limit.exceeded(item)
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit.size_bytes:
+            raise limit.exceeded(item)
+    return bytes(body)
+
+
+def _policy(headers: dict[str, str], asked: float) -> Policy:
+    return read_policy(headers, asked=asked, answered=time.monotonic(), now_unix_s=time.time())

@@ -8,8 +8,10 @@ from typing import Any
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
 from triptych.contracts.request import MediaKind
+from triptych.media.audio import inspect_audio
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.sniff import inspect_image
+from triptych.media.video import inspect_video
 
 Facts = dict[str, Any]
 """Values of ``Medium`` by the names of its fields."""
@@ -20,11 +22,27 @@ def _image(data: bytes, limits: MediaLimits, item: str) -> Facts:
     return {"format": info.format, "width": info.width, "height": info.height}
 
 
-_KINDS: dict[MediaKind, Callable[[bytes, MediaLimits, str], Facts]] = {"image": _image}
+def _audio(data: bytes, limits: MediaLimits, item: str) -> Facts:
+    info = inspect_audio(data, limits, item)
+    return {"format": info.format, "samples": info.samples, "sample_rate": info.sample_rate}
+
+
+def _video(data: bytes, limits: MediaLimits, item: str) -> Facts:
+    info = inspect_video(data, limits, item)
+    return {"format": info.format, "width": info.width, "height": info.height, "frames": info.frames, "fps": info.fps}
+
+
+_KINDS: dict[MediaKind, Callable[[bytes, MediaLimits, str], Facts]] = {
+    "image": _image,
+    "video": _video,
+    "audio": _audio,
+}
+QUICK: tuple[MediaKind, ...] = ("image",)
+"""Kinds whose header is read in microseconds; others block for longer, and are to be inspected in a thread."""
 
 
 def inspect(kind: MediaKind, data: bytes, limits: MediaLimits, item: str) -> Facts:
-    """Check a medium against ``limits`` by its header. Some microseconds.
+    """Check a medium against ``limits`` by its header. Blocks for microseconds to some 100 ms (``QUICK``).
 
     Raises UnsupportedMedia (415) for other files, BadRequest (400) for a damaged header, PayloadTooLarge (413) over a
     limit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
@@ -14,11 +15,15 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import MediaKind, Medium
+from triptych.media.byte_limit import byte_limit
 from triptych.media.data_url import decode_data_url, is_data_url
+from triptych.media.domains import Domains
 from triptych.media.errors import TOO_MANY, problem
 from triptych.media.fetch import MediaFetcher
-from triptych.media.inspect import inspect
+from triptych.media.inspect import QUICK, Facts, inspect
+from triptych.media.local_file import LocalFiles, is_file_url
 from triptych.media.naming import content_hash
+from triptych.media.remote import RemoteMedia
 
 T = TypeVar("T")
 
@@ -38,19 +43,34 @@ class MediaReference(NamedTuple):
     url: str
     item: str
     """Path of the request's field, such as ``messages[0].content[1].image_url``, for errors."""
+    settings: tuple[tuple[str, int], ...] = ()
+    """Fields of ``Medium`` that say how the model wants it decoded, with their values (``models.base``)."""
 
 
 class MediaLoader:
-    """Fetches (http, https) or decodes (data URLs) media, checks and names them; decodes no picture.
+    """Fetches (http, https), reads (file) or decodes (data) media, checks and names them; decodes no picture.
 
     For one event loop. ``close``, or leaving ``async with``, drops connections and threads; it may run twice.
     The media returned own their bytes.
     """
 
-    def __init__(self, limits: MediaLimits, *, resolver: AbstractResolver | None = None) -> None:
-        """``resolver`` replaces the system's name look-up (tests); its answers are checked just the same."""
+    def __init__(
+        self,
+        limits: MediaLimits,
+        *,
+        allowed_domains: str = "",
+        local_path: str | None = None,
+        cache_bytes: int = 0,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        """``resolver`` replaces the system's name look-up (tests); its answers are checked just the same.
+
+        The others are the frontend's flags. Raises ConfigError for a list of domains or a folder that is none.
+        """
         self._limits = limits
-        self._fetcher = MediaFetcher(limits, resolver)
+        self._files = LocalFiles(local_path, limits)
+        self._fetcher = MediaFetcher(limits, resolver, Domains(allowed_domains))
+        self.remote = RemoteMedia(self._fetcher, cache_bytes)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-media")
 
     async def __aenter__(self) -> MediaLoader:
@@ -62,7 +82,9 @@ class MediaLoader:
         await self.close()
 
     async def close(self) -> None:
+        await self.remote.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._files.close()
         await self._fetcher.close()
 
     async def load_one(self, reference: MediaReference) -> Medium:
@@ -71,15 +93,25 @@ class MediaLoader:
         Raises BadRequest, PayloadTooLarge and UnsupportedMedia with the codes in ``media.errors``;
         TooManyRequests where no fetch could start in time. Cancelling closes the connection.
         """
-        kind, url, item = reference
+        kind, url, item, settings = reference
+        limit = byte_limit(kind, self._limits)
         if is_data_url(url):
             inline = len(url) <= INLINE_DATA_URL_CHARS
-            data = await self._run(inline, lambda: decode_data_url(url, self._limits.media_max_bytes, item))
+            data = await self._run(inline, lambda: decode_data_url(url, limit, item))
+        elif is_file_url(url):
+            data = await self._files.read(url, item, limit)
         else:
-            data = await self._fetcher.fetch(url, item)
-        facts = inspect(kind, data, self._limits, item)
-        name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash(kind, data))
-        return Medium(kind=kind, content_hash=name, data=data, **facts)
+            return await self.remote.load(url, item, limit, (kind, settings), partial(self._medium, reference))
+        return await self._medium(reference, data, item)
+
+    async def _medium(self, reference: MediaReference, data: bytes, item: str) -> Medium:
+        """``data`` checked and named; errors are about ``item``."""
+        kind, settings = reference.kind, reference.settings
+        facts = await self._run(kind in QUICK, lambda: inspect(kind, data, self._limits, item))
+        named = {field: str(value) for field, value in settings}
+        name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash(kind, data, named))
+        known: Facts = {**facts, **dict(settings)}
+        return Medium(kind=kind, content_hash=name, data=data, **known)
 
     async def load(self, references: Sequence[MediaReference]) -> list[Medium]:
         """All media of one request, in order; a remote URL that is named twice is fetched once.

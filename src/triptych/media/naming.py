@@ -31,6 +31,11 @@ def content_hash(kind: MediaKind, data: bytes, settings: Mapping[str, str] = NO_
     return digest.hexdigest()
 
 
+def sampled_name(name: str, frame_indices: tuple[int, ...]) -> str:
+    """The name of what the model sees of the video ``name``: of these frames of it, in this order."""
+    return content_hash("video", bytes.fromhex(name), {"frames": ",".join(map(str, frame_indices))})
+
+
 def _add(digest: hashlib._Hash, field: bytes) -> None:
     # The length first: no two different lists of fields give the same stream of bytes.
     digest.update(len(field).to_bytes(8, "little"))

@@ -84,6 +84,12 @@ def _format(data: bytes, item: str) -> str:
     raise problem(UnsupportedMedia, item, UNSUPPORTED, f"{what}; send one of {', '.join(SUPPORTED_IMAGES)}")
 
 
+def type_of(data: bytes) -> str | None:
+    """The name of a file type that people send, None for others."""
+    head = data[:_SNIFF_BYTES]
+    return next((name for magic, name in (*_SUPPORTED, *_UNSUPPORTED) if magic.match(head)), None)
+
+
 def _check_size(width: int, height: int, limits: MediaLimits, item: str) -> None:
     pixels = width * height
     if pixels > limits.media_max_pixels:

@@ -19,6 +19,10 @@ class Checkpoint:
     config: Json
     preprocessor: Json = field(default_factory=dict)
     generation: Json = field(default_factory=dict)
+    feature_extractor: Json = field(default_factory=dict)
+    """What makes features of sounds; ``preprocessor`` makes pixels of pictures."""
+    video: Json = field(default_factory=dict)
+    """What makes pixels of videos."""
 
     @property
     def text_config(self) -> Json:
@@ -41,6 +45,16 @@ def no_metadata(checkpoint: Checkpoint, medium: Medium) -> dict[str, tuple[int, 
     return {}
 
 
+def no_settings(checkpoint: Checkpoint) -> dict[str, int]:
+    """Of media that are decoded alike for every model."""
+    return {}
+
+
+def no_frames(checkpoint: Checkpoint, medium: Medium) -> tuple[int, ...]:
+    """Of media that have none."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Modality:
     """One kind of medium, as one family takes it. All functions go by what is known without decoding the medium."""
@@ -54,6 +68,10 @@ class Modality:
     """Language-model tokens that a medium becomes. Raises ValueError for a size that the model refuses."""
     metadata: Callable[[Checkpoint, Medium], dict[str, tuple[int, ...]]] = no_metadata
     """``Medium.metadata``. Raises as ``tokens`` does."""
+    settings: Callable[[Checkpoint], dict[str, int]] = no_settings
+    """Fields of ``Medium`` that say how this model wants it decoded. They become a part of the content's name."""
+    frame_indices: Callable[[Checkpoint, Medium], tuple[int, ...]] = no_frames
+    """``Medium.frame_indices`` of a video of ``frames`` at ``fps``."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,26 @@
-"""Qwen2-VL and Qwen2.5-VL: pictures of any size, cut into patches at (nearly) their own resolution."""
+"""Qwen2-VL and Qwen2.5-VL: pictures of any size, cut into patches at (nearly) their own resolution; and videos."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from triptych.contracts.request import Medium
 from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
 _MIN_PIXELS = 56 * 56
 _MAX_PIXELS = 28 * 28 * 1280
 _MAX_ASPECT_RATIO = 200
+
+# Defaults of its Qwen2VLVideoProcessor, and for the rate, which that leaves open, of the model's own examples
+# (qwen-vl-utils).
+_VIDEO_MIN_PIXELS = 128 * 28 * 28
+_VIDEO_MAX_PIXELS = 28 * 28 * 768
+_VIDEO_FPS = 2.0
+_VIDEO_MIN_FRAMES = 4
+_VIDEO_MAX_FRAMES = 768
+_VIDEO_MAX_TOKENS = 128_000
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -73,6 +84,69 @@ def image_metadata(checkpoint: Checkpoint, width: int, height: int) -> dict[str,
     return {"image_grid_thw": (1, *grid(checkpoint, width, height))}
 
 
+def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int, ...]:
+    """Which of a video's ``frames`` the model sees: evenly spread ones, ``fps`` of the checkpoint a second.
+
+    Their number lies between ``min_frames`` and ``max_frames``, is a multiple of the frames that one patch spans,
+    and is no more than there are; a video of less than one patch is seen whole. The rule is ``sample_frames`` of
+    transformers' Qwen2VLVideoProcessor, in exact arithmetic where that has float32.
+    """
+    settings = checkpoint.video
+    span = _temporal_patch(checkpoint)
+    stated = settings.get("num_frames")
+    if stated:
+        count = min(round(stated / span) * span, frames)
+    else:
+        most = min(int(settings.get("max_frames") or _VIDEO_MAX_FRAMES), frames) // span * span
+        wanted = frames / fps * float(settings.get("fps") or _VIDEO_FPS)
+        wanted = min(max(wanted, int(settings.get("min_frames") or _VIDEO_MIN_FRAMES)), most)
+        count = math.floor(wanted / span) * span
+    if count < 1:
+        return tuple(range(frames))
+    return tuple(index * frames // count for index in range(count))
+
+
+def _temporal_patch(checkpoint: Checkpoint) -> int:
+    """Frames that one patch spans."""
+    return int(checkpoint.video.get("temporal_patch_size") or _vision(checkpoint).get("temporal_patch_size") or 2)
+
+
+def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> tuple[int, int, int]:
+    """Patches in time, rows and columns of them, before merging, of ``frames`` frames that the model sees.
+
+    As transformers' Qwen2VLVideoProcessor counts: the last frame is repeated to fill a patch. Its bounds on pixels
+    are others than those of pictures. Raises ValueError for an aspect ratio that it refuses.
+    """
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(f"the longer side may be at most {_MAX_ASPECT_RATIO} times the shorter one")
+    settings = checkpoint.video
+    patch = int(settings.get("patch_size") or _vision(checkpoint).get("patch_size") or 14)
+    factor = patch * video_merge_size(checkpoint)
+    span = _temporal_patch(checkpoint)
+    size = settings.get("size") or {}
+    low = int(settings.get("min_pixels") or size.get("shortest_edge") or _VIDEO_MIN_PIXELS)
+    high = int(settings.get("max_pixels") or size.get("longest_edge") or _VIDEO_MAX_PIXELS)
+    if settings.get("cap_pixels_per_frame"):
+        total = int(int(settings.get("max_video_tokens") or _VIDEO_MAX_TOKENS) * factor**2 * 0.9)
+        high = max(min(high, total * span // frames), int(low * 1.05))
+    high_px, wide_px = resized(height, width, factor, low, high)
+    return -(-frames // span), high_px // patch, wide_px // patch
+
+
+def video_merge_size(checkpoint: Checkpoint) -> int:
+    """Patches a side that become one token, in videos."""
+    return int(checkpoint.video.get("merge_size") or _vision(checkpoint).get("spatial_merge_size") or 2)
+
+
+def _grid_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, int, int]:
+    return video_grid(checkpoint, len(medium.frame_indices), medium.width, medium.height)
+
+
+def video_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+    """Tokens of one video: patches divided by the square of the merge size. Raises as ``video_grid`` does."""
+    return math.prod(_grid_of(checkpoint, medium)) // video_merge_size(checkpoint) ** 2
+
+
 def embedding_width(checkpoint: Checkpoint) -> int:
     """The language model's hidden size, to which the vision part's last layer projects. Raises KeyError."""
     return int(checkpoint.text_config["hidden_size"])
@@ -80,14 +154,24 @@ def embedding_width(checkpoint: Checkpoint) -> int:
 
 FAMILY = ModelFamily(
     name="qwen-vl",
-    model_types=("qwen2_vl", "qwen2_5_vl"),
+    model_types=("qwen2_vl",),
     media={
         "image": Modality(
             placeholder=lambda checkpoint: int(checkpoint.config["image_token_id"]),
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
-        )
+        ),
+        "video": Modality(
+            placeholder=lambda checkpoint: int(checkpoint.config["video_token_id"]),
+            text="<|vision_start|><|video_pad|><|vision_end|>",
+            tokens=video_tokens,
+            metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
+            frame_indices=lambda checkpoint, medium: frame_indices(checkpoint, medium.frames, medium.fps),
+        ),
     },
     embedding_width=embedding_width,
 )
+
+FAMILY_2_5 = replace(FAMILY, model_types=("qwen2_5_vl",), media={"image": FAMILY.media["image"]})
+"""No videos: after one, transformers 5 and vLLM count positions differently, so that answers could not be checked."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 
 from triptych.contracts.errors import ConfigError
-from triptych.models import llava, qwen_vl
+from triptych.models import llava, qwen2_audio, qwen_vl
 from triptych.models.base import Checkpoint, Json, ModelFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (qwen_vl.FAMILY, llava.FAMILY)
+FAMILIES: tuple[ModelFamily, ...] = (qwen_vl.FAMILY, qwen_vl.FAMILY_2_5, llava.FAMILY, qwen2_audio.FAMILY)
 
 TEXT_ONLY = ModelFamily(name="text", model_types=())
 """Every checkpoint that no family claims: served for text."""
@@ -37,7 +37,25 @@ def load_checkpoint(path: str) -> Checkpoint:
     preprocessor = read_json(folder / "preprocessor_config.json")
     if not preprocessor:  # transformers 5 saves all processors of a model in one file
         preprocessor = read_json(folder / "processor_config.json").get("image_processor") or {}
-    return Checkpoint(path, config, preprocessor, read_json(folder / "generation_config.json"))
+    generation = read_json(folder / "generation_config.json")
+    return Checkpoint(path, config, preprocessor, generation, _audio(folder), _video(folder))
+
+
+def _audio(folder: Path) -> Json:
+    """Settings of the feature extractor of sounds."""
+    alone = read_json(folder / "preprocessor_config.json")
+    if "feature_extractor_type" in alone:
+        return alone
+    return read_json(folder / "processor_config.json").get("feature_extractor") or {}
+
+
+def _video(folder: Path) -> Json:
+    """Settings of the video processor, from the first file that has them, in transformers' order."""
+    return (
+        read_json(folder / "processor_config.json").get("video_processor")
+        or read_json(folder / "video_preprocessor_config.json")
+        or read_json(folder / "preprocessor_config.json")
+    )
 
 
 def family_of(checkpoint: Checkpoint) -> ModelFamily:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from triptych.contracts.errors import TriptychError
 
@@ -61,11 +62,31 @@ class TokenClock:
         self._metrics.completion_tokens.inc(completion_tokens)
 
 
+@dataclass(eq=False)  # A registry keeps it by identity.
+class MediaCounts:
+    """Media asked for by URL: each is one of these."""
+
+    hits: int = 0
+    """Fresh in the cache, or just being fetched for somebody else."""
+    revalidated: int = 0
+    """In the cache, and its host said that it still holds."""
+    misses: int = 0
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, value in (
+            ("hits", "Media by URL that were fresh in the cache, or being fetched already.", self.hits),
+            ("revalidated", "Media by URL in the cache whose host said that they still hold.", self.revalidated),
+            ("misses", "Media by URL that were fetched.", self.misses),
+        ):
+            yield CounterMetricFamily(f"triptych_media_cache_{name}", text, value=value)
+
+
 class FrontendMetrics:
     """One registry, so that several frontends can live in one process (as tests have them)."""
 
-    def __init__(self, in_flight: Callable[[], int]) -> None:
+    def __init__(self, in_flight: Callable[[], int], media: MediaCounts | None = None) -> None:
         registry = self._registry = CollectorRegistry()
+        registry.register(media or MediaCounts())
         self._requests = Counter(
             "triptych_requests",
             "Requests answered, by path and status.",

@@ -14,6 +14,7 @@ from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
 from triptych.media.loader import MediaReference
+from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
@@ -84,7 +85,8 @@ class Processor:
         ids = await self._tokenise(self._text_of(messages, template_settings), add_special_tokens=False)
         self._check_placeholders(ids, media)
         tokenised = time.perf_counter()
-        loaded = await source.load(media) if media else []
+        loaded = await source.load([self._with_settings(ref) for ref in media]) if media else []
+        loaded = [self._sampled(medium) for medium in loaded]
         length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
         loaded = [self._described(medium) for medium in loaded]
         return Prompt(ids, loaded, length, time.perf_counter() - tokenised, tokenised - begun)
@@ -169,6 +171,18 @@ class Processor:
                     param="messages",
                 )
 
+    def _with_settings(self, ref: MediaReference) -> MediaReference:
+        """``ref`` with what the model's own files say of decoding media of its kind."""
+        return ref._replace(settings=tuple(self.family.media[ref.kind].settings(self.checkpoint).items()))
+
+    def _sampled(self, medium: Medium) -> Medium:
+        """A video with the frames of it that the model sees, and the name of those; other media as they are."""
+        indices = self.family.media[medium.kind].frame_indices(self.checkpoint, medium)
+        if not indices:
+            return medium
+        name = sampled_name(medium.content_hash, indices)
+        return msgspec.structs.replace(medium, content_hash=name, frame_indices=indices)
+
     def _described(self, medium: Medium) -> Medium:
         """``medium`` with what the language model must know of its embedding, which its size tells."""
         metadata = self.family.media[medium.kind].metadata(self.checkpoint, medium)
@@ -184,6 +198,13 @@ class Processor:
 def _with_parts(message: Message) -> Message:
     """Content as parts, which templates that read parts expect throughout."""
     content = message.get("content")
-    if not isinstance(content, str):
-        return message
-    return {**message, "content": [{"type": "text", "text": content}]}
+    if isinstance(content, str):
+        return {**message, "content": [{"type": "text", "text": content}]}
+    if isinstance(content, list):
+        return {**message, "content": [_with_key(part) for part in content]}
+    return message
+
+
+def _with_key(part: dict[str, Any]) -> dict[str, Any]:
+    """Older templates of Qwen2-Audio know a sound by the key ``audio`` and not by its type."""
+    return {**part, "audio": ""} if part["type"] == "audio" else part

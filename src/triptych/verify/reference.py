@@ -13,7 +13,7 @@ import msgspec
 from PIL import Image
 
 from triptych.contracts.errors import ConfigError
-from triptych.models.registry import FAMILIES, TEXT_ONLY, family_of, load_checkpoint
+from triptych.models.registry import FAMILIES, family_of, load_checkpoint
 
 MODULES = ("torch", "torchvision", "transformers")
 _CONTEXT = 8
@@ -59,8 +59,8 @@ class Reference:
         self.folder, self.dtype, self.device = folder, dtype, device
         checkpoint = load_checkpoint(str(folder))
         self.model_type = str(checkpoint.config.get("model_type"))
-        if family_of(checkpoint) is TEXT_ONLY:
-            known = ", ".join(name for family in FAMILIES for name in family.model_types)
+        if "image" not in family_of(checkpoint).media:
+            known = ", ".join(name for family in FAMILIES if "image" in family.media for name in family.model_types)
             raise ConfigError(f"{folder}: models of type {self.model_type} cannot be checked; known: {known}")
         if missing := [name for name in MODULES if importlib.util.find_spec(name) is None]:
             raise ConfigError(
@@ -96,7 +96,7 @@ class Reference:
 
         model, processor = self._parts
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        inputs = processor(text=[text], images=pictures or None, return_tensors="pt", add_special_tokens=False)
+        inputs = self._inputs(processor, text, pictures)
         inputs = inputs.to(device=self.device, dtype=model.dtype)
         settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         with torch.no_grad():
@@ -107,6 +107,10 @@ class Reference:
         generated = output.sequences[0, len(prompt) :].tolist()
         scores = torch.cat(output.scores).float()  # [generated, vocabulary]
         return self._expected(prompt, generated, *scores.topk(2))
+
+    def _inputs(self, processor: Any, text: str, pictures: list[Image.Image]) -> Any:
+        """What the model takes of a prompt and its media."""
+        return processor(text=[text], images=pictures or None, return_tensors="pt", add_special_tokens=False)
 
     def _expected(self, prompt: list[int], generated: list[int], scores: Any, best: Any) -> Expected:
         """``scores`` and ``best``: [generated, 2], the two best tokens of each step."""

@@ -24,9 +24,11 @@ from triptych.engines.encoder.args import EncoderArgs
 from triptych.engines.encoder.batcher import Batcher
 from triptych.engines.encoder.encoder import Encoder, load
 from triptych.engines.encoder.families import Pixels
-from triptych.engines.encoder.plan import Plan, plan_medium, plan_size
+from triptych.engines.encoder.plan import Plan, plan_medium, plan_size, plan_sound
 from triptych.engines.encoder.room import Room
 from triptych.media.decoder import MediaDecoder
+from triptych.media.inspect import QUICK
+from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.transfer.base import Transfer
 
@@ -117,19 +119,33 @@ class EncoderEngine:
         encoder, batcher = self._encoder, self._batcher
         if encoder is None or batcher is None:
             raise _stopped()
-        plan = plan_medium(medium, self._options.media, self._family, self._checkpoint)
+        plan = await self._plan(medium)
         async with self._room.take(plan.memory_bytes):
-            picture = await self._decoder.decode(medium)
-            embedding = await self._run(encoder, batcher, picture, plan)
+            decoded = await self._decoder.decode(medium)
+            embedding = await self._run(encoder, batcher, medium, decoded, plan)
         encoded = _encoded(embedding, encoder.dtype, plan)
         self._encoded += 1
         return encoded
 
-    async def _run(self, encoder: Encoder, batcher: Batcher[Pixels, Any], picture: Image.Image, plan: Plan) -> Any:
-        """The embedding of ``picture``. What goes wrong here is nobody's request: logged whole, told in a line."""
+    async def _plan(self, medium: Medium) -> Plan:
+        plan = partial(plan_medium, medium, self._options.media, self._family, self._checkpoint)
+        if medium.kind in QUICK:
+            return plan()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, plan)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _stopped() from None  # as in ``_run``
+
+    async def _run(
+        self, encoder: Encoder, batcher: Batcher[Pixels, Any], medium: Medium, decoded: Any, plan: Plan
+    ) -> Any:
+        """The embedding of ``medium``. What goes wrong here is nobody's request: logged whole, told in a line."""
         try:
             loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._threads, encoder.preprocess, picture)
+            pixels = await loop.run_in_executor(self._threads, encoder.preprocess, decoded)
             _agree(pixels, plan)
             return await batcher.submit(pixels, plan.patches)
         except TriptychError:
@@ -142,19 +158,30 @@ class EncoderEngine:
         except Exception as error:
             if self._encoder is None:
                 raise _stopped() from error
-            log.exception("a picture of %d x %d pixels could not be encoded", *picture.size)
+            log.exception("%s %s could not be encoded", medium.kind, medium.content_hash)
             if encoder.is_fatal(error):
                 self._broken.set()
             raise TriptychError("the encoder failed on this medium; the worker's log has the cause") from error
 
     def _try_out(self, encoder: Encoder) -> None:
-        """Encode one grey picture, so that the first request meets a warm model. Raises ConfigError on a misfit."""
-        picture = Image.new("RGB", (224, 224), "grey")
-        (embedding,) = encoder.encode([encoder.preprocess(picture)])
+        """Encode one medium, so that the first request meets a warm model. Raises ConfigError on a misfit."""
+        trial, plan = _trial(self._family, self._checkpoint)
+        (embedding,) = encoder.encode([encoder.preprocess(trial)])
         try:
-            _encoded(embedding, encoder.dtype, plan_size(*picture.size, self._family, self._checkpoint))
+            _encoded(embedding, encoder.dtype, plan)
         except TriptychError as error:
             raise ConfigError(f"the checkpoint's files disagree: {error.message}") from error
+
+
+def _trial(family: ModelFamily, checkpoint: Checkpoint) -> tuple[Any, Plan]:
+    """A grey picture, or a second of silence for a model that hears."""
+    if "audio" in family.media:
+        import numpy as np
+
+        rate = family.media["audio"].settings(checkpoint)["decode_rate"]
+        return np.zeros(rate, np.float32), plan_sound(rate, rate, family, checkpoint)
+    picture = Image.new("RGB", (224, 224), "grey")
+    return picture, plan_size(*picture.size, family, checkpoint)
 
 
 def _default_threads() -> int:

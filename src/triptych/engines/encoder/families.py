@@ -1,4 +1,4 @@
-"""How the vision part of each architecture is built from a checkpoint, and run on a batch of pictures."""
+"""How the vision or audio part of each architecture is built from a checkpoint, and run on a batch of media."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from triptych.engines.encoder.packed import pack_linears
 from triptych.engines.encoder.weights import Weights
 
 Pixels = dict[str, Any]
-"""What the model's own image processor makes of one picture: tensors by name."""
+"""What the model's own processor makes of one picture or sound: tensors by name."""
 Run = Callable[[Sequence[Pixels]], list[Any]]
-"""A batch of pictures -> for each, its embedding [tokens, hidden] on the model's device."""
+"""A batch of media -> for each, its embedding [tokens, hidden] on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ def _qwen2_5_vl(source: Source) -> Run:
 
 
 def _qwen(source: Source, model_class: Any) -> Run:
-    """Pictures of all sizes go through in one row of patches; attention keeps them apart by their grids."""
+    """Pictures of all sizes go through in one row of patches; attention keeps them apart by their grids.
+
+    A video is a grid of several steps in time, which attention keeps apart as well.
+    """
     import torch
 
     config = source.config.vision_config
@@ -61,13 +64,18 @@ def _qwen(source: Source, model_class: Any) -> Run:
     merged = config.spatial_merge_size**2
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
-        patches = torch.cat([one["pixel_values"] for one in batch])  # [patches, channels * frames * side * side]
-        grids = torch.cat([one["image_grid_thw"] for one in batch])  # [pictures, 3]
+        # [patches, channels * frames * side * side]
+        patches = torch.cat([_either(one, "pixel_values", "pixel_values_videos") for one in batch])
+        grids = torch.cat([_either(one, "image_grid_thw", "video_grid_thw") for one in batch])  # [media, 3]
         output = tower(patches.to(source.device, source.dtype), grid_thw=grids.to(source.device))
         sizes = (grids.prod(-1) // merged).tolist()
         return list(torch.split(output.pooler_output, sizes))  # of [tokens, hidden]
 
     return run
+
+
+def _either(pixels: Pixels, of_picture: str, of_video: str) -> Any:
+    return pixels[of_picture] if of_picture in pixels else pixels[of_video]
 
 
 def _as_linear(convolution: Any) -> Any:
@@ -108,6 +116,35 @@ def _llava(source: Source) -> Run:
     return run
 
 
+def _qwen2_audio(source: Source) -> Run:
+    """Sounds are all of one length, padded with silence, which attention does not see and whose tokens are dropped."""
+    import torch
+    from transformers.models.qwen2_audio.modeling_qwen2_audio import (
+        Qwen2AudioEncoder,
+        Qwen2AudioMultiModalProjector,
+    )
+
+    tower = pack_linears(
+        _module(Qwen2AudioEncoder, source.config.audio_config, source, ("audio_tower.", "model.audio_tower."))
+    )
+    projector = pack_linears(_projector(Qwen2AudioMultiModalProjector(source.config), source))
+
+    def run(batch: Sequence[Pixels]) -> list[Any]:
+        features = torch.cat([one["input_features"] for one in batch])  # [sounds, mel bins, frames]
+        frames = torch.cat([one["attention_mask"] for one in batch]).sum(-1)  # [sounds], of sound
+        lengths, tokens = tower._get_feat_extract_output_lengths(frames)
+        positions = torch.arange(tower.config.max_source_positions)
+        silence = (positions >= lengths[:, None])[:, None, None].to(source.device)  # [sounds, 1, 1, positions]
+        mask = torch.zeros(silence.shape, dtype=source.dtype, device=source.device)
+        mask.masked_fill_(silence, torch.finfo(source.dtype).min)
+        states = tower(features.to(source.device, source.dtype), attention_mask=mask).last_hidden_state
+        projected = projector(states)  # [sounds, tokens of the whole length, hidden]
+        # Copies: an embedding's memory is handed out, and must not keep the batch's.
+        return [one[:count].clone() for one, count in zip(projected, tokens.tolist(), strict=True)]
+
+    return run
+
+
 def _absolute(layers: int | Sequence[int], count: int) -> list[int]:
     """Indices into the hidden states of a tower of ``count`` layers (0: before the first), none negative."""
     stated = [layers] if isinstance(layers, int) else list(layers)
@@ -143,11 +180,12 @@ def _require_none(prefix: str, missing: Any) -> None:
     names = sorted(f"{prefix}{name}" for name in missing)
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise ConfigError(f"the checkpoint lacks weights of its vision part: {', '.join(names[:5])}{more}")
+        raise ConfigError(f"the checkpoint lacks weights of its encoder: {', '.join(names[:5])}{more}")
 
 
 _LOADERS: dict[str, Callable[[Source], Run]] = {
     "llava": _llava,
+    "qwen2_audio": _qwen2_audio,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
 }

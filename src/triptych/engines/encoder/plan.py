@@ -1,4 +1,4 @@
-"""What is known of a picture before it is decoded, from its header and the checkpoint's files."""
+"""What is known of a medium before it is decoded, from its header and the checkpoint's files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
 from triptych.contracts.request import Medium
+from triptych.media.audio import SAMPLE_BYTES, inspect_audio, resampled_length
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.image import PIXEL_BYTES
 from triptych.media.sniff import inspect_image
+from triptych.media.video import RGB_BYTES, inspect_video
 from triptych.models.base import Checkpoint, ModelFamily
 
 ITEM = "image"
@@ -18,28 +20,45 @@ PATCH_BYTES = 3 * 2 * 14 * 14 * 4
 """Memory of a preprocessed patch: channels, frames, pixels, float32."""
 
 
+_POSITIONS, _MEL_BINS = 1500, 128
+"""Defaults of transformers' Qwen2AudioEncoderConfig."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What a picture will become."""
+    """What a medium will become."""
 
     shape: tuple[int, int]
     """[tokens, hidden] of its embedding."""
     metadata: dict[str, tuple[int, ...]]
     patches: int
-    """What the vision tower works on: its cost in a batch."""
+    """What the vision tower works on, or the positions of an audio tower: its cost in a batch."""
     memory_bytes: int
     """Decoded and preprocessed."""
 
 
 def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """From the medium's own header; believes nothing that the medium states. Some microseconds.
+    """From the medium's own header; believes nothing that the medium states. Blocks as ``media.inspect`` does.
 
     Raises MediaMissing without data, and BadRequest and its like for what this model or ``limits`` refuse.
     """
-    if medium.kind != "image":
-        raise problem(UnsupportedMedia, ITEM, UNSUPPORTED, f"a picture is needed here, not {medium.kind}")
+    if medium.kind not in family.media:
+        needed = " or ".join(family.media)
+        raise problem(UnsupportedMedia, medium.kind, UNSUPPORTED, f"{needed} is needed here, not {medium.kind}")
     if not medium.data:
         raise MediaMissing(f"medium {medium.content_hash} came without its data")
+    if medium.kind == "audio":
+        sound = inspect_audio(medium.data, limits, medium.kind)
+        try:
+            return plan_sound(sound.samples, sound.sample_rate, family, checkpoint)
+        except ValueError as error:
+            raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
+    if medium.kind == "video":
+        film = inspect_video(medium.data, limits, medium.kind)
+        try:
+            return plan_video(film.width, film.height, medium.frame_indices, family, checkpoint)
+        except ValueError as error:
+            raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
     info = inspect_image(medium.data, limits, ITEM)
     try:
         return plan_size(info.width, info.height, family, checkpoint)
@@ -56,6 +75,36 @@ def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoi
     patches = math.prod(metadata.get("image_grid_thw", (tokens,)))
     memory_bytes = width * height * PIXEL_BYTES + patches * PATCH_BYTES
     return Plan((tokens, width_of(family, checkpoint)), metadata, patches, memory_bytes)
+
+
+def plan_video(
+    width: int, height: int, frame_indices: tuple[int, ...], family: ModelFamily, checkpoint: Checkpoint
+) -> Plan:
+    """For the chosen frames, each of ``width`` x ``height`` pixels. Raises ValueError for what the model refuses."""
+    if not frame_indices:
+        raise ValueError("it is not known which frames of this video are meant")
+    modality = family.media["video"]
+    film = Medium(kind="video", content_hash="", format="", width=width, height=height, frame_indices=frame_indices)
+    metadata = modality.metadata(checkpoint, film)
+    patches = math.prod(metadata["video_grid_thw"])
+    memory_bytes = len(frame_indices) * width * height * RGB_BYTES + patches * PATCH_BYTES
+    return Plan((modality.tokens(checkpoint, film), width_of(family, checkpoint)), metadata, patches, memory_bytes)
+
+
+def plan_sound(samples: int, rate: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
+    """For a sound of ``samples`` at ``rate`` Hz. Raises ValueError for a length that the model refuses.
+
+    Its cost is that of the longest one: the audio tower pads.
+    """
+    modality = family.media["audio"]
+    sound = Medium(kind="audio", content_hash="", format="", samples=samples, sample_rate=rate)
+    tokens = modality.tokens(checkpoint, sound)
+    config = checkpoint.config.get("audio_config") or {}
+    positions = int(config.get("max_source_positions") or _POSITIONS)
+    features = 2 * positions * int(config.get("num_mel_bins") or _MEL_BINS)  # two frames become a position
+    heard = resampled_length(samples, rate, modality.settings(checkpoint)["decode_rate"])
+    memory_bytes = (heard + features) * SAMPLE_BYTES
+    return Plan((tokens, width_of(family, checkpoint)), {}, positions, memory_bytes)
 
 
 def width_of(family: ModelFamily, checkpoint: Checkpoint) -> int:

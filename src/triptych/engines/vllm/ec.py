@@ -95,7 +95,8 @@ def _encoder_only_args() -> dict[str, Any]:
 
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Names a model, so that the embeddings of several can lie under one path: alike wherever its files are."""
-    digest = hashlib.sha256(msgspec.json.encode([checkpoint.config, checkpoint.preprocessor], order="sorted"))
+    processors = [checkpoint.preprocessor, checkpoint.feature_extractor, checkpoint.video]
+    digest = hashlib.sha256(msgspec.json.encode([checkpoint.config, *processors], order="sorted"))
     for file in sorted(Path(checkpoint.path).glob("*.safetensors")):
         digest.update(f"{file.name} {file.stat().st_size};".encode())
     return digest.hexdigest()[:16]

@@ -69,8 +69,12 @@ class Items:
     def tokens(self, medium: Medium) -> int:
         """Tokens that the medium becomes, by its size. Raises BadRequest for a size that the model refuses."""
         modality = self._modality(medium.kind)
-        if medium.kind == "image" and (medium.width < 1 or medium.height < 1):
+        if medium.kind in ("image", "video") and (medium.width < 1 or medium.height < 1):
             raise BadRequest(f"the size of this {medium.kind} is not known", param="media")
+        if medium.kind == "audio" and medium.samples < 1:
+            raise BadRequest("the length of this sound is not known", param="media")
+        if medium.kind == "video" and not medium.frame_indices:
+            raise BadRequest("it is not known which frames of this video are meant", param="media")
         try:
             return modality.tokens(self._checkpoint, medium)
         except ValueError as error:

@@ -1,0 +1,65 @@
+"""How the pictures of an MP4 or QuickTime track are to be turned, from its header (ISO/IEC 14496-12, 8.3.2)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+_MATRICES = {
+    (1, 0, 0, 1): 0,
+    (0, 1, -1, 0): 90,
+    (-1, 0, 0, -1): 180,
+    (0, -1, 1, 0): 270,
+}
+"""(a, b, c, d) of the transformation matrix -> degrees clockwise."""
+_MAX_TRACKS = 64
+_MAX_BOXES = 4096
+"""Looked at on one level: a file may be nothing but empty boxes."""
+
+
+def rotation_of(data: bytes, track_id: int) -> int:
+    """Degrees clockwise (0, 90, 180 or 270) by which frames of the track are shown turned.
+
+    0 where the file does not say, says it of no such track, or holds another matrix (mirrored, scaled).
+    """
+    for moov in _boxes(data, 0, len(data), b"moov"):
+        for count, trak in enumerate(_boxes(data, *moov, b"trak")):
+            if count == _MAX_TRACKS:
+                break
+            for begin, end in _boxes(data, *trak, b"tkhd"):
+                if (found := _track_header(data[begin : min(end, begin + 128)])) and found[0] == track_id:
+                    return found[1]
+    return 0
+
+
+def _boxes(data: bytes, begin: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+    """(begin, end) of the content of each box of ``kind`` between ``begin`` and ``end``."""
+    for _ in range(_MAX_BOXES):
+        if begin + 8 > end:
+            return
+        size, name = struct.unpack_from(">I4s", data, begin)
+        head = 8
+        if size == 1 and begin + 16 <= end:
+            (size,) = struct.unpack_from(">Q", data, begin + 8)
+            head = 16
+        size = size or end - begin  # 0: to the end
+        if size < head:
+            return
+        if name == kind:
+            yield begin + head, min(begin + size, end)
+        begin += size
+
+
+def _track_header(box: bytes) -> tuple[int, int] | None:
+    """(track id, degrees), None where the box is too short."""
+    long = box[:1] == b"\1"  # version 1: 64-bit times and duration
+    id_at, matrix_at = (20, 52) if long else (12, 40)
+    if len(box) < matrix_at + 36:
+        return None
+    (track_id,) = struct.unpack_from(">I", box, id_at)
+    a, b, _, c, d, *_ = struct.unpack_from(">9i", box, matrix_at)
+    parts = (a, b, c, d)
+    unit = max(map(abs, parts))
+    if unit == 0 or any(abs(part) not in (0, unit) for part in parts):
+        return track_id, 0
+    return track_id, _MATRICES.get(tuple(part // unit for part in parts), 0)

@@ -1,0 +1,70 @@
+"""Qwen2-Audio: the first seconds of a sound as a mel spectrogram, thinned out by a convolution and a pooling."""
+
+from __future__ import annotations
+
+from triptych.contracts.request import Medium
+from triptych.models.base import Checkpoint, Modality, ModelFamily
+
+# Defaults of transformers 5.19, for checkpoints that leave them out: WhisperFeatureExtractor, Qwen2AudioConfig and,
+# where there is no text_config at all, Qwen2Config.
+_RATE_HZ, _HOP_SAMPLES, _CHUNK_S = 16_000, 160, 30
+_AUDIO_TOKEN = 151_646
+_HIDDEN_SIZE = 4096
+
+
+def sample_rate(checkpoint: Checkpoint) -> int:
+    """Samples a second that the model hears, in Hz."""
+    return int(checkpoint.feature_extractor.get("sampling_rate") or _RATE_HZ)
+
+
+def audio_token(checkpoint: Checkpoint) -> int:
+    """The placeholder: ``audio_token_index``, in newer checkpoints ``audio_token_id``."""
+    stated = {"audio_token_id": _AUDIO_TOKEN, **checkpoint.config}
+    return int(stated.get("audio_token_index", stated["audio_token_id"]))
+
+
+def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
+    """Tokens of a sound of ``samples`` at the model's rate; what is beyond the feature extractor's chunk is not heard.
+
+    Mel frames are one a hop begun. The second convolution and the pooling halve their number, as transformers'
+    ``Qwen2AudioEncoder`` counts them; tests compare the two. Raises ValueError for a sound that becomes no token.
+    """
+    settings = checkpoint.feature_extractor
+    hop = int(settings.get("hop_length") or _HOP_SAMPLES)
+    heard = min(samples, int(settings.get("chunk_length") or _CHUNK_S) * sample_rate(checkpoint))
+    frames = -(-heard // hop)
+    tokens = (_halved(frames) - 2) // 2 + 1
+    if tokens < 1:
+        fewest = 2 * hop + 1
+        raise ValueError(f"the sound is too short: it takes at least {fewest} samples at {sample_rate(checkpoint)} Hz")
+    return tokens
+
+
+def _halved(length: int) -> int:
+    """Through a convolution of width 3, stride 2 and a padding of 1."""
+    return (length - 1) // 2 + 1
+
+
+def _tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+    rate = medium.sample_rate or sample_rate(checkpoint)
+    return audio_tokens(checkpoint, -(-medium.samples * sample_rate(checkpoint) // rate))
+
+
+def embedding_width(checkpoint: Checkpoint) -> int:
+    """The language model's hidden size, to which the projector goes."""
+    return int(checkpoint.text_config.get("hidden_size", _HIDDEN_SIZE))
+
+
+FAMILY = ModelFamily(
+    name="qwen2-audio",
+    model_types=("qwen2_audio",),
+    media={
+        "audio": Modality(
+            placeholder=audio_token,
+            text="<|audio_bos|><|AUDIO|><|audio_eos|>",
+            tokens=_tokens,
+            settings=lambda checkpoint: {"decode_rate": sample_rate(checkpoint)},
+        )
+    },
+    embedding_width=embedding_width,
+)

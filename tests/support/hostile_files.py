@@ -1,0 +1,75 @@
+"""Files that are made to harm who reads them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+from PIL import Image
+
+from support.checkpoints import picture
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_says(width: int, height: int, *before: bytes) -> bytes:
+    """Some KiB that say they are so large and inflate to 16 MiB; ``before`` are chunks before the pixels."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes(16 << 20), 9))
+    return PNG_MAGIC + header + b"".join(before) + pixels + png_chunk(b"IEND", b"")
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """A sound picture with ``chunks`` after its header."""
+    sound = picture(32, 32)
+    end = len(PNG_MAGIC) + 25
+    return sound[:end] + b"".join(chunks) + sound[end:]
+
+
+def gif_says(width: int, height: int, frame: tuple[int, int] | None = None) -> bytes:
+    """A sound small GIF whose screen, and whose first frame if given, are made to say another size."""
+    data = bytearray(picture(16, 16, format="GIF"))
+    data[6:10] = struct.pack("<HH", width, height)
+    if frame is not None:
+        at = data.index(b",", 13 + 3 * 2 ** ((data[10] & 7) + 1))
+        data[at + 5 : at + 9] = struct.pack("<HH", *frame)
+    return bytes(data)
+
+
+def jpeg_says(width: int, height: int) -> bytes:
+    data = bytearray(picture(16, 16, format="JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def webp_says(width: int, height: int, *chunks: bytes, flags: int = 0) -> bytes:
+    """An extended WebP header with this canvas, and ``chunks`` after it."""
+    canvas = bytes((flags, 0, 0, 0)) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", len(canvas)) + canvas + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def webp_frame_says(width: int, height: int) -> bytes:
+    """A canvas of 16 x 16 and, in it, a lossy frame that says it is so large."""
+    frame = bytearray(picture(16, 16, format="WEBP")[12:])
+    at = frame.index(b"\x9d\x01\x2a") + 3
+    frame[at : at + 4] = struct.pack("<HH", width, height)
+    return webp_says(16, 16, bytes(frame))
+
+
+def animation(format: str, frames: int) -> bytes:
+    """A sound one of 32 x 32 pixels in ever other colours."""
+    pictures = [Image.new("RGB", (32, 32), (at % 256, at // 256, 7)) for at in range(frames)]
+    out = io.BytesIO()
+    pictures[0].save(out, format, save_all=True, append_images=pictures[1:], duration=10)
+    return out.getvalue()
+
+
+def encoded(format: str, width: int = 32, height: int = 32) -> bytes:
+    return picture(width, height, format=format)

@@ -1,0 +1,79 @@
+"""Videos for tests, sound and hostile, made in code."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from typing import Any
+
+import av
+import numpy as np
+
+SIDE = 16
+"""Pixels a side of the moving square."""
+
+
+def frame_pixels(index: int, width: int, height: int, seed: int = 0) -> np.ndarray:
+    """uint8 [height, width, 3]: a flat colour that tells frames apart, with a light square that moves over it."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:] = [(seed * 53 + index * 20) % 200, (seed * 97 + 60) % 200, (200 - index * 12) % 200]
+    x, y = (index * 7 + seed * 5) % max(1, width - SIDE), (index * 3 + seed * 11) % max(1, height - SIDE)
+    pixels[y : y + SIDE, x : x + SIDE] = 240
+    return pixels
+
+
+def video(
+    width: int = 64,
+    height: int = 48,
+    frames: int = 12,
+    fps: int = 8,
+    codec: str = "libx264",
+    container: str = "mp4",
+    seed: int = 0,
+    **options: str,
+) -> bytes:
+    """A video file of ``frame_pixels``."""
+    out = BytesIO()
+    with av.open(out, "w", format=container) as file:
+        stream: Any = file.add_stream(codec, rate=fps, options={"threads": "1", **options})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for index in range(frames):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame_pixels(index, width, height, seed), "rgb24")):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
+    return out.getvalue()
+
+
+def sound_only() -> bytes:
+    """An MP4 of a second of silence."""
+    out = BytesIO()
+    with av.open(out, "w", format="mp4") as file:
+        stream: Any = file.add_stream("aac", rate=16000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        for packet in (*stream.encode(silence), *stream.encode()):
+            file.mux(packet)
+    return out.getvalue()
+
+
+def patched(data: bytes, box: bytes, offset: int, *values: int, layout: str = ">I") -> bytes:
+    """An MP4 with other values in the first box of that name, ``offset`` bytes into its content."""
+    changed = bytearray(data)
+    struct.pack_into(layout, changed, data.index(box) + 4 + offset, *values)
+    return bytes(changed)
+
+
+def turned(data: bytes, degrees: int) -> bytes:
+    """An MP4 whose track is to be shown turned clockwise."""
+    unit = 1 << 16
+    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
+    matrix = (a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30)
+    return patched(data, b"tkhd", 40, *matrix, layout=">9i")
+
+
+def broken_in_the_middle(data: bytes, begin: int = 400, length: int = 1200) -> bytes:
+    """An MP4 with noise over a part of its frames' data."""
+    at = data.index(b"mdat") + begin
+    return data[:at] + b"\x55" * length + data[at + length :]

@@ -1,0 +1,109 @@
+"""Videos over HTTP, on the mock engine with the demo model, whose family sees them."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
+
+from support.background import served
+from support.checkpoints import copy_demo, picture_url
+from support.deployment import deployment
+from support.loops import run
+from support.media_site import media_site
+from support.videos import broken_in_the_middle, patched, sound_only, video
+from triptych.config.media import MediaLimits
+
+SPANS = [("epd",), ("e", "pd"), ("e", "p", "d")]
+TOKENS_A_STEP = 16
+"""The demo model sees every frame as 112 x 112 pixels, and two frames as one step of 4 x 4 tokens."""
+
+
+@pytest.fixture(scope="module", params=SPANS, ids="/".join)
+def seeing(request):
+    with served(spans=request.param) as deployed:
+        yield deployed
+
+
+def by_url(data, media_type="video/mp4"):
+    return {"type": "video_url", "video_url": {"url": f"data:{media_type};base64,{base64.b64encode(data).decode()}"}}
+
+
+def text(words="what moves?"):
+    return {"type": "text", "text": words}
+
+
+def prompt_tokens(answer):
+    assert answer.status_code == 200, answer.text
+    return answer.json()["usage"]["prompt_tokens"]
+
+
+def error_of(answer, *statuses):
+    assert answer.status_code in statuses, answer.text
+    error = answer.json()["error"]
+    assert error["message"]
+    assert "av." not in error["message"], "nothing internal"
+    return error
+
+
+def test_videos_are_seen_in_every_mode(seeing):
+    without = prompt_tokens(seeing.chat([text()]))
+    one = video(64, 64, frames=12, fps=8)  # 1.5 s: 4 frames, the fewest
+    assert prompt_tokens(seeing.chat([by_url(one), text()])) == without + 2 * TOKENS_A_STEP + 2
+    longer = video(48, 48, frames=48, fps=12, codec="libvpx-vp9", container="webm")  # 4 s: 8 frames
+    both = [by_url(one), by_url(longer, "video/webm"), text()]
+    assert prompt_tokens(seeing.chat(both)) == without + (2 + 4) * TOKENS_A_STEP + 4
+    picture = {"type": "image_url", "image_url": {"url": picture_url(112, 112)}}
+    mixed = [picture, by_url(one), text()]
+    assert prompt_tokens(seeing.chat(mixed)) == without + 3 * TOKENS_A_STEP + 4
+
+
+def test_a_model_of_pictures_says_so(tmp_path):
+    with served(model=copy_demo(tmp_path, model_type="qwen2_5_vl")) as deployed:
+        error = error_of(deployed.chat([by_url(b"AAAA")]), 400)
+        assert error["code"] == "modality_unsupported"
+        assert "takes no video; it takes: text, image" in error["message"]
+
+
+SOUND = video(frames=40)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"AAAA", 415, "media_unsupported"),
+        (SOUND[: len(SOUND) // 2], 400, "media_damaged"),
+        (broken_in_the_middle(SOUND), 400, "media_damaged"),
+        (sound_only(), 400, "media_damaged"),
+        (patched(SOUND, b"mdhd", 12, 1), 413, "media_too_large"),
+        (patched(SOUND, b"stsz", 8, 400_000_000), 400, "media_damaged"),
+    ],
+    ids=["no video", "truncated", "noise", "sound only", "lies about time", "lies about frames"],
+)
+def test_hostile_files_are_the_clients_errors(demo, data, status, code):
+    error = error_of(demo.chat([text(), by_url(data)]), status)
+    assert error["code"] == code
+    assert prompt_tokens(demo.chat([by_url(SOUND)])), "and the server goes on"
+
+
+def test_limits_are_said_with_their_flag():
+    limits = MediaLimits(media_max_video_s=1.0, media_max_video_pixels=3 * 64 * 48)
+    with served(limits=limits) as deployed:
+        error = error_of(deployed.chat([by_url(video(frames=24, fps=8))]), 413)
+        assert "--media-max-video-s" in error["message"]
+        error = error_of(deployed.chat([by_url(video(frames=8, fps=8))]), 413)
+        assert "--media-max-video-pixels" in error["message"], "of all frames that the model sees"
+
+
+def test_a_video_by_http():
+    async def main():
+        limits = MediaLimits(media_allow_private=True)
+        async with media_site({"/film.mp4": SOUND}) as site, deployment(limits=limits) as d:
+            remote = await d.chat([{"type": "video_url", "video_url": {"url": f"{site}/film.mp4"}}])
+            assert remote.status_code == 200, remote.text
+            inline = await d.chat([by_url(SOUND)])
+            assert remote.json()["usage"] == inline.json()["usage"]
+
+    run(main())

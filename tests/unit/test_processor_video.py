@@ -1,0 +1,49 @@
+"""The processor decides which frames of a video the model sees, and names them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from support.checkpoints import card_of, copy_demo
+from triptych.contracts.request import Medium
+from triptych.media.loader import MediaReference
+from triptych.processor.processor import Processor
+
+FILM = Medium(kind="video", content_hash="ab" * 32, format="MP4", data=b"x", width=64, height=64, frames=48, fps=12.0)
+MESSAGES = [{"role": "user", "content": [{"type": "video"}]}]
+
+
+class Source:
+    """Gives the same film whatever is asked for."""
+
+    async def load(self, references):
+        return [FILM for _ in references]
+
+
+def seen(folder, **settings) -> Medium:
+    """The film as a worker gets it, by the rule of a checkpoint with these ``settings``."""
+    folder.mkdir()
+    copy_demo(folder)
+    path = folder / "processor_config.json"
+    processors = json.loads(path.read_text())
+    processors["video_processor"].update(settings)
+    path.write_text(json.dumps(processors))
+    processor = Processor.load(card_of(folder, modalities=("image", "video")), None)
+    media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
+    prompt = asyncio.run(processor.chat(MESSAGES, media, {}, Source()))
+    (medium,) = prompt.media
+    steps = len(medium.frame_indices) // 2
+    assert medium.metadata == {"video_grid_thw": (steps, 8, 8)}
+    assert prompt.length == len(prompt.token_ids) - 1 + steps * 16
+    return medium
+
+
+def test_frames_go_by_the_checkpoint_and_are_a_part_of_the_name(tmp_path):
+    usual, again = seen(tmp_path / "a"), seen(tmp_path / "b")
+    assert usual.frame_indices == (0, 6, 12, 18, 24, 30, 36, 42), "two a second"
+    assert usual == again
+    fewer = seen(tmp_path / "c", max_frames=4)
+    assert fewer.frame_indices == (0, 12, 24, 36)
+    assert len({FILM.content_hash, usual.content_hash, fewer.content_hash}) == 3, "caches must tell them apart"
+    assert (usual.data, usual.frames, usual.fps) == (b"x", 48, 12.0)

@@ -1,0 +1,142 @@
+"""Frames, token counts and grids of videos equal those of transformers' own video processor."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from support.checkpoints import copy_demo
+from triptych.contracts.request import Medium
+from triptych.demo import MODEL_DIR
+from triptych.models.base import Checkpoint
+from triptych.models.qwen_vl import FAMILY, FAMILY_2_5, frame_indices, video_grid
+from triptych.models.registry import family_of, load_checkpoint
+
+VIDEO = FAMILY.media["video"]
+CONFIG = {"vision_config": {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}}
+SETTINGS = [
+    {},
+    {"size": {"shortest_edge": 3136, "longest_edge": 28 * 28 * 64}},
+    {"min_pixels": 3136, "max_pixels": 28 * 28 * 16},
+    {
+        "size": {"shortest_edge": 3136, "longest_edge": 28 * 28 * 64},
+        "cap_pixels_per_frame": True,
+        "max_video_tokens": 200,
+    },
+    {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 65_536}},
+]
+
+
+def checkpoint(**settings) -> Checkpoint:
+    return Checkpoint("x", CONFIG, video=settings)
+
+
+@pytest.fixture(scope="module")
+def module():
+    return pytest.importorskip("transformers.models.qwen2_vl.video_processing_qwen2_vl")
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_grids_and_tokens_are_those_of_transformers(module, settings):
+    import numpy
+
+    processor = module.Qwen2VLVideoProcessor(**{"cap_pixels_per_frame": False, **settings})
+    rng = random.Random(5)
+    sizes = [(1, 28, 28), (2, 64, 48), (3, 30, 200), (7, 240, 320), (8, 17, 19), (5, 400, 30)]
+    sizes += [(rng.randrange(1, 14), rng.randrange(8, 300), rng.randrange(8, 300)) for _ in range(24)]
+    for frames, height, width in sizes:
+        video = numpy.zeros((frames, height, width, 3), numpy.uint8)
+        made = processor(videos=[video], return_tensors="pt", input_data_format="channels_last")
+        grid = tuple(made["video_grid_thw"][0].tolist())
+        medium = Medium(
+            kind="video", content_hash="", format="", width=width, height=height, frame_indices=tuple(range(frames))
+        )
+        described = VIDEO.metadata(checkpoint(**settings), medium)
+        assert described == {"video_grid_thw": grid}, (frames, width, height)
+        patches = len(made["pixel_values_videos"])
+        assert VIDEO.tokens(checkpoint(**settings), medium) == patches // processor.merge_size**2
+
+
+def test_sizes_are_those_of_transformers_over_many(module):
+    rng = random.Random(9)
+    for _ in range(400):
+        height, width = rng.randrange(4, 3000), rng.randrange(4, 3000)
+        if max(height, width) > 200 * min(height, width):
+            continue
+        expected = module.smart_resize(height, width, 28, 128 * 28 * 28, 28 * 28 * 768)
+        grid = video_grid(checkpoint(), 9, width, height)
+        assert grid == (5, expected[0] // 14, expected[1] // 14), (height, width)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"fps": 1.0}, {"fps": 4}, {"max_frames": 12}, {"min_frames": 10}, {"num_frames": 8}],
+    ids=lambda settings: str(settings or "defaults"),
+)
+def test_frames_are_those_that_transformers_samples(module, settings):
+    """Up to its rounding: it computes in float32, which at the end may name one frame more than there is, and in
+    long videos the neighbour of the right one.
+    """
+    from transformers.video_utils import VideoMetadata
+
+    rng = random.Random(3)
+    processor = module.Qwen2VLVideoProcessor(**settings)
+    wanted = {} if "num_frames" in settings else {"fps": settings.get("fps", 2.0)}
+    lengths = [(2, 30.0), (3, 8.0), (8, 8.0), (9, 8.0), (48, 24.0), (300, 29.97), (18000, 30.0), (36000, 60.0)]
+    lengths += [
+        (rng.randrange(8, 20_000), rng.choice([8.0, 12.5, 23.976, 25.0, 29.97, 30.0, 60.0])) for _ in range(300)
+    ]
+    for frames, fps in lengths:
+        if frames < settings.get("num_frames", 0):
+            continue  # transformers refuses these
+        theirs = processor.sample_frames(VideoMetadata(total_num_frames=frames, fps=fps), **wanted).tolist()
+        theirs = [index for index in theirs if index < frames]
+        ours = list(frame_indices(checkpoint(**settings), frames, fps))
+        assert len(ours) == len(theirs), (frames, fps)
+        apart = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+        assert apart <= (frames > 2000), (frames, fps)
+
+
+def test_frames_of_videos_shorter_than_a_patch_or_than_asked():
+    assert frame_indices(checkpoint(), 1, 30.0) == (0,)
+    assert frame_indices(checkpoint(), 2, 30.0) == (0, 1)
+    assert frame_indices(checkpoint(num_frames=8), 3, 30.0) == (0, 1, 2)
+    assert frame_indices(checkpoint(temporal_patch_size=4), 3, 30.0) == (0, 1, 2)
+
+
+def test_frames_never_exceed_what_there_is():
+    rng = random.Random(1)
+    for _ in range(3000):
+        frames, fps = rng.randrange(1, 40_000), rng.uniform(0.05, 240)
+        indices = frame_indices(checkpoint(), frames, fps)
+        assert 0 <= indices[0] <= indices[-1] < frames
+        assert list(indices) == sorted(set(indices))
+        assert len(indices) <= 768
+
+
+def test_an_extreme_shape_is_refused():
+    medium = Medium(kind="video", content_hash="", format="", width=900, height=4, frame_indices=(0, 1))
+    for asked in (VIDEO.tokens, VIDEO.metadata):
+        with pytest.raises(ValueError, match="200"):
+            asked(checkpoint(), medium)
+
+
+def test_settings_come_from_the_file_that_transformers_reads(tmp_path):
+    folder = copy_demo(tmp_path)
+    assert load_checkpoint(str(folder)).video["video_processor_type"] == "Qwen2VLVideoProcessor"
+    processors = json.loads((folder / "processor_config.json").read_text())
+    del processors["video_processor"]
+    (folder / "processor_config.json").write_text(json.dumps(processors))
+    assert "image_processor_type" in load_checkpoint(str(folder)).video, "of old checkpoints the picture's serve both"
+    (folder / "video_preprocessor_config.json").write_text('{"max_frames": 6}')
+    assert load_checkpoint(str(folder)).video == {"max_frames": 6}
+
+
+def test_which_models_take_videos():
+    assert VIDEO.placeholder(load_checkpoint(str(MODEL_DIR))) == 461
+    assert family_of(load_checkpoint(str(MODEL_DIR))).modalities == ("image", "video")
+    newer = family_of(Checkpoint("x", {"model_type": "qwen2_5_vl"}))
+    assert newer is FAMILY_2_5
+    assert newer.modalities == ("image",)
