@@ -129,6 +129,7 @@ def test_malformed_handles_harm_nothing(backend):
             await empty(receiver)
             with pytest.raises(TriptychError):
                 await receiver.fetch([handle, handle])
+            owner.leases.collect()  # a change in what is not looked at again leaves a handle good
             if owner.stats().leases:
                 (buffer,) = await receiver.fetch([handle])
                 assert buffer.data == content

@@ -112,11 +112,14 @@ class Other:
         self.process.stdout.close()
 
 
-@pytest.fixture(params=["shm", "nixl"])
-def backend(request):
-    if request.param == "nixl" and find_spec("nixl") is None:
+@pytest.fixture(params=["shm", "nixl", "nixl-far"])
+def backend(request, monkeypatch):
+    """``nixl-far``: this process takes no look at tables on its own machine."""
+    if request.param != "shm" and find_spec("nixl") is None:
         pytest.skip("NIXL is not installed")
-    return request.param
+    if request.param == "nixl-far":
+        monkeypatch.setattr("triptych.transfer.nixl.map_table", lambda *where: None)
+    return request.param.removesuffix("-far")
 
 
 @asynccontextmanager

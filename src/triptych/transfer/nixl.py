@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 from bisect import bisect_left, bisect_right
@@ -22,11 +23,12 @@ from triptych.transfer.core import CHUNK_BYTES, BaseTransfer, Move
 from triptych.transfer.extents import FreeExtents
 from triptych.transfer.leases import Lease
 from triptych.transfer.memory import AnonymousMemory
+from triptych.transfer.near_table import OwnTable, map_table
 from triptych.transfer.nixl_agent import NixlAgent, NixlError
 from triptych.transfer.nixl_flight import Flight, Lingering
 from triptych.transfer.nixl_remotes import Remote, Remotes
 from triptych.transfer.spans import Piece, Span, batched, covers, cut
-from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
+from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, SLOTS, TABLE_BYTES, Entry, LeaseTable
 
 BATCH_PIECES = 128
 """Most pieces of one NIXL transfer."""
@@ -48,13 +50,23 @@ class _Slab(msgspec.Struct, array_like=True, frozen=True):
 class _Location(msgspec.Struct, array_like=True, frozen=True):
     address: _Address
     """Of the tensor, in the owner's process."""
-    entry: _Address
-    """Of the lease's entry in its lease table."""
+    table: _Address
+    """Of the owner's lease table."""
+    slot: Annotated[int, Meta(ge=0, lt=SLOTS)]
+    """Of the lease in it."""
+    pid: _Address
+    fd: _Address
+    """Where processes of the owner's machine find the table: see ``near_table``."""
     token: _Address
     agent: bytes
     """NIXL's metadata of the table, with how to connect."""
     slabs: list[_Slab]
     """Those that the tensor lies in, in order."""
+
+    @property
+    def entry(self) -> int:
+        """Address of the lease's entry."""
+        return self.table + self.slot * ENTRY_BYTES
 
 
 _LOCATION = msgspec.msgpack.Decoder(_Location)
@@ -64,7 +76,8 @@ class NixlTransfer(BaseTransfer):
     """Its slabs are registered once. The owner's process takes no part in a fetch once it is connected.
 
     A receiver reads the bytes, then the lease's entry (see ``table``), which tells whether they were still those
-    that were exported, and last writes into the entry that it is done.
+    that were exported, and last writes into the entry that it is done. On the owner's machine it has the table mapped;
+    elsewhere it reads and writes the entry by NIXL too.
     """
 
     backend = "nixl"
@@ -76,19 +89,19 @@ class NixlTransfer(BaseTransfer):
         self._slabs: list[_Slab] = []
         self._slab_ends: list[int] = []
         self._lingering = Lingering(config.transfer_timeout_s)
+        self._pid = os.getpid()
 
     async def start(self) -> None:
         agent = self._agent = await asyncio.to_thread(NixlAgent, self.id, self._config.transfer_devices)
         self._remotes = Remotes(agent)
         self._memory = AnonymousMemory(self.capacity_bytes)
-        self._table = AnonymousMemory(TABLE_BYTES)
+        self._table = OwnTable(self.id)
         self._table_metadata = self._register(Span(self._table.address, TABLE_BYTES), connection=True)
         self._scratch = AnonymousMemory(SCRATCH_ENTRIES * ENTRY_BYTES)
         self._scratch_free = FreeExtents()
         self._scratch_free.give(0, SCRATCH_ENTRIES * ENTRY_BYTES)
         self._register(Span(self._scratch.address, SCRATCH_ENTRIES * ENTRY_BYTES))
-        table = LeaseTable(self._table.view)
-        self._begin(self._memory, table, base=self._memory.address, on_backed=self._backed)
+        self._begin(self._memory, self._table.table, base=self._memory.address, on_backed=self._backed)
 
     async def close(self) -> None:
         """Transfers under way are aborted before the memory that they write to can go."""
@@ -97,6 +110,7 @@ class NixlTransfer(BaseTransfer):
         if agent is None:
             return
         self._lingering.close()
+        self._table.close()
         for registered in self._registered:
             with suppress(NixlError):
                 agent.deregister(registered)
@@ -127,8 +141,11 @@ class NixlTransfer(BaseTransfer):
     def _locate(self, lease: Lease) -> bytes:
         address = self._memory.address + lease.buffer.block.start
         slabs = self._slabs_of(address, lease.buffer.size_bytes)
-        entry = self._table.address + lease.slot * ENTRY_BYTES
-        return msgspec.msgpack.encode(_Location(address, entry, lease.token, self._table_metadata, slabs))
+        own = self._table
+        location = _Location(
+            address, own.address, lease.slot, self._pid, own.fd, lease.token, self._table_metadata, slabs
+        )
+        return msgspec.msgpack.encode(location)
 
     def _slabs_of(self, address: int, size: int) -> list[_Slab]:
         """Those that the range lies in, in order; none of an empty range."""
@@ -142,33 +159,50 @@ class NixlTransfer(BaseTransfer):
     async def _move(self, owner: str, moves: Sequence[Move]) -> None:
         locations = [_checked(move) for move in moves]
         remote = self._remotes.enter(owner)
+        table = _near(remote, locations[0])
         try:
-            scratch = self._take_scratch(len(moves))
-            entries = await self._read(remote, moves, locations, scratch)
+            scratch = self._take_scratch(len(moves)) if table is None else None
+            entries = await self._read(remote, moves, locations, table, scratch)
         except BaseException:
             self._remotes.leave(remote)
             raise
+        if table is not None or scratch is None:
+            self._remotes.leave(remote)
+            return
         # Later: the bytes are here, and whoever waits for them need not wait for the owner to hear of it.
         asyncio.get_running_loop().call_soon(self._tell, remote, entries, scratch)
 
     async def _read(
-        self, remote: Remote, moves: Sequence[Move], locations: Sequence[_Location], scratch: Span
+        self,
+        remote: Remote,
+        moves: Sequence[Move],
+        locations: Sequence[_Location],
+        table: LeaseTable | None,
+        scratch: Span | None,
     ) -> list[Piece]:
-        """Read the bytes, then the entries of their leases into ``scratch``, which a failure gives back.
+        """Read the bytes and then look at their leases' entries: in ``table``, and mark them done, or in ``scratch``.
 
-        Returns what was read last.
+        A failure gives ``scratch`` back. Returns what was read into it.
         """
         limit_s = self._config.transfer_timeout_s
         flight = Flight(self.agent, remote.name, asyncio.get_running_loop().time() + limit_s)
         try:
             await self._remotes.load(remote, _metadata(locations), limit_s)
             await flight.read(self._plan(moves, locations))
+            if table is not None:
+                _check_leases([table.entry(location.slot) for location in locations], moves, locations)
+                for location in locations:
+                    table.mark_done(location.slot, location.token)
+                return []
+            assert scratch is not None
             entries = _entries(locations, self._scratch, scratch)
             await flight.read(batched(entries, CHUNK_BYTES, BATCH_PIECES))
-            self._check_leases(moves, locations, scratch)
+            words = self._scratch.view[scratch.address : scratch.address + scratch.size]
+            _check_leases(Entry.read_all(words), moves, locations)
             return entries
         except BaseException as error:
-            self._let_go(flight, [self._giver(scratch), *(move.buffer.share().close for move in moves)])
+            give_back = [move.buffer.share().close for move in moves]
+            self._let_go(flight, give_back if scratch is None else [*give_back, self._giver(scratch)])
             if isinstance(error, NixlError):
                 remote.failed = not error.refused or remote.users == 1
                 raise lost(f"its owner is gone or out of reach ({error})") from None
@@ -188,6 +222,10 @@ class NixlTransfer(BaseTransfer):
         location = decoded(_LOCATION, handle.location)
         _check_lease(location)
         remote = self._remotes.enter(handle.owner)
+        if (table := _near(remote, location)) is not None:
+            table.mark_done(location.slot, location.token)
+            self._remotes.leave(remote)
+            return
         try:
             await self._remotes.load(remote, [location.agent], self._config.transfer_timeout_s)
             scratch = self._take_scratch(1)
@@ -233,13 +271,6 @@ class NixlTransfer(BaseTransfer):
             found += cut(whole, self._slab_ends, remote_ends, CHUNK_BYTES)
         return batched(found, CHUNK_BYTES, BATCH_PIECES)
 
-    def _check_leases(self, moves: Sequence[Move], locations: Sequence[_Location], scratch: Span) -> None:
-        """The bytes are here: were the leases still open? Raises Unavailable when not."""
-        words = self._scratch.view[scratch.address : scratch.address + scratch.size]
-        for entry, move, location in zip(Entry.read_all(words), moves, locations, strict=True):
-            if not entry.allows(location.token, location.address, move.buffer.size_bytes):
-                raise lost(LEASE_ENDED)
-
     def _tick(self) -> bool:
         self._lingering.sweep(asyncio.get_running_loop().time())
         return len(self._lingering) > 0
@@ -258,8 +289,23 @@ def _checked(move: Move) -> _Location:
 
 def _check_lease(location: _Location) -> None:
     """Raises BadRequest."""
-    if location.token >= _LIMIT or location.entry % 8 or location.entry + ENTRY_BYTES > _LIMIT:
+    if location.token >= _LIMIT or location.table % 8 or location.table + TABLE_BYTES > _LIMIT:
         raise malformed("it has no lease")
+
+
+def _check_leases(entries: Sequence[Entry], moves: Sequence[Move], locations: Sequence[_Location]) -> None:
+    """The bytes are here: were the leases still open? Raises Unavailable when not."""
+    for entry, move, location in zip(entries, moves, locations, strict=True):
+        if not entry.allows(location.token, location.address, move.buffer.size_bytes):
+            raise lost(LEASE_ENDED)
+
+
+def _near(remote: Remote, location: _Location) -> LeaseTable | None:
+    """The lease table of ``remote``, if that is on this machine."""
+    if not remote.sought:
+        remote.sought = True
+        remote.table = map_table(remote.name, location.pid, location.fd)
+    return remote.table
 
 
 def _metadata(locations: Sequence[_Location]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from triptych.transfer.checks import lost, malformed
 from triptych.transfer.nixl_agent import NixlAgent, NixlError
+from triptych.transfer.table import LeaseTable
 
 MAX_REMOTES = 64
 """Most agents known; the one used longest ago is forgotten, unless a fetch uses it."""
@@ -24,6 +25,10 @@ class Remote:
         self.loaded: set[bytes] = set()
         self.loading = asyncio.Lock()
         self.users = 0
+        self.table: LeaseTable | None = None
+        """Its lease table, where it is on this machine."""
+        self.sought = False
+        """Whether that was looked for."""
         self.failed = False
         """It does not answer: nobody may begin to use it, and when nobody does any more, it is forgotten."""
 
