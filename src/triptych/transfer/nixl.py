@@ -7,18 +7,17 @@ import os
 import secrets
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.tensor import TensorHandle
-from triptych.transfer.checks import LEASE_ENDED, decoded, lost, malformed
+from triptych.transfer.checks import LEASE_ENDED, lost
 from triptych.transfer.core import CHUNK_BYTES, BaseTransfer, Move
 from triptych.transfer.extents import FreeExtents
 from triptych.transfer.leases import Lease
@@ -26,50 +25,15 @@ from triptych.transfer.memory import AnonymousMemory
 from triptych.transfer.near_table import OwnTable, map_table
 from triptych.transfer.nixl_agent import NixlAgent, NixlError
 from triptych.transfer.nixl_flight import Flight, Lingering
+from triptych.transfer.nixl_location import Location, Slab, checked, metadata_of, read
 from triptych.transfer.nixl_remotes import Remote, Remotes
-from triptych.transfer.spans import Piece, Span, batched, covers, cut
-from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, SLOTS, TABLE_BYTES, Entry, LeaseTable
+from triptych.transfer.spans import Piece, Span, batched, cut
+from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
 
 BATCH_PIECES = 128
 """Most pieces of one NIXL transfer."""
 SCRATCH_ENTRIES = 8192
 """Most tensors whose lease entries fetches under way read at a time."""
-_LIMIT = 1 << 64
-
-_Address = Annotated[int, Meta(ge=0)]
-
-
-class _Slab(msgspec.Struct, array_like=True, frozen=True):
-    """One registration of the owner, and NIXL's metadata of it."""
-
-    address: _Address
-    size: Annotated[int, Meta(gt=0)]
-    metadata: bytes
-
-
-class _Location(msgspec.Struct, array_like=True, frozen=True):
-    address: _Address
-    """Of the tensor, in the owner's process."""
-    table: _Address
-    """Of the owner's lease table."""
-    slot: Annotated[int, Meta(ge=0, lt=SLOTS)]
-    """Of the lease in it."""
-    pid: _Address
-    fd: _Address
-    """Where processes of the owner's machine find the table: see ``near_table``."""
-    token: _Address
-    agent: bytes
-    """NIXL's metadata of the table, with how to connect."""
-    slabs: list[_Slab]
-    """Those that the tensor lies in, in order."""
-
-    @property
-    def entry(self) -> int:
-        """Address of the lease's entry."""
-        return self.table + self.slot * ENTRY_BYTES
-
-
-_LOCATION = msgspec.msgpack.Decoder(_Location)
 
 
 class NixlTransfer(BaseTransfer):
@@ -86,7 +50,7 @@ class NixlTransfer(BaseTransfer):
         super().__init__(config, f"nixl-{secrets.token_hex(12)}")
         self._agent: NixlAgent | None = None
         self._registered: list[Any] = []
-        self._slabs: list[_Slab] = []
+        self._slabs: list[Slab] = []
         self._slab_ends: list[int] = []
         self._lingering = Lingering(config.transfer_timeout_s)
         self._pid = os.getpid()
@@ -126,7 +90,7 @@ class NixlTransfer(BaseTransfer):
         """The arena took a slab. Raises OSError."""
         span = Span(self._memory.address + start, stop - start)
         try:
-            self._slabs.append(_Slab(*span, self._register(span)))
+            self._slabs.append(Slab(*span, self._register(span)))
         except NixlError as error:
             raise OSError(f"NIXL cannot register it ({error})") from None
         self._slab_ends.append(span.address + span.size)
@@ -142,22 +106,22 @@ class NixlTransfer(BaseTransfer):
         address = self._memory.address + lease.buffer.block.start
         slabs = self._slabs_of(address, lease.buffer.size_bytes)
         own = self._table
-        location = _Location(
+        location = Location(
             address, own.address, lease.slot, self._pid, own.fd, lease.token, self._table_metadata, slabs
         )
         return msgspec.msgpack.encode(location)
 
-    def _slabs_of(self, address: int, size: int) -> list[_Slab]:
+    def _slabs_of(self, address: int, size: int) -> list[Slab]:
         """Those that the range lies in, in order; none of an empty range."""
         first = bisect_right(self._slab_ends, address)
         last = bisect_left(self._slab_ends, address + size)
         return self._slabs[first : last + 1] if size else []
 
     def _token(self, handle: TensorHandle) -> int:
-        return decoded(_LOCATION, handle.location).token
+        return read(handle.location).token
 
     async def _move(self, owner: str, moves: Sequence[Move]) -> None:
-        locations = [_checked(move) for move in moves]
+        locations = [checked(move.handle.location, move.buffer.size_bytes) for move in moves]
         remote = self._remotes.enter(owner)
         table = _near(remote, locations[0])
         try:
@@ -176,7 +140,7 @@ class NixlTransfer(BaseTransfer):
         self,
         remote: Remote,
         moves: Sequence[Move],
-        locations: Sequence[_Location],
+        locations: Sequence[Location],
         table: LeaseTable | None,
         scratch: Span | None,
     ) -> list[Piece]:
@@ -187,7 +151,7 @@ class NixlTransfer(BaseTransfer):
         limit_s = self._config.transfer_timeout_s
         flight = Flight(self.agent, remote.name, asyncio.get_running_loop().time() + limit_s)
         try:
-            await self._remotes.load(remote, _metadata(locations), limit_s)
+            await self._remotes.load(remote, metadata_of(locations), limit_s)
             await flight.read(self._plan(moves, locations))
             if table is not None:
                 _check_leases([table.entry(location.slot) for location in locations], moves, locations)
@@ -219,8 +183,7 @@ class NixlTransfer(BaseTransfer):
         self._remotes.leave(remote)
 
     async def _wave_off(self, handle: TensorHandle) -> None:
-        location = decoded(_LOCATION, handle.location)
-        _check_lease(location)
+        location = read(handle.location)
         remote = self._remotes.enter(handle.owner)
         if (table := _near(remote, location)) is not None:
             table.mark_done(location.slot, location.token)
@@ -262,7 +225,7 @@ class NixlTransfer(BaseTransfer):
         self._lingering.keep(flight, give_back, asyncio.get_running_loop().time())
         self._stir.set()
 
-    def _plan(self, moves: Sequence[Move], locations: Sequence[_Location]) -> list[list[Piece]]:
+    def _plan(self, moves: Sequence[Move], locations: Sequence[Location]) -> list[list[Piece]]:
         """What to read for all, in batches of a bounded size."""
         found: list[Piece] = []
         for move, location in zip(moves, locations, strict=True):
@@ -276,31 +239,14 @@ class NixlTransfer(BaseTransfer):
         return len(self._lingering) > 0
 
 
-def _checked(move: Move) -> _Location:
-    """Raises BadRequest for a location that is not one of a tensor of this size."""
-    location = decoded(_LOCATION, move.handle.location)
-    _check_lease(location)
-    address, size = location.address, move.buffer.size_bytes
-    slabs = [Span(slab.address, slab.size) for slab in location.slabs]
-    if address + size > _LIMIT or not covers(slabs, Span(address, size)):
-        raise malformed("it lies outside the owner's memory")
-    return location
-
-
-def _check_lease(location: _Location) -> None:
-    """Raises BadRequest."""
-    if location.token >= _LIMIT or location.table % 8 or location.table + TABLE_BYTES > _LIMIT:
-        raise malformed("it has no lease")
-
-
-def _check_leases(entries: Sequence[Entry], moves: Sequence[Move], locations: Sequence[_Location]) -> None:
+def _check_leases(entries: Sequence[Entry], moves: Sequence[Move], locations: Sequence[Location]) -> None:
     """The bytes are here: were the leases still open? Raises Unavailable when not."""
     for entry, move, location in zip(entries, moves, locations, strict=True):
         if not entry.allows(location.token, location.address, move.buffer.size_bytes):
             raise lost(LEASE_ENDED)
 
 
-def _near(remote: Remote, location: _Location) -> LeaseTable | None:
+def _near(remote: Remote, location: Location) -> LeaseTable | None:
     """The lease table of ``remote``, if that is on this machine."""
     if not remote.sought:
         remote.sought = True
@@ -308,14 +254,7 @@ def _near(remote: Remote, location: _Location) -> LeaseTable | None:
     return remote.table
 
 
-def _metadata(locations: Sequence[_Location]) -> Iterator[bytes]:
-    for location in locations:
-        yield location.agent
-        for slab in location.slabs:
-            yield slab.metadata
-
-
-def _entries(locations: Sequence[_Location], memory: AnonymousMemory, scratch: Span) -> list[Piece]:
+def _entries(locations: Sequence[Location], memory: AnonymousMemory, scratch: Span) -> list[Piece]:
     """The lease entries of ``locations``, each with its place in ``scratch`` of ``memory``."""
     base = memory.address + scratch.address
     return [Piece(base + place * ENTRY_BYTES, location.entry, ENTRY_BYTES) for place, location in enumerate(locations)]
