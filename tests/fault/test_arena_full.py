@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from support.checkpoints import cells, image_part, picture_url
 from support.deployment import deployment
 from support.loops import run, until, until_async
+from support.transfers import HeldBack
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.spans import Span
 from triptych.engines.mock_tensors import EMBEDDING_WIDTH
@@ -16,18 +17,6 @@ EMBEDDING_BYTES = cells(SIDE, SIDE) * EMBEDDING_WIDTH * 4
 ARENA_BYTES = 4096
 FILLING = ["red", "green", "blue", "teal", "gold", "plum", "navy", "pink"]
 QUEUE = 2
-
-
-class HeldBack(InprocTransfer):
-    """Fetches nothing before ``go`` is set."""
-
-    def __init__(self):
-        super().__init__(TransferConfig())
-        self.go = asyncio.Event()
-
-    async def fetch(self, handles):
-        await self.go.wait()
-        return await super().fetch(handles)
 
 
 @asynccontextmanager

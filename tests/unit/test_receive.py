@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from support.loops import run, until
+from support.transfers import HeldBack
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import EmbeddingSpec
@@ -14,18 +15,6 @@ from triptych.stages.receive import Receiver
 from triptych.transfer.inproc import InprocTransfer
 
 WIDTH = 8
-
-
-class HeldBack(InprocTransfer):
-    """Fetches nothing before ``go`` is set."""
-
-    def __init__(self):
-        super().__init__(TransferConfig())
-        self.go = asyncio.Event()
-
-    async def fetch(self, handles):
-        await self.go.wait()
-        return await super().fetch(handles)
 
 
 def medium(name, handle=None):

@@ -66,7 +66,7 @@ def inspect_image(data: bytes, limits: MediaLimits, item: str) -> ImageInfo:
         width, height, orientation = read_header(format, data)
     except HeaderError:
         raise damaged(item) from None
-    _check_size(width, height, limits, item)
+    check_size(width, height, limits, item)
     if orientation >= 5:
         width, height = height, width
     return ImageInfo(format, width, height, orientation)
@@ -90,17 +90,20 @@ def type_of(data: bytes) -> str | None:
     return next((name for magic, name in (*_SUPPORTED, *_UNSUPPORTED) if magic.match(head)), None)
 
 
-def _check_size(width: int, height: int, limits: MediaLimits, item: str) -> None:
+def check_size(
+    width: int, height: int, limits: MediaLimits, item: str, *, whole: str = "the picture", frame: str = "the picture"
+) -> None:
+    """Of a picture, or of each ``frame`` of a ``whole``. Raises PayloadTooLarge or BadRequest."""
     pixels = width * height
     if pixels > limits.media_max_pixels:
         reason = (
-            f"the picture has {pixels:,} pixels ({width} x {height}); "
+            f"{frame} has {pixels:,} pixels ({width} x {height}); "
             f"the limit is {limits.media_max_pixels:,} (--media-max-pixels)"
         )
         raise problem(PayloadTooLarge, item, TOO_LARGE, reason)
     if min(width, height) < limits.media_min_side_px:
         reason = (
-            f"the picture is {width} x {height} pixels; "
+            f"{whole} is {width} x {height} pixels; "
             f"each side must have at least {limits.media_min_side_px} (--media-min-side-px)"
         )
         raise problem(BadRequest, item, TOO_SMALL, reason)

@@ -18,9 +18,9 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.byte_limit import byte_limit
-from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem
+from triptych.media.errors import DAMAGED, TOO_LARGE, UNSUPPORTED, damaged, problem
 from triptych.media.iso_rotation import rotation_of
-from triptych.media.sniff import type_of
+from triptych.media.sniff import check_size, type_of
 
 SUPPORTED_VIDEOS = ("MP4", "QuickTime", "WebM", "Matroska", "AVI")
 CODECS = {
@@ -241,18 +241,7 @@ def _check_size(width: int, height: int, limits: MediaLimits, item: str) -> None
     if width < 1 or height < 1:  # FFmpeg takes no size over the limit from a frame's own header
         reason = "no frame of the video can be read: they are damaged, or of more pixels than --media-max-pixels"
         raise problem(BadRequest, item, DAMAGED, reason)
-    if width * height > limits.media_max_pixels:
-        reason = (
-            f"a frame of the video has {width * height:,} pixels ({width} x {height}); "
-            f"the limit is {limits.media_max_pixels:,} (--media-max-pixels)"
-        )
-        raise problem(PayloadTooLarge, item, TOO_LARGE, reason)
-    if min(width, height) < limits.media_min_side_px:
-        reason = (
-            f"the video is {width} x {height} pixels; "
-            f"each side must have at least {limits.media_min_side_px} (--media-min-side-px)"
-        )
-        raise problem(BadRequest, item, TOO_SMALL, reason)
+    check_size(width, height, limits, item, whole="the video", frame="a frame of the video")
 
 
 def _check_work(frames: int, pixels: int, limits: MediaLimits, item: str) -> None:

@@ -130,7 +130,7 @@ class NixlTransfer(BaseTransfer):
         except BaseException:
             self._remotes.leave(remote)
             raise
-        if table is not None or scratch is None:
+        if scratch is None:
             self._remotes.leave(remote)
             return
         # Later: the bytes are here, and whoever waits for them need not wait for the owner to hear of it.
