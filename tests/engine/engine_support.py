@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 from PIL import Image
 
 from support.reference import picture
+from support.sse import parse
 
 
 def parts(contents: list[Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Image.Image]]:
@@ -61,6 +63,21 @@ class Served:
         self.process.wait(timeout=30)
         self.process.stdout.close()
         raise AssertionError("the deployment did not start:\n" + "\n".join(self.lines))
+
+    def ask(self, content: list[dict[str, Any]], max_tokens: int, *, stream: bool = False) -> tuple[str, list[str]]:
+        """Greedy text of one message to the model ``tiny``, and the plan's calls where the frontend tells them."""
+        body = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": stream,
+        }
+        with httpx.Client(trust_env=False, timeout=120) as client:
+            answer = client.post(f"{self.url}/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        text = parse(answer.content).text() if stream else answer.json()["choices"][0]["message"]["content"]
+        return text, [step.split("@")[0] for step in answer.headers.get("x-triptych-plan", "").split()]
 
     def stop(self) -> int:
         self.process.terminate()

@@ -18,7 +18,6 @@ import soxr
 from engine_support import Served
 
 from support.reference import AudioReference, make_checkpoint
-from support.sse import parse
 
 TOKENS = 24
 ROUNDS = 2
@@ -140,17 +139,7 @@ def deployed(
 
 def ask(served: Served, name: str, *, stream: bool = False) -> str:
     content = [{"type": "text", "text": one} if isinstance(one, str) else one.part() for one in CASES[name]]
-    body = {
-        "model": "tiny",
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": TOKENS,
-        "temperature": 0,
-        "stream": stream,
-    }
-    with httpx.Client(trust_env=False, timeout=120) as client:
-        answer = client.post(f"{served.url}/chat/completions", json=body)
-    assert answer.status_code == 200, answer.text
-    return parse(answer.content).text() if stream else answer.json()["choices"][0]["message"]["content"]
+    return served.ask(content, TOKENS, stream=stream)[0]
 
 
 def test_answers_are_those_of_transformers(deployed: Served, expected: dict[str, str]) -> None:

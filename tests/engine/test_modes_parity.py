@@ -20,7 +20,6 @@ import pytest
 from engine_support import Served, parts
 
 from support.reference import FAMILIES, Reference, make_checkpoint
-from support.sse import parse
 
 MODES = {"EPD": ["epd"], "EP/D": ["ep", "d"], "E/PD": ["e", "pd"], "E/P/D": ["e", "p", "d"]}
 # Mode and encoder: vLLM's inside of the worker that prefills, our own, or vLLM's behind its EC connector.
@@ -84,18 +83,7 @@ class Deployment:
         self.at_once = self.ask_at_once(AT_ONCE)
 
     def ask(self, asked: str, contents: Contents, *, stream: bool = False) -> Answer:
-        body = {
-            "model": "tiny",
-            "messages": [{"role": "user", "content": parts(contents)[0]}],
-            "max_tokens": TOKENS,
-            "temperature": 0,
-            "stream": stream,
-        }
-        with httpx.Client(trust_env=False, timeout=120) as client:
-            answer = client.post(f"{self.served.url}/chat/completions", json=body)
-        assert answer.status_code == 200, answer.text
-        text = parse(answer.content).text() if stream else answer.json()["choices"][0]["message"]["content"]
-        return Answer(asked, text, [step.split("@")[0] for step in answer.headers["x-triptych-plan"].split()])
+        return Answer(asked, *self.served.ask(parts(contents)[0], TOKENS, stream=stream))
 
     def ask_at_once(self, cases: dict[str, Contents], rounds: int = 1) -> list[Answer]:
         """Each case in each round both whole and streamed, ``CLIENTS`` requests at a time."""

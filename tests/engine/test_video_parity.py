@@ -10,13 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import openai
 import pytest
 from engine_support import Served, data_url
 
 from support.reference import VideoReference, picture
-from support.sse import parse
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 np = pytest.importorskip("numpy")
@@ -132,36 +130,26 @@ def deployed(
     running.stop()
 
 
-def ask(url: str, contents: list[Any], *, stream: bool = False) -> tuple[str, str]:
+def ask(served: Served, contents: list[Any], *, stream: bool = False) -> tuple[str, str]:
     """(text, calls of the plan)"""
-    body = {
-        "model": "tiny",
-        "messages": [{"role": "user", "content": api_parts(contents)}],
-        "max_tokens": TOKENS,
-        "temperature": 0,
-        "stream": stream,
-    }
-    with httpx.Client(trust_env=False, timeout=120) as client:
-        answer = client.post(f"{url}/chat/completions", json=body)
-    assert answer.status_code == 200, answer.text
-    text = parse(answer.content).text() if stream else answer.json()["choices"][0]["message"]["content"]
-    return text, " ".join(step.split("@")[0] for step in answer.headers["x-triptych-plan"].split())
+    text, calls = served.ask(api_parts(contents), TOKENS, stream=stream)
+    return text, " ".join(calls)
 
 
 def test_answers_equal_transformers_cold_and_warm(deployed: tuple[str, Served], answers: dict[str, str]) -> None:
     mode, served = deployed
-    cold = {name: ask(served.url, contents) for name, contents in CASES.items()}
+    cold = {name: ask(served, contents) for name, contents in CASES.items()}
     assert {name: text for name, (text, _) in cold.items()} == answers
     assert cold["one"][1] == " ".join(MODES[mode][0])
     for stream in (False, True):
-        warm = {name: ask(served.url, contents, stream=stream)[0] for name, contents in CASES.items()}
+        warm = {name: ask(served, contents, stream=stream)[0] for name, contents in CASES.items()}
         assert warm == answers, f"streamed: {stream}"
 
 
 def test_answers_equal_transformers_all_at_once(deployed: tuple[str, Served], answers: dict[str, str]) -> None:
     work = [(name, stream) for name in CASES for stream in (False, True)] * 2
     with ThreadPoolExecutor(12) as threads:
-        said = list(threads.map(lambda one: ask(deployed[1].url, CASES[one[0]], stream=one[1])[0], work))
+        said = list(threads.map(lambda one: ask(deployed[1], CASES[one[0]], stream=one[1])[0], work))
     assert said == [answers[name] for name, _ in work]
 
 
@@ -177,4 +165,4 @@ def test_bad_videos_are_the_clients_errors_and_the_engine_goes_on(
             client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
         assert caught.value.status_code in (400, 415), caught.value.message
     client.close()
-    assert ask(deployed[1].url, CASES["one"])[0] == answers["one"]
+    assert ask(deployed[1], CASES["one"])[0] == answers["one"]
