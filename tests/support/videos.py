@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from io import BytesIO
 from typing import Any
@@ -22,6 +23,7 @@ def frame_pixels(index: int, width: int, height: int, seed: int = 0) -> np.ndarr
     return pixels
 
 
+@functools.cache
 def video(
     width: int = 64,
     height: int = 48,
@@ -32,7 +34,10 @@ def video(
     seed: int = 0,
     **options: str,
 ) -> bytes:
-    """A video file of ``frame_pixels``."""
+    """A video file of ``frame_pixels``: of one call's settings always the same file in a process.
+
+    Encoded anew, libx264 may give other bytes and other pixels (seen with one thread too), which an answer can tell.
+    """
     out = BytesIO()
     with av.open(out, "w", format=container) as file:
         stream: Any = file.add_stream(codec, rate=fps, options={"threads": "1", **options})
