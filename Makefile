@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-full test-fast lint check bench bench-peers clean
+.PHONY: help install serve test test-full test-fast evidence lint check bench bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: install ## run the tests
 
 test-full: install ## run every test, whole matrices included (about half an hour)
 	$(PY) -m pytest --full
+
+evidence: install ## run every test of a real engine, and write docs/support-matrix.md from what they show
+	$(PY) -m pytest --full -m engine --evidence docs/support-matrix.json
+	$(PY) scripts/support_matrix.py
 
 test-fast: install ## run the tests that need no real engine
 	$(PY) -m pytest -m "not engine"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from support.evidence import Evidence, proves
+
+__all__ = ["proves"]
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +20,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run also what is marked `full`: whole matrices")
+    parser.addoption("--evidence", type=Path, help="JSON file to keep what tests of real engines have shown in")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--evidence"):
+        config.pluginmanager.register(Evidence(path))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

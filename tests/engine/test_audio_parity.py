@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -16,7 +15,9 @@ import pytest
 import soundfile
 import soxr
 from engine_support import Served
+from ways import ways
 
+from support.evidence import Proves
 from support.reference import AudioReference, make_checkpoint
 
 TOKENS = 24
@@ -88,15 +89,6 @@ CASES: dict[str, list[Any]] = {
 }
 
 
-WAYS = [
-    pytest.param((["epd"], "vllm"), id="EPD"),
-    pytest.param((["e", "pd"], "own"), id="E/PD own"),
-    pytest.param((["e", "pd"], "ec"), id="E/PD ec", marks=pytest.mark.full),
-    pytest.param((["ep", "d"], "vllm"), id="EP/D", marks=pytest.mark.full),
-    pytest.param((["e", "p", "d"], "own"), id="E/P/D own", marks=pytest.mark.full),
-]
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("tiny") / "hearing", "qwen2_audio")
@@ -115,26 +107,18 @@ def expected(checkpoint: Path) -> dict[str, str]:
     return answers
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=ways(["EPD inside", "E/PD own"]))
 def deployed(
     request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """No worker stands in for another: sounds are encoded where the mode puts it."""
-    spans, encoder = request.param
-    folder = tmp_path_factory.mktemp("deployment")
-    (folder / "store").mkdir()
-    shared = ["--ec-storage-path", str(folder / "store")] if encoder == "ec" else []
-    workers: list[dict[str, Any]] = []
-    for span in spans:
-        args = ["--dtype", "float32", "--max-model-len", "2048", *(shared if span != "d" else [])]
-        engine = {"engine": "encoder"} if (span, encoder) == ("e", "own") else {"engine": "vllm", "args": args}
-        workers.append({"name": span, "span": span, "stand-in": False, **engine})
-    frontend = {"enable-multimodal": True}
-    graph = {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
-    (folder / "graph.yaml").write_text(json.dumps(graph))
-    running = Served(folder / "graph.yaml", checkpoint)
+    running = request.param.deploy(checkpoint, tmp_path_factory.mktemp("deployment"))
     yield running
     running.stop()
+
+
+@pytest.fixture
+def proven(request: pytest.FixtureRequest, deployed: Served, proves: Proves) -> None:
+    proves(family="qwen2_audio", modality="audio", **request.node.callspec.params["deployed"]._asdict())
 
 
 def ask(served: Served, name: str, *, stream: bool = False) -> str:
@@ -142,10 +126,12 @@ def ask(served: Served, name: str, *, stream: bool = False) -> str:
     return served.ask(content, TOKENS, stream=stream)[0]
 
 
+@pytest.mark.usefixtures("proven")
 def test_answers_are_those_of_transformers(deployed: Served, expected: dict[str, str]) -> None:
     assert {name: ask(deployed, name) for name in CASES} == expected
 
 
+@pytest.mark.usefixtures("proven")
 def test_answers_stay_the_same_at_once_and_streamed(deployed: Served, expected: dict[str, str]) -> None:
     """All sounds were heard before; none is taken for another, and none is missed."""
     asked = [(name, stream) for name in CASES for stream in (False, True)] * ROUNDS

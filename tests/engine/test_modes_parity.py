@@ -7,7 +7,6 @@ A few deployments that together touch every family, mode and encoder run by defa
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,24 +17,16 @@ from typing import Any
 import httpx
 import pytest
 from engine_support import Served, parts
+from ways import SPANS, WAYS, matrix
 
+from support.evidence import Proves
 from support.reference import FAMILIES, Reference, make_checkpoint
 
-MODES = {"EPD": ["epd"], "EP/D": ["ep", "d"], "E/PD": ["e", "pd"], "E/P/D": ["e", "p", "d"]}
-# Mode and encoder: vLLM's inside of the worker that prefills, our own, or vLLM's behind its EC connector.
-WAYS = ["EPD inside", "EP/D inside", "E/PD own", "E/PD ec", "E/P/D own", "E/P/D ec"]
 BY_DEFAULT = {
     "qwen2_vl": ["EP/D inside", "E/PD own"],
     "qwen2_5_vl": ["EPD inside", "E/PD ec", "E/P/D own"],
     "llava": ["E/PD own", "E/P/D ec"],
 }
-MATRIX = [
-    pytest.param((family, way), id=f"{family} {way}", marks=[] if way in BY_DEFAULT[family] else pytest.mark.full)
-    for family in FAMILIES
-    for way in WAYS
-]
-
-VLLM = ["--dtype", "float32", "--max-model-len", "2048"]
 TOKENS = 16
 ROUNDS = 2
 CLIENTS = 16
@@ -122,35 +113,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     return functools.cache(lambda family: Model(tmp_path_factory.mktemp("tiny") / family, family))
 
 
-def _graph(spans: list[str], encoder: str, store: Path) -> dict[str, Any]:
-    """No worker stands in for another: each stage is done where the mode puts it, or fails and says why."""
-    shared = ["--ec-storage-path", str(store)] if encoder == "ec" else []
-    workers: list[dict[str, Any]] = []
-    for span in spans:
-        args = [*VLLM, *(shared if span != "d" else [])]
-        engine = {"engine": "encoder"} if (span, encoder) == ("e", "own") else {"engine": "vllm", "args": args}
-        workers.append({"name": span, "span": span, "stand-in": False, **engine})
-    frontend = {"enable-multimodal": True, "plan-header": True}
-    return {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
-
-
-@pytest.fixture(scope="module", params=MATRIX)
+@pytest.fixture(scope="module", params=matrix(BY_DEFAULT))
 def deployed(
     request: pytest.FixtureRequest, models: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, Model]]:
     """Up, and asked everything for the first time."""
     family, way = request.param
-    mode, encoder = way.split()
-    model, folder = models(family), tmp_path_factory.mktemp("deployment")
-    (folder / "store").mkdir()
-    (folder / "graph.yaml").write_text(json.dumps(_graph(MODES[mode], encoder, folder / "store")))
-    running = Served(folder / "graph.yaml", model.folder)
+    model = models(family)
+    running = way.deploy(model.folder, tmp_path_factory.mktemp("deployment"))
     try:
-        yield Deployment(MODES[mode], running), model
+        yield Deployment(way.spans, running), model
     finally:
         running.stop()
 
 
+@pytest.fixture
+def proven(request: pytest.FixtureRequest, deployed: tuple[Deployment, Model], proves: Proves) -> None:
+    family, way = request.node.callspec.params["deployed"]
+    proves(family=family, modality="image", **way._asdict())
+
+
+@pytest.mark.usefixtures("proven")
 def test_cold_answers_are_those_of_transformers(deployed: tuple[Deployment, Model]) -> None:
     deployment, model = deployed
     assert {one.asked: one.text for one in deployment.in_turn} == model.in_turn
@@ -163,6 +146,7 @@ def test_the_plans_are_the_modes(deployed: tuple[Deployment, Model]) -> None:
         assert one.calls == (_without_e(deployment.spans) if one.asked == "text" else deployment.spans), one.asked
 
 
+@pytest.mark.usefixtures("proven")
 def test_warm_answers_are_the_same_and_encode_no_picture_again(deployed: tuple[Deployment, Model]) -> None:
     deployment, model = deployed
     for one in deployment.ask_at_once(IN_TURN, ROUNDS):
@@ -178,5 +162,5 @@ def _without_e(spans: list[str]) -> list[str]:
 def test_what_runs_by_default_touches_everything() -> None:
     chosen = {way for ways in BY_DEFAULT.values() for way in ways}
     assert set(BY_DEFAULT) == set(FAMILIES)
-    assert {way.split()[0] for way in chosen} == set(MODES)
-    assert {way.split()[1] for way in chosen} == {way.split()[1] for way in WAYS}
+    assert {way.split()[0] for way in chosen} == set(SPANS)
+    assert {way.split()[1] for way in chosen} == {way.encoder for way in WAYS}

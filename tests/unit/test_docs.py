@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-def test_the_configuration_page_is_up_to_date() -> None:
+@pytest.mark.parametrize("script", ["flags.py", "support_matrix.py"])
+def test_written_pages_are_up_to_date(script: str) -> None:
     check = subprocess.run(
-        [sys.executable, "scripts/flags.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, f"scripts/{script}", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert check.returncode == 0, check.stdout + check.stderr
 
