@@ -57,3 +57,9 @@ def set_default(name: str, value: str) -> None:
 def child_environment(extra: dict[str, str]) -> dict[str, str]:
     """This process's environment with ``extra`` laid over it, for a child."""
     return {**os.environ, **extra}
+
+
+def bare_environment() -> dict[str, str]:
+    """This process's environment without Triptych's own variables, secrets among them: for a child that reads what
+    others wrote."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRIPTYCH_")}

@@ -32,6 +32,12 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int, Meta(gt=0, description="Most pixels of a video, over all frames that the model sees.")
     ] = 500_000_000
     media_max_audio_s: Annotated[float, Meta(gt=0, description="Longest sound, in seconds.")] = 600.0
+    media_max_embedding_bytes: Annotated[
+        int, Meta(gt=0, description="Most bytes of one precomputed embedding as fetched (file size).")
+    ] = 64 * MIB
+    media_pt_timeout_s: Annotated[
+        float, Meta(gt=0, description="Time limit for reading a `.pt` file, in a process of its own that loads torch.")
+    ] = 60.0
     media_max_items: Annotated[int, Meta(gt=0, description="Most media in one request.")] = 16
     media_connect_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for connecting to a media host.")] = (
         5.0

@@ -36,6 +36,9 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
+    enable_mm_embeds: Annotated[
+        bool, Meta(description="Accept media as precomputed embeddings too; needs `--enable-multimodal`.")
+    ] = False
     allowed_local_media_path: Annotated[
         str | None,
         Meta(description="Folder whose files clients may name by `file:` URL; whatever lies in it they can have read."),

@@ -45,6 +45,15 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     guided: Guided | None = None
 
 
+class Precomputed(msgspec.Struct, frozen=True, array_like=True):
+    """What a medium that came as its embedding, computed by the client, holds in ``Medium.data``."""
+
+    shape: tuple[int, int]
+    """(tokens, width)."""
+    dtype: str
+    """``float32``, ``float16`` or ``bfloat16``; little-endian."""
+
+
 class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One fetched and checked medium: by its name, with what a worker lacks of it.
 
@@ -58,7 +67,7 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     format: str
     """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG``, ``MP4`` ..."""
     data: bytes = b""
-    """The medium in its own file format, not decoded yet."""
+    """The medium in its own file format, not decoded yet; of a ``precomputed`` one the embedding's values, in rows."""
     width: int = 0
     """Pixels, as the model will see it (EXIF or display rotation applied)."""
     height: int = 0
@@ -80,6 +89,9 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a video: frames in the file."""
     fps: float = 0.0
     """Of a video: frames a second, on average."""
+    precomputed: Precomputed | None = None
+    """The medium came as its embedding: there is nothing to decode or encode. ``metadata`` is then what came with it,
+    and sizes, lengths and frames are not known."""
 
 
 class KvHandle(msgspec.Struct, frozen=True, kw_only=True):

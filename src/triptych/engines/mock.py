@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from triptych.contracts.card import EmbeddingSpec, ModelCard
-from triptych.contracts.errors import KvLost, MediaMissing, TriptychError
+from triptych.contracts.errors import BadRequest, KvLost, MediaMissing, TriptychError
 from triptych.contracts.request import (
     FinishReason,
     GenerateRequest,
@@ -39,7 +39,9 @@ from triptych.engines.args import parse_engine_args
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
 from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
 from triptych.media.decoder import MediaDecoder
+from triptych.media.naming import embedding_name
 from triptych.models.base import Checkpoint
+from triptych.models.precomputed import checked
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.transfer.base import Buffer, Transfer
 
@@ -183,15 +185,30 @@ class MockEngine:
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
             tokens = buffer.shape[0] if buffer else self._tokens(medium, await self._decoded(medium))
-            if buffer and bytes(buffer.data) != embedding_of(medium.content_hash, tokens):
+            if buffer and not self._is_right(medium, buffer):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
             expanded += tokens - 1
         if self._args.prefill_ms:
             await asyncio.sleep(self._args.prefill_ms / 1000)
         return expanded
 
+    def _is_right(self, medium: Medium, buffer: Buffer) -> bool:
+        """Whether ``buffer`` holds what ``medium`` is about. Raises BadRequest for what the model refuses."""
+        form = medium.precomputed
+        if form is None:
+            return bytes(buffer.data) == embedding_of(medium.content_hash, buffer.shape[0])
+        if self._checkpoint is not None:
+            try:
+                checked(self._family.media[medium.kind], self._checkpoint, medium)
+            except ValueError as error:
+                raise BadRequest(str(error), param="media") from error
+        if form.dtype != buffer.dtype:
+            return tuple(buffer.shape) == form.shape
+        name = embedding_name(medium.kind, bytes(buffer.data), form.shape, form.dtype, medium.metadata)
+        return name == medium.content_hash
+
     async def _decoded(self, medium: Medium) -> Any:
-        if not medium.data and medium.content_hash not in self._decoder.cache:
+        if medium.precomputed is not None or (not medium.data and medium.content_hash not in self._decoder.cache):
             raise MediaMissing("a medium came without its bytes, and is not here")
         return await self._decoder.decode(medium)
 

@@ -18,12 +18,16 @@ from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
 from triptych.frontend.sampling import sampling_of, stop_strings
 from triptych.frontend.schema import (
+    AudioEmbedsPart,
     AudioPart,
     ChatMessage,
     ChatRequest,
     CompletionRequest,
+    EmbedsPart,
+    ImageEmbedsPart,
     ImagePart,
-    InputAudioPart,
+    MediaPart,
+    MediaUrl,
     Part,
     TextPart,
     VideoPart,
@@ -77,6 +81,14 @@ class Builder:
                 "with --enable-multimodal",
                 param=media[0].item,
                 code="multimodal_disabled",
+            )
+        embeds = next((one for one in media if one.precomputed), None)
+        if embeds is not None and not self.config.enable_mm_embeds:
+            raise BadRequest(
+                f"{embeds.item}: this server takes no precomputed embeddings; its operator can turn them on "
+                "with --enable-mm-embeds",
+                param=embeds.item,
+                code="mm_embeds_disabled",
             )
 
     def _template_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -187,12 +199,26 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    kind, field, url = _medium(part)
-    media.append(MediaReference(kind, url, f"{place}.{field}"))
+    precomputed = isinstance(part, EmbedsPart)
+    kind, field, url = _embeds(part) if isinstance(part, EmbedsPart) else _medium(part)
+    media.append(MediaReference(kind, url, f"{place}.{field}", precomputed=precomputed))
     return {"type": kind}
 
 
-def _medium(part: ImagePart | VideoPart | AudioPart | InputAudioPart) -> tuple[MediaKind, str, str]:
+def _embeds(part: EmbedsPart) -> tuple[MediaKind, str, str]:
+    """(kind, name of the field, URL) of a part that is a medium's embedding."""
+    if isinstance(part, ImageEmbedsPart):
+        return "image", "image_embeds", _url(part.image_embeds)
+    if isinstance(part, AudioEmbedsPart):
+        return "audio", "audio_embeds", _url(part.audio_embeds)
+    return "video", "video_embeds", _url(part.video_embeds)
+
+
+def _url(given: MediaUrl | str) -> str:
+    return given if isinstance(given, str) else given.url
+
+
+def _medium(part: MediaPart) -> tuple[MediaKind, str, str]:
     """(kind, name of the field, URL) of a media part."""
     if isinstance(part, ImagePart):
         return "image", "image_url", part.image_url if isinstance(part.image_url, str) else part.image_url.url

@@ -46,7 +46,21 @@ class InputAudioPart(msgspec.Struct, tag="input_audio"):
     input_audio: AudioData
 
 
-Part = TextPart | ImagePart | VideoPart | AudioPart | InputAudioPart
+class ImageEmbedsPart(msgspec.Struct, tag="image_embeds"):
+    image_embeds: MediaUrl | str
+
+
+class VideoEmbedsPart(msgspec.Struct, tag="video_embeds"):
+    video_embeds: MediaUrl | str
+
+
+class AudioEmbedsPart(msgspec.Struct, tag="audio_embeds"):
+    audio_embeds: MediaUrl | str
+
+
+EmbedsPart = ImageEmbedsPart | VideoEmbedsPart | AudioEmbedsPart
+MediaPart = ImagePart | VideoPart | AudioPart | InputAudioPart
+Part = TextPart | MediaPart | EmbedsPart
 
 
 class ChatMessage(msgspec.Struct):

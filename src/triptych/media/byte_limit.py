@@ -24,3 +24,8 @@ def byte_limit(kind: MediaKind, limits: MediaLimits) -> ByteLimit:
     if kind == "video":
         return ByteLimit(limits.media_max_video_bytes, "--media-max-video-bytes")
     return ByteLimit(limits.media_max_bytes)
+
+
+def embedding_limit(limits: MediaLimits) -> ByteLimit:
+    """Of a precomputed embedding of any kind."""
+    return ByteLimit(limits.media_max_embedding_bytes, "--media-max-embedding-bytes")

@@ -20,6 +20,7 @@ ADDRESS_REFUSED = "media_address_refused"
 BUSY = "media_busy"
 DOMAIN_REFUSED = "media_domain_refused"
 FILE_REFUSED = "media_file_refused"
+EMBEDDING_REFUSED = "media_embedding_refused"
 
 
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:

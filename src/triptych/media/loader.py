@@ -15,14 +15,16 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import MediaKind, Medium
-from triptych.media.byte_limit import byte_limit
+from triptych.media.byte_limit import byte_limit, embedding_limit
 from triptych.media.data_url import decode_data_url, is_data_url
 from triptych.media.domains import Domains
+from triptych.media.embedding import embedding_medium, is_pt
 from triptych.media.errors import TOO_MANY, problem
 from triptych.media.fetch import MediaFetcher
 from triptych.media.inspect import QUICK, Facts, inspect
 from triptych.media.local_file import LocalFiles, is_file_url
 from triptych.media.naming import content_hash
+from triptych.media.pt_reader import PtReader
 from triptych.media.remote import RemoteMedia
 
 T = TypeVar("T")
@@ -32,8 +34,12 @@ INLINE_DATA_URL_CHARS = 64 * 1024
 of an idle machine and more of a busy one."""
 INLINE_HASH_BYTES = 256 * 1024
 """Media up to this are hashed at once (0.13 ms)."""
+INLINE_EMBEDDING_BYTES = 32 * 1024
+"""Embeddings up to this are read at once (0.2 ms)."""
 THREADS = 2
 """Not asyncio's own pool: there, slow name look-ups of remote hosts could hold up every other request."""
+
+_Key = tuple[str, str, bool]
 
 
 class MediaReference(NamedTuple):
@@ -45,6 +51,8 @@ class MediaReference(NamedTuple):
     """Path of the request's field, such as ``messages[0].content[1].image_url``, for errors."""
     settings: tuple[tuple[str, int], ...] = ()
     """Fields of ``Medium`` that say how the model wants it decoded, with their values (``models.base``)."""
+    precomputed: bool = False
+    """It is the medium's embedding that the URL leads to."""
 
 
 class MediaLoader:
@@ -69,6 +77,7 @@ class MediaLoader:
         """
         self._limits = limits
         self._files = LocalFiles(local_path, limits)
+        self._pt = PtReader(limits)
         self._fetcher = MediaFetcher(limits, resolver, Domains(allowed_domains))
         self.remote = RemoteMedia(self._fetcher, cache_bytes)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-media")
@@ -93,19 +102,25 @@ class MediaLoader:
         Raises BadRequest, PayloadTooLarge and UnsupportedMedia with the codes in ``media.errors``;
         TooManyRequests where no fetch could start in time. Cancelling closes the connection.
         """
-        kind, url, item, settings = reference
-        limit = byte_limit(kind, self._limits)
+        kind, url, item, settings, precomputed = reference
+        limit = embedding_limit(self._limits) if precomputed else byte_limit(kind, self._limits)
         if is_data_url(url):
             inline = len(url) <= INLINE_DATA_URL_CHARS
             data = await self._run(inline, lambda: decode_data_url(url, limit, item))
         elif is_file_url(url):
             data = await self._files.read(url, item, limit)
+            if precomputed and is_pt(data):
+                data = await self._pt.as_safetensors(data, item)
         else:
-            return await self.remote.load(url, item, limit, (kind, settings), partial(self._medium, reference))
+            variant = (kind, settings, precomputed)
+            return await self.remote.load(url, item, limit, variant, partial(self._medium, reference))
         return await self._medium(reference, data, item)
 
     async def _medium(self, reference: MediaReference, data: bytes, item: str) -> Medium:
         """``data`` checked and named; errors are about ``item``."""
+        if reference.precomputed:
+            inline = len(data) <= INLINE_EMBEDDING_BYTES
+            return await self._run(inline, lambda: embedding_medium(reference.kind, data, item))
         kind, settings = reference.kind, reference.settings
         facts = await self._run(kind in QUICK, lambda: inspect(kind, data, self._limits, item))
         named = {field: str(value) for field, value in settings}
@@ -123,7 +138,7 @@ class MediaLoader:
         if len(references) > limit:
             reason = f"the request has {len(references)} media; the limit is {limit} (--media-max-items)"
             raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
-        flights: SingleFlight[tuple[str, str], Medium] = SingleFlight("media-load")
+        flights: SingleFlight[_Key, Medium] = SingleFlight("media-load")
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._load_shared(flights, one), name="media-item") for one in references]
@@ -131,10 +146,10 @@ class MediaLoader:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _load_shared(self, flights: SingleFlight[tuple[str, str], Medium], one: MediaReference) -> Medium:
+    async def _load_shared(self, flights: SingleFlight[_Key, Medium], one: MediaReference) -> Medium:
         if is_data_url(one.url):  # Nothing to save, and a long key.
             return await self.load_one(one)
-        return await flights.run((one.kind, one.url), lambda: self.load_one(one))
+        return await flights.run((one.kind, one.url, one.precomputed), lambda: self.load_one(one))
 
     async def _run(self, inline: bool, work: Callable[[], T]) -> T:
         if inline:

@@ -36,6 +36,22 @@ def sampled_name(name: str, frame_indices: tuple[int, ...]) -> str:
     return content_hash("video", bytes.fromhex(name), {"frames": ",".join(map(str, frame_indices))})
 
 
+def embedding_name(
+    kind: MediaKind,
+    values: bytes,
+    shape: tuple[int, int],
+    dtype: str,
+    metadata: Mapping[str, tuple[int, ...]],
+) -> str:
+    """The name of a precomputed embedding: of its values and what they mean, whatever file they came in.
+
+    No file of a medium has it: those are named without ``precomputed``.
+    """
+    described = {f"metadata.{name}": ",".join(map(str, numbers)) for name, numbers in metadata.items()}
+    form = f"{dtype} {shape[0]} x {shape[1]}"
+    return content_hash(kind, values, {**described, "precomputed": form})
+
+
 def _add(digest: hashlib._Hash, field: bytes) -> None:
     # The length first: no two different lists of fields give the same stream of bytes.
     digest.update(len(field).to_bytes(8, "little"))

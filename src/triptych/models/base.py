@@ -9,6 +9,8 @@ from typing import Any
 from triptych.contracts.request import MediaKind, Medium
 
 Json = dict[str, Any]
+Metadata = dict[str, tuple[int, ...]]
+"""``Medium.metadata``."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ class Modality:
     """Fields of ``Medium`` that say how this model wants it decoded. They become a part of the content's name."""
     frame_indices: Callable[[Checkpoint, Medium], tuple[int, ...]] = no_frames
     """``Medium.frame_indices`` of a video of ``frames`` at ``fps``."""
+    precomputed: Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]] | None = None
+    """(tokens, metadata) of a medium that came as an embedding of so many rows, with this beside it; raises ValueError
+    for what the model cannot take. None: it takes none (``models.precomputed`` has rules for those that do)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
+from triptych.models.precomputed import count_rule
 
 # Checkpoints leave out values that are their config class's defaults. These are those of transformers 5.19:
 # LlavaConfig, of vision towers CLIPVisionConfig and SiglipVisionConfig, of language models their own classes.
@@ -56,6 +57,7 @@ FAMILY = ModelFamily(
             placeholder=image_token,
             text="<image>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
+            precomputed=count_rule(image_tokens, image_tokens),
         )
     },
     embedding_width=embedding_width,

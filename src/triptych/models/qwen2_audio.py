@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from triptych.contracts.request import Medium
 from triptych.models.base import Checkpoint, Modality, ModelFamily
+from triptych.models.precomputed import count_rule
 
 # Defaults of transformers 5.19, for checkpoints that leave them out: WhisperFeatureExtractor, Qwen2AudioConfig and,
 # where there is no text_config at all, Qwen2Config.
@@ -31,13 +32,23 @@ def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
     """
     settings = checkpoint.feature_extractor
     hop = int(settings.get("hop_length") or _HOP_SAMPLES)
-    heard = min(samples, int(settings.get("chunk_length") or _CHUNK_S) * sample_rate(checkpoint))
+    heard = min(samples, _chunk(checkpoint))
     frames = -(-heard // hop)
     tokens = (_halved(frames) - 2) // 2 + 1
     if tokens < 1:
         fewest = 2 * hop + 1
         raise ValueError(f"the sound is too short: it takes at least {fewest} samples at {sample_rate(checkpoint)} Hz")
     return tokens
+
+
+def most_tokens(checkpoint: Checkpoint) -> int:
+    """Of the longest sound that the model hears."""
+    return audio_tokens(checkpoint, _chunk(checkpoint))
+
+
+def _chunk(checkpoint: Checkpoint) -> int:
+    """Most samples that are heard, at the model's rate."""
+    return int(checkpoint.feature_extractor.get("chunk_length") or _CHUNK_S) * sample_rate(checkpoint)
 
 
 def _halved(length: int) -> int:
@@ -64,6 +75,7 @@ FAMILY = ModelFamily(
             text="<|audio_bos|><|AUDIO|><|audio_eos|>",
             tokens=_tokens,
             settings=lambda checkpoint: {"decode_rate": sample_rate(checkpoint)},
+            precomputed=count_rule(lambda checkpoint: 1, most_tokens),
         )
     },
     embedding_width=embedding_width,

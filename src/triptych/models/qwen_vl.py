@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from triptych.contracts.request import Medium
 from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
+from triptych.models.precomputed import grid_rule
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
 _MIN_PIXELS = 56 * 56
@@ -161,6 +162,7 @@ FAMILY = ModelFamily(
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
+            precomputed=grid_rule("image_grid_thw", merge_size, most_steps=1),
         ),
         "video": Modality(
             placeholder=lambda checkpoint: int(checkpoint.config["video_token_id"]),
@@ -168,6 +170,7 @@ FAMILY = ModelFamily(
             tokens=video_tokens,
             metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
             frame_indices=lambda checkpoint, medium: frame_indices(checkpoint, medium.frames, medium.fps),
+            precomputed=grid_rule("video_grid_thw", video_merge_size),
         ),
     },
     embedding_width=embedding_width,

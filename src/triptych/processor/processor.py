@@ -13,9 +13,11 @@ import msgspec
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
+from triptych.media.errors import EMBEDDING_REFUSED, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, ModelFamily
+from triptych.models.precomputed import checked, metadata_of, tokens_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
 from triptych.processor.tokenizer import Tokenizer
@@ -86,6 +88,8 @@ class Processor:
         self._check_placeholders(ids, media)
         tokenised = time.perf_counter()
         loaded = await source.load([self._with_settings(ref) for ref in media]) if media else []
+        for medium, ref in zip(loaded, media, strict=True):
+            self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
         length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
         loaded = [self._described(medium) for medium in loaded]
@@ -153,6 +157,20 @@ class Processor:
                     code="modality_unsupported",
                 )
 
+    def _check_precomputed(self, medium: Medium, ref: MediaReference) -> None:
+        """A medium that came as its embedding is of the form that the workers' model takes. Raises BadRequest."""
+        if medium.precomputed is None:
+            return
+        (tokens, width), spec = medium.precomputed.shape, self.card.embedding
+        try:
+            if spec is None:
+                raise ValueError("this model takes no precomputed embeddings")
+            if width != spec.width:
+                raise ValueError(f"the embedding is {[tokens, width]}; this model takes [tokens, {spec.width}]")
+            checked(self.family.media[medium.kind], self.checkpoint, medium)
+        except ValueError as error:
+            raise problem(BadRequest, ref.item, EMBEDDING_REFUSED, str(error)) from error
+
     def _check_placeholders(self, ids: list[int], media: Sequence[MediaReference]) -> None:
         """Every medium has exactly one placeholder, and no text smuggled in another."""
         for kind, token in self._placeholder_ids.items():
@@ -177,6 +195,8 @@ class Processor:
 
     def _sampled(self, medium: Medium) -> Medium:
         """A video with the frames of it that the model sees, and the name of those; other media as they are."""
+        if medium.precomputed is not None:
+            return medium
         indices = self.family.media[medium.kind].frame_indices(self.checkpoint, medium)
         if not indices:
             return medium
@@ -185,12 +205,12 @@ class Processor:
 
     def _described(self, medium: Medium) -> Medium:
         """``medium`` with what the language model must know of its embedding, which its size tells."""
-        metadata = self.family.media[medium.kind].metadata(self.checkpoint, medium)
+        metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)
         return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium
 
     def _expanded(self, medium: Medium, ref: MediaReference) -> int:
         try:
-            return self.family.media[medium.kind].tokens(self.checkpoint, medium)
+            return tokens_of(self.family.media[medium.kind], self.checkpoint, medium)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
 

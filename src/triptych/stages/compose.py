@@ -59,6 +59,8 @@ class Need:
     """Whether so little of the prompt is left to prefill at an instance that a hand-over is not worth it."""
     has_embedding: Callable[[Instance, str], bool] = lambda instance, name: False
     """Whether an instance is thought to hold a medium's embedding: nothing to encode for it."""
+    precomputed: frozenset[str] = frozenset()
+    """Names of media that came as their embeddings: nobody encodes them."""
     encodes_cached: Callable[[Instance, str], bool] = lambda instance, name: False
     """Whether an encode worker is thought to hold it: asking there again costs next to nothing."""
 
@@ -68,7 +70,7 @@ Load = Callable[[str], int]
 
 
 def stages_needed(*, has_media: bool) -> str:
-    """A text-only request has nothing to encode."""
+    """A request of texts, or with media that came as their embeddings only, has nothing to encode (``has_media``)."""
     return "epd" if has_media else "pd"
 
 
@@ -80,7 +82,7 @@ def plan(need: Need, instances: Iterable[Instance], load: Load, avoid: Collectio
     instance decides, then the other pools' least loaded; media go to the encode workers by their content.
     Instances in ``avoid`` are out of the question. Raises Unavailable naming the span that is missing.
     """
-    stages = stages_needed(has_media=bool(need.media))
+    stages = stages_needed(has_media=any(name not in need.precomputed for name in need.media))
     alive = [one for one in instances if one.id not in avoid]
     ways = _best_ways(stages, alive)
     if not ways:
@@ -175,7 +177,7 @@ def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: 
         return load(by_name[name].id) + fresh.get(name, 0)
 
     for index, content in enumerate(need.media):
-        if need.has_embedding(target, content):
+        if content in need.precomputed or need.has_embedding(target, content):
             continue
         holder = chosen.get(content) or next((one.name for one in pool if need.encodes_cached(one, content)), None)
         if holder is None:

@@ -118,6 +118,7 @@ class Dispatcher:
         need = Need(
             media=tuple(course.supply.names),
             prefills_locally=lambda one: self._little_left(course.request, one, keys),
+            precomputed=course.supply.precomputed,
             has_embedding=course.supply.believed_at,
             encodes_cached=course.supply.believed_at,
         )

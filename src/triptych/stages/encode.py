@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from triptych.cache.embedding import EmbeddingCache
-from triptych.contracts.errors import MediaMissing
+from triptych.contracts.errors import BadRequest, MediaMissing
 from triptych.contracts.request import Medium
 from triptych.contracts.stages import EncodeAnswer, EncodedMedium, EncodeRequest
 from triptych.contracts.tensor import TensorHandle
@@ -44,7 +44,11 @@ class EncodeStage:
         self._cache = cache
 
     async def answer(self, request: EncodeRequest) -> EncodeAnswer:
-        """Raises MediaMissing when a medium came by name only and is not here, and what the engine raises."""
+        """Raises MediaMissing when a medium came by name only and is not here, BadRequest for one that came as its
+        embedding, and what the engine raises.
+        """
+        if any(medium.precomputed is not None for medium in request.media):
+            raise BadRequest("a precomputed embedding is not to be encoded", param="media")
         begun = time.perf_counter()
         media = {medium.content_hash: medium for medium in request.media}
         cached = {name for name in media if self._cache.holds(name)}

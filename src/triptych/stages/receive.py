@@ -1,4 +1,4 @@
-"""The way into a worker that prefills: embeddings from its cache, or fetched by handle."""
+"""The way into a worker that prefills: embeddings from its cache, fetched by handle, or as the client sent them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from triptych.cache.embedding import EmbeddingCache, Make
 from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
 from triptych.contracts.request import Medium
+from triptych.stages.precomputed import check, placed
 from triptych.transfer.base import TRANSFER_FAILED, Buffer, Transfer
 
 
@@ -39,26 +40,38 @@ class Receiver:
         self._spec = spec
 
     async def embeddings(self, media: Sequence[Medium]) -> Received:
-        """Raises MediaMissing when a handle cannot be fetched, Unavailable when there is no room for it, and
-        BadRequest when it does not fit the model.
+        """Raises MediaMissing when a handle cannot be fetched or a precomputed embedding is not here, Unavailable when
+        there is no room for it, and BadRequest when it does not fit the model.
         """
         handles = {medium.content_hash: medium.embedding for medium in media if medium.embedding is not None}
         for handle in handles.values():
             self._check(handle.shape, handle.dtype)
-        names = dict.fromkeys(medium.content_hash for medium in media)
+        sent = {medium.content_hash: medium for medium in media if medium.precomputed is not None}
+        for medium in sent.values():
+            self._check_precomputed(medium)
+        names = dict.fromkeys(medium.content_hash for medium in media if medium.precomputed is None)
         wanted = [name for name in names if name in handles or self._cache.holds(name)]
 
         fetched: set[str] = set()
 
-        async def make(names: list[str]) -> list[Buffer]:
+        async def fetch(names: list[str]) -> list[Buffer]:
             if any(name not in handles for name in names):  # another's fetch of it, which this one joined, failed
                 raise MediaMissing("an embedding that was on its way here did not arrive")
             fetched.update(names)
             return await self._transfer.fetch([handles[name] for name in names])
 
-        received = Received(media, await self._all(wanted, make))
+        async def place(names: list[str]) -> list[Buffer]:
+            assert self._spec is not None
+            return await placed([sent[name] for name in names], self._transfer, self._spec.dtype)
+
+        by_name = await self._all(wanted, fetch)
+        try:
+            by_name |= await self._all(list(sent), place)
+        except BaseException:
+            Received((), by_name).close()
+            raise
         self._transfer.decline([handle for name, handle in handles.items() if name not in fetched])
-        return received
+        return Received(media, by_name)
 
     async def _all(self, names: list[str], make: Make) -> dict[str, Buffer | None]:
         if not names:
@@ -79,3 +92,11 @@ class Receiver:
                 f"an embedding of {list(shape)} {dtype} does not fit this model, which takes "
                 f"[tokens, {self._spec.width}] {self._spec.dtype}"
             )
+
+    def _check_precomputed(self, medium: Medium) -> None:
+        if self._spec is None:
+            raise BadRequest("this model takes no precomputed embeddings", param="media")
+        try:
+            check(medium, self._spec)
+        except ValueError as error:
+            raise BadRequest(str(error), param="media") from error

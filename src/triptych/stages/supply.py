@@ -29,6 +29,7 @@ class Supply:
         self._asked_for_more: list[str] = []
         """Instances that lacked something, as often as they said so."""
         self.names = [medium.content_hash for medium in request.media]
+        self.precomputed = frozenset(medium.content_hash for medium in request.media if medium.precomputed)
 
     def believed_at(self, instance: Instance, name: str) -> bool:
         """Whether ``instance`` is thought to hold what it needs of a medium; never again once it lacked one."""

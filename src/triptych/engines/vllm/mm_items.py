@@ -26,6 +26,7 @@ from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.models.base import Checkpoint, Modality
+from triptych.models.precomputed import metadata_of, tokens_of
 from triptych.models.registry import family_of
 from triptych.transfer.base import Buffer
 
@@ -67,16 +68,13 @@ class Items:
         return self._family.media[kind]
 
     def tokens(self, medium: Medium) -> int:
-        """Tokens that the medium becomes, by its size. Raises BadRequest for a size that the model refuses."""
+        """Tokens that the medium becomes, by its size, or by what came with its embedding. Raises BadRequest for one
+        that the model refuses."""
         modality = self._modality(medium.kind)
-        if medium.kind in ("image", "video") and (medium.width < 1 or medium.height < 1):
-            raise BadRequest(f"the size of this {medium.kind} is not known", param="media")
-        if medium.kind == "audio" and medium.samples < 1:
-            raise BadRequest("the length of this sound is not known", param="media")
-        if medium.kind == "video" and not medium.frame_indices:
-            raise BadRequest("it is not known which frames of this video are meant", param="media")
+        if medium.precomputed is None:
+            _check_is_known(medium)
         try:
-            return modality.tokens(self._checkpoint, medium)
+            return tokens_of(modality, self._checkpoint, medium)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
 
@@ -112,7 +110,7 @@ class Items:
 
         Raises TriptychError where the sender and this worker disagree on it.
         """
-        expected = self._modality(medium.kind).metadata(self._checkpoint, medium)
+        expected = metadata_of(self._modality(medium.kind), self._checkpoint, medium)
         if medium.metadata and medium.metadata != expected:
             raise TriptychError(f"the request says {medium.metadata} of a medium that this worker knows as {expected}")
         field = MultiModalBatchedField(keep_on_cpu=True)
@@ -129,6 +127,16 @@ class Items:
             )
         if buffer.data.nbytes != math.prod(shape) * DTYPE_BYTES[buffer.dtype]:
             raise TriptychError(f"an embedding of {shape} {buffer.dtype} came with {buffer.data.nbytes} bytes")
+
+
+def _check_is_known(medium: Medium) -> None:
+    """Raises BadRequest for a medium of which the sender did not say enough to know its tokens."""
+    if medium.kind in ("image", "video") and (medium.width < 1 or medium.height < 1):
+        raise BadRequest(f"the size of this {medium.kind} is not known", param="media")
+    if medium.kind == "audio" and medium.samples < 1:
+        raise BadRequest("the length of this sound is not known", param="media")
+    if medium.kind == "video" and not medium.frame_indices:
+        raise BadRequest("it is not known which frames of this video are meant", param="media")
 
 
 def assemble(

@@ -30,7 +30,7 @@ PROCESSED_BYTES = 256 << 20
 class Prompts:
     """Gives each medium of a request the cheapest form that it came with and that the engine can take.
 
-    1. An embedding from the transfer plane.
+    1. An embedding from the transfer plane, or one that the client computed.
     2. Pixels: of ``data``, or kept from an earlier request. Files are decoded in threads, vLLM's own processor
        runs in its one thread, and what it made is kept.
     3. No values, where the KV cache was computed elsewhere (``request.kv``).
@@ -96,7 +96,8 @@ class Prompts:
         """The item of a medium, or None where its pixels are at hand. Raises MediaMissing."""
         if buffer is not None:
             return self._items.embedded(medium, buffer)
-        if (medium.data or self._is_kept(medium)) and _limit(engine, medium.kind):
+        has_pixels = medium.precomputed is None and (medium.data or self._is_kept(medium))
+        if has_pixels and _limit(engine, medium.kind):
             return None
         takes_bare = engine.vllm_config.ec_transfer_config is not None and engine.renderer.mm_processor_cache is None
         if takes_bare and (request.kv is not None or self._is_stored(medium)):

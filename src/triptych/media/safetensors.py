@@ -1,0 +1,119 @@
+"""Reads safetensors files, without torch or numpy, and believes nothing that they say.
+
+The format (https://github.com/huggingface/safetensors): eight bytes with the length of the header, the header, which is
+a JSON object of each tensor's dtype, shape and place, and the tensors' bytes, one behind the other without a gap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Of a few tensors; a checkpoint's may be larger, but is no embedding."""
+MAX_TENSORS = 16
+MAX_NAME_CHARS = 64
+MAX_DIMENSIONS = 8
+
+DTYPES = {
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I32": ("int32", 4),
+    "I64": ("int64", 8),
+}
+"""The format's names of the element types that are read: ours, and their sizes in bytes."""
+
+_LENGTH_BYTES = 8
+_ABOUT = "__metadata__"
+_Whole = Annotated[int, Meta(ge=0)]
+
+
+class FormatError(Exception):
+    """The file is damaged, or holds what is not read; the message is for users, in our own words."""
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file: what its bytes, ``data[begin:end]`` of the file, are."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    begin: int
+    end: int
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: Annotated[list[_Whole], Meta(max_length=MAX_DIMENSIONS)]
+    data_offsets: tuple[_Whole, _Whole]
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether ``data`` begins as such a file does: a length, and a JSON object. No other medium's file does."""
+    return data[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
+
+
+def read_tensors(data: bytes) -> dict[str, Tensor]:
+    """The file's tensors by name. Raises FormatError unless every byte of the file is accounted for."""
+    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    if start > _LENGTH_BYTES + MAX_HEADER_BYTES:
+        raise FormatError(f"its header is larger than {MAX_HEADER_BYTES:,} bytes")
+    if not is_safetensors(data) or start > len(data):
+        raise FormatError("it is truncated")
+    header = _header(data[_LENGTH_BYTES:start])
+    if len(header) > MAX_TENSORS:
+        raise FormatError(f"it holds {len(header)} tensors; at most {MAX_TENSORS} are read")
+    tensors = {name: _tensor(name, entry, start) for name, entry in header.items()}
+    at = start
+    for tensor in sorted(tensors.values(), key=lambda one: (one.begin, one.end)):
+        if tensor.begin != at:
+            raise FormatError("its tensors overlap, or leave gaps")
+        at = tensor.end
+    if at != len(data):
+        raise FormatError("it is truncated, or longer than its tensors")
+    return tensors
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    """Entries by name. Python's own decoder, as it alone shows names that come twice."""
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_without_repeats, parse_constant=_refused)
+    except FormatError:
+        raise
+    except (ValueError, RecursionError):
+        raise FormatError("its header is not JSON") from None
+    if not isinstance(header.pop(_ABOUT, {}), dict):
+        raise FormatError(f"its header's {_ABOUT} is no object")
+    return dict(header)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise FormatError("its header has a name twice")
+    return made
+
+
+def _refused(constant: str) -> None:
+    raise FormatError(f"its header holds {constant}")
+
+
+def _tensor(name: str, value: Any, start: int) -> Tensor:
+    if not 0 < len(name) <= MAX_NAME_CHARS or not name.isprintable():
+        raise FormatError(f"a tensor's name is empty, longer than {MAX_NAME_CHARS} characters, or not printable")
+    try:
+        entry = msgspec.convert(value, _Entry)
+    except msgspec.ValidationError:
+        raise FormatError(f"its header does not say dtype, shape and place of {name!r}") from None
+    if entry.dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise FormatError(f"tensor {name!r} is of dtype {entry.dtype[:16]!r}; read are {known}")
+    dtype, size = DTYPES[entry.dtype]
+    begin, end = entry.data_offsets
+    if end - begin != size * math.prod(entry.shape):
+        raise FormatError(f"tensor {name!r} has other bytes than its shape and dtype take")
+    return Tensor(tuple(entry.shape), dtype, start + begin, start + end)

@@ -1,0 +1,70 @@
+"""Embeddings that clients computed, at the worker that prefills: checked again, and put where all embeddings lie."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.errors import BadRequest, MediaMissing
+from triptych.contracts.request import Medium
+from triptych.contracts.tensor import DTYPE_BYTES
+from triptych.media.values import FLOATS, all_finite, convert
+from triptych.transfer.base import Buffer, Transfer
+
+INLINE_BYTES = 64 * 1024
+"""Smaller embeddings are checked and copied at once (0.3 ms), unless their dtype changes."""
+
+
+def check(medium: Medium, spec: EmbeddingSpec) -> None:
+    """Whether ``medium`` states an embedding of the model's form. Raises ValueError with what is wrong."""
+    assert medium.precomputed is not None
+    shape, dtype = medium.precomputed.shape, medium.precomputed.dtype
+    if dtype not in FLOATS:
+        raise ValueError(f"the embedding is of dtype {dtype}; taken are {', '.join(FLOATS)}")
+    if shape[0] < 1 or shape[1] != spec.width:
+        raise ValueError(f"the embedding is {list(shape)}; this model takes [tokens, {spec.width}]")
+
+
+async def placed(media: Sequence[Medium], transfer: Transfer, dtype: str) -> list[Buffer]:
+    """Buffers of ``media``'s values as ``dtype``, all or none.
+
+    Raises MediaMissing for a medium that came by name only, BadRequest for values that are not those of its shape, not
+    finite or beyond ``dtype``, and what ``Transfer.allocate`` raises.
+    """
+    for medium in media:
+        if not medium.data:
+            raise MediaMissing("a precomputed embedding came by name only, and is not here")
+        assert medium.precomputed is not None
+        if len(medium.data) != math.prod(medium.precomputed.shape) * DTYPE_BYTES[medium.precomputed.dtype]:
+            raise BadRequest("an embedding has other bytes than its shape and dtype take", param="media")
+    shapes = [medium.precomputed.shape for medium in media if medium.precomputed is not None]
+    buffers = await transfer.allocate(shapes, dtype)
+    try:
+        for medium, buffer in zip(media, buffers, strict=True):
+            await _fill(medium, buffer, dtype)
+    except BaseException:
+        for buffer in buffers:
+            buffer.close()
+        raise
+    return buffers
+
+
+async def _fill(medium: Medium, buffer: Buffer, dtype: str) -> None:
+    assert medium.precomputed is not None
+    if len(medium.data) <= INLINE_BYTES and medium.precomputed.dtype == dtype:
+        _write(medium.data, dtype, dtype, buffer.data)
+        return
+    work = asyncio.ensure_future(asyncio.to_thread(_write, medium.data, medium.precomputed.dtype, dtype, buffer.data))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])  # the memory may be given back only when nobody writes to it any more
+        raise
+
+
+def _write(data: bytes, dtype: str, wanted: str, into: memoryview) -> None:
+    if not all_finite(data, dtype):
+        raise BadRequest("an embedding holds a value that is infinite or not a number", param="media")
+    convert(data, dtype, wanted, into)

@@ -1,0 +1,201 @@
+"""Media as precomputed embeddings, on the mock engine: off by default, in every mode, with raw ones, and refused well."""
+
+import pytest
+
+from support.background import served
+from support.checkpoints import image_part, picture_url
+from support.deployment import deployment
+from support.embeddings import Raw, floats, grid, part, safetensors, url_of
+from support.loops import run, until
+from support.media_site import media_site
+from triptych.config.media import MediaLimits
+from triptych.engines.mock_tensors import EMBEDDING_WIDTH
+
+MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
+GIVEN = {"EPD": "pd@epd-0", "E/PD": "pd@pd-1", "EP/D": "p@ep-0 d@d-1", "E/P/D": "p@p-1 d@d-2"}
+MIXED = {"EPD": "epd@epd-0", "E/PD": "e@e-0 pd@pd-1", "EP/D": "ep@ep-0 d@d-1", "E/P/D": "e@e-0 p@p-1 d@d-2"}
+ON = {"enable_mm_embeds": True, "plan_header": True}
+RAW = image_part(picture_url(64, 64, "blue"))
+TEXT = {"type": "text", "text": "what is it?"}
+TOKENS = 8
+SIDES = (1, 4, 8)
+
+
+def file(seed=0, tokens=TOKENS, width=EMBEDDING_WIDTH, sides=SIDES):
+    return safetensors(image_embeds=floats(tokens, width, seed=seed), image_grid_thw=grid(*sides))
+
+
+def embedded(seed=0, **form):
+    return part("image", url_of(file(seed, **form)))
+
+
+def answered(answer):
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+def refusal(answer, status=400):
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    return error
+
+
+def prompt_tokens(answer):
+    answered(answer)
+    return answer.json()["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "flag"),
+    [
+        ({}, "mm_embeds_disabled", "--enable-mm-embeds"),
+        ({"enable_mm_embeds": True, "enable_multimodal": False}, "multimodal_disabled", "--enable-multimodal"),
+    ],
+)
+def test_they_are_off_by_default(settings, code, flag):
+    async def main():
+        async with deployment(frontend=settings) as d:
+            error = refusal(await d.chat([TEXT, embedded()]))
+            assert (error["code"], error["param"]) == (code, "messages[0].content[1].image_embeds")
+            assert flag in error["message"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_takes_them_alone_and_among_others(mode):
+    async def main():
+        async with deployment(spans=MODES[mode], frontend=ON) as d:
+            nothing = prompt_tokens(await d.chat([TEXT]))
+            raw = prompt_tokens(await d.chat([RAW, TEXT])) - nothing - 2
+            for asked, tokens, plan in [
+                ([embedded(1), TEXT], TOKENS, GIVEN),
+                ([embedded(2), embedded(3), embedded(2), TEXT], 3 * TOKENS, GIVEN),
+                ([embedded(4), image_part(picture_url(64, 64, "red")), TEXT], TOKENS + raw, MIXED),
+                ([image_part(picture_url(64, 64, "green")), embedded(5), TEXT, embedded(1)], 2 * TOKENS + raw, MIXED),
+            ]:
+                answer = await d.chat(asked, max_tokens=50)
+                wrapping = 2 * sum(one is not TEXT for one in asked)  # the template's tokens around each
+                assert prompt_tokens(answer) == nothing + tokens + wrapping
+                assert answer.headers["x-triptych-plan"] == plan[mode]
+                assert "what is it?" in answered(answer)
+            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
+            await until(lambda: all(one.counts["transfer_leases"] == 0 for one in d.workers), "no lease is left")
+            assert sum(one.counts["encoded_media"] for one in d.workers) == (3 if "E/" in mode else 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_repeat_is_not_sent_again(mode, monkeypatch):
+    async def main():
+        async with deployment(spans=MODES[mode], frontend=ON) as d:
+            seen = []
+            at = next(one for one in d.workers if "p" in one.instance.span.value)
+            receive = at.worker.endpoints._receiver.embeddings
+
+            async def spied(media):
+                seen.append([len(medium.data) for medium in media])
+                return await receive(media)
+
+            monkeypatch.setattr(at.worker.endpoints._receiver, "embeddings", spied)
+            first = answered(await d.chat([embedded(1), TEXT]))
+            assert answered(await d.chat([embedded(1), TEXT])) == first
+            await d.chat([embedded(2), embedded(1), TEXT])
+            size = TOKENS * EMBEDDING_WIDTH * 4
+            assert seen == [[size], [0], [size, 0]]
+            at.worker.cache.store.clear()
+            assert answered(await d.chat([embedded(1), TEXT])) == first
+            assert seen[3:] == [[0], [size]], "it is asked for by name, missed, and sent"
+
+    run(main())
+
+
+def test_a_worker_that_keeps_nothing_is_sent_them_each_time():
+    async def main():
+        async with deployment(frontend=ON, embedding_cache_bytes=0) as d:
+            for _ in range(2):
+                assert "what is it?" in answered(await d.chat([embedded(1), TEXT], max_tokens=50))
+            await until(lambda: d.worker.counts["transfer_arena_used_bytes"] == 0, "nothing is kept")
+
+    run(main())
+
+
+@pytest.fixture(scope="module")
+def running():
+    with served(frontend=ON) as d:
+        yield d
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_other_dtypes_are_converted(running, dtype):
+    pytest.importorskip("torch")
+    data = safetensors(embeds=Raw(dtype, (2, EMBEDDING_WIDTH), bytes(range(32))), image_grid_thw=grid(1, 2, 4))
+    answer = running.chat([part("image", url_of(data), plain=True), TEXT])
+    assert "what is it?" in answered(answer)
+
+
+def test_a_video_may_come_so_too(running):
+    data = safetensors(video_embeds=floats(8, EMBEDDING_WIDTH), video_grid_thw=grid(2, 4, 4))
+    assert "what" in answered(running.chat([part("video", url_of(data)), TEXT]))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (file(width=EMBEDDING_WIDTH + 1), f"this model takes [tokens, {EMBEDDING_WIDTH}]"),
+        (file(tokens=TOKENS - 1), "makes 8 tokens, but the embedding has 7"),
+        (file(sides=(1, 4, 4)), "makes 4 tokens"),
+        (file(sides=(2, 4, 4)), "at most 1"),
+        (file(sides=(1, -4, -8)), "three positive numbers"),
+        (safetensors(x=floats(TOKENS, EMBEDDING_WIDTH)), "without 'image_grid_thw'"),
+        (safetensors(x=floats(EMBEDDING_WIDTH)), "an embedding is [tokens, width]"),
+        (safetensors(x=Raw("I32", (8, 8), bytes(256))), "an embedding is of float32"),
+        (safetensors(x=Raw("F64", (8, 8), bytes(512))), "dtype 'F64'"),
+        (safetensors(x=Raw("F32", (8, 8), b"\xff" * 256)), "infinite or not a number"),
+        (file()[:-1], "truncated"),
+    ],
+)
+def test_a_wrong_one_is_refused_by_field_and_harms_nobody(running, data, words):
+    error = refusal(running.chat([TEXT, RAW, part("image", url_of(data))]))
+    assert error["param"] == "messages[0].content[2].image_embeds"
+    assert error["code"] in ("media_embedding_refused", "media_damaged")
+    assert words in error["message"]
+    assert "what" in answered(running.chat([embedded(), TEXT]))
+
+
+def test_a_picture_is_no_embedding_and_an_embedding_no_picture(running):
+    error = refusal(running.chat([part("image", picture_url())]), 415)
+    assert (error["code"], "PNG" in error["message"]) == ("media_unsupported", True)
+    assert refusal(running.chat([image_part(url_of(file()))]), 415)["code"] == "media_unsupported"
+
+
+def test_a_kind_that_the_model_does_not_take_is_named(running):
+    error = refusal(running.chat([part("audio", url_of(safetensors(x=floats(8, EMBEDDING_WIDTH))))]))
+    assert error["code"] == "modality_unsupported"
+
+
+def test_the_wrong_type_of_the_field_is_named(running):
+    error = refusal(running.chat([{"type": "image_embeds", "image_embeds": {"data": "x"}}]))
+    assert error["param"] == "messages[0].content[0].image_embeds.url"
+
+
+def test_they_come_by_http_and_file_with_a_bound_of_their_own(tmp_path):
+    (tmp_path / "good").write_bytes(file())
+    (tmp_path / "large").write_bytes(file(tokens=64, sides=(1, 16, 16)))
+
+    async def main():
+        site = media_site({"/good": file(), "/large": file(tokens=64, sides=(1, 16, 16))})
+        limits = MediaLimits(media_allow_private=True, media_max_embedding_bytes=1024, media_max_bytes=10)
+        async with (
+            site as url,
+            deployment(frontend={**ON, "allowed_local_media_path": str(tmp_path)}, limits=limits) as d,
+        ):
+            for base in (url, f"file://{tmp_path}"):
+                assert "what" in answered(await d.chat([part("image", f"{base}/good"), TEXT]))
+                error = refusal(await d.chat([part("image", f"{base}/large"), TEXT]), 413)
+                assert "--media-max-embedding-bytes" in error["message"]
+            assert refusal(await d.chat([part("image", "file:///etc/passwd")]))["code"] == "media_file_refused"
+
+    run(main())
