@@ -1,0 +1,266 @@
+"""Media that come as embeddings, computed by transformers' own encoder, are answered as the media themselves are.
+
+EPD runs by default (about 60 s a family), the other ways with ``--full``.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from engine_support import Served, data_url
+
+from support import embeddings
+from support.embeddings import Raw, floats, grid, part
+from support.reference import AudioReference, Reference, VideoReference, make_checkpoint, picture
+
+np = pytest.importorskip("numpy")
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+torch = pytest.importorskip("torch")
+
+TOKENS = 16
+CLIENTS = 8
+VLLM = ["--dtype", "float32", "--max-model-len", "2048"]
+WIDTH = 128
+"""Of every tiny model's embeddings."""
+
+
+class Picture(NamedTuple):
+    seed: int
+    width: int = 140
+    height: int = 112
+
+    kind = "image"
+
+    @property
+    def local(self) -> Any:
+        return picture(*self)
+
+    def raw(self) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": data_url(self.local)}}
+
+
+class Sound(NamedTuple):
+    seed: int
+    seconds: float = 1.0
+
+    kind = "audio"
+
+    @property
+    def local(self) -> Any:
+        """float32 [samples] at 16 kHz."""
+        rng = np.random.default_rng(self.seed)
+        time = np.arange(round(self.seconds * AudioReference.RATE_HZ)) / AudioReference.RATE_HZ
+        tones = sum(np.sin(2 * np.pi * hertz * time * (1 + time / 9)) for hertz in rng.uniform(150, 3000, 3))
+        return (0.25 * tones).astype(np.float32)
+
+    def raw(self) -> dict[str, Any]:
+        out = io.BytesIO()
+        soundfile.write(out, self.local, AudioReference.RATE_HZ, format="WAV", subtype="FLOAT")
+        url = f"data:audio/wav;base64,{base64.b64encode(out.getvalue()).decode()}"
+        return {"type": "audio_url", "audio_url": {"url": url}}
+
+
+class Film(NamedTuple):
+    """Frames that a model sees; sent as an embedding only."""
+
+    seed: int
+
+    kind = "video"
+
+    @property
+    def local(self) -> Any:
+        """uint8 [frames, height, width, 3]."""
+        return np.stack([np.asarray(picture(self.seed + index, 84, 56)) for index in range(4)])
+
+
+class Given(NamedTuple):
+    """A medium of which the embedding is sent."""
+
+    medium: Any
+
+
+PICTURES: dict[str, list[Any]] = {
+    "text": ["Say something about shapes."],
+    "raw": [Picture(1), "what is it?"],
+    "given": [Given(Picture(1)), "what is it?"],
+    "given only": [Given(Picture(2, 84, 168)), "what is it?"],
+    "raw and given": [Picture(3, 200, 84), "and", Given(Picture(4)), "which is larger?"],
+    "given and raw": ["Here:", Given(Picture(5, 56, 56)), Picture(6), "count them."],
+    "one twice": [Given(Picture(7)), Picture(8), Given(Picture(7)), "are two alike?"],
+}
+FILMS = {"film": [Given(Film(20)), "what moves?"], "film and picture": [Picture(9), Given(Film(30)), "which moves?"]}
+SOUNDS: dict[str, list[Any]] = {
+    "text": ["Say something about sounds."],
+    "raw": [Sound(1), "what is it?"],
+    "given": [Given(Sound(1)), "what is it?"],
+    "given only": [Given(Sound(2, 2.3)), "what is it?"],
+    "raw and given": [Sound(3, 0.7), "and", Given(Sound(4)), "which is longer?"],
+    "one twice": [Given(Sound(5, 0.4)), Sound(6), Given(Sound(5, 0.4)), "are two alike?"],
+}
+CASES = {"qwen2_vl": PICTURES | FILMS, "llava": PICTURES, "qwen2_audio": SOUNDS}
+REFERENCES = {"qwen2_vl": VideoReference, "llava": Reference, "qwen2_audio": AudioReference}
+WAYS = {
+    # Mode and encoder: spans.
+    "EPD inside": ["epd"],
+    "E/PD own": ["e", "pd"],
+    "E/PD ec": ["e", "pd"],
+    "EP/D inside": ["ep", "d"],
+    "E/P/D own": ["e", "p", "d"],
+}
+MATRIX = [
+    pytest.param((family, way), id=f"{family} {way}", marks=[] if way == "EPD inside" else pytest.mark.full)
+    for family in CASES
+    for way in WAYS
+]
+
+
+def embedded(reference: Reference, medium: Any) -> bytes:
+    """A safetensors file of what transformers' own encoder makes of ``medium``."""
+    model, processor = reference._parts
+    messages = [{"role": "user", "content": [{"type": medium.kind}]}]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = reference._inputs(processor, text, [medium.local])
+    projector = getattr(model.model, "visual", None) or getattr(model.model, "multi_modal_projector", None)
+    made: list[Any] = []
+    hook = (projector or model.multi_modal_projector).register_forward_hook(lambda _, __, out: made.append(out))
+    with torch.no_grad():
+        model(**inputs)
+    hook.remove()
+    [output] = made
+    values = getattr(output, "pooler_output", output)
+    values = (values[0] if isinstance(values, tuple | list) else values).reshape(-1, WIDTH)
+    placeholder = _placeholder(model.config, medium.kind)
+    values = values[: int((inputs["input_ids"] == placeholder).sum())].contiguous()  # [tokens, hidden]
+    tensors = {f"{medium.kind}_embeds": Raw("F32", tuple(values.shape), values.numpy().tobytes())}
+    if (sides := inputs.get(f"{medium.kind}_grid_thw")) is not None:
+        tensors[f"{medium.kind}_grid_thw"] = grid(*sides[0].tolist(), batched=True)
+    return embeddings.safetensors(**tensors)
+
+
+def _placeholder(config: Any, kind: str) -> int:
+    names = (f"{kind}_token_id", f"{kind}_token_index")
+    return next(value for name in names if (value := getattr(config, name, None)) is not None)
+
+
+class Model:
+    """A family's checkpoint, what transformers says with it, and the parts to send."""
+
+    def __init__(self, folder: Path, family: str) -> None:
+        self.folder = make_checkpoint(folder, family)
+        self.family = family
+        self.answers: dict[str, str] = {}
+        self.parts: dict[str, list[dict[str, Any]]] = {}
+        reference = REFERENCES[family](self.folder)
+        for name, contents in CASES[family].items():
+            media = [one.medium if isinstance(one, Given) else one for one in contents]
+            local = [{"type": "text", "text": one} if isinstance(one, str) else {"type": one.kind} for one in media]
+            shown = [one.local for one in media if not isinstance(one, str)]
+            self.answers[name] = reference.text(reference.answer([{"role": "user", "content": local}], shown, TOKENS))
+            self.parts[name] = [_sent(reference, one) for one in contents]
+        assert len(set(self.answers.values())) == len(self.answers) - 1, "`raw` and `given` alone are the same question"
+
+
+def _sent(reference: Reference, one: Any) -> dict[str, Any]:
+    if isinstance(one, str):
+        return {"type": "text", "text": one}
+    if isinstance(one, Given):
+        return part(one.medium.kind, embeddings.url_of(embedded(reference, one.medium)))
+    return one.raw()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Each family's, made once."""
+    return functools.cache(lambda family: Model(tmp_path_factory.mktemp("tiny") / family, family))
+
+
+@pytest.fixture(scope="module", params=MATRIX)
+def deployed(
+    request: pytest.FixtureRequest, models: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Served, Model, list[str]]]:
+    """No worker stands in for another."""
+    family, way = request.param
+    model, folder = models(family), tmp_path_factory.mktemp("deployment")
+    (folder / "store").mkdir()
+    workers: list[dict[str, Any]] = []
+    for span in WAYS[way]:
+        shared = ["--ec-storage-path", str(folder / "store")] if way.endswith("ec") and span != "d" else []
+        own = span == "e" and way.endswith("own")
+        engine = {"engine": "encoder"} if own else {"engine": "vllm", "args": [*VLLM, *shared]}
+        workers.append({"name": span, "span": span, "stand-in": False, **engine})
+    frontend = {"enable-multimodal": True, "enable-mm-embeds": True, "plan-header": True}
+    graph = {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
+    (folder / "graph.yaml").write_text(json.dumps(graph))
+    running = Served(folder / "graph.yaml", model.folder)
+    try:
+        yield running, model, WAYS[way]
+    finally:
+        running.stop()
+
+
+def test_answers_are_those_to_the_media_themselves(deployed: tuple[Served, Model, list[str]]) -> None:
+    served, model, spans = deployed
+    said = {name: served.ask(parts, TOKENS) for name, parts in model.parts.items()}
+    assert {name: text for name, (text, _) in said.items()} == model.answers
+    skips_e = [rest for span in spans if (rest := span.removeprefix("e"))]
+    for name, calls in ((name, calls) for name, (_, calls) in said.items()):
+        has_raw = any(hasattr(one, "raw") for one in CASES[model.family][name])
+        assert calls == (spans if has_raw else skips_e), name
+
+
+def test_answers_stay_the_same_at_once_and_streamed(deployed: tuple[Served, Model, list[str]]) -> None:
+    served, model, _ = deployed
+    work = [(name, stream) for name in model.parts for stream in (False, True)] * 2
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        said = list(threads.map(lambda one: served.ask(model.parts[one[0]], TOKENS, stream=one[1])[0], work))
+    assert said == [model.answers[name] for name, _ in work]
+
+
+def wrong_ones(model: Model) -> dict[str, bytes]:
+    """Files that hold no embedding of the model, but nearly one."""
+    kind, with_it = ("audio", {}) if model.family == "qwen2_audio" else ("image", {})
+    tokens = 36
+    if model.family == "qwen2_vl":
+        with_it = {"image_grid_thw": grid(1, 12, 12)}
+    name = f"{kind}_embeds"
+
+    def file(values: Raw, **more: Raw) -> bytes:
+        return embeddings.safetensors(**{name: values}, **{**with_it, **more})
+
+    made = {
+        "width": file(floats(tokens, WIDTH // 2)),
+        "rank": file(floats(tokens * WIDTH)),
+        "dtype": file(Raw("I32", (tokens, WIDTH), bytes(4 * tokens * WIDTH))),
+        "not finite": file(Raw("F32", (tokens, WIDTH), b"\xff" * (4 * tokens * WIDTH))),
+        "what goes with it": file(floats(tokens, WIDTH), deepstack=grid(1)),
+        "tokens": file(floats(751 if kind == "audio" else tokens + 1, WIDTH)),
+    }
+    if with_it:
+        made |= {
+            f"grid {sides}": file(floats(tokens, WIDTH), image_grid_thw=grid(*sides))
+            for sides in [(1, 12, 14), (0, 12, 12), (1, -12, -12), (4, 6, 6), (1, 144, 1), (12, 12)]
+        }
+        made["no grid"] = embeddings.safetensors(embeds=floats(tokens, WIDTH))
+    return made
+
+
+def test_wrong_ones_are_the_clients_errors_and_the_engine_goes_on(deployed: tuple[Served, Model, list[str]]) -> None:
+    served, model, _ = deployed
+    kind = "audio" if model.family == "qwen2_audio" else "image"
+    with httpx.Client(trust_env=False, timeout=120) as client:
+        for what, file in wrong_ones(model).items():
+            content = [{"type": "text", "text": "?"}, part(kind, embeddings.url_of(file))]
+            body = {"model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": 4}
+            answer = client.post(f"{served.url}/chat/completions", json=body)
+            assert answer.status_code == 400, (what, answer.text)
+            assert answer.json()["error"]["param"] == f"messages[0].content[1].{kind}_embeds", what
+    assert served.ask(model.parts["given"], TOKENS)[0] == model.answers["given"]
