@@ -13,8 +13,10 @@ from vllm_inprocess import KV, Embedding, Engine, bare, features, greedy, medium
 
 from support.reference import Reference, make_checkpoint
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
+from triptych.contracts.request import Medium, Precomputed
 from triptych.contracts.spans import Span
 from triptych.engines.vllm.flags import VllmFlags
+from triptych.models.registry import family_of, load_checkpoint
 
 PICTURES = ((1, 140, 112), (2, 84, 84), (3, 200, 120), (4, 112, 168))
 
@@ -40,6 +42,14 @@ def embeddings(model: Path) -> list[Any]:
 
 def _buffers(embeddings: list[Any], count: int) -> list[Any]:
     return [Embedding.of(one) for one in embeddings[:count]]
+
+
+def precomputed(model: Path, one: Medium, embedding: Any) -> Medium:
+    """``one`` as if it had come as ``embedding``, [tokens, hidden]."""
+    checkpoint = load_checkpoint(str(model))
+    metadata = family_of(checkpoint).media["image"].metadata(checkpoint, one)
+    form = Precomputed(tuple(embedding.shape), "float32")
+    return Medium(kind="image", content_hash="f" * 64, format="SAFETENSORS", metadata=metadata, precomputed=form)
 
 
 class TestEmbeddings:
@@ -87,6 +97,32 @@ class TestEmbeddings:
             with pytest.raises(TriptychError, match="embedding"):
                 whole.prompt(question(model, bare(medium(*PICTURES[0]))), [buffer])
         self.test_are_copied_before_the_buffer_goes(whole, model, embeddings)
+
+    def test_that_clients_computed_answer_alike(self, whole: Engine, model: Path, embeddings: list[Any]):
+        whole.forget()
+        expected = whole.answer(question(model, [medium(*PICTURES[0])]))
+        given = precomputed(model, medium(*PICTURES[0]), embeddings[0])
+        assert whole.answer(question(model, [given]), _buffers(embeddings, 1)) == expected
+        assert whole.answer(question(model, [medium(*PICTURES[0])])) == expected, "by another name"
+
+    def test_that_clients_computed_are_checked_here_too(self, whole: Engine, model: Path, embeddings: list[Any]):
+        given = precomputed(model, medium(*PICTURES[0]), embeddings[0])
+        tokens, width = embeddings[0].shape
+        for change in (
+            {"metadata": {"image_grid_thw": (1, 2, 2)}},
+            {"metadata": {**given.metadata, "other": (1,)}},
+            {"precomputed": Precomputed((tokens + 1, width), "float32")},
+            {"kind": "audio"},
+        ):
+            with pytest.raises(BadRequest):
+                whole.prompt(
+                    msgspec.structs.replace(question(model, [given]), media=[msgspec.structs.replace(given, **change)]),
+                    _buffers(embeddings, 1),
+                )
+        for wrong in (embeddings[0][:-1], embeddings[0][:, :-2]):
+            with pytest.raises(TriptychError, match="embedding"):
+                whole.prompt(question(model, [given]), [Embedding.of(wrong)])
+        self.test_that_clients_computed_answer_alike(whole, model, embeddings)
 
     def test_and_media_metadata_must_agree(self, whole: Engine, model: Path, embeddings: list[Any]):
         (one,) = bare(medium(*PICTURES[0]))

@@ -1,4 +1,6 @@
-"""Media as precomputed embeddings, on the mock engine: off by default, in every mode, with raw ones, and refused well."""
+"""Media as precomputed embeddings, on the mock engine: off by default, in every mode, among raw ones, or refused."""
+
+import io
 
 import pytest
 
@@ -199,3 +201,34 @@ def test_they_come_by_http_and_file_with_a_bound_of_their_own(tmp_path):
             assert refusal(await d.chat([part("image", "file:///etc/passwd")]))["code"] == "media_file_refused"
 
     run(main())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_pt_files_come_from_the_allowed_folder_only(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+
+    def saved(tensor):
+        out = io.BytesIO()
+        torch.save({"image_embeds": tensor, "image_grid_thw": torch.tensor([1, 4, 4])}, out)
+        return out.getvalue()
+
+    values = torch.randn(4, EMBEDDING_WIDTH)
+    (tmp_path / "good.pt").write_bytes(saved(values))
+    (tmp_path / "sparse.pt").write_bytes(saved(values.to_sparse()))
+
+    async def main():
+        limits = MediaLimits(media_allow_private=True)
+        site = media_site({"/good.pt": saved(values)})
+        async with (
+            site as url,
+            deployment(frontend={**ON, "allowed_local_media_path": str(tmp_path)}, limits=limits) as d,
+        ):
+            assert "what" in answered(await d.chat([part("image", f"file://{tmp_path}/good.pt"), TEXT]))
+            error = refusal(await d.chat([part("image", f"file://{tmp_path}/sparse.pt")]))
+            assert (error["code"], "sparse" in error["message"]) == ("media_embedding_refused", True)
+            for other in (f"{url}/good.pt", url_of(saved(values))):
+                error = refusal(await d.chat([part("image", other)]), 415)
+                assert "file: URL only" in error["message"]
+            assert "what" in answered(await d.chat([embedded(), TEXT]))
+
+    run(main(), limit_s=50)

@@ -176,6 +176,21 @@ def test_what_the_target_holds_is_not_encoded():
     assert str(planned(["x"], "e:e a:pd", has_embedding=lambda one, name: True)) == "pd@a"
 
 
+def test_what_came_as_its_embedding_is_not_encoded():
+    for alive, picked in [
+        ("e:e a:pd", "pd@a"),
+        ("a:epd", "pd@a"),
+        ("a:ep d:d", "p@a d@d"),
+        ("e:e p:p d:d", "p@p d@d"),
+        ("a:pd", "pd@a"),  # and nobody who encodes is missed
+    ]:
+        assert str(planned(["x"], alive, precomputed=frozenset("x"))) == picked
+    mixed = planned(["x", "y", "x"], "e:e a:pd", precomputed=frozenset("x"))
+    assert str(mixed) == "e@e pd@a"
+    assert mixed.encode[0].media == (1,)
+    assert str(planned(["x", "y"], "a:epd", precomputed=frozenset("x"))) == "epd@a"
+
+
 @pytest.mark.parametrize(
     ("media", "alive", "picked"),
     [

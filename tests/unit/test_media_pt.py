@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import AbilityMissing, BadRequest, PayloadTooLarge, UnsupportedMedia
 from triptych.media import pt_file
@@ -172,6 +173,37 @@ def test_a_child_that_takes_too_long_is_ended():
     error = refused(saved(torch.eye(4)), media_pt_timeout_s=0.05)
     assert error.code == "media_timeout"
     assert "--media-pt-timeout-s" in error.message
+
+
+def test_a_cancelled_request_ends_its_child(monkeypatch):
+    children = []
+    start = asyncio.create_subprocess_exec
+
+    async def spied(*words, **settings):
+        children.append(await start(*words, **settings))
+        return children[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spied)
+
+    async def main():
+        task = asyncio.create_task(PtReader(MediaLimits()).as_safetensors(saved(torch.eye(4)), ITEM))
+        while not children:
+            await asyncio.sleep(0.01)
+        assert children[0].returncode is None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert children[0].returncode == -9
+
+    asyncio.run(main())
+
+
+def test_the_child_gets_no_secret(monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_API_KEY", "secret")
+    monkeypatch.setenv("HF_HOME", "/somewhere")
+    given = env.bare_environment()
+    assert "secret" not in given.values()
+    assert given["HF_HOME"] == "/somewhere"
 
 
 def test_without_torch_the_error_says_what_to_do(monkeypatch):

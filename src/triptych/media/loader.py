@@ -34,8 +34,8 @@ INLINE_DATA_URL_CHARS = 64 * 1024
 of an idle machine and more of a busy one."""
 INLINE_HASH_BYTES = 256 * 1024
 """Media up to this are hashed at once (0.13 ms)."""
-INLINE_EMBEDDING_BYTES = 32 * 1024
-"""Embeddings up to this are read at once (0.2 ms)."""
+INLINE_EMBEDDING_BYTES = 64 * 1024
+"""Embeddings up to this are read at once (0.1 ms)."""
 THREADS = 2
 """Not asyncio's own pool: there, slow name look-ups of remote hosts could hold up every other request."""
 
