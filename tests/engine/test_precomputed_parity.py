@@ -264,3 +264,21 @@ def test_wrong_ones_are_the_clients_errors_and_the_engine_goes_on(deployed: tupl
             assert answer.status_code == 400, (what, answer.text)
             assert answer.json()["error"]["param"] == f"messages[0].content[1].{kind}_embeds", what
     assert served.ask(model.parts["given"], TOKENS)[0] == model.answers["given"]
+
+
+def test_what_fits_is_answered_however_odd(deployed: tuple[Served, Model, list[str]]) -> None:
+    """A strip of one row, a single token, the longest sound, half precision, huge values: whatever passes the checks."""
+    served, model, _ = deployed
+    kind = "audio" if model.family == "qwen2_audio" else "image"
+    large = Raw("F32", (36, WIDTH), b"\xff\xff\x7f\x7f" * 36 * WIDTH)
+    half = Raw("BF16", (36, WIDTH), bytes(range(64)) * (36 * WIDTH * 2 // 64))
+    shapes: list[tuple[Raw, tuple[int, ...]]] = [(large, (1, 12, 12)), (half, (1, 12, 12))]
+    if model.family == "qwen2_vl":
+        shapes += [(floats(36, WIDTH), (1, 2, 72)), (floats(36, WIDTH), (1, 72, 2)), (floats(1, WIDTH), (1, 2, 2))]
+    if model.family == "qwen2_audio":
+        shapes += [(floats(1, WIDTH), ()), (floats(750, WIDTH), ())]
+    for values, sides in shapes:
+        more = {"image_grid_thw": grid(*sides)} if model.family == "qwen2_vl" else {}
+        url = embeddings.url_of(embeddings.safetensors(embeds=values, **more))
+        served.ask([{"type": "text", "text": "?"}, part(kind, url)], TOKENS)
+    assert served.ask(model.parts["given"], TOKENS)[0] == model.answers["given"]
