@@ -1,6 +1,6 @@
 """Media that come as embeddings, computed by transformers' own encoder, are answered as the media themselves are.
 
-EPD runs by default (about 60 s a family), the other ways with ``--full``.
+EPD of three families runs by default (a minute each), all else with ``--full``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,18 +16,21 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from engine_support import Served, data_url
+from ways import matrix
 
 from support import embeddings
 from support.embeddings import Raw, floats, grid, part
+from support.evidence import Proves
 from support.reference import AudioReference, Reference, VideoReference, make_checkpoint, picture
 
 np = pytest.importorskip("numpy")
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 torch = pytest.importorskip("torch")
 
+GRIDS = ("qwen2_vl", "qwen2_5_vl")
+"""Families that want a grid with a picture's embedding."""
 TOKENS = 16
 CLIENTS = 8
-VLLM = ["--dtype", "float32", "--max-model-len", "2048"]
 WIDTH = 128
 """Of every tiny model's embeddings."""
 
@@ -106,21 +108,14 @@ SOUNDS: dict[str, list[Any]] = {
     "raw and given": [Sound(3, 0.7), "and", Given(Sound(4)), "which is longer?"],
     "one twice": [Given(Sound(5, 0.4)), Sound(6), Given(Sound(5, 0.4)), "are two alike?"],
 }
-CASES = {"qwen2_vl": PICTURES | FILMS, "llava": PICTURES, "qwen2_audio": SOUNDS}
-REFERENCES = {"qwen2_vl": VideoReference, "llava": Reference, "qwen2_audio": AudioReference}
-WAYS = {
-    # Mode and encoder: spans.
-    "EPD inside": ["epd"],
-    "E/PD own": ["e", "pd"],
-    "E/PD ec": ["e", "pd"],
-    "EP/D inside": ["ep", "d"],
-    "E/P/D own": ["e", "p", "d"],
+CASES = {"qwen2_vl": PICTURES | FILMS, "qwen2_5_vl": PICTURES, "llava": PICTURES, "qwen2_audio": SOUNDS}
+REFERENCES = {"qwen2_vl": VideoReference, "qwen2_audio": AudioReference}
+BY_DEFAULT: dict[str, list[str]] = {
+    "qwen2_vl": ["EPD inside"],
+    "qwen2_5_vl": [],
+    "llava": ["EPD inside"],
+    "qwen2_audio": ["EPD inside"],
 }
-MATRIX = [
-    pytest.param((family, way), id=f"{family} {way}", marks=[] if way == "EPD inside" else pytest.mark.full)
-    for family in CASES
-    for way in WAYS
-]
 
 
 def embedded(reference: Reference, medium: Any) -> bytes:
@@ -159,7 +154,7 @@ class Model:
         self.family = family
         self.answers: dict[str, str] = {}
         self.parts: dict[str, list[dict[str, Any]]] = {}
-        reference = REFERENCES[family](self.folder)
+        reference = REFERENCES.get(family, Reference)(self.folder)
         for name, contents in CASES[family].items():
             media = [one.medium if isinstance(one, Given) else one for one in contents]
             local = [{"type": "text", "text": one} if isinstance(one, str) else {"type": one.kind} for one in media]
@@ -177,37 +172,38 @@ def _sent(reference: Reference, one: Any) -> dict[str, Any]:
     return one.raw()
 
 
+Deployed = tuple[Served, Model, list[str]]
+"""And its spans."""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     """Each family's, made once."""
     return functools.cache(lambda family: Model(tmp_path_factory.mktemp("tiny") / family, family))
 
 
-@pytest.fixture(scope="module", params=MATRIX)
+@pytest.fixture(scope="module", params=matrix(BY_DEFAULT))
 def deployed(
     request: pytest.FixtureRequest, models: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Served, Model, list[str]]]:
-    """No worker stands in for another."""
+) -> Iterator[Deployed]:
     family, way = request.param
-    model, folder = models(family), tmp_path_factory.mktemp("deployment")
-    (folder / "store").mkdir()
-    workers: list[dict[str, Any]] = []
-    for span in WAYS[way]:
-        shared = ["--ec-storage-path", str(folder / "store")] if way.endswith("ec") and span != "d" else []
-        own = span == "e" and way.endswith("own")
-        engine = {"engine": "encoder"} if own else {"engine": "vllm", "args": [*VLLM, *shared]}
-        workers.append({"name": span, "span": span, "stand-in": False, **engine})
-    frontend = {"enable-multimodal": True, "enable-mm-embeds": True, "plan-header": True}
-    graph = {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
-    (folder / "graph.yaml").write_text(json.dumps(graph))
-    running = Served(folder / "graph.yaml", model.folder)
+    model = models(family)
+    running = way.deploy(model.folder, tmp_path_factory.mktemp("deployment"), enable_mm_embeds=True)
     try:
-        yield running, model, WAYS[way]
+        yield running, model, way.spans
     finally:
         running.stop()
 
 
-def test_answers_are_those_to_the_media_themselves(deployed: tuple[Served, Model, list[str]]) -> None:
+@pytest.fixture
+def proven(request: pytest.FixtureRequest, deployed: Deployed, proves: Proves) -> None:
+    family, way = request.node.callspec.params["deployed"]
+    for kind in {one.medium.kind for contents in CASES[family].values() for one in contents if isinstance(one, Given)}:
+        proves(family=family, modality=kind, input="embeddings", **way._asdict())
+
+
+@pytest.mark.usefixtures("proven")
+def test_answers_are_those_to_the_media_themselves(deployed: Deployed) -> None:
     served, model, spans = deployed
     said = {name: served.ask(parts, TOKENS) for name, parts in model.parts.items()}
     assert {name: text for name, (text, _) in said.items()} == model.answers
@@ -217,7 +213,8 @@ def test_answers_are_those_to_the_media_themselves(deployed: tuple[Served, Model
         assert calls == (spans if has_raw else skips_e), name
 
 
-def test_answers_stay_the_same_at_once_and_streamed(deployed: tuple[Served, Model, list[str]]) -> None:
+@pytest.mark.usefixtures("proven")
+def test_answers_stay_the_same_at_once_and_streamed(deployed: Deployed) -> None:
     served, model, _ = deployed
     work = [(name, stream) for name in model.parts for stream in (False, True)] * 2
     with ThreadPoolExecutor(CLIENTS) as threads:
@@ -229,7 +226,7 @@ def wrong_ones(model: Model) -> dict[str, bytes]:
     """Files that hold no embedding of the model, but nearly one."""
     kind, with_it = ("audio", {}) if model.family == "qwen2_audio" else ("image", {})
     tokens = 36
-    if model.family == "qwen2_vl":
+    if model.family in GRIDS:
         with_it = {"image_grid_thw": grid(1, 12, 12)}
     name = f"{kind}_embeds"
 
@@ -253,7 +250,7 @@ def wrong_ones(model: Model) -> dict[str, bytes]:
     return made
 
 
-def test_wrong_ones_are_the_clients_errors_and_the_engine_goes_on(deployed: tuple[Served, Model, list[str]]) -> None:
+def test_wrong_ones_are_the_clients_errors_and_the_engine_goes_on(deployed: Deployed) -> None:
     served, model, _ = deployed
     kind = "audio" if model.family == "qwen2_audio" else "image"
     with httpx.Client(trust_env=False, timeout=120) as client:
@@ -266,19 +263,19 @@ def test_wrong_ones_are_the_clients_errors_and_the_engine_goes_on(deployed: tupl
     assert served.ask(model.parts["given"], TOKENS)[0] == model.answers["given"]
 
 
-def test_what_fits_is_answered_however_odd(deployed: tuple[Served, Model, list[str]]) -> None:
-    """A strip of one row, a single token, the longest sound, half precision, huge values: whatever passes the checks."""
+def test_what_fits_is_answered_however_odd(deployed: Deployed) -> None:
+    """A strip of one row, a single token, the longest sound, half precision, huge values: what the checks let by."""
     served, model, _ = deployed
     kind = "audio" if model.family == "qwen2_audio" else "image"
     large = Raw("F32", (36, WIDTH), b"\xff\xff\x7f\x7f" * 36 * WIDTH)
     half = Raw("BF16", (36, WIDTH), bytes(range(64)) * (36 * WIDTH * 2 // 64))
     shapes: list[tuple[Raw, tuple[int, ...]]] = [(large, (1, 12, 12)), (half, (1, 12, 12))]
-    if model.family == "qwen2_vl":
+    if model.family in GRIDS:
         shapes += [(floats(36, WIDTH), (1, 2, 72)), (floats(36, WIDTH), (1, 72, 2)), (floats(1, WIDTH), (1, 2, 2))]
     if model.family == "qwen2_audio":
         shapes += [(floats(1, WIDTH), ()), (floats(750, WIDTH), ())]
     for values, sides in shapes:
-        more = {"image_grid_thw": grid(*sides)} if model.family == "qwen2_vl" else {}
+        more = {"image_grid_thw": grid(*sides)} if model.family in GRIDS else {}
         url = embeddings.url_of(embeddings.safetensors(embeds=values, **more))
         served.ask([{"type": "text", "text": "?"}, part(kind, url)], TOKENS)
     assert served.ask(model.parts["given"], TOKENS)[0] == model.answers["given"]

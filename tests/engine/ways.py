@@ -27,22 +27,26 @@ class Way(NamedTuple):
     def spans(self) -> list[str]:
         return SPANS[self.mode]
 
-    def graph(self, store: Path, args: Sequence[str] = VLLM) -> dict[str, Any]:
-        """No worker stands in for another: each stage is done where the mode puts it, or fails and says why."""
+    def graph(self, store: Path, args: Sequence[str] = VLLM, **frontend: Any) -> dict[str, Any]:
+        """No worker stands in for another: each stage is done where the mode puts it, or fails and says why.
+
+        ``frontend``: more of its flags, with underscores.
+        """
         shared = ["--ec-storage-path", str(store)] if self.encoder == "ec" else []
         workers: list[dict[str, Any]] = []
         for span in self.spans:
-            flags = [*args, *(shared if span != "d" else [])]
+            words = [*args, *(shared if span != "d" else [])]
             own = (span, self.encoder) == ("e", "own")
-            engine = {"engine": "encoder"} if own else {"engine": "vllm", "args": flags}
+            engine = {"engine": "encoder"} if own else {"engine": "vllm", "args": words}
             workers.append({"name": span, "span": span, "stand-in": False, **engine})
-        frontend = {"enable-multimodal": True, "plan-header": True}
-        return {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
+        flags = {"enable-multimodal": True, "plan-header": True}
+        flags |= {name.replace("_", "-"): value for name, value in frontend.items()}
+        return {"model": "tiny", "served-model-name": "tiny", "frontend": flags, "workers": workers}
 
-    def deploy(self, checkpoint: Path, folder: Path, args: Sequence[str] = VLLM) -> Served:
-        """``folder``: an empty one for the deployment's files."""
+    def deploy(self, checkpoint: Path, folder: Path, args: Sequence[str] = VLLM, **frontend: Any) -> Served:
+        """``folder``: an empty one for the deployment's files. The rest as in ``graph``."""
         (folder / "store").mkdir()
-        (folder / "graph.yaml").write_text(json.dumps(self.graph(folder / "store", args)))
+        (folder / "graph.yaml").write_text(json.dumps(self.graph(folder / "store", args, **frontend)))
         return Served(folder / "graph.yaml", checkpoint)
 
 
