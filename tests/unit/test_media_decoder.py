@@ -1,119 +1,164 @@
 import asyncio
-import threading
 
 import pytest
 from media_files import picture
 
+from support.loops import run, until
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import BadRequest, Unavailable
+from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.request import Medium
-from triptych.media import decoder as module
-from triptych.media.decoder import MediaDecoder
+from triptych.media.decoder import MediaDecoder, expected_bytes
 from triptych.media.image import PIXEL_BYTES
 
-LIMITS = MediaLimits()
+LIMITS = MediaLimits(media_decode_workers=1)
 SIZE_BYTES = 16 * 8 * PIXEL_BYTES
 
 
-def medium(name: str, data: bytes | None = None) -> Medium:
-    return Medium(kind="image", content_hash=name, format="PNG", data=picture() if data is None else data)
+def medium(name: str, data: bytes | None = None, **fields) -> Medium:
+    return Medium(kind="image", content_hash=name, format="PNG", data=picture() if data is None else data, **fields)
 
 
 class Gate:
-    """Stands in for ``decode_image``: counts, and holds the thread until ``go``."""
+    """Stands between a decoder and its sandbox: counts, and holds what comes until ``go``."""
 
-    def __init__(self, monkeypatch, go=False):
+    def __init__(self, decoder, go=True):
         self.runs = 0
-        self.go = threading.Event()
-        self.loop_saw = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._real = module._KINDS["image"]
+        self.go = asyncio.Event()
+        self._real = decoder.sandbox.decode
         if go:
             self.go.set()
-        monkeypatch.setitem(module._KINDS, "image", self._real._replace(decode=self))
+        decoder.sandbox.decode = self
 
-    def __call__(self, *args):
+    async def __call__(self, *args):
         self.runs += 1
-        self._loop.call_soon_threadsafe(self.loop_saw.set)
-        assert self.go.wait(10)
-        return self._real.decode(*args)
+        await self.go.wait()
+        return await self._real(*args)
 
 
-def test_a_repeat_comes_from_the_cache(monkeypatch):
-    async def body():
-        gate = Gate(monkeypatch, go=True)
-        decoder = MediaDecoder(LIMITS)
-        first = await decoder.decode(medium("a"))
-        assert await decoder.decode(medium("a")) is first
+async def decode(decoder, *media):
+    async with decoder.decoded(media) as decoded:
+        return decoded
+
+
+def on_decoder(body, go=True, **limits):
+    async def main():
+        decoder = MediaDecoder(MediaLimits(**{"media_decode_workers": 1, **limits}))
+        try:
+            await body(decoder, Gate(decoder, go))
+        finally:
+            await decoder.close()
+
+    run(main())
+
+
+def test_a_repeat_comes_from_the_cache():
+    async def body(decoder, gate):
+        [first] = await decode(decoder, medium("a"))
+        [again] = await decode(decoder, medium("a", b"", width=16, height=8))
+        assert again is first
         assert (gate.runs, decoder.cache.size_bytes) == (1, SIZE_BYTES)
-        await decoder.close()
+        with pytest.raises(MediaMissing):
+            await decode(decoder, medium("b", b"", width=16, height=8))
 
-    asyncio.run(body())
+    on_decoder(body)
 
 
-def test_the_cache_is_bounded_in_bytes_and_can_be_off(monkeypatch):
-    async def body():
-        gate = Gate(monkeypatch, go=True)
-        decoder = MediaDecoder(LIMITS, cache_bytes=SIZE_BYTES)
+def test_the_cache_is_bounded_in_bytes():
+    async def body(decoder, gate):
         for name in ("a", "b", "a"):
-            await decoder.decode(medium(name))
+            await decode(decoder, medium(name))
         assert (gate.runs, len(decoder.cache)) == (3, 1)
+
+    on_decoder(body, media_decoded_cache_bytes=SIZE_BYTES)
+
+
+@pytest.mark.parametrize("way", ["limit", "keep"])
+def test_the_cache_can_be_off(way):
+    async def main():
+        limits = MediaLimits(media_decoded_cache_bytes=0) if way == "limit" else LIMITS
+        decoder = MediaDecoder(limits, keep=way == "limit")
+        gate = Gate(decoder)
+        await decode(decoder, medium("a"))
+        await decode(decoder, medium("a"))
+        assert (gate.runs, len(decoder.cache)) == (2, 0)
         await decoder.close()
-        off = MediaDecoder(LIMITS, cache_bytes=0)
-        await off.decode(medium("a"))
-        await off.decode(medium("a"))
-        assert (gate.runs, len(off.cache)) == (5, 0)
-        await off.close()
 
-    asyncio.run(body())
+    run(main())
 
 
-def test_equal_media_are_decoded_once_and_a_cancelled_waiter_touches_no_other(monkeypatch):
-    async def body():
-        gate = Gate(monkeypatch)
-        decoder = MediaDecoder(LIMITS)
-        tasks = [asyncio.create_task(decoder.decode(medium("a"))) for _ in range(3)]
-        await gate.loop_saw.wait()
+def test_equal_media_are_decoded_once_and_a_cancelled_waiter_touches_no_other():
+    async def body(decoder, gate):
+        tasks = [asyncio.create_task(decode(decoder, medium("a"))) for _ in range(3)]
+        await until(lambda: gate.runs, "one decodes")
         tasks[0].cancel()
         await asyncio.wait([tasks[0]])
         gate.go.set()
-        second, third = await asyncio.gather(*tasks[1:])
+        [second], [third] = await asyncio.gather(*tasks[1:])
         assert second is third
         assert gate.runs == 1
-        await decoder.close()
 
-    asyncio.run(body())
+    on_decoder(body, go=False)
 
 
 def test_damage_is_reported_and_not_remembered():
-    async def body():
-        decoder = MediaDecoder(LIMITS)
+    async def body(decoder, gate):
         for _ in range(2):
             with pytest.raises(BadRequest, match="damaged"):
-                await decoder.decode(medium("a", picture()[:60]))
-        assert len(decoder.cache) == 0
+                await decode(decoder, medium("b"), medium("a", picture()[:60]))
+        assert (len(decoder.cache), decoder.room.taken_bytes) == (1, 0)
+
+    on_decoder(body)
+
+
+def test_a_request_waits_for_room_for_all_of_its_media_and_can_be_cancelled():
+    async def body(decoder, gate):
+        first = decoder.decoded([medium("a"), medium("b")])
+        await first.__aenter__()
+        assert decoder.room.taken_bytes == 2 * SIZE_BYTES
+        second = asyncio.create_task(decode(decoder, medium("c"), medium("d")))
+        third = asyncio.create_task(decode(decoder, medium("e"), medium("f")))
+        await until(lambda: decoder.room.waiting == 2, "both wait")
+        samples = {one.name: one.value for one in decoder.samples()}
+        assert samples["triptych_media_decoded_waiting"] == 2
+        assert samples["triptych_media_decoded_bytes"] == 2 * SIZE_BYTES
+        second.cancel()
+        await asyncio.wait([second])
+        assert gate.runs == 2, "who waits for room decodes nothing"
+        await first.__aexit__(None, None, None)
+        assert len(await third) == 2
+        assert (gate.runs, decoder.room.taken_bytes) == (4, 0)
+
+    on_decoder(body, media_decoded_bytes=3 * SIZE_BYTES)
+
+
+def test_what_can_never_have_room_is_refused_by_the_flag():
+    async def body(decoder, gate):
+        with pytest.raises(PayloadTooLarge, match=rf"{2 * SIZE_BYTES:,} bytes; .*\(--media-decoded-bytes\)"):
+            await decode(decoder, medium("a"), medium("b"))
+        assert gate.runs == 0
+
+    on_decoder(body, media_decoded_bytes=2 * SIZE_BYTES - 1)
+
+
+def test_what_a_medium_will_take_is_bounded_by_the_limits():
+    film = Medium(kind="video", content_hash="", format="", width=640, height=480, frame_indices=(0, 3))
+    assert expected_bytes(film, LIMITS) == 2 * 640 * 480 * 3
+    assert expected_bytes(film, MediaLimits(media_max_video_pixels=1000)) == 3000
+    sound = Medium(kind="audio", content_hash="", format="", samples=48_000, sample_rate=48_000, decode_rate=16_000)
+    assert expected_bytes(sound, LIMITS) == 16_000 * 4
+    assert expected_bytes(sound, MediaLimits(media_max_audio_s=0.5)) == 8_000 * 4
+    lying = medium("a", width=9_000, height=9_000)
+    assert expected_bytes(lying, LIMITS) == SIZE_BYTES
+
+
+def test_close_ends_waiters():
+    async def body(decoder, gate):
+        tasks = [asyncio.create_task(decode(decoder, medium(name))) for name in "abc"]
+        await until(lambda: gate.runs == 3, "all are on their way")
         await decoder.close()
-
-    asyncio.run(body())
-
-
-def test_close_ends_waiters_and_threads(monkeypatch):
-    async def body():
-        gate = Gate(monkeypatch)
-        decoder = MediaDecoder(LIMITS, threads=1)
-        tasks = [asyncio.create_task(decoder.decode(medium(name))) for name in "abc"]
-        await gate.loop_saw.wait()
-        await decoder.close()
-        gate.go.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in results] == [Unavailable] * 3
         with pytest.raises(Unavailable):
-            await decoder.decode(medium("d"))
-        await decoder.close()
-        assert gate.runs == 1
+            await decode(decoder, medium("d"))
 
-    asyncio.run(body())
-    for thread in threading.enumerate():
-        if thread.name.startswith("triptych-decode"):
-            thread.join(10)
-            assert not thread.is_alive()
+    on_decoder(body, go=False)

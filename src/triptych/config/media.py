@@ -38,6 +38,31 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     media_pt_timeout_s: Annotated[
         float, Meta(gt=0, description="Time limit for reading a `.pt` file, in a process of its own that loads torch.")
     ] = 60.0
+    media_decode_workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most child processes that read and decode media, of each frontend and worker; 0: one a core, "
+            "at most 8. They start when they are needed.",
+        ),
+    ] = 0
+    media_decode_memory_mib: Annotated[
+        int, Meta(ge=64, description="Most memory (address space) of such a process, libraries included, in MiB.")
+    ] = 3072
+    media_decode_timeout_s: Annotated[
+        float, Meta(gt=0, description="Time limit for reading or decoding one medium; what takes longer is killed.")
+    ] = 120.0
+    media_decoded_bytes: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="Most bytes of decoded media that the requests of a worker hold at once; more requests wait, "
+            "and one whose media are larger by themselves gets 413.",
+        ),
+    ] = 2048 * MIB
+    media_decoded_cache_bytes: Annotated[
+        int, Meta(ge=0, description="Most bytes of decoded media that a worker keeps for requests to come; 0: none.")
+    ] = 256 * MIB
     media_max_items: Annotated[int, Meta(gt=0, description="Most media in one request.")] = 16
     media_connect_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for connecting to a media host.")] = (
         5.0

@@ -14,7 +14,7 @@ from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, TokenDelta
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import PrefillAnswer
+from triptych.contracts.stages import PrefillAnswer, Sample
 from triptych.transfer.base import Buffer, Transfer
 
 
@@ -40,6 +40,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Media encoded since the start by ``Encoding.encode``; not those that a shared store held already."""
     encode_batches: int = 0
     """Runs of the encoder that they took."""
+    media: tuple[Sample, ...] = ()
+    """Of the processes that decode media, and of what is decoded."""
 
 
 @dataclass(frozen=True)

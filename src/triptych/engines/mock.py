@@ -99,7 +99,9 @@ class MockEngine:
         await self._decoder.close()
 
     def stats(self) -> EngineStats:
-        return EngineStats(running=self._running, generated_tokens=self._made, encoded=self._encoded)
+        return EngineStats(
+            running=self._running, generated_tokens=self._made, encoded=self._encoded, media=self._decoder.samples()
+        )
 
     async def failed(self) -> str:
         await asyncio.Event().wait()
@@ -110,18 +112,19 @@ class MockEngine:
     async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
         self._running += 1
         try:
-            decoded = await asyncio.gather(*(self._decoder.decode(medium) for medium in media))
+            async with self._decoder.decoded(media) as decoded:
+                tokens = [self._tokens(medium, one) for medium, one in zip(media, decoded, strict=True)]
             if self._args.encode_ms:
                 await asyncio.sleep(self._args.encode_ms / 1000)
             self._encoded += len(media)
             return [
                 Encoded(
-                    memoryview(embedding_of(medium.content_hash, tokens := self._tokens(medium, one))),
-                    (tokens, EMBEDDING_WIDTH),
+                    memoryview(embedding_of(medium.content_hash, count)),
+                    (count, EMBEDDING_WIDTH),
                     EMBEDDING_DTYPE,
                     medium.metadata,
                 )
-                for medium, one in zip(media, decoded, strict=True)
+                for medium, count in zip(media, tokens, strict=True)
             ]
         finally:
             self._running -= 1
@@ -184,7 +187,7 @@ class MockEngine:
         expanded = len(request.token_ids)
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
-            tokens = buffer.shape[0] if buffer else self._tokens(medium, await self._decoded(medium))
+            tokens = buffer.shape[0] if buffer else await self._decoded_tokens(medium)
             if buffer and not self._is_right(medium, buffer):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
             expanded += tokens - 1
@@ -207,10 +210,11 @@ class MockEngine:
         name = embedding_name(medium.kind, bytes(buffer.data), form.shape, form.dtype, medium.metadata)
         return name == medium.content_hash
 
-    async def _decoded(self, medium: Medium) -> Any:
-        if medium.precomputed is not None or (not medium.data and medium.content_hash not in self._decoder.cache):
-            raise MediaMissing("a medium came without its bytes, and is not here")
-        return await self._decoder.decode(medium)
+    async def _decoded_tokens(self, medium: Medium) -> int:
+        if medium.precomputed is not None:
+            raise MediaMissing("an embedding came without its bytes, and is not here")
+        async with self._decoder.decoded([medium]) as [decoded]:
+            return self._tokens(medium, decoded)
 
     def _tokens(self, medium: Medium, decoded: Any) -> int:
         """Of ``medium``, by the size that it really has."""

@@ -106,6 +106,7 @@ async def serving(
 
         catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template), on_gone)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
+        app.metrics.also(media.sandbox.counts.samples)
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]
         try:

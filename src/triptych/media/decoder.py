@@ -1,73 +1,123 @@
-"""The worker's side: media decoded in threads, each content once at a time, and kept for a while."""
+"""The worker's side: media decoded in a sandbox, each content once at a time, and kept for a while."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from triptych.cache.lru import ByteLru
+from triptych.cache.room import Room
 from triptych.cache.single_flight import SingleFlight
-from triptych.config.media import MIB, MediaLimits
-from triptych.contracts.errors import Unavailable
-from triptych.contracts.request import MediaKind, Medium
-from triptych.media.audio import decode_audio, sound_bytes
-from triptych.media.image import decode_image, picture_bytes
-from triptych.media.video import decode_video, video_bytes
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
+from triptych.contracts.request import Medium
+from triptych.contracts.stages import Sample
+from triptych.media.audio import SAMPLE_BYTES, resampled_length, sound_bytes
+from triptych.media.errors import TOO_LARGE, problem
+from triptych.media.image import PIXEL_BYTES, picture_bytes
+from triptych.media.sandbox.pool import Sandbox
+from triptych.media.sniff import inspect_image
+from triptych.media.video import RGB_BYTES, video_bytes
 
-
-class _Kind(NamedTuple):
-    decode: Callable[[Medium, MediaLimits], Any]
-    size_bytes: Callable[[Any], int]
-    """Of what ``decode`` made."""
-
-
-_KINDS: dict[MediaKind, _Kind] = {
-    "image": _Kind(decode_image, picture_bytes),
-    "video": _Kind(decode_video, video_bytes),
-    "audio": _Kind(decode_audio, sound_bytes),
-}
+_SIZES = {"image": picture_bytes, "video": video_bytes, "audio": sound_bytes}
 
 
 class MediaDecoder:
-    """Decodes media in threads of its own, each content once at a time, and keeps those used last.
+    """Decodes media in processes of their own, each content once at a time, and keeps those used last.
 
-    A picture becomes a PIL image in RGB, a sound float32 [samples]. For one event loop. ``cache_bytes`` bounds what is
-    kept (0: nothing). Media are keyed by their content hash, which the caller must be able to trust, and shared: nobody
-    may change one. Work waiting for a thread is bounded by the worker's own bound on its requests.
+    A picture becomes a PIL image in RGB, a video uint8 [frames, height, width, 3], a sound float32 [samples]. For one
+    event loop. Media are keyed by their content hash, which the caller must be able to trust, and shared: nobody may
+    change one. Work waiting for room or for a process is bounded by the worker's own bound on its requests.
     """
 
-    def __init__(self, limits: MediaLimits, *, cache_bytes: int = 256 * MIB, threads: int = 2) -> None:
+    def __init__(self, limits: MediaLimits, *, keep: bool = True) -> None:
+        """``keep`` of False: nothing is kept, whatever ``media_decoded_cache_bytes`` says."""
         self._limits = limits
-        self.cache: ByteLru[str, Any] = ByteLru(cache_bytes)
+        self.sandbox = Sandbox(limits)
+        self.room = Room(limits.media_decoded_bytes)
+        self.cache: ByteLru[str, Any] = ByteLru(limits.media_decoded_cache_bytes if keep else 0)
         self._flights: SingleFlight[str, Any] = SingleFlight("media-decode")
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="triptych-decode")
         self._closed = False
 
-    async def decode(self, medium: Medium) -> Any:
-        """``medium`` decoded, from the cache where it is there.
+    @asynccontextmanager
+    async def decoded(self, media: Sequence[Medium]) -> AsyncIterator[list[Any]]:
+        """``media`` decoded, in order, to be used within the block only, while their room is taken.
 
-        Raises what decoding its kind raises, Unavailable after ``close``. Cancelling touches no other caller;
-        a decode that nobody waits for any more is dropped, at once if it has not begun.
+        Room is taken for all at once, so that no two requests wait for what the other holds. Raises what decoding
+        raises (of the first that fails), MediaMissing for what came without data and is not kept, PayloadTooLarge
+        where all are larger than there ever is room for, and Unavailable after ``close``. Cancelling touches no other
+        caller; a decode that nobody waits for any more is dropped, at once if it has not begun.
         """
         if self._closed:
             raise Unavailable("the worker is shutting down; try again", code="shutting_down")
+        size = sum(expected_bytes(medium, self._limits) for medium in media)
+        if size > self.room.size_bytes:
+            reason = (
+                f"decoded, the media of the request have {size:,} bytes; the limit is {self.room.size_bytes:,} "
+                "(--media-decoded-bytes)"
+            )
+            raise problem(PayloadTooLarge, media[0].kind, TOO_LARGE, reason)
+        async with self.room.take(size):
+            yield await self._all(media)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Metrics."""
+        name = "triptych_media_decoded_"
+        return (
+            *self.sandbox.counts.samples(),
+            Sample(name + "bytes", "gauge", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
+            Sample(name + "capacity_bytes", "gauge", "Most that they may hold.", self.room.size_bytes),
+            Sample(name + "waiting", "gauge", "Requests that wait for room for their media.", self.room.waiting),
+            Sample(name + "cache_bytes", "gauge", "Bytes of decoded media kept.", self.cache.size_bytes),
+        )
+
+    async def close(self) -> None:
+        """End the processes, drop waiting work and the cache. May be called twice."""
+        self._closed = True
+        await self._flights.close()
+        await self.sandbox.close()
+        self.cache.clear()
+
+    async def _all(self, media: Sequence[Medium]) -> list[Any]:
+        if len(media) == 1:
+            return [await self._one(media[0])]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(medium), name="media-decode") for medium in media]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _one(self, medium: Medium) -> Any:
         found = self.cache.get(medium.content_hash)
         if found is not None:
             return found
+        if not medium.data:
+            name = medium.content_hash[:12]
+            raise MediaMissing(f"{medium.kind} {name} is not at this worker: send its data")
         return await self._flights.run(medium.content_hash, lambda: self._decode(medium))
 
-    async def close(self) -> None:
-        """Drop waiting work and the cache; a running decode ends by itself. May be called twice."""
-        self._closed = True
-        await self._flights.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self.cache.clear()
-
     async def _decode(self, medium: Medium) -> Any:
-        kind = _KINDS[medium.kind]
-        loop = asyncio.get_running_loop()
-        decoded = await loop.run_in_executor(self._threads, kind.decode, medium, self._limits)
-        self.cache.put(medium.content_hash, decoded, kind.size_bytes(decoded))
+        decoded = await self.sandbox.decode(medium, medium.kind)
+        self.cache.put(medium.content_hash, decoded, _SIZES[medium.kind](decoded))
         return decoded
+
+
+def expected_bytes(medium: Medium, limits: MediaLimits) -> int:
+    """What ``medium`` takes decoded, by its header or what the frontend read of it; never more than ``limits`` allow.
+
+    Raises as ``inspect_image`` does for a picture.
+    """
+    if medium.kind == "image":
+        width, height = medium.width, medium.height
+        if medium.data:
+            _, width, height, _ = inspect_image(medium.data, limits, medium.kind)
+        return width * height * PIXEL_BYTES
+    if medium.kind == "video":
+        pixels = len(medium.frame_indices) * medium.width * medium.height
+        return min(pixels, limits.media_max_video_pixels) * RGB_BYTES
+    rate = medium.decode_rate or medium.sample_rate
+    samples = resampled_length(medium.samples, medium.sample_rate, rate) if medium.sample_rate else 0
+    return min(samples, int(limits.media_max_audio_s * rate)) * SAMPLE_BYTES

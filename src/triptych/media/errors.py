@@ -21,6 +21,8 @@ BUSY = "media_busy"
 DOMAIN_REFUSED = "media_domain_refused"
 FILE_REFUSED = "media_file_refused"
 EMBEDDING_REFUSED = "media_embedding_refused"
+DECODE_FAILED = "media_decode_failed"
+"""The decoder crashed, ran out of memory or out of time."""
 
 
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:

@@ -87,8 +87,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I;16":  # 16-bit grey: keep the high byte; Pillow's convert clips instead of scaling.
         return Image.frombytes("L", image.size, image.tobytes(), "raw", "L;16").convert("RGB")
     if not image.has_transparency_data:
-        # A copy also where it is RGB already: the file's own picture is tied to its reader.
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layered = image.convert("RGBA")
     over_white = Image.new("RGB", image.size, _WHITE)
     over_white.paste(layered, mask=layered.getchannel("A"))

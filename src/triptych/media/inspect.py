@@ -38,7 +38,8 @@ _KINDS: dict[MediaKind, Callable[[bytes, MediaLimits, str], Facts]] = {
     "audio": _audio,
 }
 QUICK: tuple[MediaKind, ...] = ("image",)
-"""Kinds whose header is read in microseconds; others block for longer, and are to be inspected in a thread."""
+"""Kinds whose header is read in microseconds and by our own Python, which no file can crash. Others block for longer
+and are read by libraries in C: they are to be inspected in a sandbox."""
 
 
 def inspect(kind: MediaKind, data: bytes, limits: MediaLimits, item: str) -> Facts:

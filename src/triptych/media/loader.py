@@ -26,6 +26,7 @@ from triptych.media.local_file import LocalFiles, is_file_url
 from triptych.media.naming import content_hash
 from triptych.media.pt_reader import PtReader
 from triptych.media.remote import RemoteMedia
+from triptych.media.sandbox.pool import Sandbox
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ class MediaLoader:
         self._pt = PtReader(limits)
         self._fetcher = MediaFetcher(limits, resolver, Domains(allowed_domains))
         self.remote = RemoteMedia(self._fetcher, cache_bytes)
+        self.sandbox = Sandbox(limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-media")
 
     async def __aenter__(self) -> MediaLoader:
@@ -92,6 +94,7 @@ class MediaLoader:
 
     async def close(self) -> None:
         await self.remote.close()
+        await self.sandbox.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._files.close()
         await self._fetcher.close()
@@ -122,11 +125,18 @@ class MediaLoader:
             inline = len(data) <= INLINE_EMBEDDING_BYTES
             return await self._run(inline, lambda: embedding_medium(reference.kind, data, item))
         kind, settings = reference.kind, reference.settings
-        facts = await self._run(kind in QUICK, lambda: inspect(kind, data, self._limits, item))
+        facts = inspect(kind, data, self._limits, item) if kind in QUICK else await self._inspect(kind, data, item)
         named = {field: str(value) for field, value in settings}
         name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash(kind, data, named))
         known: Facts = {**facts, **dict(settings)}
         return Medium(kind=kind, content_hash=name, data=data, **known)
+
+    async def _inspect(self, kind: MediaKind, data: bytes, item: str) -> Facts:
+        """By foreign code, which a file may crash: not in this process."""
+        limit = byte_limit(kind, self._limits)
+        if len(data) > limit.size_bytes:
+            raise limit.exceeded(item)
+        return await self.sandbox.inspect(kind, data, item)
 
     async def load(self, references: Sequence[MediaReference]) -> list[Medium]:
         """All media of one request, in order; a remote URL that is named twice is fetched once.

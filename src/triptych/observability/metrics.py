@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from triptych.contracts.errors import TriptychError
+from triptych.contracts.stages import Sample
 
 TTFT_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 ITL_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -81,6 +82,18 @@ class MediaCounts:
             yield CounterMetricFamily(f"triptych_media_cache_{name}", text, value=value)
 
 
+class Samples:
+    """Samples of this process, as Prometheus' client collects them."""
+
+    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        for one in self._read():
+            kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
+            yield kind(one.name, one.text, value=one.value)
+
+
 class FrontendMetrics:
     """One registry, so that several frontends can live in one process (as tests have them)."""
 
@@ -114,6 +127,10 @@ class FrontendMetrics:
         self.itl = _Histogram("triptych_itl_seconds", "Gap between tokens.", ITL_BUCKETS_S)
         for histogram in (self.ttft, self.itl):
             registry.register(histogram)
+
+    def also(self, read: Callable[[], Iterable[Sample]]) -> None:
+        """Show what ``read`` gives, too."""
+        self._registry.register(Samples(read))
 
     def answered(self, path: str, status: int) -> None:
         self._requests.labels(path, str(status)).inc()

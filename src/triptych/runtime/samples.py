@@ -14,6 +14,7 @@ def samples(engine: EngineStats, cache: EmbeddingCache, transfer: TransferStats)
     yield Sample("triptych_worker_running", "gauge", "Requests that the engine holds.", engine.running)
     yield Sample("triptych_worker_tokens", "counter", "Tokens made.", engine.generated_tokens)
     yield Sample("triptych_encoded_media", "counter", "Media that the engine encoded.", engine.encoded)
+    yield from engine.media
     yield from _of_cache(cache)
     yield from _of_transfer(transfer)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from triptych.cache.room import Room
 from triptych.config import env
 from triptych.config.media import MIB
 from triptych.contracts.card import EmbeddingSpec, ModelCard
@@ -24,8 +25,7 @@ from triptych.engines.encoder.args import EncoderArgs
 from triptych.engines.encoder.batcher import Batcher
 from triptych.engines.encoder.encoder import Encoder, load
 from triptych.engines.encoder.families import Pixels
-from triptych.engines.encoder.plan import Plan, plan_medium, plan_size, plan_sound
-from triptych.engines.encoder.room import Room
+from triptych.engines.encoder.plan import Plan, check, plan_medium, plan_of, plan_size, plan_sound
 from triptych.media.decoder import MediaDecoder
 from triptych.media.inspect import QUICK
 from triptych.models.base import Checkpoint, ModelFamily
@@ -43,7 +43,7 @@ class EncoderEngine:
             raise ConfigError(f"the encoder engine hosts the span e, not {options.span.value}")
         self._options = options
         self._args = parse_engine_args(options.args, EncoderArgs)
-        self._decoder = MediaDecoder(options.media, cache_bytes=0)  # embeddings are kept, not what they are made of
+        self._decoder = MediaDecoder(options.media, keep=False)  # embeddings are kept, not what they are made of
         self._room = Room(self._args.max_prepared_mib * MIB)
         # One thread runs the model: batches are its concurrency, and torch spreads each over threads of its own.
         self._torch = ThreadPoolExecutor(1, thread_name_prefix="triptych-encode")
@@ -93,7 +93,9 @@ class EncoderEngine:
 
     def stats(self) -> EngineStats:
         batches = self._batcher.batches if self._batcher is not None else 0
-        return EngineStats(running=self._calls, encoded=self._encoded, encode_batches=batches)
+        return EngineStats(
+            running=self._calls, encoded=self._encoded, encode_batches=batches, media=self._decoder.samples()
+        )
 
     async def failed(self) -> str:
         await self._broken.wait()
@@ -120,24 +122,19 @@ class EncoderEngine:
         if encoder is None or batcher is None:
             raise _stopped()
         plan = await self._plan(medium)
-        async with self._room.take(plan.memory_bytes):
-            decoded = await self._decoder.decode(medium)
+        async with self._room.take(plan.memory_bytes), self._decoder.decoded([medium]) as [decoded]:
             embedding = await self._run(encoder, batcher, medium, decoded, plan)
         encoded = _encoded(embedding, encoder.dtype, plan)
         self._encoded += 1
         return encoded
 
     async def _plan(self, medium: Medium) -> Plan:
-        plan = partial(plan_medium, medium, self._options.media, self._family, self._checkpoint)
+        """Reads no file's header by foreign code in this process."""
         if medium.kind in QUICK:
-            return plan()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, plan)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise _stopped() from None  # as in ``_run``
+            return plan_medium(medium, self._options.media, self._family, self._checkpoint)
+        check(medium, self._family)
+        facts = await self._decoder.sandbox.inspect(medium.kind, medium.data, medium.kind)
+        return plan_of(medium, facts, self._family, self._checkpoint)
 
     async def _run(
         self, encoder: Encoder, batcher: Batcher[Pixels, Any], medium: Medium, decoded: Any, plan: Plan

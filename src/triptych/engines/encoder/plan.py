@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
 from triptych.contracts.request import Medium
-from triptych.media.audio import SAMPLE_BYTES, inspect_audio, resampled_length
+from triptych.media.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.image import PIXEL_BYTES
-from triptych.media.sniff import inspect_image
-from triptych.media.video import RGB_BYTES, inspect_video
+from triptych.media.inspect import Facts, inspect
+from triptych.media.video import RGB_BYTES
 from triptych.models.base import Checkpoint, ModelFamily
 
-ITEM = "image"
 PATCH_BYTES = 3 * 2 * 14 * 14 * 4
 """Memory of a preprocessed patch: channels, frames, pixels, float32."""
 
@@ -40,30 +39,31 @@ class Plan:
 def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """From the medium's own header; believes nothing that the medium states. Blocks as ``media.inspect`` does.
 
-    Raises MediaMissing without data, and BadRequest and its like for what this model or ``limits`` refuse.
+    Raises as ``check`` and ``plan_of`` do, and for what ``limits`` refuse.
     """
+    check(medium, family)
+    return plan_of(medium, inspect(medium.kind, medium.data, limits, medium.kind), family, checkpoint)
+
+
+def check(medium: Medium, family: ModelFamily) -> None:
+    """Raises MediaMissing without data, and UnsupportedMedia for a kind that the model does not take."""
     if medium.kind not in family.media:
         needed = " or ".join(family.media)
         raise problem(UnsupportedMedia, medium.kind, UNSUPPORTED, f"{needed} is needed here, not {medium.kind}")
     if not medium.data:
         raise MediaMissing(f"medium {medium.content_hash} came without its data")
-    if medium.kind == "audio":
-        sound = inspect_audio(medium.data, limits, medium.kind)
-        try:
-            return plan_sound(sound.samples, sound.sample_rate, family, checkpoint)
-        except ValueError as error:
-            raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
-    if medium.kind == "video":
-        film = inspect_video(medium.data, limits, medium.kind)
-        try:
-            return plan_video(film.width, film.height, medium.frame_indices, family, checkpoint)
-        except ValueError as error:
-            raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
-    info = inspect_image(medium.data, limits, ITEM)
+
+
+def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
+    """With the ``facts`` that ``media.inspect`` gives. Raises BadRequest for what this model refuses."""
     try:
-        return plan_size(info.width, info.height, family, checkpoint)
+        if medium.kind == "audio":
+            return plan_sound(facts["samples"], facts["sample_rate"], family, checkpoint)
+        if medium.kind == "video":
+            return plan_video(facts["width"], facts["height"], medium.frame_indices, family, checkpoint)
+        return plan_size(facts["width"], facts["height"], family, checkpoint)
     except ValueError as error:
-        raise problem(BadRequest, ITEM, UNSUPPORTED, str(error)) from None
+        raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
 
 
 def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:

@@ -132,7 +132,8 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         encoded = self._encoding.encoded if self._encoding is not None else 0
-        return EngineStats(running=self._running, generated_tokens=self._made, encoded=encoded)
+        media = self._prompts.decoder.samples() if self._prompts is not None else ()
+        return EngineStats(running=self._running, generated_tokens=self._made, encoded=encoded, media=media)
 
     async def failed(self) -> str:
         engine = self._alive()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +45,7 @@ class Prompts:
     def __init__(self, options: EngineOptions, checkpoint: Checkpoint, flags: VllmFlags) -> None:
         """Raises ConfigError for an EC connector that cannot work."""
         self._items = Items(checkpoint)
-        self._decoder = MediaDecoder(options.media)
+        self.decoder = MediaDecoder(options.media)
         self._processed: ByteLru[str, Item] = ByteLru(PROCESSED_BYTES if options.span is not Span.E else 0)
         self.store = store_of(flags, options.span, checkpoint)
         self._reads_store = options.span is not Span.E
@@ -87,7 +86,7 @@ class Prompts:
         return [item for medium in media if (item := kept[medium.content_hash]) is not None]
 
     async def close(self) -> None:
-        await self._decoder.close()
+        await self.decoder.close()
         self._processed.clear()
 
     def _without_pixels(
@@ -109,7 +108,7 @@ class Prompts:
         )
 
     def _is_kept(self, medium: Medium) -> bool:
-        return medium.content_hash in self._processed or medium.content_hash in self._decoder.cache
+        return medium.content_hash in self._processed or medium.content_hash in self.decoder.cache
 
     def _is_stored(self, medium: Medium) -> bool:
         if self.store is None or not self._reads_store:
@@ -119,7 +118,22 @@ class Prompts:
 
     async def _process(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Item]:
         """By vLLM's processor, on a prompt of nothing but their placeholders."""
-        decoded = await asyncio.gather(*(self._decoded(medium) for medium in media))
+        async with self.decoder.decoded(media) as decoded:
+            made = await self._render(engine, media, decoded)
+        items = []
+        kinds = dict.fromkeys(medium.kind for medium in media)
+        processed = {
+            kind: iter(zip(made["mm_placeholders"][kind], made["mm_kwargs"][kind], strict=True)) for kind in kinds
+        }
+        for medium in media:
+            place, data = next(processed[medium.kind])
+            items.append(Item(medium.kind, medium.content_hash, place.length, data))
+        if engine.renderer.mm_processor_cache is None:  # else vLLM keeps them, in the engine's process
+            for item in items:
+                self._processed.put(item.content_hash, item, _size_bytes(item))
+        return items
+
+    async def _render(self, engine: AsyncLLM, media: Sequence[Medium], decoded: Sequence[Any]) -> Any:
         kinds = dict.fromkeys(medium.kind for medium in media)
         prompt = {
             "prompt_token_ids": [self._items.placeholder(medium.kind) for medium in media],
@@ -130,26 +144,7 @@ class Prompts:
             "multi_modal_uuids": {kind: [one.content_hash for one in media if one.kind == kind] for kind in kinds},
         }
         (made,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
-        processed = {
-            kind: iter(zip(made["mm_placeholders"][kind], made["mm_kwargs"][kind], strict=True)) for kind in kinds
-        }
-        items = []
-        for medium in media:
-            place, data = next(processed[medium.kind])
-            items.append(Item(medium.kind, medium.content_hash, place.length, data))
-        if engine.renderer.mm_processor_cache is None:  # else vLLM keeps them, in the engine's process
-            for item in items:
-                self._processed.put(item.content_hash, item, _size_bytes(item))
-        return items
-
-    async def _decoded(self, medium: Medium) -> Any:
-        if medium.data:
-            return await self._decoder.decode(medium)
-        decoded = self._decoder.cache.get(medium.content_hash)
-        if decoded is None:  # dropped just now
-            name = medium.content_hash[:12]
-            raise MediaMissing(f"{medium.kind} {name} is not at this worker any more: send its data")
-        return decoded
+        return made
 
 
 def failure(prompt: Any) -> TriptychError:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from support.loops import run
-from triptych.engines.encoder.room import Room
+from triptych.cache.room import Room
 
 
 async def hold(room, amount, release):

@@ -20,6 +20,15 @@ class Room:
     def taken_bytes(self) -> int:
         return self._size - self._free
 
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    @property
+    def waiting(self) -> int:
+        """Callers that wait for room."""
+        return len(self._waiting)
+
     @asynccontextmanager
     async def take(self, amount_bytes: int) -> AsyncIterator[None]:
         """Hold ``amount_bytes`` (at most all there is) within the block. Cancelling while it waits takes nothing."""

@@ -1,0 +1,88 @@
+"""A decoder: ``python -m triptych.media.sandbox.child DESCRIPTOR`` takes jobs from its socket, one by one.
+
+It ends with its parent: at the end of the socket when idle, and by an alarm when it is busy for longer than a job may.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from triptych.config.media import MIB, MediaLimits
+from triptych.contracts.errors import TriptychError, WireError
+from triptych.contracts.request import MediaKind, Medium
+from triptych.media.audio import decode_audio
+from triptych.media.image import decode_image
+from triptych.media.inspect import inspect
+from triptych.media.sandbox import export
+from triptych.media.sandbox.confine import confine
+from triptych.media.sandbox.wire import MESSAGE_BYTES, Done, Job, Setup
+from triptych.media.video import decode_video
+
+_DECODE: dict[MediaKind, Callable[[Medium, MediaLimits, str], Any]] = {
+    "image": decode_image,
+    "video": decode_video,
+    "audio": decode_audio,
+}
+_ENCODER = msgspec.msgpack.Encoder()
+_JOB = msgspec.msgpack.Decoder(Job)
+_SETUP = msgspec.msgpack.Decoder(Setup)
+_ORPHAN_S = 2.0
+"""Past a job's time limit, at which the parent kills this process, if there is a parent."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this
+    with socket.socket(fileno=int(sys.argv[1])) as parent:
+        limits = _SETUP.decode(parent.recv(MESSAGE_BYTES)).limits
+        confine(limits.media_decode_memory_mib * MIB)
+        export.keep_memory()
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 1)
+            if not message:
+                return
+            signal.setitimer(signal.ITIMER_REAL, limits.media_decode_timeout_s + _ORPHAN_S)
+            done, made = _answer(_JOB.decode(message), descriptors, limits)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            try:
+                socket.send_fds(parent, [_ENCODER.encode(done)], made)
+            finally:
+                for fd in made:
+                    os.close(fd)
+
+
+def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> tuple[Done, list[int]]:
+    """The answer, and the descriptors that go with it."""
+    try:
+        medium = job.medium if not descriptors else _with_data(job, descriptors[0])
+        if job.task == "inspect":
+            return Done(facts=inspect(medium.kind, medium.data, limits, job.item)), []
+        return export.exported(_DECODE[medium.kind](medium, limits, job.item))
+    except TriptychError as error:
+        return Done(error=error.to_wire(), exhausted=_ran_out(error)), []
+    except MemoryError:
+        return Done(error=WireError(500, "out of memory"), exhausted=True), []
+
+
+def _with_data(job: Job, fd: int) -> Medium:
+    with open(fd, "rb", buffering=0) as file:
+        data = file.read(job.shared_bytes)
+    if data is None or len(data) != job.shared_bytes:
+        raise TriptychError("the medium did not come whole to its decoder")
+    return msgspec.structs.replace(job.medium, data=data)
+
+
+def _ran_out(error: BaseException) -> bool:
+    """Whether it was for want of memory that a medium was found damaged."""
+    cause = error.__context__
+    return cause is not None and (isinstance(cause, MemoryError) or _ran_out(cause))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Pillow pictures over shared memory, by the Arrow C data interface that Pillow reads without a copy.
+
+The structures are those of https://arrow.apache.org/docs/format/CDataInterface.html; of them only a flat array of
+bytes is needed. Pillow keeps a picture in RGB as four bytes a pixel, the last one unused, row by row.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from PIL import Image
+
+from triptych.media.image import PIXEL_BYTES
+
+
+class _Schema(ctypes.Structure):
+    pass
+
+
+class _Array(ctypes.Structure):
+    pass
+
+
+_ReleaseSchema = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Schema))
+_ReleaseArray = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Array))
+_Schema._fields_ = [
+    ("format", ctypes.c_char_p),
+    ("name", ctypes.c_char_p),
+    ("metadata", ctypes.c_char_p),
+    ("flags", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("children", ctypes.c_void_p),
+    ("dictionary", ctypes.c_void_p),
+    ("release", _ReleaseSchema),
+    ("private_data", ctypes.c_void_p),
+]
+_Array._fields_ = [
+    ("length", ctypes.c_int64),
+    ("null_count", ctypes.c_int64),
+    ("offset", ctypes.c_int64),
+    ("n_buffers", ctypes.c_int64),
+    ("n_children", ctypes.c_int64),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.c_void_p),
+    ("dictionary", ctypes.c_void_p),
+    ("release", _ReleaseArray),
+    ("private_data", ctypes.c_void_p),
+]
+_capsule = ctypes.pythonapi.PyCapsule_New
+_capsule.restype = ctypes.py_object
+_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype = ctypes.c_void_p
+_pointer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+_Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+
+_numbers = itertools.count(1)
+_held: dict[int, tuple[Any, Callable[[], None]]] = {}
+"""By number: what a picture in use refers to, and what gives its memory back."""
+
+
+@_ReleaseSchema  # type: ignore[untyped-decorator]
+def _release_schema(schema: Any) -> None:
+    schema.contents.release = _ReleaseSchema()
+
+
+@_ReleaseArray  # type: ignore[untyped-decorator]
+def _release_array(array: Any) -> None:
+    array.contents.release = _ReleaseArray()
+    _, give_back = _held.pop(array.contents.private_data)
+    give_back()
+
+
+@_Destructor  # type: ignore[untyped-decorator]
+def _drop_array(capsule: int) -> None:
+    """Pillow keeps the capsule for as long as the picture, and leaves the release to it."""
+    array = _Array.from_address(_pointer(capsule, b"arrow_array"))
+    if array.release:
+        array.release(ctypes.pointer(array))
+
+
+class _Bytes:
+    """A flat Arrow array of ``size_bytes`` bytes at ``address``."""
+
+    def __init__(self, address: int, size_bytes: int, give_back: Callable[[], None]) -> None:
+        self._number = next(_numbers)
+        self._buffers = (ctypes.c_void_p * 2)(None, address)
+        self._schema = _Schema(format=b"C", release=_release_schema)
+        self._array = _Array(
+            length=size_bytes, n_buffers=2, buffers=self._buffers, release=_release_array, private_data=self._number
+        )
+        _held[self._number] = (self, give_back)
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        return (
+            _capsule(ctypes.addressof(self._schema), b"arrow_schema", None),
+            _capsule(ctypes.addressof(self._array), b"arrow_array", ctypes.cast(_drop_array, ctypes.c_void_p)),
+        )
+
+    def drop(self) -> None:
+        """Give the memory back where no picture was made of it."""
+        if held := _held.pop(self._number, None):
+            held[1]()
+
+
+def picture_over(address: int, give_back: Callable[[], None], width: int, height: int) -> Image.Image:
+    """An RGB picture of the memory at ``address``; ``give_back`` is called once it is dropped, in any thread."""
+    source = _Bytes(address, width * height * PIXEL_BYTES, give_back)
+    try:
+        return Image.fromarrow(source, "RGB", (width, height))
+    except BaseException:
+        source.drop()
+        raise
+
+
+@contextmanager
+def address_of(picture: Image.Image) -> Iterator[int]:
+    """Where the pixels of an RGB picture lie, four bytes each, for as long as the block.
+
+    Raises ValueError for a picture whose memory is in several pieces.
+    """
+    schema, array = picture.__arrow_c_array__()
+    outer = _Array.from_address(_pointer(id(array), b"arrow_array"))
+    # Pillow gives a list of pixels, each of four bytes, which are its only child.
+    flat = _Array.from_address(ctypes.cast(outer.children, ctypes.POINTER(ctypes.c_void_p))[0])
+    yield flat.buffers[1] + flat.offset
+    del schema, array

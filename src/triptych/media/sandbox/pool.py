@@ -1,0 +1,248 @@
+"""The bounded pool of decoders that a frontend or a worker has."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
+from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.stages import Sample
+from triptych.media.errors import DECODE_FAILED, problem
+from triptych.media.sandbox import shared
+from triptych.media.sandbox.process import Answer, Decoder, Died
+from triptych.media.sandbox.wire import INLINE_BYTES, Job
+
+log = logging.getLogger("triptych.media")
+
+MOST_WORKERS = 8
+THREADS = 2
+"""Start and reap processes and fill shared memory: what would block the event loop."""
+_NOUNS = {"image": "picture", "video": "video", "audio": "sound"}
+
+
+@dataclass(eq=False)
+class SandboxCounts:
+    """What became of jobs, and how many decoders there are."""
+
+    workers: int = 0
+    busy: int = 0
+    waiting: int = 0
+    crashed: int = 0
+    timed_out: int = 0
+    exhausted: int = 0
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Metrics."""
+        name = "triptych_media_decode_"
+        return (
+            Sample(name + "workers", "gauge", "Processes that read and decode media.", self.workers),
+            Sample(name + "busy", "gauge", "Such processes that work on a medium.", self.busy),
+            Sample(name + "waiting", "gauge", "Media that wait for such a process.", self.waiting),
+            Sample(name + "crashed", "counter", "Media at which their decoder died.", self.crashed),
+            Sample(name + "timed_out", "counter", "Media whose decoding took too long.", self.timed_out),
+            Sample(name + "exhausted", "counter", "Media whose decoding needed too much memory.", self.exhausted),
+        )
+
+
+@dataclass(eq=False)
+class _Work:
+    """A job on its way; ``decoder`` is whose it is, once it is somebody's."""
+
+    decoder: Decoder | None = None
+    fds: list[int] = field(default_factory=list)
+
+
+class Sandbox:
+    """Inspects and decodes media in child processes: at most ``media_decode_workers``, started when needed.
+
+    For one event loop, which nothing here blocks. First come, first served; what waits is bounded by the callers'
+    own bounds. A decoder that dies or hangs fails the medium that it worked on, with BadRequest
+    (``media_decode_failed``), one that runs out of memory with PayloadTooLarge, and another takes its place. Cancelling
+    drops a job that waits, and gives one under way a second to end. ``close`` kills what runs; it may run twice.
+    """
+
+    def __init__(self, limits: MediaLimits) -> None:
+        self.counts = SandboxCounts()
+        self._limits = limits
+        self._most = limits.media_decode_workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        self._slots = asyncio.Semaphore(self._most)
+        self._idle: list[Decoder] = []
+        self._decoders: set[Decoder] = set()
+        self._tasks: set[asyncio.Task[Answer]] = set()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-sandbox")
+        self._closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the decoders that there are."""
+        return sorted(decoder.pid for decoder in self._decoders)
+
+    async def inspect(self, kind: MediaKind, data: bytes, item: str) -> dict[str, Any]:
+        """What ``media.inspect`` gives, and raises, about the field ``item``; and what the class says."""
+        medium = Medium(kind=kind, content_hash="", format="", data=data)
+        return (await self._run("inspect", medium, item)).done.facts
+
+    async def decode(self, medium: Medium, item: str) -> Any:
+        """A PIL picture in RGB, or a numpy array, as ``decode_image`` and its like give. Raises as they do.
+
+        Large ones lie in memory that the decoder made, without a copy; it is given back with the last reference.
+        """
+        done, fd = await self._run("decode", medium, item)
+        # Not imported above: the frontend has neither numpy nor Pillow.
+        from triptych.media.sandbox.result import array_of, picture_of
+
+        try:
+            return (array_of if done.dtype else picture_of)(done, fd)
+        except (OSError, ValueError) as error:
+            raise TriptychError(f"{item}: what was decoded could not be taken over: {error}") from error
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    async def close(self) -> None:
+        self._closed = True
+        decoders = list(self._decoders)
+        for decoder in decoders:
+            decoder.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(decoder.wait() for decoder in {*decoders, *self._decoders}))
+        self._decoders.clear()
+        self._idle.clear()
+        self._threads.shutdown(wait=False)
+
+    async def _run(self, task: Any, medium: Medium, item: str) -> Answer:
+        """Raises the answer's error, and what the class says."""
+        if self._closed:
+            raise _shut_down()
+        work = _Work()
+        running = asyncio.create_task(self._work(work, task, medium, item), name=f"media-{task}")
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+        try:
+            answer = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if running.cancelled() and not (current is not None and current.cancelling()):  # by ``close``
+                raise _shut_down() from None
+            running.add_done_callback(_discard)
+            if work.decoder is None:
+                running.cancel()
+            else:
+                work.decoder.hurry()
+            raise
+        except Died as died:
+            raise self._death(died, medium.kind, item) from None
+        if answer.done.exhausted:
+            raise self._exhausted(medium.kind, item)
+        if answer.done.error is not None:
+            raise from_wire(answer.done.error)
+        return answer
+
+    async def _work(self, work: _Work, task: Any, medium: Medium, item: str) -> Answer:
+        self.counts.waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.counts.waiting -= 1
+        self.counts.busy += 1
+        try:
+            job = await self._job(work, task, medium, item)
+            decoder = await self._decoder()
+            work.decoder = decoder
+            try:
+                answer = await decoder.run(job, work.fds, self._limits.media_decode_timeout_s)
+            except BaseException:
+                decoder.kill()
+                self._decoders.discard(decoder)
+                raise
+            if answer.done.exhausted:
+                await self._retire(decoder)
+            else:
+                self._idle.append(decoder)
+            return answer
+        finally:
+            for fd in work.fds:
+                os.close(fd)
+            self.counts.busy -= 1
+            self.counts.workers = len(self._decoders)
+            self._slots.release()
+
+    async def _job(self, work: _Work, task: Any, medium: Medium, item: str) -> Job:
+        size = len(medium.data)
+        if size <= INLINE_BYTES:
+            return Job(task, medium, item)
+        filling = asyncio.get_running_loop().run_in_executor(self._threads, shared.filled, medium.data)
+        try:
+            work.fds.append(await asyncio.shield(filling))
+        except asyncio.CancelledError:
+            await asyncio.wait([filling])
+            if filling.exception() is None:
+                os.close(filling.result())
+            raise
+        except OSError as error:
+            raise Unavailable(f"{item}: no memory to decode it in: {error.strerror}", code=DECODE_FAILED) from error
+        return Job(task, msgspec.structs.replace(medium, data=b""), item, size)
+
+    async def _decoder(self) -> Decoder:
+        """One that idles, else a new one."""
+        while self._idle:
+            decoder = self._idle.pop()
+            if decoder.alive:
+                return decoder
+            log.warning("decoder %d died while it was idle", decoder.pid)
+            await self._retire(decoder)
+        try:
+            decoder = await Decoder.start(self._limits, self._threads)
+        except OSError as error:
+            raise Unavailable(f"no decoder can be started: {error.strerror}", code=DECODE_FAILED) from error
+        self._decoders.add(decoder)
+        return decoder
+
+    async def _retire(self, decoder: Decoder) -> None:
+        decoder.kill()
+        self._decoders.discard(decoder)
+        await decoder.wait()
+
+    def _death(self, died: Died, kind: MediaKind, item: str) -> TriptychError:
+        if self._closed:
+            return _shut_down()
+        if died.timed_out:
+            self.counts.timed_out += 1
+            reason = (
+                f"the {_NOUNS[kind]} takes longer to decode than the limit of "
+                f"{self._limits.media_decode_timeout_s:g} s (--media-decode-timeout-s)"
+            )
+        else:
+            self.counts.crashed += 1
+            reason = f"the {_NOUNS[kind]} made its decoder fail: {died.cause}"
+        log.warning("%s", reason)
+        return problem(BadRequest, item, DECODE_FAILED, reason)
+
+    def _exhausted(self, kind: MediaKind, item: str) -> TriptychError:
+        self.counts.exhausted += 1
+        reason = (
+            f"the {_NOUNS[kind]} needs more memory to decode than the limit of "
+            f"{self._limits.media_decode_memory_mib} MiB (--media-decode-memory-mib)"
+        )
+        log.warning("%s", reason)
+        return problem(PayloadTooLarge, item, DECODE_FAILED, reason)
+
+
+def _discard(task: asyncio.Task[Answer]) -> None:
+    """Drop what a job that nobody waits for came to."""
+    if not task.cancelled() and task.exception() is None and (fd := task.result().fd) is not None:
+        os.close(fd)
+
+
+def _shut_down() -> Unavailable:
+    return Unavailable("the server is shutting down; try again", code="shutting_down")

@@ -1,0 +1,66 @@
+"""What a process and its decoders say to each other: one message a job and one an answer, as msgpack.
+
+The socket keeps messages apart (``SOCK_SEQPACKET``). What is larger than ``INLINE_BYTES`` comes as the descriptor of
+shared memory beside the message.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Literal
+
+import msgspec
+
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import WireError
+from triptych.contracts.request import Medium
+
+INLINE_BYTES = 256 << 10
+"""A 224 x 224 picture is 147 KiB; to share, map and unmap memory costs more than to copy that."""
+MESSAGE_BYTES = INLINE_BYTES + (32 << 10)
+"""Most of a message: what comes inline, and names, numbers and the frames that are wanted of a video beside it."""
+BUFFER_BYTES = 1 << 20
+"""Asked of the kernel for each direction, so that a message of that size fits at any kernel's usual settings."""
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """The first message to a decoder."""
+
+    limits: MediaLimits
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """Work on one medium, whose data are inline or in shared memory."""
+
+    task: Literal["inspect", "decode"]
+    medium: Medium
+    item: str
+    """Field of the request, for errors."""
+    shared_bytes: int = 0
+    """Size of the medium's data where they are shared."""
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to a job: an error, facts, or what was decoded."""
+
+    error: WireError | None = None
+    exhausted: bool = False
+    """Memory ran out at the limit."""
+    facts: dict[str, str | int | float] = {}
+    """Of ``inspect``."""
+    shape: tuple[int, ...] = ()
+    """Of ``decode``: [height, width] of a picture; of an array what its kind says."""
+    dtype: str = ""
+    """numpy's name of it; of a picture none."""
+    data: bytes = b""
+    """A picture as RGB, three bytes a pixel; an array as it lies in memory."""
+    shared_bytes: int = 0
+    """Size of what was decoded where it is shared: a picture then has four bytes a pixel, as Pillow keeps it."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+    return ends
