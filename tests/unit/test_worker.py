@@ -17,6 +17,7 @@ from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
+from triptych.observability.lag import LoopLag
 from triptych.runtime.endpoints import Endpoints
 from triptych.runtime.worker import EngineFailed, Worker
 from triptych.transfer.inproc import InprocTransfer
@@ -140,7 +141,7 @@ def test_a_request_of_another_version_is_refused():
         transfer = InprocTransfer(TransferConfig())
         for span, endpoint in ((Span.E, ENCODE), (Span.EP, PREFILL), (Span.PD, GENERATE), (Span.D, RELEASE)):
             options = EngineOptions(model_path=str(MODEL_DIR), model_name="demo", span=span, media=MediaLimits())
-            handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0)).handlers(span)
+            handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
             with pytest.raises(BadRequest, match="version"):
                 await anext(handlers[endpoint](b"\xc1 junk"))
 

@@ -38,6 +38,7 @@ from triptych.frontend.http import (
     send_json,
     send_whole,
 )
+from triptych.frontend.long_text import parse_large
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from triptych.observability.metrics import FrontendMetrics, MediaCounts
@@ -50,6 +51,8 @@ log = logging.getLogger("triptych.frontend")
 
 encode = msgspec.json.encode
 R = TypeVar("R", ChatRequest, CompletionRequest)
+INLINE_BODY_BYTES = 512 << 10
+"""Bodies up to this are decoded at once (0.4 ms)."""
 Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
 
 
@@ -157,7 +160,7 @@ class App:
         headers: Headers,
     ) -> None:
         with self._counted():
-            request = parse(await self._body(scope, receive))
+            request = await _parsed(await self._body(scope, receive), parse)
             async with _Watch(receive):
                 model, processor = self._catalog.get(request.model)
                 jobs, answer = await build(request, processor)
@@ -251,6 +254,12 @@ class App:
         instances = [one for model in self._catalog.models.values() for one in model.instances]
         workers = text_of(await self._dispatcher.metrics(instances))
         await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
+
+
+async def _parsed(body: bytes, parse: Callable[[bytes], R]) -> R:
+    if len(body) <= INLINE_BODY_BYTES:
+        return parse(body)
+    return await asyncio.to_thread(parse_large, body, parse)
 
 
 def _card(model: Model) -> dict[str, Any]:

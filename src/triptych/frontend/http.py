@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from io import BytesIO
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):
         raise _too_large(limit_bytes) if declared.isdigit() else BadRequest("Content-Length is not a number")
-    parts: list[bytes] = []
+    whole = BytesIO()  # grows in place, and gives its value without another copy
     size = 0
     while True:
         message = await receive()
@@ -37,9 +38,12 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         size += len(part)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
-        parts.append(part)
         if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            if size == len(part):
+                return bytes(part)
+            whole.write(part)
+            return whole.getvalue()
+        whole.write(part)
 
 
 def _too_large(limit_bytes: int) -> PayloadTooLarge:

@@ -32,6 +32,7 @@ from triptych.frontend.schema import (
     TextPart,
     VideoPart,
 )
+from triptych.media.data_url import LongUrl
 from triptych.media.loader import MediaReference
 from triptych.processor.processor import MediaSource, Processor, Prompt
 from triptych.processor.template import Message
@@ -227,4 +228,5 @@ def _medium(part: MediaPart) -> tuple[MediaKind, str, str]:
     if isinstance(part, AudioPart):
         return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
     # Not with the format that it names: the data's first bytes decide.
-    return "audio", "input_audio", f"data:;base64,{part.input_audio.data}"
+    data = part.input_audio.data
+    return "audio", "input_audio", data if isinstance(data, LongUrl) else f"data:;base64,{data}"

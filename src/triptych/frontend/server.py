@@ -19,6 +19,7 @@ from triptych.frontend.app import App
 from triptych.frontend.catalog import Catalog
 from triptych.frontend.requests import Builder
 from triptych.media.loader import MediaLoader
+from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.request.base import RequestClient
 from triptych.processor.processor import Processor
@@ -106,7 +107,9 @@ async def serving(
 
         catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template), on_gone)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
-        app.metrics.also(media.sandbox.counts.samples)
+        lag = LoopLag()
+        for samples in (media.sandbox.counts.samples, lag.samples):
+            app.metrics.also(samples)
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]
         try:
@@ -115,7 +118,8 @@ async def serving(
                 group.create_task(_serve_http(server, listener), name="http server")
                 try:
                     await catalog.first_snapshot.wait()
-                    yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                    with lag.watching():
+                        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
                 finally:
                     server.should_exit = True
                     following.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from io import BytesIO
 from urllib.parse import unquote_to_bytes
 
 from triptych.contracts.errors import BadRequest
@@ -17,6 +18,35 @@ CHUNK_CHARS = 256 * 1024
 turn between two chunks. A multiple of 4, so that each chunk is base64 by itself."""
 
 
+class LongUrl(str):
+    """A ``data:`` URL whose text lies in a request's body, as ASCII bytes that nobody has looked at yet.
+
+    As a string it is the URL's beginning, up to ``MAX_HEADER_CHARS``: enough to tell its scheme and its media type.
+    """
+
+    __slots__ = ("_prefix", "_text")
+    _prefix: str
+    _text: memoryview
+
+    def __new__(cls, prefix: str, text: memoryview) -> LongUrl:
+        """``prefix`` and then ``text``; the memory behind that must not change."""
+        head = prefix + bytes(text[:MAX_HEADER_CHARS]).decode("latin-1")
+        self = super().__new__(cls, head[:MAX_HEADER_CHARS])
+        self._prefix, self._text = prefix, text
+        return self
+
+    def whole(self) -> str:
+        return self._prefix + bytes(self._text).decode("latin-1")
+
+    @property
+    def chars(self) -> int:
+        return len(self._prefix) + len(self._text)
+
+    def behind(self, at: int) -> memoryview:
+        """The text from the character ``at``, which is not within the prefix."""
+        return self._text[at - len(self._prefix) :]
+
+
 def is_data_url(url: str) -> bool:
     return url[: len(SCHEME)].lower() == SCHEME
 
@@ -27,6 +57,8 @@ def decode_data_url(url: str, limit: ByteLimit, item: str) -> bytes:
     The stated media type is not looked at: the content's magic bytes decide. Raises BadRequest
     (``invalid_media_url``) for what RFC 2397 does not allow, PayloadTooLarge over ``limit``.
     """
+    if isinstance(url, LongUrl):
+        return _decode_long(url, limit, item)
     comma = url.find(",", 0, MAX_HEADER_CHARS)
     if comma < 0:
         raise _invalid(item, "the data URL has no comma between its media type and its data")
@@ -47,19 +79,38 @@ def decode_data_url(url: str, limit: ByteLimit, item: str) -> bytes:
     return data
 
 
-def _decode_base64(text: str, item: str) -> bytes:
+def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> bytes:
+    """``decode_data_url`` of base64 without escapes, and that of the whole text otherwise."""
+    start = url.find(",") + 1
+    if not start or not url[:start].rstrip(", ").lower().endswith(";base64"):
+        return decode_data_url(url.whole(), limit, item)
+    payload = url.behind(start)
+    if len(payload) // 4 * 3 - 2 > limit.size_bytes:
+        raise limit.exceeded(item)
+    if any(b"%" in bytes(payload[at : at + CHUNK_CHARS]) for at in range(0, len(payload), CHUNK_CHARS)):
+        return decode_data_url(url.whole(), limit, item)
+    data = _decode_base64(payload, item)
+    if len(data) > limit.size_bytes:
+        raise limit.exceeded(item)
+    return data
+
+
+def _decode_base64(text: str | memoryview, item: str) -> bytes:
     """Strict: standard alphabet, padded, no line breaks."""
-    padding = text.find("=")
+    padding = text.find("=") if isinstance(text, str) else -1  # a chunk with padding inside is refused below
     if len(text) % 4 or 0 <= padding < len(text) - 2:
         raise _invalid(item, "the data URL's base64 has wrong padding (its length is no multiple of 4)")
-    data = bytearray()
+    data = BytesIO()
     try:
         for at in range(0, len(text), CHUNK_CHARS):
-            data += binascii.a2b_base64(text[at : at + CHUNK_CHARS], strict_mode=True)
+            if data.write(binascii.a2b_base64(text[at : at + CHUNK_CHARS], strict_mode=True)) % 3 and (
+                at + CHUNK_CHARS < len(text)
+            ):
+                raise ValueError  # padding before the end
     except ValueError:  # binascii.Error is one.
         reason = "the data URL's base64 has a character outside A-Z a-z 0-9 + / (or misplaced padding)"
         raise _invalid(item, reason) from None
-    return bytes(data)
+    return data.getvalue()  # which copies nothing, unlike bytes() of a bytearray
 
 
 def _unquote(url: str, start: int, item: str) -> bytes:

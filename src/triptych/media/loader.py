@@ -16,7 +16,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import MediaKind, Medium
 from triptych.media.byte_limit import byte_limit, embedding_limit
-from triptych.media.data_url import decode_data_url, is_data_url
+from triptych.media.data_url import LongUrl, decode_data_url, is_data_url
 from triptych.media.domains import Domains
 from triptych.media.embedding import embedding_medium, is_pt
 from triptych.media.errors import TOO_MANY, problem
@@ -108,7 +108,7 @@ class MediaLoader:
         kind, url, item, settings, precomputed = reference
         limit = embedding_limit(self._limits) if precomputed else byte_limit(kind, self._limits)
         if is_data_url(url):
-            inline = len(url) <= INLINE_DATA_URL_CHARS
+            inline = len(url) <= INLINE_DATA_URL_CHARS and not isinstance(url, LongUrl)
             data = await self._run(inline, lambda: decode_data_url(url, limit, item))
         elif is_file_url(url):
             data = await self._files.read(url, item, limit)

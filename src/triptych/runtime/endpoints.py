@@ -15,6 +15,7 @@ from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling
+from triptych.observability.lag import LoopLag
 from triptych.planes.request.base import Handler
 from triptych.runtime.samples import samples
 from triptych.stages.encode import EncodeStage
@@ -32,10 +33,13 @@ _RELEASE = msgspec.msgpack.Decoder(Release)
 class Endpoints:
     """The handlers of one worker, over its engine, its transfer and its embedding cache."""
 
-    def __init__(self, engine: Engine, card: ModelCard, transfer: Transfer, cache: EmbeddingCache) -> None:
+    def __init__(
+        self, engine: Engine, card: ModelCard, transfer: Transfer, cache: EmbeddingCache, lag: LoopLag
+    ) -> None:
         self._engine = engine
         self._transfer = transfer
         self._cache = cache
+        self._lag = lag
         self._receiver = Receiver(transfer, cache, card.embedding)
         self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
 
@@ -83,7 +87,8 @@ class Endpoints:
         yield _ENCODER.encode(list(self.samples()))
 
     def samples(self) -> Iterable[Sample]:
-        return samples(self._engine.stats(), self._cache, self._transfer.stats())
+        yield from samples(self._engine.stats(), self._cache, self._transfer.stats())
+        yield from self._lag.samples()
 
 
 def _read(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:

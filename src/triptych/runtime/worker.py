@@ -14,6 +14,7 @@ from triptych.cache.embedding import EmbeddingCache
 from triptych.config.serve import WorkerConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.engines.base import Engine
+from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.request.base import RequestServer
 from triptych.runtime.endpoints import Endpoints
@@ -48,7 +49,8 @@ class Worker:
             cache = self.cache = EmbeddingCache(self._config.embedding_cache_bytes)
             self._transfer.on_pressure(cache.reclaim)
             stack.push_async_callback(cache.close)
-            self.endpoints = Endpoints(self._engine, card, self._transfer, cache)
+            lag = stack.enter_context(LoopLag().watching())
+            self.endpoints = Endpoints(self._engine, card, self._transfer, cache, lag)
             stack.push_async_callback(self._server.close)
             host, port = await self._server.start(self.endpoints.handlers(self._config.span))
             instance = self._instance(card, host, port)

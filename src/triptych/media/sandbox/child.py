@@ -22,7 +22,7 @@ from triptych.media.image import decode_image
 from triptych.media.inspect import inspect
 from triptych.media.sandbox import export
 from triptych.media.sandbox.confine import confine
-from triptych.media.sandbox.wire import MESSAGE_BYTES, Done, Job, Setup
+from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, Done, Job, Setup
 from triptych.media.video import decode_video
 
 _DECODE: dict[MediaKind, Callable[[Medium, MediaLimits, str], Any]] = {
@@ -43,6 +43,7 @@ def main() -> None:
         limits = _SETUP.decode(parent.recv(MESSAGE_BYTES)).limits
         confine(limits.media_decode_memory_mib * MIB)
         export.keep_memory()
+        parent.send(READY)
         while True:
             message, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 1)
             if not message:

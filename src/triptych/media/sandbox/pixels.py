@@ -50,11 +50,12 @@ _Array._fields_ = [
     ("release", _ReleaseArray),
     ("private_data", ctypes.c_void_p),
 ]
-_capsule = ctypes.pythonapi.PyCapsule_New
+_python = ctypes.PyDLL(None)  # not ctypes.pythonapi, whose functions' types any library may set
+_capsule = _python.PyCapsule_New
 _capsule.restype = ctypes.py_object
 _capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
-_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer = _python.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 _Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,7 +118,7 @@ class Sandbox:
         await asyncio.gather(*(decoder.wait() for decoder in {*decoders, *self._decoders}))
         self._decoders.clear()
         self._idle.clear()
-        self._threads.shutdown(wait=False)
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
     async def _run(self, task: Any, medium: Medium, item: str) -> Answer:
         """Raises the answer's error, and what the class says."""
@@ -181,13 +181,11 @@ class Sandbox:
         size = len(medium.data)
         if size <= INLINE_BYTES:
             return Job(task, medium, item)
-        filling = asyncio.get_running_loop().run_in_executor(self._threads, shared.filled, medium.data)
+        filling = self._threads.submit(shared.filled, medium.data)
         try:
-            work.fds.append(await asyncio.shield(filling))
+            work.fds.append(await asyncio.wrap_future(filling))
         except asyncio.CancelledError:
-            await asyncio.wait([filling])
-            if filling.exception() is None:
-                os.close(filling.result())
+            filling.add_done_callback(_close)
             raise
         except OSError as error:
             raise Unavailable(f"{item}: no memory to decode it in: {error.strerror}", code=DECODE_FAILED) from error
@@ -236,6 +234,12 @@ class Sandbox:
         )
         log.warning("%s", reason)
         return problem(PayloadTooLarge, item, DECODE_FAILED, reason)
+
+
+def _close(filling: Future[int]) -> None:
+    """Close what was filled for nobody."""
+    if not filling.cancelled() and filling.exception() is None:
+        os.close(filling.result())
 
 
 def _discard(task: asyncio.Task[Answer]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 import triptych
 from triptych.config import env
 from triptych.config.media import MediaLimits
-from triptych.media.sandbox.wire import MESSAGE_BYTES, Done, Job, Setup, pair
+from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, START_TIMEOUT_S, Done, Job, Setup, pair
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DONE = msgspec.msgpack.Decoder(Done)
@@ -58,14 +59,11 @@ class Decoder:
     @classmethod
     async def start(cls, limits: MediaLimits, executor: Executor) -> Decoder:
         """``executor`` runs what would block. Raises OSError where no process can be had."""
-        loop = asyncio.get_running_loop()
-        starting = loop.run_in_executor(executor, _spawn, limits)
+        starting = executor.submit(_spawn, limits)
         try:
-            process, end = await asyncio.shield(starting)
+            process, end = await asyncio.wrap_future(starting)
         except asyncio.CancelledError:
-            await asyncio.wait([starting])
-            if starting.exception() is None:
-                await asyncio.shield(loop.run_in_executor(executor, _drop, *starting.result()))
+            starting.add_done_callback(_drop)
             raise
         return cls(process, end, executor)
 
@@ -158,7 +156,7 @@ class Decoder:
 
 
 def _spawn(limits: MediaLimits) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Blocks for some milliseconds. The child ends when the socket does."""
+    """Blocks for some 0.1 s. The child ends when the socket does. Raises OSError where it does not come up."""
     ours, theirs = pair()
     source = str(Path(triptych.__file__).parents[1])
     environment = {**env.bare_environment(), **_ONE_THREAD, "PYTHONPATH": source}
@@ -171,14 +169,28 @@ def _spawn(limits: MediaLimits) -> tuple[subprocess.Popen[bytes], socket.socket]
                 pass_fds=[theirs.fileno()],
                 env=environment,
             )
-        ours.send(_ENCODER.encode(Setup(limits)))
     except BaseException:
         ours.close()
+        raise
+    try:
+        ours.send(_ENCODER.encode(Setup(limits)))
+        ours.settimeout(START_TIMEOUT_S)
+        if ours.recv(len(READY)) != READY:
+            raise OSError(errno.EPIPE, "it ended at its start; the log may have the cause")
+        ours.setblocking(False)
+    except BaseException:
+        ours.close()
+        process.kill()
+        process.wait()
         raise
     return process, ours
 
 
-def _drop(process: subprocess.Popen[bytes], end: socket.socket) -> None:
+def _drop(starting: Future[tuple[subprocess.Popen[bytes], socket.socket]]) -> None:
+    """End what was started for nobody; in the thread that started it."""
+    if starting.cancelled() or starting.exception() is not None:
+        return
+    process, end = starting.result()
     end.close()
     process.kill()
     process.wait()

@@ -23,6 +23,11 @@ BUFFER_BYTES = 1 << 20
 """Asked of the kernel for each direction, so that a message of that size fits at any kernel's usual settings."""
 
 
+READY = b"ready"
+"""What a decoder says once it is set up: time limits are for work, not for the start."""
+START_TIMEOUT_S = 30.0
+
+
 class Setup(msgspec.Struct, frozen=True):
     """The first message to a decoder."""
 

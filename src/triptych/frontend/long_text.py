@@ -1,0 +1,106 @@
+"""Media inside of large requests, kept out of the JSON decoder, which holds the interpreter lock while it runs.
+
+A body of 64 MiB takes it 50 ms, in whatever thread. Nearly all of such a body is the text of a few ``data:`` URLs, so
+these are found first, by looking for long stretches without a quotation mark, and stay where they are in the body.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from triptych.contracts.errors import BadRequest
+from triptych.frontend.schema import AudioPart, ChatRequest, ImagePart, InputAudioPart, VideoPart
+from triptych.media.data_url import LongUrl
+
+T = TypeVar("T")
+
+STRIDE_BYTES = 64 << 10
+"""Texts of more than twice this are found."""
+SCAN_BYTES = 1 << 20
+"""Looked through at a stretch (0.1 ms)."""
+_TEXT_BEGINS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+"""What base64 and URLs begin with. Behind the quotation mark that *ends* a text, JSON has none of these."""
+
+
+class _Stretch(NamedTuple):
+    begin: int
+    end: int
+
+
+def parse_large(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """What ``parse(body)`` gives, the long URLs of its media as ``LongUrl`` over ``body``. Run it in a thread."""
+    stretches = list(_stretches(body))
+    if not stretches:
+        return parse(body)
+    names = {secrets.token_hex(16): stretch for stretch in stretches}  # that no client can know
+    try:
+        request = parse(_shortened(body, names))
+    except BadRequest:
+        return parse(body)  # for an error that speaks of the body as it was sent
+    view = memoryview(body)
+    found = [name for place in _places(request) if (name := place.take(view, names))]
+    return request if sorted(found) == sorted(names) else parse(body)
+
+
+def _shortened(body: bytes, names: dict[str, _Stretch]) -> bytes:
+    parts, at = [], 0
+    for name, stretch in names.items():
+        parts += [body[at : stretch.begin], name.encode()]
+        at = stretch.end
+    return b"".join([*parts, body[at:]])
+
+
+def _stretches(body: bytes) -> Iterator[_Stretch]:
+    """Long texts without an escape, that stand between two quotation marks."""
+    at = 0
+    while at + STRIDE_BYTES < len(body):
+        if body.find(b'"', at, at + STRIDE_BYTES) >= 0:
+            at += STRIDE_BYTES
+            continue
+        begin = body.rfind(b'"', max(0, at - STRIDE_BYTES), at) + 1
+        end = _find(body, b'"', at + STRIDE_BYTES, len(body))
+        if end < 0:
+            return
+        if begin and body[begin] in _TEXT_BEGINS and _find(body, b"\\", begin, end) < 0:
+            yield _Stretch(begin, end)
+        at = end + 1
+
+
+def _find(body: bytes, what: bytes, begin: int, end: int) -> int:
+    """``body.find(what, begin, end)``, so that other threads get their turn."""
+    for at in range(begin, end, SCAN_BYTES):
+        if (found := body.find(what, at, min(at + SCAN_BYTES, end))) >= 0:
+            return found
+    return -1
+
+
+class _Place(NamedTuple):
+    """A field of a media part."""
+
+    owner: Any
+    field: str
+    prefix: str = ""
+
+    def take(self, body: memoryview, names: dict[str, _Stretch]) -> str | None:
+        """Put the long text in the place of the name that stands for it; the name, or None where none stands there."""
+        name = getattr(self.owner, self.field)
+        stretch = names.get(name)
+        if stretch is None:
+            return None
+        setattr(self.owner, self.field, LongUrl(self.prefix, body[stretch.begin : stretch.end]))
+        return str(name)
+
+
+def _places(request: object) -> Iterator[_Place]:
+    if not isinstance(request, ChatRequest):
+        return
+    for message in request.messages:
+        for part in message.content if isinstance(message.content, list) else ():
+            if isinstance(part, InputAudioPart):
+                yield _Place(part.input_audio, "data", "data:;base64,")
+            elif isinstance(part, ImagePart | VideoPart | AudioPart):
+                (field,) = part.__struct_fields__
+                value = getattr(part, field)
+                yield _Place(part, field) if isinstance(value, str) else _Place(value, "url")
