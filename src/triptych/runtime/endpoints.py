@@ -16,7 +16,7 @@ from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling
 from triptych.observability.lag import LoopLag
-from triptych.planes.request.base import Handler
+from triptych.planes.request.base import Handler, Payload
 from triptych.runtime.samples import samples
 from triptych.stages.encode import EncodeStage
 from triptych.stages.receive import NOTHING, Receiver
@@ -47,11 +47,11 @@ class Endpoints:
         by_last_stage = {"e": {ENCODE: self._encode}, "p": {PREFILL: self._prefill}, "d": {GENERATE: self._generate}}
         return {**by_last_stage[span.last], RELEASE: self._release, METRICS: self._metrics}
 
-    async def _encode(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+    async def _encode(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert self._encode_stage is not None
         yield _ENCODER.encode(await self._encode_stage.answer(_read(_ENCODE, payload)))
 
-    async def _prefill(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+    async def _prefill(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Prefilling)
         request = _read(_GENERATE, payload)
         received = await self._receiver.embeddings(request.media)
@@ -61,7 +61,7 @@ class Endpoints:
             received.close()
         yield _ENCODER.encode(answer)
 
-    async def _generate(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+    async def _generate(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Generating)
         request = _read(_GENERATE, payload)
         received = await self._receiver.embeddings(request.media) if request.kv is None else NOTHING
@@ -73,17 +73,17 @@ class Endpoints:
         finally:
             received.close()
 
-    async def _release(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+    async def _release(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         release = _read(_RELEASE, payload)
         for handle in release.embeddings:
             self._transfer.release(handle)
         if release.kv is not None and isinstance(self._engine, Prefilling):
             await self._engine.release(release.kv)
         nothing: tuple[bytes, ...] = ()
-        for payload in nothing:
-            yield payload
+        for item in nothing:
+            yield item
 
-    async def _metrics(self, payload: bytes) -> AsyncGenerator[bytes, None]:
+    async def _metrics(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         yield _ENCODER.encode(list(self.samples()))
 
     def samples(self) -> Iterable[Sample]:
@@ -91,7 +91,7 @@ class Endpoints:
         yield from self._lag.samples()
 
 
-def _read(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
+def _read(decoder: msgspec.msgpack.Decoder[T], payload: Payload) -> T:
     try:
         return decoder.decode(payload)
     except msgspec.MsgspecError as error:

@@ -9,7 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Protocol, Self
 
-Handler = Callable[[bytes], AsyncGenerator[bytes, None]]
+Payload = bytes | memoryview
+"""A request as it arrives; a large one is a view of what was received."""
+Handler = Callable[[Payload], AsyncGenerator[bytes, None]]
 """Serves one call. Its iterator is closed when the caller cancels or goes away."""
 
 

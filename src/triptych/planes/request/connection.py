@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from typing import cast
 
-from triptych.planes.request.frames import FrameError, FrameReader, Type, pack
+from triptych.planes.request.frames import LARGE_BYTES, FrameError, FrameReader, Type, pack
 
 log = logging.getLogger("triptych.request")
 
@@ -43,17 +44,18 @@ class Connection(asyncio.Protocol):
 
     # Out.
 
-    def send(self, frame: bytes) -> None:
-        """Queue a whole frame. Silently nothing on a closed connection: ``on_closed`` tells its streams."""
+    def send(self, *frame: bytes) -> None:
+        """Queue a whole frame, in one piece or several. Silently nothing on a closed connection: ``on_closed`` tells its streams."""
         if self.closed:
             return
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(frame)
+        self._out += frame
 
     def _flush(self) -> None:
         if self._transport is not None and not self.closed and self._out:
-            self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+            for piece in _joined(self._out):
+                self._transport.write(piece)
         self._out.clear()
 
     @property
@@ -114,3 +116,18 @@ class Connection(asyncio.Protocol):
         if silent_s >= KEEPALIVE_S:
             self.send(_PING)
         self._timer = self._loop.call_later(KEEPALIVE_S, self._keep_alive)
+
+
+def _joined(pieces: list[bytes]) -> Iterator[bytes]:
+    """Small ones that follow each other as one; large ones are not copied."""
+    small: list[bytes] = []
+    for piece in pieces:
+        if len(piece) <= LARGE_BYTES:
+            small.append(piece)
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        yield piece
+    if small:
+        yield b"".join(small) if len(small) > 1 else small[0]

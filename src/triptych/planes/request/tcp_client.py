@@ -19,7 +19,7 @@ from triptych.contracts.errors import (
 )
 from triptych.planes.request import frames
 from triptych.planes.request.connection import Connection
-from triptych.planes.request.frames import FrameError, Type, pack, pack_call
+from triptych.planes.request.frames import FrameError, Type, call_head, pack
 
 CONNECT_TIMEOUT_S = 5.0
 _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
@@ -118,7 +118,7 @@ class TcpCall:
             )
         self._connection = connection
         self._stream = connection.open(self)
-        connection.send(pack_call(self._stream, self._endpoint, self._payload))
+        connection.send(call_head(self._stream, self._endpoint, len(self._payload)), self._payload)
         self._payload = b""
         self._heard_at = self._loop.time()
         self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)

@@ -13,7 +13,7 @@ import msgspec
 
 from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable
 from triptych.planes.request import frames
-from triptych.planes.request.base import Handler
+from triptych.planes.request.base import Handler, Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, pack, split_call
 from triptych.runtime.tasks import TaskSet
@@ -99,7 +99,7 @@ class _ServerConnection(Connection):
         # Not at the end of ``_serve``, which never begins where the CANCEL came along with the CALL.
         stream.task.add_done_callback(lambda _: self._streams.pop(number, None))
 
-    async def _serve(self, number: int, stream: _ServerStream, handler: Handler, request: bytes) -> None:
+    async def _serve(self, number: int, stream: _ServerStream, handler: Handler, request: Payload) -> None:
         try:
             async with aclosing(handler(request)) as items:
                 async for item in items:

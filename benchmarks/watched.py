@@ -1,0 +1,82 @@
+"""``python -m benchmarks.watched FILE ...``: the command ``triptych ...``, with a close watch over its event loop.
+
+A timer of the loop, due every 2 ms, notes how late it is. What it was late by is told apart: time that the loop's
+thread itself spent on a core (our callbacks), time that it stood in the system's queue for a core (neighbours), and the
+rest (waits for the interpreter lock, and system calls that block). FILE gets the worst of each as JSON, at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+from triptych.cli.main import main
+from triptych.observability import lag
+
+TICK_S = 0.002
+KEPT = 40
+
+
+class Watch:
+    """Ticks of one loop."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._ticks: list[tuple[float, float, float]] = []
+        """(late by, of which on a core, of which in the queue for one), in seconds, the latest of them."""
+        self._count = 0
+        self._worst_own_s = 0.0
+        self._before = (0.0, 0.0)
+
+    def tick(self, late_s: float) -> None:
+        cpu_s, queue_s = time.thread_time(), _queued_s()
+        spent_s, queued_s = cpu_s - self._before[0], queue_s - self._before[1]
+        self._before = (cpu_s, queue_s)
+        self._count += 1
+        if self._count == 1:
+            return
+        # The thread's time since the last tick includes what it did before it was due.
+        self._worst_own_s = max(self._worst_own_s, min(spent_s, late_s))
+        self._ticks.append((late_s, min(spent_s, late_s), min(queued_s, late_s)))
+        if len(self._ticks) > 4 * KEPT:
+            self._prune()
+
+    def _prune(self) -> None:
+        self._ticks = sorted(self._ticks, reverse=True)[:KEPT]
+
+    def write(self) -> None:
+        self._prune()
+        rest = [max(0.0, late - own - queued) for late, own, queued in self._ticks]
+        self._file.write_text(
+            json.dumps(
+                {
+                    "ticks": self._count,
+                    "worst_late_s": self._ticks[0][0] if self._ticks else 0.0,
+                    "worst_own_s": self._worst_own_s,
+                    "worst_rest_s": max(rest, default=0.0),
+                    "latest": self._ticks[:5],
+                }
+            )
+        )
+
+
+def _queued_s() -> float:
+    """Time that this thread stood ready without a core, since its start."""
+    return int(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()[1]) / 1e9
+
+
+def watch(file: Path, words: list[str]) -> int:
+    one = Watch(file)
+    plain = lag.LoopLag.__init__
+    lag.LoopLag.__init__ = lambda self: plain(self, TICK_S, one.tick)  # type: ignore[method-assign]
+    try:
+        return main(words)
+    finally:
+        one.write()
+
+
+if __name__ == "__main__":
+    sys.exit(watch(Path(sys.argv[1]), sys.argv[2:]))
