@@ -2,7 +2,16 @@ import random
 
 import pytest
 
-from triptych.planes.request.frames import FrameError, FrameReader, Type, pack, pack_call, split_call
+from triptych.planes.request.frames import (
+    LARGE_BYTES,
+    FrameError,
+    FrameReader,
+    Type,
+    call_head,
+    pack,
+    pack_call,
+    split_call,
+)
 
 FRAMES = [(Type.CALL, 1, b"x"), (Type.DATA, 2, b""), (Type.END, 0xFFFF_FFFF, b"y" * 5000), (Type.PING, 0, b"")]
 STREAM = b"".join(pack(*frame) for frame in FRAMES)
@@ -60,3 +69,21 @@ def test_malformed_calls(payload):
 def test_an_empty_request_is_a_request():
     [(_, _, payload)] = feed(FrameReader(100), pack_call(1, "x", b""))
     assert split_call(payload) == ("x", b"")
+
+
+@pytest.mark.parametrize("chunk", [1 << 16, 100_003, 1 << 18, 10 << 20])
+def test_large_frames_come_whole_with_others_around_them(chunk):
+    small = pack(Type.DATA, 1, b"small")
+    contents = [bytes([at]) * (LARGE_BYTES + extra) for at, extra in enumerate((1, 0, 700_000, 3))]
+    stream = b"".join(small + pack(Type.DATA, at, content) for at, content in enumerate(contents)) + small[:7]
+    reader = FrameReader(10 << 20)
+    found = feed(reader, *(stream[at : at + chunk] for at in range(0, len(stream), chunk)), small[7:])
+    assert [one for one in found if len(one[2]) == 5] == [(Type.DATA, 1, b"small")] * 5
+    assert [one for one in found if len(one[2]) > 5] == [(Type.DATA, at, one) for at, one in enumerate(contents)]
+
+
+def test_a_large_request_is_split_without_a_copy():
+    request = bytes(2 * LARGE_BYTES)
+    [(_, _, payload)] = feed(FrameReader(10 << 20), call_head(3, "generate", len(request)) + request)
+    endpoint, found = split_call(payload)
+    assert (endpoint, type(found), found == request) == ("generate", memoryview, True)

@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
     # Out.
 
     def send(self, *frame: bytes) -> None:
-        """Queue a whole frame, in one piece or several. Silently nothing on a closed connection: ``on_closed`` tells its streams."""
+        """Queue a whole frame, in pieces. Silently nothing on a closed connection: ``on_closed`` tells its streams."""
         if self.closed:
             return
         if not self._out:
