@@ -38,7 +38,10 @@ def test_the_request_path_names_real_files() -> None:
 
 def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.cache.embedding import EmbeddingCache
+    from triptych.config.media import MediaLimits
     from triptych.engines.base import EngineStats
+    from triptych.media.decoder import MediaDecoder
+    from triptych.observability.lag import LoopLag
     from triptych.observability.metrics import FrontendMetrics
     from triptych.runtime.samples import samples
     from triptych.transfer.base import TransferStats
@@ -46,7 +49,8 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(triptych_[a-z_]+)(?:\{[a-z,]+\})?`", text))
     exposed = set(re.findall(rb"# TYPE (triptych_[a-z_]+) (?!gauge\n.*_created)", FrontendMetrics(lambda: 0).text()))
-    of_workers = samples(EngineStats(), EmbeddingCache(0), TransferStats())
+    of_media = MediaDecoder(MediaLimits()).samples()
+    of_workers = [*samples(EngineStats(media=of_media), EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     names |= {one.name + "_total" * (one.kind == "counter") for one in of_workers}
     assert documented == names
