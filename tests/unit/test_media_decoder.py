@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
-from media_files import picture
 
+from media_files import picture
 from support.loops import run, until
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, Unavailable

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import picture
 from PIL import Image
 from sound_files import encoded, tones
 
+from media_files import picture
 from support.loops import run, until
 from support.videos import frame_pixels, video
 from triptych.config.media import MediaLimits

@@ -5,7 +5,7 @@ Payloads are opaque bytes; what they hold is agreed by ``contracts``. Errors cro
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -35,8 +35,11 @@ class Call(Protocol):
 class RequestClient(Protocol):
     """Calls peers, over one kept connection to each."""
 
-    def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> Call:
-        """Begin a call to ``endpoint`` at the peer; nothing is sent before the block is entered."""
+    def call(self, host: str, port: int, endpoint: str, payload: bytes | Sequence[bytes], *, silence_s: float) -> Call:
+        """Begin a call to ``endpoint`` at the peer; nothing is sent before the block is entered.
+
+        A payload in pieces arrives as one; large pieces are not copied.
+        """
         ...
 
     async def close(self) -> None:

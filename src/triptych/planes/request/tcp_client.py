@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -79,7 +80,7 @@ class TcpCall:
     """A ``planes.request.base.Call`` over TCP."""
 
     def __init__(
-        self, client: TcpRequestClient, peer: tuple[str, int], endpoint: str, payload: bytes, silence_s: float
+        self, client: TcpRequestClient, peer: tuple[str, int], endpoint: str, payload: Sequence[bytes], silence_s: float
     ) -> None:
         self._client = client
         self._peer = peer
@@ -112,14 +113,15 @@ class TcpCall:
         """Send the request. Raises PayloadTooLarge for what would cost all calls here the connection."""
         if connection.closed:  # in the turn of the event loop that handed it over
             raise WorkerLost("the worker closed the connection")
-        if len(self._payload) > frames.FRAME_LIMIT_BYTES - frames.CALL_HEAD_BYTES:
+        size_bytes = sum(map(len, self._payload))
+        if size_bytes > frames.FRAME_LIMIT_BYTES - frames.CALL_HEAD_BYTES:
             raise PayloadTooLarge(
                 f"the request and its media are over the {frames.FRAME_LIMIT_BYTES:,} bytes that a worker takes"
             )
         self._connection = connection
         self._stream = connection.open(self)
-        connection.send(call_head(self._stream, self._endpoint, len(self._payload)), self._payload)
-        self._payload = b""
+        connection.send(call_head(self._stream, self._endpoint, size_bytes), *self._payload)
+        self._payload = ()
         self._heard_at = self._loop.time()
         self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
 
@@ -204,8 +206,11 @@ class TcpRequestClient:
         """Those above, and retired ones whose calls have not ended."""
         self._connecting: SingleFlight[tuple[str, int], _ClientConnection] = SingleFlight("connect to a worker")
 
-    def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> TcpCall:
-        return TcpCall(self, (host, port), endpoint, payload, silence_s)
+    def call(
+        self, host: str, port: int, endpoint: str, payload: bytes | Sequence[bytes], *, silence_s: float
+    ) -> TcpCall:
+        pieces = [payload] if isinstance(payload, bytes) else payload
+        return TcpCall(self, (host, port), endpoint, pieces, silence_s)
 
     async def connection(self, peer: tuple[str, int]) -> _ClientConnection:
         """The open connection to ``peer``. Raises WorkerLost when it cannot be reached."""
