@@ -152,7 +152,7 @@ def test_other_layers_of_llava(tmp_path: Path, layer: Any, strategy: str) -> Non
         assert_close(one, whole)
 
 
-VISION = ("visual.", "vision_tower.", "multi_modal_projector.")
+VISION = ("visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
 
 
 def holds(folder: Path, prefix: str) -> bool:

@@ -26,6 +26,7 @@ BY_DEFAULT = {
     "qwen2_vl": ["EP/D inside", "E/PD own"],
     "qwen2_5_vl": ["EPD inside", "E/PD ec", "E/P/D own"],
     "llava": ["E/PD own", "E/P/D ec"],
+    "llava_next": ["EPD inside", "E/PD own"],
 }
 TOKENS = 16
 ROUNDS = 2

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from support import checkpoint_llava_next
 from support.checkpoints import AUDIO_TEXTS, audio_template
 from triptych.demo import MODEL_DIR
 from triptych.verify import reference
@@ -25,7 +26,7 @@ VIDEO_PIXELS = {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 12}
 """Of a frame."""
 
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava", "llava_next")
 """What ``make_checkpoint`` makes of models that see: values of ``model_type``. Besides, it makes ``qwen2_audio``."""
 MEL_BINS = 32
 """Of the tiny Qwen2-Audio."""
@@ -37,7 +38,7 @@ def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> 
     """Save a ``family`` model of random weights that transformers and vLLM load alike, and return ``folder``.
 
     Tokenizer and chat template are the demo model's (LLaVA: with ``<image>`` as its placeholder). ``settings``
-    replace values of LLaVA's config.
+    replace values of the LLaVAs' config.
     """
     import torch
 
@@ -45,10 +46,11 @@ def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> 
     torch.manual_seed(7)
     if family == "qwen2_audio":
         return _save_audio(folder)
-    model = _llava(folder, **settings) if family == "llava" else _qwen(folder, family)
-    _spread(model, LLAVA_SPREAD if family == "llava" else SPREAD)
+    makers = {"llava": _llava, "llava_next": checkpoint_llava_next.model}
+    model = makers[family](folder, **settings) if family in makers else _qwen(folder, family)
+    _spread(model, LLAVA_SPREAD if family in makers else SPREAD)
     model.save_pretrained(folder)
-    if family == "llava":
+    if family in makers:
         _rename(folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model.")
     return folder
 

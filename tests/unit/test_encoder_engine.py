@@ -298,7 +298,7 @@ def test_other_spans_and_unknown_flags_are_refused(tmp_path):
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
     async def main():
         made = engine(text_checkpoint(tmp_path / "text", byte_level("a")))
-        with pytest.raises(ConfigError, match=r"'llama'.*llava, qwen2_5_vl, qwen2_audio, qwen2_vl"):
+        with pytest.raises(ConfigError, match=r"'llama'.*llava, llava_next, qwen2_5_vl, qwen2_audio, qwen2_vl"):
             await made.start(InprocTransfer(TransferConfig()))
 
     run(main())

@@ -77,6 +77,9 @@ class Modality:
     precomputed: Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]] | None = None
     """(tokens, metadata) of a medium that came as an embedding of so many rows, with this beside it; raises ValueError
     for what the model cannot take. None: it takes none (``models.precomputed`` has rules for those that do)."""
+    patches: Callable[[Checkpoint, Medium], int] | None = None
+    """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
+    each."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _TOWERS: dict[str, Json] = {
 _HIDDEN_SIZES = {"llama": 4096, "mistral": 4096, "qwen2": 4096}
 
 
-def _tower(checkpoint: Checkpoint) -> Json:
+def tower(checkpoint: Checkpoint) -> Json:
     """The vision tower's config with its class's defaults. Raises KeyError for an unknown tower."""
     stated: Json = checkpoint.config.get("vision_config") or _WHOLE_TOWER
     return {**_TOWERS[stated.get("model_type", _CLIP)], **stated}
@@ -33,11 +33,11 @@ def image_token(checkpoint: Checkpoint) -> int:
 
 def image_tokens(checkpoint: Checkpoint, width: int = 0, height: int = 0) -> int:
     """Tokens of one picture of any size: patches and class token, less the first one for strategy ``default``."""
-    tower = _tower(checkpoint)
+    vision = tower(checkpoint)
     strategy = checkpoint.config.get("vision_feature_select_strategy", _STRATEGY)
-    side = int(tower["image_size"]) // int(tower["patch_size"])
+    side = int(vision["image_size"]) // int(vision["patch_size"])
     skipped = 1 if strategy == "default" else 0
-    return side * side + int(tower["class_tokens"]) - skipped
+    return side * side + int(vision["class_tokens"]) - skipped
 
 
 def embedding_width(checkpoint: Checkpoint) -> int:

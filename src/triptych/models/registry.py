@@ -7,10 +7,16 @@ from pathlib import Path
 import msgspec
 
 from triptych.contracts.errors import ConfigError
-from triptych.models import llava, qwen2_audio, qwen_vl
+from triptych.models import llava, llava_next, qwen2_audio, qwen_vl
 from triptych.models.base import Checkpoint, Json, ModelFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (qwen_vl.FAMILY, qwen_vl.FAMILY_2_5, llava.FAMILY, qwen2_audio.FAMILY)
+FAMILIES: tuple[ModelFamily, ...] = (
+    qwen_vl.FAMILY,
+    qwen_vl.FAMILY_2_5,
+    llava.FAMILY,
+    llava_next.FAMILY,
+    qwen2_audio.FAMILY,
+)
 
 TEXT_ONLY = ModelFamily(name="text", model_types=())
 """Every checkpoint that no family claims: served for text."""

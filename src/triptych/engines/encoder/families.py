@@ -9,6 +9,7 @@ from typing import Any
 from triptych.contracts.errors import ConfigError
 from triptych.engines.encoder.packed import pack_linears
 from triptych.engines.encoder.weights import Weights
+from triptych.models.llava_next import best_resolution, padding
 
 Pixels = dict[str, Any]
 """What the model's own processor makes of one picture or sound: tensors by name."""
@@ -94,6 +95,53 @@ def _as_linear(convolution: Any) -> Any:
 def _llava(source: Source) -> Run:
     """A tower whose hidden states of chosen layers are projected; pictures are all of one size."""
     import torch
+
+    tower, projector, select = _llava_parts(source)
+
+    def run(batch: Sequence[Pixels]) -> list[Any]:
+        pictures = torch.cat([one["pixel_values"] for one in batch])  # [pictures, channels, side, side]
+        states = tower(pictures.to(source.device, source.dtype), output_hidden_states=True).hidden_states
+        return list(projector(select(states)))  # of [tokens, hidden]
+
+    return run
+
+
+def _llava_next(source: Source) -> Run:
+    """The same for tiles of a picture, which are then put together, without the padding and with ends of rows."""
+    import torch
+
+    tower, projector, select = _llava_parts(source)
+    newline = source.weights.under(("image_newline", "model.image_newline")).get("")
+    if newline is None:
+        raise ConfigError("the checkpoint lacks weights of its encoder: image_newline")
+    newline = newline.to(source.device, source.dtype)  # [hidden]
+    config = source.config
+    side = config.vision_config.image_size // config.vision_config.patch_size
+
+    def run(batch: Sequence[Pixels]) -> list[Any]:
+        tiles = torch.cat([one["pixel_values"][0] for one in batch])  # [tiles, channels, side, side]
+        states = tower(tiles.to(source.device, source.dtype), output_hidden_states=True).hidden_states
+        counts = [one["pixel_values"].shape[1] for one in batch]
+        pictures = torch.split(projector(select(states)), counts)  # of [tiles, patches, hidden]
+        sizes = [one["image_sizes"][0].tolist() for one in batch]
+        return [whole(one, *size) for one, size in zip(pictures, sizes, strict=True)]
+
+    def whole(tiles: Any, height: int, width: int) -> Any:
+        """Of a picture of ``height`` x ``width`` pixels: [tokens, hidden]."""
+        high, wide = best_resolution(config.image_grid_pinpoints, width, height)
+        down, across = high // config.vision_config.image_size, wide // config.vision_config.image_size
+        rows = tiles[1:].view(down, across, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        above, beside = padding(*rows.shape[:2], width, height)
+        rows = rows[above : len(rows) - above, beside : rows.shape[1] - beside]  # [rows, columns, hidden]
+        ended = torch.cat([rows, newline.expand(len(rows), 1, -1)], dim=1)
+        return torch.cat([tiles[0], ended.flatten(0, 1)])
+
+    return run
+
+
+def _llava_parts(source: Source) -> tuple[Any, Any, Callable[[Any], Any]]:
+    """(tower, projector, what makes of the tower's hidden states the projector's input [pictures, tokens, width])"""
+    import torch
     from transformers import MODEL_MAPPING
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
@@ -107,13 +155,10 @@ def _llava(source: Source) -> Run:
     projector = pack_linears(_projector(LlavaMultiModalProjector(config), source))
     skipped = 1 if config.vision_feature_select_strategy == "default" else 0
 
-    def run(batch: Sequence[Pixels]) -> list[Any]:
-        pictures = torch.cat([one["pixel_values"] for one in batch])  # [pictures, channels, side, side]
-        states = tower(pictures.to(source.device, source.dtype), output_hidden_states=True).hidden_states
-        chosen = torch.cat([states[layer][:, skipped:] for layer in layers], dim=-1)  # [pictures, tokens, width]
-        return list(projector(chosen))  # of [tokens, hidden]
+    def select(states: Sequence[Any]) -> Any:
+        return torch.cat([states[layer][:, skipped:] for layer in layers], dim=-1)
 
-    return run
+    return tower, projector, select
 
 
 def _qwen2_audio(source: Source) -> Run:
@@ -185,6 +230,7 @@ def _require_none(prefix: str, missing: Any) -> None:
 
 _LOADERS: dict[str, Callable[[Source], Run]] = {
     "llava": _llava,
+    "llava_next": _llava_next,
     "qwen2_audio": _qwen2_audio,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,

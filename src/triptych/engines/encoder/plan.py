@@ -72,7 +72,10 @@ def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoi
     picture = Medium(kind="image", content_hash="", format="", width=width, height=height)
     tokens = modality.tokens(checkpoint, picture)
     metadata = modality.metadata(checkpoint, picture)
-    patches = math.prod(metadata.get("image_grid_thw", (tokens,)))
+    if modality.patches is not None:
+        patches = modality.patches(checkpoint, picture)
+    else:
+        patches = math.prod(metadata.get("image_grid_thw", (tokens,)))
     memory_bytes = width * height * PIXEL_BYTES + patches * PATCH_BYTES
     return Plan((tokens, width_of(family, checkpoint)), metadata, patches, memory_bytes)
 

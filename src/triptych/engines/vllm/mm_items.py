@@ -19,6 +19,7 @@ from vllm.multimodal.inputs import (
     MultiModalFlatField,
     MultiModalKwargsItem,
     MultiModalKwargsItems,
+    MultiModalSharedField,
     PlaceholderRange,
 )
 
@@ -90,7 +91,9 @@ class Items:
         flat = torch.frombuffer(buffer.data, dtype=getattr(torch, buffer.dtype), count=math.prod(buffer.shape))
         values = flat.view(buffer.shape).clone()  # [tokens, hidden]
         described = self._described(medium)
-        field: Any = MultiModalFlatField(slices=[slice(0, tokens)]) if described else MultiModalBatchedField()
+        field: Any = MultiModalFlatField(slices=[slice(0, tokens)])
+        if not described:
+            field, described = MultiModalBatchedField(), _of_a_length(tokens)
         data = MultiModalKwargsItem({f"{medium.kind}_embeds": MultiModalFieldElem(values, field), **described})
         return Item(medium.kind, medium.content_hash, tokens, data)
 
@@ -137,6 +140,12 @@ def _check_is_known(medium: Medium) -> None:
         raise BadRequest("the length of this sound is not known", param="media")
     if medium.kind == "video" and not medium.frame_indices:
         raise BadRequest("it is not known which frames of this video are meant", param="media")
+
+
+def _of_a_length(tokens: int) -> dict[str, MultiModalFieldElem]:
+    """Keeps vLLM from batching an item with those of other lengths, in which models that stack embeddings end."""
+    field = MultiModalSharedField(batch_size=1, keep_on_cpu=True)
+    return {"triptych_tokens": MultiModalFieldElem(torch.tensor(tokens), field)}
 
 
 def assemble(

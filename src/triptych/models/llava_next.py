@@ -1,0 +1,89 @@
+"""LLaVA-1.6 (LLaVA-NeXT): a picture as a whole, and again in tiles at nearly its own resolution.
+
+The picture is fitted into the best of a few resolutions (arXiv:2310.03744, "AnyRes") and padded there; tokens of the
+padding are dropped, and a learned one ends each of the rows that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from triptych.contracts.request import Medium
+from triptych.models import llava
+from triptych.models.base import Checkpoint, Modality, ModelFamily
+
+# Default of transformers' LlavaNextConfig; its other ones are those of LLaVA-1.5.
+_RESOLUTIONS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
+def best_resolution(resolutions: Sequence[Sequence[int]], width: int, height: int) -> tuple[int, int]:
+    """The (height, width) in pixels, of ``resolutions`` that read so too, in which the most of a picture is left.
+
+    Among equal ones it is the smallest, then the first. The rule is transformers' ``select_best_resolution``, whose
+    roundings decide the token count; tests compare the two over many sizes.
+    """
+
+    def merit(resolution: Sequence[int]) -> tuple[int, int]:
+        high, wide = resolution
+        scale = min(wide / width, high / height)
+        left = min(int(width * scale) * int(height * scale), width * height)
+        return left, left - high * wide
+
+    high, wide = max(resolutions, key=merit)
+    return high, wide
+
+
+def padding(rows: int, columns: int, width: int, height: int) -> tuple[int, int]:
+    """Rows on top (and as many at the bottom), and columns on either side, that hold nothing of the picture.
+
+    ``rows`` x ``columns`` of features are all that became of the padded picture, ``width`` x ``height`` pixels what
+    it was. One of the two is 0. The rule, with its rounding, is transformers' ``unpad_image``.
+    """
+    if width / height > columns / rows:
+        return (rows - int(round(height * (columns / width), 7))) // 2, 0
+    return 0, (columns - int(round(width * (rows / height), 7))) // 2
+
+
+def tiles(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of tiles that a picture is cut into, beside the whole one."""
+    resolutions = checkpoint.config.get("image_grid_pinpoints") or _RESOLUTIONS
+    side = int(llava.tower(checkpoint)["image_size"])
+    high, wide = best_resolution(resolutions, width, height)
+    return high // side, wide // side
+
+
+def _patches_a_side(checkpoint: Checkpoint) -> int:
+    tower = llava.tower(checkpoint)
+    return int(tower["image_size"]) // int(tower["patch_size"])
+
+
+def image_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+    """Tokens of the whole picture, and of its tiles' rows, each with its end, less the padding."""
+    width, height, side = medium.width, medium.height, _patches_a_side(checkpoint)
+    down, across = tiles(checkpoint, width, height)
+    rows, columns = side * down, side * across
+    dropped_rows, dropped_columns = padding(rows, columns, width, height)
+    rows, columns = rows - 2 * dropped_rows, columns - 2 * dropped_columns
+    return llava.image_tokens(checkpoint) + rows * (columns + 1)
+
+
+def image_patches(checkpoint: Checkpoint, medium: Medium) -> int:
+    """Patches that the vision tower sees: of the whole picture and of every tile, padding included."""
+    down, across = tiles(checkpoint, medium.width, medium.height)
+    return (1 + down * across) * _patches_a_side(checkpoint) ** 2
+
+
+FAMILY = ModelFamily(
+    name="llava-next",
+    model_types=("llava_next",),
+    media={
+        "image": Modality(
+            placeholder=llava.image_token,
+            text="<image>",
+            tokens=image_tokens,
+            patches=image_patches,
+        )
+    },
+    embedding_width=llava.embedding_width,
+    towers=llava.FAMILY.towers,
+)
