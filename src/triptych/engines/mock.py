@@ -43,6 +43,7 @@ from triptych.media.naming import embedding_name
 from triptych.models.base import Checkpoint
 from triptych.models.precomputed import checked
 from triptych.models.registry import family_of, load_checkpoint
+from triptych.processor.tokenizer import Tokenizer
 from triptych.transfer.base import Buffer, Transfer
 
 
@@ -85,6 +86,8 @@ class MockEngine:
         self._transfer = transfer
         checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
         self._family = family_of(checkpoint)
+        if self._family.tokenises:
+            self._tokenise = Tokenizer.load(checkpoint.path).plain
         self._placeholders = {one.placeholder(checkpoint) for one in self._family.media.values()}
         return ModelCard(
             name=self._options.model_name,
@@ -190,7 +193,7 @@ class MockEngine:
             tokens = buffer.shape[0] if buffer else await self._decoded_tokens(medium)
             if buffer and not self._is_right(medium, buffer):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
-            expanded += tokens - 1
+            expanded += tokens - 1 + self._beside(medium)
         if self._args.prefill_ms:
             await asyncio.sleep(self._args.prefill_ms / 1000)
         return expanded
@@ -222,6 +225,14 @@ class MockEngine:
             return 1
         real = msgspec.structs.replace(medium, **_size(medium, decoded))
         return self._family.media[medium.kind].tokens(self._checkpoint, real)
+
+    def _beside(self, medium: Medium) -> int:
+        """Tokens of text that a medium's placeholder becomes beside those that its embedding takes the places of."""
+        modality = self._family.media.get(medium.kind)
+        if modality is None or modality.expansion is None or self._checkpoint is None:
+            return 0
+        expansion = modality.expand(self._checkpoint, medium, self._tokenise)
+        return len(expansion.token_ids) - expansion.rows
 
     async def _export(self, request: GenerateRequest) -> KvHandle:
         data = kv_of(request.token_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ from triptych.contracts.request import MediaKind, Medium
 Json = dict[str, Any]
 Metadata = dict[str, tuple[int, ...]]
 """``Medium.metadata``."""
+Tokenise = Callable[[str], Sequence[int]]
+"""A text to token ids, with no special tokens put around it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ def no_frames(checkpoint: Checkpoint, medium: Medium) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Expansion:
+    """What stands in the prompt, as the model reads it, where its unexpanded form has a medium's one placeholder."""
+
+    token_ids: tuple[int, ...]
+    """All of them count against the context length."""
+    embedded: int
+    """Token id that the rows of the medium's embedding take the places of, in order. The others are text."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding that fit in: ``Modality.tokens``."""
+        return self.token_ids.count(self.embedded)
+
+
+@dataclass(frozen=True)
 class Modality:
     """One kind of medium, as one family takes it. All functions go by what is known without decoding the medium."""
 
@@ -67,7 +84,8 @@ class Modality:
     """What tokenises to the placeholder (and what surrounds it), for prompts that are put together without a chat
     template that knows media."""
     tokens: Callable[[Checkpoint, Medium], int]
-    """Language-model tokens that a medium becomes. Raises ValueError for a size that the model refuses."""
+    """Rows of a medium's embedding, each in the place of one token. Raises ValueError for a size that the model
+    refuses."""
     metadata: Callable[[Checkpoint, Medium], dict[str, tuple[int, ...]]] = no_metadata
     """``Medium.metadata``. Raises as ``tokens`` does."""
     settings: Callable[[Checkpoint], dict[str, int]] = no_settings
@@ -80,6 +98,17 @@ class Modality:
     patches: Callable[[Checkpoint, Medium], int] | None = None
     """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
     each."""
+    expansion: Callable[[Checkpoint, Medium, Tokenise], Expansion] | None = None
+    """Where a placeholder becomes more than ``tokens`` copies of itself. Raises ValueError as ``tokens`` does."""
+
+    def expand(self, checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+        """What the placeholder of ``medium`` becomes. Frontends and workers each make it by themselves, of what is
+        known of the medium, so that it travels nowhere. Raises ValueError as ``tokens`` does.
+        """
+        if self.expansion is not None:
+            return self.expansion(checkpoint, medium, tokenise)
+        token = self.placeholder(checkpoint)
+        return Expansion((token,) * self.tokens(checkpoint, medium), token)
 
 
 @dataclass(frozen=True)
@@ -94,6 +123,11 @@ class ModelFamily:
     """Values a token of a medium's embedding; None: this family takes no embeddings."""
     towers: tuple[str, ...] = ()
     """``model_type`` values of ``vision_config`` that are known, where a family combines parts; empty: any."""
+
+    @property
+    def tokenises(self) -> bool:
+        """Whether placeholders become texts too, for which the model's tokenizer is needed."""
+        return any(modality.expansion is not None for modality in self.media.values())
 
     @property
     def modalities(self) -> tuple[MediaKind, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triptych.contracts.request import Medium
-from triptych.models.base import Checkpoint, Metadata, Modality
+from triptych.models.base import Checkpoint, Expansion, Metadata, Modality, Tokenise
 
 
 def tokens_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> int:
@@ -13,6 +13,14 @@ def tokens_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> int
     if medium.precomputed is None:
         return modality.tokens(checkpoint, medium)
     return checked(modality, checkpoint, medium)[0]
+
+
+def expansion_of(modality: Modality, checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+    """What the placeholder of ``medium`` becomes. Raises as ``tokens_of`` does."""
+    if medium.precomputed is None:
+        return modality.expand(checkpoint, medium, tokenise)
+    token = modality.placeholder(checkpoint)
+    return Expansion((token,) * tokens_of(modality, checkpoint, medium), token)
 
 
 def metadata_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> Metadata:

@@ -209,10 +209,13 @@ class Processor:
         return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium
 
     def _expanded(self, medium: Medium, ref: MediaReference) -> int:
+        """Tokens of the prompt that stand for ``medium``."""
         try:
-            return tokens_of(self.family.media[medium.kind], self.checkpoint, medium)
+            modality = self.family.media[medium.kind]
+            expansion = expansion_of(modality, self.checkpoint, medium, self.tokenizer.plain)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
+        return len(expansion.token_ids)
 
 
 def _with_parts(message: Message) -> Message:

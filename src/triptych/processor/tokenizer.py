@@ -43,6 +43,10 @@ class Tokenizer:
         ids: list[int] = self.fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    def plain(self, text: str) -> list[int]:
+        """``models.base.Tokenise``"""
+        return self.encode(text, add_special_tokens=False)
+
     def decode(self, ids: list[int]) -> str:
         text: str = self.fast.decode(ids, skip_special_tokens=True)
         return text

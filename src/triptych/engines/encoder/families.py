@@ -131,7 +131,7 @@ def _llava_next(source: Source) -> Run:
         high, wide = best_resolution(config.image_grid_pinpoints, width, height)
         down, across = high // config.vision_config.image_size, wide // config.vision_config.image_size
         rows = tiles[1:].view(down, across, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-        above, beside = padding(*rows.shape[:2], width, height)
+        above, beside = padding(rows.shape[0], rows.shape[1], width, height)
         rows = rows[above : len(rows) - above, beside : rows.shape[1] - beside]  # [rows, columns, hidden]
         ended = torch.cat([rows, newline.expand(len(rows), 1, -1)], dim=1)
         return torch.cat([tiles[0], ended.flatten(0, 1)])

@@ -68,7 +68,7 @@ def _parts(items: Sequence[Item], most_tokens: int) -> Iterator[list[Item]]:
     """``items`` in order, in runs that fit a prompt; one that fits none is alone, for the engine to refuse."""
     part: list[Item] = []
     for item in items:
-        if part and sum(one.tokens for one in part) + item.tokens > most_tokens:
+        if part and sum(len(one.expansion.token_ids) for one in (*part, item)) > most_tokens:
             yield part
             part = []
         part.append(item)

@@ -26,9 +26,10 @@ from vllm.multimodal.inputs import (
 from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium
 from triptych.contracts.tensor import DTYPE_BYTES
-from triptych.models.base import Checkpoint, Modality
-from triptych.models.precomputed import metadata_of, tokens_of
+from triptych.models.base import Checkpoint, Expansion, Modality
+from triptych.models.precomputed import expansion_of, metadata_of
 from triptych.models.registry import family_of
+from triptych.processor.tokenizer import Tokenizer
 from triptych.transfer.base import Buffer
 
 _FLOATS = ("float32", "float16", "bfloat16")
@@ -45,7 +46,7 @@ class Item:
 
     kind: MediaKind
     content_hash: str
-    tokens: int
+    expansion: Expansion
     data: MultiModalKwargsItem | None
     """None: vLLM's own cache in the engine's process holds it, or nothing is to be said of it."""
 
@@ -54,8 +55,10 @@ class Items:
     """Makes items of one model's media from what is known without their pixels."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        """Blocks where it reads the tokenizer. Raises ConfigError."""
         self._checkpoint = checkpoint
         self._family = family_of(checkpoint)
+        self._tokenise = Tokenizer.load(checkpoint.path).plain if self._family.tokenises else _no_text
         width = self._family.embedding_width
         self._width = None if width is None else width(checkpoint)
 
@@ -69,13 +72,17 @@ class Items:
         return self._family.media[kind]
 
     def tokens(self, medium: Medium) -> int:
-        """Tokens that the medium becomes, by its size, or by what came with its embedding. Raises BadRequest for one
-        that the model refuses."""
+        """Rows of the medium's embedding, by its size, or by what came with it. Raises BadRequest for one that the
+        model refuses."""
+        return self.expansion(medium).rows
+
+    def expansion(self, medium: Medium) -> Expansion:
+        """What the medium's placeholder becomes, by the same. Raises as ``tokens`` does."""
         modality = self._modality(medium.kind)
         if medium.precomputed is None:
             _check_is_known(medium)
         try:
-            return tokens_of(modality, self._checkpoint, medium)
+            return expansion_of(modality, self._checkpoint, medium, self._tokenise)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
 
@@ -86,23 +93,39 @@ class Items:
         send what the memory is used for by then, and keep that in its caches under the medium's name. Raises
         TriptychError for an embedding that is not this model's: in the engine it would be fatal.
         """
-        tokens = self.tokens(medium)
-        self._check(buffer, tokens)
+        expansion = self.expansion(medium)
+        self._check(buffer, expansion.rows)
         flat = torch.frombuffer(buffer.data, dtype=getattr(torch, buffer.dtype), count=math.prod(buffer.shape))
         values = flat.view(buffer.shape).clone()  # [tokens, hidden]
         described = self._described(medium)
-        field: Any = MultiModalFlatField(slices=[slice(0, tokens)])
+        field: Any = MultiModalFlatField(slices=[slice(0, expansion.rows)])
         if not described:
-            field, described = MultiModalBatchedField(), _of_a_length(tokens)
+            field, described = MultiModalBatchedField(), _of_a_length(expansion.rows)
         data = MultiModalKwargsItem({f"{medium.kind}_embeds": MultiModalFieldElem(values, field), **described})
-        return Item(medium.kind, medium.content_hash, tokens, data)
+        return Item(medium.kind, medium.content_hash, expansion, data)
+
+    def processed(self, medium: Medium, token_ids: Sequence[int], data: MultiModalKwargsItem | None) -> Item:
+        """``medium`` as vLLM's own processor made it, with the prompt's tokens that it put for it.
+
+        Raises TriptychError where other workers would put others, and find nothing of each other's caches.
+        """
+        token = self.placeholder(medium.kind)
+        expansion = Expansion(tuple(token_ids), token)
+        if self._modality(medium.kind).expansion is not None:
+            expansion = self.expansion(medium)
+            if expansion.token_ids != tuple(token_ids):
+                raise TriptychError(
+                    f"vLLM's processor put {len(token_ids)} tokens for this {medium.kind}, not the "
+                    f"{len(expansion.token_ids)} that the checkpoint's files let expect"
+                )
+        return Item(medium.kind, medium.content_hash, expansion, data)
 
     def bare(self, medium: Medium) -> Item:
         """``medium`` without values: they come from the EC connector, or are in the KV cache already."""
-        tokens = self.tokens(medium)
+        expansion = self.expansion(medium)
         described = self._described(medium)
         data = MultiModalKwargsItem(described) if described else None
-        return Item(medium.kind, medium.content_hash, tokens, data)
+        return Item(medium.kind, medium.content_hash, expansion, data)
 
     def fits(self, medium: Medium, shape: tuple[int, ...]) -> bool:
         """Whether ``shape`` is that of the medium's embedding."""
@@ -148,10 +171,21 @@ def _of_a_length(tokens: int) -> dict[str, MultiModalFieldElem]:
     return {"triptych_tokens": MultiModalFieldElem(torch.tensor(tokens), field)}
 
 
+def _no_text(text: str) -> Sequence[int]:
+    raise AssertionError("no modality of this family puts texts into prompts")
+
+
+def _range(offset: int, expansion: Expansion) -> PlaceholderRange:
+    ids = expansion.token_ids
+    if expansion.rows == len(ids):
+        return PlaceholderRange(offset=offset, length=len(ids))
+    return PlaceholderRange(offset, len(ids), torch.tensor(ids) == expansion.embedded)
+
+
 def assemble(
     token_ids: Sequence[int], items: Sequence[Item], placeholders: Mapping[Any, int], said: Sequence[int]
 ) -> Any:
-    """vLLM's multimodal input: each medium's one placeholder becomes as many as it has tokens; ``said`` follows.
+    """vLLM's multimodal input: each medium's one placeholder becomes its expansion; ``said`` follows.
 
     The names in it are the content hashes, whatever the form: they key the encoder cache and, with the tokens, the
     blocks of the KV cache, alike on every worker. Raises BadRequest when placeholders and media do not match.
@@ -166,8 +200,8 @@ def assemble(
         except ValueError:
             raise BadRequest("the prompt has fewer placeholders than media", param="media") from None
         expanded += token_ids[begin:at]
-        ranges[item.kind].append(PlaceholderRange(offset=len(expanded), length=item.tokens))
-        expanded += [token] * item.tokens
+        ranges[item.kind].append(_range(len(expanded), item.expansion))
+        expanded += item.expansion.token_ids
         begin = at + 1
     rest = token_ids[begin:]
     if any(token in rest for token in placeholders.values()):

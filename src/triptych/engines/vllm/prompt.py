@@ -127,7 +127,8 @@ class Prompts:
         }
         for medium in media:
             place, data = next(processed[medium.kind])
-            items.append(Item(medium.kind, medium.content_hash, place.length, data))
+            ids = made["prompt_token_ids"][place.offset : place.offset + place.length]
+            items.append(self._items.processed(medium, ids, data))
         if engine.renderer.mm_processor_cache is None:  # else vLLM keeps them, in the engine's process
             for item in items:
                 self._processed.put(item.content_hash, item, _size_bytes(item))
