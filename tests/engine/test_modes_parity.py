@@ -28,6 +28,9 @@ BY_DEFAULT = {
     "llava": ["E/PD own", "E/P/D ec"],
     "llava_next": ["EPD inside", "E/PD own"],
 }
+UNSPLIT = {"llama4": ["EPD inside"]}
+"""The same of families for which vLLM takes no embeddings."""
+MATRIX = [*matrix(BY_DEFAULT), *matrix(UNSPLIT, [way for way in WAYS if way.encoder == "inside"])]
 TOKENS = 16
 ROUNDS = 2
 CLIENTS = 16
@@ -114,7 +117,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     return functools.cache(lambda family: Model(tmp_path_factory.mktemp("tiny") / family, family))
 
 
-@pytest.fixture(scope="module", params=matrix(BY_DEFAULT))
+@pytest.fixture(scope="module", params=MATRIX)
 def deployed(
     request: pytest.FixtureRequest, models: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, Model]]:

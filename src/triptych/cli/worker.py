@@ -14,6 +14,8 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.engines.base import EngineOptions, engine_factory
+from triptych.models.registry import load_checkpoint
+from triptych.models.splits import require_span
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime.worker import Worker
 from triptych.transfer.registry import make_transfer
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     plane = read_options(args, PlaneConfig)
     transfer = read_options(args, TransferConfig)
     folder = checkpoint_folder_of(config)
+    require_span(load_checkpoint(folder), config.span)
     name = config.served_model_name or Path(config.model).resolve().name
 
     async def main(life: process.Life) -> None:

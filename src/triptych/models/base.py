@@ -27,6 +27,8 @@ class Checkpoint:
     """What makes features of sounds; ``preprocessor`` makes pixels of pictures."""
     video: Json = field(default_factory=dict)
     """What makes pixels of videos."""
+    added_tokens: dict[str, int] = field(default_factory=dict)
+    """Ids of the tokens that the tokenizer has beside its vocabulary, special ones among them, by their texts."""
 
     @property
     def text_config(self) -> Json:
@@ -121,6 +123,8 @@ class ModelFamily:
     media: dict[MediaKind, Modality] = field(default_factory=dict)
     embedding_width: Callable[[Checkpoint], int] | None = None
     """Values a token of a medium's embedding; None: this family takes no embeddings."""
+    no_embeddings: str = ""
+    """Why not, in words, where there is no ``embedding_width``."""
     towers: tuple[str, ...] = ()
     """``model_type`` values of ``vision_config`` that are known, where a family combines parts; empty: any."""
 

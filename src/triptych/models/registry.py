@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from triptych.contracts.errors import ConfigError
-from triptych.models import llava, llava_next, qwen2_audio, qwen_vl
+from triptych.models import llama4, llava, llava_next, qwen2_audio, qwen_vl
 from triptych.models.base import Checkpoint, Json, ModelFamily
 
 FAMILIES: tuple[ModelFamily, ...] = (
@@ -15,6 +15,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     qwen_vl.FAMILY_2_5,
     llava.FAMILY,
     llava_next.FAMILY,
+    llama4.FAMILY,
     qwen2_audio.FAMILY,
 )
 
@@ -44,7 +45,29 @@ def load_checkpoint(path: str) -> Checkpoint:
     if not preprocessor:  # transformers 5 saves all processors of a model in one file
         preprocessor = read_json(folder / "processor_config.json").get("image_processor") or {}
     generation = read_json(folder / "generation_config.json")
-    return Checkpoint(path, config, preprocessor, generation, _audio(folder), _video(folder))
+    added = _added_tokens(folder / "tokenizer.json")
+    return Checkpoint(path, config, preprocessor, generation, _audio(folder), _video(folder), added)
+
+
+class _AddedToken(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _TokenizerFile(msgspec.Struct):
+    """What is read of a tokenizer's file, which is large."""
+
+    added_tokens: list[_AddedToken] = []
+
+
+def _added_tokens(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        return {}
+    try:
+        read = msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{path} is not a tokenizer: {error}") from error
+    return {token.content: token.id for token in read.added_tokens}
 
 
 def _audio(folder: Path) -> Json:

@@ -6,6 +6,12 @@ from typing import Any
 
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 
+from triptych.engines.vllm.cpu_linear import take_any_layout
+from triptych.engines.vllm.environment import is_cpu_build
+
+if is_cpu_build():
+    take_any_layout()  # each worker imports this module before it builds its model
+
 
 class KvCalls:
     """On every worker of the engine, in its own process."""

@@ -1,0 +1,100 @@
+"""Llama 4: a picture in tiles on the canvas that fits it best, and as a whole behind them, with tokens between.
+
+No embeddings: neither vLLM's model nor its processor takes one for a picture, so that the stage ``e`` cannot be split.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+
+from triptych.contracts.request import Medium
+from triptych.models.base import Checkpoint, Expansion, Json, Modality, ModelFamily, Tokenise
+
+# Defaults of transformers 5.19: Llama4VisionConfig and Llama4ImageProcessor.
+_VISION: Json = {"image_size": 448, "patch_size": 14, "pixel_shuffle_ratio": 0.5}
+_MAX_TILES = 16
+
+IMAGE, PATCH = "<|image|>", "<|patch|>"
+START, END = "<|image_start|>", "<|image_end|>"
+NEXT_TILE, NEXT_ROW = "<|tile_x_separator|>", "<|tile_y_separator|>"
+
+
+def _vision(checkpoint: Checkpoint) -> Json:
+    return {**_VISION, **(checkpoint.config.get("vision_config") or {})}
+
+
+@lru_cache(maxsize=8)
+def _canvases(most: int) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of at most ``most`` tiles: by shape, and the larger ones of a shape first.
+
+    Of equally good canvases the order decides, and is that of transformers' ``find_supported_resolutions``.
+    """
+    by_shape: dict[float, list[tuple[int, int]]] = {}
+    for count in range(most, 0, -1):
+        for rows in (rows for rows in range(1, count + 1) if count % rows == 0):
+            by_shape.setdefault(rows / (count // rows), []).append((rows, count // rows))
+    return tuple(canvas for canvases in by_shape.values() for canvas in canvases)
+
+
+def canvas(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of tiles that a picture of ``width`` x ``height`` pixels is fitted into.
+
+    The one in which it need not shrink and grows least (most with ``resize_to_max_canvas``), else the one in which it
+    shrinks least; of those the smallest. The rule is transformers' ``get_best_fit``, which divides in float32; tests
+    compare the two over many sizes.
+    """
+    settings, side = checkpoint.preprocessor, int(_vision(checkpoint)["image_size"])
+    scales = {
+        (rows, columns): min(_float32(rows * side / height), _float32(columns * side / width))
+        for rows, columns in _canvases(int(settings.get("max_patches") or _MAX_TILES))
+    }
+    growing = [scale for scale in scales.values() if scale >= 1]
+    if growing:
+        chosen = max(growing) if settings.get("resize_to_max_canvas") else min(growing)
+    else:
+        chosen = max(scales.values())
+    return min((one for one, scale in scales.items() if scale == chosen), key=lambda one: one[0] * one[1])
+
+
+def _float32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+def _tile_tokens(checkpoint: Checkpoint) -> int:
+    """Tokens of one tile: patches, of which pixel shuffle makes fewer."""
+    vision = _vision(checkpoint)
+    patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+    return patches // round(1 / float(vision["pixel_shuffle_ratio"]) ** 2)
+
+
+def image_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+    """Tokens of all tiles, and of the whole picture, which is the only tile where one is enough."""
+    rows, columns = canvas(checkpoint, medium.width, medium.height)
+    tiles = rows * columns
+    return (tiles + (tiles > 1)) * _tile_tokens(checkpoint)
+
+
+def image_expansion(checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+    """Tiles, parted by what tells the next one and the next row, then the whole picture, between two ends."""
+    ids = checkpoint.added_tokens
+    rows, columns = canvas(checkpoint, medium.width, medium.height)
+    tile = (ids[PATCH],) * _tile_tokens(checkpoint)
+    row = (*tile, *(ids[NEXT_TILE], *tile) * (columns - 1), ids[NEXT_ROW])
+    tiles = row * rows if rows * columns > 1 else ()
+    return Expansion((ids[START], *tiles, ids[IMAGE], *tile, ids[END]), ids[PATCH])
+
+
+FAMILY = ModelFamily(
+    name="llama4",
+    model_types=("llama4",),
+    media={
+        "image": Modality(
+            placeholder=lambda checkpoint: checkpoint.added_tokens[IMAGE],
+            text=IMAGE,
+            tokens=image_tokens,
+            expansion=image_expansion,
+        )
+    },
+    no_embeddings="vLLM takes no embeddings of pictures for Llama 4",
+)

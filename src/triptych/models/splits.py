@@ -1,0 +1,21 @@
+"""Which stages of a model can be hosted apart from the others."""
+
+from __future__ import annotations
+
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.spans import Span
+from triptych.models.base import Checkpoint
+from triptych.models.registry import family_of
+
+
+def require_span(checkpoint: Checkpoint, span: Span) -> None:
+    """Raises ConfigError where a worker can never host ``span`` of this model, on whatever engine; says what can."""
+    family = family_of(checkpoint)
+    if span is not Span.E or family.embedding_width is not None:
+        return
+    if not family.modalities:
+        raise ConfigError("this model takes no media: there is nothing for span e to encode")
+    raise ConfigError(
+        f"span e cannot be split off for models of the family {family.name}: {family.no_embeddings}; "
+        "serve it in the mode EPD (span epd) or EP/D (spans ep and d)"
+    )
