@@ -88,6 +88,7 @@ def test_no_command_is_a_usage_error():
     [
         (("worker", "--model", "demo", "--engine", "tgi"), ["unknown engine 'tgi'", "mock, vllm"]),
         (("worker", "--model", "/nowhere/at/all", "--engine", "mock"), ["/nowhere/at/all", "does not exist"]),
+        (("worker", "--model", "no-one/nothing", "--engine", "mock"), ["in the cache", "hf download no-one/nothing"]),
         (("worker", "--model", "demo", "--span", "ed"), ["--span ed"]),
         (("worker", "--model", "demo", "--engine", "encoder", "--span", "pd"), ["span e", "not pd"]),
         (("worker", "--model", "demo", "--engine", "mock", "--", "--speed", "5"), ["--speed", "--itl-ms"]),

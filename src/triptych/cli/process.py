@@ -8,7 +8,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -17,6 +16,7 @@ from triptych.config import env
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
 from triptych.demo import MODEL_DIR
+from triptych.models.names import model_folder
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.runtime.worker import EngineFailed
@@ -84,5 +84,5 @@ def discovery(config: PlaneConfig) -> Discovery:
 
 
 def checkpoint_folder(model: str) -> str:
-    """The folder that ``--model`` names: ``demo`` is the shipped demo model."""
-    return str(MODEL_DIR) if model == "demo" else str(Path(model).expanduser())
+    """The folder that ``--model`` names: ``demo`` is the shipped demo model. Raises ConfigError for what is nowhere."""
+    return str(MODEL_DIR if model == "demo" else model_folder(model, env.hub_cache()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
@@ -12,8 +11,8 @@ from triptych.config.media import MediaLimits
 from triptych.config.serve import PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import ConfigError
 from triptych.engines.base import EngineOptions, engine_factory
+from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
 from triptych.planes.request.tcp_server import TcpRequestServer
@@ -37,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     config = read_options(args, WorkerConfig)
     plane = read_options(args, PlaneConfig)
     transfer = read_options(args, TransferConfig)
-    folder = checkpoint_folder_of(config)
+    folder = process.checkpoint_folder(config.model)
     require_span(load_checkpoint(folder), config.span)
-    name = config.served_model_name or Path(config.model).resolve().name
+    name = config.served_model_name or served_name(config.model)
 
     async def main(life: process.Life) -> None:
         engine = engine_factory(config.engine)(
@@ -56,13 +55,6 @@ def run(args: argparse.Namespace) -> int:
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)))
 
     return process.run_to_the_end(main)
-
-
-def checkpoint_folder_of(config: WorkerConfig) -> str:
-    folder = process.checkpoint_folder(config.model)
-    if not Path(folder).is_dir():
-        raise ConfigError(f"model folder {folder} does not exist; --model takes the folder of a checkpoint")
-    return folder
 
 
 def _announcement(instance: Instance) -> str:

@@ -36,6 +36,15 @@ def api_key() -> str | None:
     return os.environ.get(API_KEY) or None
 
 
+def hub_cache() -> Path:
+    """Where Hugging Face's library keeps what it downloads, by its own variables."""
+    if from_env := os.environ.get("HF_HUB_CACHE"):
+        return Path(from_env).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
 def log_level() -> str:
     """Raises ConfigError for a level that is none of ``LOG_LEVELS``."""
     level = (os.environ.get(LOG_LEVEL) or "INFO").upper()

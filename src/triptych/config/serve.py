@@ -91,12 +91,15 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One worker: a span of one model on one engine."""
 
-    model: Annotated[str, Meta(description="Folder of the checkpoint, or `demo` for the shipped demo model.")]
+    model: Annotated[
+        str,
+        Meta(description="Folder of a checkpoint, id of a model in Hugging Face's cache, or `demo` (shipped)."),
+    ]
     span: Annotated[Span, Meta(description="Stages hosted: e, p, d, ep, pd or epd.")] = Span.EPD
     engine: Annotated[str, Meta(description="Back end: vllm, encoder (span e only) or mock.")] = "vllm"
     name: Annotated[str, Meta(description="Component name, shared by replicas (default: the span).")] = ""
     served_model_name: Annotated[
-        str | None, Meta(description="Name that clients use (default: the name of the checkpoint's folder).")
+        str | None, Meta(description="Name that clients use (default: the model's id, or its folder's name).")
     ] = None
     instance_name: Annotated[
         str,
