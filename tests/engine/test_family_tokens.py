@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from triptych.contracts.request import Medium
-from triptych.models import llava_next
+from triptych.models import llava_next, llava_next_video
 from triptych.models.base import Checkpoint
 
 RNG = random.Random(9)
@@ -44,3 +44,18 @@ def test_llava_next(tower: str) -> None:
     checkpoint = Checkpoint("x", config.to_dict())
     ours = [llava_next.image_tokens(checkpoint, picture(*size)) for size in SIZES]
     assert ours == [info.get_num_image_tokens(image_width=width, image_height=height) for width, height in SIZES]
+
+
+@pytest.mark.parametrize("side", [196, 224, 336, 448])
+def test_llava_next_video(side: int) -> None:
+    from transformers import CLIPVisionConfig, LlavaNextVideoConfig
+    from vllm.model_executor.models.llava_next_video import LlavaNextVideoProcessingInfo
+
+    config = LlavaNextVideoConfig(vision_config=CLIPVisionConfig(image_size=side, patch_size=14))
+    info = LlavaNextVideoProcessingInfo(context(config))
+    checkpoint = Checkpoint("x", config.to_dict())
+    for frames in (1, 7, 32):
+        indices = tuple(range(frames))
+        film = Medium(kind="video", content_hash="", format="", width=9, height=9, frame_indices=indices)
+        theirs = info.get_num_video_tokens(image_width=9, image_height=9, num_frames=frames)
+        assert llava_next_video.video_tokens(checkpoint, film) == theirs

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from support import checkpoint_llama4, checkpoint_llava_next
+from support import checkpoint_llama4, checkpoint_llava_next, checkpoint_llava_next_video
 from support.checkpoints import AUDIO_TEXTS, audio_template
 from triptych.demo import MODEL_DIR
 from triptych.verify import reference
@@ -27,8 +27,9 @@ VIDEO_PIXELS = {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 12}
 
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava", "llava_next")
-"""What ``make_checkpoint`` makes of models that see: values of ``model_type``. Besides, it makes ``qwen2_audio`` and others that
-have modules of their own here."""
+"""What ``make_checkpoint`` makes of models that see: values of ``model_type``.
+
+Besides, it makes ``qwen2_audio`` and others that have modules of their own here."""
 MEL_BINS = 32
 """Of the tiny Qwen2-Audio."""
 LLAVA_SIDE = 84
@@ -47,11 +48,16 @@ def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> 
     torch.manual_seed(7)
     if family == "qwen2_audio":
         return _save_audio(folder)
-    makers = {"llava": _llava, "llava_next": checkpoint_llava_next.model, "llama4": checkpoint_llama4.model}
+    makers = {
+        "llava": _llava,
+        "llava_next": checkpoint_llava_next.model,
+        "llava_next_video": checkpoint_llava_next_video.model,
+        "llama4": checkpoint_llama4.model,
+    }
     model = makers[family](folder, **settings) if family in makers else _qwen(folder, family)
     _spread(model, LLAVA_SPREAD if family in makers else SPREAD)
     model.save_pretrained(folder)
-    if family in ("llava", "llava_next"):
+    if family.startswith("llava"):
         _rename(folder / "model.safetensors", "vision_tower.", "vision_tower.vision_model.")
     return folder
 

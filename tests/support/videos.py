@@ -51,6 +51,12 @@ def video(
     return out.getvalue()
 
 
+def every_frame(data: bytes) -> np.ndarray:
+    """uint8 [frames, height, width, 3] of a video file."""
+    with av.open(BytesIO(data)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
 def sound_only() -> bytes:
     """An MP4 of a second of silence."""
     out = BytesIO()

@@ -8,13 +8,14 @@ from support.loops import run, until
 from support.transfers import HeldBack
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
-from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import MediaMissing
 from triptych.contracts.request import Medium
 from triptych.stages.receive import Receiver
 from triptych.transfer.inproc import InprocTransfer
 
 WIDTH = 8
+CARD = ModelCard(name="m", path="x", context_length=1, embedding=EmbeddingSpec(WIDTH, "float32"))
 
 
 def medium(name, handle=None):
@@ -34,7 +35,7 @@ async def answers_to_who_waits(with_a_lease):
     owner, taker, cache = InprocTransfer(TransferConfig()), HeldBack(), EmbeddingCache(1 << 20)
     await owner.start()
     await taker.start()
-    receiver = Receiver(taker, cache, EmbeddingSpec(WIDTH, "float32"))
+    receiver = Receiver(taker, cache, CARD)
     x, lost = await exported(owner), await exported(owner)
     owner.release(lost)
     own = await exported(owner) if with_a_lease else None
@@ -65,7 +66,7 @@ def test_a_lease_that_is_not_needed_ends():
         )
         await owner.start()
         await taker.start()
-        receiver = Receiver(taker, cache, EmbeddingSpec(WIDTH, "float32"))
+        receiver = Receiver(taker, cache, CARD)
         handles = [await exported(owner) for _ in range(4)]
         found = await asyncio.gather(*(receiver.embeddings([medium("x", handle)]) for handle in handles))
         for received in found:

@@ -32,6 +32,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Most alternatives a token that the engine reports; -1: the whole vocabulary."""
     embedding: EmbeddingSpec | None = None
     """None: the model takes no media, or none by embedding."""
+    by_frames: tuple[str, ...] = ()
+    """Media that encode workers hand over as the frames that the model sees, uint8 [frames, height, width, 3]."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,7 +75,7 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the language model must know of the embedding beside its values, by the names of the model's own
     processor: ``{"image_grid_thw": (1, 16, 16)}``. Known from the medium's header (``models``)."""
     embedding: TensorHandle | None = None
-    """[tokens, hidden]."""
+    """[tokens, hidden]; of media that are handed over by frames, those: uint8 [frames, height, width, 3]."""
     samples: int = 0
     """Length of a sound: samples of one channel at the file's own rate ..."""
     sample_rate: int = 0

@@ -46,10 +46,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One medium's embedding as the engine made it."""
+    """One medium's embedding as the engine made it, or its frames where the model takes no embedding."""
 
     data: memoryview
-    """[tokens, hidden], C-contiguous bytes; valid for as long as this object."""
+    """[tokens, hidden], or [frames, height, width, 3]: C-contiguous bytes; valid for as long as this object."""
     shape: tuple[int, ...]
     dtype: str
     metadata: dict[str, tuple[int, ...]]

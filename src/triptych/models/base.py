@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from triptych.contracts.request import MediaKind, Medium
 
@@ -13,6 +13,7 @@ Metadata = dict[str, tuple[int, ...]]
 """``Medium.metadata``."""
 Tokenise = Callable[[str], Sequence[int]]
 """A text to token ids, with no special tokens put around it."""
+HandOver = Literal["embedding", "frames"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ class Modality:
     patches: Callable[[Checkpoint, Medium], int] | None = None
     """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
     each."""
+    hand_over: HandOver = "embedding"
+    """What an encode worker hands over: an embedding, in families with an ``embedding_width``, or the decoded frames
+    that the model sees, uint8 [frames, height, width, 3]."""
     expansion: Callable[[Checkpoint, Medium, Tokenise], Expansion] | None = None
     """Where a placeholder becomes more than ``tokens`` copies of itself. Raises ValueError as ``tokens`` does."""
 
@@ -132,6 +136,11 @@ class ModelFamily:
     def tokenises(self) -> bool:
         """Whether placeholders become texts too, for which the model's tokenizer is needed."""
         return any(modality.expansion is not None for modality in self.media.values())
+
+    @property
+    def by_frames(self) -> tuple[MediaKind, ...]:
+        """Media that an encode worker hands over as frames."""
+        return tuple(kind for kind, modality in self.media.items() if modality.hand_over == "frames")
 
     @property
     def modalities(self) -> tuple[MediaKind, ...]:

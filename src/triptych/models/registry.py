@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from triptych.contracts.errors import ConfigError
-from triptych.models import llama4, llava, llava_next, qwen2_audio, qwen_vl
+from triptych.models import llama4, llava, llava_next, llava_next_video, qwen2_audio, qwen_vl
 from triptych.models.base import Checkpoint, Json, ModelFamily
 
 FAMILIES: tuple[ModelFamily, ...] = (
@@ -15,6 +15,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     qwen_vl.FAMILY_2_5,
     llava.FAMILY,
     llava_next.FAMILY,
+    llava_next_video.FAMILY,
     llama4.FAMILY,
     qwen2_audio.FAMILY,
 )

@@ -11,7 +11,7 @@ from triptych.models.registry import family_of
 def require_span(checkpoint: Checkpoint, span: Span) -> None:
     """Raises ConfigError where a worker can never host ``span`` of this model, on whatever engine; says what can."""
     family = family_of(checkpoint)
-    if span is not Span.E or family.embedding_width is not None:
+    if span is not Span.E or family.embedding_width is not None or family.by_frames:
         return
     if not family.modalities:
         raise ConfigError("this model takes no media: there is nothing for span e to encode")

@@ -17,7 +17,7 @@ from triptych.media.errors import EMBEDDING_REFUSED, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, ModelFamily
-from triptych.models.precomputed import checked, metadata_of, tokens_of
+from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
 from triptych.processor.tokenizer import Tokenizer

@@ -40,7 +40,7 @@ class Endpoints:
         self._transfer = transfer
         self._cache = cache
         self._lag = lag
-        self._receiver = Receiver(transfer, cache, card.embedding)
+        self._receiver = Receiver(transfer, cache, card)
         self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
 
     def handlers(self, span: Span) -> dict[str, Handler]:

@@ -1,4 +1,4 @@
-"""The stage ``e`` at a worker: media to embeddings that wait to be fetched."""
+"""The stage ``e`` at a worker: media to embeddings, or to frames, that wait to be fetched."""
 
 from __future__ import annotations
 
@@ -77,9 +77,22 @@ class EncodeStage:
 
     async def _make(self, media: Sequence[Medium]) -> list[Buffer | None]:
         made = await self._encoder.encode(media)
-        here = [one for one in made if one is not None]
-        buffers = iter(await self._transfer.allocate([one.shape for one in here], here[0].dtype) if here else [])
-        return [None if one is None else await _filled(next(buffers), one.data) for one in made]
+        buffers = await self._room_for([one for one in made if one is not None])
+        return [None if one is None else await _filled(buffers.pop(0), one.data) for one in made]
+
+    async def _room_for(self, made: Sequence[Encoded]) -> list[Buffer]:
+        """A buffer for each, all or none. Embeddings and frames differ in dtype, and are allocated apart."""
+        buffers: dict[int, Buffer] = {}
+        try:
+            for dtype in dict.fromkeys(one.dtype for one in made):
+                places = [place for place, one in enumerate(made) if one.dtype == dtype]
+                allocated = await self._transfer.allocate([made[place].shape for place in places], dtype)
+                buffers |= zip(places, allocated, strict=True)
+        except BaseException:
+            for buffer in buffers.values():
+                buffer.close()
+            raise
+        return [buffers[place] for place in range(len(made))]
 
 
 async def _filled(buffer: Buffer, data: memoryview) -> Buffer:

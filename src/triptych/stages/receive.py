@@ -1,13 +1,14 @@
-"""The way into a worker that prefills: embeddings from its cache, fetched by handle, or as the client sent them."""
+"""The way into a worker that prefills: embeddings or frames from its cache or by handle, or as the client sent them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from triptych.cache.embedding import EmbeddingCache, Make
-from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
 from triptych.contracts.request import Medium
+from triptych.contracts.tensor import TensorHandle
 from triptych.stages.precomputed import check, placed
 from triptych.transfer.base import TRANSFER_FAILED, Buffer, Transfer
 
@@ -33,19 +34,25 @@ NOTHING = Received((), {})
 class Receiver:
     """Gets the embeddings that a request's media come with or that are here already."""
 
-    def __init__(self, transfer: Transfer, cache: EmbeddingCache, spec: EmbeddingSpec | None) -> None:
-        """``spec``: what this worker's model takes; anything else is refused before it is fetched."""
+    def __init__(self, transfer: Transfer, cache: EmbeddingCache, card: ModelCard) -> None:
+        """``card``: of this worker's model; what that does not take is refused before it is fetched."""
         self._transfer = transfer
         self._cache = cache
-        self._spec = spec
+        self._spec = card.embedding
+        self._by_frames = card.by_frames
 
     async def embeddings(self, media: Sequence[Medium]) -> Received:
         """Raises MediaMissing when a handle cannot be fetched or a precomputed embedding is not here, Unavailable when
         there is no room for it, and BadRequest when it does not fit the model.
         """
         handles = {medium.content_hash: medium.embedding for medium in media if medium.embedding is not None}
-        for handle in handles.values():
-            self._check(handle.shape, handle.dtype)
+        for medium in media:
+            if medium.embedding is None:
+                continue
+            if medium.kind in self._by_frames:
+                _check_frames(medium, medium.embedding)
+            else:
+                self._check(medium.embedding.shape, medium.embedding.dtype)
         sent = {medium.content_hash: medium for medium in media if medium.precomputed is not None}
         for medium in sent.values():
             self._check_precomputed(medium)
@@ -100,3 +107,12 @@ class Receiver:
             check(medium, self._spec)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
+
+
+def _check_frames(medium: Medium, handle: TensorHandle) -> None:
+    expected = (len(medium.frame_indices), medium.height, medium.width, 3)
+    if handle.shape != expected or handle.dtype != "uint8":
+        raise BadRequest(
+            f"frames of {list(handle.shape)} {handle.dtype} are not those of this {medium.kind}, which are "
+            f"{list(expected)} uint8"
+        )

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import msgspec
 from PIL import Image
 
 from triptych.cache.room import Room
@@ -67,6 +68,19 @@ class EncoderEngine:
     async def _start(self) -> ModelCard:
         checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
         self._family = family_of(checkpoint)
+        card = ModelCard(
+            name=self._options.model_name,
+            path=self._options.model_path,
+            context_length=checkpoint.context_length or 4096,
+            modalities=self._family.modalities,
+            by_frames=self._family.by_frames,
+        )
+        if self._family.modalities and self._family.by_frames == self._family.modalities:
+            return card  # nothing is encoded here, and no model needed
+        encoder = await self._load(checkpoint)
+        return msgspec.structs.replace(card, embedding=EmbeddingSpec(encoder.width, encoder.dtype))
+
+    async def _load(self, checkpoint: Checkpoint) -> Encoder:
         args = self._args
         build = partial(load, dtype=args.dtype, device=args.device, threads=args.threads or _default_threads())
         loop = asyncio.get_running_loop()
@@ -75,13 +89,7 @@ class EncoderEngine:
         self._batcher = Batcher(
             encoder.encode, self._torch, max_cost=args.max_batch_patches, window_s=args.batch_window_ms / 1000
         )
-        return ModelCard(
-            name=self._options.model_name,
-            path=self._options.model_path,
-            context_length=checkpoint.context_length or 4096,
-            modalities=self._family.modalities,
-            embedding=EmbeddingSpec(encoder.width, encoder.dtype),
-        )
+        return encoder
 
     async def stop(self) -> None:
         if self._batcher is not None:
@@ -118,6 +126,8 @@ class EncoderEngine:
             self._items -= len(media)
 
     async def _encode(self, medium: Medium) -> Encoded:
+        if medium.kind in self._family.by_frames:
+            return await self._frames(medium)
         encoder, batcher = self._encoder, self._batcher
         if encoder is None or batcher is None:
             raise _stopped()
@@ -125,6 +135,14 @@ class EncoderEngine:
         async with self._room.take(plan.memory_bytes), self._decoder.decoded([medium]) as [decoded]:
             embedding = await self._run(encoder, batcher, medium, decoded, plan)
         encoded = _encoded(embedding, encoder.dtype, plan)
+        self._encoded += 1
+        return encoded
+
+    async def _frames(self, medium: Medium) -> Encoded:
+        """Those that the model sees, decoded here, for the language model's engine to encode."""
+        plan = await self._plan(medium)
+        async with self._room.take(plan.memory_bytes), self._decoder.decoded([medium]) as [frames]:
+            encoded = Encoded(data=memoryview(frames).cast("B"), shape=plan.shape, dtype="uint8", metadata={})
         self._encoded += 1
         return encoded
 

@@ -27,8 +27,8 @@ _POSITIONS, _MEL_BINS = 1500, 128
 class Plan:
     """What a medium will become."""
 
-    shape: tuple[int, int]
-    """[tokens, hidden] of its embedding."""
+    shape: tuple[int, ...]
+    """[tokens, hidden] of its embedding, or [frames, height, width, 3]."""
     metadata: dict[str, tuple[int, ...]]
     patches: int
     """What the vision tower works on, or the positions of an audio tower: its cost in a batch."""
@@ -59,6 +59,8 @@ def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Check
     try:
         if medium.kind == "audio":
             return plan_sound(facts["samples"], facts["sample_rate"], family, checkpoint)
+        if medium.kind in family.by_frames:
+            return plan_frames(facts["width"], facts["height"], len(medium.frame_indices))
         if medium.kind == "video":
             return plan_video(facts["width"], facts["height"], medium.frame_indices, family, checkpoint)
         return plan_size(facts["width"], facts["height"], family, checkpoint)
@@ -92,6 +94,11 @@ def plan_video(
     patches = math.prod(metadata["video_grid_thw"])
     memory_bytes = len(frame_indices) * width * height * RGB_BYTES + patches * PATCH_BYTES
     return Plan((modality.tokens(checkpoint, film), width_of(family, checkpoint)), metadata, patches, memory_bytes)
+
+
+def plan_frames(width: int, height: int, frames: int) -> Plan:
+    """For a video that is handed over as so many decoded frames: nothing is made of them here."""
+    return Plan((frames, height, width, 3), {}, 0, frames * width * height * RGB_BYTES)
 
 
 def plan_sound(samples: int, rate: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:

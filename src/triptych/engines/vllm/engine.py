@@ -114,6 +114,7 @@ class VllmEngine:
             modalities=family.modalities if encodes or embedding is not None else (),
             max_logprobs=config.model_config.max_logprobs,
             embedding=embedding,
+            by_frames=family.by_frames,
         )
 
     async def stop(self) -> None:

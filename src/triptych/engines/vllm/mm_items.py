@@ -6,6 +6,7 @@ embeddings or pixels, and its cache holds what it saw under a name once; the eng
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,22 @@ class Items:
             return expansion_of(modality, self._checkpoint, medium, self._tokenise)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
+
+    def by_frames(self, medium: Medium) -> bool:
+        """Whether what an encode worker hands over of ``medium`` are its frames."""
+        return medium.kind in self._family.by_frames
+
+    async def frames(self, buffer: Buffer) -> Any:
+        """A copy of the frames, uint8 [frames, height, width, 3], for vLLM's processor, in turns of the event loop.
+
+        A copy for the reason that ``embedded`` has. The buffer may go once this returns, or is cancelled.
+        """
+        shared = torch.frombuffer(buffer.data, dtype=torch.uint8).view(buffer.shape)
+        copied = torch.empty_like(shared)
+        for place in range(len(shared)):
+            copied[place] = shared[place]
+            await asyncio.sleep(0)
+        return copied.numpy()
 
     def embedded(self, medium: Medium, buffer: Buffer) -> Item:
         """``medium`` by its embedding, [tokens, hidden], which is copied: the buffer may go once this returns.

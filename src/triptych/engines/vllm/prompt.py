@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm.inputs.engine import tokens_input
@@ -22,6 +22,7 @@ from triptych.media.decoder import MediaDecoder
 from triptych.models.base import Checkpoint
 from triptych.transfer.base import Buffer
 
+NO_FRAMES: Mapping[str, Buffer] = {}
 PROCESSED_BYTES = 256 << 20
 """Processed pixels kept where vLLM keeps none."""
 
@@ -30,8 +31,8 @@ class Prompts:
     """Gives each medium of a request the cheapest form that it came with and that the engine can take.
 
     1. An embedding from the transfer plane, or one that the client computed.
-    2. Pixels: of ``data``, or kept from an earlier request. Files are decoded in threads, vLLM's own processor
-       runs in its one thread, and what it made is kept.
+    2. Pixels: of frames from the transfer plane, of ``data``, or kept from an earlier request. Files are decoded in
+       threads, vLLM's own processor runs in its one thread, and what it made is kept.
     3. No values, where the KV cache was computed elsewhere (``request.kv``).
     4. No values, where the EC connector will find them.
 
@@ -63,11 +64,14 @@ class Prompts:
         placeholders = {medium.kind: self._items.placeholder(medium.kind) for medium in request.media}
         _check_counts(engine, request.media)
         found: list[Item | None] = []
+        frames: dict[str, Buffer] = {}
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
-            found.append(self._without_pixels(engine, request, index, medium, buffer))
+            if buffer is not None and self._items.by_frames(medium):
+                frames[medium.content_hash], buffer = buffer, None
+            found.append(self._without_pixels(engine, request, index, medium, buffer, frames))
         missing = [medium for medium, item in zip(request.media, found, strict=True) if item is None]
-        pixels = iter(await self.pixels(engine, missing) if missing else ())
+        pixels = iter(await self.pixels(engine, missing, frames) if missing else ())
         items = [item or next(pixels) for item in found]
         return assemble(request.token_ids, items, placeholders, request.said)
 
@@ -76,12 +80,17 @@ class Prompts:
         placeholders = {item.kind: self._items.placeholder(item.kind) for item in media}
         return assemble([placeholders[item.kind] for item in media], media, placeholders, ())
 
-    async def pixels(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Item]:
-        """``media`` processed for the model's own encoder, each content once. Raises what the decoder raises."""
+    async def pixels(
+        self, engine: AsyncLLM, media: Sequence[Medium], frames: Mapping[str, Buffer] = NO_FRAMES
+    ) -> list[Item]:
+        """``media`` processed for the model's own encoder, each content once. Raises what the decoder raises.
+
+        ``frames``: of media, by content, that were decoded elsewhere.
+        """
         kept = {medium.content_hash: self._processed.get(medium.content_hash) for medium in media}
         new = {medium.content_hash: medium for medium in media if kept[medium.content_hash] is None}
         if new:
-            made = await self._process(engine, list(new.values()))
+            made = await self._process(engine, list(new.values()), frames)
             kept.update({item.content_hash: item for item in made})
         return [item for medium in media if (item := kept[medium.content_hash]) is not None]
 
@@ -90,13 +99,19 @@ class Prompts:
         self._processed.clear()
 
     def _without_pixels(
-        self, engine: AsyncLLM, request: GenerateRequest, index: int, medium: Medium, buffer: Buffer | None
+        self,
+        engine: AsyncLLM,
+        request: GenerateRequest,
+        index: int,
+        medium: Medium,
+        buffer: Buffer | None,
+        frames: Mapping[str, Buffer],
     ) -> Item | None:
         """The item of a medium, or None where its pixels are at hand. Raises MediaMissing."""
         if buffer is not None:
             return self._items.embedded(medium, buffer)
-        has_pixels = medium.precomputed is None and (medium.data or self._is_kept(medium))
-        if has_pixels and _limit(engine, medium.kind):
+        here = medium.content_hash in frames or medium.data or self._is_kept(medium)
+        if here and medium.precomputed is None and _limit(engine, medium.kind):
             return None
         takes_bare = engine.vllm_config.ec_transfer_config is not None and engine.renderer.mm_processor_cache is None
         if takes_bare and (request.kv is not None or self._is_stored(medium)):
@@ -116,9 +131,14 @@ class Prompts:
         shape = self.store.use(medium.content_hash)
         return shape is not None and self._items.fits(medium, shape)
 
-    async def _process(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Item]:
+    async def _process(self, engine: AsyncLLM, media: Sequence[Medium], frames: Mapping[str, Buffer]) -> list[Item]:
         """By vLLM's processor, on a prompt of nothing but their placeholders."""
-        async with self.decoder.decoded(media) as decoded:
+        async with self.decoder.decoded([one for one in media if one.content_hash not in frames]) as files:
+            left = iter(files)
+            decoded = [
+                await self._items.frames(frames[one.content_hash]) if one.content_hash in frames else next(left)
+                for one in media
+            ]
             made = await self._render(engine, media, decoded)
         items = []
         kinds = dict.fromkeys(medium.kind for medium in media)
@@ -165,9 +185,16 @@ def _limit(engine: AsyncLLM, kind: str) -> int:
 
 
 def _check_counts(engine: AsyncLLM, media: Sequence[Medium]) -> None:
-    """Raises BadRequest for more media than ``--limit-mm-per-prompt`` allows. vLLM's processor sees only some."""
+    """Raises BadRequest for more media than ``--limit-mm-per-prompt`` or the model's own code in vLLM allows.
+
+    vLLM's processor, which would say so too, sees only some of them.
+    """
     for kind, count in Counter(medium.kind for medium in media).items():
-        if count > (limit := _limit(engine, kind)) > 0:
+        if not (limit := _limit(engine, kind)):
+            continue
+        supported = engine.renderer.get_mm_processor().info.supported_mm_limits.get(kind)
+        limit = limit if supported is None else min(limit, supported)
+        if count > limit:
             raise BadRequest(f"at most {limit} media of kind {kind} may be given, not {count}", param="media")
 
 
