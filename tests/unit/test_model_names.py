@@ -40,6 +40,7 @@ def cache(tmp_path: Path) -> Path:
         ("/c/hub/models--Qwen--Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-2B-Instruct"),
         ("/c/hub/models--gpt2/snapshots/0123abc", "gpt2"),
         ("/c/hub/models--org--a--b/snapshots/0123abc", "org/a--b"),
+        ("/data/models--old/qwen2-vl", "qwen2-vl"),
         ("/", "/"),
     ],
 )

@@ -21,10 +21,10 @@ def served_name(model: str) -> str:
     if not path.exists() and _HUB_ID.fullmatch(model):
         return model
     path = path.resolve()
-    for part in (path, *path.parents):
+    repository = path.parent.parent if path.parent.name == _SNAPSHOTS else path
+    if repository.name.startswith(_REPO):
         # The cache writes a model's id as one name: the slash of it becomes two hyphens.
-        if part.name.startswith(_REPO) and len(part.name) > len(_REPO):
-            return part.name.removeprefix(_REPO).replace("--", "/", 1)
+        return repository.name.removeprefix(_REPO).replace("--", "/", 1)
     return path.name or model
 
 
