@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import Medium
 from triptych.models.base import Checkpoint
 from triptych.models.llama4 import FAMILY, canvas, image_expansion, image_tokens
@@ -53,6 +54,12 @@ def test_the_published_model():
     assert "no embeddings" in FAMILY.no_embeddings
     assert image_tokens(checkpoint(), picture(336, 336)) == 144
     assert image_tokens(checkpoint(), picture(672, 336)) == 3 * 144
+
+
+def test_a_tokenizer_without_its_tokens_is_named():
+    ids = {text: number for text, number in IDS.items() if text != "<|patch|>"}
+    with pytest.raises(ConfigError, match=r"x/tokenizer.json lacks <\|patch\|>"):
+        FAMILY.media["image"].placeholder(Checkpoint("x", PUBLISHED, added_tokens=ids))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
+from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import Medium
 from triptych.models.base import Checkpoint, Expansion, Json, Modality, ModelFamily, Tokenise
 
@@ -18,6 +19,14 @@ _MAX_TILES = 16
 IMAGE, PATCH = "<|image|>", "<|patch|>"
 START, END = "<|image_start|>", "<|image_end|>"
 NEXT_TILE, NEXT_ROW = "<|tile_x_separator|>", "<|tile_y_separator|>"
+
+
+def image_token(checkpoint: Checkpoint) -> int:
+    """The placeholder. Raises ConfigError where the tokenizer lacks a token that stands for pictures or around them."""
+    ids = checkpoint.added_tokens
+    if lacking := [text for text in (IMAGE, PATCH, START, END, NEXT_TILE, NEXT_ROW) if text not in ids]:
+        raise ConfigError(f"{checkpoint.path}/tokenizer.json lacks {', '.join(lacking)}, which llama4 models have")
+    return ids[IMAGE]
 
 
 def _vision(checkpoint: Checkpoint) -> Json:
@@ -90,7 +99,7 @@ FAMILY = ModelFamily(
     model_types=("llama4",),
     media={
         "image": Modality(
-            placeholder=lambda checkpoint: checkpoint.added_tokens[IMAGE],
+            placeholder=image_token,
             text=IMAGE,
             tokens=image_tokens,
             expansion=image_expansion,
