@@ -9,7 +9,7 @@ import pytest
 from support.loops import run
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
-from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import BadRequest, MediaMissing
 from triptych.contracts.request import Medium, Precomputed
 from triptych.contracts.stages import EncodeRequest
@@ -37,7 +37,7 @@ def received(*media, spec=FLOAT32, before=()):
     async def main():
         transfer, cache = InprocTransfer(TransferConfig()), EmbeddingCache(1 << 24)
         await transfer.start()
-        receiver = Receiver(transfer, cache, spec)
+        receiver = Receiver(transfer, cache, ModelCard(name="m", path="x", context_length=1, embedding=spec))
         try:
             for one in before:
                 (await receiver.embeddings([one])).close()
