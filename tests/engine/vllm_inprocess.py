@@ -79,7 +79,7 @@ class Engine:
 
     def forget_pixels(self) -> None:
         self.prompts._processed.clear()
-        self.prompts._decoder.cache.clear()
+        self.prompts.decoder.cache.clear()
 
     def close(self) -> None:
         from vllm.distributed.ec_transfer.ec_transfer_state import ensure_ec_transfer_shutdown
