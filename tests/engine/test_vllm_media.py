@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,7 +214,7 @@ def _encode(model: Path, flags: VllmFlags, media: list[Any]) -> None:
     def encode(*wanted: Any) -> int:
         """Engine calls that it took."""
         before = engine.calls
-        assert asyncio.run(encoding.encode(engine, wanted)) == [None] * len(wanted)
+        assert engine.loop.run(encoding.encode(engine, wanted)) == [None] * len(wanted)
         assert all(store.holds(one.content_hash) for one in wanted)
         return engine.calls - before
 

@@ -33,6 +33,8 @@ class Engine:
         from triptych.engines.vllm.ec import media_args
         from triptych.engines.vllm.prompt import Prompts
 
+        self.loop = asyncio.Runner()
+        """What decodes media belongs to one event loop."""
         self.flags = flags or VllmFlags()
         self.checkpoint = load_checkpoint(str(folder))
         options = EngineOptions(model_path=str(folder), model_name="tiny", span=span, media=MediaLimits())
@@ -62,7 +64,7 @@ class Engine:
         raise AssertionError("the engine did not finish")
 
     def prompt(self, request: GenerateRequest, embeddings: Sequence[Any] = ()) -> Any:
-        return asyncio.run(self.prompts.of(self, request, embeddings))
+        return self.loop.run(self.prompts.of(self, request, embeddings))
 
     def answer(self, request: GenerateRequest, embeddings: Sequence[Any] = ()) -> list[int]:
         """Greedy tokens."""
@@ -84,7 +86,8 @@ class Engine:
     def close(self) -> None:
         from vllm.distributed.ec_transfer.ec_transfer_state import ensure_ec_transfer_shutdown
 
-        asyncio.run(self.prompts.close())
+        self.loop.run(self.prompts.close())
+        self.loop.close()
         ensure_ec_transfer_shutdown()  # one a process, left behind by an engine that shares it
 
 
