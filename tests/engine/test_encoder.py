@@ -67,14 +67,12 @@ def expected(folder: Path, dtype: Any) -> tuple[list[Any], Any]:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval().model
     processor = AutoProcessor.from_pretrained(folder).image_processor
     with torch.no_grad():
-        outputs = [
-            model.get_image_features(**processor(images=[image], return_tensors="pt")).pooler_output
-            for image in PICTURES
-        ]
-    return [output[0] for output in outputs], processor(images=PICTURES, return_tensors="pt")
+        outputs = [model.get_image_features(**processor(images=[image], return_tensors="pt")) for image in PICTURES]
+    layers = [[output.pooler_output, *(getattr(output, "deepstack_features", None) or ())] for output in outputs]
+    return [torch.cat([one[0] for one in of], dim=-1) for of in layers], processor(images=PICTURES, return_tensors="pt")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "qwen3_vl_moe"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("encoder") / request.param, request.param)
 
@@ -113,7 +111,9 @@ def test_half_precision_loses_no_more_than_in_transformers(folder: Path) -> None
 
 def test_the_language_models_weights_are_not_needed(folder: Path, tmp_path: Path) -> None:
     """With them gone from the file, and the others by the names that transformers 5 has in memory."""
-    bare = change(folder, tmp_path, lambda name: f"model.{name}" if name.startswith(VISION) else None)
+    bare = change(
+        folder, tmp_path, lambda name: f"model.{name.removeprefix('model.')}" if name.startswith(VISION) else None
+    )
     together, _, _ = asyncio.run(encode(bare))
     reference, _ = expected(folder, torch.float32)
     for one, whole in zip(together, reference, strict=True):
@@ -131,9 +131,10 @@ def test_only_the_vision_part_is_held(folder: Path) -> None:
 
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
-    prefix = next(prefix for prefix in ("visual.blocks.1.", "multi_modal_projector.") if holds(folder, prefix))
+    prefixes = ("visual.blocks.1.", "model.visual.blocks.1.", "multi_modal_projector.")
+    prefix = next(prefix for prefix in prefixes if holds(folder, prefix))
     bare = change(folder, tmp_path, lambda name: None if name.startswith(prefix) else name)
-    with pytest.raises(ConfigError, match=prefix):
+    with pytest.raises(ConfigError, match=prefix.removeprefix("model.")):
         asyncio.run(encode(bare))
 
 
@@ -152,7 +153,7 @@ def test_other_layers_of_llava(tmp_path: Path, layer: Any, strategy: str) -> Non
         assert_close(one, whole)
 
 
-VISION = ("visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
+VISION = ("visual.", "model.visual.", "vision_tower.", "multi_modal_projector.", "image_newline")
 
 
 def holds(folder: Path, prefix: str) -> bool:

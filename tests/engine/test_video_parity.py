@@ -1,11 +1,14 @@
-"""Videos over HTTP: greedy text equals transformers' ``generate`` on the frames that its own rule chooses."""
+"""Videos over HTTP: greedy text equals transformers' ``generate`` on the frames that its own rule chooses.
+
+Of Qwen3-VL this is also where pictures are compared by default.
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,26 +16,27 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 from engine_support import Served, data_url
+from ways import Way, matrix
 
-from support.reference import VideoReference, picture
+from support.evidence import Proves
+from support.reference import VideoReference, make_checkpoint, picture
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 np = pytest.importorskip("numpy")
 videos = pytest.importorskip("support.videos")
 
 TOKENS = 16
-VLLM = ["--dtype", "float32", "--max-model-len", "2048"]
-MODES = {
-    # name: (spans, encoder)
-    "EPD": (["epd"], "inside"),
-    "E/PD own": (["e", "pd"], "own"),
-    "E/PD ec": (["e", "pd"], "ec"),
-    "EP/D inside": (["ep", "d"], "inside"),
-    "E/P/D own": (["e", "p", "d"], "own"),
-    "E/P/D ec": (["e", "p", "d"], "ec"),
+BY_DEFAULT = {
+    "qwen2_vl": ("EPD inside", "E/PD own"),
+    "qwen2_5_vl": ("E/PD own",),
+    "qwen3_vl": ("EPD inside", "E/PD own"),
 }
-BY_DEFAULT = ("EPD", "E/PD own")
-MATRIX = [pytest.param(name, id=name, marks=[] if name in BY_DEFAULT else pytest.mark.full) for name in MODES]
+COUNT_TIME = ("qwen2_vl", "qwen2_5_vl")
+"""Whose text stands elsewhere in transformers than in vLLM after a video that is longer than wide."""
+NOTE = (
+    "after a video of more positions in time than rows and columns of tokens, compared with `generate` under the "
+    "numbering of the model's paper, which is vLLM's ([api.md](api.md#parameters))"
+)
 
 
 class Film(NamedTuple):
@@ -56,6 +60,7 @@ PHOTO = (4, 140, 112)
 
 CASES: dict[str, list[Any]] = {
     "text": ["Say something about shapes."],
+    "pictures": [PHOTO, (5, 84, 168), "or", PHOTO, "Which one is larger?"],
     "one": [SHORT, "What moves?"],
     "long": ["Look:", LONG, "What moves?"],
     "two sizes and lengths": [SHORT, "and", LONG, "Which one is longer?"],
@@ -98,36 +103,55 @@ def expected(reference: VideoReference, contents: list[Any]) -> str:
     return reference.text(reference.answer([{"role": "user", "content": local}], media, TOKENS))
 
 
+class Model(NamedTuple):
+    """A family's checkpoint, and what transformers says with it."""
+
+    folder: Path
+    answers: dict[str, str]
+
+    @classmethod
+    def made(cls, folder: Path, family: str) -> Model:
+        """By the rule for positions that the model was made with: transformers' own, save after long videos."""
+        make_checkpoint(folder, family)
+        plain = VideoReference(folder)
+        said = {name: expected(plain, contents) for name, contents in CASES.items()}
+        if family in COUNT_TIME:
+            timed = VideoReference(folder, counts_time=True)
+            own, said = said, {name: expected(timed, contents) for name, contents in CASES.items()}
+            for name, contents in CASES.items():
+                assert (own[name] == said[name]) == (LONG not in contents), name
+        assert len(set(said.values())) == len(said), "other answers to other media, or this proves little"
+        return cls(folder, said)
+
+
 @pytest.fixture(scope="module")
-def answers(checkpoint: Path) -> dict[str, str]:
-    """Of the rule for positions that the model was made with; transformers' own where a video is short."""
-    plain, reference = VideoReference(checkpoint), VideoReference(checkpoint, counts_time=True)
-    said = {name: expected(reference, contents) for name, contents in CASES.items()}
-    for name, contents in CASES.items():
-        assert LONG in contents or expected(plain, contents) == said[name], name
-    assert len(set(said.values())) == len(said), "other answers to other media, or this proves little"
-    return said
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Each family's, made once."""
+    return functools.cache(lambda family: Model.made(tmp_path_factory.mktemp("tiny") / family, family))
 
 
-@pytest.fixture(scope="module", params=MATRIX)
+@pytest.fixture(scope="module", params=matrix(BY_DEFAULT))
 def deployed(
-    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Served]]:
-    spans, encoder = MODES[request.param]
-    folder = tmp_path_factory.mktemp("graph")
-    (folder / "store").mkdir()
-    graph = folder / "graph.yaml"
-    workers: list[dict[str, Any]] = []
-    for span in spans:
-        shared = ["--ec-storage-path", str(folder / "store")] if encoder == "ec" and span != "d" else []
-        own = {"engine": "encoder"} if (span, encoder) == ("e", "own") else {"engine": "vllm", "args": [*VLLM, *shared]}
-        workers.append({"name": span, "span": span, "stand-in": False, **own})
-    frontend = {"enable-multimodal": True, "plan-header": True}
-    settings = {"model": "tiny", "served-model-name": "tiny", "frontend": frontend, "workers": workers}
-    graph.write_text(json.dumps(settings))
-    running = Served(graph, checkpoint)
-    yield request.param, running
+    request: pytest.FixtureRequest, models: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Way, Served]]:
+    family, way = request.param
+    running = way.deploy(models(family).folder, tmp_path_factory.mktemp("deployment"))
+    yield way, running
     running.stop()
+
+
+@pytest.fixture
+def answers(deployed: tuple[Way, Served], models: Callable[[str], Model], request: pytest.FixtureRequest) -> Any:
+    """To ``CASES``, of the model that is deployed."""
+    return models(request.node.callspec.params["deployed"][0]).answers
+
+
+@pytest.fixture
+def proven(request: pytest.FixtureRequest, deployed: tuple[Way, Served], proves: Proves) -> None:
+    family, way = request.node.callspec.params["deployed"]
+    note = {"note": NOTE} if family in COUNT_TIME else {}
+    proves(family=family, modality="video", **way._asdict(), **note)
+    proves(family=family, modality="image", **way._asdict())
 
 
 def ask(served: Served, contents: list[Any], *, stream: bool = False) -> tuple[str, str]:
@@ -136,17 +160,19 @@ def ask(served: Served, contents: list[Any], *, stream: bool = False) -> tuple[s
     return text, " ".join(calls)
 
 
-def test_answers_equal_transformers_cold_and_warm(deployed: tuple[str, Served], answers: dict[str, str]) -> None:
-    mode, served = deployed
+@pytest.mark.usefixtures("proven")
+def test_answers_equal_transformers_cold_and_warm(deployed: tuple[Way, Served], answers: dict[str, str]) -> None:
+    way, served = deployed
     cold = {name: ask(served, contents) for name, contents in CASES.items()}
     assert {name: text for name, (text, _) in cold.items()} == answers
-    assert cold["one"][1] == " ".join(MODES[mode][0])
+    assert cold["one"][1] == " ".join(way.spans)
     for stream in (False, True):
         warm = {name: ask(served, contents, stream=stream)[0] for name, contents in CASES.items()}
         assert warm == answers, f"streamed: {stream}"
 
 
-def test_answers_equal_transformers_all_at_once(deployed: tuple[str, Served], answers: dict[str, str]) -> None:
+@pytest.mark.usefixtures("proven")
+def test_answers_equal_transformers_all_at_once(deployed: tuple[Way, Served], answers: dict[str, str]) -> None:
     work = [(name, stream) for name in CASES for stream in (False, True)] * 2
     with ThreadPoolExecutor(12) as threads:
         said = list(threads.map(lambda one: ask(deployed[1], CASES[one[0]], stream=one[1])[0], work))
@@ -154,7 +180,7 @@ def test_answers_equal_transformers_all_at_once(deployed: tuple[str, Served], an
 
 
 def test_bad_videos_are_the_clients_errors_and_the_engine_goes_on(
-    deployed: tuple[str, Served], answers: dict[str, str]
+    deployed: tuple[Way, Served], answers: dict[str, str]
 ) -> None:
     client = openai.OpenAI(base_url=deployed[1].url, api_key="none", max_retries=0, timeout=120)
     for data in (videos.sound_only(), videos.broken_in_the_middle(videos.video(frames=40)), b"", b"AAAA"):

@@ -20,7 +20,9 @@ from triptych.models.registry import family_of, load_checkpoint
 PICTURES = ((1, 140, 112), (2, 84, 84), (3, 200, 120), (4, 112, 168))
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "llava"])
+@pytest.fixture(
+    scope="module", params=["qwen2_vl", "qwen2_5_vl", "llava", pytest.param("qwen3_vl", marks=pytest.mark.full)]
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model") / request.param, request.param)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from triptych.config.media import MediaLimits
@@ -11,14 +13,16 @@ from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.models.registry import load_checkpoint
 
+CHECKPOINT = load_checkpoint(str(MODEL_DIR))
 
-def arguments(*words: str):
+
+def arguments(*words: str, checkpoint=CHECKPOINT):
     from triptych.engines.vllm.options import engine_args
 
     options = EngineOptions(
         model_path=str(MODEL_DIR), model_name="demo", span=Span.EPD, media=MediaLimits(), args=words
     )
-    return engine_args(options, load_checkpoint(str(MODEL_DIR)))
+    return engine_args(options, checkpoint)
 
 
 def test_defaults_suit_a_laptop() -> None:
@@ -32,6 +36,18 @@ def test_defaults_suit_a_laptop() -> None:
 def test_flags_of_the_user_win() -> None:
     args = arguments("--dtype", "bfloat16", "--max-model-len", "512", "--block-size=64", "--no-enforce-eager")
     assert (args.dtype, args.max_model_len, args.block_size, args.enforce_eager) == ("bfloat16", 512, 64, False)
+
+
+def test_videos_are_normalised_by_their_own_values() -> None:
+    """vLLM's shortcut beside the encoder takes the picture's for both."""
+    usual = arguments().mm_device_do_normalize
+    assert usual in (True, None)
+    apart = replace(CHECKPOINT, video={**CHECKPOINT.video, "image_mean": [0.5, 0.5, 0.5]})
+    assert arguments(checkpoint=apart).mm_device_do_normalize is False
+    assert arguments("--mm-device-do-normalize", checkpoint=apart).mm_device_do_normalize is True
+    vision = {"model_type": "clip_vision_model"}
+    pictures_only = replace(apart, config={**CHECKPOINT.config, "model_type": "llava", "vision_config": vision})
+    assert arguments(checkpoint=pictures_only).mm_device_do_normalize == usual
 
 
 @pytest.mark.parametrize(

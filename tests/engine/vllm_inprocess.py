@@ -156,6 +156,13 @@ def features(reference: Reference, seed: int, width: int = 140, height: int = 11
     inputs = processor.image_processor(images=[picture(seed, width, height)], return_tensors="pt")
     with torch.no_grad():
         made = model.get_image_features(**inputs)
-    made = getattr(made, "pooler_output", made)
+    layers = [getattr(made, "pooler_output", made), *(getattr(made, "deepstack_features", None) or ())]
+    return torch.cat([_rows(layer) for layer in layers], dim=-1)
+
+
+def _rows(made: Any) -> Any:
+    """[tokens, hidden] of what comes whole or in parts."""
+    import torch
+
     parts = [made] if isinstance(made, torch.Tensor) else list(made)
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from support import checkpoint_llama4, checkpoint_llava_next, checkpoint_llava_next_video
 from support.checkpoints import AUDIO_TEXTS, audio_template
+from support.qwen3_vl import qwen3_vl
 from triptych.demo import MODEL_DIR
 from triptych.verify import reference
 
@@ -26,10 +27,10 @@ VIDEO_PIXELS = {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 12}
 """Of a frame."""
 
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava", "llava_next")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "llava_next")
 """What ``make_checkpoint`` makes of models that see: values of ``model_type``.
 
-Besides, it makes ``qwen2_audio`` and others that have modules of their own here."""
+Besides, it makes ``qwen2_audio``, ``qwen3_vl_moe`` and others that have modules of their own here."""
 MEL_BINS = 32
 """Of the tiny Qwen2-Audio."""
 LLAVA_SIDE = 84
@@ -54,7 +55,10 @@ def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> 
         "llava_next_video": checkpoint_llava_next_video.model,
         "llama4": checkpoint_llama4.model,
     }
-    model = makers[family](folder, **settings) if family in makers else _qwen(folder, family)
+    if family.startswith("qwen3_vl"):
+        model = qwen3_vl(folder, family)
+    else:
+        model = makers[family](folder, **settings) if family in makers else _qwen(folder, family)
     _spread(model, LLAVA_SPREAD if family in makers else SPREAD)
     model.save_pretrained(folder)
     if family.startswith("llava"):
@@ -78,7 +82,7 @@ def _qwen(folder: Path, family: str) -> Any:
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     config.text_config.num_hidden_layers, config.text_config.layer_types = 2, ["full_attention"] * 2
     config.vision_config.depth = 2
-    _allow_more_pixels(folder)
+    _set_processors(folder, "Qwen2VLProcessor" if family == "qwen2_vl" else "Qwen2_5_VLProcessor")
     if family == "qwen2_vl":
         return Qwen2VLForConditionalGeneration(config)
     return Qwen2_5_VLForConditionalGeneration(_qwen2_5_config(config))
@@ -98,6 +102,7 @@ def _qwen2_5_config(older: Any) -> Any:
         "window_size": 56,
         "fullatt_block_indexes": [1],
         "in_chans": 3,
+        "tokens_per_second": 2,
     }
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return Qwen2_5_VLConfig(
@@ -109,9 +114,10 @@ def _qwen2_5_config(older: Any) -> Any:
     )
 
 
-def _allow_more_pixels(folder: Path) -> None:
+def _set_processors(folder: Path, name: str) -> None:
+    """As the demo's, which take more pixels; ``name`` is that of the class which puts them together."""
     path = folder / "processor_config.json"
-    settings = json.loads(path.read_text())
+    settings = json.loads(path.read_text()) | {"processor_class": name}
     settings["image_processor"]["size"] = PIXELS
     settings["video_processor"]["size"] = VIDEO_PIXELS
     path.write_text(json.dumps(settings))
@@ -287,11 +293,12 @@ class AudioReference(Reference):
 
 
 class VideoReference(Reference):
-    """The same with videos among the pictures: uint8 [frames, height, width, 3], of the frames that are seen.
+    """The same with videos among the pictures, as ``sampled`` gives them.
 
     ``counts_time``: what follows a video stands behind all of its positions, those in time included. That is the rule
-    of the model's paper (arXiv:2409.12191, 2.1), of transformers 4 and of vLLM. transformers 5.19 passes over the
-    video's height or width only, which is another place where a video has more steps in time than rows and columns.
+    of the model's paper (arXiv:2409.12191, 2.1), of transformers 4 and of vLLM, for Qwen2-VL and Qwen2.5-VL (whose
+    positions in time go by seconds). transformers 5.19 passes over the video's height or width only, which is another
+    place where a video has more positions in time than rows and columns. Qwen3-VL has one rule only.
     """
 
     def __init__(self, folder: Path, *, counts_time: bool = False) -> None:
@@ -305,27 +312,48 @@ class VideoReference(Reference):
             model.model.get_rope_index = functools.partial(_positions, model.model)
         return model, processor
 
-    def sampled(self, frames: Any, fps: float) -> Any:
-        """Those of ``frames`` that the model's own video processor chooses at two a second."""
+    def sampled(self, frames: Any, fps: float) -> tuple[Any, Any]:
+        """Those of ``frames`` that the model's own video processor chooses at two a second, uint8 [frames, height,
+        width, 3], and which they are.
+        """
+        import numpy
         from transformers.video_utils import VideoMetadata
 
-        processor = self._parts[1].video_processor
-        chosen = processor.sample_frames(VideoMetadata(total_num_frames=len(frames), fps=fps), fps=2.0)
-        return frames[chosen.numpy()]
+        metadata = VideoMetadata(total_num_frames=len(frames), fps=fps)
+        metadata.frames_indices = numpy.asarray(self._parts[1].video_processor.sample_frames(metadata, fps=2.0))
+        return frames[metadata.frames_indices], metadata
 
     def _inputs(self, processor: Any, text: str, pictures: list[Any]) -> Any:
         images = [one for one in pictures if isinstance(one, Image.Image)]
         videos = [one for one in pictures if not isinstance(one, Image.Image)]
+        told = {
+            "videos": [frames for frames, _ in videos],
+            "video_metadata": [metadata for _, metadata in videos],
+            "do_sample_frames": False,
+        }
         return processor(
-            text=[text], images=images or None, videos=videos or None, return_tensors="pt", add_special_tokens=False
+            text=[text],
+            images=images or None,
+            return_tensors="pt",
+            add_special_tokens=False,
+            **(told if videos else {}),
         )
 
 
 def _positions(
-    model: Any, input_ids: Any, mm_token_type_ids: Any, image_grid_thw: Any = None, video_grid_thw: Any = None, **_: Any
+    model: Any,
+    input_ids: Any,
+    mm_token_type_ids: Any,
+    image_grid_thw: Any = None,
+    video_grid_thw: Any = None,
+    second_per_grid_ts: Any = None,
+    **_: Any,
 ) -> tuple[Any, Any]:
     """In the place of ``get_rope_index``: positions [3, 1, tokens], and how far they go beyond the tokens [1, 1]."""
     import torch
+
+    a_second = getattr(model.config.vision_config, "tokens_per_second", 1)
+    seconds = iter(() if second_per_grid_ts is None else second_per_grid_ts)
 
     grids = {
         kind: iter(()) if grid is None else iter(grid) for kind, grid in ((1, image_grid_thw), (2, video_grid_thw))
@@ -337,7 +365,8 @@ def _positions(
             part = torch.arange(sum(1 for _ in group)).expand(3, -1) + start
         else:
             merge = model.config.vision_config.spatial_merge_size
-            part = model.get_vision_position_ids(start, next(grids[kind]), 1, merge)
+            a_step = a_second * next(seconds, 1) if kind == 2 else 1
+            part = model.get_vision_position_ids(start, next(grids[kind]), 1, merge, a_step)
         parts.append(part)
         start = int(part.max()) + 1
     positions = torch.cat(parts, dim=1)  # [3, tokens]

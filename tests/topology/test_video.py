@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -15,6 +16,7 @@ from support.loops import run
 from support.media_site import media_site
 from support.videos import broken_in_the_middle, patched, sound_only, video
 from triptych.config.media import MediaLimits
+from triptych.processor.tokenizer import Tokenizer
 
 SPANS = [("epd",), ("e", "pd"), ("e", "p", "d")]
 TOKENS_A_STEP = 16
@@ -60,8 +62,26 @@ def test_videos_are_seen_in_every_mode(seeing):
     assert prompt_tokens(seeing.chat(mixed)) == without + 3 * TOKENS_A_STEP + 4
 
 
+@pytest.mark.parametrize("spans", SPANS, ids="/".join)
+def test_times_between_a_videos_steps_count_as_prompt(tmp_path, spans):
+    """Of Qwen3-VL: the engine counts what the frontend counts, in whichever worker it is."""
+    tower = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    model = copy_demo(tmp_path, model_type="qwen3_vl", vision_config=tower)
+    path = model / "processor_config.json"
+    processors = json.loads(path.read_text())
+    processors["video_processor"]["size"] = {"shortest_edge": 4 * 112 * 112, "longest_edge": 4 * 112 * 112}
+    path.write_text(json.dumps(processors))
+    tokenise = Tokenizer.load(str(model)).plain
+    with served(model=model, spans=spans) as deployed:
+        without = prompt_tokens(deployed.chat([text()]))
+        one = video(64, 64, frames=12, fps=8)  # 1.5 s: 4 frames, 0, 4, 7 and 11
+        times = sum(len(tokenise(f"<{time} seconds>")) + 2 for time in ("0.2", "1.1"))
+        assert prompt_tokens(deployed.chat([by_url(one), text()])) == without + 2 * TOKENS_A_STEP + times + 2
+
+
 def test_a_model_of_pictures_says_so(tmp_path):
-    with served(model=copy_demo(tmp_path, model_type="qwen2_5_vl")) as deployed:
+    tower = {"model_type": "clip_vision_model"}
+    with served(model=copy_demo(tmp_path, model_type="llava", vision_config=tower)) as deployed:
         error = error_of(deployed.chat([by_url(b"AAAA")]), 400)
         assert error["code"] == "modality_unsupported"
         assert "takes no video; it takes: text, image" in error["message"]

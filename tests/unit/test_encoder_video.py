@@ -50,6 +50,23 @@ def test_what_cannot_be_planned(fields, error):
 
 
 def test_a_model_of_pictures_takes_none():
-    newer = Checkpoint("x", {**CHECKPOINT.config, "model_type": "qwen2_5_vl"})
+    vision = {"model_type": "clip_vision_model"}
+    older = Checkpoint("x", {**CHECKPOINT.config, "model_type": "llava", "vision_config": vision})
     with pytest.raises(TriptychError, match="image is needed here, not video"):
-        plan(newer)
+        plan(older)
+
+
+def test_how_long_a_step_is_goes_by_the_file_itself():
+    newer = Checkpoint("x", {**CHECKPOINT.config, "model_type": "qwen2_5_vl"}, video=CHECKPOINT.video)
+    expected = {"video_grid_thw": (2, 8, 8), "second_per_grid_ts": 0.75}
+    assert plan(newer).metadata == expected, "twelve frames at eight a second, of which four are seen"
+    assert plan(newer, frames=999, fps=1.0).metadata == expected
+
+
+def test_qwen3_vl_takes_a_wider_embedding():
+    config = {**CHECKPOINT.config, "model_type": "qwen3_vl"}
+    config["vision_config"] = {"patch_size": 16, "spatial_merge_size": 2, "deepstack_visual_indexes": [0, 1]}
+    size = {"shortest_edge": 4096, "longest_edge": 64 * 64 * 4}
+    made = plan(Checkpoint("x", config, video={"size": size}))
+    assert made.metadata == {"video_grid_thw": (2, 4, 4)}
+    assert (made.shape, made.patches) == ((8, 3 * 128), 32)

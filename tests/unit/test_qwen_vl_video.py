@@ -139,4 +139,51 @@ def test_which_models_take_videos():
     assert family_of(load_checkpoint(str(MODEL_DIR))).modalities == ("image", "video")
     newer = family_of(Checkpoint("x", {"model_type": "qwen2_5_vl"}))
     assert newer is FAMILY_2_5
-    assert newer.modalities == ("image",)
+    assert newer.modalities == ("image", "video")
+
+
+NEWER = FAMILY_2_5.media["video"]
+
+
+def film(frames: int, fps: float, frame_indices: tuple[int, ...]) -> Medium:
+    fields = {"frames": frames, "fps": fps, "frame_indices": frame_indices}
+    return Medium(kind="video", content_hash="", format="MP4", width=96, height=64, **fields)
+
+
+def test_qwen2_5_vl_is_told_how_long_a_step_is_as_transformers_tells_it():
+    numpy = pytest.importorskip("numpy")
+    transformers = pytest.importorskip("transformers")
+    video_utils = pytest.importorskip("transformers.video_utils")
+    processor = transformers.Qwen2_5_VLProcessor(
+        transformers.Qwen2VLImageProcessor(),
+        transformers.AutoTokenizer.from_pretrained(MODEL_DIR),
+        transformers.Qwen2VLVideoProcessor(size={"shortest_edge": 3136, "longest_edge": 3136}),
+    )
+    rng = random.Random(6)
+    for frames, fps in [
+        (3, 30.0),
+        (12, 8.0),
+        (80, 16.0),
+        *((rng.randrange(4, 90), rng.uniform(3, 60)) for _ in "12345"),
+    ]:
+        indices = frame_indices(checkpoint(), frames, fps)
+        told = video_utils.VideoMetadata(total_num_frames=frames, fps=fps, frames_indices=list(indices))
+        made = processor(
+            text=["<|video_pad|>"],
+            videos=[numpy.zeros((len(indices), 64, 96, 3), numpy.uint8)],
+            video_metadata=[told],
+            return_tensors="pt",
+        )
+        ours = NEWER.metadata(
+            checkpoint(size={"shortest_edge": 3136, "longest_edge": 3136}), film(frames, fps, indices)
+        )
+        assert ours["video_grid_thw"] == tuple(made["video_grid_thw"][0].tolist())
+        assert ours["second_per_grid_ts"] == pytest.approx(float(made["second_per_grid_ts"][0]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "unknown", [film(0, 8.0, (0, 1)), film(8, 0.0, (0, 1)), film(8, float("nan"), (0, 1)), film(2, 8.0, (0, 5))]
+)
+def test_qwen2_5_vl_takes_no_video_whose_times_are_not_known(unknown):
+    with pytest.raises(ValueError, match="not known"):
+        NEWER.metadata(checkpoint(), unknown)

@@ -335,14 +335,18 @@ def test_a_reference_of_no_checkpoint(tmp_path):
 
 def test_a_reference_of_a_model_that_hears(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"type qwen2_audio cannot be checked; known: qwen2_vl, qwen2_5_vl, llava, llava_n"
+        ConfigError,
+        match=r"type qwen2_audio cannot be checked; known: qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava, ",
     ):
         Reference(audio_checkpoint(tmp_path / "m"))
 
 
 def test_a_reference_of_a_model_without_pictures(tmp_path):
     folder = text_checkpoint(tmp_path / "text", sentencepiece_like("ab"))
-    with pytest.raises(ConfigError, match=r"type llama cannot be checked; known: qwen2_vl, qwen2_5_vl, llava, llava_n"):
+    with pytest.raises(
+        ConfigError,
+        match=r"type llama cannot be checked; known: qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava, ",
+    ):
         Reference(folder)
 
 

@@ -10,6 +10,8 @@ from triptych.contracts.tensor import TensorHandle
 
 FinishReason = Literal["stop", "length", "abort"]
 MediaKind = Literal["image", "video", "audio"]
+Metadata = dict[str, tuple[int, ...] | float]
+"""By the names of a model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
 
 GENERATE = "generate"
 """Endpoint of workers whose span ends in ``d``: takes a GenerateRequest, answers TokenDeltas."""
@@ -71,9 +73,9 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     width: int = 0
     """Pixels, as the model will see it (EXIF or display rotation applied)."""
     height: int = 0
-    metadata: dict[str, tuple[int, ...]] = {}
-    """What the language model must know of the embedding beside its values, by the names of the model's own
-    processor: ``{"image_grid_thw": (1, 16, 16)}``. Known from the medium's header (``models``)."""
+    metadata: Metadata = {}
+    """What the language model must know of the embedding beside its values. Known from the medium's header
+    (``models``)."""
     embedding: TensorHandle | None = None
     """[tokens, hidden]; of media that are handed over by frames, those: uint8 [frames, height, width, 3]."""
     samples: int = 0

@@ -12,7 +12,7 @@ import msgspec
 from triptych.config.media import MediaLimits
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, TokenDelta
+from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Metadata, TokenDelta
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer, Sample
 from triptych.transfer.base import Buffer, Transfer
@@ -52,7 +52,7 @@ class Encoded:
     """[tokens, hidden], or [frames, height, width, 3]: C-contiguous bytes; valid for as long as this object."""
     shape: tuple[int, ...]
     dtype: str
-    metadata: dict[str, tuple[int, ...]]
+    metadata: Metadata
     """By the names of the model's own processor."""
 
 

@@ -6,7 +6,7 @@ import re
 import struct
 
 from triptych.contracts.errors import BadRequest, UnsupportedMedia
-from triptych.contracts.request import MediaKind, Medium, Precomputed
+from triptych.contracts.request import MediaKind, Medium, Metadata, Precomputed
 from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, UNSUPPORTED, problem
 from triptych.media.naming import embedding_name
 from triptych.media.safetensors import FormatError, Tensor, is_safetensors, read_tensors
@@ -51,7 +51,7 @@ def embedding_medium(kind: MediaKind, data: bytes, item: str) -> Medium:
     name = _embedding_in(tensors, kind, item)
     tensor = tensors.pop(name)
     precomputed = Precomputed(_matrix(name, tensor, item), tensor.dtype)
-    metadata = {name: _numbers(name, one, data, item) for name, one in sorted(tensors.items())}
+    metadata: Metadata = {name: _numbers(name, one, data, item) for name, one in sorted(tensors.items())}
     values = data[tensor.begin : tensor.end]
     if not all_finite(values, tensor.dtype):
         raise _refused(item, f"tensor {name!r} holds a value that is infinite or not a number")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from triptych.contracts.request import MediaKind
+from triptych.contracts.request import MediaKind, Metadata
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
@@ -41,13 +41,16 @@ def embedding_name(
     values: bytes,
     shape: tuple[int, int],
     dtype: str,
-    metadata: Mapping[str, tuple[int, ...]],
+    metadata: Metadata,
 ) -> str:
     """The name of a precomputed embedding: of its values and what they mean, whatever file they came in.
 
     No file of a medium has it: those are named without ``precomputed``.
     """
-    described = {f"metadata.{name}": ",".join(map(str, numbers)) for name, numbers in metadata.items()}
+    described = {
+        f"metadata.{name}": ",".join(map(str, one)) if isinstance(one, tuple) else str(one)
+        for name, one in metadata.items()
+    }
     form = f"{dtype} {shape[0]} x {shape[1]}"
     return content_hash(kind, values, {**described, "precomputed": form})
 

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.request import MediaKind, Medium, Metadata
 
 Json = dict[str, Any]
-Metadata = dict[str, tuple[int, ...]]
-"""``Medium.metadata``."""
 Tokenise = Callable[[str], Sequence[int]]
 """A text to token ids, with no special tokens put around it."""
 HandOver = Literal["embedding", "frames"]
@@ -47,7 +45,7 @@ class Checkpoint:
         return 0
 
 
-def no_metadata(checkpoint: Checkpoint, medium: Medium) -> dict[str, tuple[int, ...]]:
+def no_metadata(checkpoint: Checkpoint, medium: Medium) -> Metadata:
     """Of media of which the language model need not know more than their embeddings."""
     return {}
 
@@ -89,7 +87,7 @@ class Modality:
     tokens: Callable[[Checkpoint, Medium], int]
     """Rows of a medium's embedding, each in the place of one token. Raises ValueError for a size that the model
     refuses."""
-    metadata: Callable[[Checkpoint, Medium], dict[str, tuple[int, ...]]] = no_metadata
+    metadata: Callable[[Checkpoint, Medium], Metadata] = no_metadata
     """``Medium.metadata``. Raises as ``tokens`` does."""
     settings: Callable[[Checkpoint], dict[str, int]] = no_settings
     """Fields of ``Medium`` that say how this model wants it decoded. They become a part of the content's name."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from triptych.contracts.request import Medium
-from triptych.models.base import Checkpoint, Expansion, Metadata, Modality, Tokenise
+from triptych.contracts.request import Medium, Metadata
+from triptych.models.base import Checkpoint, Expansion, Modality, Tokenise
 
 
 def tokens_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> int:
-    """Language-model tokens that ``medium`` becomes. Raises ValueError for one that the model refuses."""
+    """Rows of the embedding of ``medium``. Raises ValueError for one that the model refuses."""
     if medium.precomputed is None:
         return modality.tokens(checkpoint, medium)
     return checked(modality, checkpoint, medium)[0]
@@ -24,7 +24,7 @@ def expansion_of(modality: Modality, checkpoint: Checkpoint, medium: Medium, tok
 
 
 def metadata_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> Metadata:
-    """What the language model must know of ``medium`` beside its embedding. Raises as ``tokens_of`` does."""
+    """What the language model must know of ``medium`` beside its embedding. Raises as ``expansion_of`` does."""
     if medium.precomputed is None:
         return modality.metadata(checkpoint, medium)
     return checked(modality, checkpoint, medium)[1]
@@ -62,8 +62,8 @@ def grid_rule(
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
         only(metadata, name)
         grid, merge = metadata[name], merge_size(checkpoint)
-        if len(grid) != 3 or min(grid) < 1:
-            raise ValueError(f"{name} must be three positive numbers (time, rows, columns), not {list(grid)}")
+        if not isinstance(grid, tuple) or len(grid) != 3 or min(grid) < 1:
+            raise ValueError(f"{name} must be three positive numbers (time, rows, columns), not {grid}")
         steps, high, wide = grid
         if most_steps is not None and steps > most_steps:
             raise ValueError(f"{name} has {steps} steps in time; at most {most_steps} is right here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from triptych.contracts.request import Medium
+from triptych.contracts.request import Medium, Metadata
 from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
 from triptych.models.precomputed import grid_rule
 
@@ -53,13 +53,13 @@ def _pixel_bounds(checkpoint: Checkpoint) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _vision(checkpoint: Checkpoint) -> Json:
+def vision_config(checkpoint: Checkpoint) -> Json:
     return checkpoint.config.get("vision_config") or {}
 
 
 def merge_size(checkpoint: Checkpoint) -> int:
     """Patches a side that become one token."""
-    return int(checkpoint.preprocessor.get("merge_size") or _vision(checkpoint).get("spatial_merge_size") or 2)
+    return int(checkpoint.preprocessor.get("merge_size") or vision_config(checkpoint).get("spatial_merge_size") or 2)
 
 
 def grid(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def grid(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
     """
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"the longer side may be at most {_MAX_ASPECT_RATIO} times the shorter one")
-    patch = int(checkpoint.preprocessor.get("patch_size") or _vision(checkpoint).get("patch_size") or 14)
+    patch = int(checkpoint.preprocessor.get("patch_size") or vision_config(checkpoint).get("patch_size") or 14)
     high, wide = resized(height, width, patch * merge_size(checkpoint), *_pixel_bounds(checkpoint))
     return high // patch, wide // patch
 
@@ -80,7 +80,7 @@ def image_tokens(checkpoint: Checkpoint, width: int, height: int) -> int:
     return rows * columns // merge_size(checkpoint) ** 2
 
 
-def image_metadata(checkpoint: Checkpoint, width: int, height: int) -> dict[str, tuple[int, ...]]:
+def image_metadata(checkpoint: Checkpoint, width: int, height: int) -> Metadata:
     """``image_grid_thw``: one frame, rows and columns of patches before merging. Raises as ``grid`` does."""
     return {"image_grid_thw": (1, *grid(checkpoint, width, height))}
 
@@ -93,7 +93,7 @@ def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int,
     transformers' Qwen2VLVideoProcessor, in exact arithmetic where that has float32.
     """
     settings = checkpoint.video
-    span = _temporal_patch(checkpoint)
+    span = temporal_patch(checkpoint)
     stated = settings.get("num_frames")
     if stated:
         count = min(round(stated / span) * span, frames)
@@ -107,9 +107,9 @@ def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int,
     return tuple(index * frames // count for index in range(count))
 
 
-def _temporal_patch(checkpoint: Checkpoint) -> int:
+def temporal_patch(checkpoint: Checkpoint) -> int:
     """Frames that one patch spans."""
-    return int(checkpoint.video.get("temporal_patch_size") or _vision(checkpoint).get("temporal_patch_size") or 2)
+    return int(checkpoint.video.get("temporal_patch_size") or vision_config(checkpoint).get("temporal_patch_size") or 2)
 
 
 def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> tuple[int, int, int]:
@@ -121,9 +121,9 @@ def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> 
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"the longer side may be at most {_MAX_ASPECT_RATIO} times the shorter one")
     settings = checkpoint.video
-    patch = int(settings.get("patch_size") or _vision(checkpoint).get("patch_size") or 14)
+    patch = int(settings.get("patch_size") or vision_config(checkpoint).get("patch_size") or 14)
     factor = patch * video_merge_size(checkpoint)
-    span = _temporal_patch(checkpoint)
+    span = temporal_patch(checkpoint)
     size = settings.get("size") or {}
     low = int(settings.get("min_pixels") or size.get("shortest_edge") or _VIDEO_MIN_PIXELS)
     high = int(settings.get("max_pixels") or size.get("longest_edge") or _VIDEO_MAX_PIXELS)
@@ -136,7 +136,7 @@ def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> 
 
 def video_merge_size(checkpoint: Checkpoint) -> int:
     """Patches a side that become one token, in videos."""
-    return int(checkpoint.video.get("merge_size") or _vision(checkpoint).get("spatial_merge_size") or 2)
+    return int(checkpoint.video.get("merge_size") or vision_config(checkpoint).get("spatial_merge_size") or 2)
 
 
 def _grid_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, int, int]:
@@ -176,5 +176,30 @@ FAMILY = ModelFamily(
     embedding_width=embedding_width,
 )
 
-FAMILY_2_5 = replace(FAMILY, model_types=("qwen2_5_vl",), media={"image": FAMILY.media["image"]})
-"""No videos: after one, transformers 5 and vLLM count positions differently, so that answers could not be checked."""
+
+def _timed_metadata(checkpoint: Checkpoint, medium: Medium) -> Metadata:
+    """Of Qwen2.5-VL, for which time is not counted in steps but in seconds: each step is as long as its frames.
+
+    Raises as ``video_grid`` does, and ValueError where it is not known how fast the video runs.
+    """
+    grid = _grid_of(checkpoint, medium)
+    check_timing(medium)
+    seen_a_second = len(medium.frame_indices) / medium.frames * medium.fps
+    return {"video_grid_thw": grid, "second_per_grid_ts": temporal_patch(checkpoint) / seen_a_second}
+
+
+def check_timing(medium: Medium) -> None:
+    """Raises ValueError where the times of a video's frames cannot be told."""
+    if not (0 < medium.fps < math.inf and medium.frame_indices and medium.frame_indices[-1] < medium.frames):
+        raise ValueError("the times of this video's frames are not known")
+
+
+FAMILY_2_5 = replace(
+    FAMILY,
+    model_types=("qwen2_5_vl",),
+    media={
+        **FAMILY.media,
+        # A precomputed embedding says nothing of times.
+        "video": replace(FAMILY.media["video"], metadata=_timed_metadata, precomputed=None),
+    },
+)

@@ -7,12 +7,13 @@ from pathlib import Path
 import msgspec
 
 from triptych.contracts.errors import ConfigError
-from triptych.models import llama4, llava, llava_next, llava_next_video, qwen2_audio, qwen_vl
+from triptych.models import llama4, llava, llava_next, llava_next_video, qwen2_audio, qwen3_vl, qwen_vl
 from triptych.models.base import Checkpoint, Json, ModelFamily
 
 FAMILIES: tuple[ModelFamily, ...] = (
     qwen_vl.FAMILY,
     qwen_vl.FAMILY_2_5,
+    qwen3_vl.FAMILY,
     llava.FAMILY,
     llava_next.FAMILY,
     llava_next_video.FAMILY,

@@ -210,8 +210,8 @@ def _stopped() -> Unavailable:
 
 def _agree(pixels: Pixels, plan: Plan) -> None:
     """Raises TriptychError where the image processor made another grid than the header let us expect."""
-    for name, expected in plan.metadata.items():
-        made = tuple(pixels[name][0].tolist())
+    for name in pixels.keys() & plan.metadata:
+        expected, made = plan.metadata[name], tuple(pixels[name][0].tolist())
         if made != expected:
             raise TriptychError(f"the image processor made {name} {made} of a picture, not {expected}")
 

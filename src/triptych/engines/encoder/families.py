@@ -51,6 +51,18 @@ def _qwen2_5_vl(source: Source) -> Run:
     return _qwen(source, Qwen2_5_VisionTransformerPretrainedModel)
 
 
+def _qwen3_vl(source: Source) -> Run:
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
+
+    return _qwen(source, Qwen3VLVisionModel)
+
+
+def _qwen3_vl_moe(source: Source) -> Run:
+    from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeVisionModel
+
+    return _qwen(source, Qwen3VLMoeVisionModel)
+
+
 def _qwen(source: Source, model_class: Any) -> Run:
     """Pictures of all sizes go through in one row of patches; attention keeps them apart by their grids.
 
@@ -70,7 +82,10 @@ def _qwen(source: Source, model_class: Any) -> Run:
         grids = torch.cat([_either(one, "image_grid_thw", "video_grid_thw") for one in batch])  # [media, 3]
         output = tower(patches.to(source.device, source.dtype), grid_thw=grids.to(source.device))
         sizes = (grids.prod(-1) // merged).tolist()
-        return list(torch.split(output.pooler_output, sizes))  # of [tokens, hidden]
+        # What some layers say goes to layers of the language model, beside what the last one says.
+        others = getattr(output, "deepstack_features", ())
+        values = torch.cat([output.pooler_output, *others], dim=-1) if others else output.pooler_output
+        return list(torch.split(values, sizes))  # of [tokens, hidden * (1 + others)]
 
     return run
 
@@ -234,4 +249,6 @@ _LOADERS: dict[str, Callable[[Source], Run]] = {
     "qwen2_audio": _qwen2_audio,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
-from triptych.contracts.request import Medium
+from triptych.contracts.request import Medium, Metadata
 from triptych.media.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.image import PIXEL_BYTES
@@ -15,8 +15,8 @@ from triptych.media.inspect import Facts, inspect
 from triptych.media.video import RGB_BYTES
 from triptych.models.base import Checkpoint, ModelFamily
 
-PATCH_BYTES = 3 * 2 * 14 * 14 * 4
-"""Memory of a preprocessed patch: channels, frames, pixels, float32."""
+PATCH_BYTES = 3 * 2 * 16 * 16 * 4
+"""Memory of a preprocessed patch: channels, frames, pixels (of the largest that is known), float32."""
 
 
 _POSITIONS, _MEL_BINS = 1500, 128
@@ -29,7 +29,7 @@ class Plan:
 
     shape: tuple[int, ...]
     """[tokens, hidden] of its embedding, or [frames, height, width, 3]."""
-    metadata: dict[str, tuple[int, ...]]
+    metadata: Metadata
     patches: int
     """What the vision tower works on, or the positions of an audio tower: its cost in a batch."""
     memory_bytes: int
@@ -62,7 +62,7 @@ def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Check
         if medium.kind in family.by_frames:
             return plan_frames(facts["width"], facts["height"], len(medium.frame_indices))
         if medium.kind == "video":
-            return plan_video(facts["width"], facts["height"], medium.frame_indices, family, checkpoint)
+            return plan_video(facts, medium.frame_indices, family, checkpoint)
         return plan_size(facts["width"], facts["height"], family, checkpoint)
     except ValueError as error:
         raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
@@ -77,28 +77,36 @@ def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoi
     if modality.patches is not None:
         patches = modality.patches(checkpoint, picture)
     else:
-        patches = math.prod(metadata.get("image_grid_thw", (tokens,)))
+        patches = _patches(metadata.get("image_grid_thw", (tokens,)))
     memory_bytes = width * height * PIXEL_BYTES + patches * PATCH_BYTES
     return Plan((tokens, width_of(family, checkpoint)), metadata, patches, memory_bytes)
 
 
-def plan_video(
-    width: int, height: int, frame_indices: tuple[int, ...], family: ModelFamily, checkpoint: Checkpoint
-) -> Plan:
-    """For the chosen frames, each of ``width`` x ``height`` pixels. Raises ValueError for what the model refuses."""
+def plan_video(facts: Facts, frame_indices: tuple[int, ...], family: ModelFamily, checkpoint: Checkpoint) -> Plan:
+    """For the chosen frames of a video. Raises ValueError for what the model refuses."""
     if not frame_indices:
         raise ValueError("it is not known which frames of this video are meant")
     modality = family.media["video"]
-    film = Medium(kind="video", content_hash="", format="", width=width, height=height, frame_indices=frame_indices)
+    film = Medium(
+        kind="video",
+        content_hash="",
+        frame_indices=frame_indices,
+        **facts,
+    )
     metadata = modality.metadata(checkpoint, film)
-    patches = math.prod(metadata["video_grid_thw"])
-    memory_bytes = len(frame_indices) * width * height * RGB_BYTES + patches * PATCH_BYTES
+    patches = _patches(metadata["video_grid_thw"])
+    memory_bytes = len(frame_indices) * film.width * film.height * RGB_BYTES + patches * PATCH_BYTES
     return Plan((modality.tokens(checkpoint, film), width_of(family, checkpoint)), metadata, patches, memory_bytes)
 
 
 def plan_frames(width: int, height: int, frames: int) -> Plan:
     """For a video that is handed over as so many decoded frames: nothing is made of them here."""
     return Plan((frames, height, width, 3), {}, 0, frames * width * height * RGB_BYTES)
+
+
+def _patches(grid: tuple[int, ...] | float) -> int:
+    assert isinstance(grid, tuple)
+    return math.prod(grid)
 
 
 def plan_sound(samples: int, rate: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:

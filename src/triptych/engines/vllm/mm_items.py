@@ -151,9 +151,12 @@ class Items:
     def _described(self, medium: Medium) -> dict[str, MultiModalFieldElem]:
         """What the language model must know beside the values, by the processor's names.
 
-        Raises TriptychError where the sender and this worker disagree on it.
+        Raises TriptychError where the sender and this worker disagree on it, BadRequest as ``tokens`` does.
         """
-        expected = metadata_of(self._modality(medium.kind), self._checkpoint, medium)
+        try:
+            expected = metadata_of(self._modality(medium.kind), self._checkpoint, medium)
+        except ValueError as error:
+            raise BadRequest(str(error), param="media") from error
         if medium.metadata and medium.metadata != expected:
             raise TriptychError(f"the request says {medium.metadata} of a medium that this worker knows as {expected}")
         field = MultiModalBatchedField(keep_on_cpu=True)

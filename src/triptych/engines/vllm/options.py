@@ -96,7 +96,18 @@ def _span_defaults(span: Span, checkpoint: Checkpoint) -> dict[str, Any]:
     defaults: dict[str, Any] = {"worker_extension_cls": WORKER_CALLS}
     if span is not Span.E and family_of(checkpoint).embedding_width is not None:
         defaults["enable_mm_embeds"] = True
+    if not normalised_alike(checkpoint):
+        # vLLM would normalise beside the encoder, by the values of the picture's processor whatever the medium is.
+        defaults["mm_device_do_normalize"] = False
     return defaults
+
+
+def normalised_alike(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint's processors make the same numbers of the same pixels in pictures and in videos."""
+    if not {"image", "video"} <= {*family_of(checkpoint).modalities}:
+        return True
+    names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    return all(checkpoint.preprocessor.get(name) == checkpoint.video.get(name) for name in names)
 
 
 def available_memory_bytes() -> int:

@@ -159,13 +159,28 @@ class Prompts:
         prompt = {
             "prompt_token_ids": [self._items.placeholder(medium.kind) for medium in media],
             "multi_modal_data": {
-                kind: [one for medium, one in zip(media, decoded, strict=True) if medium.kind == kind] for kind in kinds
+                kind: [_given(medium, one) for medium, one in zip(media, decoded, strict=True) if medium.kind == kind]
+                for kind in kinds
             },
             # The content's name spares vLLM hashing the values.
             "multi_modal_uuids": {kind: [one.content_hash for one in media if one.kind == kind] for kind in kinds},
         }
         (made,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
         return made
+
+
+def _given(medium: Medium, decoded: Any) -> Any:
+    """What vLLM's processor takes. Of a video it is told which frames they are and when; some models' need it."""
+    if medium.kind != "video":
+        return decoded
+    told = {
+        "fps": medium.fps,
+        "total_num_frames": medium.frames,
+        "duration": medium.frames / medium.fps if medium.fps > 0 else 0.0,
+        "frames_indices": list(medium.frame_indices),
+        "do_sample_frames": False,
+    }
+    return decoded, told
 
 
 def failure(prompt: Any) -> TriptychError:
@@ -199,4 +214,6 @@ def _check_counts(engine: AsyncLLM, media: Sequence[Medium]) -> None:
 
 
 def _size_bytes(item: Item) -> int:
-    return sum(element.data.nbytes for element in item.data.values()) if item.data is not None else 0
+    """Of an item's tensors; the times of a video's frames, a list of numbers, do not count."""
+    elements = item.data.values() if item.data is not None else ()
+    return sum(getattr(element.data, "nbytes", 0) for element in elements)
