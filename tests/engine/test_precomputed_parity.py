@@ -22,16 +22,16 @@ from support import embeddings
 from support.embeddings import Raw, floats, grid, part
 from support.evidence import Proves
 from support.reference import AudioReference, Reference, VideoReference, make_checkpoint, picture
+from triptych.models.registry import family_of, load_checkpoint
 
 np = pytest.importorskip("numpy")
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 torch = pytest.importorskip("torch")
 
-GRIDS = ("qwen2_vl", "qwen2_5_vl")
+GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families that want a grid with a picture's embedding."""
 TOKENS = 16
 CLIENTS = 8
-WIDTH = 128
 """Of every tiny model's embeddings."""
 
 
@@ -108,14 +108,29 @@ SOUNDS: dict[str, list[Any]] = {
     "raw and given": [Sound(3, 0.7), "and", Given(Sound(4)), "which is longer?"],
     "one twice": [Given(Sound(5, 0.4)), Sound(6), Given(Sound(5, 0.4)), "are two alike?"],
 }
-CASES = {"qwen2_vl": PICTURES | FILMS, "qwen2_5_vl": PICTURES, "llava": PICTURES, "qwen2_audio": SOUNDS}
+CASES = {
+    "qwen2_vl": PICTURES | FILMS,
+    "qwen2_5_vl": PICTURES,
+    "qwen3_vl": PICTURES,
+    "llava": PICTURES,
+    "llava_next": PICTURES,
+    "qwen2_audio": SOUNDS,
+}
 REFERENCES = {"qwen2_vl": VideoReference, "qwen2_audio": AudioReference}
 BY_DEFAULT: dict[str, list[str]] = {
     "qwen2_vl": ["EPD inside"],
     "qwen2_5_vl": [],
+    "qwen3_vl": [],
     "llava": ["EPD inside"],
+    "llava_next": [],
     "qwen2_audio": ["EPD inside"],
 }
+
+
+FITTING = {"llava_next": 60}
+"""Tokens that fit a model, where 36 do not."""
+TOO_MANY = {"qwen2_audio": 751, "llava_next": 2000}
+"""And that do not fit, where one more does."""
 
 
 def embedded(reference: Reference, medium: Any) -> bytes:
@@ -124,17 +139,16 @@ def embedded(reference: Reference, medium: Any) -> bytes:
     messages = [{"role": "user", "content": [{"type": medium.kind}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = reference._inputs(processor, text, [medium.local])
-    projector = getattr(model.model, "visual", None) or getattr(model.model, "multi_modal_projector", None)
-    made: list[Any] = []
-    hook = (projector or model.multi_modal_projector).register_forward_hook(lambda _, __, out: made.append(out))
+    made: list[dict[str, Any]] = []
+    core = model.model.language_model if hasattr(model.model, "language_model") else model.language_model
+    hook = core.register_forward_pre_hook(lambda _, __, given: made.append(given), with_kwargs=True)
     with torch.no_grad():
         model(**inputs)
     hook.remove()
-    [output] = made
-    values = getattr(output, "pooler_output", output)
-    values = (values[0] if isinstance(values, tuple | list) else values).reshape(-1, WIDTH)
-    placeholder = _placeholder(model.config, medium.kind)
-    values = values[: int((inputs["input_ids"] == placeholder).sum())].contiguous()  # [tokens, hidden]
+    [given] = made
+    places = inputs["input_ids"][0] == _placeholder(model.config, medium.kind)
+    layers = given.get("deepstack_visual_embeds") or ()  # what Qwen3-VL adds to the first layers' states
+    values = torch.cat([given["inputs_embeds"][0][places], *layers], dim=-1).contiguous()  # [tokens, width]
     tensors = {f"{medium.kind}_embeds": Raw("F32", tuple(values.shape), values.numpy().tobytes())}
     if (sides := inputs.get(f"{medium.kind}_grid_thw")) is not None:
         tensors[f"{medium.kind}_grid_thw"] = grid(*sides[0].tolist(), batched=True)
@@ -152,6 +166,10 @@ class Model:
     def __init__(self, folder: Path, family: str) -> None:
         self.folder = make_checkpoint(folder, family)
         self.family = family
+        checkpoint = load_checkpoint(str(self.folder))
+        family_width = family_of(checkpoint).embedding_width
+        assert family_width is not None
+        self.width = family_width(checkpoint)
         self.answers: dict[str, str] = {}
         self.parts: dict[str, list[dict[str, Any]]] = {}
         reference = REFERENCES.get(family, Reference)(self.folder)
@@ -225,7 +243,7 @@ def test_answers_stay_the_same_at_once_and_streamed(deployed: Deployed) -> None:
 def wrong_ones(model: Model) -> dict[str, bytes]:
     """Files that hold no embedding of the model, but nearly one."""
     kind, with_it = ("audio", {}) if model.family == "qwen2_audio" else ("image", {})
-    tokens = 36
+    tokens = FITTING.get(model.family, 36)
     if model.family in GRIDS:
         with_it = {"image_grid_thw": grid(1, 12, 12)}
     name = f"{kind}_embeds"
@@ -234,19 +252,19 @@ def wrong_ones(model: Model) -> dict[str, bytes]:
         return embeddings.safetensors(**{name: values}, **{**with_it, **more})
 
     made = {
-        "width": file(floats(tokens, WIDTH // 2)),
-        "rank": file(floats(tokens * WIDTH)),
-        "dtype": file(Raw("I32", (tokens, WIDTH), bytes(4 * tokens * WIDTH))),
-        "not finite": file(Raw("F32", (tokens, WIDTH), b"\xff" * (4 * tokens * WIDTH))),
-        "what goes with it": file(floats(tokens, WIDTH), deepstack=grid(1)),
-        "tokens": file(floats(751 if kind == "audio" else tokens + 1, WIDTH)),
+        "width": file(floats(tokens, model.width // 2)),
+        "rank": file(floats(tokens * model.width)),
+        "dtype": file(Raw("I32", (tokens, model.width), bytes(4 * tokens * model.width))),
+        "not finite": file(Raw("F32", (tokens, model.width), b"\xff" * (4 * tokens * model.width))),
+        "what goes with it": file(floats(tokens, model.width), deepstack=grid(1)),
+        "tokens": file(floats(TOO_MANY.get(model.family, tokens + 1), model.width)),
     }
     if with_it:
         made |= {
-            f"grid {sides}": file(floats(tokens, WIDTH), image_grid_thw=grid(*sides))
+            f"grid {sides}": file(floats(tokens, model.width), image_grid_thw=grid(*sides))
             for sides in [(1, 12, 14), (0, 12, 12), (1, -12, -12), (4, 6, 6), (1, 144, 1), (12, 12)]
         }
-        made["no grid"] = embeddings.safetensors(embeds=floats(tokens, WIDTH))
+        made["no grid"] = embeddings.safetensors(embeds=floats(tokens, model.width))
     return made
 
 
@@ -267,13 +285,18 @@ def test_what_fits_is_answered_however_odd(deployed: Deployed) -> None:
     """A strip of one row, a single token, the longest sound, half precision, huge values: what the checks let by."""
     served, model, _ = deployed
     kind = "audio" if model.family == "qwen2_audio" else "image"
-    large = Raw("F32", (36, WIDTH), b"\xff\xff\x7f\x7f" * 36 * WIDTH)
-    half = Raw("BF16", (36, WIDTH), bytes(range(64)) * (36 * WIDTH * 2 // 64))
+    tokens = FITTING.get(model.family, 36)
+    large = Raw("F32", (tokens, model.width), b"\xff\xff\x7f\x7f" * tokens * model.width)
+    half = Raw("BF16", (tokens, model.width), bytes(range(64)) * (tokens * model.width * 2 // 64))
     shapes: list[tuple[Raw, tuple[int, ...]]] = [(large, (1, 12, 12)), (half, (1, 12, 12))]
     if model.family in GRIDS:
-        shapes += [(floats(36, WIDTH), (1, 2, 72)), (floats(36, WIDTH), (1, 72, 2)), (floats(1, WIDTH), (1, 2, 2))]
+        shapes += [
+            (floats(36, model.width), (1, 2, 72)),
+            (floats(36, model.width), (1, 72, 2)),
+            (floats(1, model.width), (1, 2, 2)),
+        ]
     if model.family == "qwen2_audio":
-        shapes += [(floats(1, WIDTH), ()), (floats(750, WIDTH), ())]
+        shapes += [(floats(1, model.width), ()), (floats(750, model.width), ())]
     for values, sides in shapes:
         more = {"image_grid_thw": grid(*sides)} if model.family in GRIDS else {}
         url = embeddings.url_of(embeddings.safetensors(embeds=values, **more))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from triptych.contracts.request import Medium
 from triptych.models import llava
 from triptych.models.base import Checkpoint, Modality, ModelFamily
+from triptych.models.precomputed import count_rule
 
 # Default of transformers' LlavaNextConfig; its other ones are those of LLaVA-1.5.
 _RESOLUTIONS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -44,11 +45,15 @@ def padding(rows: int, columns: int, width: int, height: int) -> tuple[int, int]
     return 0, (columns - int(round(width * (rows / height), 7))) // 2
 
 
+def _resolutions(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
+    """(height, width) in pixels of each."""
+    return checkpoint.config.get("image_grid_pinpoints") or _RESOLUTIONS
+
+
 def tiles(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
     """Rows and columns of tiles that a picture is cut into, beside the whole one."""
-    resolutions = checkpoint.config.get("image_grid_pinpoints") or _RESOLUTIONS
     side = int(llava.tower(checkpoint)["image_size"])
-    high, wide = best_resolution(resolutions, width, height)
+    high, wide = best_resolution(_resolutions(checkpoint), width, height)
     return high // side, wide // side
 
 
@@ -73,6 +78,13 @@ def image_patches(checkpoint: Checkpoint, medium: Medium) -> int:
     return (1 + down * across) * _patches_a_side(checkpoint) ** 2
 
 
+def _most_tokens(checkpoint: Checkpoint) -> int:
+    """Of any picture: one that fills its best resolution."""
+    side, tile = _patches_a_side(checkpoint), int(llava.tower(checkpoint)["image_size"])
+    grids = [(high // tile * side, wide // tile * side) for high, wide in _resolutions(checkpoint)]
+    return llava.image_tokens(checkpoint) + max(rows * (columns + 1) for rows, columns in grids)
+
+
 FAMILY = ModelFamily(
     name="llava-next",
     model_types=("llava_next",),
@@ -82,6 +94,8 @@ FAMILY = ModelFamily(
             text="<image>",
             tokens=image_tokens,
             patches=image_patches,
+            # The whole picture, and of its tiles at least a row of one, with its end.
+            precomputed=count_rule(lambda checkpoint: llava.image_tokens(checkpoint) + 2, _most_tokens),
         )
     },
     embedding_width=llava.embedding_width,

@@ -6,10 +6,12 @@ import math
 
 from triptych.contracts.request import Medium
 from triptych.models.base import Checkpoint, Expansion, Modality, ModelFamily, Tokenise
+from triptych.models.precomputed import grid_rule
 from triptych.models.qwen_vl import (
     check_timing,
     image_metadata,
     image_tokens,
+    merge_size,
     temporal_patch,
     video_merge_size,
     vision_config,
@@ -155,6 +157,7 @@ FAMILY = ModelFamily(
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
+            precomputed=grid_rule("image_grid_thw", merge_size, most_steps=1),
         ),
         "video": Modality(
             placeholder=lambda checkpoint: _token(checkpoint, "video_token_id", _VIDEO_TOKEN),
