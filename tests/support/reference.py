@@ -293,7 +293,7 @@ class AudioReference(Reference):
 
 
 class VideoReference(Reference):
-    """The same with videos among the pictures, as ``sampled`` gives them.
+    """The same with videos among the pictures, as ``sampled`` gives them, or as frames alone.
 
     ``counts_time``: what follows a video stands behind all of its positions, those in time included. That is the rule
     of the model's paper (arXiv:2409.12191, 2.1), of transformers 4 and of vLLM, for Qwen2-VL and Qwen2.5-VL (whose
@@ -326,11 +326,10 @@ class VideoReference(Reference):
     def _inputs(self, processor: Any, text: str, pictures: list[Any]) -> Any:
         images = [one for one in pictures if isinstance(one, Image.Image)]
         videos = [one for one in pictures if not isinstance(one, Image.Image)]
-        told = {
-            "videos": [frames for frames, _ in videos],
-            "video_metadata": [metadata for _, metadata in videos],
-            "do_sample_frames": False,
-        }
+        told: dict[str, Any] = {"videos": [one[0] if isinstance(one, tuple) else one for one in videos]}
+        told["do_sample_frames"] = False
+        if all(isinstance(one, tuple) for one in videos):
+            told["video_metadata"] = [metadata for _, metadata in videos]
         return processor(
             text=[text],
             images=images or None,
