@@ -31,8 +31,26 @@ def test_a_thousand_unseen_pictures_as_served(demo: Served) -> None:
     _evaluate("--url", demo.url, "--served-model", "demo", "--concurrency", "16")
 
 
+def test_unseen_videos_as_served(demo: Served) -> None:
+    """At least 97 % exact answers."""
+    _evaluate("--url", demo.url, "--about", "video", "--count", "300", "--at-least", "0.97")
+
+
 def test_a_thousand_unseen_pictures_with_transformers() -> None:
     _evaluate()
+
+
+def test_unseen_videos_with_transformers() -> None:
+    _evaluate("--about", "video", "--count", "150", "--at-least", "0.97")
+
+
+def test_unseen_sounds_as_served() -> None:
+    """At least 97 % exact answers of the model that hears, in its own deployment."""
+    deployment = Served(ROOT / "examples" / "epd.yaml", "demo-audio")
+    try:
+        _evaluate("--url", deployment.url, "--about", "sound", "--count", "200", "--at-least", "0.97")
+    finally:
+        deployment.stop()
 
 
 def _evaluate(*flags: str) -> None:

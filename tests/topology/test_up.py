@@ -151,8 +151,9 @@ def test_demo_once_asks_about_a_picture_and_ends(tmp_path: Path) -> None:
         assert part in shown
 
 
-def test_the_examples_of_the_demo_work_as_they_stand(tmp_path: Path) -> None:
-    with triptych(tmp_path, "demo", "--graph", GRAPH, "--port", "0") as demo:
+@pytest.mark.parametrize("about", ["picture", "video", "sound"])
+def test_the_examples_of_the_demo_work_as_they_stand(tmp_path: Path, about: str) -> None:
+    with triptych(tmp_path, "demo", "--about", about, "--graph", GRAPH, "--port", "0") as demo:
         shown = demo.read_until("Ctrl-C stops")
         question = shown.split("Question:  ")[1].splitlines()[0]
         curl = shown.split("by curl:\n\n")[1].split("\n\nThe same in Python:\n\n")[0]

@@ -8,7 +8,8 @@ import random
 import pytest
 
 from triptych.demo import MODEL_DIR
-from triptych.demo.evaluate import tally, unseen_samples
+from triptych.demo.evaluate import tally
+from triptych.demo.exams import EXAMS
 from triptych.demo.scenes import (
     COLOURS,
     MAX_SHAPES,
@@ -19,8 +20,10 @@ from triptych.demo.scenes import (
     draw,
     make_scene,
 )
-from triptych.demo.shapes import EVALUATION_SEED_START, KINDS, ask, make_sample
+from triptych.demo.seeds import EVALUATION_SEED_START
+from triptych.demo.shapes import KINDS, ask, make_sample
 
+unseen_samples = EXAMS["picture"].unseen
 SCENES = [make_scene(random.Random(seed)) for seed in range(300)]
 
 

@@ -90,6 +90,7 @@ def test_every_example_is_a_graph(path: Path) -> None:
 
 def test_the_demo_without_a_graph_file_is_the_example() -> None:
     assert demo_graph() == load_graph(EXAMPLES / "e-pd.yaml")
+    assert demo_graph("demo-audio") == load_graph(EXAMPLES / "e-pd.yaml", model="demo-audio")
 
 
 WORKER = "model: demo\nworkers: [{engine: mock}]\n"

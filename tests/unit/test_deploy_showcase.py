@@ -32,8 +32,19 @@ def test_prefill_stands_alone_beside_a_separate_encode() -> None:
 def test_examples_never_show_the_api_key() -> None:
     deployment = Deployment(url="http://h:1", models=("m",), modes=(Mode.EPD,), api_key="geheim")
 
-    text = examples(deployment, Exhibit(picture=Path("/p.png"), question="Q?", expected="A."))
+    exhibit = Exhibit(file=Path("/p.png"), medium="image", media_type="image/png", question="Q?", expected="A.")
+    text = examples(deployment, exhibit)
 
     assert "geheim" not in text
     assert "Bearer YOUR KEY" in text
     assert 'api_key="YOUR KEY"' in text
+
+
+def test_examples_name_the_medium() -> None:
+    deployment = Deployment(url="http://h:1", models=("m",), modes=(Mode.EPD,), api_key=None)
+    exhibit = Exhibit(file=Path("/f.mp4"), medium="video", media_type="video/mp4", question="Q?", expected="A.")
+
+    text = examples(deployment, exhibit)
+
+    assert text.count('"type": "video_url", "video_url": {"url": ') == 2
+    assert "data:video/mp4;base64,$(base64 -w0 /f.mp4)" in text

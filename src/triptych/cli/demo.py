@@ -1,4 +1,4 @@
-"""``triptych demo``: start a small deployment, ask it about one picture, and show how to go on from there."""
+"""``triptych demo``: start a small deployment, ask it about one picture, video or sound, and show how to go on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from triptych.cli import up
 
 if TYPE_CHECKING:
+    from triptych.demo.exams import Exam
     from triptych.deploy.graph import Graph
     from triptych.deploy.local import Deployment
     from triptych.deploy.showcase import Exhibit
@@ -19,20 +20,31 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "demo",
-        help="serve the shipped demo model and ask it about one picture",
-        description="Serve the shipped demo model, ask it about one generated picture, then go on serving.",
+        help="serve a shipped demo model and ask it about one picture, video or sound",
+        description="Serve a shipped demo model, ask it about one generated medium, then go on serving.",
     )
-    parser.add_argument("--graph", help="Graph file to serve (default: the demo model on vLLM, one worker).")
-    parser.add_argument("--picture", help="Save the picture as this PNG file (default: a temporary one).")
-    parser.add_argument("--seed", type=int, help="Which picture to draw (default: one that no training saw).")
+    parser.add_argument("--graph", help="Graph file to serve (default: the demo model on vLLM, encoder apart).")
+    parser.add_argument(
+        "--about",
+        choices=("picture", "video", "sound"),
+        default="picture",
+        help="What to ask about; `sound` serves the model `demo-audio`, the others `demo` (default: picture).",
+    )
+    parser.add_argument(
+        "--file", "--picture", help="Save the picture, MP4 or WAV as this file (default: a temporary one)."
+    )
+    parser.add_argument("--seed", type=int, help="Which one to make (default: one that no training saw).")
     parser.add_argument("--once", action="store_true", help="Stop after the answer.")
     up.add_overrides(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    from triptych.demo.exams import EXAMS
+
+    exam = EXAMS[args.about]
     with tempfile.TemporaryDirectory(prefix="triptych-demo-") as folder:
-        exhibit = _exhibit(Path(args.picture or Path(folder, "picture.png")), args.seed)
+        exhibit = _exhibit(exam, Path(args.file or Path(folder, f"{args.about}.{exam.suffix}")), args.seed)
 
         async def session(deployment: Deployment, stop: Stopper) -> None:
             await _show(deployment, exhibit)
@@ -41,30 +53,41 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(up.summary(deployment), flush=True)
 
-        return up.serve_graph(up.override(_graph(args), args), session)
+        return up.serve_graph(up.override(_graph(args, exam.model), args), session)
 
 
-def _graph(args: argparse.Namespace) -> Graph:
+def _graph(args: argparse.Namespace, demo_model: str) -> Graph:
     from triptych.deploy.graph import load_graph
     from triptych.deploy.showcase import demo_graph
 
     if args.graph:
-        return load_graph(Path(args.graph), model=args.model, served_model_name=args.served_model_name)
-    return demo_graph(args.model, args.served_model_name)
+        model = args.model or (demo_model if args.about == "sound" else None)
+        return load_graph(Path(args.graph), model=model, served_model_name=args.served_model_name)
+    return demo_graph(args.model or demo_model, args.served_model_name)
 
 
-def _exhibit(picture: Path, seed: int | None) -> Exhibit:
-    """The sample of ``seed``, its picture saved as ``picture``. Raises ConfigError where that fails."""
+def _exhibit(exam: Exam, file: Path, seed: int | None) -> Exhibit:
+    """The sample of ``seed``, its medium saved as ``file``. Raises ConfigError where that fails."""
     from triptych.contracts.errors import ConfigError
-    from triptych.demo.shapes import EVALUATION_SEED_START, make_sample
+    from triptych.demo.seeds import SHOWN_SEED
     from triptych.deploy.showcase import Exhibit
 
-    sample = make_sample(EVALUATION_SEED_START if seed is None else seed, "describe")
     try:
-        sample.picture.save(picture, "PNG")
+        sample = exam.make(SHOWN_SEED if seed is None else seed, "describe")
+        data = exam.file(sample)
+    except ImportError as error:
+        raise ConfigError(f"making the {exam.suffix} needs {error.name}, which `make install` installs") from error
+    try:
+        file.write_bytes(data)
     except OSError as error:
-        raise ConfigError(f"--picture {picture}: cannot be written: {error.strerror}") from error
-    return Exhibit(picture=picture, question=sample.question, expected=sample.answer)
+        raise ConfigError(f"--file {file}: cannot be written: {error.strerror}") from error
+    return Exhibit(
+        file=file,
+        medium=exam.medium,
+        media_type=exam.media_type,
+        question=sample.question,
+        expected=sample.answer,
+    )
 
 
 async def _show(deployment: Deployment, exhibit: Exhibit) -> None:

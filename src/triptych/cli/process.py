@@ -15,7 +15,7 @@ import uvloop
 from triptych.config import env
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
-from triptych.demo import MODEL_DIR
+from triptych.demo import MODELS
 from triptych.models.names import model_folder
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
@@ -84,5 +84,5 @@ def discovery(config: PlaneConfig) -> Discovery:
 
 
 def checkpoint_folder(model: str) -> str:
-    """The folder that ``--model`` names: ``demo`` is the shipped demo model. Raises ConfigError for what is nowhere."""
-    return str(MODEL_DIR if model == "demo" else model_folder(model, env.hub_cache()))
+    """The folder that ``--model`` names; those of ``MODELS`` are shipped. Raises ConfigError for what is nowhere."""
+    return str(MODELS.get(model) or model_folder(model, env.hub_cache()))

@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Flags that stand over what the graph file says."""
-    parser.add_argument("--model", help="Model in place of the graph's: a folder, an id, or `demo`.")
+    parser.add_argument("--model", help="Model in place of the graph's: a folder, an id, `demo` or `demo-audio`.")
     parser.add_argument("--served-model-name", help="Name that clients use.")
     skipped = (name for name in FrontendConfig.__struct_fields__ if name not in OVERRIDDEN)
     add_options(parser, FrontendConfig, skip=tuple(skipped))

@@ -73,10 +73,11 @@ def _writable(path: str | None) -> Path | None:
 
 def _folder(checkpoint: str | None, model: str) -> Path:
     from triptych.cli.process import checkpoint_folder
+    from triptych.demo import MODELS
 
-    if checkpoint is None and model != "demo":
+    if checkpoint is None and model not in MODELS:
         raise ConfigError(f"--checkpoint is required: the folder of the checkpoint that is served as {model}")
-    return Path(checkpoint_folder(checkpoint or "demo"))
+    return Path(checkpoint_folder(checkpoint or model))
 
 
 def _setting(config: VerifyConfig, model: str, reference: Reference, seed: int) -> Setting:

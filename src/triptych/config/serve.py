@@ -93,7 +93,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     model: Annotated[
         str,
-        Meta(description="Folder of a checkpoint, id of a model in Hugging Face's cache, or `demo` (shipped)."),
+        Meta(description="Folder, id of a model in Hugging Face's cache, or `demo` or `demo-audio` (shipped)."),
     ]
     span: Annotated[Span, Meta(description="Stages hosted: e, p, d, ep, pd or epd.")] = Span.EPD
     engine: Annotated[str, Meta(description="Back end: vllm, encoder (span e only) or mock.")] = "vllm"

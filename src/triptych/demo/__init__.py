@@ -1,4 +1,4 @@
-"""The demo model: a very small Qwen2-VL that knows coloured shapes and nothing else.
+"""The demo models: very small ones that know coloured shapes, or beeps, and nothing else.
 
 The trained weights travel inside the package, so a server can be tried, tested and
 measured on a laptop without downloading anything.
@@ -6,5 +6,12 @@ measured on a laptop without downloading anything.
 
 from pathlib import Path
 
-MODEL_DIR: Path = Path(__file__).resolve().parent / "model"
-"""Folder of the packaged checkpoint, in the ordinary Hugging Face layout."""
+_HERE = Path(__file__).resolve().parent
+
+MODEL_DIR: Path = _HERE / "model"
+"""Folder of the packaged Qwen2-VL, for pictures and videos, in the ordinary Hugging Face layout."""
+AUDIO_MODEL_DIR: Path = _HERE / "audio_model"
+"""Folder of the packaged Qwen2-Audio, for sounds."""
+
+MODELS: dict[str, Path] = {"demo": MODEL_DIR, "demo-audio": AUDIO_MODEL_DIR}
+"""What ``--model`` takes in the place of a folder."""

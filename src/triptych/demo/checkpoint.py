@@ -4,51 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from triptych.demo.scenes import make_scene
 from triptych.demo.shapes import KINDS, ask
+from triptych.demo.video import moves
+from triptych.demo.video.films import make_film
+from triptych.demo.vocabulary import SYSTEM_PROMPT, build_tokenizer, chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLProcessor
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-VOCABULARY = 640
-PIXELS = 112 * 112  # every picture is brought to about the size trained on, 16 tokens
-SYSTEM_PROMPT = "You are a helpful assistant."
-
-# Roles as in every ChatML model; each picture or film becomes one placeholder, in the
-# order of the content parts. No system message is added when the client sends none.
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-{{- '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string %}
-{{- message['content'] }}
-{%- else %}
-{%- for part in message['content'] %}
-{%- if part['type'] in ('image', 'image_url') or 'image' in part or 'image_url' in part %}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- elif part['type'] in ('video', 'video_url') or 'video' in part or 'video_url' in part %}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' }}
-{%- elif 'text' in part %}
-{{- part['text'] }}
-{%- endif %}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
+SPECIAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+PIXELS = 112 * 112  # every picture and frame is brought to about the size trained on, 16 tokens
+_PLACEHOLDERS = {
+    "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "video": "<|vision_start|><|video_pad|><|vision_end|>",
+}
 
 
 def load_vision_operators() -> None:
@@ -64,41 +37,15 @@ def load_vision_operators() -> None:
             torch.library.define(f"torchvision::{name}", schema)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text can be encoded, words of the task are single tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    core.train_from_iterator(_corpus(), trainer)
-    core.add_special_tokens(list(SPECIAL_TOKENS))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        clean_up_tokenization_spaces=False,
-        model_max_length=4096,
-    )
-
-
-def _corpus(scenes: int = 6000) -> list[str]:
+def corpus(scenes: int = 6000) -> Iterator[str]:
     """Texts the vocabulary is learned from, the same on every run."""
     rng = random.Random(1)
-    texts = ["system", "user", "assistant", SYSTEM_PROMPT] * scenes
     for _ in range(scenes):
-        scene = make_scene(rng)
-        for kind in KINDS:
-            question, answer = ask(scene, kind, rng) or ("", "")
-            texts += [question, question.lower(), answer]
-    return texts
+        yield from ("system", "user", "assistant", SYSTEM_PROMPT)
+        scene, film = make_scene(rng), make_film(rng)
+        pairs = [ask(scene, kind, rng) or ("", "") for kind in KINDS]
+        for question, answer in (*pairs, *(moves.ask(film, kind, rng) for kind in moves.KINDS)):
+            yield from (question, question.lower(), answer)
 
 
 def build_processor() -> Qwen2VLProcessor:
@@ -109,10 +56,10 @@ def build_processor() -> Qwen2VLProcessor:
     size = {"shortest_edge": PIXELS, "longest_edge": PIXELS}
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(size)),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(corpus(), SPECIAL_TOKENS),
         # False is the default of today, said aloud so that transformers does not warn.
         video_processor=Qwen2VLVideoProcessor(size=dict(size), cap_pixels_per_frame=False),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template(_PLACEHOLDERS),
     )
 
 

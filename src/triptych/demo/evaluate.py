@@ -1,4 +1,4 @@
-"""Exact answers of the demo model on unseen pictures: ``python -m triptych.demo.evaluate``.
+"""Exact answers of the demo models on unseen media: ``python -m triptych.demo.evaluate [--about sound]``.
 
 Either loads a checkpoint with transformers, or asks a running server through its
 OpenAI-compatible address, which checks the whole way a request takes. Exit status 1
@@ -9,106 +9,96 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from triptych.demo import MODEL_DIR
-from triptych.demo.shapes import EVALUATION_SEED_START, KINDS, Sample, make_sample
+from triptych.demo import MODELS
+from triptych.demo.exams import EXAMS, Exam, Sample
+from triptych.demo.seeds import EVALUATION_SEED_START
 
 if TYPE_CHECKING:
     import httpx
-    from PIL import Image
 
-MAX_TOKENS = 32  # the longest right answer has 22
-
-
-def unseen_samples(count: int, seed_start: int = EVALUATION_SEED_START) -> list[Sample]:
-    """``count`` samples of seeds that training never draws, kinds in turn."""
-    if seed_start < EVALUATION_SEED_START:
-        raise ValueError(f"seeds below {EVALUATION_SEED_START} belong to training")
-    return [make_sample(seed_start + i, KINDS[i % len(KINDS)]) for i in range(count)]
+MAX_TOKENS = 32  # the longest right answer has 22, its end counted in
 
 
-def answers_locally(model_dir: Path, samples: list[Sample], batch: int = 50) -> Iterator[str]:
-    """Greedy answers of a checkpoint loaded with transformers, ``batch`` at a time."""
+def answers_locally(exam: Exam, model_dir: Path, samples: Sequence[Sample]) -> Iterator[str]:
+    """Greedy answers of a checkpoint loaded with transformers."""
     from triptych.demo.checkpoint import load_vision_operators
 
     load_vision_operators()
     import torch
-    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+    import transformers
 
-    processor = AutoProcessor.from_pretrained(model_dir)
+    processor = transformers.AutoProcessor.from_pretrained(model_dir)
     processor.tokenizer.padding_side = "left"
-    model = Qwen2VLForConditionalGeneration.from_pretrained(model_dir, dtype=torch.float32).eval()
-    for start in range(0, len(samples), batch):
-        part = samples[start : start + batch]
-        prompts = [
-            processor.apply_chat_template(
-                [{"role": "user", "content": content(sample)}],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            for sample in part
-        ]
-        pictures = [sample.picture for sample in part]
-        inputs = processor(text=prompts, images=pictures, padding=True, return_tensors="pt")
+    architecture = transformers.AutoConfig.from_pretrained(model_dir).architectures[0]
+    model = getattr(transformers, architecture).from_pretrained(model_dir, dtype=torch.float32).eval()
+    for start in range(0, len(samples), exam.at_once):
+        part = samples[start : start + exam.at_once]
+        inputs = processor(
+            text=[_prompt(processor, exam, sample) for sample in part],
+            padding=True,
+            return_tensors="pt",
+            **_media(exam, model_dir, part, processor),
+        )
         tokens = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         yield from processor.batch_decode(answers, skip_special_tokens=True)
 
 
-def content(sample: Sample) -> list[dict[str, object]]:
-    """Message parts for transformers' chat template."""
-    return [{"type": "image"}, {"type": "text", "text": sample.question}]
+def _prompt(processor: Any, exam: Exam, sample: Sample) -> str:
+    content = [{"type": exam.medium}, {"type": "text", "text": sample.question}]
+    messages = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-async def answers_served(url: str, served_model: str, samples: list[Sample], concurrency: int) -> list[str]:
+def _media(exam: Exam, model_dir: Path, samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
+    """Arguments for the processor."""
+    media = {exam.argument: [exam.read(model_dir, exam.file(sample)) for sample in samples]}
+    rate = {"sampling_rate": processor.feature_extractor.sampling_rate} if exam.medium == "audio" else {}
+    return media | rate
+
+
+async def answers_served(
+    exam: Exam, url: str, served_model: str, samples: Sequence[Sample], concurrency: int
+) -> list[str]:
     """Answers of an OpenAI-compatible server, ``concurrency`` requests at a time."""
     import httpx
 
     gate = asyncio.Semaphore(concurrency)
+
+    async def ask(client: httpx.AsyncClient, sample: Sample) -> str:
+        async with gate:
+            return await _ask_server(client, url, _body(exam, served_model, sample))
+
     async with httpx.AsyncClient(timeout=120) as client:
-        return await asyncio.gather(*(_ask_server(client, gate, url, served_model, sample) for sample in samples))
+        return await asyncio.gather(*(ask(client, sample) for sample in samples))
 
 
-async def _ask_server(client: httpx.AsyncClient, gate: asyncio.Semaphore, url: str, model: str, sample: Sample) -> str:
-    parts = [
-        {"type": "image_url", "image_url": {"url": data_url(sample.picture)}},
-        {"type": "text", "text": sample.question},
-    ]
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": parts}],
-        "temperature": 0,
-        "max_tokens": MAX_TOKENS,
-    }
-    async with gate:
-        reply = await client.post(f"{url.rstrip('/')}/chat/completions", json=body)
+def _body(exam: Exam, model: str, sample: Sample) -> dict[str, Any]:
+    content = [exam.part(sample), {"type": "text", "text": sample.question}]
+    messages = [{"role": "user", "content": content}]
+    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS}
+
+
+async def _ask_server(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> str:
+    reply = await client.post(f"{url.rstrip('/')}/chat/completions", json=body)
     reply.raise_for_status()
     return str(reply.json()["choices"][0]["message"]["content"] or "")
 
 
-def data_url(picture: Image.Image) -> str:
-    """A picture as a PNG data URL."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def tally(samples: list[Sample], answers: list[str]) -> dict[str, tuple[int, int]]:
+def tally(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Kind of question -> (exact answers, questions)."""
     table = {}
-    for kind in KINDS:
+    for kind in dict.fromkeys(sample.kind for sample in samples):
         exact = [
             answer.strip() == sample.answer
             for sample, answer in zip(samples, answers, strict=True)
             if sample.kind == kind
         ]
-        if exact:
-            table[kind] = (sum(exact), len(exact))
+        table[kind] = (sum(exact), len(exact))
     return table
 
 
@@ -125,11 +115,12 @@ def print_table(table: dict[str, tuple[int, int]]) -> float:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m triptych.demo.evaluate", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--model", type=Path, default=MODEL_DIR, help="checkpoint folder (the packaged one)")
+    add("--about", choices=tuple(EXAMS), default="picture", help="what to ask about (%(default)s)")
+    add("--model", type=Path, help="checkpoint folder (default: the packaged one that knows what is asked about)")
     add("--count", type=int, default=1000, help="questions to ask (%(default)s)")
     add("--seed-start", type=int, default=EVALUATION_SEED_START, help="first seed (%(default)s)")
     add("--url", help="ask a server instead, for example http://localhost:8000/v1")
-    add("--served-model", default="demo", help="model name to ask the server for (%(default)s)")
+    add("--served-model", help="model name to ask the server for (default: demo, for sounds demo-audio)")
     add("--concurrency", type=int, default=16, help="requests at a time (%(default)s)")
     add("--at-least", type=float, default=0.98, help="share to reach (%(default)s)")
     add("--show-wrong", type=int, default=0, metavar="N", help="print the first N wrong answers")
@@ -142,11 +133,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Ask, print the table, and say by the exit status whether it was enough."""
     args = parse(arguments)
-    samples = unseen_samples(args.count, args.seed_start)
+    exam = EXAMS[args.about]
+    samples = exam.unseen(args.count, args.seed_start)
     if args.url:
-        answers = asyncio.run(answers_served(args.url, args.served_model, samples, args.concurrency))
+        served = args.served_model or exam.model
+        answers = asyncio.run(answers_served(exam, args.url, served, samples, args.concurrency))
     else:
-        answers = list(answers_locally(args.model, samples))
+        answers = list(answers_locally(exam, args.model or MODELS[exam.model], samples))
     wrong = [
         (sample, answer) for sample, answer in zip(samples, answers, strict=True) if answer.strip() != sample.answer
     ]

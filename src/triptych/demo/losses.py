@@ -47,12 +47,12 @@ def read(
     The vision tower knows relative positions only, so it is the language model's first
     layers that must tell each picture token where it is.
     """
-    tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
-    shown = tokens == model.config.image_token_id
+    tokens, targets = torch.from_numpy(batch.table.tokens), torch.from_numpy(batch.table.targets)
+    shown = (tokens == model.config.image_token_id) | (tokens == model.config.video_token_id)
     output = model.model.language_model(
         inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(shown[..., None], pictures),
-        attention_mask=torch.from_numpy(batch.visible)[:, None],
-        position_ids=torch.from_numpy(batch.positions),
+        attention_mask=torch.from_numpy(batch.table.visible)[:, None],
+        position_ids=torch.from_numpy(batch.table.positions),
         use_cache=False,
         output_hidden_states=True,
     )

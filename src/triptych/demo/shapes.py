@@ -1,8 +1,7 @@
 """Pictures of coloured shapes with questions that have exactly one right answer.
 
 Everything follows from a seed: the same seed gives the same picture, question and
-answer on every machine. Seeds below ``EVALUATION_SEED_START`` are for training, seeds
-from there up are for evaluation, so the two can never share a picture by accident.
+answer on every machine (see ``triptych.demo.seeds``).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from PIL import Image
 
 from triptych.demo.scenes import PICTURE_SIZE, Scene, direction, draw, make_scene
 
-EVALUATION_SEED_START = 2**31
 KINDS = ("describe", "count", "colour", "shape", "position")
 NUMBERS = ("One", "Two", "Three", "Four")
 

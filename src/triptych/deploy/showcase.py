@@ -9,6 +9,7 @@ import msgspec
 
 from triptych.config.serve import FrontendConfig, WorkerConfig
 from triptych.contracts.spans import Span
+from triptych.demo import MODELS
 from triptych.deploy.client import Answer
 from triptych.deploy.graph import FrontendNode, Graph, WorkerNode
 from triptych.deploy.local import Deployment
@@ -26,10 +27,12 @@ _STAGES = {
     "total_s": "total",
 }
 
+_LABELS = {"image": "Picture:", "video": "Video:", "audio": "Sound:"}
+
 _CURL = """\
 curl {url}/v1/chat/completions -H 'content-type: application/json' {authorisation}-d @- <<END
 {{"model": "{model}", "temperature": 0, "messages": [{{"role": "user", "content": [
-  {{"type": "image_url", "image_url": {{"url": "data:image/png;base64,$(base64 -w0 {picture})"}}}},
+  {{"type": "{kind}", "{kind}": {{"url": "data:{media_type};base64,$(base64 -w0 {file})"}}}},
   {{"type": "text", "text": "{question}"}}]}}]}}
 END"""
 
@@ -37,13 +40,13 @@ _PYTHON = """\
 from base64 import b64encode
 from openai import OpenAI
 
-picture = b64encode(open("{picture}", "rb").read()).decode()
+data = b64encode(open("{file}", "rb").read()).decode()
 client = OpenAI(base_url="{url}/v1", api_key="{api_key}")
 answer = client.chat.completions.create(
     model="{model}",
     temperature=0,
     messages=[{{"role": "user", "content": [
-        {{"type": "image_url", "image_url": {{"url": f"data:image/png;base64,{{picture}}"}}}},
+        {{"type": "{kind}", "{kind}": {{"url": f"data:{media_type};base64,{{data}}"}}}},
         {{"type": "text", "text": "{question}"}},
     ]}}],
 )
@@ -51,30 +54,38 @@ print(answer.choices[0].message.content)"""
 
 
 class Exhibit(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture saved as PNG, a question about it and the right answer."""
+    """A picture, video or sound saved as a file, a question about it and the right answer."""
 
-    picture: Path
+    file: Path
+    medium: str
+    """As content parts name it: image, video or audio."""
+    media_type: str
     question: str
     expected: str
 
+    @property
+    def kind(self) -> str:
+        """Of the content part."""
+        return f"{self.medium}_url"
 
-def demo_graph(model: str | None = None, served_model_name: str | None = None) -> Graph:
-    """What ``examples/e-pd.yaml`` says, for where the examples are not at hand; one worker for another ``model``,
-    which need not be one whose encoder can be served apart.
+
+def demo_graph(model: str = "demo", served_model_name: str | None = None) -> Graph:
+    """What ``examples/e-pd.yaml`` says of a demo model, for where the examples are not at hand; one worker for another
+    ``model``, which need not be one whose encoder can be served apart.
     """
     frontend = FrontendNode(config=FrontendConfig(enable_multimodal=True))
-    if model is not None:
+    if model not in MODELS:
         config = WorkerConfig(model=model, name="epd", served_model_name=served_model_name)
         return Graph(workers=(WorkerNode(config=config),), frontend=frontend)
-    encoder = WorkerConfig(model="demo", name="enc", span=Span.E, engine="encoder", served_model_name=served_model_name)
-    rest = WorkerConfig(model="demo", name="pd", span=Span.PD, served_model_name=served_model_name)
+    encoder = WorkerConfig(model=model, name="enc", span=Span.E, engine="encoder", served_model_name=served_model_name)
+    rest = WorkerConfig(model=model, name="pd", span=Span.PD, served_model_name=served_model_name)
     return Graph(workers=(WorkerNode(config=encoder), WorkerNode(config=rest)), frontend=frontend)
 
 
 def request_body(model: str, exhibit: Exhibit) -> dict[str, object]:
-    url = f"data:image/png;base64,{base64.b64encode(exhibit.picture.read_bytes()).decode()}"
+    url = f"data:{exhibit.media_type};base64,{base64.b64encode(exhibit.file.read_bytes()).decode()}"
     content = [
-        {"type": "image_url", "image_url": {"url": url}},
+        {"type": exhibit.kind, exhibit.kind: {"url": url}},
         {"type": "text", "text": exhibit.question},
     ]
     messages = [{"role": "user", "content": content}]
@@ -83,7 +94,7 @@ def request_body(model: str, exhibit: Exhibit) -> dict[str, object]:
 
 def dialogue(exhibit: Exhibit, answer: Answer) -> str:
     return (
-        f"\nPicture:   {exhibit.picture}\nQuestion:  {exhibit.question}\n"
+        f"\n{_LABELS[exhibit.medium]:<11}{exhibit.file}\nQuestion:  {exhibit.question}\n"
         f"Answer:    {answer.text.strip()}\nExpected:  {exhibit.expected}\n"
     )
 
@@ -105,7 +116,9 @@ def examples(deployment: Deployment, exhibit: Exhibit) -> str:
         "authorisation": "-H 'authorization: Bearer YOUR KEY' " if deployment.api_key else "",
         "url": deployment.url,
         "model": deployment.models[0],
-        "picture": exhibit.picture,
+        "file": exhibit.file,
+        "kind": exhibit.kind,
+        "media_type": exhibit.media_type,
         "question": exhibit.question,
     }
     curl, python = _CURL.format(**fields), _PYTHON.format(**fields)

@@ -1,0 +1,1 @@
+"""What the demo model knows of videos: a coloured shape, and which way it moves."""
