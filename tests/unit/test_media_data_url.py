@@ -3,8 +3,8 @@ import tracemalloc
 from urllib.parse import quote
 
 import pytest
-from media_files import data_url
 
+from media_files import data_url
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.data_url import CHUNK_CHARS, decode_data_url, is_data_url

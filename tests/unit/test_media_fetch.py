@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver
-from media_files import picture
 
+from media_files import picture
 from triptych._version import __version__
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TooManyRequests, TriptychError, Unavailable

@@ -3,6 +3,8 @@ import struct
 import zlib
 
 import pytest
+from PIL import Image, ImageOps
+
 from media_files import (
     animated,
     encode,
@@ -15,8 +17,6 @@ from media_files import (
     quadrants,
     webp_vp8x,
 )
-from PIL import Image, ImageOps
-
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium

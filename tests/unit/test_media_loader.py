@@ -4,9 +4,9 @@ import sys
 import threading
 
 import pytest
-from media_files import data_url, exif, picture, png_bomb
 from test_media_fetch import PICTURE, limits, serving
 
+from media_files import data_url, exif, picture, png_bomb
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
 from triptych.media.image import decode_image
 from triptych.media.loader import INLINE_HASH_BYTES, MediaLoader, MediaReference

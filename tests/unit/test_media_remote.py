@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from media_files import picture
 from test_media_fetch import ITEM, MAX_BYTES, PICTURE, limits, serving
 
+from media_files import picture
 from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.contracts.request import Medium
 from triptych.media.byte_limit import ByteLimit

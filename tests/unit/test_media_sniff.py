@@ -2,6 +2,7 @@ import time
 import tracemalloc
 
 import pytest
+
 from media_files import (
     UNSUPPORTED,
     animated,
@@ -14,7 +15,6 @@ from media_files import (
     png_chunk,
     webp_vp8x,
 )
-
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.media.image_header import MAX_BLOCKS

@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 
 from media_files import picture
-
 from support.videos import broken_in_the_middle, frame_pixels, patched, sound_only, turned, video
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from support.checkpoints import card_of, copy_demo
+from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import Medium
 from triptych.media.loader import MediaReference
-from triptych.processor.processor import Processor
+from triptych.processor.processor import Processor, Sampling
 
 FILM = Medium(kind="video", content_hash="ab" * 32, format="MP4", data=b"x", width=64, height=64, frames=48, fps=12.0)
 MESSAGES = [{"role": "user", "content": [{"type": "video"}]}]
@@ -21,7 +24,7 @@ class Source:
         return [FILM for _ in references]
 
 
-def seen(folder, **settings) -> Medium:
+def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
     """The film as a worker gets it, by the rule of a checkpoint with these ``settings``."""
     folder.mkdir()
     copy_demo(folder)
@@ -29,7 +32,7 @@ def seen(folder, **settings) -> Medium:
     processors = json.loads(path.read_text())
     processors["video_processor"].update(settings)
     path.write_text(json.dumps(processors))
-    processor = Processor.load(card_of(folder, modalities=("image", "video")), None)
+    processor = Processor.load(card_of(folder, modalities=("image", "video")), None, sampling)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
     prompt = asyncio.run(processor.chat(MESSAGES, media, {}, Source()))
     (medium,) = prompt.media
@@ -47,3 +50,12 @@ def test_frames_go_by_the_checkpoint_and_are_a_part_of_the_name(tmp_path):
     assert fewer.frame_indices == (0, 12, 24, 36)
     assert len({FILM.content_hash, usual.content_hash, fewer.content_hash}) == 3, "caches must tell them apart"
     assert (usual.data, usual.frames, usual.fps) == (b"x", 48, 12.0)
+
+
+def test_an_operator_may_ask_for_a_number_of_frames_or_a_rate(tmp_path):
+    assert seen(tmp_path / "a", Sampling(frames=4)).frame_indices == (0, 12, 24, 36)
+    assert seen(tmp_path / "b", Sampling(fps=3.0)).frame_indices == tuple(range(0, 48, 4))
+    assert seen(tmp_path / "c", Sampling(fps=3.0), num_frames=2).frame_indices == tuple(range(0, 48, 4))
+    assert seen(tmp_path / "d", Sampling(frames=4), fps=1.0).frame_indices == (0, 12, 24, 36)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        Sampling(frames=4, fps=3.0)

@@ -53,6 +53,16 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     media_cache_bytes: Annotated[
         int, Meta(ge=0, description="Most bytes of fetched media kept, for as long as HTTP's rules allow; 0: none.")
     ] = 128 * MIB
+    video_frames: Annotated[
+        int, Meta(ge=0, description="Frames that a model sees of each video, spread evenly; 0: by its own settings.")
+    ] = 0
+    video_fps: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Frames a second that a model sees of a video, within its own bounds; 0: by its own settings.",
+        ),
+    ] = 0.0
     prompt_template: Annotated[
         str | None,
         Meta(description="Prompt for models without a chat template; must contain `<prompt>`."),

@@ -22,7 +22,7 @@ from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.request.base import RequestClient
-from triptych.processor.processor import Processor
+from triptych.processor.processor import Processor, Sampling
 from triptych.processor.template import parse_prompt_template
 from triptych.stages.dispatch import Dispatcher
 
@@ -91,6 +91,7 @@ async def serving(
     """Serve within the block, which gets the base URL; leaving it drains and closes everything."""
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
+    sampling = Sampling(config.video_frames, config.video_fps)
     media_sources = MediaLoader(
         limits,
         allowed_domains=config.media_allowed_domains,
@@ -105,7 +106,7 @@ async def serving(
             forget(instance.host, instance.port)
             dispatcher.forget(instance)
 
-        catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template), on_gone)
+        catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template, sampling), on_gone)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.counts.samples, lag.samples):

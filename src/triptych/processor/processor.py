@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -39,6 +39,26 @@ class Prompt:
     tokenise_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How many frames of each video a model is to see, in the place of its checkpoint's own settings; 0: by those."""
+
+    frames: int = 0
+    fps: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where both are given."""
+        if self.frames and self.fps:
+            raise ConfigError("--video-frames and --video-fps exclude each other: give one of them")
+
+    def over(self, checkpoint: Checkpoint) -> Checkpoint:
+        """``checkpoint`` as if it said so; its family's own rule makes the choice."""
+        if not (self.frames or self.fps):
+            return checkpoint
+        said = {"num_frames": self.frames or None, "fps": self.fps or None}
+        return replace(checkpoint, video={**checkpoint.video, **said})
+
+
 class MediaSource(Protocol):
     """What the processor needs of ``media.loader.MediaLoader``."""
 
@@ -56,9 +76,10 @@ class Processor:
     template: ChatTemplate | None
     prompt_template: str | None
     _placeholder_ids: dict[MediaKind, int] = field(default_factory=dict)
+    _sampling: Sampling = Sampling()
 
     @classmethod
-    def load(cls, card: ModelCard, prompt_template: str | None) -> Processor:
+    def load(cls, card: ModelCard, prompt_template: str | None, sampling: Sampling | None = None) -> Processor:
         """Read the checkpoint's files (blocking: call it in a thread). Raises ConfigError."""
         checkpoint = load_checkpoint(card.path)
         family = family_of(checkpoint)
@@ -70,7 +91,7 @@ class Processor:
         except KeyError as error:
             raise ConfigError(f"{card.path}/config.json lacks {error}, which {family.name} models have") from error
         template = load_chat_template(card.path, tokenizer)
-        return cls(card, checkpoint, family, tokenizer, template, prompt_template, placeholders)
+        return cls(card, checkpoint, family, tokenizer, template, prompt_template, placeholders, sampling or Sampling())
 
     # Chat.
 
@@ -197,7 +218,7 @@ class Processor:
         """A video with the frames of it that the model sees, and the name of those; other media as they are."""
         if medium.precomputed is not None:
             return medium
-        indices = self.family.media[medium.kind].frame_indices(self.checkpoint, medium)
+        indices = self.family.media[medium.kind].frame_indices(self._sampling.over(self.checkpoint), medium)
         if not indices:
             return medium
         name = sampled_name(medium.content_hash, indices)
