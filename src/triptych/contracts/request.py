@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -10,11 +10,19 @@ from triptych.contracts.tensor import TensorHandle
 
 FinishReason = Literal["stop", "length", "abort"]
 MediaKind = Literal["image", "video", "audio"]
+Data = bytes | memoryview
+"""A file's bytes; of a large one a read-only view of where they arrived."""
 Metadata = dict[str, tuple[int, ...] | float]
 """By the names of a model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
 
 GENERATE = "generate"
 """Endpoint of workers whose span ends in ``d``: takes a GenerateRequest, answers TokenDeltas."""
+
+
+if TYPE_CHECKING:
+    _Data = Data
+else:  # decoded as a view of the message: a copy of 50 MiB would hold the event loop for 20 ms
+    _Data = memoryview
 
 
 class Guided(msgspec.Struct, frozen=True):
@@ -68,7 +76,7 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Hex name of the content (``media.naming``): the key of every cache, never the URL."""
     format: str
     """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG``, ``MP4`` ..."""
-    data: bytes = b""
+    data: _Data = b""
     """The medium in its own file format, not decoded yet; of a ``precomputed`` one the embedding's values, in rows."""
     width: int = 0
     """Pixels, as the model will see it (EXIF or display rotation applied)."""

@@ -23,6 +23,7 @@ from triptych.contracts.errors import (
     Unauthorized,
     Unavailable,
 )
+from triptych.contracts.request import Data
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
 from triptych.frontend.generation import INTERNAL, SHUTTING_DOWN, Generation, Job
@@ -152,7 +153,7 @@ class App:
 
     async def _generation(
         self,
-        parse: Callable[[bytes], R],
+        parse: Callable[[Data], R],
         build: Callable[[R, Processor], Awaitable[tuple[list[Job], Answer]]],
         scope: Scope,
         receive: Receive,
@@ -180,7 +181,7 @@ class App:
         finally:
             self._in_flight -= 1
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive) -> Data:
         limit_s = self._config.body_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -256,7 +257,7 @@ class App:
         await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
 
 
-async def _parsed(body: bytes, parse: Callable[[bytes], R]) -> R:
+async def _parsed(body: Data, parse: Callable[[Data], R]) -> R:
     if len(body) <= INLINE_BODY_BYTES:
         return parse(body)
     return await asyncio.to_thread(parse_large, body, parse)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from io import BytesIO
 from typing import Any
 
 import msgspec
 
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
+from triptych.contracts.request import Data
+from triptych.memory import Growing
+from triptych.pace import pace
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -23,27 +25,31 @@ class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    """The whole request body. Raises PayloadTooLarge, before reading on, once it is over the limit."""
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> Data:
+    """The whole request body. Raises PayloadTooLarge, before reading on, once it is over the limit.
+
+    Of a body that is not there at once, a view of memory of its own. Large ones are read at the event loop's ``pace``.
+    """
     declared = header(scope, b"content-length")
     if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):
         raise _too_large(limit_bytes) if declared.isdigit() else BadRequest("Content-Length is not a number")
-    whole = BytesIO()  # grows in place, and gives its value without another copy
-    size = 0
+    whole: Growing | None = None
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         part = message.get("body", b"")
-        size += len(part)
-        if size > limit_bytes:
+        if len(part) + (0 if whole is None else len(whole)) > limit_bytes:
             raise _too_large(limit_bytes)
-        if not message.get("more_body"):
-            if size == len(part):
-                return bytes(part)
-            whole.write(part)
-            return whole.getvalue()
+        if whole is None and not message.get("more_body"):
+            return bytes(part)
+        if whole is None:
+            whole = Growing(int(declared or 0))
         whole.write(part)
+        if not message.get("more_body"):
+            return whole.taken()
+        if not pace().spend(len(part)):
+            await pace().room()
 
 
 def _too_large(limit_bytes: int) -> PayloadTooLarge:

@@ -6,11 +6,13 @@ these are found first, by looking for long stretches without a quotation mark, a
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import Data
 from triptych.frontend.schema import AudioPart, ChatRequest, ImagePart, InputAudioPart, VideoPart
 from triptych.media.data_url import LongUrl
 
@@ -20,6 +22,8 @@ STRIDE_BYTES = 64 << 10
 """Texts of more than twice this are found."""
 SCAN_BYTES = 1 << 20
 """Looked through at a stretch (0.1 ms)."""
+_QUOTE = re.compile(b'"')
+_ESCAPE = re.compile(rb"\\")
 _TEXT_BEGINS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 """What base64 and URLs begin with. Behind the quotation mark that *ends* a text, JSON has none of these."""
 
@@ -29,7 +33,7 @@ class _Stretch(NamedTuple):
     end: int
 
 
-def parse_large(body: bytes, parse: Callable[[bytes], T]) -> T:
+def parse_large(body: Data, parse: Callable[[Data], T]) -> T:
     """What ``parse(body)`` gives, the long URLs of its media as ``LongUrl`` over ``body``. Run it in a thread."""
     stretches = list(_stretches(body))
     if not stretches:
@@ -44,35 +48,37 @@ def parse_large(body: bytes, parse: Callable[[bytes], T]) -> T:
     return request if sorted(found) == sorted(names) else parse(body)
 
 
-def _shortened(body: bytes, names: dict[str, _Stretch]) -> bytes:
-    parts, at = [], 0
+def _shortened(body: Data, names: dict[str, _Stretch]) -> bytes:
+    parts: list[Data] = []
+    at = 0
     for name, stretch in names.items():
         parts += [body[at : stretch.begin], name.encode()]
         at = stretch.end
     return b"".join([*parts, body[at:]])
 
 
-def _stretches(body: bytes) -> Iterator[_Stretch]:
+def _stretches(body: Data) -> Iterator[_Stretch]:
     """Long texts without an escape, that stand between two quotation marks."""
     at = 0
     while at + STRIDE_BYTES < len(body):
-        if body.find(b'"', at, at + STRIDE_BYTES) >= 0:
+        if _QUOTE.search(body, at, at + STRIDE_BYTES):
             at += STRIDE_BYTES
             continue
-        begin = body.rfind(b'"', max(0, at - STRIDE_BYTES), at) + 1
-        end = _find(body, b'"', at + STRIDE_BYTES, len(body))
+        behind = max(0, at - STRIDE_BYTES)
+        begin = behind + bytes(body[behind:at]).rfind(b'"') + 1 if _QUOTE.search(body, behind, at) else 0
+        end = _find(body, _QUOTE, at + STRIDE_BYTES, len(body))
         if end < 0:
             return
-        if begin and body[begin] in _TEXT_BEGINS and _find(body, b"\\", begin, end) < 0:
+        if begin and body[begin] in _TEXT_BEGINS and _find(body, _ESCAPE, begin, end) < 0:
             yield _Stretch(begin, end)
         at = end + 1
 
 
-def _find(body: bytes, what: bytes, begin: int, end: int) -> int:
-    """``body.find(what, begin, end)``, so that other threads get their turn."""
+def _find(body: Data, what: re.Pattern[bytes], begin: int, end: int) -> int:
+    """Where ``what`` is first, -1 where it is not; so that other threads get their turn."""
     for at in range(begin, end, SCAN_BYTES):
-        if (found := body.find(what, at, min(at + SCAN_BYTES, end))) >= 0:
-            return found
+        if found := what.search(body, at, min(at + SCAN_BYTES, end)):
+            return found.start()
     return -1
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import Data
 
 T = TypeVar("T")
 
@@ -133,15 +134,15 @@ _CHAT = msgspec.json.Decoder(ChatRequest)
 _COMPLETION = msgspec.json.Decoder(CompletionRequest)
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+def parse_chat(body: Data) -> ChatRequest:
     return _parse(_CHAT, body)
 
 
-def parse_completion(body: bytes) -> CompletionRequest:
+def parse_completion(body: Data) -> CompletionRequest:
     return _parse(_COMPLETION, body)
 
 
-def _parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def _parse(decoder: msgspec.json.Decoder[T], body: Data) -> T:
     """Decode ``body``. Raises BadRequest naming the field at fault."""
     try:
         return decoder.decode(body)

@@ -99,8 +99,9 @@ def decode_audio(medium: Medium, limits: MediaLimits, item: str = "audio") -> An
     np = _library("numpy")
     if medium.kind != "audio":
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a sound is needed here, not {medium.kind}")
-    format = _format(medium.data, limits, item)
-    with _opened(medium.data, format, item) as file:
+    data = bytes(medium.data)
+    format = _format(data, limits, item)
+    with _opened(data, format, item) as file:
         stated = file.frames if format != "MP3" and file.frames < _UNSTATED_SAMPLES else None
         _check_length(stated or 0, file, limits, item)
         rate = medium.decode_rate or file.samplerate

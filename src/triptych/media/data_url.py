@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import binascii
-from io import BytesIO
 from urllib.parse import unquote_to_bytes
 
 from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import Data
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import INVALID_URL, problem
+from triptych.memory import Growing
 
 SCHEME = "data:"
 MAX_HEADER_CHARS = 1024
@@ -51,7 +52,7 @@ def is_data_url(url: str) -> bool:
     return url[: len(SCHEME)].lower() == SCHEME
 
 
-def decode_data_url(url: str, limit: ByteLimit, item: str) -> bytes:
+def decode_data_url(url: str, limit: ByteLimit, item: str) -> Data:
     """The bytes in ``url``. Size is checked before anything is decoded or copied.
 
     The stated media type is not looked at: the content's magic bytes decide. Raises BadRequest
@@ -79,7 +80,7 @@ def decode_data_url(url: str, limit: ByteLimit, item: str) -> bytes:
     return data
 
 
-def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> bytes:
+def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> Data:
     """``decode_data_url`` of base64 without escapes, and that of the whole text otherwise."""
     start = url.find(",") + 1
     if not start or not url[:start].rstrip(", ").lower().endswith(";base64"):
@@ -95,22 +96,24 @@ def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> bytes:
     return data
 
 
-def _decode_base64(text: str | memoryview, item: str) -> bytes:
+def _decode_base64(text: str | memoryview, item: str) -> Data:
     """Strict: standard alphabet, padded, no line breaks."""
     padding = text.find("=") if isinstance(text, str) else -1  # a chunk with padding inside is refused below
     if len(text) % 4 or 0 <= padding < len(text) - 2:
         raise _invalid(item, "the data URL's base64 has wrong padding (its length is no multiple of 4)")
-    data = BytesIO()
+    data = Growing(len(text) // 4 * 3) if len(text) > CHUNK_CHARS else None
+    chunk = b""
     try:
         for at in range(0, len(text), CHUNK_CHARS):
-            if data.write(binascii.a2b_base64(text[at : at + CHUNK_CHARS], strict_mode=True)) % 3 and (
-                at + CHUNK_CHARS < len(text)
-            ):
+            chunk = binascii.a2b_base64(text[at : at + CHUNK_CHARS], strict_mode=True)
+            if len(chunk) % 3 and at + CHUNK_CHARS < len(text):
                 raise ValueError  # padding before the end
+            if data is not None:
+                data.write(chunk)
     except ValueError:  # binascii.Error is one.
         reason = "the data URL's base64 has a character outside A-Z a-z 0-9 + / (or misplaced padding)"
         raise _invalid(item, reason) from None
-    return data.getvalue()  # which copies nothing, unlike bytes() of a bytearray
+    return chunk if data is None else data.taken()
 
 
 def _unquote(url: str, start: int, item: str) -> bytes:

@@ -6,7 +6,7 @@ import re
 import struct
 
 from triptych.contracts.errors import BadRequest, UnsupportedMedia
-from triptych.contracts.request import MediaKind, Medium, Metadata, Precomputed
+from triptych.contracts.request import Data, MediaKind, Medium, Metadata, Precomputed
 from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, UNSUPPORTED, problem
 from triptych.media.naming import embedding_name
 from triptych.media.safetensors import FormatError, Tensor, is_safetensors, read_tensors
@@ -21,12 +21,12 @@ _PT = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _NUMBERS = {"int32": "i", "int64": "q"}
 
 
-def is_pt(data: bytes) -> bool:
+def is_pt(data: Data) -> bool:
     """Whether ``data`` begins as what ``torch.save`` writes: a ZIP archive or, before torch 1.6, a pickle."""
     return _PT.match(data) is not None and not is_safetensors(data)
 
 
-def embedding_medium(kind: MediaKind, data: bytes, item: str) -> Medium:
+def embedding_medium(kind: MediaKind, data: Data, item: str) -> Medium:
     """The medium of ``kind`` whose embedding the safetensors file ``data`` holds. Blocks for about 1.3 ms a MiB.
 
     A file of one tensor is the embedding, whatever its name; of several, the one called ``<kind>_embeds`` or ``embeds``
@@ -82,7 +82,7 @@ def _matrix(name: str, tensor: Tensor, item: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _numbers(name: str, tensor: Tensor, data: bytes, item: str) -> tuple[int, ...]:
+def _numbers(name: str, tensor: Tensor, data: Data, item: str) -> tuple[int, ...]:
     """An auxiliary tensor, [n] or [1, n] whole numbers."""
     shape = tensor.shape[1:] if len(tensor.shape) == 2 and tensor.shape[0] == 1 else tensor.shape
     if len(shape) != 1 or not 0 < shape[0] <= MAX_NUMBERS or tensor.dtype not in _NUMBERS:

@@ -17,6 +17,7 @@ from yarl import URL
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, Unavailable
+from triptych.contracts.request import Data
 from triptych.media import guard
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.connect import in_our_words, open_session
@@ -24,6 +25,8 @@ from triptych.media.domains import Domains
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
 from triptych.media.freshness import Policy, kept_headers, read_policy, still_holds, updated
 from triptych.media.slots import Allowance, Slots
+from triptych.memory import Growing
+from triptych.pace import pace
 
 log = logging.getLogger("triptych.media")
 
@@ -33,7 +36,7 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 class Fetched(NamedTuple):
     """What a URL answered with."""
 
-    data: bytes | None
+    data: Data | None
     """The body; None: as it was known."""
     source: URL
     """Where the body came from, behind all redirects."""
@@ -163,19 +166,21 @@ class MediaFetcher:
         return self._session
 
 
-async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -> bytes:
+async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -> Data:
     if response.status != 200:
         raise problem(BadRequest, item, FETCH_FAILED, f"the URL answered HTTP {response.status}")
     if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise problem(BadRequest, item, FETCH_FAILED, "the URL answered with compressed content, unasked")
     if response.content_length is not None and response.content_length > limit.size_bytes:
         raise limit.exceeded(item)
-    body = bytearray()
+    body = Growing(response.content_length or 0)
     async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit.size_bytes:
+        if len(body) + len(chunk) > limit.size_bytes:
             raise limit.exceeded(item)
-    return bytes(body)
+        body.write(chunk)
+        if not pace().spend(len(chunk)):
+            await pace().room()
+    return body.taken()
 
 
 def _policy(headers: dict[str, str], asked: float) -> Policy:

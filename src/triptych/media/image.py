@@ -65,9 +65,10 @@ def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Im
     """
     if medium.kind != "image":
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a picture is needed here, not {medium.kind}")
-    info = inspect_image(medium.data, limits, item)
+    data = bytes(medium.data)
+    info = inspect_image(data, limits, item)
     try:
-        return _decode(medium.data, info)
+        return _decode(data, info)
     except _DAMAGE:
         raise damaged(item) from None
 

@@ -6,13 +6,19 @@ allocates two canvases, PNG's inflates text, and asking PNG's for the orientatio
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from triptych.contracts.request import Data
+
 MAX_BLOCKS = 20_000
 """Blocks of a file looked at (about 5 ms), however many a hostile file has."""
 
+_MARKER = re.compile(rb"\xff")
+_EXIF_BYTES = 1 << 20
+"""Looked at of an EXIF block."""
 _EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3
@@ -33,7 +39,7 @@ class Header(NamedTuple):
     """EXIF's 1 to 8; 1 is upright, 5 to 8 swap width and height."""
 
 
-def read_header(format: str, data: bytes) -> Header:
+def read_header(format: str, data: Data) -> Header:
     """Header of ``data``, which is a ``format`` file (``JPEG``, ``PNG``, ``WEBP``, ``GIF``) by its magic."""
     try:
         header = _READERS[format](data)
@@ -44,7 +50,7 @@ def read_header(format: str, data: bytes) -> Header:
     return header
 
 
-def _png(data: bytes) -> Header:
+def _png(data: Data) -> Header:
     if data[12:16] != b"IHDR":
         raise HeaderError
     width, height = struct.unpack_from(">II", data, 16)
@@ -59,14 +65,15 @@ def _png(data: bytes) -> Header:
     return Header(width, height, 1)
 
 
-def _jpeg(data: bytes) -> Header:
+def _jpeg(data: Data) -> Header:
     width = height = 0
     orientation: int | None = None
     at = 2
     for _ in range(MAX_BLOCKS):
-        at = data.find(b"\xff", at)
-        if at < 0:
+        found = _MARKER.search(data, at)
+        if found is None:
             break
+        at = found.start()
         marker = data[at + 1]
         if marker == 0xFF or marker in _JPEG_BARE:
             at += 1 if marker == 0xFF else 2
@@ -76,13 +83,13 @@ def _jpeg(data: bytes) -> Header:
             return Header(width, height, orientation or 1)
         if marker in _JPEG_SIZES:
             height, width = struct.unpack_from(">HH", data, at + 5)
-        elif marker == _JPEG_EXIF and orientation is None and data.startswith(_EXIF_PREFIX, at + 4):
+        elif marker == _JPEG_EXIF and orientation is None and data[at + 4 : at + 10] == _EXIF_PREFIX:
             orientation = _orientation(data[at + 4 : at + 2 + length])
         at += 2 + length
     raise HeaderError
 
 
-def _gif(data: bytes) -> Header:
+def _gif(data: Data) -> Header:
     """The logical screen, or the first frame's far corner where that lies outside it, as decoders do."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + _gif_palette_bytes(flags)
@@ -106,7 +113,7 @@ def _gif_palette_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _webp(data: bytes) -> Header:
+def _webp(data: Data) -> Header:
     # https://developers.google.com/speed/webp/docs/riff_container
     kind = data[12:16]
     if kind == b"VP8X":
@@ -121,7 +128,7 @@ def _webp(data: bytes) -> Header:
     raise HeaderError
 
 
-def _webp_orientation(data: bytes) -> int:
+def _webp_orientation(data: Data) -> int:
     at = 12
     for _ in range(MAX_BLOCKS):
         if at + 8 > len(data):
@@ -133,13 +140,13 @@ def _webp_orientation(data: bytes) -> int:
     return 1
 
 
-def _uint24(data: bytes, at: int) -> int:
+def _uint24(data: Data, at: int) -> int:
     return int.from_bytes(data[at : at + 3], "little") if at + 3 <= len(data) else -1
 
 
-def _orientation(exif: bytes) -> int:
+def _orientation(exif: Data) -> int:
     """Orientation in the first directory of an EXIF (TIFF) block; 1 where it says none, or nonsense."""
-    tiff = exif.removeprefix(_EXIF_PREFIX)
+    tiff = bytes(exif[:_EXIF_BYTES]).removeprefix(_EXIF_PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1
@@ -155,4 +162,4 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-_READERS: dict[str, Callable[[bytes], Header]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif}
+_READERS: dict[str, Callable[[Data], Header]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif}

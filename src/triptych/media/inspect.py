@@ -7,7 +7,7 @@ from typing import Any
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
-from triptych.contracts.request import MediaKind
+from triptych.contracts.request import Data, MediaKind
 from triptych.media.audio import inspect_audio
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.sniff import inspect_image
@@ -17,22 +17,22 @@ Facts = dict[str, Any]
 """Values of ``Medium`` by the names of its fields."""
 
 
-def _image(data: bytes, limits: MediaLimits, item: str) -> Facts:
+def _image(data: Data, limits: MediaLimits, item: str) -> Facts:
     info = inspect_image(data, limits, item)
     return {"format": info.format, "width": info.width, "height": info.height}
 
 
-def _audio(data: bytes, limits: MediaLimits, item: str) -> Facts:
-    info = inspect_audio(data, limits, item)
+def _audio(data: Data, limits: MediaLimits, item: str) -> Facts:
+    info = inspect_audio(bytes(data), limits, item)
     return {"format": info.format, "samples": info.samples, "sample_rate": info.sample_rate}
 
 
-def _video(data: bytes, limits: MediaLimits, item: str) -> Facts:
-    info = inspect_video(data, limits, item)
+def _video(data: Data, limits: MediaLimits, item: str) -> Facts:
+    info = inspect_video(bytes(data), limits, item)
     return {"format": info.format, "width": info.width, "height": info.height, "frames": info.frames, "fps": info.fps}
 
 
-_KINDS: dict[MediaKind, Callable[[bytes, MediaLimits, str], Facts]] = {
+_KINDS: dict[MediaKind, Callable[[Data, MediaLimits, str], Facts]] = {
     "image": _image,
     "video": _video,
     "audio": _audio,
@@ -42,7 +42,7 @@ QUICK: tuple[MediaKind, ...] = ("image",)
 and are read by libraries in C: they are to be inspected in a sandbox."""
 
 
-def inspect(kind: MediaKind, data: bytes, limits: MediaLimits, item: str) -> Facts:
+def inspect(kind: MediaKind, data: Data, limits: MediaLimits, item: str) -> Facts:
     """Check a medium against ``limits`` by its header. Blocks for microseconds to some 100 ms (``QUICK``).
 
     Raises UnsupportedMedia (415) for other files, BadRequest (400) for a damaged header, PayloadTooLarge (413) over a

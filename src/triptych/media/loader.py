@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.request import Data, MediaKind, Medium
 from triptych.media.byte_limit import byte_limit, embedding_limit
 from triptych.media.data_url import LongUrl, decode_data_url, is_data_url
 from triptych.media.domains import Domains
@@ -119,7 +119,7 @@ class MediaLoader:
             return await self.remote.load(url, item, limit, variant, partial(self._medium, reference))
         return await self._medium(reference, data, item)
 
-    async def _medium(self, reference: MediaReference, data: bytes, item: str) -> Medium:
+    async def _medium(self, reference: MediaReference, data: Data, item: str) -> Medium:
         """``data`` checked and named; errors are about ``item``."""
         if reference.precomputed:
             inline = len(data) <= INLINE_EMBEDDING_BYTES
@@ -131,7 +131,7 @@ class MediaLoader:
         known: Facts = {**facts, **dict(settings)}
         return Medium(kind=kind, content_hash=name, data=data, **known)
 
-    async def _inspect(self, kind: MediaKind, data: bytes, item: str) -> Facts:
+    async def _inspect(self, kind: MediaKind, data: Data, item: str) -> Facts:
         """By foreign code, which a file may crash: not in this process."""
         limit = byte_limit(kind, self._limits)
         if len(data) > limit.size_bytes:

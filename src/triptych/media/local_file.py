@@ -11,9 +11,11 @@ from urllib.parse import unquote_to_bytes
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.contracts.request import Data
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import FILE_REFUSED, INVALID_URL, TIMEOUT, problem
 from triptych.media.guard import MAX_URL_CHARS
+from triptych.memory import Growing
 
 FLAG = "--allowed-local-media-path"
 SCHEME = "file:"
@@ -60,7 +62,7 @@ class LocalFiles:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, url: str, item: str, limit: ByteLimit) -> bytes:
+    async def read(self, url: str, item: str, limit: ByteLimit) -> Data:
         """The file's bytes.
 
         Raises BadRequest: ``invalid_media_url``, ``media_timeout``, and ``media_file_refused`` alike for a file that
@@ -82,15 +84,15 @@ class LocalFiles:
             raise problem(BadRequest, item, TIMEOUT, reason) from None
 
 
-def _read(path: bytes, root: bytes, item: str, limit: ByteLimit) -> bytes:
+def _read(path: bytes, root: bytes, item: str, limit: ByteLimit) -> Data:
     try:
         file = _open_under(root, path)
         try:
             if os.fstat(file).st_size > limit.size_bytes:
                 raise limit.exceeded(item)
-            data = bytearray()
+            data = Growing(os.fstat(file).st_size)
             while chunk := os.read(file, min(CHUNK_BYTES, limit.size_bytes + 1 - len(data))):
-                data += chunk
+                data.write(chunk)
                 if len(data) > limit.size_bytes:  # It grew, or is one of those that state no size.
                     raise limit.exceeded(item)
         finally:
@@ -98,7 +100,7 @@ def _read(path: bytes, root: bytes, item: str, limit: ByteLimit) -> bytes:
     except OSError:
         reason = f"the URL names no readable file of the folder that this server allows ({FLAG})"
         raise problem(BadRequest, item, FILE_REFUSED, reason) from None
-    return bytes(data)
+    return data.taken()
 
 
 def _open_under(root: bytes, path: bytes) -> int:

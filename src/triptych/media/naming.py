@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from triptych.contracts.request import MediaKind, Metadata
+from triptych.contracts.request import Data, MediaKind, Metadata
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
@@ -14,7 +14,7 @@ _SCHEME = b"triptych.medium.1"
 """Changes when the encoding below does, so that old and new names never meet."""
 
 
-def content_hash(kind: MediaKind, data: bytes, settings: Mapping[str, str] = NO_SETTINGS) -> str:
+def content_hash(kind: MediaKind, data: Data, settings: Mapping[str, str] = NO_SETTINGS) -> str:
     """Name ``data``, the medium's bytes as fetched, by 64 hex digits (SHA-256).
 
     ``settings`` are those that shape what the model sees (sampling, processor arguments), in any order.
@@ -38,7 +38,7 @@ def sampled_name(name: str, frame_indices: tuple[int, ...]) -> str:
 
 def embedding_name(
     kind: MediaKind,
-    values: bytes,
+    values: Data,
     shape: tuple[int, int],
     dtype: str,
     metadata: Metadata,
@@ -55,7 +55,7 @@ def embedding_name(
     return content_hash(kind, values, {**described, "precomputed": form})
 
 
-def _add(digest: hashlib._Hash, field: bytes) -> None:
+def _add(digest: hashlib._Hash, field: Data) -> None:
     # The length first: no two different lists of fields give the same stream of bytes.
     digest.update(len(field).to_bytes(8, "little"))
     digest.update(field)

@@ -10,9 +10,11 @@ from contextlib import suppress
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import AbilityMissing, BadRequest, TriptychError
+from triptych.contracts.request import Data
 from triptych.media import pt_file
 from triptych.media.byte_limit import embedding_limit
 from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, TIMEOUT, problem
+from triptych.memory import Growing
 
 CHUNK_BYTES = 1 << 20
 """Copied to or from memory in one go: some 0.2 ms."""
@@ -32,7 +34,7 @@ class PtReader:
         self._limit = embedding_limit(limits)
         self._slots = asyncio.Semaphore(PROCESSES)
 
-    async def as_safetensors(self, data: bytes, item: str) -> bytes:
+    async def as_safetensors(self, data: Data, item: str) -> Data:
         """What the file ``data`` holds, as a safetensors file, yet to be checked like any other.
 
         Raises BadRequest for a file that ``torch.load(weights_only=True)`` refuses or that holds anything but dense,
@@ -73,10 +75,10 @@ class PtReader:
                     child.kill()
                 await asyncio.shield(child.wait())
 
-    def _failure(self, status: int, words: bytes, item: str) -> TriptychError:
+    def _failure(self, status: int, words: Data, item: str) -> TriptychError:
         match status:
             case pt_file.Status.REFUSED:
-                return problem(BadRequest, item, EMBEDDING_REFUSED, words.decode(errors="replace"))
+                return problem(BadRequest, item, EMBEDDING_REFUSED, bytes(words).decode(errors="replace"))
             case pt_file.Status.TOO_LARGE:
                 return self._limit.exceeded(item)
             case pt_file.Status.NO_TORCH:
@@ -89,16 +91,16 @@ class PtReader:
         return problem(BadRequest, item, DAMAGED, reason)
 
 
-async def _fill(file: int, data: bytes) -> None:
+async def _fill(file: int, data: Data) -> None:
     """Write ``data``, to be read from its beginning. The event loop gets its turn between two chunks."""
     for start in range(0, len(data), CHUNK_BYTES):
         os.pwrite(file, data[start : start + CHUNK_BYTES], start)
         await asyncio.sleep(0)
 
 
-async def _content(file: int) -> bytes:
-    data = bytearray()
+async def _content(file: int) -> Data:
+    data = Growing(os.fstat(file).st_size)
     while chunk := os.pread(file, CHUNK_BYTES, len(data)):
-        data += chunk
+        data.write(chunk)
         await asyncio.sleep(0)
-    return bytes(data)
+    return data.taken()

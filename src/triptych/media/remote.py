@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import TriptychError
-from triptych.contracts.request import Medium
+from triptych.contracts.request import Data, Medium
 from triptych.media import guard
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import on_item
@@ -21,7 +21,7 @@ ANY_ITEM = "media"
 ENTRY_BYTES = 2048
 """What an entry takes beside its bytes, its URLs and its headers, generously."""
 
-Make = Callable[[bytes, str], Coroutine[Any, Any, Medium]]
+Make = Callable[[Data, str], Coroutine[Any, Any, Medium]]
 """A checked medium of bytes and the name of a field, for errors."""
 _Key = tuple[Hashable, str]
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from triptych.contracts.request import Data
+
 MAX_HEADER_BYTES = 64 * 1024
 """Of a few tensors; a checkpoint's may be larger, but is no embedding."""
 MAX_TENSORS = 16
@@ -52,12 +54,12 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[_Whole, _Whole]
 
 
-def is_safetensors(data: bytes) -> bool:
+def is_safetensors(data: Data) -> bool:
     """Whether ``data`` begins as such a file does: a length, and a JSON object. No other medium's file does."""
     return data[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
 
 
-def read_tensors(data: bytes) -> dict[str, Tensor]:
+def read_tensors(data: Data) -> dict[str, Tensor]:
     """The file's tensors by name. Raises FormatError unless every byte of the file is accounted for."""
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     if start > _LENGTH_BYTES + MAX_HEADER_BYTES:
@@ -78,10 +80,10 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def _header(text: bytes) -> dict[str, Any]:
+def _header(text: Data) -> dict[str, Any]:
     """Entries by name. Python's own decoder, as it alone shows names that come twice."""
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_without_repeats, parse_constant=_refused)
+        header = json.loads(str(text, "utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refused)
     except FormatError:
         raise
     except (ValueError, RecursionError):

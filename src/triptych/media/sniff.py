@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
+from triptych.contracts.request import Data
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
 from triptych.media.image_header import HeaderError, read_header
 
@@ -53,7 +54,7 @@ class ImageInfo(NamedTuple):
     """EXIF's 1 to 8: what decoding has to apply to get there."""
 
 
-def inspect_image(data: bytes, limits: MediaLimits, item: str) -> ImageInfo:
+def inspect_image(data: Data, limits: MediaLimits, item: str) -> ImageInfo:
     """Find format and size of a picture and check them against ``limits``. Some microseconds.
 
     Raises UnsupportedMedia (415) for other files, BadRequest (400) for a damaged header or a tiny picture,
@@ -72,7 +73,7 @@ def inspect_image(data: bytes, limits: MediaLimits, item: str) -> ImageInfo:
     return ImageInfo(format, width, height, orientation)
 
 
-def _format(data: bytes, item: str) -> str:
+def _format(data: Data, item: str) -> str:
     if not data:
         raise problem(BadRequest, item, DAMAGED, "the image is empty (0 bytes)")
     head = data[:_SNIFF_BYTES]
@@ -84,7 +85,7 @@ def _format(data: bytes, item: str) -> str:
     raise problem(UnsupportedMedia, item, UNSUPPORTED, f"{what}; send one of {', '.join(SUPPORTED_IMAGES)}")
 
 
-def type_of(data: bytes) -> str | None:
+def type_of(data: Data) -> str | None:
     """The name of a file type that people send, None for others."""
     head = data[:_SNIFF_BYTES]
     return next((name for magic, name in (*_SUPPORTED, *_UNSUPPORTED) if magic.match(head)), None)

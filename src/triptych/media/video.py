@@ -110,7 +110,8 @@ def decode_video(medium: Medium, limits: MediaLimits, item: str = "video") -> An
     """
     if medium.kind != "video":
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a video is needed here, not {medium.kind}")
-    info = inspect_video(medium.data, limits, item)
+    data = bytes(medium.data)
+    info = inspect_video(data, limits, item)
     wanted = medium.frame_indices
     if not wanted or list(wanted) != sorted(set(wanted)) or wanted[0] < 0 or wanted[-1] >= info.frames:
         reason = f"frames are asked for that are not among the {info.frames} of the video, or none"
@@ -122,7 +123,7 @@ def decode_video(medium: Medium, limits: MediaLimits, item: str = "video") -> An
             f"the limit is {limits.media_max_video_pixels:,} (--media-max-video-pixels)"
         )
         raise problem(PayloadTooLarge, item, TOO_LARGE, reason)
-    return _decode(medium.data, wanted, info, limits, item)
+    return _decode(data, wanted, info, limits, item)
 
 
 def video_bytes(frames: Any) -> int:

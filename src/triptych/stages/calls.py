@@ -13,7 +13,7 @@ import msgspec
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
-from triptych.contracts.request import GENERATE, GenerateRequest, TokenDelta
+from triptych.contracts.request import GENERATE, Data, GenerateRequest, TokenDelta
 from triptych.contracts.stages import (
     ENCODE,
     METRICS,
@@ -153,7 +153,7 @@ class Calls:
                 del self._in_flight[instance_id]
 
 
-def encoded(request: GenerateRequest | EncodeRequest) -> bytes | list[bytes]:
+def encoded(request: GenerateRequest | EncodeRequest) -> bytes | list[Data]:
     """As msgpack; with large media in pieces, among which their data are as they are: they are not copied."""
     large = {secrets.token_bytes(16): one for one in request.media if len(one.data) > INLINE_BYTES}
     if not large:
@@ -164,10 +164,9 @@ def encoded(request: GenerateRequest | EncodeRequest) -> bytes | list[bytes]:
         for one in request.media
     ]
     rest = _ENCODER.encode(msgspec.structs.replace(request, media=media))
-    pieces: list[bytes] = []
-    by_token = {token: one.data for token, one in large.items()}
-    for medium in media:
-        if (data := by_token.get(medium.data)) is None:
+    pieces: list[Data] = []
+    for medium, data in zip(media, (one.data for one in request.media), strict=True):
+        if len(data) <= INLINE_BYTES:
             continue
         before, _, rest = rest.partition(_ENCODER.encode(medium.data))
         pieces += [before + b"\xc6" + len(data).to_bytes(4, "big"), data]  # msgpack's bin 32

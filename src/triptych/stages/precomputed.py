@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import BadRequest, MediaMissing
-from triptych.contracts.request import Medium
+from triptych.contracts.request import Data, Medium
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.media.values import FLOATS, all_finite, convert
 from triptych.transfer.base import Buffer, Transfer
@@ -64,7 +64,7 @@ async def _fill(medium: Medium, buffer: Buffer, dtype: str) -> None:
         raise
 
 
-def _write(data: bytes, dtype: str, wanted: str, into: memoryview) -> None:
+def _write(data: Data, dtype: str, wanted: str, into: memoryview) -> None:
     if not all_finite(data, dtype):
         raise BadRequest("an embedding holds a value that is infinite or not a number", param="media")
     convert(data, dtype, wanted, into)

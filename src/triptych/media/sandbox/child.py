@@ -63,7 +63,7 @@ def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> tuple[Done
     try:
         medium = job.medium if not descriptors else _with_data(job, descriptors[0])
         if job.task == "inspect":
-            return Done(facts=inspect(medium.kind, medium.data, limits, job.item)), []
+            return Done(facts=inspect(medium.kind, bytes(medium.data), limits, job.item)), []
         return export.exported(_DECODE[medium.kind](medium, limits, job.item))
     except TriptychError as error:
         return Done(error=error.to_wire(), exhausted=_ran_out(error)), []

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
 
 from triptych.media.image import PIXEL_BYTES
+from triptych.memory import Mapping
 
 
 class _Schema(ctypes.Structure):
@@ -61,8 +62,8 @@ _pointer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 _Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 _numbers = itertools.count(1)
-_held: dict[int, tuple[Any, Callable[[], None]]] = {}
-"""By number: what a picture in use refers to, and what gives its memory back."""
+_held: dict[int, tuple[Any, Mapping]] = {}
+"""By number: what a picture in use refers to, and its memory."""
 
 
 @_ReleaseSchema  # type: ignore[untyped-decorator]
@@ -73,8 +74,7 @@ def _release_schema(schema: Any) -> None:
 @_ReleaseArray  # type: ignore[untyped-decorator]
 def _release_array(array: Any) -> None:
     array.contents.release = _ReleaseArray()
-    _, give_back = _held.pop(array.contents.private_data)
-    give_back()
+    _held.pop(array.contents.private_data)
 
 
 @_Destructor  # type: ignore[untyped-decorator]
@@ -86,16 +86,16 @@ def _drop_array(capsule: int) -> None:
 
 
 class _Bytes:
-    """A flat Arrow array of ``size_bytes`` bytes at ``address``."""
+    """A flat Arrow array of the first ``size_bytes`` of ``memory``."""
 
-    def __init__(self, address: int, size_bytes: int, give_back: Callable[[], None]) -> None:
+    def __init__(self, memory: Mapping, size_bytes: int) -> None:
         self._number = next(_numbers)
-        self._buffers = (ctypes.c_void_p * 2)(None, address)
+        self._buffers = (ctypes.c_void_p * 2)(None, memory.address)
         self._schema = _Schema(format=b"C", release=_release_schema)
         self._array = _Array(
             length=size_bytes, n_buffers=2, buffers=self._buffers, release=_release_array, private_data=self._number
         )
-        _held[self._number] = (self, give_back)
+        _held[self._number] = (self, memory)
 
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
         return (
@@ -105,13 +105,12 @@ class _Bytes:
 
     def drop(self) -> None:
         """Give the memory back where no picture was made of it."""
-        if held := _held.pop(self._number, None):
-            held[1]()
+        _held.pop(self._number, None)
 
 
-def picture_over(address: int, give_back: Callable[[], None], width: int, height: int) -> Image.Image:
-    """An RGB picture of the memory at ``address``; ``give_back`` is called once it is dropped, in any thread."""
-    source = _Bytes(address, width * height * PIXEL_BYTES, give_back)
+def picture_over(memory: Mapping, width: int, height: int) -> Image.Image:
+    """An RGB picture of ``memory``, which it keeps."""
+    source = _Bytes(memory, width * height * PIXEL_BYTES)
     try:
         return Image.fromarrow(source, "RGB", (width, height))
     except BaseException:

@@ -13,7 +13,7 @@ import msgspec
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.request import Data, MediaKind, Medium
 from triptych.contracts.stages import Sample
 from triptych.media.errors import DECODE_FAILED, problem
 from triptych.media.sandbox import shared
@@ -85,7 +85,7 @@ class Sandbox:
         """Of the decoders that there are."""
         return sorted(decoder.pid for decoder in self._decoders)
 
-    async def inspect(self, kind: MediaKind, data: bytes, item: str) -> dict[str, Any]:
+    async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
         """What ``media.inspect`` gives, and raises, about the field ``item``; and what the class says."""
         medium = Medium(kind=kind, content_hash="", format="", data=data)
         return (await self._run("inspect", medium, item)).done.facts

@@ -19,12 +19,12 @@ def picture_of(done: Done, fd: int | None) -> Image.Image:
     height, width = done.shape
     if fd is None:
         return Image.frombytes("RGB", (width, height), done.data)
-    return picture_over(*shared.map_address(fd, width * height * PIXEL_BYTES), width, height)
+    return picture_over(shared.mapped(fd, width * height * PIXEL_BYTES), width, height)
 
 
 def array_of(done: Done, fd: int | None) -> Any:
     """Writable. Raises OSError and ValueError for memory that is not what the answer says."""
     dtype = np.dtype(done.dtype)
     size_bytes = math.prod(done.shape) * dtype.itemsize
-    buffer = bytearray(done.data) if fd is None else shared.map_buffer(fd, size_bytes, writable=True)
+    buffer = bytearray(done.data) if fd is None else shared.mapped(fd, size_bytes, writable=True).view(size_bytes)
     return np.frombuffer(buffer, dtype).reshape(done.shape)

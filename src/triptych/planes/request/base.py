@@ -35,7 +35,9 @@ class Call(Protocol):
 class RequestClient(Protocol):
     """Calls peers, over one kept connection to each."""
 
-    def call(self, host: str, port: int, endpoint: str, payload: bytes | Sequence[bytes], *, silence_s: float) -> Call:
+    def call(
+        self, host: str, port: int, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float
+    ) -> Call:
         """Begin a call to ``endpoint`` at the peer; nothing is sent before the block is entered.
 
         A payload in pieces arrives as one; large pieces are not copied.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections import deque
 from typing import cast
 
-from triptych.planes.request.frames import LARGE_BYTES, FrameError, FrameReader, Type, pack
+from triptych.pace import PIECE_BYTES, pace
+from triptych.planes.request.base import Payload
+from triptych.planes.request.frames import FrameError, FrameReader, Type, pack
 
 log = logging.getLogger("triptych.request")
 
@@ -20,15 +22,27 @@ _PING = pack(Type.PING, 0)
 _PONG = pack(Type.PONG, 0)
 
 
-class Connection(asyncio.Protocol):
-    """One TCP connection. Frames sent within one turn of the event loop leave in one write."""
+SCRATCH_BYTES = 64 << 10
+"""Received at once, but of a large frame, whose bytes are received where they stay."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One TCP connection. Small frames sent within one turn of the event loop leave in one write.
+
+    Large ones are received and sent in pieces, over as many turns as ``pace`` has them take.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.reader = FrameReader(limit_bytes)
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
+        self._pace = pace()
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._into_frame = False
+        self._out: deque[Payload] = deque()
+        self._flush_due = False
+        self._paused = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._heard_at = self._loop.time()
@@ -36,7 +50,7 @@ class Connection(asyncio.Protocol):
 
     # What the two ends do differently.
 
-    def on_frame(self, kind: int, stream: int, payload: bytes) -> None:
+    def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         raise NotImplementedError
 
     def on_closed(self) -> None:
@@ -44,19 +58,42 @@ class Connection(asyncio.Protocol):
 
     # Out.
 
-    def send(self, *frame: bytes) -> None:
+    def send(self, *frame: Payload) -> None:
         """Queue a whole frame, in pieces. Silently nothing on a closed connection: ``on_closed`` tells its streams."""
         if self.closed:
             return
-        if not self._out:
-            self._loop.call_soon(self._flush)
         self._out += frame
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        if self._transport is not None and not self.closed and self._out:
-            for piece in _joined(self._out):
-                self._transport.write(piece)
-        self._out.clear()
+        """Write what may be written in this turn; the rest when the peer has read, or in a later turn."""
+        self._flush_due = False
+        while self._out and not self._paused and self._transport is not None and not self.closed:
+            if not self._pace.has_room:
+                self._flush_due = True
+                self._pace.when_room(self._flush_piece)
+                break
+            self._write()
+        self._set_writable()
+
+    def _flush_piece(self) -> None:
+        if self._out and not self._paused and not self.closed:
+            self._write()
+        self._flush()
+
+    def _write(self) -> None:
+        assert self._transport is not None
+        piece = _next_piece(self._out)
+        self._transport.write(piece)
+        self._pace.spend(len(piece))
+
+    def _set_writable(self) -> None:
+        if self._paused or self._out:
+            self._writable.clear()
+        else:
+            self._writable.set()
 
     @property
     def congested(self) -> bool:
@@ -67,37 +104,60 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self) -> None:
-        self._flush()
         if self._transport is not None:
+            while self._out and not self.closed:
+                self._transport.write(_next_piece(self._out))
             self._transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
-    # asyncio.Protocol.
+    # asyncio.BufferedProtocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._timer = self._loop.call_later(KEEPALIVE_S, self._keep_alive)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        missing = self.reader.missing()
+        self._into_frame = missing is not None
+        return self._scratch if missing is None else missing[:PIECE_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._heard_at = self._loop.time()
         try:
-            for kind, stream, payload in self.reader.feed(data):
-                if kind == Type.PING:
-                    self.send(_PONG)
-                elif kind != Type.PONG:
-                    self.on_frame(kind, stream, payload)
+            if self._into_frame:
+                if frame := self.reader.received(nbytes):
+                    self._on_frame(*frame)
+            else:
+                for frame in self.reader.feed(bytes(self._scratch[:nbytes])):
+                    self._on_frame(*frame)
         except FrameError as error:
             log.warning("closing a connection of the request plane: %s", error)
             self.abort()
+            return
+        if not self._pace.spend(nbytes) and self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
+            self._pace.when_room(self._read_on)
+
+    def _on_frame(self, kind: int, stream: int, payload: Payload) -> None:
+        if kind == Type.PING:
+            self.send(_PONG)
+        elif kind != Type.PONG:
+            self.on_frame(kind, stream, payload)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
+        self._paused = True
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._paused = False
+        self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -118,16 +178,17 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(KEEPALIVE_S, self._keep_alive)
 
 
-def _joined(pieces: list[bytes]) -> Iterator[bytes]:
-    """Small ones that follow each other as one; large ones are not copied."""
-    small: list[bytes] = []
-    for piece in pieces:
-        if len(piece) <= LARGE_BYTES:
-            small.append(piece)
-            continue
-        if small:
-            yield b"".join(small)
-            small = []
-        yield piece
-    if small:
-        yield b"".join(small) if len(small) > 1 else small[0]
+def _next_piece(out: deque[Payload]) -> Payload:
+    """Taken off the left of ``out``: small ones that follow each other as one; of a large one a piece, not copied."""
+    first = out.popleft()
+    if len(first) > PIECE_BYTES:
+        view = memoryview(first)
+        out.appendleft(view[PIECE_BYTES:])
+        return view[:PIECE_BYTES]
+    if not out or len(first) + len(out[0]) > PIECE_BYTES:
+        return first
+    pieces, size = [first], len(first)
+    while out and size + len(out[0]) <= PIECE_BYTES:
+        size += len(out[0])
+        pieces.append(out.popleft())
+    return b"".join(pieces)

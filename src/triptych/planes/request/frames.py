@@ -13,10 +13,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from io import BytesIO
 
 import msgspec
 
+from triptych.memory import fresh
 from triptych.planes.request.base import Payload
 
 VERSION = 1
@@ -68,16 +68,16 @@ def call_head(stream: int, endpoint: str, size_bytes: int) -> bytes:
     return HEADER.pack(1 + len(name) + size_bytes, Type.CALL, stream) + bytes([len(name)]) + name
 
 
-def split_call(payload: bytes) -> tuple[str, Payload]:
+def split_call(payload: Payload) -> tuple[str, Payload]:
     """The (endpoint, request) of a CALL frame. Raises FrameError when it is malformed."""
     if not payload or len(payload) <= payload[0]:
         raise FrameError("truncated call")
     end = 1 + payload[0]
     try:
-        name = payload[1:end].decode()
+        name = str(payload[1:end], "utf-8")
     except UnicodeDecodeError:
         raise FrameError("endpoint is not UTF-8") from None
-    return name, payload[end:] if len(payload) <= LARGE_BYTES else memoryview(payload)[end:]
+    return name, payload[end:] if len(payload) <= LARGE_BYTES else memoryview(payload)[end:].toreadonly()
 
 
 class FrameReader:
@@ -87,24 +87,36 @@ class FrameReader:
         self.limit_bytes = limit_bytes
         self._pending = bytearray()
         self._wanted = HEADER.size
-        self._large: BytesIO | None = None
-        """The payload of a large frame of which a part is missing, whose ``_head`` and length are these."""
+        self._large: memoryview | None = None
+        """The payload of a large frame, whose ``_head`` is this, and how much of it is there."""
         self._head = (0, 0)
-        self._length = 0
+        self._there = 0
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    def missing(self) -> memoryview | None:
+        """Of a large frame that has begun, where its next bytes belong: to be received there, not fed."""
+        return None if self._large is None else self._large[self._there :]
+
+    def received(self, size_bytes: int) -> tuple[int, int, Payload] | None:
+        """So many bytes are in ``missing`` now; the frame if it is complete."""
+        assert self._large is not None
+        self._there += size_bytes
+        if self._there < len(self._large):
+            return None
+        payload, self._large = self._large, None
+        return (*self._head, payload)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, Payload]]:
         """Complete frames as (type, stream, payload), in order. Raises FrameError over the limit.
 
         Frames are cut as they are asked for, so that a limit raised by one holds for the next.
         """
-        if self._large is not None:
-            missing = self._length - self._large.tell()
-            self._large.write(data if len(data) <= missing else memoryview(data)[:missing])
-            if len(data) < missing:
+        if (missing := self.missing()) is not None:
+            part = data[: len(missing)]
+            missing[: len(part)] = part
+            if (frame := self.received(len(part))) is None:
                 return
-            payload, self._large = self._large.getvalue(), None  # no copy
-            yield (*self._head, payload)
-            data = data[missing:]
+            yield frame
+            data = data[len(part) :]
         if self._pending:
             self._pending += data
             if len(self._pending) < self._wanted:
@@ -118,8 +130,8 @@ class FrameReader:
                 raise FrameError(f"frame of {length} bytes, the limit is {self.limit_bytes}")
             end = position + head + length
             if end > size and length > LARGE_BYTES:
-                self._head, self._length, self._large = (kind, stream), length, BytesIO()
-                self._large.write(memoryview(data)[position + head :])
+                self._head, self._large, self._there = (kind, stream), fresh(length), size - position - head
+                self._large[: self._there] = memoryview(data)[position + head :]
                 return
             if end > size:
                 self._keep(data, position, head + length)

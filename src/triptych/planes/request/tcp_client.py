@@ -19,6 +19,7 @@ from triptych.contracts.errors import (
     from_wire,
 )
 from triptych.planes.request import frames
+from triptych.planes.request.base import Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, call_head, pack
 
@@ -52,12 +53,12 @@ class _ClientConnection(Connection):
         if not self.calls:
             self.close()
 
-    def on_frame(self, kind: int, stream: int, payload: bytes) -> None:
+    def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         call = self.calls.get(stream)
         if call is None:
             return  # cancelled here while the frame was on its way
         if kind == Type.DATA:
-            call.deliver(payload)
+            call.deliver(bytes(payload))
         elif kind == Type.END:
             call.finish(None)
         elif kind == Type.ERROR:
@@ -69,7 +70,7 @@ class _ClientConnection(Connection):
             call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
 
 
-def _error_in(payload: bytes) -> TriptychError:
+def _error_in(payload: Payload) -> TriptychError:
     try:
         return from_wire(_WIRE_ERROR.decode(payload))
     except msgspec.MsgspecError:
@@ -80,7 +81,12 @@ class TcpCall:
     """A ``planes.request.base.Call`` over TCP."""
 
     def __init__(
-        self, client: TcpRequestClient, peer: tuple[str, int], endpoint: str, payload: Sequence[bytes], silence_s: float
+        self,
+        client: TcpRequestClient,
+        peer: tuple[str, int],
+        endpoint: str,
+        payload: Sequence[Payload],
+        silence_s: float,
     ) -> None:
         self._client = client
         self._peer = peer
@@ -207,9 +213,9 @@ class TcpRequestClient:
         self._connecting: SingleFlight[tuple[str, int], _ClientConnection] = SingleFlight("connect to a worker")
 
     def call(
-        self, host: str, port: int, endpoint: str, payload: bytes | Sequence[bytes], *, silence_s: float
+        self, host: str, port: int, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float
     ) -> TcpCall:
-        pieces = [payload] if isinstance(payload, bytes) else payload
+        pieces: Sequence[Payload] = [payload] if isinstance(payload, bytes) else payload
         return TcpCall(self, (host, port), endpoint, pieces, silence_s)
 
     async def connection(self, peer: tuple[str, int]) -> _ClientConnection:

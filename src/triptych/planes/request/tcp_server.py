@@ -58,7 +58,7 @@ class _ServerConnection(Connection):
         self._streams: dict[int, _ServerStream] = {}
         server.connections.add(self)
 
-    def on_frame(self, kind: int, stream: int, payload: bytes) -> None:
+    def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         if not self._greeted:
             self._greet(kind, payload)
         elif kind == Type.CALL:
@@ -69,7 +69,7 @@ class _ServerConnection(Connection):
             elif kind == Type.CANCEL and open_stream.task is not None:
                 open_stream.task.cancel()
 
-    def _greet(self, kind: int, payload: bytes) -> None:
+    def _greet(self, kind: int, payload: Payload) -> None:
         if kind != Type.HELLO:
             raise FrameError("no hello")
         try:
@@ -83,7 +83,7 @@ class _ServerConnection(Connection):
         self._greeted = True
         self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
 
-    def _open(self, number: int, payload: bytes) -> None:
+    def _open(self, number: int, payload: Payload) -> None:
         if number in self._streams:
             raise FrameError(f"stream {number} opened twice")
         endpoint, request = split_call(payload)

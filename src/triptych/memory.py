@@ -1,0 +1,129 @@
+"""Memory for what is large: mapped for itself, grown without a copy, given back by a thread of its own.
+
+What comes from the heap costs the event loop: to grow it may copy tens of MiB, and whoever drops the last reference
+unmaps it, 0.07 ms a MiB, with the interpreter lock held. A mapping is filled with the lock released, grows by moving
+its pages' addresses, and is unmapped elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import threading
+from functools import lru_cache
+from queue import SimpleQueue
+from typing import Any
+
+MIB = 1 << 20
+QUICK_BYTES = 1 * MIB
+"""Mappings up to this are given back at once, by whoever drops them (0.1 ms)."""
+SMALL_BYTES = 256 << 10
+"""Not worth a mapping of its own, of which a process may have some 65,000."""
+_MAY_MOVE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.mremap.restype = ctypes.c_void_p
+_libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Reaper:
+    """One thread of the process, started with the first large mapping that is dropped."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        self._started = False
+        self._lock = threading.Lock()
+
+    def give_back(self, address: int, size_bytes: int) -> None:
+        """Safe to call from a finaliser, in any thread."""
+        if size_bytes <= QUICK_BYTES:
+            _libc.munmap(address, size_bytes)
+            return
+        self._queue.put((address, size_bytes))
+        if not self._started and self._lock.acquire(blocking=False):
+            if not self._started and not sys.is_finalizing():
+                self._started = True
+                threading.Thread(target=self._run, name="triptych-unmap", daemon=True).start()
+            self._lock.release()
+
+    def _run(self) -> None:
+        while True:
+            _libc.munmap(*self._queue.get())
+
+
+_reaper = _Reaper()
+
+
+class Mapping:
+    """Mapped memory, which is unmapped with the last reference to this or to a ``view`` of it."""
+
+    def __init__(self, size_bytes: int, *, fd: int = -1, writable: bool = True) -> None:
+        """Of ``fd``, shared, which may be closed then; else private and all zeros. Raises OSError."""
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if fd < 0 else mmap.MAP_SHARED
+        self.address = _checked(_libc.mmap(None, size_bytes, access, kind, fd, 0))
+        self.size_bytes = size_bytes
+
+    def grow(self, size_bytes: int) -> None:
+        """There must be no view yet: the memory moves."""
+        self.address = _checked(_libc.mremap(self.address, self.size_bytes, size_bytes, _MAY_MOVE))
+        self.size_bytes = size_bytes
+
+    def view(self, size_bytes: int) -> Any:
+        """The first bytes as an object of the buffer protocol."""
+        array = _array_type(-(-size_bytes // MIB)).from_address(self.address)
+        array.mapping = self  # kept for as long as any view
+        return memoryview(array).cast("B")[:size_bytes]
+
+    def __del__(self, give_back: Any = _reaper.give_back) -> None:
+        if hasattr(self, "size_bytes"):
+            give_back(self.address, self.size_bytes)
+
+
+@lru_cache(64)
+def _array_type(mib: int) -> Any:
+    """Of so many MiB; the type says more than is mapped, and views of it are cut."""
+    return type("Mapped", (ctypes.Array,), {"_type_": ctypes.c_ubyte, "_length_": mib * MIB})
+
+
+def _checked(address: int | None) -> int:
+    if address is None or address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return address
+
+
+def fresh(size_bytes: int) -> memoryview:
+    """Writable memory, all zeros; pages are taken as they are written. Raises OSError."""
+    view: memoryview = Mapping(max(1, size_bytes)).view(size_bytes)
+    return view
+
+
+class Growing:
+    """Bytes that come piece by piece. No piece is copied twice, and nothing is copied with the interpreter lock."""
+
+    def __init__(self, expected_bytes: int = 0) -> None:
+        """``expected_bytes`` may be wrong: only what is written takes memory. Raises OSError."""
+        self._mapping = Mapping(max(expected_bytes, MIB))
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def write(self, piece: bytes) -> None:
+        end = self._size + len(piece)
+        if end > self._mapping.size_bytes:
+            self._mapping.grow(max(end, 2 * self._mapping.size_bytes))
+        ctypes.memmove(self._mapping.address + self._size, piece, len(piece))
+        self._size = end
+
+    def taken(self) -> bytes | memoryview:
+        """All of it, read-only; of little a copy. Nothing may be written afterwards."""
+        view: memoryview = self._mapping.view(self._size)
+        return bytes(view) if self._size <= SMALL_BYTES else view.toreadonly()

@@ -1,0 +1,82 @@
+"""How much of large bodies and frames an event loop moves in one of its turns, so that nothing else waits long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from weakref import WeakKeyDictionary
+
+PIECE_BYTES = 256 << 10
+"""Most that is read or written at once (0.1 to 0.3 ms)."""
+TURN_BYTES = 1 << 20
+"""Of all connections together, give or take a piece (1 ms)."""
+SMALL_BYTES = 16 << 10
+"""What is smaller is not counted: it costs by the message, not by the byte."""
+
+
+class Pace:
+    """One for each event loop. Who moved bytes says so, and goes on in a later turn where there is no room left."""
+
+    def __init__(self) -> None:
+        self._left = TURN_BYTES
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._scheduled = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be moved in this turn: first come, first served."""
+        return self._left > 0 and not self._waiting
+
+    def spend(self, size_bytes: int) -> bool:
+        """So much was moved; returns ``has_room``."""
+        if size_bytes > SMALL_BYTES:
+            self._left -= size_bytes
+            self._schedule()
+        return self.has_room
+
+    def when_room(self, go_on: Callable[[], object]) -> None:
+        """Call ``go_on``, which moves a piece at most, in a turn that has room for it."""
+        self._waiting.append(go_on)
+        self._schedule()
+
+    async def room(self) -> None:
+        """Wait for a turn that has room for a piece."""
+        if self.has_room:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self.when_room(partial(_wake, waiter))
+        await waiter
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._left = min(TURN_BYTES, self._left + TURN_BYTES)
+        going = min(len(self._waiting), max(0, -(-self._left // PIECE_BYTES)))
+        ready = [self._waiting.popleft() for _ in range(going)]
+        if self._waiting or self._left < TURN_BYTES:
+            self._schedule()
+        for go_on in ready:
+            go_on()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+_paces: WeakKeyDictionary[asyncio.AbstractEventLoop, Pace] = WeakKeyDictionary()
+
+
+def pace() -> Pace:
+    """That of the running event loop."""
+    loop = asyncio.get_running_loop()
+    found = _paces.get(loop)
+    if found is None:
+        found = _paces[loop] = Pace()
+    return found
