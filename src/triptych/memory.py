@@ -1,4 +1,4 @@
-"""Memory for what is large: mapped for itself, grown without a copy, given back by a thread of its own.
+"""Memory for what is large (mapped for itself, grown without a copy, given back by a thread of its own) or stays.
 
 What comes from the heap costs the event loop: to grow it may copy tens of MiB, and whoever drops the last reference
 unmaps it, 0.07 ms a MiB, with the interpreter lock held. A mapping is filled with the lock released, grows by moving
@@ -8,6 +8,7 @@ its pages' addresses, and is unmapped elsewhere.
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import sys
@@ -127,3 +128,11 @@ class Growing:
         """All of it, read-only; of little a copy. Nothing may be written afterwards."""
         view: memoryview = self._mapping.view(self._size)
         return bytes(view) if self._size <= SMALL_BYTES else view.toreadonly()
+
+
+def settle() -> None:
+    """Leave what exists now out of all later garbage collections, of which a full one would hold every thread for 20 ms
+    and more. Blocks for that long itself: for when a process is ready, and when it has loaded what it keeps.
+    """
+    gc.collect()
+    gc.freeze()

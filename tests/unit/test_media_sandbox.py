@@ -178,11 +178,77 @@ def test_a_crash_fails_one_medium_and_the_next_has_another_decoder(number):
     on_sandbox(body)
 
 
+async def queued(sandbox: Sandbox) -> tuple[asyncio.Task, asyncio.Task, int]:
+    """Two jobs at one decoder, which stands still at the first."""
+    first, pid = await stuck(sandbox)
+    second = asyncio.create_task(sandbox.decode(medium(picture("JPEG", 24, 16)), ITEM))
+    (decoder,) = sandbox._decoders
+    await until(lambda: decoder.jobs == 2, "the second job is there, too")
+    assert (sandbox.counts.busy, sandbox.counts.waiting) == (1, 1)
+    return first, second, pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_job_that_waits_at_a_decoder_survives_its_death(number):
+    async def body(sandbox):
+        first, second, pid = await queued(sandbox)
+        os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)
+        with pytest.raises(BadRequest, match="made its decoder fail"):
+            await first
+        assert (await second).size == (24, 16)
+        assert (sandbox.counts.crashed, sandbox.counts.busy, sandbox.counts.waiting) == (1, 0, 0)
+
+    on_sandbox(body)
+
+
+def test_the_time_of_a_job_that_waits_at_a_decoder_begins_with_its_turn():
+    async def body(sandbox):
+        first, second, _ = await queued(sandbox)
+        with pytest.raises(BadRequest, match="longer to decode"):
+            await first
+        assert (await second).size == (24, 16)
+        assert sandbox.counts.timed_out == 1
+
+    on_sandbox(body, media_decode_timeout_s=0.3)
+
+
+def test_the_answer_to_a_job_that_left_the_queue_goes_to_nobody():
+    async def body(sandbox):
+        first, second, pid = await queued(sandbox)
+        second.cancel()
+        await asyncio.wait([second])
+        assert sandbox.counts.waiting == 0
+        third = asyncio.create_task(sandbox.decode(medium(picture("JPEG", 40, 30)), ITEM))
+        os.kill(pid, signal.SIGCONT)
+        assert [one.size for one in await asyncio.gather(first, third)] == [(16, 8), (40, 30)]
+        assert sandbox.pids == [pid]
+        assert (sandbox.counts.busy, sandbox.counts.waiting) == (0, 0)
+
+    on_sandbox(body)
+
+
+def test_nobody_waits_behind_a_large_file():
+    async def body(sandbox):
+        pid = await started(sandbox)
+        os.kill(pid, signal.SIGSTOP)
+        large = asyncio.create_task(sandbox.decode(medium(picture("PNG", 16, 8) + bytes(INLINE_BYTES)), ITEM))
+        await until(lambda: sandbox.counts.busy == 1, "it is at the decoder")
+        small = asyncio.create_task(sandbox.decode(medium(), ITEM))
+        await until(lambda: sandbox.counts.waiting == 1, "the other one waits")
+        (decoder,) = sandbox._decoders
+        assert decoder.jobs == 1
+        os.kill(pid, signal.SIGCONT)
+        assert [one.size for one in await asyncio.gather(large, small)] == [(16, 8)] * 2
+
+    on_sandbox(body)
+
+
 def test_a_decoder_that_dies_while_it_is_idle_costs_no_medium():
     async def body(sandbox):
         pid = await started(sandbox)
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: not sandbox._idle[0].alive, "it is dead")
+        await until(lambda: not next(iter(sandbox._decoders)).alive, "it is dead")
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
         assert sandbox.counts.crashed == 0
         assert pid not in sandbox.pids

@@ -26,6 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     from triptych.frontend.server import serving
+    from triptych.memory import settle
     from triptych.planes.request.tcp_client import TcpRequestClient
 
     process.allow_many_files()
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         limits = read_options(args, MediaLimits)
         client = TcpRequestClient(env.plane_token())
         discovery = process.discovery(read_options(args, PlaneConfig))
-        async with serving(config, limits, discovery, client, client.forget) as url:
+        async with serving(config, limits, discovery, client, client.forget, settle) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()
 

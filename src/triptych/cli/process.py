@@ -16,11 +16,15 @@ from triptych.config import env
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
 from triptych.demo import MODELS
+from triptych.memory import settle
 from triptych.models.names import model_folder
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.runtime.worker import EngineFailed
 
+SWITCH_INTERVAL_S = 0.001
+"""After so long a thread that computes lets another run, at Python's own default after 5 ms: the event loop must not
+wait for that at each of its turns."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -41,6 +45,7 @@ class Life:
 
     def ready(self, text: str) -> None:
         """Tell the supervisor, and whoever watches, that this process serves now."""
+        settle()
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self.stop.set)
@@ -57,6 +62,7 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
     Configuration errors end as one line on standard error and status 2; the supervisor shows that line.
     """
     set_up_logging()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def live() -> None:
         await main(Life())

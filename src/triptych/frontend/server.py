@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig
-from triptych.contracts.card import Instance
+from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import ConfigError
 from triptych.frontend.app import App
 from triptych.frontend.catalog import Catalog
@@ -87,8 +87,12 @@ async def serving(
     discovery: Discovery,
     client: RequestClient,
     forget: Callable[[str, int], None],
+    on_load: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
-    """Serve within the block, which gets the base URL; leaving it drains and closes everything."""
+    """Serve within the block, which gets the base URL; leaving it drains and closes everything.
+
+    ``on_load`` is called, in a thread, when a model's files have been loaded.
+    """
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
     sampling = Sampling(config.video_frames, config.video_fps)
@@ -106,7 +110,12 @@ async def serving(
             forget(instance.host, instance.port)
             dispatcher.forget(instance)
 
-        catalog = Catalog(discovery, lambda card: Processor.load(card, config.prompt_template, sampling), on_gone)
+        def load(card: ModelCard) -> Processor:
+            processor = Processor.load(card, config.prompt_template, sampling)
+            on_load()
+            return processor
+
+        catalog = Catalog(discovery, load, on_gone)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.counts.samples, lag.samples):

@@ -17,7 +17,8 @@ from triptych.contracts.request import Data, MediaKind, Medium
 from triptych.contracts.stages import Sample
 from triptych.media.errors import DECODE_FAILED, problem
 from triptych.media.sandbox import shared
-from triptych.media.sandbox.process import Answer, Decoder, Died
+from triptych.media.sandbox.process import Answer, Decoder, Died, NotBegun
+from triptych.media.sandbox.seats import Seat, Seats
 from triptych.media.sandbox.wire import INLINE_BYTES, Job
 
 log = logging.getLogger("triptych.media")
@@ -54,10 +55,26 @@ class SandboxCounts:
 
 @dataclass(eq=False)
 class _Work:
-    """A job on its way; ``decoder`` is whose it is, once it is somebody's."""
+    """A job on its way; ``decoder`` is whose it is, once it has begun."""
 
+    counts: SandboxCounts
     decoder: Decoder | None = None
+    begun: bool = False
     fds: list[int] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Its turn has come."""
+        self.begun = True
+        self.counts.waiting -= 1
+        self.counts.busy += 1
+
+    def end(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        if self.begun:
+            self.counts.busy -= 1
+        else:
+            self.counts.waiting -= 1
 
 
 class Sandbox:
@@ -72,9 +89,8 @@ class Sandbox:
     def __init__(self, limits: MediaLimits) -> None:
         self.counts = SandboxCounts()
         self._limits = limits
-        self._most = limits.media_decode_workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
-        self._slots = asyncio.Semaphore(self._most)
-        self._idle: list[Decoder] = []
+        most = limits.media_decode_workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        self._seats = Seats(most)
         self._decoders: set[Decoder] = set()
         self._tasks: set[asyncio.Task[Answer]] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-sandbox")
@@ -117,14 +133,13 @@ class Sandbox:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(decoder.wait() for decoder in {*decoders, *self._decoders}))
         self._decoders.clear()
-        self._idle.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
     async def _run(self, task: Any, medium: Medium, item: str) -> Answer:
         """Raises the answer's error, and what the class says."""
         if self._closed:
             raise _shut_down()
-        work = _Work()
+        work = _Work(self.counts)
         running = asyncio.create_task(self._work(work, task, medium, item), name=f"media-{task}")
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
@@ -135,7 +150,7 @@ class Sandbox:
             if running.cancelled() and not (current is not None and current.cancelling()):  # by ``close``
                 raise _shut_down() from None
             running.add_done_callback(_discard)
-            if work.decoder is None:
+            if work.decoder is None or not work.begun:
                 running.cancel()
             else:
                 work.decoder.hurry()
@@ -151,31 +166,32 @@ class Sandbox:
     async def _work(self, work: _Work, task: Any, medium: Medium, item: str) -> Answer:
         self.counts.waiting += 1
         try:
-            await self._slots.acquire()
+            async with self._seats.take(len(medium.data) <= INLINE_BYTES) as seat:
+                job = await self._job(work, task, medium, item)
+                while True:
+                    decoder = work.decoder = await self._decoder(seat)
+                    try:
+                        return await self._answer(decoder, seat, job, work)
+                    except NotBegun:  # what the decoder died of was another's doing
+                        self._decoders.discard(decoder)
         finally:
-            self.counts.waiting -= 1
-        self.counts.busy += 1
+            work.end()
+            self.counts.workers = len(self._decoders)
+
+    async def _answer(self, decoder: Decoder, seat: Seat, job: Job, work: _Work) -> Answer:
+        self._seats.look()  # for who may wait behind this one
         try:
-            job = await self._job(work, task, medium, item)
-            decoder = await self._decoder()
-            work.decoder = decoder
-            try:
-                answer = await decoder.run(job, work.fds, self._limits.media_decode_timeout_s)
-            except BaseException:
+            answer = await decoder.run(job, work.fds, self._limits.media_decode_timeout_s, work.begin)
+        except NotBegun:
+            raise
+        except BaseException:
+            if work.begun:
                 decoder.kill()
                 self._decoders.discard(decoder)
-                raise
-            if answer.done.exhausted:
-                await self._retire(decoder)
-            else:
-                self._idle.append(decoder)
-            return answer
-        finally:
-            for fd in work.fds:
-                os.close(fd)
-            self.counts.busy -= 1
-            self.counts.workers = len(self._decoders)
-            self._slots.release()
+            raise
+        if answer.done.exhausted:
+            await self._retire(decoder)
+        return answer
 
     async def _job(self, work: _Work, task: Any, medium: Medium, item: str) -> Job:
         size = len(medium.data)
@@ -191,19 +207,21 @@ class Sandbox:
             raise Unavailable(f"{item}: no memory to decode it in: {error.strerror}", code=DECODE_FAILED) from error
         return Job(task, msgspec.structs.replace(medium, data=b""), item, size)
 
-    async def _decoder(self) -> Decoder:
-        """One that idles, else a new one."""
-        while self._idle:
-            decoder = self._idle.pop()
-            if decoder.alive:
-                return decoder
-            log.warning("decoder %d died while it was idle", decoder.pid)
-            await self._retire(decoder)
+    async def _decoder(self, seat: Seat) -> Decoder:
+        """The seat's, else a new one."""
+        if seat.decoder is not None:
+            if seat.decoder.alive:
+                return seat.decoder
+            if seat.decoder in self._decoders:
+                log.warning("decoder %d died while it was idle", seat.decoder.pid)
+                await self._retire(seat.decoder)
+        seat.decoder = None
         try:
             decoder = await Decoder.start(self._limits, self._threads)
         except OSError as error:
             raise Unavailable(f"no decoder can be started: {error.strerror}", code=DECODE_FAILED) from error
         self._decoders.add(decoder)
+        seat.decoder = decoder
         return decoder
 
     async def _retire(self, decoder: Decoder) -> None:

@@ -1,4 +1,4 @@
-"""One decoder as its parent sees it: a child process that works on one job at a time."""
+"""One decoder as its parent sees it: a child process that works on one job, and may have the next one waiting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,21 +39,40 @@ class Died(Exception):
         self.timed_out = timed_out
 
 
+class NotBegun(Exception):
+    """The decoder is gone, and had not begun with the job: another may take it."""
+
+
 class Answer(NamedTuple):
     done: Done
     fd: int | None
     """Shared memory of the answer, the receiver's to close."""
 
 
+@dataclass(eq=False)
+class _Pending:
+    """A job that waits for its answer."""
+
+    message: bytes
+    fds: list[int]
+    limit_s: float
+    begin: Callable[[], None]
+    answer: asyncio.Future[Answer]
+    sent: bool = False
+
+
 class Decoder:
-    """A child process and its socket. For one event loop, which it never blocks. ``kill`` ends it for good."""
+    """A child process and its socket. For one event loop, which it never blocks. ``kill`` ends it for good.
+
+    It answers jobs in their order, each within its time limit from when it began.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], end: socket.socket, reaper: Executor) -> None:
         self._process = process
         self._socket = end
         self._reaper = reaper
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[Answer] | None = None
+        self._jobs: deque[_Pending] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out = False
         self._closed = False
@@ -75,44 +97,74 @@ class Decoder:
     def alive(self) -> bool:
         return not self._closed and self._process.poll() is None
 
-    async def run(self, job: Job, fds: list[int], limit_s: float) -> Answer:
-        """One job at a time; ``fds`` may be closed afterwards. Raises Died, and then it is.
+    @property
+    def jobs(self) -> int:
+        """That it has: the one that it works on, and those that wait."""
+        return len(self._jobs)
 
-        Must not be cancelled, but hurried: the answer would be that of another job.
+    async def run(self, job: Job, fds: list[int], limit_s: float, begin: Callable[[], None]) -> Answer:
+        """``begin`` is called when its turn comes; ``fds`` may be closed afterwards.
+
+        Raises Died, or NotBegun where its turn had not come; the decoder is then gone. Cancelling drops the answer
+        only: one that has begun is to be hurried, too.
         """
-        self._answer = self._loop.create_future()
-        self._timer = self._loop.call_later(limit_s, self._time_out)
+        pending = _Pending(_ENCODER.encode(job), fds, limit_s, begin, self._loop.create_future())
+        if self._closed:
+            raise NotBegun
+        self._jobs.append(pending)
+        if len(self._jobs) == 1:
+            self._begin()
+        else:
+            self._send(pending)
         try:
-            socket.send_fds(self._socket, [_ENCODER.encode(job)], fds)
-            return await self._answer
-        except OSError:  # it died just now, or its end of the socket does not fit the message
-            self.kill()
+            return await pending.answer
         except EOFError:
-            pass
-        finally:
-            self._timer.cancel()
-            self._answer = None
-        raise await self._cause()
+            raise await self._cause() from None
 
     def hurry(self) -> None:
-        """Nobody waits for the job any more."""
-        if self._timer is not None and self._answer is not None:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(ABANDONED_S, self._time_out)
+        """Nobody waits for the job that it works on any more."""
+        if self._timer is not None and self._jobs:
+            self._set_timer(ABANDONED_S)
 
     def kill(self) -> None:
         """At once, and without a wait: ``wait`` tells when it is gone. May be called twice."""
         if not self._closed:
-            self._closed = True
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
             self._process.kill()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(EOFError())
+        self._ended()
 
     async def wait(self) -> int:
         """The exit status of a process that was killed or has ended."""
         return await asyncio.shield(self._loop.run_in_executor(self._reaper, self._process.wait))
+
+    def _begin(self) -> None:
+        """The turn of the first job has come: its time limit counts from now."""
+        while self._jobs[0].answer.done() and not self._jobs[0].sent:
+            self._jobs.popleft()
+            if not self._jobs:
+                return
+        first = self._jobs[0]
+        if first.answer.done():  # it was cancelled, but the decoder has it
+            self._set_timer(ABANDONED_S)
+            return
+        self._set_timer(first.limit_s)
+        first.begin()
+        if not first.sent:
+            self._send(first)
+
+    def _send(self, pending: _Pending) -> None:
+        try:
+            socket.send_fds(self._socket, [pending.message], pending.fds)
+            pending.sent = True
+        except BlockingIOError:
+            if pending is self._jobs[0]:  # its end of the socket does not fit the message
+                self.kill()
+        except OSError:  # it died just now
+            self.kill()
+
+    def _set_timer(self, limit_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(limit_s, self._time_out)
 
     def _time_out(self) -> None:
         self._timed_out = True
@@ -125,15 +177,29 @@ class Decoder:
             return
         except OSError:
             message, fds = b"", []
-        if not message or self._answer is None or self._answer.done():
-            for fd in fds:
-                os.close(fd)
-            self._ended()
-            return
         try:
-            self._answer.set_result(Answer(_DONE.decode(message), fds[0] if fds else None))
+            answer = Answer(_DONE.decode(message), fds[0] if fds else None) if message and self._jobs else None
         except msgspec.MsgspecError:
-            self.kill()
+            answer = None
+        if answer is None:
+            _close(fds)
+            if message:
+                self.kill()
+            else:
+                self._ended()
+            return
+        self._answered(self._jobs.popleft(), answer)
+
+    def _answered(self, pending: _Pending, answer: Answer) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if pending.answer.done():  # nobody waits for it any more
+            _close([] if answer.fd is None else [answer.fd])
+        else:
+            pending.answer.set_result(answer)
+        if self._jobs:
+            self._begin()
 
     def _ended(self) -> None:
         """End of the socket: let it end by itself, so that its status tells how."""
@@ -141,8 +207,15 @@ class Decoder:
             self._closed = True
             self._loop.remove_reader(self._socket)
             self._socket.close()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(EOFError())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        error: Exception = EOFError()
+        while self._jobs:
+            answer = self._jobs.popleft().answer
+            if not answer.done():
+                answer.set_exception(error)
+            error = NotBegun()
 
     async def _cause(self) -> Died:
         status = await self.wait()
@@ -153,6 +226,11 @@ class Decoder:
         if status < 0:
             return Died(f"its process ended by signal {-status} ({signal.Signals(-status).name})")
         return Died(f"its process ended with status {status}")
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _spawn(limits: MediaLimits) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from typing import cast
 
-from triptych.pace import PIECE_BYTES, pace
+from triptych.pace import PIECE_BYTES, SMALL_BYTES, pace
 from triptych.planes.request.base import Payload
 from triptych.planes.request.frames import FrameError, FrameReader, Type, pack
 
@@ -70,8 +70,10 @@ class Connection(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Write what may be written in this turn; the rest when the peer has read, or in a later turn."""
         self._flush_due = False
-        while self._out and not self._paused and self._transport is not None and not self.closed:
-            if not self._pace.has_room:
+        while self._out and self._transport is not None and not self.closed:
+            if self._paused and len(self._out[0]) > PIECE_BYTES:
+                break
+            if not self._pace.has_room and len(self._out[0]) > SMALL_BYTES:
                 self._flush_due = True
                 self._pace.when_room(self._flush_piece)
                 break

@@ -1,0 +1,81 @@
+"""Who decodes what next: a bounded number of decoders, of which each may have a second quick job waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from triptych.media.sandbox.process import Decoder
+
+DEPTH = 2
+"""Jobs that a decoder has at most, where all are quick: with the next one there already it need not sleep between."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """A place for a decoder, which may be yet to start."""
+
+    decoder: Decoder | None = None
+    taken: int = 0
+    quick: bool = True
+    """All who have taken it are."""
+
+    def room(self, quick: bool) -> bool:
+        if not self.taken:
+            return True
+        decoder = self.decoder
+        return quick and self.quick and decoder is not None and decoder.alive and decoder.jobs < DEPTH > self.taken
+
+
+class Seats:
+    """First come, first served, one job to a seat; where all are taken, quick jobs wait behind quick ones."""
+
+    def __init__(self, count: int) -> None:
+        self._seats = [Seat() for _ in range(count)]
+        self._waiting: deque[tuple[asyncio.Future[Seat], bool]] = deque()
+
+    @asynccontextmanager
+    async def take(self, quick: bool) -> AsyncIterator[Seat]:
+        """``quick``: nobody would mind to wait for this job rather than for another decoder."""
+        seat = await self._taken(quick)
+        try:
+            yield seat
+        finally:
+            self._leave(seat)
+
+    async def _taken(self, quick: bool) -> Seat:
+        waiter: asyncio.Future[Seat] = asyncio.get_running_loop().create_future()
+        self._waiting.append((waiter, quick))
+        self.look()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._leave(waiter.result())
+            raise
+
+    def look(self) -> None:
+        """Give out the seats that have room."""
+        while self._waiting:
+            waiter, quick = self._waiting[0]
+            if waiter.done():
+                self._waiting.popleft()
+                continue
+            seat = min(
+                (one for one in self._seats if one.room(quick)),
+                key=lambda one: (one.taken, one.decoder is None),
+                default=None,
+            )
+            if seat is None:
+                return
+            seat.quick = quick and (seat.quick or not seat.taken)
+            seat.taken += 1
+            self._waiting.popleft()
+            waiter.set_result(seat)
+
+    def _leave(self, seat: Seat) -> None:
+        seat.taken -= 1
+        self.look()
