@@ -25,8 +25,8 @@ from typing import Any
 
 import aiohttp
 import uvloop
-from tests.support.checkpoints import audio_checkpoint
 
+from benchmarks.audio_model import audio_checkpoint
 from benchmarks.decode import plain
 from benchmarks.machine import describe
 from benchmarks.media_files import film, photograph, sound
