@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         limits = read_options(args, MediaLimits)
         client = TcpRequestClient(env.plane_token())
         discovery = process.discovery(read_options(args, PlaneConfig))
+        settle()
         async with serving(config, limits, discovery, client, client.forget, settle) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()

@@ -16,7 +16,6 @@ from triptych.config import env
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
 from triptych.demo import MODELS
-from triptych.memory import settle
 from triptych.models.names import model_folder
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
@@ -45,7 +44,6 @@ class Life:
 
     def ready(self, text: str) -> None:
         """Tell the supervisor, and whoever watches, that this process serves now."""
-        settle()
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self.stop.set)

@@ -12,6 +12,7 @@ from triptych.config.serve import PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
 from triptych.engines.base import EngineOptions, engine_factory
+from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         )
         server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token())
         worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer))
-        await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)))
+        await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)
 
     return process.run_to_the_end(main)
 

@@ -39,13 +39,22 @@ class Worker:
         self._discovery = discovery
         self._transfer = transfer
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[Instance], None]) -> None:
-        """Serve until ``stop`` is set, then drain. Raises EngineFailed when the engine dies first."""
+    async def run(
+        self,
+        stop: asyncio.Event,
+        on_ready: Callable[[Instance], None],
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve until ``stop`` is set, then drain. Raises EngineFailed when the engine dies first.
+
+        ``on_start`` is called when the engine runs and nobody can call yet, ``on_ready`` when all can.
+        """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._transfer.close)
             await self._transfer.start()
             stack.push_async_callback(self._engine.stop)
             card = await self._engine.start(self._transfer)
+            on_start()
             cache = self.cache = EmbeddingCache(self._config.embedding_cache_bytes)
             self._transfer.on_pressure(cache.reclaim)
             stack.push_async_callback(cache.close)

@@ -1,0 +1,50 @@
+import gc
+import random
+from pathlib import Path
+
+import pytest
+
+from support.loops import run, until
+from triptych.memory import MIB, SMALL_BYTES, Growing, fresh
+
+
+def mapped_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+
+
+@pytest.mark.parametrize("expected", [0, 100, 3 * MIB, 9 * MIB])
+def test_what_grew_is_what_was_written(expected):
+    rng = random.Random(1)
+    pieces = [rng.randbytes(rng.choice([0, 1, 7, 100_000, 700_001])) for _ in range(20)]
+    growing = Growing(expected)
+    for piece in pieces:
+        growing.write(piece)
+    whole = b"".join(pieces)
+    assert len(growing) == len(whole) > SMALL_BYTES
+    taken = growing.taken()
+    assert taken == whole
+    assert taken.readonly
+
+
+def test_little_is_plain_bytes():
+    growing = Growing()
+    growing.write(b"abc")
+    assert growing.taken() == b"abc"
+    assert isinstance(growing.taken(), bytes)
+
+
+def test_memory_lives_as_long_as_any_view_of_it_and_goes_then():
+    async def main():
+        size = 300 * MIB
+        before = mapped_bytes()
+        view = fresh(size)
+        view[-1] = 7
+        part = view[size - 2 :]
+        del view
+        gc.collect()
+        assert bytes(part) == b"\0\7"
+        assert mapped_bytes() > before + size // 2
+        del part
+        await until(lambda: mapped_bytes() < before + size // 2, "the memory is given back")
+
+    run(main())
