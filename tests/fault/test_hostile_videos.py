@@ -16,9 +16,11 @@ pytest.importorskip("av", reason="the extra `video` is not installed")
 pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 pytest.importorskip("soxr", reason="the extra `audio` is not installed")
 
+from benchmarks.audio_model import audio_checkpoint
+
 from support import hostile_files as files
 from support.background import served
-from support.checkpoints import audio_checkpoint, image_part, picture_url
+from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
 from support.loops import run, until, until_async
 from support.videos import broken_in_the_middle, patched, sound_only, video

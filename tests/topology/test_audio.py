@@ -8,9 +8,10 @@ import wave
 from io import BytesIO
 
 import pytest
+from benchmarks.audio_model import AUDIO_TEXTS, audio_checkpoint
 
 from support.background import served
-from support.checkpoints import AUDIO_TEXTS, audio_checkpoint, picture_url
+from support.checkpoints import picture_url
 from support.deployment import deployment
 from support.loops import run
 from support.media_site import media_site

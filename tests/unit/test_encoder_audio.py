@@ -5,9 +5,10 @@ import pytest
 pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 
 import numpy as np
+from benchmarks.audio_model import audio_checkpoint
 from sound_files import encoded, tones, wav_says
 
-from support.checkpoints import audio_checkpoint, picture
+from support.checkpoints import picture
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, UnsupportedMedia
 from triptych.contracts.request import Medium

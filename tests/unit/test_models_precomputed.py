@@ -1,8 +1,8 @@
 """What each family asks of a medium that comes as its embedding."""
 
 import pytest
+from benchmarks.audio_model import audio_checkpoint
 
-from support.checkpoints import audio_checkpoint
 from triptych.contracts.request import Medium, Precomputed
 from triptych.demo import MODEL_DIR
 from triptych.models.base import Checkpoint

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from benchmarks.audio_model import audio_checkpoint
 from PIL import Image
 
-from support.checkpoints import audio_checkpoint, sentencepiece_like, text_checkpoint
+from support.checkpoints import sentencepiece_like, text_checkpoint
 from support.loops import run
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
