@@ -1,0 +1,49 @@
+"""What changed in a worker's KV cache, in our own block hashes (``router.block_hash``)."""
+
+from __future__ import annotations
+
+from array import array
+from enum import IntEnum
+
+import msgspec
+
+
+class Level(IntEnum):
+    """How far down a worker's memory counts. Each contains those before it."""
+
+    DEVICE = 0
+    HOST = 1
+    DISK = 2
+
+
+class KvChange(msgspec.Struct, frozen=True, array_like=True):
+    """Blocks that a worker now holds, or holds no more, counting all tiers down to ``level``.
+
+    A worker that holds a block holds those before it too: who reports blocks sees to that, so that an index need not.
+    """
+
+    level: int
+    stored: bool
+    hashes: bytes
+    """uint64, little-endian: prefixes before what hangs on them where stored, after it where removed."""
+
+
+class KvBatch(msgspec.Struct, frozen=True, array_like=True):
+    """One message of the event plane. Applies in order."""
+
+    sequence: int
+    """Counts up by one from 0 at each publisher's start."""
+    changes: list[KvChange] = []
+    reset: bool = False
+    """The worker holds nothing but what ``changes`` say: a snapshot, or all was cleared."""
+
+
+def packed(hashes: list[int]) -> bytes:
+    return array("Q", hashes).tobytes()
+
+
+def unpacked(hashes: bytes) -> array[int]:
+    """Raises ValueError where the length is no multiple of eight."""
+    numbers = array("Q")
+    numbers.frombytes(hashes)
+    return numbers

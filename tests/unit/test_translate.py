@@ -1,0 +1,113 @@
+"""From an engine's block events to ours: names, holes, tiers; and the same as a slow model by chance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from triptych.contracts.kv_events import KvChange, Level, unpacked
+from triptych.router.block_hash import MediumAt, block_hashes, named, root
+from triptych.router.translate import Stored, Translator
+
+SIZE = 4
+
+
+def apply(changes: Iterable[KvChange], held: dict[int, set[int]]) -> None:
+    for change in changes:
+        known = held.setdefault(change.level, set())
+        for one in unpacked(change.hashes):
+            assert (one in known) != change.stored, "reported twice"
+            (known.add if change.stored else known.remove)(one)
+
+
+def own(tokens: list[int], parent: int = 0) -> list[int]:
+    return block_hashes(named(tokens), SIZE, parent)
+
+
+def test_blocks_get_our_names_whatever_the_engine_calls_them() -> None:
+    translator, held = Translator(SIZE), dict[int, set[int]]()
+    tokens = list(range(12))
+    apply(translator.store(Stored([b"x", b"y"], None, tokens[:8])), held)
+    apply(translator.store(Stored([b"z"], b"y", tokens[8:])), held)
+    assert held == {Level.DEVICE: set(own(tokens))}
+    apply(translator.store(Stored([b"q"], None, tokens[:4], adapter="fox")), held)
+    assert own(tokens[:4], root("fox"))[0] in held[Level.DEVICE]
+
+
+def test_media_are_named_by_their_content() -> None:
+    translator = Translator(SIZE, placeholders={7})
+    cat, dog = (
+        translator.store(Stored([name], None, [1, 7, 7, 2], media=[[MediumAt(1, 0, name.hex())]]))
+        for name in (b"cat", b"dog")
+    )
+    expected = [block_hashes(named([1, 7, 7, 2], [MediumAt(1, 2, name.hex())]), SIZE) for name in (b"cat", b"dog")]
+    assert [list(unpacked(one[0].hashes)) for one in (cat, dog)] == expected
+
+
+def test_what_hangs_on_nothing_known_is_passed_over_and_counted() -> None:
+    translator = Translator(SIZE)
+    assert translator.store(Stored([5, 6], 4, list(range(8)))) == []
+    assert translator.remove([9]) == []
+    assert translator.unknown == 3
+
+
+def test_a_block_is_held_only_while_its_prefix_is() -> None:
+    translator, held = Translator(SIZE), dict[int, set[int]]()
+    tokens = list(range(16))
+    names = own(tokens)
+    apply(translator.store(Stored([1, 2, 3, 4], None, tokens)), held)
+    apply(translator.remove([2]), held)
+    assert held[0] == {names[0]}
+    apply(translator.remove([4]), held)
+    apply(translator.store(Stored([2], 1, tokens[4:8])), held)
+    assert held[0] == set(names[:3])
+    apply(translator.remove([3, 2, 1]), held)
+    assert held[0] == set()
+    assert len(translator) == 0
+
+
+def test_lower_tiers_hold_for_their_own_level_and_those_below() -> None:
+    translator, held = Translator(SIZE, lowest=Level.DISK), dict[int, set[int]]()
+    tokens = list(range(12))
+    names = own(tokens)
+    apply(translator.store(Stored([1, 2, 3], None, tokens)), held)
+    apply(translator.store(Stored([1, 2], None, [], tier=Level.HOST)), held)
+    apply(translator.store(Stored([1], None, [], tier=Level.DISK)), held)
+    apply(translator.remove([3, 2, 1]), held)
+    assert held == {0: set(), 1: set(names[:2]), 2: set(names[:2])}
+    apply(translator.remove([1], Level.HOST), held)
+    assert held == {0: set(), 1: set(), 2: set(names[:2])}
+    apply(translator.remove([2], Level.HOST), held)
+    assert held[2] == {names[0]}
+    again = dict[int, set[int]]()
+    apply(translator.snapshot(), again)
+    assert again == {2: {names[0]}}
+    translator.clear()
+    assert translator.snapshot() == []
+
+
+def test_equals_a_slow_model_by_chance() -> None:
+    rng = random.Random(11)
+    translator, held = Translator(SIZE), dict[int, set[int]]()
+    prompts = [[rng.randrange(3) for _ in range(SIZE * rng.randrange(1, 8))] for _ in range(40)]
+    in_engine: set[int] = set()
+    for _ in range(3000):
+        prompt = rng.choice(prompts)
+        names = own(prompt)  # the engine's own are others
+        if rng.random() < 0.5:
+            new = next((at for at, one in enumerate(names) if one not in in_engine), len(names))
+            parent = str(names[new - 1]).encode() if new else None
+            changes = translator.store(Stored([str(one).encode() for one in names[new:]], parent, prompt[new * SIZE :]))
+            in_engine |= set(names)
+        else:
+            gone = rng.choice(names)
+            changes = translator.remove([str(gone).encode()] if gone in in_engine else [])
+            in_engine.discard(gone)
+        apply(changes, held)
+        usable = {one for prompt in prompts for one in usable_of(own(prompt), in_engine)}
+        assert held.get(0, set()) == usable
+
+
+def usable_of(names: list[int], in_engine: set[int]) -> list[int]:
+    first = next((at for at, one in enumerate(names) if one not in in_engine), len(names))
+    return names[:first]
