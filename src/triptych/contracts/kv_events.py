@@ -47,3 +47,22 @@ def unpacked(hashes: bytes) -> array[int]:
     numbers = array("Q")
     numbers.frombytes(hashes)
     return numbers
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker has to do, for all frontends together."""
+
+    prefill_tokens: int = 0
+    kv_tokens: int = 0
+    requests: int = 0
+
+
+class News(msgspec.Struct, frozen=True, array_like=True):
+    """One message of the event plane, from one worker; what is not said has not changed."""
+
+    kv: KvBatch | None = None
+    load: Load | None = None
+
+
+EVENTS = "events"
+"""Endpoint of every worker: takes nothing, answers News without end. The first holds all that there is."""

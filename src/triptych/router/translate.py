@@ -137,7 +137,8 @@ class Translator:
 
 def _shown(blocks: list[_Block], level: int) -> list[int]:
     """Those that can be used from now on, and what can because of them: prefixes first."""
-    bit, held, out = 1 << level, _HELD[level], []
+    bit, held = 1 << level, _HELD[level]
+    out: list[int] = []
     for block in blocks:
         todo = [block]
         while todo:
@@ -153,7 +154,8 @@ def _shown(blocks: list[_Block], level: int) -> list[int]:
 
 def _hidden(blocks: list[_Block], level: int) -> list[int]:
     """Those that can be used no more, and what cannot because of them: prefixes last."""
-    bit, held, out = 1 << level, _HELD[level], []
+    bit, held = 1 << level, _HELD[level]
+    out: list[int] = []
     for block in blocks:
         if not block.shown & bit or block.tiers & held:
             continue

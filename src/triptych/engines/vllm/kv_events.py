@@ -1,0 +1,137 @@
+"""vLLM's stream of KV-cache events, over ZMQ from its engine process, in our terms.
+
+Messages are a topic, a sequence number of eight bytes and msgpack of a batch (``vllm/distributed/kv_events.py``). What
+was lost on the way is asked for again at the replay endpoint; what is not to be had any more leaves blocks that nobody
+knows of, which only makes the index miss them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from triptych.contracts.kv_events import KvChange, Level
+from triptych.router.block_hash import MediumAt
+from triptych.router.translate import EngineHash, Stored, Translator
+
+log = logging.getLogger("triptych.kv_events")
+
+REPLAY_TIMEOUT_MS = 2000
+_TIERS = {"GPU": Level.DEVICE, "CPU": Level.HOST, "DISK": Level.DISK, "STORAGE": Level.DISK}
+_LAST = (-1).to_bytes(8, "big", signed=True)
+_Keys = list[list[Any] | None] | None
+
+
+class BlockStored(msgspec.Struct, tag_field="type"):
+    block_hashes: list[EngineHash]
+    token_ids: list[int]
+    block_size: int
+    parent_block_hash: EngineHash | None = None
+    medium: str | None = None
+    lora_name: str | None = None
+    extra_keys: _Keys = None
+    group_idx: int | None = None
+
+
+class BlockRemoved(msgspec.Struct, tag_field="type"):
+    block_hashes: list[EngineHash]
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class AllBlocksCleared(msgspec.Struct, tag_field="type"):
+    pass
+
+
+Event = BlockStored | BlockRemoved | AllBlocksCleared
+
+
+class _Batch(msgspec.Struct, array_like=True):
+    at_unix_s: float
+    events: list[Event]
+
+
+_BATCH = msgspec.msgpack.Decoder(_Batch)
+
+
+class Events:
+    """Applies events to a translator."""
+
+    def __init__(self, block_size: int, placeholders: Collection[int], lowest: Level = Level.DEVICE) -> None:
+        self._block_size = block_size
+        self.translator = Translator(block_size, placeholders, lowest)
+        self._lowest = lowest
+
+    def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
+        """What to report of one message, event by event; None: all was cleared. Raises msgspec.MsgspecError."""
+        for event in _BATCH.decode(payload).events:
+            if isinstance(event, AllBlocksCleared):
+                self.translator.clear()
+                yield None
+            elif event.group_idx in (None, 0) and (tier := _TIERS.get(event.medium or "GPU")) is not None:
+                if tier > self._lowest:
+                    continue
+                if isinstance(event, BlockRemoved):
+                    yield self.translator.remove(event.block_hashes, tier)
+                elif event.block_size in (0, self._block_size):
+                    yield self.translator.store(_stored(event, tier))
+
+
+def _stored(event: BlockStored, tier: Level) -> Stored:
+    adapter = event.lora_name or ""
+    keys = event.extra_keys or []
+    first = keys[0] if keys and event.parent_block_hash is None else None
+    others = [one for one in first or [] if isinstance(one, str)]
+    salt = next((one for one in others if one != adapter), "")
+    media = [
+        [MediumAt(key[1], 0, key[0]) for key in of_block or [] if isinstance(key, list | tuple)] for of_block in keys
+    ]
+    return Stored(event.block_hashes, event.parent_block_hash, event.token_ids, media, adapter, salt, tier)
+
+
+async def messages(endpoint: str, replay_endpoint: str) -> AsyncIterator[bytes]:
+    """Payloads in the publisher's order, each once. Ends when closed."""
+    async with AsyncExitStack() as stack:
+        context = stack.enter_context(zmq.asyncio.Context())
+        source = stack.enter_context(context.socket(zmq.SUB))
+        source.set(zmq.LINGER, 0)
+        source.set(zmq.RCVHWM, 0)
+        source.connect(endpoint)
+        source.subscribe(b"")
+        expected = 0
+        while True:
+            _, number, payload = await source.recv_multipart()
+            sequence = int.from_bytes(number, "big")
+            if sequence > expected:
+                async for missed in _replayed(context, replay_endpoint, expected, sequence):
+                    yield missed
+            if sequence >= expected:
+                yield payload
+            expected = max(expected, sequence + 1)
+
+
+async def _replayed(context: zmq.asyncio.Context, endpoint: str, begin: int, end: int) -> AsyncIterator[bytes]:
+    """Messages from ``begin`` to before ``end``, as far as the publisher still has them."""
+    with context.socket(zmq.DEALER) as source:
+        source.set(zmq.LINGER, 0)
+        source.connect(endpoint)
+        await source.send_multipart([b"", begin.to_bytes(8, "big")])
+        found = 0
+        while await source.poll(REPLAY_TIMEOUT_MS):
+            *_, number, payload = await source.recv_multipart()
+            if number == _LAST or not begin <= (sequence := int.from_bytes(number, "big")) < end:
+                break
+            found += 1
+            yield payload
+            if sequence == end - 1:
+                break
+        if found < end - begin:
+            log.warning(
+                "%d of the engine's KV events were lost; its cached blocks are known in part", end - begin - found
+            )

@@ -1,0 +1,97 @@
+"""Which worker takes a request: a cost for each, and policies that choose by it or without it. Pure.
+
+The cost of a worker is the prefill that is left for it to do before the request's first token, and the decoding that
+goes on beside it, both in tokens::
+
+    prefill_weight * (waiting prefill + prompt - credit) + decode_weight * KV tokens of running requests
+
+``credit`` counts the prompt's blocks that the worker's device holds in full, and those that lie in its host's memory or
+on its disk by ``host_credit`` and ``disk_credit``: reading them back is cheaper than computing them, but not free.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import Meta
+
+from triptych.router.workload import Work
+
+PolicyName = Literal["kv", "round-robin", "random", "least-loaded", "power-of-two"]
+POLICIES: tuple[str, ...] = get_args(PolicyName)
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the cost."""
+
+    prefill_weight: Annotated[float, Meta(ge=0)] = 1.0
+    decode_weight: Annotated[float, Meta(ge=0)] = 0.05
+    host_credit: Annotated[float, Meta(ge=0, le=1)] = 0.8
+    disk_credit: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
+    """0 takes the cheapest; above, workers are drawn with weights ``exp(-cost / (temperature * prompt))``."""
+
+
+class Candidate(NamedTuple):
+    """A worker that could take a request."""
+
+    id: str
+    work: Work
+    held: tuple[int, int, int] = (0, 0, 0)
+    """Tokens at the prompt's start that its device holds; its device and host; its device, host and disk."""
+
+
+def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
+    """In tokens. See the module."""
+    device, host, disk = candidate.held
+    credit = device + weights.host_credit * (host - device) + weights.disk_credit * (disk - host)
+    left = max(0.0, prompt_tokens - credit)
+    return (
+        weights.prefill_weight * (candidate.work.prefill_tokens + left)
+        + weights.decode_weight * candidate.work.kv_tokens
+    )
+
+
+class Policy:
+    """Chooses among candidates, which are never empty and in any order. Keeps no more than a counter."""
+
+    def __init__(self, name: PolicyName, weights: Weights, chance: random.Random) -> None:
+        self.name = name
+        self._weights = weights
+        self._chance = chance
+        self._turn = 0
+        self._choose: Callable[[Sequence[Candidate], int], Candidate] = {
+            "kv": self._cheapest,
+            "round-robin": self._next,
+            "random": lambda candidates, _: chance.choice(candidates),
+            "least-loaded": lambda candidates, _: min(candidates, key=_load),
+            "power-of-two": self._better_of_two,
+        }[name]
+
+    def choose(self, candidates: Sequence[Candidate], prompt_tokens: int) -> Candidate:
+        return candidates[0] if len(candidates) == 1 else self._choose(candidates, prompt_tokens)
+
+    def _cheapest(self, candidates: Sequence[Candidate], prompt_tokens: int) -> Candidate:
+        costs = [cost(one, prompt_tokens, self._weights) for one in candidates]
+        least = min(costs)
+        if not self._weights.temperature:
+            ties = [one for one, its in zip(candidates, costs, strict=True) if its == least]
+            return min(ties, key=lambda one: (one.work.requests, one.id))
+        scale = self._weights.temperature * max(1, prompt_tokens)
+        odds = [math.exp((least - one) / scale) for one in costs]
+        return self._chance.choices(candidates, odds)[0]
+
+    def _next(self, candidates: Sequence[Candidate], _: int) -> Candidate:
+        self._turn += 1
+        return sorted(candidates, key=lambda one: one.id)[self._turn % len(candidates)]
+
+    def _better_of_two(self, candidates: Sequence[Candidate], _: int) -> Candidate:
+        return min(self._chance.sample(candidates, 2), key=_load)
+
+
+def _load(candidate: Candidate) -> tuple[int, int, str]:
+    return candidate.work.requests, candidate.work.prefill_tokens + candidate.work.kv_tokens, candidate.id

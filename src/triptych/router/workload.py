@@ -1,0 +1,66 @@
+"""What each worker has to do: what this frontend sent there, and what the worker itself says of all frontends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """Of one worker, or of one request."""
+
+    prefill_tokens: int = 0
+    """Tokens of prompts that wait to be prefilled, or are being."""
+    kv_tokens: int = 0
+    """Tokens in the KV caches of requests that run."""
+    requests: int = 0
+
+    def plus(self, other: Work) -> Work:
+        return Work(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def less(self, other: Work) -> Work:
+        """No part below 0."""
+        return Work(*(max(0, mine - theirs) for mine, theirs in zip(self, other, strict=True)))
+
+
+NONE = Work()
+
+
+@dataclass(slots=True)
+class _Report:
+    work: Work
+    own: Work
+    """Of this frontend, at the time."""
+
+
+class Workload:
+    """For one event loop. Work that is begun must be ended."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, Work] = {}
+        self._reports: dict[str, _Report] = {}
+
+    def begin(self, worker: str, work: Work) -> None:
+        self._own[worker] = self._own.get(worker, NONE).plus(work)
+
+    def end(self, worker: str, work: Work) -> None:
+        """``work``, or a part of it, is done."""
+        left = self._own.get(worker, NONE).less(work)
+        if left == NONE:
+            self._own.pop(worker, None)
+        else:
+            self._own[worker] = left
+
+    def report(self, worker: str, work: Work) -> None:
+        """What ``worker`` says that it has to do in all."""
+        self._reports[worker] = _Report(work, self._own.get(worker, NONE))
+
+    def forget(self, worker: str) -> None:
+        """``worker`` is gone. What was begun there is still ended by those who began it."""
+        self._reports.pop(worker, None)
+
+    def of(self, worker: str) -> Work:
+        """This frontend's work at ``worker``, and that of others by its last report."""
+        own = self._own.get(worker, NONE)
+        report = self._reports.get(worker)
+        return own if report is None else own.plus(report.work.less(report.own))
