@@ -14,6 +14,7 @@ import msgspec
 
 from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.config.verify import VerifyConfig
@@ -22,6 +23,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 MARK = "<!-- flags below are written by scripts/flags.py -->\n"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Frontend: `triptych frontend`, and `frontend:` in a graph": FrontendConfig,
+    "Routing: frontend": RouterConfig,
     "Worker: `triptych worker`, and each entry of `workers:` in a graph": WorkerConfig,
     "Transfer: worker": TransferConfig,
     "Media limits: frontend and worker": MediaLimits,

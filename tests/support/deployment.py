@@ -16,6 +16,7 @@ import httpx
 
 from support.loops import until
 from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
@@ -192,6 +193,8 @@ async def deployment(
 async def _frontend(
     deployed: Deployed, settings: dict[str, Any], limits: MediaLimits, token: str | None
 ) -> AsyncIterator[None]:
+    routes = RouterConfig(**{name: settings[name] for name in settings if name.startswith("router_")})
+    settings = {name: value for name, value in settings.items() if not name.startswith("router_")}
     config = FrontendConfig(port=0, **{"enable_multimodal": True, "drain_timeout_s": 2.0, **settings})
     client = TcpRequestClient(token)
     discovery = LocalDiscovery(deployed.run_dir, "default")
@@ -202,7 +205,7 @@ async def _frontend(
 
     with patch.object(frontend_server, "Dispatcher", dispatcher):
         async with (
-            frontend_server.serving(config, limits, discovery, client, client.forget) as deployed.url,
+            frontend_server.serving(config, limits, routes, discovery, client, client.forget) as deployed.url,
             http_client(deployed.url) as deployed.http,
         ):
             yield

@@ -164,6 +164,7 @@ def test_a_frontend_with_a_model_imports_no_engine_and_no_transformers(tmp_path)
     code = """
 import asyncio, json, sys
 from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.card import ModelCard
 from triptych.demo import MODEL_DIR
@@ -175,7 +176,7 @@ import pathlib
 async def main():
     client = TcpRequestClient()
     discovery = LocalDiscovery(pathlib.Path(sys.argv[1]), "default")
-    async with serving(FrontendConfig(port=0), MediaLimits(), discovery, client, client.forget):
+    async with serving(FrontendConfig(port=0), MediaLimits(), RouterConfig(), discovery, client, client.forget):
         Processor.load(ModelCard(name="m", path=str(MODEL_DIR), context_length=5), None)
 asyncio.run(main())
 print(json.dumps(sorted(sys.modules)))

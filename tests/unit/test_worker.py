@@ -59,7 +59,7 @@ class Around:
     def __init__(self, parts):
         self.parts = parts
 
-    async def start(self, handlers):
+    async def start(self, handlers, standing=None):
         self.parts.note("serves")
         self.parts.handlers = handlers
         return "127.0.0.1", 5

@@ -10,6 +10,7 @@ from triptych.cli import process
 from triptych.cli.options import add_options, read_options
 from triptych.config import env
 from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig
 
 
@@ -19,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="serve the OpenAI-compatible API",
         description="Serve the OpenAI-compatible API over the workers of a namespace.",
     )
-    for model in (FrontendConfig, PlaneConfig, MediaLimits):
+    for model in (FrontendConfig, RouterConfig, PlaneConfig, MediaLimits):
         add_options(parser, model)
     parser.set_defaults(func=run)
 
@@ -36,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
         if config.api_key is None:
             config = msgspec.structs.replace(config, api_key=env.api_key())
         limits = read_options(args, MediaLimits)
+        routes = read_options(args, RouterConfig)
         client = TcpRequestClient(env.plane_token())
         discovery = process.discovery(read_options(args, PlaneConfig))
         settle()
-        async with serving(config, limits, discovery, client, client.forget, settle) as url:
+        async with serving(config, limits, routes, discovery, client, client.forget, settle) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()
 

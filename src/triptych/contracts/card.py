@@ -57,3 +57,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     keeps_media: bool = False
     """It keeps what it made of media (embeddings, decoded pictures): what it was sent once need not come again."""
     started_unix_s: float = 0.0
+    reports_kv: bool = False
+    """It says what its KV cache holds (``contracts.kv_events``)."""

@@ -15,6 +15,7 @@ import yaml
 from msgspec import Meta
 
 from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
@@ -29,6 +30,7 @@ class FrontendNode(msgspec.Struct, frozen=True, kw_only=True):
 
     config: FrontendConfig = FrontendConfig()
     media: MediaLimits = MediaLimits()
+    router: RouterConfig = RouterConfig()
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +92,8 @@ def parse_graph(document: object, *, model: str | None = None, served_model_name
         "served-model-name": served_model_name or head.served_model_name,
     }
     workers = tuple(_read_worker(raw, f"workers[{index}]", defaults) for index, raw in enumerate(head.workers))
-    config, media = _read(head.frontend or {}, "frontend", FrontendConfig, MediaLimits)
-    graph = Graph(workers=workers, plane=plane, frontend=FrontendNode(config=config, media=media))
+    config, media, router = _read(head.frontend or {}, "frontend", FrontendConfig, MediaLimits, RouterConfig)
+    graph = Graph(workers=workers, plane=plane, frontend=FrontendNode(config=config, media=media, router=router))
     _check(graph)
     return graph
 

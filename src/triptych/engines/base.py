@@ -9,6 +9,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
+from triptych.cache.kv_log import KvLog
 from triptych.config.media import MediaLimits
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError
@@ -128,6 +129,16 @@ class Generating(Protocol):
         KvLost when ``request.kv`` cannot be read, and Unavailable when the engine died. The last delta, and
         only that one, has a ``finish_reason``.
         """
+        ...
+
+
+@runtime_checkable
+class ReportingKv(Protocol):
+    """Engines that say what their KV cache holds."""
+
+    @property
+    def kv_log(self) -> KvLog | None:
+        """Where they say it. Known after start; None: this one does not."""
         ...
 
 

@@ -51,10 +51,12 @@ class Catalog:
         discovery: Discovery,
         load: Callable[[ModelCard], Processor],
         on_gone: Callable[[Instance], None] = lambda instance: None,
+        on_change: Callable[[tuple[Instance, ...]], None] = lambda instances: None,
     ) -> None:
         self._discovery = discovery
         self._load = load
         self._on_gone = on_gone
+        self._on_change = on_change
         self.models: dict[str, Model] = {}
         self.first_snapshot = asyncio.Event()
 
@@ -75,6 +77,7 @@ class Catalog:
             by_name.setdefault(instance.model.name, []).append(instance)
         for name, instances in by_name.items():
             await self._update(name, tuple(instances))
+        self._on_change(snapshot)
 
     async def _update(self, name: str, instances: tuple[Instance, ...]) -> None:
         model = self.models.get(name)

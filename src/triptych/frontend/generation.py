@@ -118,7 +118,7 @@ class Generation:
             job.plan = plan
             self.metrics.planned(plan.shape)
 
-        async with aclosing(self.dispatcher.run(job.request, self.instances, on_plan)) as batches:
+        async with aclosing(self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed)) as batches:
             async for deltas in batches:
                 pieces = job.choice.push(deltas)
                 clock.tick(sum(len(delta.token_ids) for delta in deltas))

@@ -12,11 +12,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import ConfigError
 from triptych.frontend.app import App
 from triptych.frontend.catalog import Catalog
+from triptych.frontend.follow import Follower
 from triptych.frontend.requests import Builder
 from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
@@ -24,6 +26,7 @@ from triptych.planes.discovery.base import Discovery
 from triptych.planes.request.base import RequestClient
 from triptych.processor.processor import Processor, Sampling
 from triptych.processor.template import parse_prompt_template
+from triptych.router.routing import Routing
 from triptych.stages.dispatch import Dispatcher
 
 BACKLOG = 2048
@@ -84,6 +87,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def serving(
     config: FrontendConfig,
     limits: MediaLimits,
+    routes: RouterConfig,
     discovery: Discovery,
     client: RequestClient,
     forget: Callable[[str, int], None],
@@ -104,7 +108,9 @@ async def serving(
     )
     listener = listen(config.host, config.port)
     async with media_sources as media:
-        dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens)
+        routing = Routing(routes)
+        dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens, routing)
+        follower = Follower(client, routing)
 
         def on_gone(instance: Instance) -> None:
             forget(instance.host, instance.port)
@@ -115,7 +121,7 @@ async def serving(
             on_load()
             return processor
 
-        catalog = Catalog(discovery, load, on_gone)
+        catalog = Catalog(discovery, load, on_gone, follower.update)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.counts.samples, lag.samples):
@@ -135,6 +141,7 @@ async def serving(
                     following.cancel()
         finally:
             listener.close()
+            await follower.close()
             await dispatcher.close()
             await client.close()
 

@@ -105,6 +105,9 @@ class Modality:
     expansion: Callable[[Checkpoint, Medium, Tokenise], Expansion] | None = None
     """Where a placeholder becomes more than ``tokens`` copies of itself. Raises ValueError as ``tokens`` does."""
 
+    embedded: Callable[[Checkpoint], int] | None = None
+    """``Expansion.embedded``, where it is not the placeholder."""
+
     def expand(self, checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
         """What the placeholder of ``medium`` becomes. Frontends and workers each make it by themselves, of what is
         known of the medium, so that it travels nowhere. Raises ValueError as ``tokens`` does.
@@ -134,6 +137,10 @@ class ModelFamily:
     def tokenises(self) -> bool:
         """Whether placeholders become texts too, for which the model's tokenizer is needed."""
         return any(modality.expansion is not None for modality in self.media.values())
+
+    def embedded(self, checkpoint: Checkpoint) -> set[int]:
+        """Token ids that rows of embeddings take the places of."""
+        return {(one.embedded or one.placeholder)(checkpoint) for one in self.media.values()}
 
     @property
     def by_frames(self) -> tuple[MediaKind, ...]:

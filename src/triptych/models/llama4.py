@@ -103,6 +103,7 @@ FAMILY = ModelFamily(
             text=IMAGE,
             tokens=image_tokens,
             expansion=image_expansion,
+            embedded=lambda checkpoint: checkpoint.added_tokens[PATCH],
         )
     },
     no_embeddings="vLLM takes no embeddings of pictures for Llama 4",

@@ -16,11 +16,13 @@ from triptych.contracts.request import MediaKind, Medium
 from triptych.media.errors import EMBEDDING_REFUSED, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
-from triptych.models.base import Checkpoint, ModelFamily
+from triptych.models.base import Checkpoint, Expansion, ModelFamily
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
 from triptych.processor.tokenizer import Tokenizer
+from triptych.router.block_hash import MediumAt, named
+from triptych.router.routing import Prompt as RoutedPrompt
 
 _INLINE_CHARACTERS = 16_384
 """Longer texts are tokenised in a thread: this many take a few milliseconds."""
@@ -35,6 +37,8 @@ class Prompt:
     media: list[Medium]
     length: int
     """Tokens that the model will see: placeholders expanded."""
+    routed: RoutedPrompt
+    """The same as workers' KV caches have it: placeholders expanded, media by their contents."""
     media_s: float = 0.0
     tokenise_s: float = 0.0
 
@@ -112,9 +116,23 @@ class Processor:
         for medium, ref in zip(loaded, media, strict=True):
             self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
-        length = len(ids) + sum(self._expanded(medium, ref) - 1 for medium, ref in zip(loaded, media, strict=True))
+        expansions = [self._expansion(medium, ref) for medium, ref in zip(loaded, media, strict=True)]
+        routed = self._routed(ids, loaded, expansions)
         loaded = [self._described(medium) for medium in loaded]
-        return Prompt(ids, loaded, length, time.perf_counter() - tokenised, tokenised - begun)
+        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun)
+
+    def _routed(self, ids: list[int], media: Sequence[Medium], expansions: Sequence[Expansion]) -> RoutedPrompt:
+        tokens: list[int] = []
+        places: list[MediumAt] = []
+        begin = 0
+        for medium, expansion in zip(media, expansions, strict=True):
+            at = ids.index(self._placeholder_ids[medium.kind], begin)
+            tokens += ids[begin:at]
+            places.append(MediumAt(len(tokens), len(expansion.token_ids), medium.content_hash))
+            tokens += expansion.token_ids
+            begin = at + 1
+        embedded = {expansion.embedded for expansion in expansions}
+        return RoutedPrompt(named([*tokens, *ids[begin:]], places, embedded))
 
     def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
         if self.prompt_template is not None:
@@ -159,7 +177,7 @@ class Processor:
         if not ids:
             raise BadRequest("prompt: it holds no token", param="prompt")
         self._check_placeholders(ids, ())
-        return Prompt(ids, [], len(ids))
+        return Prompt(ids, [], len(ids), RoutedPrompt(named(ids)))
 
     async def _tokenise(self, text: str, *, add_special_tokens: bool) -> list[int]:
         if len(text) <= _INLINE_CHARACTERS:
@@ -229,14 +247,13 @@ class Processor:
         metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)
         return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium
 
-    def _expanded(self, medium: Medium, ref: MediaReference) -> int:
+    def _expansion(self, medium: Medium, ref: MediaReference) -> Expansion:
         """Tokens of the prompt that stand for ``medium``."""
         try:
             modality = self.family.media[medium.kind]
-            expansion = expansion_of(modality, self.checkpoint, medium, self.tokenizer.plain)
+            return expansion_of(modality, self.checkpoint, medium, self.tokenizer.plain)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
-        return len(expansion.token_ids)
 
 
 def _with_parts(message: Message) -> Message:

@@ -34,17 +34,19 @@ def root(adapter: str = "", salt: str = "") -> int:
     return xxh3_64_intdigest(f"{adapter}\0{salt}") if adapter or salt else 0
 
 
-def named(token_ids: Iterable[int], media: Iterable[MediumAt] = ()) -> array[int]:
+def named(token_ids: Iterable[int], media: Iterable[MediumAt] = (), placeholders: Collection[int] = ()) -> array[int]:
     """uint32 [tokens]: an expanded prompt, with tokens that name a medium's content where its placeholders stand.
 
     So the hash of a block tells which part of which content is in it, and the same content under another URL is the
-    same. Raises OverflowError for ids that are no uint32.
+    same. ``placeholders``: within a medium only these are replaced, and texts between them stay; none: all are. Raises
+    OverflowError for ids that are no uint32.
     """
     tokens = array("I", token_ids)
     for offset, count, content_hash in media:
-        first = content_token(content_hash)
-        places = range(offset, min(offset + count, len(tokens)))
-        tokens[offset : places.stop] = array("I", [(first + place) & _MASK for place in range(len(places))])
+        name = content_token(content_hash)
+        for place in range(min(count, len(tokens) - offset)):
+            if not placeholders or tokens[offset + place] in placeholders:
+                tokens[offset + place] = (name + place) & _MASK
     return tokens
 
 

@@ -9,14 +9,17 @@ from typing import TypeVar
 import msgspec
 
 from triptych.cache.embedding import EmbeddingCache
+from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest
+from triptych.contracts.kv_events import EVENTS
 from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
-from triptych.engines.base import Encoding, Engine, Generating, Prefilling
+from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
 from triptych.observability.lag import LoopLag
 from triptych.planes.request.base import Handler, Payload
+from triptych.runtime.news import Account, news
 from triptych.runtime.samples import samples
 from triptych.stages.encode import EncodeStage
 from triptych.stages.receive import NOTHING, Receiver
@@ -42,10 +45,18 @@ class Endpoints:
         self._lag = lag
         self._receiver = Receiver(transfer, cache, card)
         self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
+        self._account = Account()
+        said = engine.kv_log if isinstance(engine, ReportingKv) else None
+        self._kv_log = said or KvLog(list)
+        self.reports_kv = said is not None
 
     def handlers(self, span: Span) -> dict[str, Handler]:
         by_last_stage = {"e": {ENCODE: self._encode}, "p": {PREFILL: self._prefill}, "d": {GENERATE: self._generate}}
-        return {**by_last_stage[span.last], RELEASE: self._release, METRICS: self._metrics}
+        return {**by_last_stage[span.last], RELEASE: self._release}
+
+    def standing(self) -> dict[str, Handler]:
+        """Those by which others look at this worker."""
+        return {METRICS: self._metrics, EVENTS: self._events}
 
     async def _encode(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert self._encode_stage is not None
@@ -54,24 +65,27 @@ class Endpoints:
     async def _prefill(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Prefilling)
         request = _read(_GENERATE, payload)
-        received = await self._receiver.embeddings(request.media)
-        try:
-            answer = await self._engine.prefill(request, received.buffers)
-        finally:
-            received.close()
+        with self._account.taken(request):
+            received = await self._receiver.embeddings(request.media)
+            try:
+                answer = await self._engine.prefill(request, received.buffers)
+            finally:
+                received.close()
         yield _ENCODER.encode(answer)
 
     async def _generate(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Generating)
         request = _read(_GENERATE, payload)
-        received = await self._receiver.embeddings(request.media) if request.kv is None else NOTHING
-        try:
-            async with aclosing(self._engine.generate(request, received.buffers)) as deltas:
-                async for delta in deltas:
-                    received.close()  # the engine has read them
-                    yield _ENCODER.encode(delta)
-        finally:
-            received.close()
+        with self._account.taken(request) as entry:
+            received = await self._receiver.embeddings(request.media) if request.kv is None else NOTHING
+            try:
+                async with aclosing(self._engine.generate(request, received.buffers)) as deltas:
+                    async for delta in deltas:
+                        received.close()  # the engine has read them
+                        entry.prefilled()
+                        yield _ENCODER.encode(delta)
+            finally:
+                received.close()
 
     async def _release(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         release = _read(_RELEASE, payload)
@@ -82,6 +96,11 @@ class Endpoints:
         nothing: tuple[bytes, ...] = ()
         for item in nothing:
             yield item
+
+    async def _events(self, payload: Payload) -> AsyncGenerator[bytes, None]:
+        async with aclosing(news(self._kv_log, self._account)) as told:
+            async for one in told:
+                yield _ENCODER.encode(one)
 
     async def _metrics(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         yield _ENCODER.encode(list(self.samples()))

@@ -61,7 +61,7 @@ class Worker:
             lag = stack.enter_context(LoopLag().watching())
             self.endpoints = Endpoints(self._engine, card, self._transfer, cache, lag)
             stack.push_async_callback(self._server.close)
-            host, port = await self._server.start(self.endpoints.handlers(self._config.span))
+            host, port = await self._server.start(self.endpoints.handlers(self._config.span), self.endpoints.standing())
             instance = self._instance(card, host, port)
             lease = await self._discovery.register(instance)
             stack.push_async_callback(lease.withdraw)
@@ -90,6 +90,7 @@ class Worker:
             pid=os.getpid(),
             started_unix_s=time.time(),
             keeps_media=self._config.embedding_cache_bytes > 0,
+            reports_kv=self.endpoints.reports_kv,
         )
 
 

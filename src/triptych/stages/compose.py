@@ -74,12 +74,22 @@ def stages_needed(*, has_media: bool) -> str:
     return "epd" if has_media else "pd"
 
 
-def plan(need: Need, instances: Iterable[Instance], load: Load, avoid: Collection[str] = ()) -> Plan:
+Choose = Callable[[str, Sequence[Instance]], Instance]
+"""Who of a pool takes these stages."""
+
+
+def plan(
+    need: Need,
+    instances: Iterable[Instance],
+    load: Load,
+    avoid: Collection[str] = (),
+    choose: Choose | None = None,
+) -> Plan:
     """The instances that answer a request, each the best of its pool.
 
     Spans do what they are there for where all of them are alive; else a worker whose span contains the stages
-    takes part of its span; else one that is able to stands in. Among equal ways the least loaded decoding
-    instance decides, then the other pools' least loaded; media go to the encode workers by their content.
+    takes part of its span; else one that is able to stands in. Of the instances that could decode ``choose`` takes
+    one, then one of each other pool (None: the least loaded); media go to the encode workers by their content.
     Instances in ``avoid`` are out of the question. Raises Unavailable naming the span that is missing.
     """
     stages = stages_needed(has_media=any(name not in need.precomputed for name in need.media))
@@ -87,16 +97,14 @@ def plan(need: Need, instances: Iterable[Instance], load: Load, avoid: Collectio
     ways = _best_ways(stages, alive)
     if not ways:
         raise Unavailable(_missing(stages, alive), code="no_worker", retry_after_s=RETRY_AFTER_S)
-    way, last = min(
-        ((way, one) for way in ways for one in way[-1][1]),
-        key=lambda choice: (load(choice[1].id), choice[1].name, len(choice[0])),
-    )
+    choose = choose or (lambda _, pool: min(pool, key=lambda one: (load(one.id), one.name)))
+    way, last = _last(ways, load, choose)
     segments = _without_needless_calls(need, [stages for stages, _ in way], last)
     pools = dict(way)
     prefill = None
     if len(segments) > 1 and segments[-2] != "e":
         pool = [one for one in pools[segments[-2]] if _hands_over(one, last)]
-        prefill = Step(segments[-2], min(pool, key=lambda one: (load(one.id), one.name)))
+        prefill = Step(segments[-2], choose(segments[-2], pool))
     decode = Step(segments[-1], last)
     encode = _encode_steps(need, pools["e"], (prefill or decode).instance, load) if segments[0] == "e" else ()
     return Plan(encode, prefill, decode)
@@ -104,6 +112,21 @@ def plan(need: Need, instances: Iterable[Instance], load: Load, avoid: Collectio
 
 Way = list[tuple[str, list[Instance]]]
 """Stages of each call, and the instances that can take it."""
+
+
+def _last(ways: Sequence[Way], load: Load, choose: Choose) -> tuple[Way, Instance]:
+    """The instance that decodes, and the way that leads to it with the fewest calls.
+
+    ``choose`` decides among those that would do the same; where modes are mixed, the least loaded of its choices.
+    """
+    pools: dict[str, dict[str, Instance]] = {}
+    for way in ways:
+        stages, pool = way[-1]
+        pools.setdefault(stages, {}).update({one.id: one for one in pool})
+    chosen = [(stages, choose(stages, list(pool.values()))) for stages, pool in pools.items()]
+    stages, last = min(chosen, key=lambda one: (load(one[1].id), one[1].name))
+    fitting = [way for way in ways if way[-1][0] == stages and last in way[-1][1]]
+    return min(fitting, key=len), last
 
 
 def _best_ways(stages: str, alive: Sequence[Instance]) -> list[Way]:

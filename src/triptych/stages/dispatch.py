@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
 from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
 from triptych.contracts.stages import Release, Sample
 from triptych.planes.request.base import RequestClient
+from triptych.router.block_hash import named
 from triptych.router.held import Held
-from triptych.router.prefix import PrefixMemory, block_keys
+from triptych.router.routing import Prompt, Routing
+from triptych.router.workload import Work
 from triptych.stages.calls import Calls, StepFailed
-from triptych.stages.compose import Need, Plan, Step, plan
+from triptych.stages.compose import Choose, Need, Plan, Step, plan
 from triptych.stages.supply import Supply
 
 ATTEMPTS = 3
@@ -34,6 +37,7 @@ class _Course:
     """What has become of one request so far."""
 
     request: GenerateRequest
+    prompt: Prompt
     supply: Supply
     tried: dict[str, TriptychError] = field(default_factory=dict)
     """Instances that failed it, with what they said."""
@@ -41,6 +45,10 @@ class _Course:
     """Prefill instances whose KV cache could not be read."""
     said: list[int] = field(default_factory=list)
     """Tokens passed on that came from a prefill worker."""
+    noted: set[str] = field(default_factory=set)
+    """Instances that routing knows to have computed, or got, the prompt."""
+    prefilling: ExitStack = field(default_factory=ExitStack)
+    """Holds the account of the prefill, until its token is there."""
     streaming: bool = False
     """The decoding worker has said something: from here on nobody else can go on."""
 
@@ -48,12 +56,18 @@ class _Course:
 class Dispatcher:
     """Sends requests to workers, and remembers what it must to send them well."""
 
-    def __init__(self, client: RequestClient, response_timeout_s: float, local_prefill_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        client: RequestClient,
+        response_timeout_s: float,
+        local_prefill_tokens: int = 0,
+        routing: Routing | None = None,
+    ) -> None:
         """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
         self._calls = Calls(client, response_timeout_s)
         self._local_prefill_tokens = local_prefill_tokens
         self._held = Held()
-        self._prefixes = PrefixMemory()
+        self.routing = routing or Routing(RouterConfig())
         self._avoid_until: dict[str, float] = {}
 
     def load(self, instance_id: str) -> int:
@@ -73,7 +87,8 @@ class Dispatcher:
     def forget(self, instance: Instance) -> None:
         """``instance`` is gone for good."""
         self._held.forget(instance.id)
-        self._prefixes.forget(instance.id)
+        for _ in self.routing.forget(instance.id):
+            pass
 
     async def close(self) -> None:
         await self._calls.close()
@@ -83,25 +98,25 @@ class Dispatcher:
         request: GenerateRequest,
         instances: Callable[[], Sequence[Instance]],
         on_plan: Callable[[Plan], None],
+        prompt: Prompt | None = None,
     ) -> AsyncGenerator[list[TokenDelta], None]:
         """Batches of deltas: whatever waits together. Closing it cancels the calls at the workers.
+
+        ``prompt``: the request's as the model sees it; None: its token ids are all there is.
 
         A worker that is lost, drains or is full before its first token is replaced by another, a few times; a
         KV cache that cannot be read is made once more. Raises what the worker raises, WorkerLost when it is gone
         mid-answer, DeadlineExceeded when silent.
         """
-        course = _Course(request, Supply(request, self._calls, self._held))
-        keys = block_keys(request.token_ids, course.supply.names) if self._local_prefill_tokens else []
+        course = _Course(request, prompt or Prompt(named(request.token_ids)), Supply(request, self._calls, self._held))
         try:
             while True:
-                chosen = self._plan(course, instances(), keys)
+                chosen = self._plan(course, instances())
                 on_plan(chosen)
                 try:
                     async with self._on_its_way(chosen, course) as batches:
                         async for deltas in batches:
-                            if keys and course.streaming:
-                                self._prefixes.note(chosen.decode.instance.id, keys)
-                                keys = []
+                            self._account(chosen, course)
                             yield deltas
                     return
                 except StepFailed as failure:
@@ -111,37 +126,39 @@ class Dispatcher:
 
     # Choosing.
 
-    def _plan(self, course: _Course, instances: Sequence[Instance], keys: list[bytes]) -> Plan:
+    def _plan(self, course: _Course, instances: Sequence[Instance]) -> Plan:
         """A plan without workers already tried and, unless they are all there is, those that just broke off."""
         now = time.monotonic()
         self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
         need = Need(
             media=tuple(course.supply.names),
-            prefills_locally=lambda one: self._little_left(course.request, one, keys),
+            prefills_locally=lambda one: self._little_left(course.prompt, one),
             precomputed=course.supply.precomputed,
             has_embedding=course.supply.believed_at,
             encodes_cached=course.supply.believed_at,
         )
         try:
-            return plan(need, instances, self.load, {*course.tried, *course.unread, *self._avoid_until})
+            avoid = {*course.tried, *course.unread, *self._avoid_until}
+            return plan(need, instances, self.load, avoid, self._choice(course))
         except Unavailable:
             return self._last_resort(need, instances, course)
 
     def _last_resort(self, need: Need, instances: Sequence[Instance], course: _Course) -> Plan:
         try:
-            return plan(need, instances, self.load, course.tried)
+            return plan(need, instances, self.load, course.tried, self._choice(course))
         except Unavailable:
             if course.tried:  # what the last one said tells the client more than that nobody is left
                 raise list(course.tried.values())[-1] from None
             raise
 
-    def _little_left(self, request: GenerateRequest, instance: Instance, keys: list[bytes]) -> bool:
-        """Whether the prompt, less what ``instance`` has seen of it, is short enough to prefill there."""
+    def _choice(self, course: _Course) -> Choose:
+        return lambda stages, pool: self.routing.choose(stages, pool, course.prompt)
+
+    def _little_left(self, prompt: Prompt, instance: Instance) -> bool:
+        """Whether the prompt, less what ``instance`` holds of it, is short enough to prefill there."""
         if not self._local_prefill_tokens:
             return False
-        matched = self._prefixes.matched_tokens(instance.id, keys)
-        left = len(request.token_ids) - matched if matched else request.prompt_tokens or len(request.token_ids)
-        return left <= self._local_prefill_tokens
+        return len(prompt) - self.routing.held_tokens(instance, prompt) <= self._local_prefill_tokens
 
     def _judge(self, failure: StepFailed, chosen: Plan, course: _Course) -> None:
         """Make another attempt possible, or raise the error that the client gets."""
@@ -164,9 +181,24 @@ class Dispatcher:
     @asynccontextmanager
     async def _on_its_way(self, chosen: Plan, course: _Course) -> AsyncIterator[AsyncGenerator[list[TokenDelta], None]]:
         """The answer's batches. The decoding worker counts as taken from now on, while others still prefill."""
-        with self._calls.counted(chosen.decode.instance.id, 1):
+        first, last = (chosen.prefill or chosen.decode).instance, chosen.decode.instance
+        left = max(0, len(course.prompt) - self.routing.held_tokens(first, course.prompt))
+        with (
+            self._calls.counted(last.id, 1),
+            self.routing.taken(last, Work(kv_tokens=len(course.prompt), requests=1)),
+            course.prefilling,
+        ):
+            course.prefilling.enter_context(self.routing.taken(first, Work(prefill_tokens=left)))
             async with aclosing(self._carry_out(chosen, course)) as batches:
                 yield batches
+
+    def _account(self, chosen: Plan, course: _Course) -> None:
+        """Something was said: the prompt is in the KV caches of those who prefilled and decode it."""
+        course.prefilling.close()
+        for step in (chosen.prefill, chosen.decode if course.streaming else None):
+            if step is not None and step.instance.id not in course.noted:
+                course.noted.add(step.instance.id)
+                self.routing.prefilled(step.instance, course.prompt, time.monotonic())
 
     async def _carry_out(self, chosen: Plan, course: _Course) -> AsyncGenerator[list[TokenDelta], None]:
         begun = time.perf_counter()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Timing, TokenDelta
@@ -24,6 +25,7 @@ from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
 from triptych.engines.vllm.environment import without_compiler
 from triptych.engines.vllm.failures import first_line, in_our_terms
+from triptych.engines.vllm.kv_events import Channel, Reporter
 from triptych.engines.vllm.options import engine_args, side_channel, split_flags
 from triptych.engines.vllm.ports import Ports, reserve
 from triptych.engines.vllm.prefill import Prefill
@@ -55,6 +57,8 @@ class VllmEngine:
         self._prefill: Prefill | None = None
         self._encoding: VllmEncoding | None = None
         self._ports: Ports | None = None
+        self._channel: Channel | None = None
+        self._reporter: Reporter | None = None
         self._running = 0
         self._made = 0
 
@@ -69,6 +73,7 @@ class VllmEngine:
             for name, value in media_args(self._flags, self._options.span, checkpoint).items():
                 setattr(args, name, value)
             self._join(args)
+            self._tell(args)
             if args.enforce_eager:
                 without_compiler()
             self._prompts = Prompts(self._options, checkpoint, self._flags)
@@ -83,6 +88,9 @@ class VllmEngine:
             raise ConfigError(f"vLLM did not start: {first_line(error)}") from error
         self._prefill = Prefill(self._engine, self._prompts)
         self._encoding = VllmEncoding(self._prompts, self._prompts.store)
+        if self._channel is not None:
+            size = self._engine.vllm_config.cache_config.block_size
+            self._reporter = Reporter(self._channel, size, family_of(checkpoint).embedded(checkpoint))
         return self._card(checkpoint)
 
     def _join(self, args: Any) -> None:
@@ -95,6 +103,27 @@ class VllmEngine:
         self._ports = reserve(*side_channel(args, self._flags))
         config = kv.transfer_config(self._options.span, self._ports.host, self._ports.first)
         args.kv_transfer_config = KVTransferConfig(**config)
+
+    def _tell(self, args: Any) -> None:
+        """Have the engine say what its KV cache holds, unless the user has, or it keeps nothing between requests."""
+        prefills = "p" in self._options.span.value
+        if not (prefills and self._flags.kv_events) or args.kv_events_config is not None:
+            return
+        if args.enable_prefix_caching is False:
+            return
+        from vllm.config.kv_events import KVEventsConfig
+
+        self._channel = Channel()
+        args.kv_events_config = KVEventsConfig(
+            enable_kv_cache_events=True,
+            publisher="zmq",
+            endpoint=self._channel.endpoint,
+            replay_endpoint=self._channel.replay_endpoint,
+        )
+
+    @property
+    def kv_log(self) -> KvLog | None:
+        return self._reporter.log if self._reporter is not None else None
 
     def _card(self, checkpoint: Checkpoint) -> ModelCard:
         config = self._alive().vllm_config
@@ -118,6 +147,8 @@ class VllmEngine:
         )
 
     async def stop(self) -> None:
+        if self._reporter is not None:
+            await self._reporter.close()
         if self._prefill is not None:
             await self._prefill.close()
         # They hold the engine too, which must go now: at the interpreter's end it no longer can in peace.
@@ -126,6 +157,8 @@ class VllmEngine:
         if engine is not None:
             logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of the kill that follows every stop
             engine.shutdown(timeout=SHUTDOWN_S)
+        if self._channel is not None:
+            self._channel.close()
         if self._ports is not None:
             self._ports.close()
         if self._prompts is not None:

@@ -18,6 +18,9 @@ class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         str, Meta(description="Folder shared by the EC connector's producers and consumers; empty: no EC connector.")
     ] = ""
     ec_extra_config: Annotated[str, Meta(description="JSON object: more of the EC connector's configuration.")] = ""
+    kv_events: Annotated[
+        bool, Meta(description="Tell frontends what the KV cache holds, for routing (spans that prefill).")
+    ] = True
     nixl_side_channel_host: Annotated[
         str, Meta(description="Address at which this worker's NIXL agent is found by decode workers.")
     ] = "127.0.0.1"

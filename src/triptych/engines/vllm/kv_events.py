@@ -7,15 +7,18 @@ knows of, which only makes the index miss them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import AsyncExitStack
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from triptych.cache.kv_log import KvLog
 from triptych.contracts.kv_events import KvChange, Level
 from triptych.router.block_hash import MediumAt
 from triptych.router.translate import EngineHash, Stored, Translator
@@ -95,7 +98,51 @@ def _stored(event: BlockStored, tier: Level) -> Stored:
     return Stored(event.block_hashes, event.parent_block_hash, event.token_ids, media, adapter, salt, tier)
 
 
-async def messages(endpoint: str, replay_endpoint: str) -> AsyncIterator[bytes]:
+class Reporter:
+    """Follows one engine, from its start to ``close``. For one event loop."""
+
+    def __init__(self, channel: Channel, block_size: int, placeholders: Collection[int]) -> None:
+        self._channel = channel
+        self._events = Events(block_size, placeholders)
+        self.log = KvLog(self._events.translator.snapshot)
+        self._task = asyncio.create_task(self._run(), name="follow the engine's KV events")
+
+    async def _run(self) -> None:
+        async with aclosing(messages(self._channel.endpoint, self._channel.replay_endpoint)) as payloads:
+            async for payload in payloads:
+                try:
+                    self._tell(payload)
+                except msgspec.MsgspecError as error:
+                    log.error("the engine's KV events are of another version, and are not followed: %s", error)
+                    return
+
+    def _tell(self, payload: bytes) -> None:
+        for changes in self._events.apply(payload):
+            if changes is None:
+                self.log.reset()
+            else:
+                self.log.publish(changes)
+
+    async def close(self) -> None:
+        """May be called twice."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self.log.close()
+
+
+class Channel:
+    """Where an engine says what its KV cache holds: sockets in a folder that only this user can read."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="triptych-kv-")
+        self.endpoint, self.replay_endpoint = (f"ipc://{self._folder.name}/{name}" for name in ("events", "replay"))
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._folder.cleanup()
+
+
+async def messages(endpoint: str, replay_endpoint: str) -> AsyncGenerator[bytes, None]:
     """Payloads in the publisher's order, each once. Ends when closed."""
     async with AsyncExitStack() as stack:
         context = stack.enter_context(zmq.asyncio.Context())

@@ -52,8 +52,11 @@ class RequestClient(Protocol):
 class RequestServer(Protocol):
     """Answers peers."""
 
-    async def start(self, handlers: dict[str, Handler]) -> tuple[str, int]:
-        """Listen, and return the (host, port) to register."""
+    async def start(self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None) -> tuple[str, int]:
+        """Listen, and return the (host, port) to register.
+
+        Calls to ``standing`` endpoints are no work: they count against no bound, and no drain waits for them.
+        """
         ...
 
     async def drain(self, timeout_s: float) -> None:

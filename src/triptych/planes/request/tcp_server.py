@@ -93,7 +93,7 @@ class _ServerConnection(Connection):
             self.send(pack(Type.ERROR, number, _ENCODER.encode(error.to_wire())))
             return
         stream = self._streams[number] = _ServerStream()
-        stream.task = self._server.tasks.spawn(
+        stream.task = self._server.tasks_of(endpoint).spawn(
             self._serve(number, stream, handler, request), f"call {endpoint} {number}"
         )
         # Not at the end of ``_serve``, which never begins where the CANCEL came along with the CALL.
@@ -136,10 +136,12 @@ class TcpRequestServer:
         self._server: asyncio.Server | None = None
         self._draining = False
         self.connections: set[_ServerConnection] = set()
+        self._standing: dict[str, Handler] = {}
+        self._watchers = TaskSet()
         self.tasks = TaskSet()
 
-    async def start(self, handlers: dict[str, Handler]) -> tuple[str, int]:
-        self._handlers = handlers
+    async def start(self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None) -> tuple[str, int]:
+        self._handlers, self._standing = handlers, standing or {}
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(lambda: _ServerConnection(self), self._host, self._port)
@@ -153,6 +155,8 @@ class TcpRequestServer:
 
     def handler(self, endpoint: str) -> Handler:
         """The handler to use for a new call now. Raises what refuses the call."""
+        if endpoint in self._standing:
+            return self._standing[endpoint]
         if self._draining:
             raise Unavailable("the worker is shutting down", code="worker_draining", retry_after_s=1)
         if len(self.tasks) >= self._max_in_flight:
@@ -164,6 +168,10 @@ class TcpRequestServer:
             raise NotFound(f"this worker has no endpoint {endpoint!r}")
         return self._handlers[endpoint]
 
+    def tasks_of(self, endpoint: str) -> TaskSet:
+        """Where the calls to an endpoint belong."""
+        return self._watchers if endpoint in self._standing else self.tasks
+
     async def drain(self, timeout_s: float) -> None:
         self._draining = True
         if not await self.tasks.wait_idle(timeout_s):
@@ -173,6 +181,7 @@ class TcpRequestServer:
         self._draining = True
         if self._server is not None:
             self._server.close()
+        await self._watchers.close()
         await self.tasks.close()
         for connection in list(self.connections):
             connection.close()
