@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from msgspec.structs import replace
+
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.kv_events import KvChange, Load, packed
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
@@ -59,15 +61,15 @@ def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -> None
 
     async def body() -> None:
         log, account = KvLog(list), Account()
-        async with aclosing(news(log, account)) as told:
+        async with aclosing(news(log, account, "me")) as told:
             first = await anext(told)
             assert first.kv is not None
             assert first.kv.reset
             assert first.load == Load()
             request = GenerateRequest(
-                id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20
+                id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="other"
             )
-            with account.taken(request) as entry:
+            with account.taken(replace(request, origin="me")), account.taken(request) as entry:
                 assert (await anext(told)).load == Load(20, 20, 1)
                 entry.prefilled()
                 entry.prefilled()
@@ -88,5 +90,6 @@ def test_a_request_that_was_prefilled_elsewhere_waits_for_no_prefill() -> None:
     handle = KvHandle(engine="mock", request_id="r", params=b"")
     request = GenerateRequest(id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), kv=handle, said=[7])
     with account.taken(request):
-        assert account.load == Load(0, 3, 1)
-    assert account.load == Load()
+        assert account.others("me") == Load(0, 3, 1)
+        assert account.others("") == Load()
+    assert account.others("me") == Load()

@@ -50,7 +50,7 @@ def unpacked(hashes: bytes) -> array[int]:
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker has to do, for all frontends together."""
+    """What a worker has to do for others than the frontend that is told."""
 
     prefill_tokens: int = 0
     kv_tokens: int = 0
@@ -65,4 +65,5 @@ class News(msgspec.Struct, frozen=True, array_like=True):
 
 
 EVENTS = "events"
-"""Endpoint of every worker: takes nothing, answers News without end. The first holds all that there is."""
+"""Endpoint of every worker: takes the frontend's ``GenerateRequest.origin`` in UTF-8, answers News without end. The
+first holds all that there is."""

@@ -132,6 +132,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     (``max_tokens``, ``min_tokens``) counts them."""
     kv: KvHandle | None = None
     """Prefilled elsewhere: the cache of the prompt (without ``said``) is read from there."""
+    origin: str = ""
+    """Which frontend sent it: a worker tells each of them what the others have there."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -32,7 +32,7 @@ def child_specs(graph: Graph) -> tuple[ChildSpec, ...]:
     config = graph.frontend.config
     secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
     public = replace(config, api_key=None)
-    frontend = (*_launch("frontend"), *flags(public, graph.frontend.media), *plane)
+    frontend = (*_launch("frontend"), *flags(public, graph.frontend.media, graph.frontend.router), *plane)
     workers = (
         _worker_spec(worker, index, plane) for worker in graph.workers for index in range(worker.placement.replicas)
     )

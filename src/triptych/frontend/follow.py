@@ -64,7 +64,9 @@ class Follower:
                 pass
 
     async def _listen(self, instance: Instance) -> None:
-        call = self._client.call(instance.host, instance.port, EVENTS, b"", silence_s=SILENCE_S)
+        call = self._client.call(
+            instance.host, instance.port, EVENTS, self._routing.origin.encode(), silence_s=SILENCE_S
+        )
         expected = 0
         async with call as batches:
             async for payloads in batches:

@@ -7,7 +7,7 @@ blocks the sets only shrink, and where they do is found by bisection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 Match = list[tuple[int, int]]
 """(blocks from the prompt's start, workers that hold just so many), the longest first. Workers are bits."""
@@ -22,6 +22,7 @@ class KvIndex:
     def __init__(self) -> None:
         self._blocks: dict[int, int] = {}
         self._bits: dict[str, int] = {}
+        self._held: dict[str, int] = {}
         self._free: list[int] = []
         """Bits that no block has any more."""
         self._gone = 0
@@ -39,17 +40,23 @@ class KvIndex:
             self._bits[worker] = bit
         return bit
 
-    def store(self, worker: str, hashes: Iterable[int]) -> None:
+    def held(self, worker: str) -> int:
+        """Blocks that ``worker`` holds, as far as none was stored twice or removed without being held."""
+        return self._held.get(worker, 0)
+
+    def store(self, worker: str, hashes: Sequence[int]) -> None:
         """``worker`` holds these blocks."""
         bit, blocks = self.bit(worker), self._blocks
+        self._held[worker] = self._held.get(worker, 0) + len(hashes)
         known = blocks.get
         for one in hashes:
             held = known(one)
             blocks[one] = bit if held is None else held | bit
 
-    def remove(self, worker: str, hashes: Iterable[int]) -> None:
+    def remove(self, worker: str, hashes: Collection[int]) -> None:
         """``worker`` holds them no more; those that it did not hold do not matter."""
         others, blocks = ~self.bit(worker), self._blocks
+        self._held[worker] = self._held.get(worker, 0) - len(hashes)
         known = blocks.get
         for one in hashes:
             held = known(one)
@@ -67,6 +74,7 @@ class KvIndex:
         in between. Whoever takes over the name in the meantime is another one.
         """
         bit = self._bits.pop(worker, 0)
+        self._held.pop(worker, None)
         self._gone |= bit
         return self._sweep(bit)
 

@@ -43,6 +43,8 @@ class Candidate(NamedTuple):
     work: Work
     held: tuple[int, int, int] = (0, 0, 0)
     """Tokens at the prompt's start that its device holds; its device and host; its device, host and disk."""
+    blocks: int = 0
+    """That its device holds in all: of equals, the one with the fewest has the most room for something new."""
 
 
 def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
@@ -80,7 +82,7 @@ class Policy:
         least = min(costs)
         if not self._weights.temperature:
             ties = [one for one, its in zip(candidates, costs, strict=True) if its == least]
-            return min(ties, key=lambda one: (one.work.requests, one.id))
+            return min(ties, key=lambda one: (one.work.requests, one.blocks, one.id))
         scale = self._weights.temperature * max(1, prompt_tokens)
         odds = [math.exp((least - one) / scale) for one in costs]
         return self._chance.choices(candidates, odds)[0]

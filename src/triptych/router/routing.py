@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ class Routing:
 
     def __init__(self, config: RouterConfig, chance: random.Random | None = None) -> None:
         self._config = config
+        self.origin = secrets.token_hex(6)
+        """By which workers tell this frontend's requests from those of others."""
         self._chance = chance or random.Random()
         self._levels = [KvIndex() for _ in Level]
         self._recent = Recent(config.router_remember_s)
@@ -73,7 +76,10 @@ class Routing:
         """Who of ``pool``, which is not empty, takes ``stages`` of a request: by its prefill, else by what decodes."""
         prefills = "p" in stages
         matches = self._matches(pool, prompt) if prefills and self._config.router_policy == "kv" else {}
-        candidates = [Candidate(one.id, self._workload.of(one.id), self._held(one, matches)) for one in pool]
+        device = self._levels[Level.DEVICE]
+        candidates = [
+            Candidate(one.id, self._workload.of(one.id), self._held(one, matches), device.held(one.id)) for one in pool
+        ]
         chosen = self._policy(stages).choose(candidates, len(prompt) if prefills else 0)
         return next(one for one in pool if one.id == chosen.id)
 

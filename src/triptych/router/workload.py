@@ -1,8 +1,7 @@
-"""What each worker has to do: what this frontend sent there, and what the worker itself says of all frontends."""
+"""What each worker has to do: what this frontend sent there, and what the worker says of other ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -26,19 +25,12 @@ class Work(NamedTuple):
 NONE = Work()
 
 
-@dataclass(slots=True)
-class _Report:
-    work: Work
-    own: Work
-    """Of this frontend, at the time."""
-
-
 class Workload:
     """For one event loop. Work that is begun must be ended."""
 
     def __init__(self) -> None:
         self._own: dict[str, Work] = {}
-        self._reports: dict[str, _Report] = {}
+        self._others: dict[str, Work] = {}
 
     def begin(self, worker: str, work: Work) -> None:
         self._own[worker] = self._own.get(worker, NONE).plus(work)
@@ -52,15 +44,13 @@ class Workload:
             self._own[worker] = left
 
     def report(self, worker: str, work: Work) -> None:
-        """What ``worker`` says that it has to do in all."""
-        self._reports[worker] = _Report(work, self._own.get(worker, NONE))
+        """What ``worker`` says that it has to do for other frontends."""
+        self._others[worker] = work
 
     def forget(self, worker: str) -> None:
         """``worker`` is gone. What was begun there is still ended by those who began it."""
-        self._reports.pop(worker, None)
+        self._others.pop(worker, None)
 
     def of(self, worker: str) -> Work:
         """This frontend's work at ``worker``, and that of others by its last report."""
-        own = self._own.get(worker, NONE)
-        report = self._reports.get(worker)
-        return own if report is None else own.plus(report.work.less(report.own))
+        return self._own.get(worker, NONE).plus(self._others.get(worker, NONE))

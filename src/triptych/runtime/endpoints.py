@@ -98,7 +98,7 @@ class Endpoints:
             yield item
 
     async def _events(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        async with aclosing(news(self._kv_log, self._account)) as told:
+        async with aclosing(news(self._kv_log, self._account, str(payload, errors="replace"))) as told:
             async for one in told:
                 yield _ENCODER.encode(one)
 

@@ -17,10 +17,19 @@ HEARTBEAT_S = 1.0
 
 
 class Account:
-    """Work in a worker now, of all frontends together."""
+    """Work in a worker now, by the frontend that sent it."""
 
     def __init__(self) -> None:
-        self.load = Load()
+        self._loads: dict[str, Load] = {}
+
+    def others(self, origin: str) -> Load:
+        """Of all frontends but ``origin``."""
+        loads = [load for name, load in self._loads.items() if name != origin]
+        return Load(
+            sum(one.prefill_tokens for one in loads),
+            sum(one.kv_tokens for one in loads),
+            sum(one.requests for one in loads),
+        )
 
     @contextmanager
     def taken(self, request: GenerateRequest) -> Iterator[_Entry]:
@@ -31,33 +40,40 @@ class Account:
         finally:
             entry.close()
 
-    def add(self, prefill_tokens: int, kv_tokens: int, requests: int) -> None:
-        load = self.load
-        self.load = Load(load.prefill_tokens + prefill_tokens, load.kv_tokens + kv_tokens, load.requests + requests)
+    def add(self, origin: str, prefill_tokens: int, kv_tokens: int, requests: int) -> None:
+        load = self._loads.get(origin, Load())
+        load = Load(load.prefill_tokens + prefill_tokens, load.kv_tokens + kv_tokens, load.requests + requests)
+        self._loads[origin] = load
+        if load == Load():
+            del self._loads[origin]
 
 
 class _Entry:
     def __init__(self, account: Account, request: GenerateRequest) -> None:
         self._account = account
+        self._origin = request.origin
         self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)
         self._waiting = 0 if request.kv is not None else self._tokens
-        account.add(self._waiting, self._tokens, 1)
+        account.add(self._origin, self._waiting, self._tokens, 1)
 
     def prefilled(self) -> None:
         """Its first token is there. May be called again."""
-        self._account.add(-self._waiting, 0, 0)
-        self._waiting = 0
+        if self._waiting:
+            self._account.add(self._origin, -self._waiting, 0, 0)
+            self._waiting = 0
 
     def close(self) -> None:
         self.prefilled()
-        self._account.add(0, -self._tokens, -1)
+        self._account.add(self._origin, 0, -self._tokens, -1)
 
 
-async def news(log: KvLog, account: Account) -> AsyncGenerator[News, None]:
-    """All that there is, and then what changes, until ``log`` is closed. Never silent for long."""
+async def news(log: KvLog, account: Account, origin: str) -> AsyncGenerator[News, None]:
+    """For the frontend ``origin``: all that there is, and then what changes, until ``log`` is closed. Never silent for
+    long."""
     async with aclosing(log.follow()) as batches:
         waiting = asyncio.ensure_future(anext(batches, None))
-        said, silent_s = None, 0.0
+        said: Load | None = None
+        silent_s = 0.0
         try:
             while True:
                 await asyncio.wait({waiting}, timeout=LOAD_PERIOD_S)
@@ -66,10 +82,11 @@ async def news(log: KvLog, account: Account) -> AsyncGenerator[News, None]:
                     if (batch := waiting.result()) is None:
                         return
                     waiting = asyncio.ensure_future(anext(batches, None))
-                load = account.load if account.load != said else None
+                now = account.others(origin)
+                load = now if now != said else None
                 silent_s = 0.0 if batch or load else silent_s + LOAD_PERIOD_S
                 if batch or load or silent_s >= HEARTBEAT_S:
-                    said, silent_s = account.load, 0.0
+                    said, silent_s = now, 0.0
                     yield News(batch, load)
         finally:
             waiting.cancel()

@@ -108,6 +108,7 @@ class Dispatcher:
         KV cache that cannot be read is made once more. Raises what the worker raises, WorkerLost when it is gone
         mid-answer, DeadlineExceeded when silent.
         """
+        request = replace(request, origin=self.routing.origin)
         course = _Course(request, prompt or Prompt(named(request.token_ids)), Supply(request, self._calls, self._held))
         try:
             while True:
