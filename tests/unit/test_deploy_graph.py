@@ -23,6 +23,7 @@ frontend:
   port: 8123
   enable-multimodal: true
   media-max-items: 3
+  router-policy: round-robin
   api-key: geheim
 workers:
   - name: big
@@ -56,6 +57,7 @@ def test_a_full_graph_becomes_command_lines(tmp_path: Path) -> None:
         "--port=8123",
         "--enable-multimodal",
         "--media-max-items=3",
+        "--router-policy=round-robin",
         "--namespace=blue",
     )
     assert frontend.env == {"TRIPTYCH_API_KEY": "geheim"}, "a flag would show the key in `ps`"
