@@ -55,17 +55,15 @@ class KvIndex:
 
     def remove(self, worker: str, hashes: Collection[int]) -> None:
         """``worker`` holds them no more; those that it did not hold do not matter."""
-        others, blocks = ~self.bit(worker), self._blocks
+        bit, blocks = self.bit(worker), self._blocks
         self._held[worker] = self._held.get(worker, 0) - len(hashes)
         known = blocks.get
         for one in hashes:
             held = known(one)
-            if held is None:
-                continue
-            if left := held & others:
-                blocks[one] = left
-            else:
+            if held == bit:
                 del blocks[one]
+            elif held is not None:
+                self._drop(one, held & ~bit)
 
     def forget(self, worker: str) -> Iterator[None]:
         """``worker`` is gone, or holds nothing any more. From now on it matches nothing.
