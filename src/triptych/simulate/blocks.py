@@ -1,0 +1,100 @@
+"""Blocks of KV cache: counted by those who use them, kept by their hashes when nobody does, evicted by age.
+
+As vLLM keeps them: a request's blocks are freed from the last to the first, and the block that nobody has used for
+longest is the first to be taken. So a block never outlives one that stands before it in a prompt.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Change(NamedTuple):
+    """A block that can be found by its hash from now on, or no more."""
+
+    stored: bool
+    hash: int
+
+
+class BlockPool:
+    """Keys are hashes, 0 and above, or names of blocks that nobody else can use, below 0."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self._users: dict[int, int] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._blank = blocks
+        self._names = 0
+        self._changes: list[Change] = []
+
+    @property
+    def free(self) -> int:
+        """Blocks that can be taken."""
+        return self._blank + len(self._idle)
+
+    def holds(self, key: int) -> bool:
+        return key in self._users or key in self._idle
+
+    def matched(self, hashes: Sequence[int], most: int) -> int:
+        """How many of the first blocks are here; at most ``most``."""
+        for index, key in enumerate(hashes[:most]):
+            if not self.holds(key):
+                return index
+        return min(most, len(hashes))
+
+    def idle(self, hashes: Sequence[int]) -> int:
+        """How many of these blocks nobody uses."""
+        return sum(key in self._idle for key in hashes)
+
+    def use(self, key: int) -> None:
+        """One more user of a block that is here."""
+        if key in self._idle:
+            del self._idle[key]
+            self._users[key] = 1
+        else:
+            self._users[key] += 1
+
+    def take(self, key: int | None = None) -> int:
+        """A block, to be known by ``key`` if it has one, and its key. There must be a free one."""
+        if key is not None and self.holds(key):  # computed by two at once: kept once
+            self.use(key)
+            return key
+        if self._blank:
+            self._blank -= 1
+        else:
+            oldest, _ = self._idle.popitem(last=False)
+            if oldest >= 0:
+                self._changes.append(Change(False, oldest))
+        if key is None:
+            self._names -= 1
+            key = self._names
+        else:
+            self._changes.append(Change(True, key))
+        self._users[key] = 1
+        return key
+
+    def name(self, key: int, known_as: int) -> int:
+        """A block of one user is full, and from now on known by its hash. Returns its key."""
+        if self.holds(known_as):
+            self.release([key])
+            self.use(known_as)
+            return known_as
+        self._users[known_as] = self._users.pop(key)
+        self._changes.append(Change(True, known_as))
+        return known_as
+
+    def release(self, keys: Sequence[int]) -> None:
+        """A user of ``keys``, which are in the order of its prompt, needs them no more."""
+        for key in reversed(keys):
+            if self._users[key] > 1:
+                self._users[key] -= 1
+            else:
+                del self._users[key]
+                self._idle[key] = None
+
+    def changes(self) -> list[Change]:
+        """Since the last call."""
+        told, self._changes = self._changes, []
+        return told

@@ -1,0 +1,88 @@
+"""A pool of equal workers and the router before it: the policy, index and workload that serve."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from triptych.router.affinity import home
+from triptych.router.kv_index import KvIndex
+from triptych.router.policy import Candidate, Policy, PolicyName, Weights
+from triptych.router.workload import Work, Workload
+from triptych.simulate.blocks import Change
+from triptych.simulate.engine_model import Job
+
+
+class Choosing:
+    """Who of a pool takes a job, by what the router has been told so far."""
+
+    def __init__(self, policy: PolicyName, weights: Weights, names: list[str], block_size: int, seed: int) -> None:
+        self._names = names
+        self._block_size = block_size
+        self._by_prefix = policy == "kv"
+        self._index = KvIndex()
+        self._bits = [self._index.bit(name) for name in names]
+        self._workload = Workload()
+        self._policy = Policy(policy, weights, random.Random(seed))
+        self._places = {name: place for place, name in enumerate(names)}
+        self._work: dict[int, tuple[str, Work]] = {}
+
+    def choose(self, job: Job) -> int:
+        """Its place in the pool. From now on its work counts there."""
+        held = self._held(job)
+        candidates = [
+            Candidate(name, self._workload.of(name), (tokens, tokens, tokens))
+            for name, tokens in zip(self._names, held, strict=True)
+        ]
+        chosen = self._policy.choose(candidates, 0 if job.arrived_kv else job.prompt_tokens)
+        left = 0 if job.arrived_kv else job.prompt_tokens - chosen.held[0]
+        self._begin(job, chosen.id, Work(left, job.prompt_tokens if job.arrived_kv else 0, 1))
+        return self._places[chosen.id]
+
+    def _held(self, job: Job) -> Sequence[int]:
+        """Tokens at the prompt's start, by worker; of those that must be computed in any case, none."""
+        held = [0] * len(self._names)
+        if not self._by_prefix or job.arrived_kv:
+            return held
+        most = (job.prompt_tokens - 1) // self._block_size
+        for blocks, workers in self._index.match(job.hashes):
+            tokens = min(blocks, most) * self._block_size
+            for place, bit in enumerate(self._bits):
+                if workers & bit:
+                    held[place] = tokens
+        return held
+
+    def _begin(self, job: Job, name: str, work: Work) -> None:
+        self._work[job.id] = (name, work)
+        self._workload.begin(name, work)
+
+    def prefilled(self, job: Job) -> None:
+        """Its first token came; now it decodes."""
+        self.ended(job)
+        self._begin(job, self._last, Work(0, job.prompt_tokens, 1))
+
+    def ended(self, job: Job) -> None:
+        self._last, work = self._work.pop(job.id)
+        self._workload.end(self._last, work)
+
+    def told(self, place: int, changes: Sequence[Change]) -> None:
+        """By a worker, of its blocks."""
+        name = self._names[place]
+        for change in changes:
+            (self._index.store if change.stored else self._index.remove)(name, (change.hash,))
+
+
+class EncoderChoosing:
+    """Who of the encode workers takes a request's media: equal content goes to one, as long as that is not overloaded."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._load = dict.fromkeys(names, 0)
+
+    def choose(self, content: int) -> int:
+        chosen = home(str(content), self._names, self._load.__getitem__)
+        self._load[chosen] += 1
+        return self._names.index(chosen)
+
+    def ended(self, place: int) -> None:
+        self._load[self._names[place]] -= 1

@@ -1,0 +1,66 @@
+"""What is counted of a run: durations in logarithmic buckets, and the record of each request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_BUCKETS_AN_E = 200
+"""Buckets are 0.5 % wide."""
+
+
+class Histogram:
+    """Durations in picoseconds, each so many times."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def add(self, duration: int, times: int) -> None:
+        bucket = round(math.log(max(1, duration)) * _BUCKETS_AN_E)
+        self._counts[bucket] = self._counts.get(bucket, 0) + times
+
+    def percentile(self, share: float) -> float:
+        """In picoseconds, to half a bucket; 0 where nothing was added."""
+        left = share * sum(self._counts.values())
+        for bucket in sorted(self._counts):
+            left -= self._counts[bucket]
+            if left <= 0:
+                return math.exp(bucket / _BUCKETS_AN_E)
+        return 0.0
+
+
+@dataclass(slots=True)
+class Record:
+    """One request, times in picoseconds since the start."""
+
+    arrival: int
+    prompt_tokens: int
+    output_tokens: int
+    first: int = -1
+    """Its first token; below 0: there was none, for no engine has room for it."""
+    end: int = -1
+    cached_tokens: int = 0
+
+    @property
+    def ttft(self) -> int:
+        return self.first - self.arrival
+
+    @property
+    def tpot(self) -> float:
+        """Mean time of a token after the first."""
+        return (self.end - self.first) / (self.output_tokens - 1) if self.output_tokens > 1 else 0.0
+
+
+@dataclass(slots=True)
+class Measures:
+    records: list[Record] = field(default_factory=list)
+    itl: Histogram = field(default_factory=Histogram)
+    preemptions: int = 0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of the sorted ``values`` that so large a share does not exceed; 0 where there are none."""
+    if not values:
+        return 0.0
+    return values[min(len(values) - 1, max(0, math.ceil(share * len(values)) - 1))]

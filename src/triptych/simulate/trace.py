@@ -1,0 +1,111 @@
+"""Requests of public traces. Which format it is, is seen by the file itself.
+
+- Mooncake (github.com/kvcache-ai/Mooncake, FAST25-release/traces): JSON lines with ``hash_ids``, one for each 512
+  tokens of a prompt; equal ids stand for equal prefixes.
+- Azure (github.com/Azure/AzurePublicDataset, LLM inference traces): CSV with TIMESTAMP, ContextTokens and
+  GeneratedTokens; nothing is known of prefixes.
+- ServeGen (github.com/alibaba/ServeGen, multimodal): a folder, see ``simulate.servegen``.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from triptych.contracts.errors import ConfigError
+from triptych.simulate import servegen
+
+MOONCAKE_BLOCK = 512
+PLAIN_BLOCK = 128
+"""Of traces that know of no prefixes: large, for there is nothing to be found in a cache."""
+
+
+class TraceRequest(NamedTuple):
+    arrival_s: float
+    """Since the trace began."""
+    prompt_tokens: int
+    output_tokens: int
+    hashes: tuple[int, ...] = ()
+    """Of the prompt's full blocks."""
+    media: tuple[tuple[int, int], ...] = ()
+    """(content, tokens); their tokens are among the prompt's."""
+
+
+class Trace(NamedTuple):
+    name: str
+    block_size: int
+    requests: list[TraceRequest]
+
+    @property
+    def seconds(self) -> float:
+        return self.requests[-1].arrival_s
+
+    def faster(self, speed: float) -> Trace:
+        """The same, ``speed`` times as fast."""
+        return self._replace(requests=[one._replace(arrival_s=one.arrival_s / speed) for one in self.requests])
+
+
+class Wanted(NamedTuple):
+    """What is made of a trace."""
+
+    limit: int | None = None
+    """Most requests, from the start."""
+    repeated_media: float = 0.0
+    """Share of media that came before; for a trace that does not tell."""
+    duration_s: float = 1200.0
+    """Of one that is drawn from distributions."""
+    seed: int = 0
+
+
+class _MooncakeRow(msgspec.Struct):
+    timestamp: float
+    input_length: int
+    output_length: int
+    hash_ids: list[int]
+
+
+def read_trace(path: Path, wanted: Wanted) -> Trace:
+    """Raises ConfigError that names what is wrong with it."""
+    try:
+        block_size, requests = _read(path, wanted)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (msgspec.MsgspecError, ValueError, KeyError, SyntaxError) as error:
+        raise ConfigError(f"{path}: not a trace of a known format (Mooncake, Azure, ServeGen): {error}") from error
+    good = sorted(one for one in requests if one.prompt_tokens > 0 and one.output_tokens > 0)
+    if not good:
+        raise ConfigError(f"{path}: no requests in it")
+    first = good[0].arrival_s
+    good = [one._replace(arrival_s=one.arrival_s - first) for one in good[: wanted.limit]]
+    return Trace(path.stem, block_size, good)
+
+
+def _read(path: Path, wanted: Wanted) -> tuple[int, Iterable[TraceRequest]]:
+    if path.is_dir():
+        chance = random.Random(wanted.seed)
+        rows = servegen.requests(path, wanted.duration_s, wanted.repeated_media, chance)
+        return PLAIN_BLOCK, (TraceRequest(*row) for row in rows)
+    with path.open(encoding="utf-8-sig") as file:
+        start = file.read(1)
+        file.seek(0)
+        if start == "{":
+            decoder = msgspec.json.Decoder(_MooncakeRow)
+            return MOONCAKE_BLOCK, [_mooncake(decoder.decode(line)) for line in file if line.strip()]
+        return PLAIN_BLOCK, [_azure(row) for row in csv.DictReader(file)]
+
+
+def _mooncake(row: _MooncakeRow) -> TraceRequest:
+    full = row.input_length // MOONCAKE_BLOCK
+    return TraceRequest(row.timestamp / 1000, row.input_length, row.output_length, tuple(row.hash_ids[:full]))
+
+
+def _azure(row: dict[str, str]) -> TraceRequest:
+    head, _, fraction = row["TIMESTAMP"].partition(".")
+    arrival = datetime.fromisoformat(f"{head}+00:00").timestamp() + float(f"0.{fraction.split('+')[0] or 0}")
+    return TraceRequest(arrival, int(row["ContextTokens"]), int(row["GeneratedTokens"]))

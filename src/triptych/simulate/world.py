@@ -1,0 +1,230 @@
+"""A deployment in virtual time: requests arrive, are sent to workers, and engines take their steps.
+
+A heap of what happens when. Of things at one instant, what arrives at an engine comes before the end of its step.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from triptych.contracts.spans import Mode, Span
+from triptych.router.policy import PolicyName, Weights
+from triptych.simulate.choosing import Choosing, EncoderChoosing
+from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job, Step
+from triptych.simulate.measures import Measures, Record
+from triptych.simulate.profiles import SECOND, Profile
+from triptych.simulate.trace import Trace, TraceRequest
+
+_ARRIVES, _ENDS = 0, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is simulated."""
+
+    profile: Profile
+    mode: Mode
+    workers: dict[Span, int]
+    """Of each span of the mode."""
+    policy: PolicyName
+    weights: Weights = field(default_factory=Weights)
+    news_delay_s: float = 0.01
+    """Until the router knows of a change in a worker's cache."""
+    seed: int = 0
+    together: bool = True
+    """Equal steps of an engine are taken at once."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """A worker that prefills or decodes."""
+
+    place: int
+    pool: _Pool
+    engine: EngineModel
+    step: Step | None = None
+    begun: int = 0
+    turn: int = 0
+    """Tells the end of the step under way from those that were called off."""
+
+
+class _Pool:
+    def __init__(self, span: Span, setting: Setting, block_size: int) -> None:
+        names = [f"{span.value}-{index:04}" for index in range(setting.workers[span])]
+        self.span = span
+        self.choosing = Choosing(setting.policy, setting.weights, names, block_size, setting.seed)
+        self.nodes = [
+            _Node(place, self, EngineModel(setting.profile, block_size, together=setting.together))
+            for place in range(len(names))
+        ]
+
+
+class _Encoders:
+    """Encode workers: each takes one request's media after another."""
+
+    def __init__(self, workers: int, profile: Profile) -> None:
+        self._rates = profile.rates
+        self.choosing = EncoderChoosing([f"e-{index:04}" for index in range(workers)])
+        self._caches = [EmbeddingCache(profile.embedding_cache_tokens) for _ in range(workers)]
+        self._free_at = [0] * workers
+
+    def encode(self, now: int, media: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Who does it, and when its embeddings will be where the prompt is prefilled."""
+        place = self.choosing.choose(media[0][0])
+        lacked = self._caches[place].lacked(media)
+        if lacked:
+            self._free_at[place] = max(now, self._free_at[place]) + self._rates.encoding(lacked)
+        done = self._free_at[place] if lacked else now
+        size = sum(tokens for _, tokens in media) * self._rates.embedding_token_bytes
+        return place, done + self._rates.moving(size)
+
+
+class World:
+    """One run over one trace."""
+
+    def __init__(self, setting: Setting, block_size: int) -> None:
+        self._rates = setting.profile.rates
+        self._delay = round(setting.news_delay_s * SECOND)
+        self._pools = {
+            span: _Pool(span, setting, block_size) for span in setting.mode.spans if span is not Span.E
+        }
+        self._encoders = _Encoders(setting.workers[Span.E], setting.profile) if Span.E in setting.mode.spans else None
+        self._prefill = next(pool for span, pool in self._pools.items() if "p" in span.value)
+        self._decode = next(pool for span, pool in self._pools.items() if "d" in span.value)
+        self._heap: list[tuple[int, int, int, Callable[[int], None]]] = []
+        self._order = count()
+        self._measures = Measures()
+
+    def run(self, trace: Trace) -> Measures:
+        for index, request in enumerate(trace.requests):
+            arrival = round(request.arrival_s * SECOND)
+            self._measures.records.append(Record(arrival, request.prompt_tokens, request.output_tokens))
+            self._at(arrival, _ARRIVES, lambda now, index=index, request=request: self._arrive(index, request, now))
+        while self._heap:
+            now, _, _, happen = heapq.heappop(self._heap)
+            happen(now)
+        return self._measures
+
+    def _at(self, when: int, kind: int, happen: Callable[[int], None]) -> None:
+        heapq.heappush(self._heap, (when, kind, next(self._order), happen))
+
+    # The way of a request.
+
+    def _arrive(self, index: int, request: TraceRequest, now: int) -> None:
+        split = self._prefill is not self._decode
+        job = Job(
+            index,
+            request.prompt_tokens,
+            1 if split else request.output_tokens,
+            request.hashes,
+            () if self._encoders else request.media,
+            keep=split and request.output_tokens > 1,
+        )
+        if self._encoders is None or not request.media:
+            self._send(job, now)
+            return
+        place, there = self._encoders.encode(now, request.media)
+        self._at(there, _ARRIVES, lambda now: self._encoded(place, job, now))
+
+    def _encoded(self, place: int, job: Job, now: int) -> None:
+        assert self._encoders is not None
+        self._encoders.choosing.ended(place)
+        self._send(job, now)
+
+    def _send(self, job: Job, now: int) -> None:
+        if self._prefill.nodes[0].engine.fits(job):
+            node = self._prefill.nodes[self._prefill.choosing.choose(job)]
+            self._submit(node, job, now)
+
+    def _hand_over(self, source: _Node, job: Job, now: int) -> None:
+        """A prompt's KV cache goes to who decodes it, as far as that one lacks it."""
+        record = self._measures.records[job.id]
+        taken = Job(job.id, job.prompt_tokens, record.output_tokens, job.hashes, arrived_kv=True, made=1, resumed=True)
+        taken.told_at = record.first
+        if not self._decode.nodes[0].engine.fits(taken):
+            self._release(source, job, now)
+            return
+        target = self._decode.nodes[self._decode.choosing.choose(taken)]
+        held = target.engine.held_tokens(job.hashes)
+        there = now + self._rates.moving((job.prompt_tokens - held) * self._rates.kv_token_bytes)
+        self._at(there, _ARRIVES, lambda now: self._handed_over(source, target, job, taken, now))
+
+    def _handed_over(self, source: _Node, target: _Node, job: Job, taken: Job, now: int) -> None:
+        self._release(source, job, now)
+        self._submit(target, taken, now)
+
+    def _release(self, node: _Node, job: Job, now: int) -> None:
+        node.engine.release(job)
+        self._wake(node, now)
+
+    # An engine's steps.
+
+    def _submit(self, node: _Node, job: Job, now: int) -> None:
+        node.engine.submit(job)
+        self._wake(node, now)
+
+    def _wake(self, node: _Node, now: int) -> None:
+        """Something has changed for ``node``: if it is idle it begins, else its row of equal steps is cut."""
+        if node.step is None:
+            self._begin(node, now)
+            return
+        steps = node.step.steps_by(now - node.begun)
+        if steps < node.step.count:
+            node.step.count = steps
+            self._end_later(node)
+
+    def _begin(self, node: _Node, now: int) -> None:
+        node.step = node.engine.plan()
+        for job in node.engine.preempted:
+            job.told_at = now
+        self._measures.preemptions += len(node.engine.preempted)
+        if changes := node.engine.pool.changes():
+            self._at(now + self._delay, _ARRIVES, lambda _: node.pool.choosing.told(node.place, changes))
+        if node.step is not None:
+            node.begun = now
+            self._end_later(node)
+
+    def _end_later(self, node: _Node) -> None:
+        assert node.step is not None
+        node.turn += 1
+        turn = node.turn
+        self._at(node.begun + node.step.duration(node.step.count), _ENDS, lambda now: self._end(node, turn, now))
+
+    def _end(self, node: _Node, turn: int, now: int) -> None:
+        if turn != node.turn or node.step is None:
+            return
+        step, node.step = node.step, None
+        finished = node.engine.finish(step)
+        self._count(step, finished, now)
+        for job in finished.first:
+            self._first(node, job, now)
+        for job in finished.done:
+            self._done(node, job, now)
+        if node.step is None:
+            self._begin(node, now)
+
+    def _count(self, step: Step, finished: Finished, now: int) -> None:
+        regular = step.decodes - len(finished.resumed)
+        before = 0
+        for steps in range(1, step.count + 1) if regular > 0 else ():
+            after = step.duration(steps)
+            self._measures.itl.add(after - before, regular)
+            before = after
+        for job in finished.resumed:
+            self._measures.itl.add(now - job.told_at, 1)
+
+    def _first(self, node: _Node, job: Job, now: int) -> None:
+        record = self._measures.records[job.id]
+        record.first = now
+        record.cached_tokens = job.cached_tokens
+        node.pool.choosing.prefilled(job)
+
+    def _done(self, node: _Node, job: Job, now: int) -> None:
+        node.pool.choosing.ended(job)
+        if job.keep:
+            self._hand_over(node, job, now)
+        else:
+            self._measures.records[job.id].end = now
