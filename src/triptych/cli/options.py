@@ -31,8 +31,16 @@ def unwrap(hint: Any) -> tuple[Any, str]:
     return hint, text
 
 
-def add_options(parser: argparse.ArgumentParser, model: type[msgspec.Struct], skip: tuple[str, ...] = ()) -> None:
-    """Add a flag for every field of ``model``; the help states the default."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    model: type[msgspec.Struct],
+    skip: tuple[str, ...] = (),
+    repeated: tuple[str, ...] = (),
+) -> None:
+    """Add a flag for every field of ``model``; the help states the default.
+
+    Those that are ``repeated`` may be given several times, and are parsed into lists.
+    """
     hints = get_type_hints(model, include_extras=True)
     group = parser.add_argument_group((model.__doc__ or "").split("\n")[0].partition(".")[0])
     for field in msgspec.structs.fields(model):
@@ -46,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser, model: type[msgspec.Struct], sk
             settings["action"] = argparse.BooleanOptionalAction
         else:
             settings["metavar"] = plain.__name__.upper() if plain in (int, float) else field.name.upper()
+            settings["action"] = "append" if field.name in repeated else "store"
         group.add_argument(flag(field.name), default=argparse.SUPPRESS, required=required, **settings)
 
 

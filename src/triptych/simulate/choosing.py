@@ -73,7 +73,7 @@ class Choosing:
 
 
 class EncoderChoosing:
-    """Who of the encode workers takes a request's media: equal content goes to one, as long as that is not overloaded."""
+    """Who of the encode workers takes a request's media: equal content goes to one, until that is overloaded."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = names

@@ -1,8 +1,8 @@
 """Requests drawn from ServeGen's description of a service for texts with pictures.
 
 A folder holds, for each client, ``chunk-N-trace.csv`` (start of a window in s, requests/s, coefficient of variation,
-distribution of the gaps, its shape and scale) and ``chunk-N-dataset.json`` (by windows: histograms of tokens of text, of
-tokens of pictures, of pictures and of tokens of answers). It does not tell which pictures are equal.
+distribution of the gaps, its shape and scale) and ``chunk-N-dataset.json`` (by windows: histograms of the tokens of
+texts and of pictures, of pictures, and of the tokens of answers). It does not tell which pictures are equal.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,9 +61,9 @@ def requests(folder: Path, duration_s: float, repeated: float, chance: random.Ra
         yield from _client(trace, json.loads(dataset.read_bytes()), duration_s, media, chance)
 
 
-def _client(trace: Path, dataset: dict[str, dict[str, str]], until_s: float, media: _Media, chance: random.Random) -> (
-    Iterator[Row]
-):
+def _client(
+    trace: Path, dataset: dict[str, dict[str, str]], until_s: float, media: _Media, chance: random.Random
+) -> Iterator[Row]:
     windows = sorted((float(start), _histograms(one)) for start, one in dataset.items())
     with trace.open(newline="") as file:
         rows = [(float(row[0]), float(row[1]), row[3] if len(row) > 4 else "", row[4:5]) for row in csv.reader(file)]
@@ -80,7 +81,7 @@ def _histograms(window: dict[str, str]) -> dict[str, _Histogram]:
 
 
 def _arrivals(start: float, end: float, rate: float, kind: str, shape: float, chance: random.Random) -> Iterator[float]:
-    gap = _GAPS.get(kind, lambda chance, _: chance.expovariate(1))
+    gap = _GAPS.get(kind, _exponential)
     at = start + (chance.random() / rate if rate > 0 else end)
     while at < end:
         yield at
@@ -94,7 +95,9 @@ def _request(arrival: float, of: dict[str, _Histogram], media: _Media, chance: r
     return arrival, text + sum(tokens for _, tokens in pictures), of["output_tokens"].draw(chance), (), pictures
 
 
-def _weibull_mean(shape: float) -> float:
-    from math import gamma
+def _exponential(chance: random.Random, _: float) -> float:
+    return chance.expovariate(1)
 
-    return gamma(1 + 1 / shape)
+
+def _weibull_mean(shape: float) -> float:
+    return math.gamma(1 + 1 / shape)

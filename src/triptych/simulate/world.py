@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from triptych.contracts.spans import Mode, Span
@@ -88,9 +89,7 @@ class World:
     def __init__(self, setting: Setting, block_size: int) -> None:
         self._rates = setting.profile.rates
         self._delay = round(setting.news_delay_s * SECOND)
-        self._pools = {
-            span: _Pool(span, setting, block_size) for span in setting.mode.spans if span is not Span.E
-        }
+        self._pools = {span: _Pool(span, setting, block_size) for span in setting.mode.spans if span is not Span.E}
         self._encoders = _Encoders(setting.workers[Span.E], setting.profile) if Span.E in setting.mode.spans else None
         self._prefill = next(pool for span, pool in self._pools.items() if "p" in span.value)
         self._decode = next(pool for span, pool in self._pools.items() if "d" in span.value)
@@ -102,7 +101,7 @@ class World:
         for index, request in enumerate(trace.requests):
             arrival = round(request.arrival_s * SECOND)
             self._measures.records.append(Record(arrival, request.prompt_tokens, request.output_tokens))
-            self._at(arrival, _ARRIVES, lambda now, index=index, request=request: self._arrive(index, request, now))
+            self._at(arrival, _ARRIVES, partial(self._arrive, index, request))
         while self._heap:
             now, _, _, happen = heapq.heappop(self._heap)
             happen(now)

@@ -1,0 +1,165 @@
+"""``triptych simulate``: how would a deployment do with a trace's requests? In virtual time, on modelled engines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from triptych.cli.options import add_options, read_options
+from triptych.config.simulate import SimulateConfig
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.spans import Mode, Span
+
+if TYPE_CHECKING:
+    from triptych.router.policy import PolicyName
+    from triptych.simulate.report import Outcome
+    from triptych.simulate.runs import Runs
+
+T = TypeVar("T")
+_SEVERAL = ("policy", "mode", "speed")
+_AROUND = (0.8, 0.9, 1.0, 1.1)
+"""Speeds that are run, in those of saturation."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "simulate",
+        help="replay a request trace over simulated workers in virtual time",
+        description="Replay a request trace over workers in virtual time, with the router that serves and a model of "
+        "the engines, and report cache hits, latencies and goodput. Formats: Mooncake (JSON lines), Azure (CSV) and "
+        "ServeGen (a folder).",
+    )
+    parser.add_argument("trace", metavar="TRACE", help="File or folder of the trace.")
+    add_options(parser, SimulateConfig, repeated=_SEVERAL)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from triptych.simulate import report
+
+    for name in _SEVERAL:
+        if name in vars(args):
+            setattr(args, name, ",".join(getattr(args, name)))
+    config = read_options(args, SimulateConfig)
+    folder = _folder(config.out)
+    runs = _runs(Path(args.trace), config)
+    trace = runs.trace
+    print(
+        f"{trace.name}: {len(trace.requests)} requests in {trace.seconds:.0f} s; {config.workers} workers, each "
+        f"{runs.profile.about}\ngoodput: TTFT of at most {config.ttft_target_s:g} s and "
+        f"{config.tpot_target_ms:g} ms a token after the first\n",
+        flush=True,
+    )
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in _outcomes(runs, config):
+            print(report.table([outcome]) if not outcomes else report.line(outcome), flush=True)
+            outcomes.append(outcome)
+    except KeyboardInterrupt:
+        return 130
+    if folder is not None:
+        _write(folder, runs, outcomes)
+    return 0
+
+
+def _runs(path: Path, config: SimulateConfig) -> Runs:
+    from triptych.router.policy import Weights
+    from triptych.simulate import split
+    from triptych.simulate.profiles import profile_named
+    from triptych.simulate.report import Targets
+    from triptych.simulate.runs import Runs
+    from triptych.simulate.trace import Wanted, read_trace
+
+    profile = profile_named(config.profile)
+    trace = read_trace(path, Wanted(config.limit or None, config.repeated_media, config.duration_s, config.seed))
+
+    def share_out(mode: Mode) -> dict[Span, int]:
+        if config.split is not None:
+            return split.as_told(config.split, mode)
+        return split.by_work(mode, config.workers, trace, profile)
+
+    weights = Weights(
+        prefill_weight=config.prefill_weight, miss_weight=config.miss_weight, decode_weight=config.decode_weight
+    )
+    targets = Targets(config.ttft_target_s, config.tpot_target_ms)
+    return Runs(
+        trace=trace,
+        profile=profile,
+        targets=targets,
+        weights=weights,
+        news_delay_s=config.news_delay_s,
+        seed=config.seed,
+        share_out=share_out,
+    )
+
+
+def _outcomes(runs: Runs, config: SimulateConfig) -> Iterator[Outcome]:
+    policies = [_policy("--policy", name) for name in config.policy.split(",")]
+    modes = [_mode(name) for name in config.mode.split(",")]
+    speeds = [_speed(text) for text in config.speed.split(",")]
+    saturated = None if config.find_saturation is None else _policy("--find-saturation", config.find_saturation)
+    for mode in modes:
+        if saturated is not None:
+            speed = runs.saturation(mode, saturated, config.saturation_share)
+            if not speed:
+                raise ConfigError(f"--find-saturation {saturated}: the targets are met at no speed")
+            print(f"{mode.value}: {saturated} is saturated at {speed:.4g} times the trace's speed", flush=True)
+            speeds = [speed * around for around in _AROUND]
+        yield from (runs.run(mode, policy, speed) for speed in speeds for policy in policies)
+
+
+def _policy(flag: str, name: str) -> PolicyName:
+    from triptych.router.policy import POLICIES
+
+    known: dict[str, PolicyName] = {one: one for one in POLICIES}  # type: ignore[misc]
+    return _one_of(flag, name, known)
+
+
+def _mode(name: str) -> Mode:
+    return _one_of("--mode", name, {one.value: one for one in Mode})
+
+
+def _one_of(flag: str, name: str, known: dict[str, T]) -> T:
+    if name.strip() not in known:
+        raise ConfigError(f"{flag} {name}: known: {', '.join(known)}")
+    return known[name.strip()]
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < 1e6:
+        raise ConfigError(f"--speed {text}: a number above 0 is wanted")
+    return speed
+
+
+def _folder(path: str | None) -> Path | None:
+    """``path``, made before anything long is done. Raises ConfigError."""
+    if path is None:
+        return None
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be made: {error.strerror}") from error
+    return Path(path)
+
+
+def _write(folder: Path, runs: Runs, outcomes: list[Outcome]) -> None:
+    from triptych.simulate.report import Document, encoded
+    from triptych.simulate.runs import plots
+
+    document = Document(
+        trace=runs.trace.name,
+        requests=len(runs.trace.requests),
+        profile=runs.profile.name,
+        targets=runs.targets,
+        outcomes=outcomes,
+    )
+    folder.joinpath("simulation.json").write_bytes(encoded(document))
+    for name, text in plots(outcomes):
+        folder.joinpath(name).write_text(text)
+    print(f"\nwritten: {folder}/simulation.json and plots beside it", flush=True)

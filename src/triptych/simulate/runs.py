@@ -1,0 +1,105 @@
+"""Runs over one trace: by mode, speed and policy; the speed at which a policy is saturated; plots of what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from triptych.contracts.spans import Mode, Span
+from triptych.router.policy import PolicyName, Weights
+from triptych.simulate.chart import Axis, Series, line_chart
+from triptych.simulate.ideal import ideal_hit_share
+from triptych.simulate.profiles import Profile
+from triptych.simulate.report import Outcome, Targets, outcome
+from triptych.simulate.trace import Trace
+from triptych.simulate.world import Setting, World
+
+_CLOSE = 1.02
+"""Between a speed that is met and one that is not, where the search ends."""
+_MOST_DOUBLINGS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """What is the same in all."""
+
+    trace: Trace
+    profile: Profile
+    targets: Targets
+    weights: Weights
+    news_delay_s: float
+    seed: int
+    share_out: Callable[[Mode], dict[Span, int]]
+
+    def run(self, mode: Mode, policy: PolicyName, speed: float) -> Outcome:
+        workers = self.share_out(mode)
+        setting = Setting(
+            profile=self.profile,
+            mode=mode,
+            workers=workers,
+            policy=policy,
+            weights=self.weights,
+            news_delay_s=self.news_delay_s,
+            seed=self.seed,
+        )
+        trace = self.trace.faster(speed)
+        measures = World(setting, trace.block_size).run(trace)
+        return outcome(measures, trace, policy, mode, workers, speed, self._ideal(workers), self.targets)
+
+    def _ideal(self, workers: dict[Span, int]) -> float:
+        """Of the workers that prefill."""
+        prefilling = sum(number for span, number in workers.items() if span.covers("p"))
+        return ideal_hit_share(self.trace, prefilling * (self.profile.kv_tokens // self.trace.block_size))
+
+    def saturation(self, mode: Mode, policy: PolicyName, share: float) -> float:
+        """The highest speed, to 2 %, at which ``share`` of the requests meet the targets; 0 where none is found."""
+        low, high = 0.0, 1.0
+        for _ in range(_MOST_DOUBLINGS):
+            if self.run(mode, policy, high).goodput_share < share:
+                break
+            low, high = high, 2 * high
+        low = low or self._met_below(mode, policy, share, high)
+        while low and high / low > _CLOSE:
+            middle = (low * high) ** 0.5
+            if self.run(mode, policy, middle).goodput_share < share:
+                high = middle
+            else:
+                low = middle
+        return low
+
+    def _met_below(self, mode: Mode, policy: PolicyName, share: float, speed: float) -> float:
+        for _ in range(_MOST_DOUBLINGS):
+            speed /= 2
+            if self.run(mode, policy, speed).goodput_share >= share:
+                return speed
+        return 0.0
+
+
+def plots(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
+    """(file, SVG text): the TTFT's distribution in each run, and by load where there are several speeds."""
+    speeds = {one.speed for one in outcomes}
+    if len(speeds) > 1:
+        ttft = Axis("TTFT p90, s", logarithmic=True)
+        yield "ttft-by-load.svg", _by_load(outcomes, ttft, lambda one: max(one.ttft_s["p90"], 1e-4))
+        hits = Axis("share of prompts found in caches, %")
+        yield "hits-by-load.svg", _by_load(outcomes, hits, lambda one: 100 * one.hit_share)
+    for speed in sorted(speeds):
+        series = [Series(_name(one), _curve(one)) for one in outcomes if one.speed == speed]
+        title = f"Time to first token at {speed:.4g} times the trace's speed"
+        yield f"ttft-at-{speed:.4g}.svg", line_chart(title, Axis("TTFT, s", True), Axis("requests, %"), series)
+
+
+def _by_load(outcomes: Sequence[Outcome], up: Axis, value: Callable[[Outcome], float]) -> str:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for one in outcomes:
+        lines.setdefault(_name(one), []).append((one.offered_per_s, value(one)))
+    series = [Series(name, points) for name, points in lines.items()]
+    return line_chart(up.label, Axis("requests/s offered"), up, series)
+
+
+def _name(one: Outcome) -> str:
+    return f"{one.mode.value} {one.policy}"
+
+
+def _curve(one: Outcome) -> list[tuple[float, float]]:
+    return [(max(ttft, 1e-4), share) for share, ttft in enumerate(one.ttft_curve_s, 1)]
