@@ -7,7 +7,7 @@ from triptych.contracts.spans import Mode, Span
 from triptych.simulate.profiles import Profile
 from triptych.simulate.trace import Trace
 
-_BATCH = 32
+_BATCH = 64
 """Sequences that share a step of decoding, for an estimate."""
 
 
@@ -34,7 +34,7 @@ def _work(trace: Trace, profile: Profile) -> dict[str, int]:
     for one in trace.requests:
         if one.media:
             work["e"] += rates.encoding(sum(tokens for _, tokens in one.media))
-        work["p"] += rates.prefilling(one.prompt_tokens, 0)
+        work["p"] += rates.step + rates.prefilling(one.prompt_tokens, 0)
         work["d"] += rates.step * one.output_tokens // _BATCH + rates.decoding(1, one.prompt_tokens, one.output_tokens)
     return work
 
