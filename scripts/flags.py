@@ -16,6 +16,7 @@ from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.config.simulate import SimulateConfig
 from triptych.config.transfer import TransferConfig
 from triptych.config.verify import VerifyConfig
 
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Media limits: frontend and worker": MediaLimits,
     "Planes: frontend and worker": PlaneConfig,
     "Check: `triptych verify`": VerifyConfig,
+    "Simulation: `triptych simulate TRACE`": SimulateConfig,
 }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -86,11 +85,11 @@ def read_trace(path: Path, wanted: Wanted) -> Trace:
     return Trace(path.stem, block_size, good)
 
 
-def _read(path: Path, wanted: Wanted) -> tuple[int, Iterable[TraceRequest]]:
+def _read(path: Path, wanted: Wanted) -> tuple[int, list[TraceRequest]]:
     if path.is_dir():
         chance = random.Random(wanted.seed)
         rows = servegen.requests(path, wanted.duration_s, wanted.repeated_media, chance)
-        return PLAIN_BLOCK, (TraceRequest(*row) for row in rows)
+        return PLAIN_BLOCK, [TraceRequest(*row) for row in rows]
     with path.open(encoding="utf-8-sig") as file:
         start = file.read(1)
         file.seek(0)
