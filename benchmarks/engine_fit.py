@@ -1,4 +1,4 @@
-"""The rates of ``triptych simulate``'s profile llama-8b-h100: fitted to published ones, and the model held against them.
+"""The rates of the simulator's profile llama-8b-h100: fitted to published ones, and the model held against them.
 
     python -m benchmarks.engine_fit
 

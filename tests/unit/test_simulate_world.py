@@ -145,19 +145,17 @@ def test_percentiles() -> None:
     assert [percentile([1.0, 2.0, 3.0, 4.0], share) for share in (0.25, 0.5, 0.51, 1.0)] == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_a_token_to_compute_again_outweighs_one_that_waits() -> None:
-    """Two workers, of which one holds the prompt and has more to do: which it is, the weight says."""
-    first = TraceRequest(0.0, 2000, 1, tuple(range(31)))
-    busy = TraceRequest(5.0, 2000, 1, (*range(31),))
-    again = TraceRequest(5.01, 2000, 1, tuple(range(31)))
-    one = Trace("two", SMALL, [first, TraceRequest(4.99, 3900, 1, (*range(31), *range(500, 529))), busy, again])
+def test_who_holds_a_prompt_takes_it_though_as_much_waits_there() -> None:
+    """Unless what waits weighs as much as what must be computed again."""
+    held = tuple(range(31))
+    turns = [(0.0, held, 2000), (5.0, (*held, *range(500, 550)), 5200), (5.001, (*held, *range(700, 710)), 2650)]
+    one = Trace("turns", SMALL, [TraceRequest(at, tokens, 1, hashes) for at, hashes, tokens in turns])
     found = {}
-    for weight in (0.0, 4.0):
-        setting = Setting(
-            profile=DEMO_CPU, mode=Mode.EPD, workers={Span.EPD: 2}, policy="kv", weights=Weights(miss_weight=weight)
-        )
+    for weight in (0.25, 1.0):
+        weights = Weights(prefill_weight=weight)
+        setting = Setting(profile=DEMO_CPU, mode=Mode.EPD, workers={Span.EPD: 2}, policy="kv", weights=weights)
         found[weight] = [record.cached_tokens for record in World(setting, SMALL).run(one).records]
-    assert sum(found[4.0]) > sum(found[0.0])
+    assert found == {0.25: [0, 31 * SMALL, 31 * SMALL], 1.0: [0, 31 * SMALL, 0]}
 
 
 def test_times_are_in_order_of_arrival_for_one_worker() -> None:

@@ -80,9 +80,7 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
             return split.as_told(config.split, mode)
         return split.by_work(mode, config.workers, trace, profile)
 
-    weights = Weights(
-        prefill_weight=config.prefill_weight, miss_weight=config.miss_weight, decode_weight=config.decode_weight
-    )
+    weights = Weights(prefill_weight=config.prefill_weight, decode_weight=config.decode_weight)
     targets = Targets(config.ttft_target_s, config.tpot_target_ms)
     return Runs(
         trace=trace,

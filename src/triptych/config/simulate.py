@@ -42,9 +42,8 @@ class SimulateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tpot_target_ms: Annotated[
         float, Meta(gt=0, description="Mean time of a token after the first that it does not exceed.")
     ] = 100.0
-    prefill_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 1.0
-    miss_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 4.0
-    decode_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 0.05
+    prefill_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 0.25
+    decode_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 0.0125
     news_delay_s: Annotated[
         float, Meta(ge=0, description="Until the router knows of a change in a worker's cache.")
     ] = 0.01

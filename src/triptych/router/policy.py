@@ -1,9 +1,9 @@
 """Which worker takes a request: a cost for each, and policies that choose by it or without it. Pure.
 
-The cost of a worker, in tokens, is what it has to prefill before it comes to this request, what it then computes for
-it, and the decoding that goes on beside it::
+The cost of a worker, in tokens, is what it has to compute for this request, and by weights below 1 what it prefills
+before that and the decoding that goes on beside it::
 
-    prefill_weight * waiting prefill + miss_weight * (prompt - credit) + decode_weight * KV tokens of running requests
+    prompt - credit + prefill_weight * waiting prefill + decode_weight * KV tokens of running requests
 
 ``credit`` counts the prompt's blocks that the worker's device holds in full, and those that lie in its host's memory or
 on its disk by ``host_credit`` and ``disk_credit``: reading them back is cheaper than computing them, but not free.
@@ -11,9 +11,10 @@ on its disk by ``host_credit`` and ``disk_credit``: reading them back is cheaper
 A token that is computed again weighs more than one that waits already, although both delay this request by the same:
 the one that waits is computed wherever the request goes, while the other is work that a better choice saves, delays all
 who come later, and puts a second copy of a block in place of another one. Simulated on a public trace of conversations
-near saturation (docs/routing.md), a weight of 4 against 1 brings the share of prompts found in caches from 21 to 24 %
-of 27 % that one cache of the same size would have (8 workers), and from 29 to 34 % of 37 % (64 workers), at the same
-TTFT p90 and with less time between tokens. It must stay finite: it is what one hot prefix can make a worker wait.
+near saturation (docs/routing.md), a quarter for what waits, against equal weights, brings the share of prompts found in
+caches from 21 to 24 % of the 27 % that one cache of the same size would have (8 workers), and from 29 to 34 % of 37 %
+(64 workers), at the same TTFT p90 and with less time between tokens. It must stay above 0: one over it is how much
+longer than a hot prefix takes to compute a request may wait for it.
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ POLICIES: tuple[str, ...] = get_args(PolicyName)
 class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the cost."""
 
-    prefill_weight: Annotated[float, Meta(ge=0)] = 1.0
-    miss_weight: Annotated[float, Meta(ge=0)] = 4.0
-    decode_weight: Annotated[float, Meta(ge=0)] = 0.05
+    prefill_weight: Annotated[float, Meta(ge=0)] = 0.25
+    decode_weight: Annotated[float, Meta(ge=0)] = 0.0125
     host_credit: Annotated[float, Meta(ge=0, le=1)] = 0.8
     disk_credit: Annotated[float, Meta(ge=0, le=1)] = 0.5
     temperature: Annotated[float, Meta(ge=0)] = 0.0
@@ -61,9 +61,7 @@ def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
     credit = device + weights.host_credit * (host - device) + weights.disk_credit * (disk - host)
     left = max(0.0, prompt_tokens - credit)
     return (
-        weights.prefill_weight * candidate.work.prefill_tokens
-        + weights.miss_weight * left
-        + weights.decode_weight * candidate.work.kv_tokens
+        left + weights.prefill_weight * candidate.work.prefill_tokens + weights.decode_weight * candidate.work.kv_tokens
     )
 
 
