@@ -56,7 +56,7 @@ def test_the_one_that_holds_more_of_the_prompt_is_taken() -> None:
 def test_a_busy_one_is_not_taken_for_little() -> None:
     routing, asked = Routing(RouterConfig()), prompt()
     routing.apply("b", told(asked, 2))
-    with routing.taken(B, Work(prefill_tokens=9)):
+    with routing.taken(B, Work(prefill_tokens=33)):
         assert routing.choose("pd", [A, B], asked) is A
     assert routing.choose("pd", [A, B], asked) is B
 

@@ -21,11 +21,16 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ] = "kv"
     router_prefill_weight: Annotated[
-        float, Meta(ge=0, description="Cost of a token that a worker has to prefill before the answer begins.")
-    ] = 1.0
+        float,
+        Meta(
+            ge=0,
+            description="Cost of a token that waits at a worker to be prefilled; one that the worker must compute for "
+            "the request itself costs 1.",
+        ),
+    ] = 0.25
     router_decode_weight: Annotated[
         float, Meta(ge=0, description="Cost of a token in the KV caches of requests that a worker decodes.")
-    ] = 0.05
+    ] = 0.0125
     router_host_credit: Annotated[
         float, Meta(ge=0, le=1, description="What a token held in a worker's host memory saves of its prefill.")
     ] = 0.8

@@ -10,7 +10,6 @@ from triptych.router.kv_index import KvIndex
 from triptych.router.policy import Candidate, Policy, PolicyName, Weights
 from triptych.router.workload import Work, Workload
 from triptych.simulate.blocks import Change
-from triptych.simulate.engine_model import Job
 
 
 class Choosing:
@@ -25,45 +24,35 @@ class Choosing:
         self._workload = Workload()
         self._policy = Policy(policy, weights, random.Random(seed))
         self._places = {name: place for place, name in enumerate(names)}
-        self._work: dict[int, tuple[str, Work]] = {}
 
-    def choose(self, job: Job) -> int:
-        """Its place in the pool. From now on its work counts there."""
-        held = self._held(job)
+    def choose(self, prompt_tokens: int = 0, hashes: Sequence[int] = ()) -> tuple[int, int]:
+        """(its place in the pool, tokens that it is thought to have to prefill). No prompt: one who only decodes."""
+        held = self._held(prompt_tokens, hashes)
         candidates = [
             Candidate(name, self._workload.of(name), (tokens, tokens, tokens))
             for name, tokens in zip(self._names, held, strict=True)
         ]
-        chosen = self._policy.choose(candidates, 0 if job.arrived_kv else job.prompt_tokens)
-        left = 0 if job.arrived_kv else job.prompt_tokens - chosen.held[0]
-        self._begin(job, chosen.id, Work(left, job.prompt_tokens if job.arrived_kv else 0, 1))
-        return self._places[chosen.id]
+        chosen = self._policy.choose(candidates, prompt_tokens)
+        return self._places[chosen.id], prompt_tokens - chosen.held[0]
 
-    def _held(self, job: Job) -> Sequence[int]:
-        """Tokens at the prompt's start, by worker; of those that must be computed in any case, none."""
+    def _held(self, prompt_tokens: int, hashes: Sequence[int]) -> Sequence[int]:
+        """Tokens at the prompt's start, by worker; the last one must be computed in any case."""
         held = [0] * len(self._names)
-        if not self._by_prefix or job.arrived_kv:
+        if not self._by_prefix:
             return held
-        most = (job.prompt_tokens - 1) // self._block_size
-        for blocks, workers in self._index.match(job.hashes):
+        most = max(0, (prompt_tokens - 1) // self._block_size)
+        for blocks, workers in self._index.match(hashes):
             tokens = min(blocks, most) * self._block_size
             for place, bit in enumerate(self._bits):
                 if workers & bit:
                     held[place] = tokens
         return held
 
-    def _begin(self, job: Job, name: str, work: Work) -> None:
-        self._work[job.id] = (name, work)
-        self._workload.begin(name, work)
+    def begin(self, place: int, work: Work) -> None:
+        self._workload.begin(self._names[place], work)
 
-    def prefilled(self, job: Job) -> None:
-        """Its first token came; now it decodes."""
-        self.ended(job)
-        self._begin(job, self._last, Work(0, job.prompt_tokens, 1))
-
-    def ended(self, job: Job) -> None:
-        self._last, work = self._work.pop(job.id)
-        self._workload.end(self._last, work)
+    def end(self, place: int, work: Work) -> None:
+        self._workload.end(self._names[place], work)
 
     def told(self, place: int, changes: Sequence[Change]) -> None:
         """By a worker, of its blocks."""

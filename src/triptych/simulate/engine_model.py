@@ -130,9 +130,9 @@ class EngineModel:
         self.preempted: list[Job] = []
         """In the last plan."""
 
-    def fits(self, job: Job) -> bool:
-        """Whether it could ever be done."""
-        return self._blocks_for(job.prompt_tokens + job.output_tokens) <= self.pool.blocks
+    def fits(self, tokens: int) -> bool:
+        """Whether a prompt and its answer of so many could ever be done."""
+        return self._blocks_for(tokens) <= self.pool.blocks
 
     def held_tokens(self, hashes: Sequence[int]) -> int:
         """Of a prompt of these blocks, from its start."""

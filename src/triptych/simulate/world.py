@@ -13,6 +13,7 @@ from itertools import count
 
 from triptych.contracts.spans import Mode, Span
 from triptych.router.policy import PolicyName, Weights
+from triptych.router.workload import Work
 from triptych.simulate.choosing import Choosing, EncoderChoosing
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job, Step
 from triptych.simulate.measures import Measures, Record
@@ -83,6 +84,22 @@ class _Encoders:
         return place, done + self._rates.moving(size)
 
 
+@dataclass(slots=True)
+class _Course:
+    """One request on its way. As the frontend does, all workers are chosen, and their work counted, when it comes."""
+
+    request: TraceRequest
+    record: Record
+    source: _Node
+    """Who prefills."""
+    left: Work
+    """Prefill that is counted at the source until the first token."""
+    target: _Node
+    """Who decodes."""
+    held: Work
+    """Counted at the target until the end."""
+
+
 class World:
     """One run over one trace."""
 
@@ -95,6 +112,7 @@ class World:
         self._decode = next(pool for span, pool in self._pools.items() if "d" in span.value)
         self._heap: list[tuple[int, int, int, Callable[[int], None]]] = []
         self._order = count()
+        self._courses: dict[int, _Course] = {}
         self._measures = Measures()
 
     def run(self, trace: Trace) -> Measures:
@@ -113,6 +131,9 @@ class World:
     # The way of a request.
 
     def _arrive(self, index: int, request: TraceRequest, now: int) -> None:
+        if not self._decode.nodes[0].engine.fits(request.prompt_tokens + request.output_tokens):
+            return
+        self._courses[index] = course = self._course(index, request)
         split = self._prefill is not self._decode
         job = Job(
             index,
@@ -123,37 +144,51 @@ class World:
             keep=split and request.output_tokens > 1,
         )
         if self._encoders is None or not request.media:
-            self._send(job, now)
+            self._submit(course.source, job, now)
             return
         place, there = self._encoders.encode(now, request.media)
-        self._at(there, _ARRIVES, lambda now: self._encoded(place, job, now))
+        self._at(there, _ARRIVES, partial(self._encoded, place, job))
+
+    def _course(self, index: int, request: TraceRequest) -> _Course:
+        prompt = request.prompt_tokens
+        if self._prefill is self._decode:
+            place, left = self._prefill.choosing.choose(prompt, request.hashes)
+            source = target = self._prefill.nodes[place]
+        else:
+            target = self._decode.nodes[self._decode.choosing.choose()[0]]
+            place, left = self._prefill.choosing.choose(prompt, request.hashes)
+            source = self._prefill.nodes[place]
+        record = self._measures.records[index]
+        course = _Course(request, record, source, Work(prefill_tokens=left), target, Work(0, prompt, 1))
+        source.pool.choosing.begin(source.place, course.left)
+        target.pool.choosing.begin(target.place, course.held)
+        return course
 
     def _encoded(self, place: int, job: Job, now: int) -> None:
         assert self._encoders is not None
         self._encoders.choosing.ended(place)
-        self._send(job, now)
+        self._submit(self._courses[job.id].source, job, now)
 
-    def _send(self, job: Job, now: int) -> None:
-        if self._prefill.nodes[0].engine.fits(job):
-            node = self._prefill.nodes[self._prefill.choosing.choose(job)]
-            self._submit(node, job, now)
-
-    def _hand_over(self, source: _Node, job: Job, now: int) -> None:
+    def _hand_over(self, course: _Course, job: Job, now: int) -> None:
         """A prompt's KV cache goes to who decodes it, as far as that one lacks it."""
-        record = self._measures.records[job.id]
-        taken = Job(job.id, job.prompt_tokens, record.output_tokens, job.hashes, arrived_kv=True, made=1, resumed=True)
-        taken.told_at = record.first
-        if not self._decode.nodes[0].engine.fits(taken):
-            self._release(source, job, now)
-            return
-        target = self._decode.nodes[self._decode.choosing.choose(taken)]
-        held = target.engine.held_tokens(job.hashes)
-        there = now + self._rates.moving((job.prompt_tokens - held) * self._rates.kv_token_bytes)
-        self._at(there, _ARRIVES, lambda now: self._handed_over(source, target, job, taken, now))
+        request = course.request
+        taken = Job(
+            job.id,
+            request.prompt_tokens,
+            request.output_tokens,
+            request.hashes,
+            arrived_kv=True,
+            made=1,
+            resumed=True,
+            told_at=course.record.first,
+        )
+        lacked = request.prompt_tokens - course.target.engine.held_tokens(request.hashes)
+        there = now + self._rates.moving(lacked * self._rates.kv_token_bytes)
+        self._at(there, _ARRIVES, partial(self._handed_over, course, job, taken))
 
-    def _handed_over(self, source: _Node, target: _Node, job: Job, taken: Job, now: int) -> None:
-        self._release(source, job, now)
-        self._submit(target, taken, now)
+    def _handed_over(self, course: _Course, job: Job, taken: Job, now: int) -> None:
+        self._release(course.source, job, now)
+        self._submit(course.target, taken, now)
 
     def _release(self, node: _Node, job: Job, now: int) -> None:
         node.engine.release(job)
@@ -199,9 +234,9 @@ class World:
         finished = node.engine.finish(step)
         self._count(step, finished, now)
         for job in finished.first:
-            self._first(node, job, now)
+            self._first(job, now)
         for job in finished.done:
-            self._done(node, job, now)
+            self._done(job, now)
         if node.step is None:
             self._begin(node, now)
 
@@ -215,15 +250,17 @@ class World:
         for job in finished.resumed:
             self._measures.itl.add(now - job.told_at, 1)
 
-    def _first(self, node: _Node, job: Job, now: int) -> None:
-        record = self._measures.records[job.id]
-        record.first = now
-        record.cached_tokens = job.cached_tokens
-        node.pool.choosing.prefilled(job)
+    def _first(self, job: Job, now: int) -> None:
+        course = self._courses[job.id]
+        course.record.first = now
+        course.record.cached_tokens = job.cached_tokens
+        course.source.pool.choosing.end(course.source.place, course.left)
 
-    def _done(self, node: _Node, job: Job, now: int) -> None:
-        node.pool.choosing.ended(job)
+    def _done(self, job: Job, now: int) -> None:
+        course = self._courses[job.id]
         if job.keep:
-            self._hand_over(node, job, now)
-        else:
-            self._measures.records[job.id].end = now
+            self._hand_over(course, job, now)
+            return
+        course.record.end = now
+        course.target.pool.choosing.end(course.target.place, course.held)
+        del self._courses[job.id]
