@@ -4,6 +4,8 @@ Its answer is the prompt's own tokens (placeholders of media left out), then the
 ``ignore_eos`` or ``min_tokens`` it goes round again. With a temperature above 0, the answer starts at a
 place drawn by the seed. Media are decoded for real, so damaged ones are refused as a real engine would.
 
+With ``pace`` its times are those of a modelled engine (``engines.mock_pace``).
+
 Stages hand over for real as well: an embedding is made of its medium's content name and checked where it
 arrives, and a KV cache is the prompt's tokens, read from the worker that prefilled it and compared.
 """
@@ -11,58 +13,42 @@ arrives, and a KV cache is the prompt's tokens, read from the worker that prefil
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import random
+from array import array
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
+from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import BadRequest, KvLost, MediaMissing, TriptychError
 from triptych.contracts.request import (
-    FinishReason,
     GenerateRequest,
     KvHandle,
     Medium,
-    Sampling,
     Timing,
     TokenDelta,
-    TokenLogprob,
 )
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer
 from triptych.contracts.tensor import TensorHandle
 from triptych.engines.args import parse_engine_args
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.mock_answers import answer_of, finish_of, logprobs_of
+from triptych.engines.mock_args import MockArgs
+from triptych.engines.mock_pace import Pace, Turn
 from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
 from triptych.media.decoder import MediaDecoder
 from triptych.media.naming import embedding_name
-from triptych.models.base import Checkpoint
-from triptych.models.precomputed import checked
+from triptych.models.base import Checkpoint, Tokenise
+from triptych.models.expanded import named_prompt
+from triptych.models.precomputed import checked, expansion_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.tokenizer import Tokenizer
+from triptych.simulate.profiles import profile_named
 from triptych.transfer.base import Buffer, Transfer
-
-
-class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Pace and faults of the mock engine."""
-
-    encode_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """Time to encode the media of one call."""
-    prefill_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """Time to the first token."""
-    itl_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """Time between tokens; 0 makes tokens as fast as they are taken."""
-    max_model_len: Annotated[int, Meta(gt=0)] = 0
-    """Context length; 0 takes the checkpoint's."""
-    block_size: Annotated[int, Meta(gt=0)] = 16
-    embedding_dtype: str = EMBEDDING_DTYPE
-    """What its card says of embeddings; anything but float32 is a lie, for tests."""
-    crash_after_tokens: Annotated[int, Meta(ge=0)] = 0
-    """Kill this process, as a segmentation fault would, once so many tokens were made; 0: never."""
 
 
 class MockEngine:
@@ -74,6 +60,8 @@ class MockEngine:
         self._checkpoint: Checkpoint | None = None
         self._decoder = MediaDecoder(options.media)
         self._kv: dict[str, TensorHandle] = {}
+        self._pace = Pace(profile_named(self._args.pace), self._args.block_size) if self._args.pace else None
+        self._tokenise: Tokenise = _no_tokenizer
         self._running = 0
         self._made = 0
         self._encoded = 0
@@ -82,6 +70,10 @@ class MockEngine:
     def able(self) -> Span:
         return self._options.span if self._options.span is Span.E else Span.EPD
 
+    @property
+    def kv_log(self) -> KvLog | None:
+        return self._pace.log if self._pace is not None else None
+
     async def start(self, transfer: Transfer) -> ModelCard:
         self._transfer = transfer
         checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
@@ -89,6 +81,8 @@ class MockEngine:
         if self._family.tokenises:
             self._tokenise = Tokenizer.load(checkpoint.path).plain
         self._placeholders = {one.placeholder(checkpoint) for one in self._family.media.values()}
+        if self._pace is not None:
+            self._pace.start()
         return ModelCard(
             name=self._options.model_name,
             path=self._options.model_path,
@@ -99,6 +93,8 @@ class MockEngine:
         )
 
     async def stop(self) -> None:
+        if self._pace is not None:
+            await self._pace.close()
         await self._decoder.close()
 
     def stats(self) -> EngineStats:
@@ -117,7 +113,9 @@ class MockEngine:
         try:
             async with self._decoder.decoded(media) as decoded:
                 tokens = [self._tokens(medium, one) for medium, one in zip(media, decoded, strict=True)]
-            if self._args.encode_ms:
+            if self._pace is not None:
+                await self._pace.encode([(one.content_hash, count) for one, count in zip(media, tokens, strict=True)])
+            elif self._args.encode_ms:
                 await asyncio.sleep(self._args.encode_ms / 1000)
             self._encoded += len(media)
             return [
@@ -137,8 +135,11 @@ class MockEngine:
         try:
             begun = asyncio.get_running_loop().time()
             prompt_tokens = await self._prefill(request, embeddings)
+            with self._turn(request, 1, embeddings) as turn:
+                if turn is not None:
+                    await turn.token()
             spent = asyncio.get_running_loop().time() - begun
-            answer = self._answer(request)
+            answer = answer_of(request, self._placeholders)
             timing = Timing(prefill_s=spent)
             if request.sampling.presence_penalty:  # as for a real engine that must know all that was said
                 delta = TokenDelta([], prompt_tokens=prompt_tokens, timing=timing)
@@ -146,9 +147,9 @@ class MockEngine:
             self._count()
             delta = TokenDelta(
                 answer[:1],
-                finish_reason=_finish(request.sampling, len(request.said) + 1) if len(answer) == 1 else None,
+                finish_reason=finish_of(request.sampling, len(request.said) + 1) if len(answer) == 1 else None,
                 prompt_tokens=prompt_tokens,
-                logprobs=_logprobs(answer[0], request.sampling),
+                logprobs=logprobs_of(answer[0], request.sampling),
                 timing=timing,
             )
             return PrefillAnswer(delta=delta, kv=None if delta.finish_reason else await self._export(request))
@@ -168,18 +169,23 @@ class MockEngine:
         try:
             prompt_tokens = await (self._import(request) if request.kv else self._prefill(request, embeddings))
             prefilled = loop.time()
-            answer = self._answer(request)
-            for index, token in enumerate(answer):
-                await asyncio.sleep(self._args.itl_ms / 1000 if index or request.said else 0)
-                last = index == len(answer) - 1
-                self._count()
-                yield TokenDelta(
-                    token_ids=[token],
-                    finish_reason=_finish(request.sampling, len(request.said) + len(answer)) if last else None,
-                    prompt_tokens=prompt_tokens if index == 0 else 0,
-                    logprobs=_logprobs(token, request.sampling),
-                    timing=Timing(prefill_s=prefilled - begun, decode_s=loop.time() - prefilled) if last else None,
-                )
+            answer = answer_of(request, self._placeholders)
+            with self._turn(request, len(answer), embeddings) as turn:
+                for index, token in enumerate(answer):
+                    if turn is not None:
+                        await turn.token()
+                        prefilled = prefilled if index else loop.time()
+                    else:
+                        await asyncio.sleep(self._args.itl_ms / 1000 if index or request.said else 0)
+                    last = index == len(answer) - 1
+                    self._count()
+                    yield TokenDelta(
+                        token_ids=[token],
+                        finish_reason=finish_of(request.sampling, len(request.said) + len(answer)) if last else None,
+                        prompt_tokens=prompt_tokens if index == 0 else 0,
+                        logprobs=logprobs_of(token, request.sampling),
+                        timing=Timing(prefill_s=prefilled - begun, decode_s=loop.time() - prefilled) if last else None,
+                    )
         finally:
             self._running -= 1
 
@@ -194,9 +200,28 @@ class MockEngine:
             if buffer and not self._is_right(medium, buffer):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
             expanded += tokens - 1 + self._beside(medium)
-        if self._args.prefill_ms:
+        if self._args.prefill_ms and self._pace is None:
             await asyncio.sleep(self._args.prefill_ms / 1000)
         return expanded
+
+    def _turn(
+        self, request: GenerateRequest, output_tokens: int, embeddings: Sequence[Buffer | None]
+    ) -> AbstractContextManager[Turn | None]:
+        """The request at the model of an engine; None: there is none."""
+        if self._pace is None or not output_tokens or self._checkpoint is None:
+            return nullcontext()
+        expansions = [
+            expansion_of(self._family.media[one.kind], self._checkpoint, one, self._tokenise) for one in request.media
+        ]
+        placeholders = {kind: one.placeholder(self._checkpoint) for kind, one in self._family.media.items()}
+        tokens = named_prompt(request.token_ids, request.media, expansions, placeholders)
+        if request.kv is not None:
+            made = max(1, len(request.said))
+            return self._pace.turn(tokens, made + output_tokens, made=made)
+        here = [not (embeddings and embeddings[index]) for index in range(len(request.media))]
+        rows = [(one.content_hash, expansion.rows) for one, expansion in zip(request.media, expansions, strict=True)]
+        media = [one for one, encoded_here in zip(rows, here, strict=True) if encoded_here]
+        return self._pace.turn(tokens + array("I", request.said), output_tokens, media)
 
     def _is_right(self, medium: Medium, buffer: Buffer) -> bool:
         """Whether ``buffer`` holds what ``medium`` is about. Raises BadRequest for what the model refuses."""
@@ -256,23 +281,18 @@ class MockEngine:
                 raise TriptychError("the KV cache is that of another prompt")
         finally:
             buffer.close()
+        if self._pace is not None:
+            await self._pace.fetch_kv(len(request.token_ids))
         return 0 if request.said else len(request.token_ids)
-
-    def _answer(self, request: GenerateRequest) -> list[int]:
-        """What is left to say after ``request.said``."""
-        sampling = request.sampling
-        said = [token for token in request.token_ids if token not in self._placeholders] or [0]
-        if sampling.temperature > 0:
-            start = said.index(request.said[0]) if request.said else random.Random(sampling.seed).randrange(len(said))
-            said = said[start:] + said[:start]
-        wanted = sampling.max_tokens if sampling.ignore_eos else max(len(said), sampling.min_tokens)
-        rounds = math.ceil(wanted / len(said))
-        return (said * rounds)[len(request.said) : min(wanted, sampling.max_tokens)]
 
     def _count(self) -> None:
         self._made += 1
         if self._made == self._args.crash_after_tokens:
             os.kill(os.getpid(), 9)
+
+
+def _no_tokenizer(text: str) -> list[int]:
+    raise AssertionError("only families whose placeholders become texts tokenise")
 
 
 def _size(medium: Medium, decoded: Any) -> dict[str, int]:
@@ -282,15 +302,3 @@ def _size(medium: Medium, decoded: Any) -> dict[str, int]:
     if medium.kind == "video":  # [frames, height, width, 3]
         return {"width": decoded.shape[2], "height": decoded.shape[1]}
     return {"width": decoded.width, "height": decoded.height}
-
-
-def _finish(sampling: Sampling, length: int) -> FinishReason:
-    return "length" if length >= sampling.max_tokens else "stop"
-
-
-def _logprobs(token: int, sampling: Sampling) -> list[TokenLogprob] | None:
-    """Made-up but well-formed: the chosen token at 50 %, each next id at half of the one before."""
-    if sampling.logprobs is None:
-        return None
-    top = [(token + rank, math.log(0.5) * (rank + 1)) for rank in range(sampling.logprobs)]
-    return [TokenLogprob(math.log(0.5), top)]

@@ -17,11 +17,12 @@ from triptych.media.errors import EMBEDDING_REFUSED, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, Expansion, ModelFamily
+from triptych.models.expanded import named_prompt
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
 from triptych.processor.tokenizer import Tokenizer
-from triptych.router.block_hash import MediumAt, named
+from triptych.router.block_hash import named
 from triptych.router.routing import Prompt as RoutedPrompt
 
 _INLINE_CHARACTERS = 16_384
@@ -117,22 +118,9 @@ class Processor:
             self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
         expansions = [self._expansion(medium, ref) for medium, ref in zip(loaded, media, strict=True)]
-        routed = self._routed(ids, loaded, expansions)
+        routed = RoutedPrompt(named_prompt(ids, loaded, expansions, self._placeholder_ids))
         loaded = [self._described(medium) for medium in loaded]
         return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun)
-
-    def _routed(self, ids: list[int], media: Sequence[Medium], expansions: Sequence[Expansion]) -> RoutedPrompt:
-        tokens: list[int] = []
-        places: list[MediumAt] = []
-        begin = 0
-        for medium, expansion in zip(media, expansions, strict=True):
-            at = ids.index(self._placeholder_ids[medium.kind], begin)
-            tokens += ids[begin:at]
-            places.append(MediumAt(len(tokens), len(expansion.token_ids), medium.content_hash))
-            tokens += expansion.token_ids
-            begin = at + 1
-        embedded = {expansion.embedded for expansion in expansions}
-        return RoutedPrompt(named([*tokens, *ids[begin:]], places, embedded))
 
     def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
         if self.prompt_template is not None:

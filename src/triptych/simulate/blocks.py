@@ -94,6 +94,10 @@ class BlockPool:
                 del self._users[key]
                 self._idle[key] = None
 
+    def hashes(self) -> list[int]:
+        """Of all blocks that can be found: those of a prefix before what hangs on it."""
+        return [key for key in (*self._users, *reversed(self._idle)) if key >= 0]
+
     def changes(self) -> list[Change]:
         """Since the last call."""
         told, self._changes = self._changes, []

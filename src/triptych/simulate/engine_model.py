@@ -146,6 +146,14 @@ class EngineModel:
         self.pool.release(job.blocks)
         job.blocks = []
 
+    def abort(self, job: Job) -> None:
+        """Nobody waits for it any more. Also one that is done: then nothing happens."""
+        if job in self.waiting:
+            self.waiting.remove(job)
+        elif job in self.running:
+            self.running.remove(job)
+            self.release(job)
+
     # A step.
 
     def plan(self) -> Step | None:

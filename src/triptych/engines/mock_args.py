@@ -1,0 +1,31 @@
+"""Flags of the mock engine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from triptych.engines.mock_tensors import EMBEDDING_DTYPE
+
+
+class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pace and faults of the mock engine."""
+
+    encode_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Time to encode the media of one call."""
+    prefill_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Time to the first token."""
+    itl_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """Time between tokens; 0 makes tokens as fast as they are taken."""
+    pace: str = ""
+    """A profile of ``triptych simulate``: all takes as long as at that engine, with a prefix cache and KV events;
+    empty: the times above."""
+    max_model_len: Annotated[int, Meta(gt=0)] = 0
+    """Context length; 0 takes the checkpoint's."""
+    block_size: Annotated[int, Meta(gt=0)] = 16
+    embedding_dtype: str = EMBEDDING_DTYPE
+    """What its card says of embeddings; anything but float32 is a lie, for tests."""
+    crash_after_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Kill this process, as a segmentation fault would, once so many tokens were made; 0: never."""

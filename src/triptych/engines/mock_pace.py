@@ -1,0 +1,134 @@
+"""The mock engine's pace by a model of a real one: its steps in real time, its prefix cache, its KV events."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count, groupby
+
+from triptych.cache.kv_log import KvLog
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.kv_events import KvChange, Level, packed
+from triptych.router.block_hash import block_hashes, content_token
+from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Job
+from triptych.simulate.profiles import SECOND, Profile
+
+
+class Turn:
+    """One request at the model."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.changed = asyncio.Event()
+        self._seen = job.made
+
+    async def token(self) -> None:
+        """Until the next token is there."""
+        self._seen += 1
+        while self.job.made < self._seen:
+            self.changed.clear()
+            await self.changed.wait()
+
+
+class Pace:
+    """Takes an ``EngineModel``'s steps as time goes by. For one event loop, between ``start`` and ``close``."""
+
+    def __init__(self, profile: Profile, block_size: int) -> None:
+        self._profile = profile
+        self._block_size = block_size
+        self._model = EngineModel(profile, block_size, together=False)
+        self._embeddings = EmbeddingCache(profile.embedding_cache_tokens)
+        self._encoder = asyncio.Lock()
+        self._turns: dict[int, Turn] = {}
+        self._ids = count()
+        self._submitted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.log = KvLog(self._snapshot)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._steps(), name="pace of the mock engine")
+
+    async def close(self) -> None:
+        """May be called twice."""
+        self.log.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    # What takes time.
+
+    async def encode(self, media: Sequence[tuple[str, int]]) -> None:
+        """Media, as (content hash, tokens); one call after another, and nothing for what is held."""
+        async with self._encoder:
+            if lacked := self._embeddings.lacked([(content_token(name), tokens) for name, tokens in media]):
+                await asyncio.sleep(self._profile.rates.encoding(lacked) / SECOND)
+
+    async def fetch_kv(self, tokens: int) -> None:
+        """The KV cache of so many tokens, from another worker."""
+        await asyncio.sleep(self._profile.rates.moving(tokens * self._profile.rates.kv_token_bytes) / SECOND)
+
+    @contextmanager
+    def turn(
+        self, tokens: array[int], output_tokens: int, media: Sequence[tuple[str, int]] = (), made: int = 0
+    ) -> Iterator[Turn]:
+        """A request whose prompt is ``tokens``, as ``router.block_hash`` names them, at the model for the block.
+
+        ``made``: so many tokens of its output were made where its KV cache comes from; 0: it is prefilled here. Raises
+        BadRequest for what could never fit the cache.
+        """
+        if not self._model.fits(len(tokens) + output_tokens):
+            raise BadRequest(
+                f"{len(tokens) + output_tokens} tokens do not fit a KV cache of {self._profile.kv_tokens}",
+                param="messages",
+            )
+        job = Job(
+            next(self._ids),
+            len(tokens),
+            output_tokens,
+            block_hashes(tokens, self._block_size),
+            [(content_token(name), count) for name, count in media],
+            arrived_kv=made > 0,
+            made=made,
+        )
+        turn = self._turns[job.id] = Turn(job)
+        self._model.submit(job)
+        self._submitted.set()
+        try:
+            yield turn
+        finally:
+            del self._turns[job.id]
+            self._model.abort(job)
+
+    # The model's steps.
+
+    async def _steps(self) -> None:
+        now = asyncio.get_running_loop().time
+        at = now()
+        while True:
+            step = self._model.plan()
+            self._publish()
+            if step is None:
+                self._submitted.clear()
+                await self._submitted.wait()
+                at = now()
+                continue
+            at += step.duration(1) / SECOND
+            await asyncio.sleep(at - now())
+            self._model.finish(step)
+            for job, _ in step.work:
+                if turn := self._turns.get(job.id):
+                    turn.changed.set()
+
+    def _publish(self) -> None:
+        rows = groupby(self._model.pool.changes(), key=lambda change: change.stored)
+        self.log.publish([_change(stored, [change.hash for change in changes]) for stored, changes in rows])
+
+    def _snapshot(self) -> list[KvChange]:
+        held = self._model.pool.hashes()
+        return [_change(True, held)] if held else []
+
+
+def _change(stored: bool, hashes: list[int]) -> KvChange:
+    return KvChange(Level.DEVICE, stored, packed(hashes))
