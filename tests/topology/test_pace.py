@@ -1,0 +1,57 @@
+"""Mock workers at the pace of a modelled engine: the same answers in every mode, and requests go where their prefix is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from support.checkpoints import picture_url
+from support.deployment import deployment
+from support.loops import run, until
+
+MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
+PACE = ("--pace", "demo-cpu")
+LONG = "once upon a time there was a router that knew where everything was kept. " * 20
+
+
+async def answers(spans, engine_args):
+    picture = {"type": "image_url", "image_url": {"url": picture_url(64, 64, "red")}}
+    async with deployment(spans=spans, engine_args=engine_args) as d:
+        asked = ["hello", [picture, {"type": "text", "text": "what is it?"}, picture], LONG]
+        got = await asyncio.gather(*(d.chat(content, max_tokens=12) for content in asked))
+        assert [one.status_code for one in got] == [200] * 3
+        await until(lambda: all(one.running == 0 for one in d.workers), "no engine works")
+        return [(one.json()["choices"][0]["message"]["content"], one.json()["usage"]) for one in got]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_pace_changes_no_answer(mode):
+    assert run(answers(MODES[mode], PACE)) == run(answers(MODES[mode], ()))
+
+
+@pytest.mark.parametrize("policy", ["kv", "least-loaded"])
+def test_a_prompt_comes_back_to_who_holds_it(policy):
+    """The first of two equal workers is busy when a prompt comes, and idle when it comes again."""
+
+    async def main():
+        frontend = {"plan_header": True, "router_policy": policy}
+        async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=PACE) as d:
+            busy = asyncio.create_task(d.chat("x", max_tokens=3000, ignore_eos=True))
+            await until(lambda: any(one.running for one in d.workers), "one is busy")
+            first = await d.chat(LONG, max_tokens=2)
+            holder = next(one for one in d.workers if one.running == 0)
+            busy.cancel()
+            await until(lambda: all(one.running == 0 for one in d.workers), "none is busy")
+            levels = d.dispatcher.routing._levels
+            held = len(holder.engine.kv_log._snapshot()[0].hashes) // 8
+            await until(lambda: len(levels[0]) >= held, "the frontend was told")
+            await until(lambda: d.dispatcher.in_flight == 0, "nothing is counted any more")
+            again = [(await d.chat(LONG, max_tokens=2)).headers["x-triptych-plan"] for _ in range(3)]
+            return first.headers["x-triptych-plan"], again
+
+    first, again = run(main())
+    if policy == "kv":
+        assert again == [first] * 3
+    else:
+        assert set(again) != {first}, "without looking at what is held, another order decides"
