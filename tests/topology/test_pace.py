@@ -1,4 +1,4 @@
-"""Mock workers at the pace of a modelled engine: the same answers in every mode, and requests go where their prefix is."""
+"""Mock workers at the pace of a modelled engine: the same answers in every mode, and prompts go where they are held."""
 
 from __future__ import annotations
 
