@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from benchmarks import engine_fit
 
 from triptych.simulate.blocks import BlockPool, Change
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job
@@ -212,3 +213,16 @@ def test_whatever_comes_no_block_is_lost_and_every_token_is_made(seed: int) -> N
 def test_the_published_profile_decodes_as_fast_as_was_published() -> None:
     rates = PROFILES["llama-8b-h100"].rates
     assert rates.step + rates.decoding(1, 200, 1) == pytest.approx(4.6e9, rel=0.05)  # NIM, one request at a time
+
+
+def test_the_rates_of_the_published_profile_are_those_of_the_fit() -> None:
+    rates = PROFILES["llama-8b-h100"].rates
+    named = (rates.step, rates.prefill_token, rates.prefill_pair, rates.decode_sequence, rates.kv_token)
+    for mine, fitted in zip(named, engine_fit.fit(), strict=True):
+        assert mine / 1e12 == pytest.approx(fitted, rel=0.12)  # rounded
+
+
+def test_under_full_load_the_model_is_as_fast_as_was_published() -> None:
+    for point, requests in (((2048, 128), 1000), ((20000, 2000), 60)):
+        speed = engine_fit.modelled(point, requests)
+        assert speed == pytest.approx(engine_fit.PUBLISHED[point], rel=0.15), point
