@@ -12,9 +12,9 @@ A token that is computed again weighs more than one that waits already, although
 the one that waits is computed wherever the request goes, while the other is work that a better choice saves, delays all
 who come later, and puts a second copy of a block in place of another one. Simulated on a public trace of conversations
 near saturation (docs/routing.md), a quarter for what waits, against equal weights, brings the share of prompts found in
-caches from 21 to 24 % of the 27 % that one cache of the same size would have (8 workers), and from 29 to 34 % of 37 %
-(64 workers), at the same TTFT p90 and with less time between tokens. It must stay above 0: one over it is how much
-longer than a hot prefix takes to compute a request may wait for it.
+caches from 21 to 24 % of the 27 % that one cache of the same size would have (8 workers), and from 28 to 34 % of 37 %
+(64 workers), at the same TTFT p90. It must stay above 0: one over it is how much longer than a hot prefix takes to
+compute a request may wait for it.
 """
 
 from __future__ import annotations
