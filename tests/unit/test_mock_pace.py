@@ -178,3 +178,19 @@ def test_without_it_nothing_is_told():
             assert one.kv_log is None
 
     run(main())
+
+
+def test_it_says_so_when_its_steps_end(monkeypatch):
+    async def main():
+        async with engine() as one:
+            failed = asyncio.create_task(one.failed())
+            await answer(one, request(max_tokens=1))
+            assert not failed.done()
+            monkeypatch.setattr(one._pace._model, "plan", lambda: 1 / 0)
+            stream = one.generate(request())
+            asking = asyncio.create_task(anext(stream))
+            assert "ZeroDivisionError" in await failed
+            asking.cancel()
+            await asyncio.wait({asking})
+
+    run(main())

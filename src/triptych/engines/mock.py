@@ -103,6 +103,8 @@ class MockEngine:
         )
 
     async def failed(self) -> str:
+        if self._pace is not None:
+            return await self._pace.failed()
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 

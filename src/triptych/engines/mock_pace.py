@@ -57,6 +57,14 @@ class Pace:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    async def failed(self) -> str:
+        """Return, with the cause, once no more steps are taken though nobody closed it; else wait for ever."""
+        assert self._task is not None
+        await asyncio.wait({self._task})
+        if self._task.cancelled():
+            await asyncio.Event().wait()
+        return f"the modelled engine stopped: {self._task.exception()!r}"
+
     # What takes time.
 
     async def encode(self, media: Sequence[tuple[str, int]]) -> None:
