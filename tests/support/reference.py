@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.audio_model import AUDIO_TEXTS, audio_template
 from PIL import Image, ImageDraw
 
-from support import checkpoint_llama4, checkpoint_llava_next, checkpoint_llava_next_video
+from support import checkpoint_llama4, checkpoint_llava, checkpoint_llava_next, checkpoint_llava_next_video
 from support.qwen3_vl import qwen3_vl
 from triptych.demo import MODEL_DIR
 from triptych.verify import reference
@@ -33,8 +33,6 @@ FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "llava_next")
 Besides, it makes ``qwen2_audio``, ``qwen3_vl_moe`` and others that have modules of their own here."""
 MEL_BINS = 32
 """Of the tiny Qwen2-Audio."""
-LLAVA_SIDE = 84
-"""Pixels a side of the pictures that the tiny LLaVA sees: 6 x 6 patches of 14."""
 
 
 def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> Path:
@@ -50,7 +48,7 @@ def make_checkpoint(folder: Path, family: str = "qwen2_vl", **settings: Any) -> 
     if family == "qwen2_audio":
         return _save_audio(folder)
     makers = {
-        "llava": _llava,
+        "llava": checkpoint_llava.model,
         "llava_next": checkpoint_llava_next.model,
         "llava_next_video": checkpoint_llava_next_video.model,
         "llama4": checkpoint_llama4.model,
@@ -122,62 +120,6 @@ def _set_processors(folder: Path, name: str) -> None:
     settings["video_processor"]["size"] = VIDEO_PIXELS
     path.write_text(json.dumps(settings))
     (folder / "preprocessor_config.json").write_text(json.dumps(settings["image_processor"]))
-
-
-def _llava(folder: Path, **settings: Any) -> Any:
-    """LLaVA-1.5: a CLIP tower of which the last layer is not used, and a Llama."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    tokenizer = _llava_processor(folder)
-    vision = CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        image_size=LLAVA_SIDE,
-        patch_size=14,
-        projection_dim=96,
-    )
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "rope_theta": 10.0},
-        tie_word_embeddings=False,
-        **ends,
-    )
-    image_id = tokenizer.convert_tokens_to_ids("<image>")
-    fixed = {"image_token_index": image_id, "image_seq_length": 36, "dtype": "float32"}
-    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **fixed, **settings))
-
-
-def _llava_processor(folder: Path) -> Any:
-    """Replace the processors by LLaVA's; returns the tokenizer, which has got ``<image>``."""
-    from transformers import AutoTokenizer, CLIPImageProcessor, LlavaProcessor
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    template = (folder / "chat_template.jinja").read_text()
-    for path in [*folder.glob("*processor_config.json"), folder / "chat_template.jinja"]:
-        path.unlink()
-    pictures = CLIPImageProcessor(
-        size={"shortest_edge": LLAVA_SIDE}, crop_size={"height": LLAVA_SIDE, "width": LLAVA_SIDE}
-    )
-    LlavaProcessor(
-        pictures,
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=template.replace("<|vision_start|><|image_pad|><|vision_end|>", "<image>\\n"),
-    ).save_pretrained(folder)
-    pictures.save_pretrained(folder)
-    return tokenizer
 
 
 def _rename(path: Path, old: str, new: str) -> None:
