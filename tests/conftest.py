@@ -14,8 +14,8 @@ __all__ = ["proves"]
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set for Triptych must not reach the tests."""
-    for name in ("TRIPTYCH_RUN_DIR", "TRIPTYCH_TOKEN", "TRIPTYCH_API_KEY", "TRIPTYCH_LOG_LEVEL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("RUN_DIR", "TOKEN", "API_KEY", "LOG_LEVEL", "NATS_PASSWORD", "NATS_TOKEN"):
+        monkeypatch.delenv(f"TRIPTYCH_{name}", raising=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

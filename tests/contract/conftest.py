@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 
 from support.deployment import quick_discovery
+from support.nats_server import NatsServer, nats_server
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.discovery.nats import NatsDiscovery
+from triptych.planes.discovery.nats_access import NatsSecrets, read_access
 from triptych.planes.request.base import Call, Handler, RequestClient, RequestServer
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
@@ -82,7 +86,28 @@ class LocalPlane:
         return LocalDiscovery(self.folder, namespace)
 
 
-@pytest.fixture(params=[LocalPlane], ids=["local"])
-def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> LocalPlane:
+class NatsPlane:
+    """Discovery over a NATS server, which tests share; namespaces of this test are its own."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self.server = server
+        self._mark = secrets.token_hex(4)
+
+    def discovery(self, namespace: str = "default", **access: Any) -> Discovery:
+        settings = read_access(self.server.url, NatsSecrets(), **access)
+        return NatsDiscovery(settings, f"{namespace}-{self._mark}")
+
+
+@pytest.fixture(scope="session")
+def shared_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "nats"])
+def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalPlane | NatsPlane]:
+    if request.param == "nats":
+        yield NatsPlane(request.getfixturevalue("shared_nats_server"))
+        return
     with quick_discovery():
-        yield request.param(tmp_path / "run")
+        yield LocalPlane(tmp_path / "run")

@@ -70,9 +70,22 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
     except KeyboardInterrupt:
         return 130
     except (ConfigError, EngineFailed) as error:
-        print(f"triptych: error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, ConfigError) else 1
+        return _failed(error)
+    except ExceptionGroup as errors:  # of tasks that the command waits for
+        if (expected := errors.subgroup((ConfigError, EngineFailed))) is None:
+            raise
+        return _failed(_first(expected))
     return 0
+
+
+def _failed(error: Exception) -> int:
+    print(f"triptych: error: {error}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def allow_many_files() -> None:
@@ -82,9 +95,33 @@ def allow_many_files() -> None:
 
 
 def discovery(config: PlaneConfig) -> Discovery:
-    if config.plane != "local":
-        raise ConfigError(f"unknown plane {config.plane!r}; known: local")
-    return LocalDiscovery(env.run_dir(config.run_dir), config.namespace)
+    """The back end that ``--plane`` names. Raises ConfigError."""
+    if config.plane == "local":
+        return LocalDiscovery(env.run_dir(config.run_dir), config.namespace)
+    if config.plane == "nats":
+        raise ConfigError("--plane nats is for `triptych up`, which starts a server; name yours: nats://host:4222")
+    if "://" in config.plane:
+        return _nats_discovery(config)
+    raise ConfigError(f"unknown plane {config.plane!r}; known: local, nats://host:4222, tls://host:4222")
+
+
+def _nats_discovery(config: PlaneConfig) -> Discovery:
+    from triptych.planes.discovery.nats_access import NatsSecrets, read_access
+
+    secrets = NatsSecrets(password=env.nats_password(), token=env.nats_token())
+    access = read_access(
+        config.plane,
+        secrets,
+        credentials=config.nats_credentials,
+        ca=config.nats_ca,
+        cert=config.nats_cert,
+        key=config.nats_key,
+    )
+    try:
+        from triptych.planes.discovery.nats import NatsDiscovery
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--plane {access} needs nats-py ({error}): pip install 'triptych[nats]'") from error
+    return NatsDiscovery(access, config.namespace)
 
 
 def checkpoint_folder(model: str) -> str:

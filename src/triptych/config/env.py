@@ -12,6 +12,8 @@ RUN_DIR = "TRIPTYCH_RUN_DIR"
 TOKEN = "TRIPTYCH_TOKEN"
 API_KEY = "TRIPTYCH_API_KEY"
 LOG_LEVEL = "TRIPTYCH_LOG_LEVEL"
+NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
+NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -34,6 +36,23 @@ def plane_token() -> str | None:
 def api_key() -> str | None:
     """Key that clients must send, unless it is given as a flag (which other users' ``ps`` would show)."""
     return os.environ.get(API_KEY) or None
+
+
+def nats_password() -> str | None:
+    """Password of the user that the plane's URL names."""
+    return os.environ.get(NATS_PASSWORD) or None
+
+
+def nats_token() -> str | None:
+    """What a NATS server with one shared token wants."""
+    return os.environ.get(NATS_TOKEN) or None
+
+
+def model_files_cache(configured: str = "") -> Path:
+    """Where a frontend keeps models' descriptive files: as configured, else in this user's cache."""
+    if configured:
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "triptych" / "model-files"
 
 
 def hub_cache() -> Path:

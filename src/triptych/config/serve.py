@@ -16,11 +16,30 @@ DEFAULT_PORT = 8000
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where processes of one deployment find each other."""
 
-    plane: Annotated[str, Meta(description="Discovery plane: `local` (files under the run directory).")] = "local"
+    plane: Annotated[
+        str,
+        Meta(
+            description="Discovery plane: `local` (files under the run directory), `nats://host:4222`, "
+            "`nats://user@host:4222` or `tls://host:4222` (several of a cluster separated by commas), or, for "
+            "`triptych up` only, `nats`: a server that is started and stopped with the deployment."
+        ),
+    ] = "local"
     run_dir: Annotated[
         str,
         Meta(description="Run directory of the local plane (default: TRIPTYCH_RUN_DIR, else one per user)."),
     ] = ""
+    nats_credentials: Annotated[
+        str,
+        Meta(
+            description="File with what NATS is to know us by: a `.creds` file, or one line `user:password`, or a token "
+            "(default: TRIPTYCH_NATS_PASSWORD or TRIPTYCH_NATS_TOKEN, else nothing)."
+        ),
+    ] = ""
+    nats_ca: Annotated[
+        str, Meta(description="Certificates of who may vouch for the NATS server (default: the system's).")
+    ] = ""
+    nats_cert: Annotated[str, Meta(description="Our own certificate, where the NATS server asks for one.")] = ""
+    nats_key: Annotated[str, Meta(description="Key of `--nats-cert`, where it is in a file of its own.")] = ""
     namespace: Annotated[
         str,
         Meta(

@@ -1,0 +1,272 @@
+"""Discovery over NATS: a JetStream key-value bucket, watched.
+
+A registration is a key that its owner writes anew every ``HEARTBEAT_S``. Watchers are told of every write, and drop
+who was not heard of for ``nats_bucket.TTL_S`` by their own clock, but only while the server and the watch are known to
+work: a server that is away says nothing about workers. When it is back, they have ``GRACE_S`` to return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from ipaddress import ip_address
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import ConfigError
+from triptych.planes.discovery.admission import refusal
+from triptych.planes.discovery.leases import Leases
+from triptych.planes.discovery.nats_access import NatsAccess
+from triptych.planes.discovery.nats_bucket import (
+    TTL_S,
+    Bucket,
+    Entry,
+    NoBucket,
+    Registration,
+    Watch,
+    WrongRevision,
+    key_of,
+)
+from triptych.planes.discovery.nats_link import Link, NatsProblem, connect_again, connect_first
+from triptych.runtime.tasks import TaskSet
+
+log = logging.getLogger("triptych.discovery")
+
+HEARTBEAT_S = 0.5
+GRACE_S = 5.0
+"""More than a lost connection takes to be noticed, and a new one to be made."""
+CLAIM_MARGIN_S = 0.5
+SETTLE_S = 0.05
+"""For news that came before an answer to be read."""
+WITHDRAW_TIMEOUT_S = 1.0
+
+
+class NatsLease:
+    """A key kept fresh, over a connection of its own."""
+
+    def __init__(self, access: NatsAccess, namespace: str, instance: Instance) -> None:
+        self._access, self._namespace, self._instance = access, namespace, instance
+        self._key = key_of(instance.name)
+        self._link: Link | None = None
+        self._bucket: Bucket | None = None
+        self._revision = 0
+        self._born = 0
+        self._usurped = False
+        self._tasks = TaskSet()
+
+    async def start(self) -> None:
+        """Claim the name and keep it. Raises ConfigError, after which nothing is left."""
+        try:
+            await self._use(await connect_first(self._access, self._instance.id))
+            await self._claim()
+            await self._be_admitted()
+        except NatsProblem as error:
+            await self.withdraw()
+            raise ConfigError(f"cannot register at NATS ({self._access}): {error}") from error
+        except BaseException:
+            await self.withdraw()
+            raise
+        self._tasks.spawn(self._keep(), f"heartbeat {self._instance.id}")
+
+    async def _use(self, link: Link) -> None:
+        self._link, self._bucket = link, Bucket(link, self._namespace)
+        await self._bucket.create()
+
+    async def _claim(self) -> None:
+        """Write the key. One who was killed lets go of it when its time is over; one who lives does not."""
+        after = 0
+        while True:
+            try:
+                self._revision = self._born = await self._the_bucket.put(self._key, self._registration(), after)
+                return
+            except WrongRevision:
+                holder = await self._the_bucket.get(self._key)
+            after = await self._outlast(holder) if holder else 0
+
+    async def _outlast(self, holder: Entry) -> int:
+        """The revision to write after, once ``holder`` is known to be dead. Raises ConfigError when it lives."""
+        last: Entry | None = holder
+        give_up = time.monotonic() + TTL_S + CLAIM_MARGIN_S
+        while last and last.registration and time.monotonic() < give_up:
+            await asyncio.sleep(HEARTBEAT_S / 2)
+            last = await self._the_bucket.get(self._key)
+            if last and last.registration and last.revision != holder.revision:
+                raise ConfigError(refusal(self._instance, [last.registration.instance]) or f"{self._key} is taken")
+        return last.revision if last else 0
+
+    async def _be_admitted(self) -> None:
+        """Looked at after the key is there, so that of two who come at once the later one sees the other."""
+        earlier = [
+            entry.registration.instance
+            for entry in await self._the_bucket.entries()
+            if entry.registration and entry.key != self._key and entry.born < self._born
+        ]
+        if reason := refusal(self._instance, earlier):
+            raise ConfigError(reason)
+
+    def _registration(self, born: int = 0) -> Registration:
+        return Registration(self._instance, born)
+
+    @property
+    def _the_bucket(self) -> Bucket:
+        assert self._bucket is not None, "start comes first"
+        return self._bucket
+
+    async def _keep(self) -> None:
+        """Renew for ever. After any trouble, begin again with a new connection."""
+        while True:
+            try:
+                while True:
+                    await asyncio.sleep(HEARTBEAT_S)
+                    await self._renew()
+            except (NatsProblem, ConfigError) as error:
+                log.warning("NATS (%s) is away: %s; registering again when it is back", self._access, error)
+            await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        while True:
+            if self._link is not None:
+                await self._link.close()
+            try:
+                await self._use(await connect_again(self._access, self._instance.id))
+                await self._renew()
+            except (NatsProblem, ConfigError):
+                continue
+            log.info("NATS is back; %s is registered", self._instance.id)
+            return
+
+    async def _renew(self) -> None:
+        """Write the key again, anew where it is gone. The next beat tries again what does not succeed."""
+        registration = self._registration(self._born)
+        try:
+            self._revision = await self._the_bucket.put(self._key, registration, after=self._revision)
+            return
+        except NoBucket:
+            await self._the_bucket.create()
+            last = None
+        except WrongRevision:
+            last = await self._the_bucket.get(self._key)
+        if last and last.registration and last.registration.instance.id != self._instance.id:
+            self._complain_of(last.registration.instance)
+            return
+        with suppress(WrongRevision):
+            self._born = 0  # what was before is forgotten, or is of another start of the server
+            after = last.revision if last else 0
+            self._revision = self._born = await self._the_bucket.put(self._key, self._registration(), after)
+
+    def _complain_of(self, other: Instance) -> None:
+        if not self._usurped:
+            log.error(
+                "%s at %s took the name %s while this worker was cut off; nobody sees this one until that one ends",
+                other.id,
+                other.host,
+                self._instance.name,
+            )
+        self._usurped = True
+
+    async def withdraw(self) -> None:
+        await self._tasks.close()
+        if self._link is None:
+            return
+        link, self._link = self._link, None
+        try:
+            if self._revision and not link.lost.is_set():
+                async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
+                    await self._the_bucket.delete(self._key, after=self._revision)
+        except (NatsProblem, ConfigError, WrongRevision, TimeoutError) as error:
+            log.info("%s expires by itself: %s", self._instance.id, error)
+        finally:
+            await link.close()
+
+
+class NatsDiscovery:
+    """A ``Discovery`` over NATS. Connections are made by ``register`` and ``watch``, one each."""
+
+    def __init__(self, access: NatsAccess, namespace: str) -> None:
+        self._access, self._namespace = access, namespace
+
+    async def register(self, instance: Instance) -> NatsLease:
+        if _is_unspecified(instance.host):
+            raise ConfigError(
+                f"--host {instance.host}: other hosts cannot connect to that; give the address that they reach this by"
+            )
+        lease = NatsLease(self._access, self._namespace, instance)
+        await lease.start()
+        return lease
+
+    async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
+        leases, said = Leases(TTL_S, GRACE_S), None
+        link = await connect_first(self._access, "watch")
+        is_first = True
+        try:
+            while True:
+                try:
+                    async with aclosing(self._follow(link, leases, is_first)) as changes:
+                        async for snapshot in changes:
+                            is_first = False
+                            if snapshot != said:
+                                said = snapshot
+                                yield snapshot
+                except NatsProblem as error:
+                    log.warning(
+                        "NATS (%s) is away: %s; keeping the %d known workers until it is back",
+                        self._access,
+                        error,
+                        len(leases),
+                    )
+                await link.close()
+                link = await connect_again(self._access, "watch")
+        finally:
+            await link.close()
+
+    async def _follow(self, link: Link, leases: Leases, is_first: bool) -> AsyncGenerator[tuple[Instance, ...], None]:
+        """Snapshots, after everything that may have changed them. Raises NatsProblem when NATS is away."""
+        bucket = Bucket(link, self._namespace)
+        try:
+            await bucket.create()
+        except ConfigError as error:
+            if is_first:
+                raise
+            raise NatsProblem(str(error)) from error
+        async with bucket.watch() as watch:
+            if not is_first:
+                log.info("NATS is back")
+            leases.forgive(time.monotonic())
+            for entry in await watch.snapshot():
+                if entry.registration:
+                    leases.found(entry.key, entry.registration.instance, time.monotonic(), entry.age_s)
+            while True:
+                yield leases.snapshot()
+                version = leases.version
+                while leases.version == version:
+                    await _take_in(watch, leases)
+
+
+async def _take_in(watch: Watch, leases: Leases) -> None:
+    """Wait for news, or for a lease to end; that is believed only of a watch that works."""
+    due = leases.next_due()
+    timeout_s = TTL_S if due is None else min(TTL_S, max(0.0, due - time.monotonic()))
+    if entry := await watch.news(timeout_s):
+        _note(entry, leases)
+        return
+    silent = time.monotonic()
+    await watch.check()
+    settled = time.monotonic() + SETTLE_S
+    while entry := await watch.news(max(0.0, settled - time.monotonic())):
+        _note(entry, leases)
+    leases.expire(silent)
+
+
+def _note(entry: Entry, leases: Leases) -> None:
+    if entry.registration is None:
+        leases.ended(entry.key)
+    else:
+        leases.heard(entry.key, entry.registration.instance, time.monotonic())
+
+
+def _is_unspecified(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_unspecified
+    return False

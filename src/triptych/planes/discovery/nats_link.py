@@ -1,0 +1,151 @@
+"""A connection to NATS. One that breaks is not mended but replaced, so that there is one way to begin.
+
+The only module that knows how ``nats-py`` connects. Its own reconnecting is off: it would carry subscriptions over
+to a server that may have forgotten everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from triptych.contracts.errors import ConfigError
+from triptych.planes.discovery.nats_access import NatsAccess
+
+log = logging.getLogger("triptych.discovery")
+
+FIRST_CONNECT_S = 10.0
+"""A process that starts waits so long for a server; later ones wait for ever."""
+CONNECT_TIMEOUT_S = 2.0
+RETRY_S = 0.25
+PING_S = 1.0
+MOST_PINGS = 2
+"""Unanswered, until a connection counts as lost."""
+
+_REFUSALS = ("authorization violation", "authentication", "user authentication", "account")
+
+
+class NatsProblem(Exception):
+    """NATS cannot be used now; trying again later may help. One line."""
+
+
+class Link:
+    """A connection that works, until ``lost`` is set. ``close`` may be called twice."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.lost = asyncio.Event()
+        self.on_lost: Callable[[], None] = lambda: None
+        self.last_error: Exception | None = None
+
+    async def close(self) -> None:
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            await self.client.close()
+
+    async def on_closed(self) -> None:
+        self.lost.set()
+        self.on_lost()
+
+    async def on_error(self, error: Exception) -> None:
+        self.last_error = error
+
+
+async def connect(access: NatsAccess, name: str) -> Link:
+    """One attempt at each server. Raises NatsProblem, and ConfigError where trying again would not help."""
+    link = Link(Client())
+    try:
+        async with asyncio.timeout(2 * CONNECT_TIMEOUT_S * len(access.servers)):
+            await link.client.connect(
+                list(access.servers),
+                name=name,
+                error_cb=link.on_error,
+                closed_cb=link.on_closed,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=CONNECT_TIMEOUT_S,  # type: ignore[arg-type]
+                ping_interval=PING_S,  # type: ignore[arg-type]
+                max_outstanding_pings=MOST_PINGS,
+                **_identity(access, link.client),
+            )
+    except BaseException as error:
+        await link.close()
+        raise _meaning(access, link.last_error, error) from error
+    return link
+
+
+async def connect_first(access: NatsAccess, name: str) -> Link:
+    """Try for ``FIRST_CONNECT_S``. Raises ConfigError."""
+    deadline = time.monotonic() + FIRST_CONNECT_S
+    while True:
+        try:
+            return await connect(access, name)
+        except NatsProblem as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{error}; start it, or correct --plane") from error
+        await asyncio.sleep(RETRY_S)
+
+
+async def connect_again(access: NatsAccess, name: str) -> Link:
+    """Try for ever: also refused credentials may be put right again. The first refusal is logged."""
+    refused = False
+    while True:
+        await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # not all at once
+        try:
+            return await connect(access, name)
+        except NatsProblem:
+            pass
+        except ConfigError as error:
+            if not refused:
+                log.error("%s; trying on", error)
+            refused = True
+
+
+def _identity(access: NatsAccess, client: Client) -> dict[str, Any]:
+    """Options that say who we are. A secret is not given to a server that should speak TLS and does not."""
+
+    def guarded(secret: str) -> Callable[[], str]:
+        def give() -> str:
+            if access.wants_tls and not client._server_info.get("tls_required"):
+                raise nats.errors.SecureConnWantedError
+            return secret
+
+        return give
+
+    options: dict[str, Any] = {"tls": access.tls_context()} if access.wants_tls else {}
+    if access.creds_file:
+        options["user_credentials"] = access.creds_file
+    if access.user and access.password:
+        options |= {"user": guarded(access.user), "password": guarded(access.password)}
+    if access.token:
+        options["token"] = guarded(access.token)
+    return options
+
+
+def _meaning(access: NatsAccess, last: Exception | None, error: BaseException) -> BaseException:
+    """What a failed attempt is to be raised as."""
+    cause = last if isinstance(error, nats.errors.NoServersError | TimeoutError) and last else error
+    text = str(cause) or type(cause).__name__
+    if isinstance(cause, nats.errors.SecureConnWantedError):
+        return ConfigError(f"the NATS server at {access} does not offer TLS, which --plane asks for")
+    if isinstance(cause, ssl.SSLError):
+        return ConfigError(f"TLS with the NATS server at {access} failed: {text}; see --nats-ca")
+    if isinstance(cause, ImportError):
+        return ConfigError(f"--nats-credentials: a .creds file needs the package nkeys ({text}): pip install nkeys")
+    if isinstance(cause, nats.errors.Error) and any(word in text.lower() for word in _REFUSALS):
+        return ConfigError(
+            f"the NATS server at {access} refuses these credentials ({text.removeprefix('nats: ')}); "
+            "see --nats-credentials, TRIPTYCH_NATS_PASSWORD and TRIPTYCH_NATS_TOKEN"
+        )
+    if isinstance(cause, nats.errors.Error | OSError | TimeoutError):
+        return NatsProblem(f"no NATS server can be reached at {access}: {text}")
+    return error

