@@ -1,7 +1,9 @@
 """A worker's life in order, with an engine, a server and a discovery of this test's own."""
 
 import asyncio
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from support.instances import CARD
@@ -17,6 +19,7 @@ from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
+from triptych.models.files import digest_of_files
 from triptych.observability.lag import LoopLag
 from triptych.runtime.endpoints import Endpoints
 from triptych.runtime.worker import EngineFailed, Worker
@@ -105,7 +108,7 @@ def test_it_ends_in_the_reverse_order_of_its_start():
         "engine stops",
     ]
     assert (instance.id[:2], instance.component, instance.host, instance.port) == ("n-", "n", "127.0.0.1", 5)
-    assert instance.model == CARD
+    assert instance.model == msgspec.structs.replace(CARD, files_digest=digest_of_files(Path(CARD.path)))
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     nats_credentials: Annotated[
         str,
         Meta(
-            description="File with what NATS is to know us by: a `.creds` file, or one line `user:password`, or a token "
-            "(default: TRIPTYCH_NATS_PASSWORD or TRIPTYCH_NATS_TOKEN, else nothing)."
+            description="File with what NATS is to know us by: a `.creds` file, or one line, `user:password` or a "
+            "token (default: TRIPTYCH_NATS_PASSWORD or TRIPTYCH_NATS_TOKEN, else nothing)."
         ),
     ] = ""
     nats_ca: Annotated[
@@ -82,6 +82,13 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             description="Frames a second that a model sees of a video, within its own bounds; 0: by its own settings.",
         ),
     ] = 0.0
+    model_files_cache: Annotated[
+        str,
+        Meta(
+            description="Folder for tokenizers, templates and configs that workers give to a frontend without the "
+            "checkpoint (default: `triptych/model-files` in this user's cache)."
+        ),
+    ] = ""
     prompt_template: Annotated[
         str | None,
         Meta(description="Prompt for models without a chat template; must contain `<prompt>`."),

@@ -34,6 +34,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """None: the model takes no media, or none by embedding."""
     by_frames: tuple[str, ...] = ()
     """Media that encode workers hand over as the frames that the model sees, uint8 [frames, height, width, 3]."""
+    files_digest: str = ""
+    """Of the descriptive files in ``path`` (``models.files``), which the worker gives to frontends that lack them;
+    empty: it does not."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,24 @@ PREFILL = "prefill"
 """Endpoint of workers whose span ends in ``p``: takes a GenerateRequest, answers one PrefillAnswer."""
 RELEASE = "release"
 """Endpoint of workers that hand something over: takes a Release, answers nothing."""
+FILES = "files"
+"""Endpoint of every worker: takes a FilesRequest or nothing, answers FilePieces, a file's in order."""
 METRICS = "metrics"
 """Endpoint of every worker: takes nothing, answers one list of Sample."""
+
+
+class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Descriptive files of the worker's model."""
+
+    names: tuple[str, ...] = ()
+    """None: all that there are."""
+
+
+class FilePiece(msgspec.Struct, frozen=True):
+    """At most ``models.files.PIECE_BYTES`` of one file."""
+
+    name: str
+    data: bytes
 
 
 class EncodeRequest(msgspec.Struct, frozen=True, kw_only=True):

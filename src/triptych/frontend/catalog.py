@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import time
+from typing import Protocol
+
+import msgspec
 
 from triptych.contracts.card import Instance, ModelCard
-from triptych.contracts.errors import ConfigError, NotFound, Unavailable
+from triptych.contracts.errors import ConfigError, NotFound, TriptychError, Unavailable
 from triptych.contracts.spans import Mode, modes_of
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
 from triptych.stages.compose import RETRY_AFTER_S, gap
 
 log = logging.getLogger("triptych.catalog")
+
+
+FETCH_AGAIN_S = 0.5
+MOST_FETCH_AGAIN_S = 15.0
+
+
+class FilesSource(Protocol):
+    """What the catalog needs of ``frontend.model_files.ModelFiles``."""
+
+    async def local(self, card: ModelCard) -> str | None: ...
+
+    async def fetch(self, card: ModelCard, instances: Iterable[Instance]) -> str: ...
+
+
+class _AsTheCardSays:
+    async def local(self, card: ModelCard) -> str | None:
+        return card.path
+
+    async def fetch(self, card: ModelCard, instances: Iterable[Instance]) -> str:
+        return card.path
 
 
 @dataclass
@@ -52,9 +75,13 @@ class Catalog:
         load: Callable[[ModelCard], Processor],
         on_gone: Callable[[Instance], None] = lambda instance: None,
         on_change: Callable[[tuple[Instance, ...]], None] = lambda instances: None,
+        files: FilesSource | None = None,
     ) -> None:
+        """``files``: where a model's files are; left out, they are where its card says."""
         self._discovery = discovery
         self._load = load
+        self._files = files or _AsTheCardSays()
+        self._fetching: dict[str, asyncio.Task[None]] = {}
         self._on_gone = on_gone
         self._on_change = on_change
         self.models: dict[str, Model] = {}
@@ -62,10 +89,15 @@ class Catalog:
 
     async def follow(self) -> None:
         """Keep ``models`` true until cancelled."""
-        async with aclosing(self._discovery.watch()) as snapshots:
-            async for snapshot in snapshots:
-                await self._apply(snapshot)
-                self.first_snapshot.set()
+        try:
+            async with aclosing(self._discovery.watch()) as snapshots:
+                async for snapshot in snapshots:
+                    await self._apply(snapshot)
+                    self.first_snapshot.set()
+        finally:
+            for task in (tasks := list(self._fetching.values())):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _apply(self, snapshot: tuple[Instance, ...]) -> None:
         alive = {instance.id for instance in snapshot}
@@ -86,13 +118,46 @@ class Catalog:
         for instance in instances:
             if instance not in model.instances:
                 log.info("worker %s serves %s as %s", instance.id, name, instance.span.value)
-        if instances and (model.processor is None or model.card != instances[0].model):
-            await self._load_processor(model, instances[0].model)
+        if instances and (model.processor is None or not _say_the_same(model.card, instances[0].model)):
+            await self._load_or_fetch(model, instances[0].model)
         model.instances = instances
 
-    async def _load_processor(self, model: Model, card: ModelCard) -> None:
+    async def _load_or_fetch(self, model: Model, card: ModelCard) -> None:
+        """What must come from a worker comes in the background: other models' workers come and go meanwhile."""
+        if (folder := await self._files.local(card)) is not None:
+            await self._load_processor(model, card, folder)
+            return
+        model.processor = None
+        if card.name not in self._fetching:
+            model.problem = "its files are being fetched from a worker"
+            task = asyncio.create_task(self._fetch(model), name=f"fetch the files of {card.name}")
+            self._fetching[card.name] = task
+            task.add_done_callback(lambda _: self._fetching.pop(card.name, None))
+
+    async def _fetch(self, model: Model) -> None:
+        """Fetch and load, for as long as there are workers to ask and no processor."""
+        delay_s, said = FETCH_AGAIN_S, ""
+        await asyncio.sleep(0)  # until ``instances`` are there
+        while model.processor is None and model.instances:
+            card = model.instances[0].model
+            try:
+                folder = await self._files.fetch(card, model.instances)
+            except (TriptychError, ConfigError) as error:
+                model.problem = str(error)
+            else:
+                if model.instances and model.instances[0].model == card:
+                    await self._load_processor(model, card, folder)
+                    return
+                continue
+            if model.problem != said:
+                said = model.problem
+                log.error("model %s cannot be served yet: %s", card.name, said)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, MOST_FETCH_AGAIN_S)
+
+    async def _load_processor(self, model: Model, card: ModelCard, folder: str) -> None:
         try:
-            model.processor = await asyncio.to_thread(self._load, card)
+            model.processor = await asyncio.to_thread(self._load, msgspec.structs.replace(card, path=folder))
             model.card, model.problem = card, None
         except ConfigError as error:
             model.processor, model.problem = None, str(error)
@@ -119,3 +184,10 @@ class Catalog:
     @property
     def ready(self) -> bool:
         return any(model.ready for model in self.models.values())
+
+
+def _say_the_same(one: ModelCard, other: ModelCard) -> bool:
+    """Workers on different hosts may have the same files in different places."""
+    if one.files_digest and one.files_digest == other.files_digest:
+        other = msgspec.structs.replace(other, path=one.path)
+    return one == other

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
@@ -19,6 +20,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.frontend.app import App
 from triptych.frontend.catalog import Catalog
 from triptych.frontend.follow import Follower
+from triptych.frontend.model_files import ModelFiles
 from triptych.frontend.requests import Builder
 from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
@@ -121,7 +123,8 @@ async def serving(
             on_load()
             return processor
 
-        catalog = Catalog(discovery, load, on_gone, follower.update)
+        files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
+        catalog = Catalog(discovery, load, on_gone, follower.update, files)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.counts.samples, lag.samples):

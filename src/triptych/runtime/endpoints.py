@@ -15,10 +15,11 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import EVENTS
 from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import ENCODE, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
+from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
 from triptych.observability.lag import LoopLag
 from triptych.planes.request.base import Handler, Payload
+from triptych.runtime.files import pieces
 from triptych.runtime.news import Account, news
 from triptych.runtime.samples import samples
 from triptych.stages.encode import EncodeStage
@@ -40,6 +41,7 @@ class Endpoints:
         self, engine: Engine, card: ModelCard, transfer: Transfer, cache: EmbeddingCache, lag: LoopLag
     ) -> None:
         self._engine = engine
+        self._card = card
         self._transfer = transfer
         self._cache = cache
         self._lag = lag
@@ -56,7 +58,11 @@ class Endpoints:
 
     def standing(self) -> dict[str, Handler]:
         """Those by which others look at this worker."""
-        return {METRICS: self._metrics, EVENTS: self._events}
+        return {
+            METRICS: self._metrics,
+            EVENTS: self._events,
+            FILES: lambda payload: pieces(self._card, payload),
+        }
 
     async def _encode(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert self._encode_stage is not None

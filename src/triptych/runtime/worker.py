@@ -9,11 +9,15 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
 
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.serve import WorkerConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.engines.base import Engine
+from triptych.models.files import digest_of_files
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.request.base import RequestServer
@@ -53,7 +57,7 @@ class Worker:
             stack.push_async_callback(self._transfer.close)
             await self._transfer.start()
             stack.push_async_callback(self._engine.stop)
-            card = await self._engine.start(self._transfer)
+            card = await _with_digest(await self._engine.start(self._transfer))
             on_start()
             cache = self.cache = EmbeddingCache(self._config.embedding_cache_bytes)
             self._transfer.on_pressure(cache.reclaim)
@@ -92,6 +96,11 @@ class Worker:
             keeps_media=self._config.embedding_cache_bytes > 0,
             reports_kv=self.endpoints.reports_kv,
         )
+
+
+async def _with_digest(card: ModelCard) -> ModelCard:
+    """``card`` with the digest of the files that a frontend needs of the checkpoint."""
+    return msgspec.structs.replace(card, files_digest=await asyncio.to_thread(digest_of_files, Path(card.path)))
 
 
 async def _first(*waits: Awaitable[object]) -> object:
