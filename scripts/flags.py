@@ -15,6 +15,7 @@ import msgspec
 from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
+from triptych.config.nats import NatsServerConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.config.simulate import SimulateConfig
 from triptych.config.transfer import TransferConfig
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Transfer: worker": TransferConfig,
     "Media limits: frontend and worker": MediaLimits,
     "Planes: frontend and worker": PlaneConfig,
+    "NATS server: `triptych nats`": NatsServerConfig,
     "Check: `triptych verify`": VerifyConfig,
     "Simulation: `triptych simulate TRACE`": SimulateConfig,
 }

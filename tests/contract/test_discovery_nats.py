@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import logging
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from triptych.planes.discovery.nats_access import NatsSecrets, read_access
 from triptych.planes.discovery.nats_bucket import TTL_S, key_of
 
 AWAY_S = 3.0
+DAY = datetime.timedelta(days=1)
 
 REGISTER = """
 import asyncio, sys
@@ -388,5 +391,79 @@ def test_an_address_that_nobody_can_connect_to_is_refused(server):
     async def main():
         with pytest.raises(ConfigError, match=r"--host 0\.0\.0\.0"):
             await discovery_of(server).register(instance("a", host="0.0.0.0"))
+
+    run(main())
+
+
+def certificates(folder):
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "triptych test")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - DAY, now + DAY)
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+    return str(cert_file), str(key_file)
+
+
+def over_tls(server, token="secret", **files):
+    plane = server.url.replace("nats://", "tls://")
+    return NatsDiscovery(read_access(plane, NatsSecrets(token=token), **files), "default")
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls(tmp_path, mutual):
+    async def main():
+        cert, key = certificates(tmp_path)
+        ask = f'ca_file: "{cert}", verify: true' if mutual else ""
+        settings = f'tls {{ cert_file: "{cert}", key_file: "{key}", {ask} }}\nauthorization {{ token: secret }}'
+        own = {"cert": cert, "key": key} if mutual else {}
+        with nats_server(tmp_path, settings) as server:
+            discovery = over_tls(server, ca=cert, **own)
+            async with registered(discovery, "a"), watching(discovery) as seen:
+                await seen("a")
+            with pytest.raises(ConfigError, match="--nats-ca"):  # nobody vouches for it
+                await over_tls(server, **own).register(instance("b"))
+
+    run(main())
+
+
+def test_a_secret_is_not_told_to_a_server_without_tls(tmp_path, monkeypatch):
+    """Who sits between could pretend that the server offers none."""
+    told = []
+    command = nats_link.Client._connect_command
+    monkeypatch.setattr(nats_link.Client, "_connect_command", lambda self: told.append(command(self)) or told[-1])
+
+    async def main():
+        with nats_server(tmp_path, "authorization { token: secret }") as server:
+            with pytest.raises(ConfigError, match="does not offer TLS"):
+                await over_tls(server).register(instance("a"))
+            assert not told, "nothing was sent"
+
+    run(main())
+
+
+def test_a_creds_file_without_its_library_is_said(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nkeys", None)
+    file = tmp_path / "me.creds"
+    file.write_text("-----BEGIN NATS USER JWT-----\neyJ\n------END NATS USER JWT------\n")
+
+    async def main():
+        discovery = NatsDiscovery(read_access(server.url, NatsSecrets(), credentials=str(file)), "default")
+        with pytest.raises(ConfigError, match="nkeys"):
+            await discovery.register(instance("a"))
 
     run(main())

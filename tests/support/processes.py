@@ -47,9 +47,11 @@ class Child:
 
 
 @asynccontextmanager
-async def child(*words: str, run_dir: Path, env: dict[str, str] | None = None) -> AsyncIterator[Child]:
+async def child(
+    *words: str, run_dir: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> AsyncIterator[Child]:
     """Run ``triptych`` with ``words``; it is killed at the end of the block, whatever happened in it."""
-    running = _start(words, run_dir, env or {})
+    running = _start(words, run_dir, env or {}, cwd)
     try:
         assert running.process.stdout is not None
         running.ready = await asyncio.to_thread(_first_line, running.process)
@@ -59,7 +61,7 @@ async def child(*words: str, run_dir: Path, env: dict[str, str] | None = None) -
         running.kill()
 
 
-def _start(words: tuple[str, ...], run_dir: Path, env: dict[str, str]) -> Child:
+def _start(words: tuple[str, ...], run_dir: Path, env: dict[str, str], cwd: Path | None) -> Child:
     log = run_dir / f"{words[0]}-{os.urandom(3).hex()}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
@@ -67,6 +69,7 @@ def _start(words: tuple[str, ...], run_dir: Path, env: dict[str, str]) -> Child:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            cwd=cwd,
             env={**CLEAN, "TRIPTYCH_RUN_DIR": str(run_dir), **env},
         )
     return Child(process, log)

@@ -1,12 +1,14 @@
 import asyncio
 import threading
 
+import msgspec
 import pytest
 
 from support.instances import CARD, instance
 from support.loops import run, until
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError, NotFound, Unavailable
+from triptych.frontend import catalog as catalog_module
 from triptych.frontend.catalog import Catalog
 
 OTHER = ModelCard(name="other", path="/other", context_length=5)
@@ -30,10 +32,10 @@ class Snapshots:
         await until(lambda: self.shown == count, "the snapshot was taken in")
 
 
-def follow(test, load=lambda card: f"processor of {card.name}"):
+def follow(test, load=lambda card: f"processor of {card.name}", files=None):
     async def main():
         snapshots, gone = Snapshots(), []
-        catalog = Catalog(snapshots, load, gone.append)
+        catalog = Catalog(snapshots, load, gone.append, files)
         task = asyncio.create_task(catalog.follow())
         try:
             await test(catalog, snapshots, gone)
@@ -151,3 +153,73 @@ def test_a_model_whose_processor_is_being_loaded_says_so():
         await until(lambda: catalog.ready, "it is loaded")
 
     follow(test, load)
+
+
+class Files:
+    """Nothing is on this host; workers answer as this test says."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+        self.go = asyncio.Event()
+
+    async def local(self, card):
+        return None
+
+    async def fetch(self, card, instances):
+        self.asked.append([one.id for one in instances])
+        await self.go.wait()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
+    monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
+    files = Files(Unavailable("w: busy"), ConfigError("the disk is full"), "/cache/files")
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="being fetched from a worker"):
+            catalog.get("demo")
+        await snapshots.show(instance("a"), instance("b"))
+        assert [one.id for one in catalog.models["demo"].instances] == ["a", "b"], "workers come and go meanwhile"
+        files.go.set()
+        await until(lambda: catalog.ready, "it is served")
+        assert catalog.get("demo")[1] == "/cache/files"
+        assert catalog.models["demo"].card == CARD, "the card stays what the worker says"
+        assert files.asked[-1] == ["a", "b"]
+        assert len(files.asked) == 3
+
+    follow(test, lambda card: card.path, files)
+
+
+def test_no_worker_no_fetch():
+    files = Files(Unavailable("w: gone"))
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        await until(lambda: files.asked, "it is asked")
+        await snapshots.show()
+        files.go.set()
+        files.answers += ["/cache/files"]
+        await until(lambda: catalog._fetching["demo"].done(), "the fetch gave up")
+        assert len(files.asked) == 1
+        await snapshots.show(instance("b"))
+        await until(lambda: catalog.ready, "and begins again with the next worker")
+
+    follow(test, lambda card: card.path, files)
+
+
+def test_equal_files_in_different_places_are_loaded_once():
+    loaded = []
+
+    async def test(catalog, snapshots, gone):
+        for path, digest in (("/x", "1"), ("/y", "1"), ("/y", "2"), ("/z", "")):
+            card = msgspec.structs.replace(CARD, path=path, files_digest=digest)
+            await snapshots.show(instance("a", model=card))
+            await snapshots.show(instance("a", model=card))
+        assert loaded == ["/x", "/y", "/z"]
+
+    follow(test, lambda card: loaded.append(card.path) or "processor")

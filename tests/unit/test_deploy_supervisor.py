@@ -83,7 +83,7 @@ def assert_gone(pid: int, timeout_s: float = 5.0) -> None:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short time to stop, for children that never do."""
     monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.6)
-    monkeypatch.setattr(supervisor_module, "WORKERS_STOP_S", 0.3)
+    monkeypatch.setitem(supervisor_module.KEPT_S, "worker", 0.3)
 
 
 def test_all_become_ready_and_the_frontend_is_stopped_first() -> None:

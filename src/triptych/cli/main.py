@@ -11,7 +11,7 @@ from triptych.contracts.errors import ConfigError
 
 def build_parser() -> argparse.ArgumentParser:
     # Imported here, by need of a command's own parts: each module imports only light configuration at the top.
-    from triptych.cli import demo, frontend, simulate, up, verify, worker
+    from triptych.cli import demo, frontend, nats, simulate, up, verify, worker
 
     parser = argparse.ArgumentParser(
         prog="triptych",
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"triptych {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, frontend, worker, demo, verify, simulate):
+    for module in (up, frontend, worker, nats, demo, verify, simulate):
         module.add_parser(commands)
     return parser
 

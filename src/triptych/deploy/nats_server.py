@@ -1,0 +1,149 @@
+"""The nats-server of its PyPI package, run with JetStream in memory for as long as this process lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from triptych.contracts.errors import ConfigError
+
+PROGRAM = "nats-server"
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 2.0
+POLL_S = 0.02
+MEMORY_BYTES = 64 << 20
+"""For what all buckets hold together."""
+KEPT_LINES = 5
+
+_PR_SET_PDEATHSIG = 1
+_QUIET = ("[INF]", "[DBG]", "[TRC]")
+
+
+class NatsServer:
+    """A running server. ``ended`` returns when it has ended by itself."""
+
+    def __init__(self, process: asyncio.subprocess.Process, write_line: Callable[[str], None]) -> None:
+        self._process = process
+        self._write_line = write_line
+        self._last: deque[str] = deque(maxlen=KEPT_LINES)
+        self.url = ""
+
+    async def ended(self) -> str:
+        """Why, in its own last words."""
+        status = await self._process.wait()
+        return f"{PROGRAM} ended with status {status}" + "".join(f"; {line}" for line in self._last)
+
+    async def read(self) -> None:
+        """Pass its complaints on, until its output ends."""
+        assert self._process.stderr is not None
+        async for raw in self._process.stderr:
+            line = raw.decode(errors="replace").strip()
+            if line and not any(mark in line for mark in _QUIET):
+                self._last.append(line)
+                self._write_line(line)
+
+    async def listening(self, folder: Path) -> None:
+        """Wait for the file that it writes once it listens. Raises ConfigError."""
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while asyncio.get_running_loop().time() < deadline:
+            if self._process.returncode is not None:
+                raise ConfigError(await self.ended())
+            if url := _announced(folder):
+                self.url = url
+                return
+            await asyncio.sleep(POLL_S)
+        raise ConfigError(f"{PROGRAM} does not listen after {START_TIMEOUT_S:g} s")
+
+    async def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def nats_server(
+    host: str, port: int, token: str | None, run_dir: Path, write_line: Callable[[str], None]
+) -> AsyncIterator[NatsServer]:
+    """A server that listens on ``host`` and ``port`` (0: a free one) within the block; ``token``: what clients need.
+
+    Raises ConfigError where the program is missing, or does not start.
+    """
+    program = _program()
+    with tempfile.TemporaryDirectory(prefix="nats-", dir=_made(run_dir), ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        config = folder / "nats-server.conf"  # the folder is this user's alone
+        config.write_text(_configuration(host, port, token, folder), encoding="utf-8")
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "-c",
+            str(config),
+            "--ports_file_dir",
+            str(folder),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_end_with_parent,
+        )
+        server = NatsServer(process, write_line)
+        reading = asyncio.create_task(server.read(), name="nats-server's output")
+        try:
+            await server.listening(folder)
+            yield server
+        finally:
+            await server.stop()
+            await reading
+
+
+def _program() -> str:
+    """Beside this Python, where pip puts it, else on the path."""
+    found = shutil.which(PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(PROGRAM)
+    if found is None:
+        raise ConfigError(f"{PROGRAM} is not installed: pip install 'triptych[nats-server]', or name a server of yours")
+    return found
+
+
+def _made(run_dir: Path) -> Path:
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
+    return run_dir
+
+
+def _configuration(host: str, port: int, token: str | None, folder: Path) -> str:
+    lines = [
+        f"host: {json.dumps(host)}",
+        f"port: {port or -1}",
+        f"jetstream {{ store_dir: {json.dumps(str(folder / 'store'))}, max_memory_store: {MEMORY_BYTES} }}",
+    ]
+    if token is not None:
+        lines.append(f"authorization {{ token: {json.dumps(token)} }}")
+    return "\n".join(lines) + "\n"
+
+
+def _announced(folder: Path) -> str:
+    """The client URL in the file of its ports; empty while there is none, or half of one."""
+    for file in folder.glob("*.ports"):
+        with contextlib.suppress(ValueError, LookupError):
+            return str(json.loads(file.read_text(encoding="utf-8"))["nats"][0])
+    return ""
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: a parent that is killed takes it along."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
