@@ -173,6 +173,68 @@ def test_a_frozen_server_is_no_news_of_workers(server):
     run(main())
 
 
+class Cut:
+    """A way to the server that can be blocked: connections stay open, nothing passes."""
+
+    def __init__(self, port):
+        self._port = port
+        self.open = asyncio.Event()
+        self.open.set()
+
+    @contextlib.asynccontextmanager
+    async def url(self):
+        tasks = set()
+
+        async def connected(reader, writer):
+            tasks.add(asyncio.current_task())
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
+            try:
+                with contextlib.suppress(OSError):
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._pass(reader, there_writer))
+                        group.create_task(self._pass(there_reader, writer))
+            finally:
+                for one in (writer, there_writer):
+                    one.close()
+
+        async with await asyncio.start_server(connected, "127.0.0.1", 0) as proxy:
+            yield f"nats://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pass(self, reader, writer):
+        while data := await reader.read(65536):
+            await self.open.wait()
+            writer.write(data)
+        writer.close()
+
+
+def test_a_worker_that_is_cut_off_is_dropped_and_comes_back(server):
+    async def main():
+        cut = Cut(server.port)
+        async with cut.url() as url:
+            behind = NatsDiscovery(read_access(url, NatsSecrets()), "default")
+            async with (
+                registered(discovery_of(server), "a"),
+                registered(behind, "b"),
+                watching(discovery_of(server)) as seen,
+                recorded(behind) as seen_behind,
+            ):
+                await seen("a", "b")
+                await until(lambda: seen_behind, "it is seen behind the cut too")
+                cut.open.clear()
+                begun = time.monotonic()
+                await seen("a")
+                assert time.monotonic() - begun < 3.5
+                await asyncio.sleep(1.0)
+                cut.open.set()
+                await seen("a", "b")
+                assert set(seen_behind) == {("a", "b")}, "who is cut off keeps who it knows"
+
+    run(main())
+
+
 def test_a_bucket_that_is_deleted_is_made_again(server):
     async def main():
         discovery = discovery_of(server)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_up import EXIT_TIMEOUT_S, GRAPH, ask, assert_all_end, triptych
 
-from support.nats_server import program
+from support.nats_server import nats_server, program
+from support.processes import command, mock_worker
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,15 @@ def test_settings_of_another_server_are_refused(tmp_path: Path) -> None:
     with triptych(tmp_path, "up", GRAPH, "--plane", "nats", "--nats-ca", "ca.pem") as up:
         assert up.process.wait(EXIT_TIMEOUT_S) == 2
         assert "nats-ca is for a NATS server of your own" in up.errors.read_text()
+
+
+@pytest.mark.parametrize("words", [("frontend", "--port", "0"), mock_worker()[:-1]], ids=["frontend", "worker"])
+def test_wrong_credentials_end_a_process_in_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with nats_server(tmp_path, "authorization { token: right }") as server:
+        ended = command(*words, "--plane", server.url, run_dir=tmp_path, env={"TRIPTYCH_NATS_TOKEN": "wrong"})
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("triptych: error: the NATS server at nats://127.0.0.1:")
+    assert "refuses these credentials" in last
+    assert "wrong" not in last

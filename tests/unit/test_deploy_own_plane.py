@@ -1,0 +1,75 @@
+"""``plane: nats`` in a graph: one process more, and a secret that no command line shows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from support.loops import run
+from triptych.contracts.errors import ConfigError
+from triptych.deploy import nats_server
+from triptych.deploy.commands import child_specs
+from triptych.deploy.graph import Graph, parse_graph
+from triptych.deploy.own_plane import specs_with_plane
+
+
+def graph(**plane: str) -> Graph:
+    workers = [{"name": "w", "engine": "mock", "env": {"X": 1}}]
+    return parse_graph({"model": "demo", "run-dir": "/run/x", "workers": workers, **plane})
+
+
+def test_a_server_comes_first_and_its_secret_is_in_the_environment() -> None:
+    server, frontend, worker = specs_with_plane(graph(plane="nats"))
+    token = server.env["TRIPTYCH_NATS_TOKEN"]
+    assert (server.name, server.role) == ("nats", "plane")
+    assert server.command[:4] == (sys.executable, "-m", "triptych.deploy.child", "nats")
+    port = next(word.removeprefix("--port=") for word in server.command if word.startswith("--port="))
+    assert "--run-dir=/run/x" in server.command
+    for spec in (frontend, worker):
+        assert f"--plane=nats://127.0.0.1:{port}" in spec.command
+        assert spec.env["TRIPTYCH_NATS_TOKEN"] == token
+    assert worker.env["X"] == "1"
+    assert len(token) >= 24
+    assert not any(token in word for spec in (server, frontend, worker) for word in spec.command)
+    assert specs_with_plane(graph(plane="nats"))[0].env["TRIPTYCH_NATS_TOKEN"] != token
+
+
+def test_other_planes_are_left_alone() -> None:
+    for plane in ("local", "nats://elsewhere:4222"):
+        one = graph(plane=plane)
+        assert specs_with_plane(one) == child_specs(one)
+
+
+@pytest.mark.parametrize("name", ["nats_credentials", "nats_ca", "nats_cert", "nats_key"])
+def test_settings_of_a_server_elsewhere_are_refused(name: str) -> None:
+    one = graph(plane="nats")
+    with pytest.raises(ConfigError, match=name.replace("_", "-")):
+        specs_with_plane(replace(one, plane=replace(one.plane, **{name: "file"})))
+
+
+def test_a_missing_program_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_server, "PROGRAM", "nats-server-that-is-nowhere")
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match=r"triptych\[nats-server\]"):
+            async with nats_server.nats_server("127.0.0.1", 0, None, tmp_path, print):
+                raise AssertionError("it cannot have started")
+
+    run(main())
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    async def main() -> None:
+        said: list[str] = []
+        async with nats_server.nats_server("127.0.0.1", 0, 'a "token" \\ of $signs', tmp_path, said.append) as server:
+            port = int(server.url.rsplit(":", 1)[1])
+            with pytest.raises(ConfigError, match="address already in use"):
+                async with nats_server.nats_server("127.0.0.1", port, None, tmp_path, said.append):
+                    raise AssertionError("the port is taken")
+        assert any("address already in use" in line for line in said)
+        assert list(tmp_path.iterdir()) == [], "its files are gone with it"
+
+    run(main())
