@@ -335,6 +335,44 @@ def test_embeddings_that_do_not_fit_are_refused_also_at_once(server):
     run(main())
 
 
+def test_a_renewal_on_its_way_does_not_outlive_the_withdrawal(server):
+    async def main():
+        discovery = discovery_of(server)
+        lease = await discovery.register(instance("a"))
+        before = lease._revision
+        await until(lambda: lease._revision > before, "it was renewed")
+        lease._revision = before  # as if the answer to the last renewal had not been read
+        async with watching(discovery) as seen:
+            await seen("a")
+            await lease.withdraw()
+            begun = time.monotonic()
+            await seen()
+            assert time.monotonic() - begun < 1.0, "it was withdrawn, and did not expire"
+
+    run(main())
+
+
+@pytest.mark.parametrize("ttl", [None, TTL_S], ids=["for ever", "expiring"])
+def test_what_a_killed_worker_was_binds_nobody(server, ttl):
+    """It is started again at once, with another dtype."""
+
+    async def main():
+        client = await nats.connect(server.url)
+        await client.jetstream().create_key_value(bucket="triptych-default", ttl=ttl)
+        await client.close()
+        discovery = discovery_of(server)
+        cards = [msgspec.structs.replace(CARD, embedding=EmbeddingSpec(8, dtype)) for dtype in ("float32", "bfloat16")]
+        killed = await discovery.register(instance("old", model=cards[0]))
+        await killed._tasks.close()
+        await killed._link.close()
+        lease = await discovery.register(instance("new", model=cards[1]))
+        async with watching(discovery) as seen:
+            await seen("new")
+        await lease.withdraw()
+
+    run(main())
+
+
 def test_a_name_taken_meanwhile_is_said_and_left_alone(server, caplog):
     """A worker that was cut off for so long that another took its name."""
 

@@ -53,6 +53,8 @@ class NatsLease:
         self._bucket: Bucket | None = None
         self._revision = 0
         self._born = 0
+        self._dead: dict[str, int] = {}
+        """Last revisions of those who were in our way, by key."""
         self._usurped = False
         self._tasks = TaskSet()
 
@@ -60,6 +62,7 @@ class NatsLease:
         """Claim the name and keep it. Raises ConfigError, after which nothing is left."""
         try:
             await self._use(await connect_first(self._access, self._instance.id))
+            await self._outlast_the_dead()
             await self._claim()
             await self._be_admitted()
         except NatsProblem as error:
@@ -74,9 +77,15 @@ class NatsLease:
         self._link, self._bucket = link, Bucket(link, self._namespace)
         await self._bucket.create()
 
+    async def _outlast_the_dead(self) -> None:
+        """Wait for those to expire who stand in our way and were killed. Raises ConfigError when one of them lives."""
+        for entry in await self._the_bucket.entries():
+            if entry.registration and refusal(self._instance, [entry.registration.instance]):
+                self._dead[entry.key] = await self._outlast(entry)
+
     async def _claim(self) -> None:
-        """Write the key. One who was killed lets go of it when its time is over; one who lives does not."""
-        after = 0
+        """Write the key, after the last write of a dead one where there is such."""
+        after = self._dead.get(self._key, 0)
         while True:
             try:
                 self._revision = self._born = await self._the_bucket.put(self._key, self._registration(), after)
@@ -91,9 +100,9 @@ class NatsLease:
         give_up = time.monotonic() + TTL_S + CLAIM_MARGIN_S
         while last and last.registration and time.monotonic() < give_up:
             await asyncio.sleep(HEARTBEAT_S / 2)
-            last = await self._the_bucket.get(self._key)
+            last = await self._the_bucket.get(holder.key)
             if last and last.registration and last.revision != holder.revision:
-                raise ConfigError(refusal(self._instance, [last.registration.instance]) or f"{self._key} is taken")
+                raise ConfigError(refusal(self._instance, [last.registration.instance]) or f"{holder.key} is taken")
         return last.revision if last else 0
 
     async def _be_admitted(self) -> None:
@@ -101,7 +110,7 @@ class NatsLease:
         earlier = [
             entry.registration.instance
             for entry in await self._the_bucket.entries()
-            if entry.registration and entry.key != self._key and entry.born < self._born
+            if entry.registration and entry.born < self._born and entry.revision != self._dead.get(entry.key)
         ]
         if reason := refusal(self._instance, earlier):
             raise ConfigError(reason)
@@ -174,11 +183,19 @@ class NatsLease:
         try:
             if self._revision and not link.lost.is_set():
                 async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
-                    await self._the_bucket.delete(self._key, after=self._revision)
+                    await self._delete()
         except (NatsProblem, ConfigError, WrongRevision, TimeoutError) as error:
             log.info("%s expires by itself: %s", self._instance.id, error)
         finally:
             await link.close()
+
+    async def _delete(self) -> None:
+        try:
+            await self._the_bucket.delete(self._key, after=self._revision)
+        except WrongRevision:  # a renewal that was cancelled on its way may have arrived
+            last = await self._the_bucket.get(self._key)
+            if last and last.registration and last.registration.instance.id == self._instance.id:
+                await self._the_bucket.delete(self._key, after=last.revision)
 
 
 class NatsDiscovery:
@@ -237,6 +254,7 @@ class NatsDiscovery:
             for entry in await watch.snapshot():
                 if entry.registration:
                     leases.found(entry.key, entry.registration.instance, time.monotonic(), entry.age_s)
+            leases.expire(time.monotonic())
             while True:
                 yield leases.snapshot()
                 version = leases.version
