@@ -14,8 +14,8 @@ import msgspec
 
 from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
-from triptych.config.router import RouterConfig
 from triptych.config.nats import NatsServerConfig
+from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.config.simulate import SimulateConfig
 from triptych.config.transfer import TransferConfig

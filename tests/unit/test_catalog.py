@@ -35,7 +35,7 @@ class Snapshots:
 def follow(test, load=lambda card: f"processor of {card.name}", files=None):
     async def main():
         snapshots, gone = Snapshots(), []
-        catalog = Catalog(snapshots, load, gone.append, files)
+        catalog = Catalog(snapshots, load, gone.append, files=files)
         task = asyncio.create_task(catalog.follow())
         try:
             await test(catalog, snapshots, gone)
