@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from benchmarks.audio_model import audio_checkpoint
 
-from support.checkpoints import audio_checkpoint, card_of, copy_demo
+from support.checkpoints import card_of, copy_demo
 from support.instances import instance
 from support.loops import run
 from triptych.contracts.card import Instance, ModelCard
