@@ -89,6 +89,7 @@ async def recorded(discovery):
         await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.full
 def test_a_lease_is_kept_for_longer_than_it_lasts(server):
     async def main():
         discovery = discovery_of(server)
@@ -142,6 +143,7 @@ def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog)
     assert sum("keeping the 2 known workers" in line for line in said) == 1, "said once"
 
 
+@pytest.mark.full
 def test_who_died_while_the_server_was_away_is_dropped_after_the_grace(server):
     async def main():
         discovery = discovery_of(server)
@@ -155,6 +157,7 @@ def test_who_died_while_the_server_was_away_is_dropped_after_the_grace(server):
     run(main())
 
 
+@pytest.mark.full
 def test_a_frozen_server_is_no_news_of_workers(server):
     """Its connections stay open; nothing comes over them."""
 
@@ -235,6 +238,7 @@ def test_a_worker_that_is_cut_off_is_dropped_and_comes_back(server):
     run(main())
 
 
+@pytest.mark.full
 def test_a_bucket_that_is_deleted_is_made_again(server):
     async def main():
         discovery = discovery_of(server)
@@ -253,6 +257,7 @@ def test_a_bucket_that_is_deleted_is_made_again(server):
     run(main())
 
 
+@pytest.mark.full
 def test_a_bucket_of_the_operator_is_used_as_it_is(server):
     """Also one that lets nothing expire: the name of a dead worker can be taken, and nobody is shown a dead one."""
 
@@ -352,6 +357,7 @@ def test_a_renewal_on_its_way_does_not_outlive_the_withdrawal(server):
     run(main())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ttl", [None, TTL_S], ids=["for ever", "expiring"])
 def test_what_a_killed_worker_was_binds_nobody(server, ttl):
     """It is started again at once, with another dtype."""
@@ -373,6 +379,7 @@ def test_what_a_killed_worker_was_binds_nobody(server, ttl):
     run(main())
 
 
+@pytest.mark.full
 def test_a_name_taken_meanwhile_is_said_and_left_alone(server, caplog):
     """A worker that was cut off for so long that another took its name."""
 

@@ -44,6 +44,7 @@ def test_up_starts_a_server_and_leaves_none_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["stderr.txt"], "files are left behind"
 
 
+@pytest.mark.full
 def test_a_server_that_is_killed_starts_again_and_requests_go_on(tmp_path: Path) -> None:
     with triptych(tmp_path, "up", GRAPH, "--port", "0", "--plane", "nats") as up:
         summary = up.read_until("Ctrl-C stops")
