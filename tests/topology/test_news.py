@@ -117,3 +117,34 @@ def test_every_policy_serves(policy: str) -> None:
             assert set(went) <= {"pd-0", "pd-1"}
 
     run(main())
+
+
+def test_a_request_may_name_its_worker() -> None:
+    async def main() -> None:
+        async with deployment(spans=["pd", "pd"], frontend={"plan_header": True, "router_policy": "direct"}) as d:
+            for name in ("pd-1", "pd-0", "pd-1"):
+                answer = await d.http.post(
+                    "/v1/chat/completions", json=chat_body("hello"), headers={"x-triptych-instance": name}
+                )
+                assert answer.headers["x-triptych-plan"] == f"pd@{name}"
+            answer = await d.chat("hello")
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "x-triptych-instance"
+            assert answer.json()["error"]["code"] == "instance_unknown"
+
+    run(main())
+
+
+def test_a_session_stays_at_its_worker() -> None:
+    async def main() -> None:
+        async with deployment(spans=["pd"] * 4, frontend={"plan_header": True, "router_sessions": True}) as d:
+            went = {}
+            for session in ("ann", "bob", "cid", "dan"):
+                by_field = [await d.chat(f"hello {number}", user=session) for number in range(3)]
+                body, named = chat_body("again"), {"x-session-id": session}
+                by_header = await d.http.post("/v1/chat/completions", json=body, headers=named)
+                went[session] = {one.headers["x-triptych-plan"] for one in (*by_field, by_header)}
+            assert all(len(one) == 1 for one in went.values()), went
+            assert len(set.union(*went.values())) > 1
+
+    run(main())

@@ -9,12 +9,13 @@ import pytest
 
 from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance, ModelCard
+from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, KvChange, Level, Load, packed
 from triptych.contracts.spans import Span
 from triptych.router.block_hash import named
 from triptych.router.policy import POLICIES, Candidate, Policy, Weights, cost
 from triptych.router.recent import Recent
-from triptych.router.routing import Prompt, Routing
+from triptych.router.routing import Prompt, Routing, Wish
 from triptych.router.workload import Work, Workload
 
 SIZE = 4
@@ -131,6 +132,37 @@ def test_workers_of_other_block_sizes_are_compared_by_tokens() -> None:
     routing.apply("large", KvBatch(0, [KvChange(0, True, hashes)]))
     assert [routing.held_tokens(one, asked) for one in (A, large)] == [12, 16]
     assert routing.choose("pd", [A, large], asked) is large
+
+
+def wishing(asked: Prompt, **wish: str) -> Prompt:
+    asked.wish = Wish(**wish)
+    return asked
+
+
+def test_a_session_stays_at_its_worker_while_that_is_not_overloaded() -> None:
+    pool = [worker(f"w{number}") for number in range(8)]
+    routing = Routing(RouterConfig(router_sessions=True))
+    homes = {
+        session: {routing.choose("pd", pool, wishing(prompt(seed=seed), session=session)).name for seed in range(5)}
+        for session in ("ann", "bob", "cid", "dan", "eve")
+    }
+    assert all(len(one) == 1 for one in homes.values())
+    assert len(set.union(*homes.values())) > 1, "not all at one worker"
+    [mine] = [one for one in pool if one.name in homes["ann"]]
+    with routing.taken(mine, Work(requests=3)):
+        assert routing.choose("pd", pool, wishing(prompt(), session="ann")) is not mine
+    assert routing.choose("pd", list(reversed(pool)), wishing(prompt(), session="ann")) is mine
+    off = Routing(RouterConfig())
+    assert len({off.choose("pd", pool, wishing(prompt(), session=one)).name for one in homes}) == 1
+
+
+def test_a_request_may_name_its_worker() -> None:
+    routing = Routing(RouterConfig(router_policy="direct"))
+    assert routing.choose("pd", [A, B], wishing(prompt(), instance="b")) is B
+    assert routing.choose("d", [A, B], prompt()) in (A, B), "who decodes what was prefilled elsewhere is chosen by load"
+    for wrong in ("", "c"):
+        with pytest.raises(BadRequest, match=r"x-triptych-instance .*now: a, b"):
+            routing.choose("pd", [A, B], wishing(prompt(), instance=wrong))
 
 
 @pytest.mark.parametrize("name", POLICIES)

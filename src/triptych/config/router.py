@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from triptych.router.policy import PolicyName, Weights
+from triptych.router.policy import Weights
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What decides among workers that could all take a request."""
 
     router_policy: Annotated[
-        PolicyName,
+        Literal["kv", "round-robin", "random", "least-loaded", "power-of-two", "direct"],
         Meta(
             description="Who of those that prefill takes a request: `kv` (the least work left after what each holds of "
-            "the prompt), `round-robin`, `random`, `least-loaded` or `power-of-two`."
+            "the prompt), `round-robin`, `random`, `least-loaded`, `power-of-two`, or `direct`: the one "
+            "that the request's header `x-triptych-instance` names."
         ),
     ] = "kv"
     router_prefill_weight: Annotated[
@@ -43,6 +44,13 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ge=0, description="0 takes the cheapest worker; above, workers near it are drawn too, which spreads ties."
         ),
     ] = 0.0
+    router_sessions: Annotated[
+        bool,
+        Meta(
+            description="Requests of one session (header `x-session-id`, else `user`) go to one worker, unless "
+            "it has a quarter more to do than the average."
+        ),
+    ] = False
     router_remember_s: Annotated[
         float,
         Meta(gt=0, description="How long a worker that reports no KV events is thought to hold what it was sent."),

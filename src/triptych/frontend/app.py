@@ -45,6 +45,7 @@ from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat,
 from triptych.observability.metrics import FrontendMetrics, MediaCounts
 from triptych.observability.workers import text_of
 from triptych.processor.processor import Processor
+from triptych.router.routing import INSTANCE_HEADER, SESSION_HEADER, Wish
 from triptych.stages.compose import RETRY_AFTER_S
 from triptych.stages.dispatch import Dispatcher
 
@@ -165,6 +166,9 @@ class App:
             async with _Watch(receive):
                 model, processor = self._catalog.get(request.model)
                 jobs, answer = await build(request, processor)
+                wish = _wish(scope, request)
+                for job in jobs:
+                    job.prompt.routed.wish = wish
                 await self._generate(model, request, jobs, answer, scope, send, headers)
 
     @contextmanager
@@ -316,3 +320,9 @@ class _Watch:
         if self._gone and kind is asyncio.CancelledError and self._task is not None:
             self._task.uncancel()
             raise ClientGone
+
+
+def _wish(scope: Scope, request: ChatRequest | CompletionRequest) -> Wish:
+    session = header(scope, SESSION_HEADER.encode()) or (request.user or "").encode()
+    instance = header(scope, INSTANCE_HEADER.encode()) or b""
+    return Wish(session.decode(errors="replace"), instance.decode(errors="replace"))

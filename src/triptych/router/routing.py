@@ -7,15 +7,30 @@ import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
+from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
+from triptych.router.affinity import home
 from triptych.router.block_hash import block_hashes
 from triptych.router.kv_index import KvIndex, Match
-from triptych.router.policy import Candidate, Policy
+from triptych.router.policy import Candidate, Policy, PolicyName
 from triptych.router.recent import Recent
 from triptych.router.workload import Work, Workload
+
+INSTANCE_HEADER = "x-triptych-instance"
+SESSION_HEADER = "x-session-id"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a client says of where its request should go; empty: nothing."""
+
+    session: str = ""
+    instance: str = ""
+    """The name of a worker's instance, for the policy ``direct``."""
 
 
 class Prompt:
@@ -23,6 +38,7 @@ class Prompt:
 
     def __init__(self, tokens: array[int]) -> None:
         self.tokens = tokens
+        self.wish = Wish()
         self._hashes: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
@@ -73,8 +89,16 @@ class Routing:
     # Choosing.
 
     def choose(self, stages: str, pool: Sequence[Instance], prompt: Prompt) -> Instance:
-        """Who of ``pool``, which is not empty, takes ``stages`` of a request: by its prefill, else by what decodes."""
+        """Who of ``pool``, which is not empty, takes ``stages`` of a request: by its prefill, else by what decodes.
+
+        Raises BadRequest where the policy is ``direct`` and the request names none of them.
+        """
         prefills = "p" in stages
+        if prefills and self._config.router_policy == "direct":
+            return _named(prompt.wish.instance, pool)
+        if prefills and self._config.router_sessions and prompt.wish.session:
+            by_name = {one.name: one for one in pool}
+            return by_name[home(prompt.wish.session, sorted(by_name), lambda name: self._requests(by_name[name]))]
         matches = self._matches(pool, prompt) if prefills and self._config.router_policy == "kv" else {}
         device = self._levels[Level.DEVICE]
         candidates = [
@@ -87,9 +111,13 @@ class Routing:
         """Tokens at the prompt's start that ``instance`` has on its device."""
         return self._held(instance, self._matches([instance], prompt))[0]
 
+    def _requests(self, instance: Instance) -> int:
+        return self._workload.of(instance.id).requests
+
     def _policy(self, stages: str) -> Policy:
         if stages not in self._policies:
-            name = self._config.router_policy
+            stated = self._config.router_policy
+            name: PolicyName = "least-loaded" if stated == "direct" else stated
             self._policies[stages] = Policy(name, self._config.weights, self._chance)
         return self._policies[stages]
 
@@ -132,3 +160,16 @@ class Routing:
         index = self._levels[Level.DEVICE]
         index.store(instance.id, hashes)
         index.remove(instance.id, gone)
+
+
+def _named(name: str, pool: Sequence[Instance]) -> Instance:
+    found = next((one for one in pool if one.name == name), None)
+    if found is None:
+        those = ", ".join(sorted(one.name for one in pool))
+        reason = f"names {name[:64]!r}" if name else "is missing"
+        raise BadRequest(
+            f"the header {INSTANCE_HEADER} {reason}; workers that can take this request now: {those}",
+            param=INSTANCE_HEADER,
+            code="instance_unknown",
+        )
+    return found
