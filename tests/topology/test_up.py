@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -83,6 +84,25 @@ def ask(url: str, model: str) -> str:
         return str(json.load(response)["choices"][0]["message"]["content"])
 
 
+def listeners(port: int) -> list[int]:
+    """Processes of this user that listen on ``port``."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"}
+    found = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(descriptor) in sockets:
+                found.add(int(descriptor.parts[2]))
+    return sorted(found)
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 15) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_up_serves_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     words = ("up", GRAPH, "--port", "0", "--model", str(MODEL_DIR), "--served-model-name", "shapes")
@@ -100,6 +120,30 @@ def test_up_serves_and_leaves_nothing_behind(tmp_path: Path, number: signal.Sign
         assert up.process.wait(EXIT_TIMEOUT_S) == 0
         assert_all_end(children)
     assert [path.name for path in tmp_path.iterdir()] == ["stderr.txt"], "the run directory is left behind"
+
+
+def test_frontends_share_a_port_and_one_that_dies_is_missed_by_nobody_else(tmp_path: Path) -> None:
+    graph = tmp_path / "graph.yaml"
+    graph.write_text("model: demo\nfrontend: {replicas: 2, port: 0}\nworkers: [{name: epd, span: epd, engine: mock}]\n")
+    with triptych(tmp_path, "up", str(graph)) as up:
+        summary = up.read_until("Ctrl-C stops")
+        url = next(word for word in summary.split() if word.startswith("http://"))
+        children = up.descriptors()
+        assert len(children) == 3
+        port = int(url.split(":")[2].split("/")[0])
+        first, second = listeners(port)
+        for _ in range(20):
+            assert "red circle" in ask(url, "demo")
+
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: first not in listeners(port))
+        for _ in range(20):
+            assert "red circle" in ask(url, "demo"), "the other one answers"
+        wait_until(lambda: len(listeners(port)) == 2)
+        assert second in listeners(port)
+        up.process.send_signal(signal.SIGTERM)
+        assert up.process.wait(EXIT_TIMEOUT_S) == 0
+        assert_all_end(children)
 
 
 def test_a_killed_supervisor_takes_all_processes_along(tmp_path: Path) -> None:

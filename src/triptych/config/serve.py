@@ -54,6 +54,12 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
+    reuse_port: Annotated[
+        bool,
+        Meta(
+            description="Share the port with other frontends that do too (SO_REUSEPORT); connections are dealt out."
+        ),
+    ] = False
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
     enable_mm_embeds: Annotated[
         bool, Meta(description="Accept media as precomputed embeddings too; needs `--enable-multimodal`.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from triptych.config import env
-from triptych.deploy.graph import Graph, WorkerNode, kebab
+from triptych.deploy.graph import FrontendNode, Graph, WorkerNode, kebab
 
 Role = Literal["frontend", "worker", "plane"]
 
@@ -29,14 +31,29 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
 def child_specs(graph: Graph) -> tuple[ChildSpec, ...]:
     """The processes of ``graph``, the frontend first. Its run directory must be set already."""
     plane = flags(graph.plane)
-    config = graph.frontend.config
-    secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
-    public = replace(config, api_key=None)
-    frontend = (*launch("frontend"), *flags(public, graph.frontend.media, graph.frontend.router), *plane)
     workers = (
         _worker_spec(worker, index, plane) for worker in graph.workers for index in range(worker.placement.replicas)
     )
-    return (ChildSpec(name="frontend", role="frontend", command=frontend, env=secrets), *workers)
+    return (*_frontend_specs(graph.frontend, plane), *workers)
+
+
+def _frontend_specs(node: FrontendNode, plane: tuple[str, ...]) -> Iterator[ChildSpec]:
+    config = node.config
+    secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
+    public = replace(config, api_key=None)
+    if node.replicas > 1:
+        public = replace(public, port=config.port or _free_port(config.host), reuse_port=True)
+    command = (*launch("frontend"), *flags(public, node.media, node.router), *plane)
+    for index in range(node.replicas):
+        name = f"frontend-{index}" if node.replicas > 1 else "frontend"
+        yield ChildSpec(name=name, role="frontend", command=command, env=secrets)
+
+
+def _free_port(host: str) -> int:
+    """One that all replicas can listen on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def flags(*models: msgspec.Struct) -> tuple[str, ...]:

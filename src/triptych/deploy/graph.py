@@ -31,6 +31,13 @@ class FrontendNode(msgspec.Struct, frozen=True, kw_only=True):
     config: FrontendConfig = FrontendConfig()
     media: MediaLimits = MediaLimits()
     router: RouterConfig = RouterConfig()
+    replicas: int = 1
+
+
+class FrontendPlacement(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of the frontend that only a graph has: how many processes share its port."""
+
+    replicas: Annotated[int, Meta(gt=0, le=64)] = 1
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +99,14 @@ def parse_graph(document: object, *, model: str | None = None, served_model_name
         "served-model-name": served_model_name or head.served_model_name,
     }
     workers = tuple(_read_worker(raw, f"workers[{index}]", defaults) for index, raw in enumerate(head.workers))
-    config, media, router = _read(head.frontend or {}, "frontend", FrontendConfig, MediaLimits, RouterConfig)
-    graph = Graph(workers=workers, plane=plane, frontend=FrontendNode(config=config, media=media, router=router))
+    config, media, router, placement = _read(
+        head.frontend or {}, "frontend", FrontendConfig, MediaLimits, RouterConfig, FrontendPlacement
+    )
+    graph = Graph(
+        workers=workers,
+        plane=plane,
+        frontend=FrontendNode(config=config, media=media, router=router, replicas=placement.replicas),
+    )
     _check(graph)
     return graph
 

@@ -70,7 +70,8 @@ async def _serve(graph: Graph, session: Session) -> None:
 
     async def when_ready(reports: dict[str, Ready]) -> None:
         deployment = _deployment(graph, reports)
-        await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
+        for _ in range(graph.frontend.replicas * 2):  # each time another of those that share the port may answer
+            await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
         await session(deployment, stop)
 
     supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text))

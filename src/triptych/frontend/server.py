@@ -68,11 +68,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError, in words for the user, when the address cannot be had."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket, ``shared`` with other processes that say so.
+
+    Raises ConfigError, in words for the user, when the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)
@@ -108,7 +113,7 @@ async def serving(
         local_path=config.allowed_local_media_path,
         cache_bytes=config.media_cache_bytes,
     )
-    listener = listen(config.host, config.port)
+    listener = listen(config.host, config.port, shared=config.reuse_port)
     async with media_sources as media:
         routing = Routing(routes)
         dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens, routing)
