@@ -31,7 +31,7 @@ class MediumAt(NamedTuple):
 
 def root(adapter: str = "", salt: str = "") -> int:
     """The hash before a prompt's first block. Other adapters, or salts, share nothing."""
-    return xxh3_64_intdigest(f"{adapter}\0{salt}") if adapter or salt else 0
+    return xxh3_64_intdigest(f"{adapter}\0{salt}".encode()) if adapter or salt else 0
 
 
 def named(token_ids: Iterable[int], media: Iterable[MediumAt] = (), placeholders: Collection[int] = ()) -> array[int]:
@@ -71,7 +71,7 @@ def named_within(
 
 def content_token(content_hash: str) -> int:
     """What stands for the first token of a medium; those after it count up, modulo 2**32."""
-    return xxh3_64_intdigest(content_hash) & _MASK
+    return xxh3_64_intdigest(content_hash.encode()) & _MASK
 
 
 def block_hashes(tokens: array[int], block_size: int, parent: int = 0) -> list[int]:
