@@ -40,6 +40,7 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.cache.embedding import EmbeddingCache
     from triptych.config.media import MediaLimits
     from triptych.engines.base import EngineStats
+    from triptych.frontend.admission import Admission
     from triptych.media.decoder import MediaDecoder
     from triptych.observability.lag import LoopLag
     from triptych.observability.metrics import FrontendMetrics
@@ -52,5 +53,6 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     of_media = MediaDecoder(MediaLimits()).samples()
     of_workers = [*samples(EngineStats(media=of_media), EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
-    names |= {one.name + "_total" * (one.kind == "counter") for one in of_workers}
+    of_frontends = Admission(0, 1, 1.0).samples()
+    names |= {one.name + "_total" * (one.kind == "counter") for one in (*of_workers, *of_frontends)}
     assert documented == names

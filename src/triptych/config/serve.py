@@ -56,9 +56,7 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
     reuse_port: Annotated[
         bool,
-        Meta(
-            description="Share the port with other frontends that do too (SO_REUSEPORT); connections are dealt out."
-        ),
+        Meta(description="Share the port with other frontends that do too (SO_REUSEPORT); connections are dealt out."),
     ] = False
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
     enable_mm_embeds: Annotated[
@@ -111,6 +109,16 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
     max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16
     max_in_flight: Annotated[int, Meta(gt=0, description="Most requests being answered at once; more get 429.")] = 4096
+    max_running: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most requests that are at workers at once; others wait, those with media in a line of their "
+            "own; 0: no bound.",
+        ),
+    ] = 0
+    max_waiting: Annotated[int, Meta(ge=0, description="Most requests that wait for that; more get 429.")] = 1024
+    max_wait_s: Annotated[float, Meta(gt=0, description="Time limit for waiting for that; then 503.")] = 30.0
     local_prefill_tokens: Annotated[
         int,
         Meta(

@@ -24,6 +24,7 @@ from triptych.contracts.errors import (
     Unavailable,
 )
 from triptych.contracts.request import Data
+from triptych.frontend.admission import Admission
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
 from triptych.frontend.generation import INTERNAL, SHUTTING_DOWN, Generation, Job
@@ -74,7 +75,9 @@ class App:
         self._builder = builder
         self._dispatcher = dispatcher
         self._in_flight = 0
+        self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
         self.metrics = FrontendMetrics(lambda: self._in_flight, media)
+        self.metrics.also(self._admission.samples)
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
@@ -218,7 +221,8 @@ class App:
             with_timing=header(scope, b"x-triptych-timing") == b"1",
             plan_header=self._config.plan_header,
         )
-        await (generation.stream if request.stream else generation.whole)(send, headers)
+        async with self._admission.admitted("media" if any(job.request.media for job in jobs) else "text"):
+            await (generation.stream if request.stream else generation.whole)(send, headers)
 
     # Everything else.
 
