@@ -7,6 +7,7 @@ its pages' addresses, and is unmapped elsewhere.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import mmap
@@ -140,3 +141,6 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    # At the end all of it goes as ever: libraries that count what is left of theirs would print long complaints.
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)

@@ -1,5 +1,7 @@
 import gc
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,15 @@ def test_memory_lives_as_long_as_any_view_of_it_and_goes_then():
         await until(lambda: mapped_bytes() < before + size // 2, "the memory is given back")
 
     run(main())
+
+
+def test_what_was_left_out_of_collections_is_collected_at_the_end():
+    """Else libraries that count their objects complain at every exit."""
+    code = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count()))\n"
+        "from triptych.memory import settle\n"
+        "settle(); settle(); print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0"]
