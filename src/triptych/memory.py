@@ -26,6 +26,8 @@ SMALL_BYTES = 256 << 10
 _UNMAP_BYTES = 4 * MIB
 """In one go: meanwhile no other thread can map anything (0.3 ms)."""
 _MAY_MOVE = 1
+_CLOSE = -1
+"""In the place of a size."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -49,7 +51,14 @@ class _Reaper:
         if size_bytes <= QUICK_BYTES:
             _libc.munmap(address, size_bytes)
             return
-        self._queue.put((address, size_bytes))
+        self._later(address, size_bytes)
+
+    def close(self, fd: int) -> None:
+        """As ``give_back``, of a descriptor."""
+        self._later(fd, _CLOSE)
+
+    def _later(self, what: int, size_bytes: int) -> None:
+        self._queue.put((what, size_bytes))
         if not self._started and self._lock.acquire(blocking=False):
             if not self._started and not sys.is_finalizing():
                 self._started = True
@@ -58,12 +67,19 @@ class _Reaper:
 
     def _run(self) -> None:
         while True:
-            address, size_bytes = self._queue.get()
+            what, size_bytes = self._queue.get()
+            if size_bytes == _CLOSE:
+                os.close(what)
             for at in range(0, size_bytes, _UNMAP_BYTES):
-                _libc.munmap(address + at, min(_UNMAP_BYTES, size_bytes - at))
+                _libc.munmap(what + at, min(_UNMAP_BYTES, size_bytes - at))
 
 
 _reaper = _Reaper()
+
+
+def close_elsewhere(fd: int) -> None:
+    """Close ``fd``, soon and in another thread: of shared memory that nobody else has, that frees it, 0.15 ms a MiB."""
+    _reaper.close(fd)
 
 
 class Mapping:

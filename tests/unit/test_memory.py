@@ -1,13 +1,19 @@
 import gc
+import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from support.loops import run, until
+from triptych import memory
 from triptych.memory import MIB, SMALL_BYTES, Growing, fresh
+
+os_close = os.close
 
 
 def mapped_bytes() -> int:
@@ -62,3 +68,14 @@ def test_what_was_left_out_of_collections_is_collected_at_the_end():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "0"]
+
+
+def test_a_descriptor_is_closed_by_another_thread():
+    fd = os.memfd_create("here")
+    closers = []
+    with patch.object(memory.os, "close", lambda one: (closers.append(threading.get_ident()), os_close(one))):
+        memory.close_elsewhere(fd)
+        run(until(lambda: closers, "it is closed"))
+    assert closers != [threading.get_ident()]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

@@ -20,6 +20,7 @@ from triptych.media.sandbox import shared
 from triptych.media.sandbox.process import Answer, Decoder, Died, NotBegun
 from triptych.media.sandbox.seats import Seat, Seats
 from triptych.media.sandbox.wire import INLINE_BYTES, Job
+from triptych.memory import close_elsewhere
 
 log = logging.getLogger("triptych.media")
 
@@ -70,7 +71,7 @@ class _Work:
 
     def end(self) -> None:
         for fd in self.fds:
-            os.close(fd)
+            close_elsewhere(fd)
         if self.begun:
             self.counts.busy -= 1
         else:
