@@ -137,21 +137,28 @@ async def serving(
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]
         try:
-            async with asyncio.TaskGroup() as group:
-                following = group.create_task(catalog.follow(), name="follow discovery")
-                group.create_task(_serve_http(server, listener), name="http server")
-                try:
-                    await catalog.first_snapshot.wait()
-                    with lag.watching():
-                        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                finally:
-                    server.should_exit = True
-                    following.cancel()
+            async with _running(server, listener, catalog):
+                with lag.watching():
+                    yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
             listener.close()
             await follower.close()
             await dispatcher.close()
             await client.close()
+
+
+@asynccontextmanager
+async def _running(server: _Server, listener: socket.socket, catalog: Catalog) -> AsyncIterator[None]:
+    """HTTP is served and discovery followed within the block, which begins once it is known who is alive."""
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(catalog.follow(), name="follow discovery")
+        group.create_task(_serve_http(server, listener), name="http server")
+        try:
+            await catalog.first_snapshot.wait()
+            yield
+        finally:
+            server.should_exit = True
+            following.cancel()
 
 
 async def _serve_http(server: _Server, listener: socket.socket) -> None:
