@@ -14,6 +14,7 @@ import mmap
 import os
 import sys
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +27,8 @@ SMALL_BYTES = 256 << 10
 _UNMAP_BYTES = 4 * MIB
 """In one go: meanwhile no other thread can map anything (0.3 ms)."""
 _MAY_MOVE = 1
+GiveBack = Callable[[int, int], None]
+"""Takes the address and the size of memory that nobody refers to any more; in any thread, in the middle of anything."""
 _CLOSE = -1
 """In the place of a size."""
 
@@ -82,15 +85,33 @@ def close_elsewhere(fd: int) -> None:
     _reaper.close(fd)
 
 
+def unmap_elsewhere(address: int, size_bytes: int) -> None:
+    """Unmap a mapping that nobody refers to any more, soon and in another thread, or at once where it is small."""
+    _reaper.give_back(address, size_bytes)
+
+
 class Mapping:
     """Mapped memory, which is unmapped with the last reference to this or to a ``view`` of it."""
 
-    def __init__(self, size_bytes: int, *, fd: int = -1, writable: bool = True) -> None:
-        """Of ``fd``, shared, which may be closed then; else private and all zeros. Raises OSError."""
+    def __init__(
+        self, size_bytes: int, *, fd: int = -1, writable: bool = True, give_back: GiveBack | None = None
+    ) -> None:
+        """Of ``fd``, shared, which may be closed then; else private and all zeros. Raises OSError.
+
+        ``give_back`` gets the memory in the place of unmapping it.
+        """
+        self._give_back = give_back or unmap_elsewhere
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if fd < 0 else mmap.MAP_SHARED
         self.address = _checked(_libc.mmap(None, size_bytes, access, kind, fd, 0))
         self.size_bytes = size_bytes
+
+    @classmethod
+    def again(cls, address: int, size_bytes: int, give_back: GiveBack) -> Mapping:
+        """Over memory that another one's ``give_back`` got."""
+        self = cls.__new__(cls)
+        self._give_back, self.address, self.size_bytes = give_back, address, size_bytes
+        return self
 
     def grow(self, size_bytes: int) -> None:
         """There must be no view yet: the memory moves."""
@@ -103,9 +124,9 @@ class Mapping:
         array.mapping = self  # kept for as long as any view
         return memoryview(array).cast("B")[:size_bytes]
 
-    def __del__(self, give_back: Any = _reaper.give_back) -> None:
+    def __del__(self) -> None:
         if hasattr(self, "size_bytes"):
-            give_back(self.address, self.size_bytes)
+            self._give_back(self.address, self.size_bytes)
 
 
 @lru_cache(64)

@@ -100,7 +100,7 @@ class MediaDecoder:
         return await self._flights.run(medium.content_hash, lambda: self._decode(medium))
 
     async def _decode(self, medium: Medium) -> Any:
-        decoded = await self.sandbox.decode(medium, medium.kind)
+        decoded = await self.sandbox.decode(medium, medium.kind, expected_bytes(medium, self._limits))
         self.cache.put(medium.content_hash, decoded, _SIZES[medium.kind](decoded))
         return decoded
 

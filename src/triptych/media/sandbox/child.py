@@ -45,7 +45,7 @@ def main() -> None:
         export.keep_memory()
         parent.send(READY)
         while True:
-            message, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 1)
+            message, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 2)
             if not message:
                 return
             signal.setitimer(signal.ITIMER_REAL, limits.media_decode_timeout_s + _ORPHAN_S)
@@ -59,16 +59,20 @@ def main() -> None:
 
 
 def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> tuple[Done, list[int]]:
-    """The answer, and the descriptors that go with it."""
+    """The answer, and the descriptors that go with it. Closes ``descriptors``."""
+    lent = export.Lent(descriptors.pop(), job.into_bytes) if job.into_bytes else None
     try:
         medium = job.medium if not descriptors else _with_data(job, descriptors[0])
         if job.task == "inspect":
             return Done(facts=inspect(medium.kind, bytes(medium.data), limits, job.item)), []
-        return export.exported(_DECODE[medium.kind](medium, limits, job.item))
+        return export.exported(_DECODE[medium.kind](medium, limits, job.item), lent)
     except TriptychError as error:
         return Done(error=error.to_wire(), exhausted=_ran_out(error)), []
     except MemoryError:
         return Done(error=WireError(500, "out of memory"), exhausted=True), []
+    finally:
+        if lent is not None:
+            os.close(lent.fd)
 
 
 def _with_data(job: Job, fd: int) -> Medium:

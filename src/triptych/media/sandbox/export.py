@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
+from msgspec.structs import replace
 from PIL import Image
 
 from triptych.media.image import PIXEL_BYTES
@@ -24,33 +25,46 @@ def keep_memory() -> None:
     core.set_blocks_max(1)
 
 
-def exported(made: Any) -> tuple[Done, list[int]]:
-    """The answer that hands over a picture or an array, and the descriptor that goes with it. Raises MemoryError."""
+class Lent(NamedTuple):
+    """Memory that the parent has no other use for."""
+
+    fd: int
+    size_bytes: int
+
+
+def exported(made: Any, lent: Lent | None) -> tuple[Done, list[int]]:
+    """The answer that hands over a picture or an array, in ``lent`` where it fits there.
+
+    And the descriptor that goes with it, where memory had to be made. Raises MemoryError.
+    """
     if isinstance(made, Image.Image):
-        return _picture(made)
+        return _picture(made, lent)
     shape, dtype = made.shape, made.dtype.name
     if made.nbytes <= INLINE_BYTES:
         return Done(shape=shape, dtype=dtype, data=made.tobytes()), []
-    fd = _written(memoryview(made).cast("B"))
-    return Done(shape=shape, dtype=dtype, shared_bytes=made.nbytes), [fd]
+    return _written(Done(shape=shape, dtype=dtype), memoryview(made).cast("B"), lent)
 
 
-def _picture(picture: Image.Image) -> tuple[Done, list[int]]:
+def _picture(picture: Image.Image, lent: Lent | None) -> tuple[Done, list[int]]:
     width, height = picture.size
+    done = Done(shape=(height, width))
     if width * height * 3 <= INLINE_BYTES:
-        return Done(shape=(height, width), data=picture.tobytes()), []
+        return replace(done, data=picture.tobytes()), []
     size_bytes = width * height * PIXEL_BYTES
     try:
         with address_of(picture) as address:
-            fd = _written(memoryview((ctypes.c_ubyte * size_bytes).from_address(address)).cast("B"))
+            return _written(done, memoryview((ctypes.c_ubyte * size_bytes).from_address(address)).cast("B"), lent)
     except ValueError:  # in several pieces
-        fd = _written(memoryview(picture.tobytes("raw", "RGBX")))
-    return Done(shape=(height, width), shared_bytes=size_bytes), [fd]
+        return _written(done, memoryview(picture.tobytes("raw", "RGBX")), lent)
 
 
-def _written(data: memoryview) -> int:
+def _written(done: Done, data: memoryview, lent: Lent | None) -> tuple[Done, list[int]]:
     """Written, not mapped and copied: that takes a third less."""
+    done = replace(done, shared_bytes=len(data))
     try:
-        return shared.filled(data)
+        if lent is None or len(data) > lent.size_bytes:
+            return done, [shared.filled(data)]
+        shared.fill(lent.fd, data)
+        return replace(done, lent=True), []
     except OSError as error:  # over the limit on files' sizes, or the machine has no more
         raise MemoryError(os.strerror(error.errno or 0)) from error

@@ -107,22 +107,20 @@ class Sandbox:
         medium = Medium(kind=kind, content_hash="", format="", data=data)
         return (await self._run("inspect", medium, item)).done.facts
 
-    async def decode(self, medium: Medium, item: str) -> Any:
+    async def decode(self, medium: Medium, item: str, expected_bytes: int = 0) -> Any:
         """A PIL picture in RGB, or a numpy array, as ``decode_image`` and its like give. Raises as they do.
 
-        Large ones lie in memory that the decoder made, without a copy; it is given back with the last reference.
+        Large ones lie in memory that the decoder filled, without a copy; it is given back with the last reference, and
+        filled again where another one's ``expected_bytes`` fit.
         """
-        done, fd = await self._run("decode", medium, item)
         # Not imported above: the frontend has neither numpy nor Pillow.
         from triptych.media.sandbox.result import array_of, picture_of
 
         try:
-            return (array_of if done.dtype else picture_of)(done, fd)
+            done, memory = await self._run("decode", medium, item, expected_bytes)
+            return (array_of if done.dtype else picture_of)(done, memory)
         except (OSError, ValueError) as error:
             raise TriptychError(f"{item}: what was decoded could not be taken over: {error}") from error
-        finally:
-            if fd is not None:
-                os.close(fd)
 
     async def close(self) -> None:
         self._closed = True
@@ -136,12 +134,12 @@ class Sandbox:
         self._decoders.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
-    async def _run(self, task: Any, medium: Medium, item: str) -> Answer:
+    async def _run(self, task: Any, medium: Medium, item: str, expected_bytes: int = 0) -> Answer:
         """Raises the answer's error, and what the class says."""
         if self._closed:
             raise _shut_down()
         work = _Work(self.counts)
-        running = asyncio.create_task(self._work(work, task, medium, item), name=f"media-{task}")
+        running = asyncio.create_task(self._work(work, task, medium, item, expected_bytes), name=f"media-{task}")
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
         try:
@@ -164,7 +162,7 @@ class Sandbox:
             raise from_wire(answer.done.error)
         return answer
 
-    async def _work(self, work: _Work, task: Any, medium: Medium, item: str) -> Answer:
+    async def _work(self, work: _Work, task: Any, medium: Medium, item: str, expected_bytes: int) -> Answer:
         self.counts.waiting += 1
         try:
             async with self._seats.take(len(medium.data) <= INLINE_BYTES) as seat:
@@ -172,17 +170,18 @@ class Sandbox:
                 while True:
                     decoder = work.decoder = await self._decoder(seat)
                     try:
-                        return await self._answer(decoder, seat, job, work)
+                        return await self._answer(decoder, job, work, expected_bytes)
                     except NotBegun:  # what the decoder died of was another's doing
                         self._decoders.discard(decoder)
         finally:
             work.end()
             self.counts.workers = len(self._decoders)
 
-    async def _answer(self, decoder: Decoder, seat: Seat, job: Job, work: _Work) -> Answer:
+    async def _answer(self, decoder: Decoder, job: Job, work: _Work, expected_bytes: int) -> Answer:
         self._seats.look()  # for who may wait behind this one
         try:
-            answer = await decoder.run(job, work.fds, self._limits.media_decode_timeout_s, work.begin)
+            limit_s = self._limits.media_decode_timeout_s
+            answer = await decoder.run(job, work.fds, expected_bytes, limit_s, work.begin)
         except NotBegun:
             raise
         except BaseException:
@@ -262,9 +261,9 @@ def _close(filling: Future[int]) -> None:
 
 
 def _discard(task: asyncio.Task[Answer]) -> None:
-    """Drop what a job that nobody waits for came to."""
-    if not task.cancelled() and task.exception() is None and (fd := task.result().fd) is not None:
-        os.close(fd)
+    """Nobody waits for what a job came to; its error is not to be reported as one that was missed."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _shut_down() -> Unavailable:

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 import triptych
 from triptych.config import env
 from triptych.config.media import MediaLimits
+from triptych.media.sandbox.spare import Spares
 from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, START_TIMEOUT_S, Done, Job, Setup, pair
+from triptych.memory import Mapping
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DONE = msgspec.msgpack.Decoder(Done)
@@ -45,8 +48,13 @@ class NotBegun(Exception):
 
 class Answer(NamedTuple):
     done: Done
+    memory: Mapping | None
+    """In which what was decoded lies, where it is large."""
+
+
+class _Received(NamedTuple):
+    done: Done
     fd: int | None
-    """Shared memory of the answer, the receiver's to close."""
 
 
 @dataclass(eq=False)
@@ -57,7 +65,7 @@ class _Pending:
     fds: list[int]
     limit_s: float
     begin: Callable[[], None]
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[_Received]
     sent: bool = False
 
 
@@ -72,6 +80,7 @@ class Decoder:
         self._socket = end
         self._reaper = reaper
         self._loop = asyncio.get_running_loop()
+        self._spares = Spares()
         self._jobs: deque[_Pending] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out = False
@@ -102,24 +111,32 @@ class Decoder:
         """That it has: the one that it works on, and those that wait."""
         return len(self._jobs)
 
-    async def run(self, job: Job, fds: list[int], limit_s: float, begin: Callable[[], None]) -> Answer:
-        """``begin`` is called when its turn comes; ``fds`` may be closed afterwards.
+    async def run(
+        self, job: Job, fds: list[int], expected_bytes: int, limit_s: float, begin: Callable[[], None]
+    ) -> Answer:
+        """``begin`` is called when its turn comes; ``fds`` may be closed afterwards. ``expected_bytes`` are decoded.
 
-        Raises Died, or NotBegun where its turn had not come; the decoder is then gone. Cancelling drops the answer
-        only: one that has begun is to be hurried, too.
+        Raises Died, or NotBegun where its turn had not come; the decoder is then gone. OSError for memory that is not
+        what the answer says. Cancelling drops the answer only: one that has begun is to be hurried, too.
         """
-        pending = _Pending(_ENCODER.encode(job), fds, limit_s, begin, self._loop.create_future())
         if self._closed:
             raise NotBegun
+        loan = self._spares.take(expected_bytes)
+        if loan is not None:
+            job, fds = replace(job, into_bytes=loan.mapping.size_bytes), [*fds, loan.fd]
+        pending = _Pending(_ENCODER.encode(job), fds, limit_s, begin, self._loop.create_future())
         self._jobs.append(pending)
         if len(self._jobs) == 1:
             self._begin()
         else:
             self._send(pending)
         try:
-            return await pending.answer
+            done, fd = await pending.answer
         except EOFError:
             raise await self._cause() from None
+        if fd is not None:
+            return Answer(done, self._spares.adopt(fd, done.shared_bytes))
+        return Answer(done, loan.mapping if loan is not None and done.lent else None)
 
     def hurry(self) -> None:
         """Nobody waits for the job that it works on any more."""
@@ -178,7 +195,7 @@ class Decoder:
         except OSError:
             message, fds = b"", []
         try:
-            answer = Answer(_DONE.decode(message), fds[0] if fds else None) if message and self._jobs else None
+            answer = _Received(_DONE.decode(message), fds[0] if fds else None) if message and self._jobs else None
         except msgspec.MsgspecError:
             answer = None
         if answer is None:
@@ -190,7 +207,7 @@ class Decoder:
             return
         self._answered(self._jobs.popleft(), answer)
 
-    def _answered(self, pending: _Pending, answer: Answer) -> None:
+    def _answered(self, pending: _Pending, answer: _Received) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -207,6 +224,7 @@ class Decoder:
             self._closed = True
             self._loop.remove_reader(self._socket)
             self._socket.close()
+            self._spares.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -43,6 +43,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     """Field of the request, for errors."""
     shared_bytes: int = 0
     """Size of the medium's data where they are shared."""
+    into_bytes: int = 0
+    """Size of memory to fill with what is decoded, if it fits: the last descriptor."""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True):
@@ -61,6 +63,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     """A picture as RGB, three bytes a pixel; an array as it lies in memory."""
     shared_bytes: int = 0
     """Size of what was decoded where it is shared: a picture then has four bytes a pixel, as Pillow keeps it."""
+    lent: bool = False
+    """It lies in the memory that came with the job, else in that of a descriptor."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -1,0 +1,77 @@
+"""Shared memory that a decoder has filled before, to be filled again: fresh pages take nearly as long as a picture."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import NamedTuple
+
+from triptych.media.sandbox import shared
+from triptych.memory import MIB, Mapping, close_elsewhere, unmap_elsewhere
+
+KEPT_BYTES = 96 * MIB
+"""Of memory that nobody uses, for each decoder: two pictures of 12 megapixels."""
+LEAST_BYTES = 4 * MIB
+"""Smaller memory is made anew each time: to be filled again it takes an open descriptor for as long as it is in use."""
+_MOST_TIMES = 1.25
+"""What a medium may take of memory, by what it needs: bounds on decoded media count what is needed."""
+
+
+class _Block(NamedTuple):
+    fd: int
+    address: int
+    size_bytes: int
+
+
+class Loan(NamedTuple):
+    """Memory that is about to be filled; it comes back with the last reference to its mapping."""
+
+    mapping: Mapping
+    fd: int
+
+
+class Spares:
+    """Of one decoder, and for no other: it may still have in its hands what it once had."""
+
+    def __init__(self) -> None:
+        self._free: list[_Block] = []
+        self._closed = False
+
+    def take(self, size_bytes: int) -> Loan | None:
+        """Memory for so many bytes, where there is some."""
+        fit = (one for one in self._free if size_bytes <= one.size_bytes <= _MOST_TIMES * size_bytes)
+        block = min(fit, key=lambda one: one.size_bytes, default=None)
+        if block is None:
+            return None
+        self._free.remove(block)
+        return Loan(Mapping.again(block.address, block.size_bytes, partial(self._take_back, block.fd)), block.fd)
+
+    def adopt(self, fd: int, size_bytes: int) -> Mapping:
+        """Memory that the decoder made; ``fd`` is taken over. Raises OSError for what is not memory of that size."""
+        keep = size_bytes >= LEAST_BYTES
+        mapping = None
+        try:
+            mapping = shared.mapped(fd, size_bytes, give_back=partial(self._take_back, fd) if keep else None)
+        finally:
+            if mapping is None or not keep:
+                os.close(fd)
+        return mapping
+
+    def close(self) -> None:
+        """Nothing is kept any more, whenever it comes back."""
+        self._closed = True
+        self._trim()
+
+    def _take_back(self, fd: int, address: int, size_bytes: int) -> None:
+        """May be called in any thread, in the middle of anything."""
+        self._free.append(_Block(fd, address, size_bytes))
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._free and (self._closed or sum(one.size_bytes for one in self._free) > KEPT_BYTES):
+            try:
+                oldest = self._free.pop(0)
+            except IndexError:  # another thread was quicker
+                return
+            unmap_elsewhere(oldest.address, oldest.size_bytes)
+            close_elsewhere(oldest.fd)
