@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+# Tests without a real engine wait more than they compute; real engines run one deployment after the other.
+FAST := -m "not engine" -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-full test-fast evidence lint check bench bench-peers clean
@@ -16,17 +18,19 @@ serve: install ## serve the shipped demo model and ask it about one picture
 	@$(PY) -m triptych demo
 
 test: install ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest $(FAST)
+	$(PY) -m pytest -m engine
 
 test-full: install ## run every test, whole matrices included (about half an hour)
-	$(PY) -m pytest --full
+	$(PY) -m pytest --full $(FAST)
+	$(PY) -m pytest --full -m engine
 
 evidence: install ## run every test of a real engine, and write docs/support-matrix.md from what they show
 	$(PY) -m pytest --full -m engine --evidence docs/support-matrix.json
 	$(PY) scripts/support_matrix.py
 
 test-fast: install ## run the tests that need no real engine
-	$(PY) -m pytest -m "not engine"
+	$(PY) -m pytest $(FAST)
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import time
 
 import pytest
@@ -58,6 +59,24 @@ def test_late_heartbeats_of_a_process_that_runs_are_forgiven_for_a_while(tmp_pat
             await seen()
         for lease in leases:
             await lease.withdraw()
+
+    run(main())
+
+
+def test_a_process_that_ended_does_not_run_because_its_parent_has_not_looked_yet(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(local, "STARVED_S", 60.0)
+
+    async def main():
+        zombie = subprocess.Popen(["true"])
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        discovery = LocalDiscovery(tmp_path, "default")
+        lease = await discovery.register(instance("killed", pid=zombie.pid))
+        await lease._tasks.close()
+        async with watching(discovery) as seen:
+            await seen("killed")
+            await seen()
+        await lease.withdraw()
+        zombie.wait()
 
     run(main())
 

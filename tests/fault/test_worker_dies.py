@@ -52,7 +52,7 @@ def test_killed_in_the_middle_of_streams():
                     async with d.http.stream(
                         "POST",
                         "/v1/chat/completions",
-                        json=chat_body(f"{number}", stream=True, ignore_eos=True, max_tokens=60),
+                        json=chat_body(f"{number}", stream=True, ignore_eos=True, max_tokens=600),
                     ) as answer:
                         events = answer.aiter_raw()
                         seen = await reading(events)

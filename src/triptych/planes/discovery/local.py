@@ -160,10 +160,15 @@ class LocalDiscovery:
 
 
 def _is_running(pid: int) -> bool:
+    """Not so one that has ended and whose parent has not looked yet."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):  # it ends just now, or the system shows no such thing
+        return True
+    return state not in b"ZX"
