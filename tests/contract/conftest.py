@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.certificates import Authority
 from support.deployment import quick_discovery
 from support.nats_server import NatsServer, nats_server
+from support.raw_http import Streams, connected
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.discovery.nats import NatsDiscovery
@@ -20,6 +23,7 @@ from triptych.planes.discovery.nats_access import NatsSecrets, read_access
 from triptych.planes.request.base import Call, Handler, RequestClient, RequestServer
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
+from triptych.planes.request.tls import TlsFiles
 
 
 @dataclass
@@ -40,13 +44,21 @@ class Line:
 
 
 class TcpPlane:
-    """The TCP back end."""
+    """The TCP back end; over TLS, each end with a certificate of its own, where there are ``files``."""
+
+    def __init__(self, files: TlsFiles | None = None) -> None:
+        self._listening: ssl.SSLContext | None = files.for_listening() if files else None
+        self.calling: ssl.SSLContext | None = files.for_calling() if files else None
 
     def server(self, *, max_in_flight: int = 1000, token: str | None = None) -> TcpRequestServer:
-        return TcpRequestServer("127.0.0.1", 0, max_in_flight=max_in_flight, token=token)
+        return TcpRequestServer("127.0.0.1", 0, max_in_flight=max_in_flight, token=token, tls=self._listening)
 
     def client(self, token: str | None = None) -> TcpRequestClient:
-        return TcpRequestClient(token)
+        return TcpRequestClient(token, self.calling)
+
+    def connected(self, port: int) -> AbstractAsyncContextManager[Streams]:
+        """A connection by hand."""
+        return connected(port, self.calling)
 
     def cut(self, line: Line) -> None:
         """Break every connection without a word."""
@@ -65,9 +77,21 @@ class TcpPlane:
             await answering.close()
 
 
-@pytest.fixture(params=[TcpPlane], ids=["tcp"])
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    files = authority.issue()
+    return TlsFiles(cert=files.cert, key=files.key, ca=authority.ca)
+
+
+@pytest.fixture
+def tls_plane(tls_files: TlsFiles) -> TcpPlane:
+    return TcpPlane(tls_files)
+
+
+@pytest.fixture(params=["tcp", "tls"])
 def plane(request: pytest.FixtureRequest) -> TcpPlane:
-    return request.param()
+    return request.getfixturevalue("tls_plane") if request.param == "tls" else TcpPlane()
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])

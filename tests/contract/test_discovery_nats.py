@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import logging
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import nats
 import pytest
 from test_discovery import watching
 
+from support.certificates import Authority
 from support.instances import CARD, instance
 from support.loops import run, until
 from support.nats_server import nats_server
@@ -27,10 +26,10 @@ from triptych.planes.discovery.nats_access import NatsSecrets, read_access
 from triptych.planes.discovery.nats_bucket import TTL_S, key_of
 
 AWAY_S = 3.0
-DAY = datetime.timedelta(days=1)
 
 REGISTER = """
 import asyncio, sys
+from support.certificates import Authority
 from support.instances import instance
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.discovery.nats_access import NatsSecrets, read_access
@@ -502,30 +501,6 @@ def test_an_address_that_nobody_can_connect_to_is_refused(server):
     run(main())
 
 
-def certificates(folder):
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "triptych test")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - DAY, now + DAY)
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    form = serialization.PrivateFormat.PKCS8
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
-    return str(cert_file), str(key_file)
-
-
 def over_tls(server, token="secret", **files):
     plane = server.url.replace("nats://", "tls://")
     return NatsDiscovery(read_access(plane, NatsSecrets(token=token), **files), "default")
@@ -534,12 +509,13 @@ def over_tls(server, token="secret", **files):
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(tmp_path, mutual):
     async def main():
-        cert, key = certificates(tmp_path)
-        ask = f'ca_file: "{cert}", verify: true' if mutual else ""
+        authority = Authority(tmp_path)
+        cert, key = authority.issue()
+        ask = f'ca_file: "{authority.ca}", verify: true' if mutual else ""
         settings = f'tls {{ cert_file: "{cert}", key_file: "{key}", {ask} }}\nauthorization {{ token: secret }}'
         own = {"cert": cert, "key": key} if mutual else {}
         with nats_server(tmp_path, settings) as server:
-            discovery = over_tls(server, ca=cert, **own)
+            discovery = over_tls(server, ca=authority.ca, **own)
             async with registered(discovery, "a"), watching(discovery) as seen:
                 await seen("a")
             with pytest.raises(ConfigError, match="--nats-ca"):  # nobody vouches for it

@@ -5,10 +5,12 @@ import random
 
 import pytest
 
+from support.certificates import Authority
 from support.loops import run
 from triptych.pace import PIECE_BYTES
 from triptych.planes.request.connection import SCRATCH_BYTES, Connection
 from triptych.planes.request.frames import FRAME_LIMIT_BYTES, HEADER, Type, pack
+from triptych.planes.request.tls import TlsFiles
 
 
 class End(Connection):
@@ -46,13 +48,18 @@ class Recorded:
         return getattr(self._transport, name)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("kind", ["uvloop", "asyncio"])
-def test_no_piece_is_large_and_frames_come_whole(kind):
+def test_no_piece_is_large_and_frames_come_whole(kind, tls, tmp_path):
+    authority = Authority(tmp_path)
+    files = TlsFiles(**authority.issue()._asdict(), ca=authority.ca)
+
     async def main():
         loop = asyncio.get_running_loop()
         ends = []
-        server = await loop.create_server(lambda: ends.append(End()) or ends[-1], "127.0.0.1", 0)
-        _, ours = await loop.create_connection(End, *server.sockets[0].getsockname()[:2])
+        listening, calling = (files.for_listening(), files.for_calling()) if tls else (None, None)
+        server = await loop.create_server(lambda: ends.append(End()) or ends[-1], "127.0.0.1", 0, ssl=listening)
+        _, ours = await loop.create_connection(End, *server.sockets[0].getsockname()[:2], ssl=calling)
         recorded = ours._transport = Recorded(ours._transport)
         content = random.Random(3).randbytes(9_000_001)
         turns = 0

@@ -62,6 +62,8 @@ class Around:
     def __init__(self, parts):
         self.parts = parts
 
+    speaks_tls = False
+
     async def start(self, handlers, standing=None):
         self.parts.note("serves")
         self.parts.handlers = handlers

@@ -28,6 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     from triptych.frontend.server import serving
     from triptych.memory import settle
+    from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
 
     process.allow_many_files()
@@ -38,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
             config = msgspec.structs.replace(config, api_key=env.api_key())
         limits = read_options(args, MediaLimits)
         routes = read_options(args, RouterConfig)
-        client = TcpRequestClient(env.plane_token())
-        discovery = process.discovery(read_options(args, PlaneConfig))
+        plane = read_options(args, PlaneConfig)
+        tls = process.tls_files(plane).for_calling()
+        client = TcpRequestClient(env.plane_token(), tls)
+        discovery = Reachable(process.discovery(plane), tls=tls is not None)
         settle()
         async with serving(config, limits, routes, discovery, client, client.forget, settle) as url:
             life.ready(f"frontend {url}")

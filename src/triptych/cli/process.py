@@ -19,6 +19,7 @@ from triptych.demo import MODELS
 from triptych.models.names import model_folder
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.request.tls import TlsFiles
 from triptych.runtime.worker import EngineFailed
 
 SWITCH_INTERVAL_S = 0.001
@@ -103,6 +104,10 @@ def discovery(config: PlaneConfig) -> Discovery:
     if "://" in config.plane:
         return _nats_discovery(config)
     raise ConfigError(f"unknown plane {config.plane!r}; known: local, nats://host:4222, tls://host:4222")
+
+
+def tls_files(config: PlaneConfig) -> TlsFiles:
+    return TlsFiles(cert=config.tls_cert, key=config.tls_key, ca=config.tls_ca)
 
 
 def _nats_discovery(config: PlaneConfig) -> Discovery:

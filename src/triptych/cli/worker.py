@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     config = read_options(args, WorkerConfig)
     plane = read_options(args, PlaneConfig)
     transfer = read_options(args, TransferConfig)
+    tls = process.tls_files(plane).for_listening()
     folder = process.checkpoint_folder(config.model)
     require_span(load_checkpoint(folder), config.span)
     name = config.served_model_name or served_name(config.model)
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
                 args=tuple(args.engine_args),
             )
         )
-        server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token())
+        server = TcpRequestServer(
+            config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token(), tls=tls
+        )
         worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer))
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)
 

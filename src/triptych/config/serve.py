@@ -14,7 +14,7 @@ DEFAULT_PORT = 8000
 
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where processes of one deployment find each other."""
+    """How processes of one deployment find each other, and whom they trust."""
 
     plane: Annotated[
         str,
@@ -47,6 +47,21 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             description="Deployments of different namespaces do not see each other.",
         ),
     ] = "default"
+    tls_cert: Annotated[
+        str,
+        Meta(
+            description="Our own certificate on the request plane: a worker that has one speaks TLS only, a frontend "
+            "shows it to workers (default: none)."
+        ),
+    ] = ""
+    tls_key: Annotated[str, Meta(description="Key of `--tls-cert`, where it is in a file of its own.")] = ""
+    tls_ca: Annotated[
+        str,
+        Meta(
+            description="Certificates of who may vouch for peers on the request plane: a frontend that has this speaks "
+            "TLS only, a worker lets in nobody without such a certificate (default: none)."
+        ),
+    ] = ""
 
 
 class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -62,3 +62,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     started_unix_s: float = 0.0
     reports_kv: bool = False
     """It says what its KV cache holds (``contracts.kv_events``)."""
+    tls: bool = False
+    """Its request plane speaks TLS, and nothing else."""

@@ -95,6 +95,7 @@ class Worker:
             started_unix_s=time.time(),
             keeps_media=self._config.embedding_cache_bytes > 0,
             reports_kv=self.endpoints.reports_kv,
+            tls=self._server.speaks_tls,
         )
 
 

@@ -52,6 +52,11 @@ class RequestClient(Protocol):
 class RequestServer(Protocol):
     """Answers peers."""
 
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether callers have to speak TLS."""
+        ...
+
     async def start(self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None) -> tuple[str, int]:
         """Listen, and return the (host, port) to register.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections import deque
 from typing import cast
 
 from triptych.pace import PIECE_BYTES, SMALL_BYTES, pace
 from triptych.planes.request.base import Payload
 from triptych.planes.request.frames import FrameError, FrameReader, Type, pack
+from triptych.planes.request.tls import reason
 
 log = logging.getLogger("triptych.request")
 
@@ -27,7 +29,7 @@ SCRATCH_BYTES = 64 << 10
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One TCP connection. Small frames sent within one turn of the event loop leave in one write.
+    """One TCP connection, with or without TLS. Small frames sent within one turn of the event loop leave in one write.
 
     Large ones are received and sent in pieces, over as many turns as ``pace`` has them take.
     """
@@ -35,6 +37,10 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, limit_bytes: int) -> None:
         self.reader = FrameReader(limit_bytes)
         self.closed = False
+        self.heard = False
+        """Whether the peer has ever said anything."""
+        self._ending = False
+        """It is this side that closes."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._pace = pace()
@@ -55,6 +61,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_closed(self) -> None:
         raise NotImplementedError
+
+    def on_broken(self, why: str) -> None:
+        """It ended, and neither end had closed it."""
+        log.warning("lost a connection of the request plane: %s", why)
 
     # Out.
 
@@ -106,12 +116,14 @@ class Connection(asyncio.BufferedProtocol):
         await self._writable.wait()
 
     def close(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._ending:
+            self._ending = True
             while self._out and not self.closed:
                 self._transport.write(_next_piece(self._out))
             self._transport.close()
 
     def abort(self) -> None:
+        self._ending = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -127,7 +139,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._scratch if missing is None else missing[:PIECE_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._ending:  # TLS hands over what was read before; nothing may come into the midst of a frame
+            return
         self._heard_at = self._loop.time()
+        self.heard = True
         try:
             if self._into_frame:
                 if frame := self.reader.received(nbytes):
@@ -162,6 +177,8 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, ssl.SSLError) and not self._ending:
+            self.on_broken(f"TLS: {reason(exc)}")
         self.closed = True
         self._out.clear()
         self._writable.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -22,19 +24,26 @@ from triptych.planes.request import frames
 from triptych.planes.request.base import Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, call_head, pack
+from triptych.planes.request.tls import SHUTDOWN_TIMEOUT_S, reason
+
+log = logging.getLogger("triptych.request")
 
 CONNECT_TIMEOUT_S = 5.0
 _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
 
 
 class _ClientConnection(Connection):
-    def __init__(self, peers: set[_ClientConnection]) -> None:
+    def __init__(self, client: TcpRequestClient, peer: tuple[str, int]) -> None:
         super().__init__(frames.FRAME_LIMIT_BYTES)
         self.calls: dict[int, TcpCall] = {}
         self._next_stream = 0
         self._retired = False
-        self._peers = peers
-        peers.add(self)
+        self._client = client
+        self._peer = peer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._client.opened.add(self)
 
     def open(self, call: TcpCall) -> int:
         self._next_stream = self._next_stream % 0xFFFF_FFFF + 1
@@ -65,9 +74,14 @@ class _ClientConnection(Connection):
             call.finish(_error_in(payload))
 
     def on_closed(self) -> None:
-        self._peers.discard(self)
+        self._client.opened.discard(self)
+        if not self.heard and not self._ending:
+            self.on_broken("it closed the connection without a word; its log says why (token, certificate)")
         for call in list(self.calls.values()):
             call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
+
+    def on_broken(self, why: str) -> None:
+        self._client.complain(self._peer, why)
 
 
 def _error_in(payload: Payload) -> TriptychError:
@@ -205,11 +219,15 @@ class TcpCall:
 class TcpRequestClient:
     """A ``RequestClient`` that keeps one connection to each peer, opened at the first call."""
 
-    def __init__(self, token: str | None = None) -> None:
+    def __init__(self, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+        """With ``tls`` nothing is said to a peer before its certificate is verified to name its host."""
         self._hello = pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, token)))
         self._connections: dict[tuple[str, int], _ClientConnection] = {}
-        self._open: set[_ClientConnection] = set()
+        self._tls = tls
+        self.opened: set[_ClientConnection] = set()
         """Those above, and retired ones whose calls have not ended."""
+        self._complaints: dict[tuple[str, int], str] = {}
+        """The last about each peer: who is tried again and again is complained of once."""
         self._connecting: SingleFlight[tuple[str, int], _ClientConnection] = SingleFlight("connect to a worker")
 
     def call(
@@ -229,7 +247,15 @@ class TcpRequestClient:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(lambda: _ClientConnection(self._open), *peer)
+                _, connection = await loop.create_connection(
+                    lambda: _ClientConnection(self, peer),
+                    *peer,
+                    ssl=self._tls,
+                    ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
+                )
+        except ssl.SSLError as error:
+            self.complain(peer, f"TLS: {reason(error)}")
+            raise WorkerLost("the worker cannot be reached: TLS with it fails") from None
         except (OSError, TimeoutError):
             raise WorkerLost("the worker cannot be reached") from None
         connection.send(self._hello)
@@ -238,11 +264,17 @@ class TcpRequestClient:
 
     def forget(self, host: str, port: int) -> None:
         """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
+        self._complaints.pop((host, port), None)
         if connection := self._connections.pop((host, port), None):
             connection.retire()
 
     async def close(self) -> None:
         await self._connecting.close()
         self._connections.clear()
-        for connection in list(self._open):
+        for connection in list(self.opened):
             connection.abort()
+
+    def complain(self, peer: tuple[str, int], why: str) -> None:
+        if self._complaints.get(peer) != why:
+            self._complaints[peer] = why
+            log.warning("the worker at %s:%d: %s", *peer, why)

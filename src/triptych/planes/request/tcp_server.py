@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import ssl
 from contextlib import aclosing
 from ipaddress import ip_address
 from typing import cast
@@ -16,6 +17,7 @@ from triptych.planes.request import frames
 from triptych.planes.request.base import Handler, Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, pack, split_call
+from triptych.planes.request.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
 from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.request")
@@ -56,7 +58,10 @@ class _ServerConnection(Connection):
         self._server = server
         self._greeted = False
         self._streams: dict[int, _ServerStream] = {}
-        server.connections.add(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.connections.add(self)
 
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         if not self._greeted:
@@ -124,13 +129,25 @@ class _ServerConnection(Connection):
 
 
 class TcpRequestServer:
-    """A ``RequestServer`` over TCP. Raises ConfigError for an address off loopback without a token."""
+    """A ``RequestServer`` over TCP, and TLS where it is given a context for it.
 
-    def __init__(self, host: str, port: int, *, max_in_flight: int, token: str | None = None) -> None:
+    Raises ConfigError for an address off loopback without a token.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        max_in_flight: int,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if token is None and not is_loopback(host):
             raise ConfigError(f"listening on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
         self._host, self._port = host, port
         self._token = token
+        self._tls = tls
         self._max_in_flight = max_in_flight
         self._handlers: dict[str, Handler] = {}
         self._server: asyncio.Server | None = None
@@ -140,11 +157,22 @@ class TcpRequestServer:
         self._watchers = TaskSet()
         self.tasks = TaskSet()
 
+    @property
+    def speaks_tls(self) -> bool:
+        return self._tls is not None
+
     async def start(self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None) -> tuple[str, int]:
         self._handlers, self._standing = handlers, standing or {}
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: _ServerConnection(self), self._host, self._port)
+            self._server = await loop.create_server(
+                lambda: _ServerConnection(self),
+                self._host,
+                self._port,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls else None,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
+            )
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error

@@ -1,0 +1,43 @@
+"""Discovery as one process may use it: workers that it does not speak with are left out, and said so once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from triptych.contracts.card import Instance
+from triptych.planes.discovery.base import Discovery, Lease
+
+log = logging.getLogger("triptych.discovery")
+
+
+class Reachable:
+    """A ``Discovery`` whose watches show workers with TLS only, or without TLS only.
+
+    So no token goes in the clear to a worker without TLS, and none to one that would not understand it.
+    """
+
+    def __init__(self, discovery: Discovery, *, tls: bool) -> None:
+        self._discovery = discovery
+        self._tls = tls
+
+    async def register(self, instance: Instance) -> Lease:
+        return await self._discovery.register(instance)
+
+    async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
+        said: set[str] = set()
+        async with aclosing(self._discovery.watch()) as snapshots:
+            async for snapshot in snapshots:
+                left_out = [one for one in snapshot if one.tls != self._tls]
+                for one in left_out:
+                    if one.id not in said:
+                        log.error("leaving out worker %s at %s:%d: %s", one.id, one.host, one.port, self._why)
+                said = {one.id for one in left_out}
+                yield tuple(one for one in snapshot if one.tls == self._tls)
+
+    @property
+    def _why(self) -> str:
+        if self._tls:
+            return "it has no TLS (--tls-cert), which --tls-ca asks for here"
+        return "it speaks TLS only; give --tls-ca here too"

@@ -1,0 +1,89 @@
+"""TLS of the request plane: what a process is (certificate and key), and whom it trusts (certificate authority).
+
+Who listens speaks TLS where it has a certificate, and wants one of its callers where it has an authority too. Who
+calls speaks TLS where it has an authority, and shows its own certificate where it has one. Peers are always verified.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+
+import msgspec
+
+from triptych.contracts.errors import ConfigError
+
+log = logging.getLogger("triptych.request")
+
+HANDSHAKE_TIMEOUT_S = 5.0
+"""For a caller to show that it speaks TLS; then its connection is closed."""
+SHUTDOWN_TIMEOUT_S = 2.0
+"""For a peer to take leave, once we have."""
+
+
+class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM files; empty names where there are none."""
+
+    cert: str = ""
+    key: str = ""
+    ca: str = ""
+
+    def for_listening(self) -> ssl.SSLContext | None:
+        """None: without TLS. Raises ConfigError for files that cannot be used."""
+        if not self.cert:
+            if self.ca or self.key:
+                raise ConfigError("--tls-ca and --tls-key at a worker need --tls-cert, the worker's own certificate")
+            return None
+        context = self._context(ssl.PROTOCOL_TLS_SERVER)
+        context.sslobject_class = _Answering
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.num_tickets = 0  # connections are kept: none is resumed
+        if self.ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def for_calling(self) -> ssl.SSLContext | None:
+        """None: without TLS. Raises ConfigError for files that cannot be used."""
+        if not self.ca:
+            if self.cert or self.key:
+                raise ConfigError("--tls-cert and --tls-key at a frontend need --tls-ca: who vouches for the workers")
+            return None
+        return self._context(ssl.PROTOCOL_TLS_CLIENT)  # which verifies certificates and the hosts that they name
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            if self.ca:
+                context.load_verify_locations(self.ca)
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key or None, password=_no_password)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"--tls-cert, --tls-key, --tls-ca: cannot be used: {error}") from error
+        if self.key and not self.cert:
+            raise ConfigError("--tls-key needs --tls-cert, the certificate that it belongs to")
+        return context
+
+
+class _Answering(ssl.SSLObject):
+    """The listening end. Event loops say nothing of a handshake that fails."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            log.warning("closing a connection of the request plane: TLS: %s", reason(error))
+            raise
+
+
+def reason(error: ssl.SSLError) -> str:
+    """What went wrong, in OpenSSL's words without its file and line."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+def _no_password() -> str:
+    raise ConfigError("--tls-key: the key is encrypted; nobody is there to be asked for its password")

@@ -1,0 +1,48 @@
+"""Workers with TLS and without, as frontends of either kind see them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+
+from support.instances import instance
+from support.loops import run
+from triptych.contracts.card import Instance
+from triptych.planes.discovery.base import Lease
+from triptych.planes.discovery.reachable import Reachable
+
+PLAIN, SECURE = instance("plain"), instance("secure", tls=True)
+
+
+class Told:
+    """A discovery of given snapshots."""
+
+    def __init__(self, *snapshots: tuple[Instance, ...]) -> None:
+        self._snapshots = snapshots
+
+    async def register(self, instance: Instance) -> Lease:
+        raise NotImplementedError
+
+    async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
+        for one in self._snapshots:
+            yield one
+
+
+@pytest.mark.parametrize(
+    ("tls", "seen", "why"), [(True, SECURE, "plain at .* has no TLS"), (False, PLAIN, "secure at .* give --tls-ca")]
+)
+def test_who_is_left_out_is_named_once(tls: bool, seen: Instance, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    discovery = Reachable(Told((PLAIN, SECURE), (PLAIN, SECURE), (), (PLAIN, SECURE)), tls=tls)
+
+    async def main() -> list[tuple[Instance, ...]]:
+        async with aclosing(discovery.watch()) as snapshots:
+            return [one async for one in snapshots]
+
+    with caplog.at_level(logging.INFO):
+        assert run(main()) == [(seen,), (seen,), (), (seen,)]
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 2, "again only after it was gone"
+    assert all(re.search(why, one.getMessage()) for one in caplog.records)
