@@ -392,6 +392,25 @@ def test_drain_ends_at_its_deadline(plane):
     run(main())
 
 
+@pytest.mark.parametrize("size", [1, 5_000_000])
+def test_what_was_answered_before_the_server_closes_arrives(plane, loop, size):
+    async def main():
+        arrived = asyncio.Event()
+
+        async def handler(payload):
+            arrived.set()
+            yield bytes(size)
+
+        async with plane.line(handler) as line:
+            waiting = asyncio.create_task(line.all())
+            await arrived.wait()
+            await line.server.drain(10)
+            await line.server.close()
+            assert await waiting == [bytes(size)]
+
+    run(main(), loop=loop)
+
+
 def test_closing_twice_and_closing_with_calls_in_flight(plane, loop):
     async def main():
         handler = Watched(1)

@@ -17,7 +17,7 @@ log = logging.getLogger("triptych.request")
 
 HANDSHAKE_TIMEOUT_S = 5.0
 """For a caller to show that it speaks TLS; then its connection is closed."""
-SHUTDOWN_TIMEOUT_S = 2.0
+SHUTDOWN_TIMEOUT_S = 5.0
 """For a peer to take leave, once we have."""
 
 
