@@ -64,10 +64,23 @@ class Link:
         self.last_error = error
 
 
+class _Guarded(Client):
+    """Says nothing, no secret and no name, to a server that should speak TLS and does not."""
+
+    def __init__(self, wants_tls: bool) -> None:
+        super().__init__()
+        self._wants_tls = wants_tls
+
+    def _connect_command(self) -> bytes:
+        if self._wants_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnWantedError
+        return super()._connect_command()
+
+
 async def connect(access: NatsAccess, name: str) -> Link:
     """One attempt at each server. Raises NatsProblem, and ConfigError where trying again would not help."""
-    link = Link(Client())
-    identity = _identity(access, link.client)
+    link = Link(_Guarded(access.wants_tls))
+    identity = _identity(access)
     try:
         async with asyncio.timeout(2 * CONNECT_TIMEOUT_S * len(access.servers)):
             await link.client.connect(
@@ -119,17 +132,8 @@ async def connect_again(access: NatsAccess, name: str) -> Link:
             refused = True
 
 
-def _identity(access: NatsAccess, client: Client) -> dict[str, Any]:
-    """Options that say who we are. A secret is not given to a server that should speak TLS and does not."""
-
-    def guarded(secret: str) -> Callable[[], str]:
-        def give() -> str:
-            if access.wants_tls and not client._server_info.get("tls_required"):
-                raise nats.errors.SecureConnWantedError
-            return secret
-
-        return give
-
+def _identity(access: NatsAccess) -> dict[str, Any]:
+    """Options that say who we are."""
     options: dict[str, Any] = {"tls": access.tls_context()} if access.wants_tls else {}
     if access.creds_file:
         try:
@@ -138,9 +142,9 @@ def _identity(access: NatsAccess, client: Client) -> dict[str, Any]:
             raise ConfigError("--nats-credentials: a .creds file needs the package nkeys: pip install nkeys") from error
         options["user_credentials"] = access.creds_file
     if access.user and access.password:
-        options |= {"user": guarded(access.user), "password": guarded(access.password)}
+        options |= {"user": access.user, "password": access.password}
     if access.token:
-        options["token"] = guarded(access.token)
+        options["token"] = access.token
     return options
 
 
