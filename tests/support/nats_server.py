@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,20 @@ def nats_server(folder: Path, settings: str = "", *, jetstream: bool = True) -> 
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def nats_cluster(folder: Path, size: int = 3) -> Iterator[list[NatsServer]]:
+    """Servers that keep what they are given together; each by its name, ``n0`` and so on."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(size)]
+        ports = [probe.getsockname()[1] for probe in probes]
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+    with ExitStack() as stack:
+        servers = []
+        for number, port in enumerate(ports):
+            own = folder / f"n{number}"
+            own.mkdir()
+            cluster = f"cluster {{ name: triptych, listen: 127.0.0.1:{port}, routes: [{routes}] }}"
+            servers.append(stack.enter_context(nats_server(own, f"server_name: n{number}\n{cluster}")))
+        yield servers

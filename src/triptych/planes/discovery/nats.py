@@ -29,12 +29,14 @@ from triptych.planes.discovery.nats_bucket import (
     WrongRevision,
     key_of,
 )
-from triptych.planes.discovery.nats_link import Link, NatsProblem, connect_again, connect_first
+from triptych.planes.discovery.nats_link import RETRY_S, Link, NatsProblem, connect_again, connect_first
 from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.discovery")
 
 HEARTBEAT_S = 0.5
+FIRST_REGISTER_S = 15.0
+"""More than the servers of a cluster take to agree on a new leader."""
 GRACE_S = 5.0
 """More than a lost connection takes to be noticed, and a new one to be made."""
 CLAIM_MARGIN_S = 0.5
@@ -59,19 +61,31 @@ class NatsLease:
         self._tasks = TaskSet()
 
     async def start(self) -> None:
-        """Claim the name and keep it. Raises ConfigError, after which nothing is left."""
-        try:
-            await self._use(await connect_first(self._access, self._instance.id))
-            await self._outlast_the_dead()
-            await self._claim()
-            await self._be_admitted()
-        except NatsProblem as error:
-            await self.withdraw()
-            raise ConfigError(f"cannot register at NATS ({self._access}): {error}") from error
-        except BaseException:
-            await self.withdraw()
-            raise
+        """Claim the name and keep it. Raises ConfigError, after which nothing is left.
+
+        Trouble that may pass (servers of a cluster that agree on a new leader) is waited for.
+        """
+        deadline = time.monotonic() + FIRST_REGISTER_S
+        while True:
+            try:
+                await self._join()
+                break
+            except NatsProblem as error:
+                await self.withdraw()
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"cannot register at NATS ({self._access}): {error}") from error
+                log.warning("cannot register at NATS (%s) yet: %s; trying on", self._access, error)
+                await asyncio.sleep(RETRY_S)
+            except BaseException:
+                await self.withdraw()
+                raise
         self._tasks.spawn(self._keep(), f"heartbeat {self._instance.id}")
+
+    async def _join(self) -> None:
+        await self._use(await connect_first(self._access, self._instance.id))
+        await self._outlast_the_dead()
+        await self._claim()
+        await self._be_admitted()
 
     async def _use(self, link: Link) -> None:
         self._link, self._bucket = link, Bucket(link, self._namespace)
@@ -92,6 +106,9 @@ class NatsLease:
                 return
             except WrongRevision:
                 holder = await self._the_bucket.get(self._key)
+            if holder and holder.registration and holder.registration.instance.id == self._instance.id:
+                after = holder.revision  # of an attempt whose answer did not come
+                continue
             after = await self._outlast(holder) if holder else 0
 
     async def _outlast(self, holder: Entry) -> int:

@@ -73,11 +73,17 @@ class Entry(msgspec.Struct, frozen=True):
         return (self.registration.born if self.registration else 0) or self.revision
 
 
+class _Cluster(msgspec.Struct, frozen=True):
+    leader: str = ""
+
+
 class _StreamInfo(msgspec.Struct):
     """What is read of an answer of the server."""
 
     ts: datetime | None = None
     """The server's time; old servers do not tell."""
+    cluster: _Cluster = _Cluster()
+    """Who takes writes, where several servers keep the bucket together."""
 
 
 _DECODER = msgspec.json.Decoder(Registration)
@@ -165,7 +171,7 @@ class Bucket:
             queue.put_nowait(message)
 
         with _problems(f"watching {self.name}"):
-            server_time = await self._server_time()
+            info = await self._info()
             config = api.ConsumerConfig(
                 deliver_subject=self._link.client.new_inbox(),
                 deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT,
@@ -182,20 +188,25 @@ class Bucket:
         if self._link.lost.is_set():
             queue.put_nowait(None)
         try:
-            yield Watch(self, queue, consumer, server_time)
+            yield Watch(self, queue, consumer, info)
         finally:
             self._link.on_lost = lambda: None
             with suppress(nats.errors.Error, OSError, TimeoutError):
                 await subscription.unsubscribe()
 
-    async def check(self, consumer: api.ConsumerInfo) -> None:
-        """Return only if server and watch are there; what they sent before this has then arrived."""
+    async def check(self, consumer: api.ConsumerInfo, leader: str) -> None:
+        """Return only if server and watch are there; what they sent before this has then arrived.
+
+        A watch outlives the ``leader`` of a cluster, without whom nobody could renew for seconds.
+        """
         with _problems(f"watching {self.name}"):
+            if (await self._info()).cluster.leader != leader:
+                raise NatsProblem(f"{leader or 'the server'} does not lead any more")
             await self._js.consumer_info(self._stream, consumer.name)
 
-    async def _server_time(self) -> datetime | None:
+    async def _info(self) -> _StreamInfo:
         answer = await self._link.client.request(f"$JS.API.STREAM.INFO.{self._stream}", timeout=REQUEST_TIMEOUT_S)
-        return msgspec.json.decode(answer.data, type=_StreamInfo).ts
+        return msgspec.json.decode(answer.data, type=_StreamInfo)
 
     def entry(self, message: Msg, server_time: datetime | None) -> Entry:
         """``server_time``: when the watch began, for what was there by then; None: it is news."""
@@ -221,12 +232,12 @@ class Watch:
     """What is in a bucket, and what happens to it."""
 
     def __init__(
-        self, bucket: Bucket, queue: asyncio.Queue[Msg | None], consumer: api.ConsumerInfo, began: datetime | None
+        self, bucket: Bucket, queue: asyncio.Queue[Msg | None], consumer: api.ConsumerInfo, info: _StreamInfo
     ) -> None:
         self._bucket = bucket
         self._queue = queue
         self._consumer = consumer
-        self._began = began
+        self._began, self._leader = info.ts, info.cluster.leader
 
     async def snapshot(self) -> list[Entry]:
         """What is in the bucket. Call it once, first."""
@@ -254,7 +265,7 @@ class Watch:
 
     async def check(self) -> None:
         """``Bucket.check``"""
-        await self._bucket.check(self._consumer)
+        await self._bucket.check(self._consumer, self._leader)
 
     def _connected(self, message: Msg | None) -> Msg:
         if message is None:
