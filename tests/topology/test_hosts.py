@@ -1,4 +1,4 @@
-"""Two hosts, as network namespaces joined by a wire: NATS and a frontend on one, workers on both."""
+"""Two hosts, as network namespaces joined by a wire: NATS and a frontend on one, workers on both, TLS between them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.certificates import Authority
 from support.checkpoints import image_part, picture_url
 from support.deployment import chat_body
 from support.nats_server import program
@@ -90,15 +91,20 @@ def running(host: str, folder: Path, *words: str) -> Iterator[None]:
 def test_encode_on_one_host_and_decode_on_the_other(tmp_path: Path) -> None:
     pytest.importorskip("nixl", reason="NIXL is not installed")
     program()
+    authority = Authority(tmp_path)
+    files = {host: authority.issue(host, (host,)) for host in (HERE, THERE)}
+    tls = {
+        host: ("--tls-cert", one.cert, "--tls-key", one.key, "--tls-ca", authority.ca) for host, one in files.items()
+    }
     worker = ("worker", "--model", "demo", "--engine", "mock", "--plane", PLANE, "--transfer-devices", "all")
+    encode = (*worker, "--span", "e", "--name", "enc", "--host", HERE, *tls[HERE])
+    decode = (*worker, "--span", "pd", "--name", "dec", "--no-stand-in", "--host", THERE, *tls[THERE])
     with ExitStack() as stack:
         here, there = stack.enter_context(hosts())
         stack.enter_context(running(here, tmp_path, "nats", "--host", HERE))
-        stack.enter_context(running(here, tmp_path, *worker, "--span", "e", "--name", "enc", "--host", HERE))
-        stack.enter_context(
-            running(there, tmp_path, *worker, "--span", "pd", "--name", "dec", "--no-stand-in", "--host", THERE)
-        )
-        frontend = ("frontend", "--host", HERE, "--port", "8000", "--enable-multimodal", "--plan-header")
+        stack.enter_context(running(here, tmp_path, *encode))
+        stack.enter_context(running(there, tmp_path, *decode))
+        frontend = ("frontend", "--host", HERE, "--port", "8000", "--enable-multimodal", "--plan-header", *tls[HERE])
         stack.enter_context(running(here, tmp_path, *frontend, "--plane", PLANE))
         for colour in ("red", "blue", "green"):
             content = [image_part(picture_url(colour=colour)), {"type": "text", "text": "hello"}]

@@ -80,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Write what may be written in this turn; the rest when the peer has read, or in a later turn."""
         self._flush_due = False
-        while self._out and self._transport is not None and not self.closed:
+        while self._out and self._takes_more:
             if self._paused and len(self._out[0]) > PIECE_BYTES:
                 break
             if not self._pace.has_room and len(self._out[0]) > SMALL_BYTES:
@@ -91,9 +91,14 @@ class Connection(asyncio.BufferedProtocol):
         self._set_writable()
 
     def _flush_piece(self) -> None:
-        if self._out and not self._paused and not self.closed:
+        if self._out and not self._paused and self._takes_more:
             self._write()
         self._flush()
+
+    @property
+    def _takes_more(self) -> bool:
+        """Neither end has begun to close."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def _write(self) -> None:
         assert self._transport is not None
@@ -118,7 +123,7 @@ class Connection(asyncio.BufferedProtocol):
     def close(self) -> None:
         if self._transport is not None and not self._ending:
             self._ending = True
-            while self._out and not self.closed:
+            while self._out and self._takes_more:
                 self._transport.write(_next_piece(self._out))
             self._transport.close()
 
