@@ -67,8 +67,6 @@ def test_a_process_that_ended_does_not_run_because_its_parent_has_not_looked_yet
     monkeypatch.setattr(local, "STARVED_S", 60.0)
 
     async def main():
-        zombie = subprocess.Popen(["true"])
-        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
         discovery = LocalDiscovery(tmp_path, "default")
         lease = await discovery.register(instance("killed", pid=zombie.pid))
         await lease._tasks.close()
@@ -76,9 +74,10 @@ def test_a_process_that_ended_does_not_run_because_its_parent_has_not_looked_yet
             await seen("killed")
             await seen()
         await lease.withdraw()
-        zombie.wait()
 
-    run(main())
+    with subprocess.Popen(["true"]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        run(main())
 
 
 def test_files_of_workers_killed_long_ago_are_removed(tmp_path, quick):

@@ -63,13 +63,23 @@ class _Http(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """Signals belong to the process, not to the HTTP server."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serves = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serves.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket, ``shared`` with other processes that say so.
+    """A listening socket; one whose port is ``shared`` with other processes listens when it is served.
+
+    Until then others get all connections, and those that come to one of its own wait.
 
     Raises ConfigError, in words for the user, when the address cannot be had.
     """
@@ -80,7 +90,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
-        listener.listen(BACKLOG)
+        if not shared:
+            listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == 98:
@@ -149,12 +160,13 @@ async def serving(
 
 @asynccontextmanager
 async def _running(server: _Server, listener: socket.socket, catalog: Catalog) -> AsyncIterator[None]:
-    """HTTP is served and discovery followed within the block, which begins once it is known who is alive."""
+    """Discovery is followed and HTTP served within the block, and not before it is known who is alive."""
     async with asyncio.TaskGroup() as group:
         following = group.create_task(catalog.follow(), name="follow discovery")
-        group.create_task(_serve_http(server, listener), name="http server")
         try:
             await catalog.first_snapshot.wait()
+            group.create_task(_serve_http(server, listener), name="http server")
+            await server.serves.wait()
             yield
         finally:
             server.should_exit = True

@@ -1,0 +1,77 @@
+"""A frontend that shares its port takes no connection before it knows who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import httpx
+
+from support.loops import run, until
+from triptych.config.media import MediaLimits
+from triptych.config.router import RouterConfig
+from triptych.config.serve import FrontendConfig
+from triptych.frontend.server import listen, serving
+from triptych.planes.request.tcp_client import TcpRequestClient
+
+CONNECTIONS = 64
+
+
+class Gated:
+    """A ``Discovery`` whose first snapshot waits."""
+
+    def __init__(self):
+        self.asked, self.open = asyncio.Event(), asyncio.Event()
+
+    async def watch(self):
+        self.asked.set()
+        await self.open.wait()
+        yield ()
+        await asyncio.Event().wait()
+
+
+def accepted(other: socket.socket) -> int:
+    """Connections that came to ``other``, all of which are closed again."""
+    count = 0
+    while True:
+        try:
+            other.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+async def connect(port: int, count: int) -> None:
+    for _ in range(count):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+
+
+def test_until_it_knows_who_is_alive_others_get_all_connections():
+    async def main():
+        other = listen("127.0.0.1", 0, shared=True)
+        other.listen(2 * CONNECTIONS)
+        port = other.getsockname()[1]
+        discovery, client = Gated(), TcpRequestClient()
+        config = FrontendConfig(port=port, reuse_port=True, drain_timeout_s=2.0)
+        serves = asyncio.Event()
+
+        async def frontend():
+            async with serving(config, MediaLimits(), RouterConfig(), discovery, client, client.forget) as url:
+                serves.set()
+                async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as http:
+                    await until(lambda: other.fileno() < 0, "the other one is gone")
+                    assert (await http.get("/live")).status_code == 200
+
+        with other:
+            task = asyncio.create_task(frontend())
+            await discovery.asked.wait()
+            await connect(port, CONNECTIONS)
+            assert accepted(other) == CONNECTIONS
+            discovery.open.set()
+            await serves.wait()
+            await connect(port, CONNECTIONS)
+            assert accepted(other) < CONNECTIONS, "now it has its share"
+        await task
+
+    run(main())
