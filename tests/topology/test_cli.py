@@ -23,9 +23,12 @@ from support.loops import run
 from support.processes import CLEAN, child, command
 from triptych import __version__
 from triptych.cli.main import main
+from triptych.cli.worker import is_out_of_reach
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.config.transfer import TransferConfig
 from triptych.config.verify import VerifyConfig
+from triptych.contracts.spans import Span
 
 
 def said(*words):
@@ -212,3 +215,18 @@ def test_a_key_from_the_environment_guards_the_api(tmp_path):
         assert os.environ.get("TRIPTYCH_API_KEY") is None
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("warned", "span", "host", "devices"),
+    [
+        (True, Span.P, "10.0.0.2", "lo"),
+        (True, Span.E, "10.0.0.2", "lo"),
+        (False, Span.EPD, "10.0.0.2", "lo"),
+        (False, Span.P, "127.0.0.1", "lo"),
+        (False, Span.P, "10.0.0.2", "all"),
+    ],
+)
+def test_a_worker_for_other_hosts_that_gives_them_nothing_is_warned_of(warned, span, host, devices):
+    config = WorkerConfig(model="demo", engine="mock", span=span, host=host)
+    assert is_out_of_reach(config, TransferConfig(transfer_devices=devices)) is warned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
@@ -11,14 +12,17 @@ from triptych.config.media import MediaLimits
 from triptych.config.serve import PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
+from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions, engine_factory
 from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
-from triptych.planes.request.tcp_server import TcpRequestServer
+from triptych.planes.request.tcp_server import TcpRequestServer, is_loopback
 from triptych.runtime.worker import Worker
 from triptych.transfer.registry import make_transfer
+
+log = logging.getLogger("triptych.worker")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +47,12 @@ def run(args: argparse.Namespace) -> int:
     name = config.served_model_name or served_name(config.model)
 
     async def main(life: process.Life) -> None:
+        if is_out_of_reach(config, transfer):
+            log.warning(
+                "calls come in from other hosts (--host %s), but tensors are given to workers on this one only "
+                "(--transfer-devices lo)",
+                config.host,
+            )
         engine = engine_factory(config.engine)(
             EngineOptions(
                 model_path=folder,
@@ -59,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)
 
     return process.run_to_the_end(main)
+
+
+def is_out_of_reach(config: WorkerConfig, transfer: TransferConfig) -> bool:
+    """Whether other hosts may call a worker that hands tensors over, and cannot get them."""
+    return config.span is not Span.EPD and not is_loopback(config.host) and transfer.transfer_devices == "lo"
 
 
 def _announcement(instance: Instance) -> str:
