@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from triptych.contracts.kv_events import KvChange, Level, unpacked
+from triptych.contracts.kv_events import KvChange, Level, packed, unpacked
 from triptych.router.block_hash import MediumAt, block_hashes, named, root
 from triptych.router.translate import Stored, Translator
 
 SIZE = 4
 
 
-def apply(changes: Iterable[KvChange], held: dict[int, set[int]]) -> None:
+def apply(changes: Iterable[KvChange] | None, held: dict[int, set[int]]) -> None:
+    assert changes is not None
     for change in changes:
         known = held.setdefault(change.level, set())
         for one in unpacked(change.hashes):
@@ -37,7 +38,7 @@ def test_blocks_get_our_names_whatever_the_engine_calls_them() -> None:
 def test_media_are_named_by_their_content() -> None:
     translator = Translator(SIZE, placeholders={7})
     cat, dog = (
-        translator.store(Stored([name], None, [1, 7, 7, 2], media=[[MediumAt(1, 0, name.hex())]]))
+        translator.store(Stored([name], None, [1, 7, 7, 2], media=[[MediumAt(1, 0, name.hex())]])) or []
         for name in (b"cat", b"dog")
     )
     expected = [block_hashes(named([1, 7, 7, 2], [MediumAt(1, 2, name.hex())]), SIZE) for name in (b"cat", b"dog")]
@@ -67,12 +68,17 @@ def test_a_block_is_held_only_while_its_prefix_is() -> None:
 
 
 def test_lower_tiers_hold_for_their_own_level_and_those_below() -> None:
-    translator, held = Translator(SIZE, lowest=Level.DISK), dict[int, set[int]]()
+    translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(12))
     names = own(tokens)
     apply(translator.store(Stored([1, 2, 3], None, tokens)), held)
-    apply(translator.store(Stored([1, 2], None, [], tier=Level.HOST)), held)
-    apply(translator.store(Stored([1], None, [], tier=Level.DISK)), held)
+    assert held == {0: set(names)}, "there is one tier"
+    for hashes, tier in (([1, 2], Level.HOST), ([1], Level.DISK)):
+        assert translator.store(Stored(hashes, None, [], tier=tier)) is None, "now there is one more"
+    held = {}
+    apply(translator.snapshot(), held)
+    assert held == {level: set(names) for level in Level}
+    assert translator.store(Stored([1], None, [], tier=Level.HOST)) == []
     apply(translator.remove([3, 2, 1]), held)
     assert held == {0: set(), 1: set(names[:2]), 2: set(names[:2])}
     apply(translator.remove([1], Level.HOST), held)
@@ -82,6 +88,8 @@ def test_lower_tiers_hold_for_their_own_level_and_those_below() -> None:
     again = dict[int, set[int]]()
     apply(translator.snapshot(), again)
     assert again == {2: {names[0]}}
+    assert translator.remove([1, 2], None) == [KvChange(Level.DISK, False, packed(names[:1]))]
+    assert len(translator) == 0
     translator.clear()
     assert translator.snapshot() == []
 

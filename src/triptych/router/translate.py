@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from triptych.contracts.kv_events import KvChange, Level, packed
 from triptych.router.block_hash import MediumAt, block_hashes, named_within, root
 
-EngineHash = int | bytes
+EngineHash = int | bytes | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,20 @@ class _Block:
 
 _HELD = [(2 << level) - 1 for level in Level]
 """The tiers that count at each level."""
+_EVERY = _HELD[-1]
 
 
 class Translator:
-    """One engine's blocks. ``store``, ``remove`` and ``clear`` return what to report, in order."""
+    """One engine's blocks. ``store`` and ``remove`` return what to report, in order; None: a snapshot instead.
 
-    def __init__(self, block_size: int, placeholders: Collection[int] = (), lowest: Level = Level.DEVICE) -> None:
-        """``placeholders``: ids that stand for media in expanded prompts; ``lowest``: the last tier that there is."""
+    Changes are told of each level down to the lowest tier that something was stored in: most engines have one only.
+    """
+
+    def __init__(self, block_size: int, placeholders: Collection[int] = ()) -> None:
+        """``placeholders``: ids that stand for media in expanded prompts."""
         self._block_size = block_size
         self._placeholders = placeholders
-        self._lowest = lowest
+        self._lowest = Level.DEVICE
         self._blocks: dict[EngineHash, _Block] = {}
         self.unknown = 0
         """Blocks passed over because they, or what they hang on, were never reported."""
@@ -64,7 +68,10 @@ class Translator:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def store(self, event: Stored) -> list[KvChange]:
+    def __contains__(self, name: EngineHash) -> bool:
+        return name in self._blocks
+
+    def store(self, event: Stored) -> list[KvChange] | None:
         parent = self._blocks.get(event.parent) if event.parent is not None else None
         if event.token_ids and parent is None and event.parent is not None:
             self.unknown += len(event.hashes)
@@ -73,16 +80,26 @@ class Translator:
         bit = 1 << event.tier
         for block in blocks:
             block.tiers |= bit
+        if event.tier > self._lowest:
+            self._deepen(event.tier)
+            return None
         return self._changes(event.tier, blocks, stored=True)
 
-    def remove(self, hashes: Iterable[EngineHash], tier: Level = Level.DEVICE) -> list[KvChange]:
-        blocks, others = self._known(hashes), ~(1 << tier)
+    def remove(self, hashes: Iterable[EngineHash], tier: Level | None = Level.DEVICE) -> list[KvChange]:
+        """``tier``: None for all of them."""
+        blocks, gone = self._known(hashes), _EVERY if tier is None else 1 << tier
         for block in blocks:
-            block.tiers &= others
-        changes = self._changes(tier, blocks, stored=False)
+            block.tiers &= ~gone
+        changes = self._changes(tier or Level.DEVICE, blocks, stored=False)
         for block in blocks:
             self._prune(block)
         return changes
+
+    def _deepen(self, lowest: Level) -> None:
+        """Tell of the levels down to ``lowest`` too."""
+        for level in range(self._lowest + 1, lowest + 1):
+            _shown(list(self._blocks.values()), level)
+        self._lowest = lowest
 
     def clear(self) -> None:
         """All is gone, in every tier."""

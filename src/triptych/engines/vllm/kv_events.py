@@ -21,21 +21,22 @@ import zmq.asyncio
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.kv_events import KvChange, Level
 from triptych.router.block_hash import MediumAt
-from triptych.router.translate import EngineHash, Stored, Translator
+from triptych.router.translate import Stored, Translator
 
 log = logging.getLogger("triptych.kv_events")
 
 REPLAY_TIMEOUT_MS = 2000
 _TIERS = {"GPU": Level.DEVICE, "CPU": Level.HOST, "DISK": Level.DISK, "STORAGE": Level.DISK}
 _LAST = (-1).to_bytes(8, "big", signed=True)
+_Hash = int | bytes
 _Keys = list[list[Any] | None] | None
 
 
 class BlockStored(msgspec.Struct, tag_field="type"):
-    block_hashes: list[EngineHash]
+    block_hashes: list[_Hash]
     token_ids: list[int]
     block_size: int
-    parent_block_hash: EngineHash | None = None
+    parent_block_hash: _Hash | None = None
     medium: str | None = None
     lora_name: str | None = None
     extra_keys: _Keys = None
@@ -43,7 +44,7 @@ class BlockStored(msgspec.Struct, tag_field="type"):
 
 
 class BlockRemoved(msgspec.Struct, tag_field="type"):
-    block_hashes: list[EngineHash]
+    block_hashes: list[_Hash]
     medium: str | None = None
     group_idx: int | None = None
 
@@ -66,20 +67,17 @@ _BATCH = msgspec.msgpack.Decoder(_Batch)
 class Events:
     """Applies events to a translator."""
 
-    def __init__(self, block_size: int, placeholders: Collection[int], lowest: Level = Level.DEVICE) -> None:
+    def __init__(self, block_size: int, placeholders: Collection[int]) -> None:
         self._block_size = block_size
-        self.translator = Translator(block_size, placeholders, lowest)
-        self._lowest = lowest
+        self.translator = Translator(block_size, placeholders)
 
     def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
-        """What to report of one message, event by event; None: all was cleared. Raises msgspec.MsgspecError."""
+        """What to report of one message, event by event; None: a snapshot. Raises msgspec.MsgspecError."""
         for event in _BATCH.decode(payload).events:
             if isinstance(event, AllBlocksCleared):
                 self.translator.clear()
                 yield None
-            elif event.group_idx in (None, 0) and (tier := _TIERS.get(event.medium or "GPU")) is not None:
-                if tier > self._lowest:
-                    continue
+            elif event.group_idx in (None, 0) and (tier := _TIERS.get((event.medium or "GPU").upper())) is not None:
                 if isinstance(event, BlockRemoved):
                     yield self.translator.remove(event.block_hashes, tier)
                 elif event.block_size in (0, self._block_size):

@@ -1,0 +1,1 @@
+"""SGLang: so far its stream of KV-cache events only."""

@@ -1,0 +1,114 @@
+"""SGLang's KV-cache events in our terms. Checked with what SGLang 0.5.23 sends.
+
+Messages are framed as vLLM's (a topic, a sequence number, msgpack of a batch), and their events are nearly the same
+(``sglang/srt/disaggregation/kv_events.py``); a block is a page of its cache (``--page-size``). In the place of a
+medium's tokens there are numbers beyond any vocabulary, made of a hash of 64 bits (``MultimodalDataItem.set_hash`` in
+``managers/schedule_batch.py``): four of them in turn, from the first on wherever a run of them begins. SGLang takes
+that hash from who asks (``mm_hashes`` of a request): give it our ``content_hash``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import msgspec
+
+from triptych.contracts.kv_events import KvChange, Level
+from triptych.engines.media_places import MOST, PLACEHOLDER, MediaPlaces
+from triptych.router.translate import Stored, Translator
+
+FIRST_PAD = 1_000_000
+"""Token ids from here on stand for media (``MM_PAD_SHIFT_VALUE``)."""
+_PAD_TAG = b"sglang-mm-wide-pad-v1"
+_PAD_BYTES = 32
+_PAD_MASK = (1 << 62) - 1
+_HASH_MASK = (1 << 64) - 1
+_TIERS = {"GPU": Level.DEVICE, "CPU_PINNED": Level.HOST, "DISK": Level.DISK, "EXTERNAL": Level.DISK}
+
+
+class BlockStored(msgspec.Struct, tag=True):
+    block_hashes: list[int]
+    token_ids: list[int | tuple[int, int]]
+    """Pairs with the token after each where its speculative decoding keeps those."""
+    block_size: int
+    parent_block_hash: int | None = None
+    medium: str | None = None
+    cache_salt: str | None = None
+    lora_name: str | None = None
+
+
+class BlockRemoved(msgspec.Struct, tag=True):
+    block_hashes: list[int]
+    medium: str | None = None
+
+
+class AllBlocksCleared(msgspec.Struct, tag=True):
+    pass
+
+
+Event = BlockStored | BlockRemoved | AllBlocksCleared
+
+
+class _Batch(msgspec.Struct, array_like=True):
+    at_unix_s: float
+    events: list[Event]
+
+
+_BATCH = msgspec.msgpack.Decoder(_Batch)
+
+
+def pads(content_hash: str) -> tuple[int, ...]:
+    """The token ids that stand for a medium whose ``mm_hashes`` entry is ``content_hash``, by their turn."""
+    name = (int(content_hash, 16) & _HASH_MASK).to_bytes(8, "big")
+    digest = hashlib.sha256(_PAD_TAG + name).digest()
+    words = (int.from_bytes(digest[at : at + 8], "big") for at in range(0, _PAD_BYTES, 8))
+    return tuple(FIRST_PAD + (word & _PAD_MASK) for word in words)
+
+
+class Events:
+    """Applies events to a translator."""
+
+    def __init__(self, block_size: int, most_media: int = MOST) -> None:
+        self._block_size = block_size
+        self.translator = Translator(block_size, {PLACEHOLDER})
+        self._places = MediaPlaces(block_size, most_media)
+        self._owners: dict[int, str] = {}
+        """Content hashes, by the token ids that stand for them."""
+
+    def tell(self, content_hash: str, rows: int) -> None:
+        """Before a request with this medium goes to the engine; ``rows``: the tokens that its embedding takes."""
+        self._owners.update(dict.fromkeys(pads(content_hash), content_hash))
+        if (forgotten := self._places.tell(content_hash, rows)) is not None:
+            for pad in pads(forgotten):
+                self._owners.pop(pad, None)
+
+    def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
+        """What to report of one message, event by event; None: a snapshot. Raises msgspec.MsgspecError."""
+        for event in _BATCH.decode(payload).events:
+            if isinstance(event, AllBlocksCleared):
+                self.translator.clear()
+                yield None
+            elif (tier := _TIERS.get(event.medium or "GPU")) is None:
+                continue
+            elif isinstance(event, BlockRemoved):
+                yield self.translator.remove(event.block_hashes, tier)
+            elif event.block_size == self._block_size:
+                yield self.translator.store(self._stored(event, tier))
+
+    def _stored(self, event: BlockStored, tier: Level) -> Stored:
+        names, parent = event.block_hashes, event.parent_block_hash
+        if all(name in self.translator for name in names):
+            return Stored(names, parent, (), tier=tier)
+        tokens = [one if isinstance(one, int) else one[0] for one in event.token_ids]
+        adapter, salt = event.lora_name or "", event.cache_salt or ""
+        if max(tokens) < FIRST_PAD and not self._places.goes_on(parent):
+            return Stored(names, parent, tokens, (), adapter, salt, tier)
+        foreign = next((at for at, one in enumerate(tokens) if one >= FIRST_PAD and one not in self._owners), None)
+        whole = len(names) if foreign is None else foreign // self._block_size
+        self.translator.unknown += len(names) - whole
+        names, tokens = names[:whole], tokens[: whole * self._block_size]
+        owners = [self._owners[one] if one >= FIRST_PAD else "" for one in tokens]
+        media = self._places.within(names, parent, owners)
+        plain = [PLACEHOLDER if owner else one for one, owner in zip(tokens, owners, strict=True)]
+        return Stored(names, parent, plain, media, adapter, salt, tier)

@@ -1,0 +1,1 @@
+"""TensorRT-LLM: so far its list of KV-cache events only."""
