@@ -8,9 +8,19 @@ from typing import Any
 
 import pytest
 
-from support.kv_tellers import PAD, SIZE, Asked, Sglang, Teller, Trtllm, Truth, Vllm
+from support.checkpoints import IMAGE_ID, cells, picture
+from support.kv_tellers import PAD, SIZE, Asked, Index, Sglang, Teller, Trtllm, Truth, Vllm
+from support.loops import run
+from triptych.config.media import MediaLimits
+from triptych.config.transfer import TransferConfig
 from triptych.contracts.kv_events import Level
+from triptych.contracts.request import GenerateRequest, Medium, Sampling
+from triptych.contracts.spans import Span
+from triptych.demo import MODEL_DIR
+from triptych.engines.base import EngineOptions
+from triptych.engines.mock import MockEngine
 from triptych.router.block_hash import MediumAt
+from triptych.transfer.inproc import InprocTransfer
 
 CAT, DOG = "ca7" * 21 + "0", "d06" * 21 + "1"
 PREFIX = list(range(1, 13))
@@ -142,6 +152,50 @@ def test_the_index_is_the_same_whoever_tells(engine: Any, story: Story) -> None:
     for level in Level:
         assert told.index.held.get(min(level, lowest), set()) == truth.held(level)
     assert told.events.translator.unknown == 0
+
+
+@engines
+def test_the_mock_engine_itself_says_the_same(engine: Any) -> None:
+    """Of requests as they come to a worker, with one placeholder for a picture."""
+    ids, side = [21, 22, 23, IMAGE_ID, 24, 25], 112
+    rows = cells(side, side)
+    expanded = [*ids[:3], *[PAD] * rows, *ids[4:]]
+    prompts = [Asked(PREFIX), Asked(PREFIX + [50] * 8)]
+    prompts += [Asked([*expanded, *rest], [MediumAt(3, rows, CAT)]) for rest in ([26], [27, 28, 29, 30])]
+    media = [Medium(kind="image", content_hash=CAT, format="PNG", data=picture(side, side), width=side, height=side)]
+    asked = [
+        *[(list(prompt.token_ids), []) for prompt in prompts[:2]],
+        *[([*ids, *prompt.token_ids[len(expanded) :]], media) for prompt in prompts[2:]],
+    ]
+
+    async def of_the_mock() -> Index:
+        options = EngineOptions(
+            model_path=str(MODEL_DIR),
+            model_name="m",
+            span=Span.EPD,
+            media=MediaLimits(),
+            args=("--pace", "demo-cpu", "--block-size", str(SIZE)),
+        )
+        mock, index = MockEngine(options), Index()
+        await mock.start(InprocTransfer(TransferConfig()))
+        try:
+            for number, (token_ids, with_media) in enumerate(asked):
+                sampling = Sampling(max_tokens=1, temperature=0)
+                request = GenerateRequest(
+                    id=str(number), model="m", token_ids=token_ids, sampling=sampling, media=with_media
+                )
+                async for _ in mock.generate(request):
+                    pass
+            assert mock.kv_log is not None
+            index.hear((await anext(mock.kv_log.follow())).changes)
+        finally:
+            await mock.stop()
+        return index
+
+    told = engine()
+    for prompt in prompts:
+        whole(told, prompt, told.index.matched(prompt, Level.DEVICE))
+    assert told.index.held == run(of_the_mock()).held
 
 
 def test_what_each_teller_says_is_of_its_own_kind() -> None:
