@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -55,3 +56,32 @@ def test_a_prompt_comes_back_to_who_holds_it(policy):
         assert again == [first] * 3
     else:
         assert set(again) != {first}, "without looking at what is held, another order decides"
+
+
+@pytest.mark.parametrize("credit", [0.8, 0.0])
+def test_a_prompt_comes_back_to_whose_host_memory_holds_it(credit):
+    """No device has anything left of it; without credit for host memory, as little is known of it as of a new one."""
+    engine_args = (*PACE, "--kv-tokens", "256", "--host-kv-tokens", "4096")
+    prompts = [[number] * 160 for number in range(20, 34)]
+
+    async def main():
+        frontend = {"plan_header": True, "router_host_credit": credit, "router_disk_credit": credit}
+        async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=engine_args) as d:
+
+            async def where(prompt):
+                return (await d.complete(prompt, max_tokens=1)).headers["x-triptych-plan"]
+
+            plans = []
+            for pair in zip(prompts[::2], prompts[1::2], strict=True):  # two at a time go to different workers
+                plans += await asyncio.gather(*map(where, pair))
+            homes = dict(zip(map(tuple, prompts), plans, strict=True))
+            here = [[one for one in prompts if homes[tuple(one)] == plan] for plan in sorted(set(plans))]
+            offloaded = [one for held in here for one in held[:-2]]
+            levels = d.dispatcher.routing._levels
+            await until(lambda: len(levels[1]) == 10 * len(prompts), "the frontend was told")
+            random.Random(1).shuffle(offloaded)
+            return [(homes[tuple(one)], await where(one)) for one in offloaded]
+
+    found = run(main())
+    assert len(found) == 10
+    assert all(home == now for home, now in found) is bool(credit)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from benchmarks import engine_fit
 
-from triptych.simulate.blocks import BlockPool, Change
+from triptych.simulate.blocks import DEVICE, HOST, BlockPool, Change
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job
 from triptych.simulate.profiles import PROFILES, Profile, Rates
 
@@ -61,6 +62,63 @@ def test_hashes_are_found_until_their_blocks_are_taken_oldest_and_last_first() -
     pool.take()
     assert pool.changes() == [Change(False, 2)]
     assert pool.free == 0
+
+
+def test_what_is_evicted_goes_to_host_memory_and_comes_back() -> None:
+    pool = BlockPool(3, host_blocks=2)
+    pool.release([pool.take(key) for key in (1, 2, 3)])
+    assert pool.changes() == [Change(True, key, level) for key in (1, 2, 3) for level in (DEVICE, HOST)]
+    for key in (7, 8):
+        pool.take(key)
+    assert [one for one in pool.changes() if not one.stored] == [Change(False, 3), Change(False, 2)]
+    assert (pool.matched([1, 2, 3], 3), pool.matched_on_host([2, 3, 9])) == (1, 2)
+    assert (pool.hashes(DEVICE), pool.hashes(HOST)) == ([7, 8, 1], [7, 8, 1, 2, 3])
+    pool.release([7, 8])
+    pool.use(1)
+    assert pool.read_back([2]) == [2]
+    assert pool.changes() == [Change(False, 8), Change(True, 2)]
+    pool.take(9)
+    assert pool.changes() == [Change(False, 7), Change(False, 3, HOST), Change(True, 9), Change(True, 9, HOST)]
+    pool.release([9])
+    pool.take(8)
+    assert pool.changes() == [Change(False, 9), Change(True, 8)], "a copy in host memory is told of already"
+
+
+def test_host_memory_holds_prefixes_whatever_comes() -> None:
+    chance = random.Random(3)
+    pool, held = BlockPool(8, host_blocks=6), {level: set[int]() for level in (DEVICE, HOST)}
+    before = {}
+    for _ in range(2000):
+        first, second = chance.randrange(1, 4), chance.randrange(1, 4)
+        prompt = [first, 10 * first + second, 100 * first + 10 * second + chance.randrange(2)]
+        before.update(zip(prompt[1:], prompt, strict=False))
+        found = prompt[: pool.matched(prompt, 3)]
+        for key in found:
+            pool.use(key)
+        below = prompt[len(found) :]
+        used = [*found, *pool.read_back(below[: pool.matched_on_host(below)])]
+        used += [pool.take(key) for key in prompt[len(used) :]]
+        pool.release(used)
+        for change in pool.changes():
+            assert (change.hash in held[change.level]) != change.stored, "told twice"
+            (held[change.level].add if change.stored else held[change.level].remove)(change.hash)
+        for level, here in held.items():
+            assert here == set(pool.hashes(level))
+            assert all(before[one] in here for one in here if one in before)
+
+
+def test_reading_back_takes_time_and_is_not_computed_again() -> None:
+    rates = profile().rates
+    times = []
+    for host in (0, 64):
+        engine = EngineModel(msgspec.structs.replace(profile(kv_tokens=24, budget=100), host_kv_tokens=host), 4)
+        for number, key in enumerate((1, 100, 200, 1)):
+            engine.submit(job := Job(number, 20, 1, [key + place for place in range(5)]))
+            took, _ = drain(engine)
+        times.append(took)
+        assert job.cached_tokens == (16 if host else 0)
+    assert times[0] == rates.step + rates.prefilling(20, 0)
+    assert times[1] == rates.step + rates.prefilling(4, 16) + rates.moving(16 * rates.kv_token_bytes)
 
 
 def test_a_block_that_two_use_is_freed_by_the_last() -> None:
@@ -197,7 +255,7 @@ def test_whatever_comes_no_block_is_lost_and_every_token_is_made(seed: int) -> N
                 done |= {job.id for job in engine.finish(step).done}
                 used = {key for job in engine.running for key in job.blocks}
                 assert engine.pool.free + len(used) == engine.pool.blocks
-        for stored, key in engine.pool.changes():
+        for stored, key, _ in engine.pool.changes():
             assert (key in held) is not stored
             (held.add if stored else held.discard)(key)
         for prefix in range(3):  # what is held of a prompt has no gaps

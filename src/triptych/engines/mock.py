@@ -47,7 +47,7 @@ from triptych.models.expanded import named_prompt
 from triptych.models.precomputed import checked, expansion_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.tokenizer import Tokenizer
-from triptych.simulate.profiles import profile_named
+from triptych.simulate.profiles import Profile, profile_named
 from triptych.transfer.base import Buffer, Transfer
 
 
@@ -60,7 +60,7 @@ class MockEngine:
         self._checkpoint: Checkpoint | None = None
         self._decoder = MediaDecoder(options.media)
         self._kv: dict[str, TensorHandle] = {}
-        self._pace = Pace(profile_named(self._args.pace), self._args.block_size) if self._args.pace else None
+        self._pace = Pace(_profile(self._args), self._args.block_size) if self._args.pace else None
         self._tokenise: Tokenise = _no_tokenizer
         self._running = 0
         self._made = 0
@@ -291,6 +291,12 @@ class MockEngine:
         self._made += 1
         if self._made == self._args.crash_after_tokens:
             os.kill(os.getpid(), 9)
+
+
+def _profile(args: MockArgs) -> Profile:
+    profile = profile_named(args.pace)
+    room = args.kv_tokens or profile.kv_tokens
+    return msgspec.structs.replace(profile, kv_tokens=room, host_kv_tokens=args.host_kv_tokens)
 
 
 def _no_tokenizer(text: str) -> list[int]:

@@ -22,6 +22,10 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pace: str = ""
     """A profile of ``triptych simulate``: all takes as long as at that engine, with a prefix cache and KV events;
     empty: the times above."""
+    kv_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Room for KV cache with ``pace``, in tokens; 0: the profile's."""
+    host_kv_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Room in host memory for what that evicts."""
     max_model_len: Annotated[int, Meta(gt=0)] = 0
     """Context length; 0 takes the checkpoint's."""
     block_size: Annotated[int, Meta(gt=0)] = 16

@@ -10,7 +10,7 @@ from itertools import count, groupby
 
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.kv_events import KvChange, Level, packed
+from triptych.contracts.kv_events import KvChange, packed
 from triptych.router.block_hash import block_hashes, content_token
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Job
 from triptych.simulate.profiles import SECOND, Profile
@@ -130,13 +130,10 @@ class Pace:
                     turn.changed.set()
 
     def _publish(self) -> None:
-        rows = groupby(self._model.pool.changes(), key=lambda change: change.stored)
-        self.log.publish([_change(stored, [change.hash for change in changes]) for stored, changes in rows])
+        rows = groupby(self._model.pool.changes(), key=lambda change: (change.level, change.stored))
+        self.log.publish([KvChange(*key, packed([change.hash for change in changes])) for key, changes in rows])
 
     def _snapshot(self) -> list[KvChange]:
-        held = self._model.pool.hashes()
-        return [_change(True, held)] if held else []
-
-
-def _change(stored: bool, hashes: list[int]) -> KvChange:
-    return KvChange(Level.DEVICE, stored, packed(hashes))
+        pool = self._model.pool
+        held = [KvChange(level, True, packed(pool.hashes(level))) for level in pool.levels]
+        return [change for change in held if change.hashes]

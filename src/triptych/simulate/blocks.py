@@ -1,7 +1,8 @@
 """Blocks of KV cache: counted by those who use them, kept by their hashes when nobody does, evicted by age.
 
 As vLLM keeps them: a request's blocks are freed from the last to the first, and the block that nobody has used for
-longest is the first to be taken. So a block never outlives one that stands before it in a prompt.
+longest is the first to be taken. So a block never outlives one that stands before it in a prompt. What is evicted may
+go to host memory, from where it is read back to be used, and dropped by age in turn.
 """
 
 from __future__ import annotations
@@ -10,19 +11,27 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from triptych.contracts.kv_events import Level
+
+DEVICE, HOST = Level.DEVICE, Level.HOST
+
 
 class Change(NamedTuple):
-    """A block that can be found by its hash from now on, or no more."""
+    """A block that can be found by its hash from now on, or no more, counting all tiers down to ``level``."""
 
     stored: bool
     hash: int
+    level: int = DEVICE
 
 
 class BlockPool:
     """Keys are hashes, 0 and above, or names of blocks that nobody else can use, below 0."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, host_blocks: int = 0) -> None:
+        """``host_blocks``: room in host memory, for what the device evicts."""
         self.blocks = blocks
+        self._host_blocks = host_blocks
+        self._host: OrderedDict[int, None] = OrderedDict()
         self._users: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._blank = blocks
@@ -44,6 +53,20 @@ class BlockPool:
                 return index
         return min(most, len(hashes))
 
+    def matched_on_host(self, hashes: Sequence[int]) -> int:
+        """How many of the first blocks are in host memory."""
+        return next((index for index, key in enumerate(hashes) if key not in self._host), len(hashes))
+
+    def read_back(self, hashes: Sequence[int]) -> list[int]:
+        """Blocks of host memory, to be used on the device. There must be as many free ones."""
+        for key in hashes:
+            del self._host[key]
+        for key in hashes:
+            self._free_one()
+            self._changes.append(Change(True, key))
+            self._users[key] = 1
+        return list(hashes)
+
     def idle(self, hashes: Sequence[int]) -> int:
         """How many of these blocks nobody uses."""
         return sum(key in self._idle for key in hashes)
@@ -61,19 +84,44 @@ class BlockPool:
         if key is not None and self.holds(key):  # computed by two at once: kept once
             self.use(key)
             return key
-        if self._blank:
-            self._blank -= 1
-        else:
-            oldest, _ = self._idle.popitem(last=False)
-            if oldest >= 0:
-                self._changes.append(Change(False, oldest))
         if key is None:
+            self._free_one()
             self._names -= 1
             key = self._names
         else:
-            self._changes.append(Change(True, key))
+            below = self._leaves_host(key)
+            self._free_one()
+            self._found(key, below)
         self._users[key] = 1
         return key
+
+    def _free_one(self) -> None:
+        """One block less that can be taken."""
+        if self._blank:
+            self._blank -= 1
+            return
+        oldest, _ = self._idle.popitem(last=False)
+        if oldest < 0:
+            return
+        self._changes.append(Change(False, oldest))
+        if self._host_blocks:
+            self._host[oldest] = None
+            if len(self._host) > self._host_blocks:
+                dropped, _ = self._host.popitem(last=False)
+                self._changes.append(Change(False, dropped, HOST))
+
+    def _leaves_host(self, key: int) -> bool:
+        """Whether it was there: of no use any more beside a block on the device."""
+        if key not in self._host:
+            return False
+        del self._host[key]
+        return True
+
+    def _found(self, key: int, below: bool) -> None:
+        """A block was computed and can be found; ``below``: as it could in host memory until now."""
+        self._changes.append(Change(True, key))
+        if self._host_blocks and not below:
+            self._changes.append(Change(True, key, HOST))
 
     def name(self, key: int, known_as: int) -> int:
         """A block of one user is full, and from now on known by its hash. Returns its key."""
@@ -82,7 +130,7 @@ class BlockPool:
             self.use(known_as)
             return known_as
         self._users[known_as] = self._users.pop(key)
-        self._changes.append(Change(True, known_as))
+        self._found(known_as, self._leaves_host(known_as))
         return known_as
 
     def release(self, keys: Sequence[int]) -> None:
@@ -94,9 +142,15 @@ class BlockPool:
                 del self._users[key]
                 self._idle[key] = None
 
-    def hashes(self) -> list[int]:
-        """Of all blocks that can be found: those of a prefix before what hangs on it."""
-        return [key for key in (*self._users, *reversed(self._idle)) if key >= 0]
+    def hashes(self, level: int = DEVICE) -> list[int]:
+        """Of all blocks that can be found down to ``level``: those of a prefix before what hangs on it."""
+        below = reversed(self._host) if level >= HOST else ()
+        return [key for key in (*self._users, *reversed(self._idle), *below) if key >= 0]
+
+    @property
+    def levels(self) -> Sequence[Level]:
+        """Of which changes tell."""
+        return (DEVICE, HOST) if self._host_blocks else (DEVICE,)
 
     def changes(self) -> list[Change]:
         """Since the last call."""

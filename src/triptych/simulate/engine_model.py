@@ -123,7 +123,9 @@ class EngineModel:
         self._rates = profile.rates
         self._block_size = block_size
         self._together = together
-        self.pool = BlockPool(max(1, profile.kv_tokens // block_size))
+        self.pool = BlockPool(max(1, profile.kv_tokens // block_size), profile.host_kv_tokens // block_size)
+        self._read_tokens = 0
+        """Read back from host memory in this step."""
         self._embeddings = EmbeddingCache(profile.embedding_cache_tokens)
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
@@ -159,6 +161,7 @@ class EngineModel:
     def plan(self) -> Step | None:
         """The next step; None: there is nothing to do, or nothing that can be done."""
         self.preempted = []
+        self._read_tokens = 0
         budget = self._profile.max_num_batched_tokens
         work = self._run(budget)
         budget -= sum(tokens for _, tokens in work)
@@ -190,11 +193,15 @@ class EngineModel:
     def _admit(self, budget: int, work: list[tuple[Job, int]], media: list[tuple[int, int]]) -> None:
         while self.waiting and budget and len(self.running) < self._profile.max_num_seqs:
             job = self.waiting[0]
+            below: Sequence[int] = ()
             if job.arrived_kv:
                 matched, computed = self.pool.matched(job.hashes, len(job.hashes)), job.prompt_tokens
             else:
-                matched = self.pool.matched(job.hashes, (job.prompt_tokens - 1) // self._block_size)
-                computed = matched * self._block_size
+                usable = (job.prompt_tokens - 1) // self._block_size
+                matched = self.pool.matched(job.hashes, usable)
+                below = job.hashes[matched:usable]
+                below = below[: self.pool.matched_on_host(below)]
+                computed = (matched + len(below)) * self._block_size
             tokens = min(job.prompt_tokens + job.made - computed, budget)
             found = job.hashes[:matched]
             if self._blocks_for(computed + tokens) - matched > self.pool.free - self.pool.idle(found):
@@ -202,9 +209,10 @@ class EngineModel:
             self.waiting.popleft()
             for key in found:
                 self.pool.use(key)
-            job.blocks = list(found)
+            job.blocks = [*found, *self.pool.read_back(below)]
+            self._read_tokens += len(below) * self._block_size
             if job.cached_tokens < 0:
-                job.cached_tokens = matched * self._block_size
+                job.cached_tokens = len(job.blocks) * self._block_size
                 media.extend(job.media)
             job.computed, job.arrived_kv = computed, False
             self._grow(job, computed + tokens)
@@ -239,6 +247,8 @@ class EngineModel:
                 fixed += rates.prefilling(tokens, job.computed)
         if media and (lacked := self._embeddings.lacked(media)):
             fixed += rates.encoding(lacked)
+        if self._read_tokens:
+            fixed += rates.moving(self._read_tokens * rates.kv_token_bytes)
         count = 1
         if self._together and decodes == len(work) == len(self.running):
             count = min(self._alike(job) for job, _ in work)

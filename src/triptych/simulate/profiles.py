@@ -63,6 +63,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int
     embedding_cache_tokens: int
     """Of media, at an engine that encodes."""
+    host_kv_tokens: int = 0
+    """In host memory, of what the device evicts; read back as fast as from another worker."""
 
 
 LLAMA_8B_H100 = Profile(
