@@ -23,19 +23,23 @@ BLOCKS = 72
 HOST_BYTES = 64 << 20
 
 
-def offloading() -> str:
+def offloading(**settings: Any) -> str:
     extra = {
         "spec_name": "PlainOffloading",
         "spec_module_path": "support.plain_offloading",
         "cpu_bytes_to_use": HOST_BYTES,
+        **settings,
     }
     return json.dumps({"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra})
 
 
-@pytest.fixture(scope="module")
-def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=[False, True], ids=["by hash", "with tokens"])
+def served(
+    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """vLLM tells of what it offloads in one of two ways."""
     args = ["--dtype", "float32", "--max-model-len", "2048", "--num-gpu-blocks-override", str(BLOCKS)]
-    args += ["--kv-transfer-config", offloading()]
+    args += ["--kv-transfer-config", offloading(self_describing_kv_events=request.param)]
     graph = {
         "model": "tiny",
         "served-model-name": "tiny",

@@ -127,6 +127,23 @@ def test_trtllm_blocks_may_be_known_by_texts() -> None:
     assert told.index.held == {Level.DEVICE: set(prompt.own)}
 
 
+def test_trtllm_events_that_are_missing_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    told = Trtllm()
+    told.hear([{"event_id": 4, "data": {"type": "removed", "block_hashes": []}}])
+    assert "3 KV events were lost" in caplog.text
+    caplog.clear()
+    for number in (0, 1):  # another engine in its place
+        told.hear([{"event_id": number, "data": {"type": "created", "num_blocks_per_cache_level": [1]}}])
+    assert not caplog.text
+
+
+def test_sglang_copies_of_what_nobody_knows_are_passed_over() -> None:
+    told = Sglang()
+    event = {"type": "BlockStored", "block_hashes": [9], "token_ids": [], "block_size": SIZE}
+    told.hear(msgspec.msgpack.encode([0.5, [event]]))
+    assert told.events.translator.unknown == 1
+
+
 def test_a_medium_of_unknown_length_ends_with_the_next_text() -> None:
     places = MediaPlaces(SIZE)
     owners = ["a", "a", "", "a", "a", "a", "", ""]

@@ -102,7 +102,7 @@ class Events:
             return Stored(names, parent, (), tier=tier)
         tokens = [one if isinstance(one, int) else one[0] for one in event.token_ids]
         adapter, salt = event.lora_name or "", event.cache_salt or ""
-        if max(tokens) < FIRST_PAD and not self._places.goes_on(parent):
+        if max(tokens, default=0) < FIRST_PAD and not self._places.goes_on(parent):
             return Stored(names, parent, tokens, (), adapter, salt, tier)
         foreign = next((at for at, one in enumerate(tokens) if one >= FIRST_PAD and one not in self._owners), None)
         whole = len(names) if foreign is None else foreign // self._block_size

@@ -9,6 +9,7 @@ vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -20,6 +21,8 @@ import msgspec
 from triptych.contracts.kv_events import KvChange, Level
 from triptych.engines.media_places import MOST, PLACEHOLDER, MediaPlaces
 from triptych.router.translate import Stored, Translator
+
+log = logging.getLogger("triptych.kv_events")
 
 _Hash = int | str
 
@@ -70,6 +73,7 @@ class Updated(msgspec.Struct, tag="updated"):
 
 
 class Event(msgspec.Struct):
+    event_id: int
     data: Created | StoredBlocks | Removed | Updated
     window_size: int = 0
 
@@ -92,6 +96,7 @@ class Events:
         self._adapters = adapters
         self.translator = Translator(block_size, {PLACEHOLDER})
         self._places = MediaPlaces(block_size, most_media)
+        self._next = 0
         self._window = 0
         """The widest attention window: its cache alone holds whole prompts."""
 
@@ -103,6 +108,9 @@ class Events:
         """What to report of some events in their order; None: a snapshot. Raises msgspec.ValidationError."""
         for event in msgspec.convert(told, list[Event]):
             data = event.data
+            if event.event_id > self._next:
+                log.warning("%d KV events were lost; cached blocks are known in part", event.event_id - self._next)
+            self._next = event.event_id + 1
             if isinstance(data, Created):
                 self._window = max(self._window, event.window_size)
                 self.translator.clear()
