@@ -33,6 +33,12 @@ def grid(*sides: int, dtype: str = "I64", batched: bool = False) -> Raw:
     return Raw(dtype, (1, len(sides)) if batched else (len(sides),), struct.pack(f"<{len(sides)}{letter}", *sides))
 
 
+def numbers(*values: float, dtype: str = "F64") -> Raw:
+    """What goes with an embedding: ``timestamps`` and the like."""
+    letter = "d" if dtype == "F64" else "f"
+    return Raw(dtype, (len(values),), struct.pack(f"<{len(values)}{letter}", *values))
+
+
 def safetensors(**tensors: Raw) -> bytes:
     header: dict[str, Any] = {}
     at = 0

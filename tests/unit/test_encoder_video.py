@@ -58,7 +58,7 @@ def test_a_model_of_pictures_takes_none():
 
 def test_how_long_a_step_is_goes_by_the_file_itself():
     newer = Checkpoint("x", {**CHECKPOINT.config, "model_type": "qwen2_5_vl"}, video=CHECKPOINT.video)
-    expected = {"video_grid_thw": (2, 8, 8), "second_per_grid_ts": 0.75}
+    expected = {"video_grid_thw": (2, 8, 8), "second_per_grid_ts": (0.75,)}
     assert plan(newer).metadata == expected, "twelve frames at eight a second, of which four are seen"
     assert plan(newer, frames=999, fps=1.0).metadata == expected
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from triptych.contracts.tensor import TensorHandle
 
@@ -12,7 +13,10 @@ FinishReason = Literal["stop", "length", "abort"]
 MediaKind = Literal["image", "video", "audio"]
 Data = bytes | memoryview
 """A file's bytes; of a large one a read-only view of where they arrived."""
-Metadata = dict[str, tuple[int, ...] | float]
+MAX_NUMBERS = 512
+"""Of one thing that is said of a medium: enough for the times of 1024 frames, two to a step."""
+Numbers = Annotated[tuple[int | float, ...], Meta(max_length=MAX_NUMBERS)]
+Metadata = dict[str, Numbers]
 """By the names of a model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
 
 GENERATE = "generate"
@@ -101,7 +105,7 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a video: frames a second, on average."""
     precomputed: Precomputed | None = None
     """The medium came as its embedding: there is nothing to decode or encode. ``metadata`` is then what came with it,
-    and sizes, lengths and frames are not known."""
+    of which the language model may be told a part only; sizes, lengths and frames are not known."""
 
 
 class KvHandle(msgspec.Struct, frozen=True, kw_only=True):

@@ -256,10 +256,9 @@ class MockEngine:
     def _beside(self, medium: Medium) -> int:
         """Tokens of text that a medium's placeholder becomes beside those that its embedding takes the places of."""
         modality = self._family.media.get(medium.kind)
-        own = modality is not None and modality.expansion is not None and medium.precomputed is None
-        if modality is None or not own or self._checkpoint is None:
+        if modality is None or modality.expansion is None or self._checkpoint is None:
             return 0
-        expansion = modality.expand(self._checkpoint, medium, self._tokenise)
+        expansion = expansion_of(modality, self._checkpoint, medium, self._tokenise)
         return len(expansion.token_ids) - expansion.rows
 
     async def _export(self, request: GenerateRequest) -> KvHandle:

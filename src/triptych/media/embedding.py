@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 
 from triptych.contracts.errors import BadRequest, UnsupportedMedia
-from triptych.contracts.request import Data, MediaKind, Medium, Metadata, Precomputed
+from triptych.contracts.request import MAX_NUMBERS, Data, MediaKind, Medium, Metadata, Numbers, Precomputed
 from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, UNSUPPORTED, problem
 from triptych.media.naming import embedding_name
 from triptych.media.safetensors import FormatError, Tensor, is_safetensors, read_tensors
@@ -14,11 +15,9 @@ from triptych.media.sniff import type_of
 from triptych.media.values import FLOATS, all_finite
 
 FORMAT = "SAFETENSORS"
-MAX_NUMBERS = 16
-"""Of one auxiliary tensor."""
 
 _PT = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
-_NUMBERS = {"int32": "i", "int64": "q"}
+_NUMBERS = {"int32": "i", "int64": "q", "float32": "f", "float64": "d"}
 
 
 def is_pt(data: Data) -> bool:
@@ -30,7 +29,7 @@ def embedding_medium(kind: MediaKind, data: Data, item: str) -> Medium:
     """The medium of ``kind`` whose embedding the safetensors file ``data`` holds. Blocks for about 1.3 ms a MiB.
 
     A file of one tensor is the embedding, whatever its name; of several, the one called ``<kind>_embeds`` or ``embeds``
-    is, and the others say more of it, in a few whole numbers each. What the model makes of all that is checked later.
+    is, and the others say more of it, in a few numbers each. What the model makes of all that is checked later.
 
     Raises UnsupportedMedia (415) for another file, BadRequest (400) for a damaged one and for tensors that are no
     embedding of any model: of another rank, of another dtype, or with values that are not finite.
@@ -54,7 +53,7 @@ def embedding_medium(kind: MediaKind, data: Data, item: str) -> Medium:
     metadata: Metadata = {name: _numbers(name, one, data, item) for name, one in sorted(tensors.items())}
     values = data[tensor.begin : tensor.end]
     if not all_finite(values, tensor.dtype):
-        raise _refused(item, f"tensor {name!r} holds a value that is infinite or not a number")
+        raise _not_finite(name, item)
     content_hash = embedding_name(kind, values, precomputed.shape, precomputed.dtype, metadata)
     return Medium(
         kind=kind, content_hash=content_hash, format=FORMAT, data=values, metadata=metadata, precomputed=precomputed
@@ -82,16 +81,23 @@ def _matrix(name: str, tensor: Tensor, item: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _numbers(name: str, tensor: Tensor, data: Data, item: str) -> tuple[int, ...]:
-    """An auxiliary tensor, [n] or [1, n] whole numbers."""
+def _numbers(name: str, tensor: Tensor, data: Data, item: str) -> Numbers:
+    """An auxiliary tensor, [n] or [1, n] finite numbers."""
     shape = tensor.shape[1:] if len(tensor.shape) == 2 and tensor.shape[0] == 1 else tensor.shape
     if len(shape) != 1 or not 0 < shape[0] <= MAX_NUMBERS or tensor.dtype not in _NUMBERS:
         reason = (
-            f"tensor {name!r} is {list(tensor.shape)} {tensor.dtype}; what goes with an embedding is int32 or int64, "
-            f"of 1 to {MAX_NUMBERS} numbers"
+            f"tensor {name!r} is {list(tensor.shape)} {tensor.dtype}; what goes with an embedding is of "
+            f"{', '.join(_NUMBERS)}, and of 1 to {MAX_NUMBERS} numbers"
         )
         raise _refused(item, reason)
-    return struct.unpack(f"<{shape[0]}{_NUMBERS[tensor.dtype]}", data[tensor.begin : tensor.end])
+    numbers = struct.unpack(f"<{shape[0]}{_NUMBERS[tensor.dtype]}", data[tensor.begin : tensor.end])
+    if not all(map(math.isfinite, numbers)):
+        raise _not_finite(name, item)
+    return numbers
+
+
+def _not_finite(name: str, item: str) -> BadRequest:
+    return _refused(item, f"tensor {name!r} holds a value that is infinite or not a number")
 
 
 def _refused(item: str, reason: str) -> BadRequest:

@@ -22,6 +22,7 @@ MAX_NAME_CHARS = 64
 MAX_DIMENSIONS = 8
 
 DTYPES = {
+    "F64": ("float64", 8),
     "F32": ("float32", 4),
     "F16": ("float16", 2),
     "BF16": ("bfloat16", 2),

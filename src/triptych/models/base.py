@@ -94,8 +94,9 @@ class Modality:
     frame_indices: Callable[[Checkpoint, Medium], tuple[int, ...]] = no_frames
     """``Medium.frame_indices`` of a video of ``frames`` at ``fps``."""
     precomputed: Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]] | None = None
-    """(tokens, metadata) of a medium that came as an embedding of so many rows, with this beside it; raises ValueError
-    for what the model cannot take. None: it takes none (``models.precomputed`` has rules for those that do)."""
+    """(tokens, what the language model is told) of a medium that came as an embedding of so many rows, with this beside
+    it; raises ValueError for what the model cannot take. None: it takes none (``models.precomputed`` has rules for
+    those that do)."""
     patches: Callable[[Checkpoint, Medium], int] | None = None
     """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
     each."""
@@ -103,7 +104,8 @@ class Modality:
     """What an encode worker hands over: an embedding, in families with an ``embedding_width``, or the decoded frames
     that the model sees, uint8 [frames, height, width, 3]."""
     expansion: Callable[[Checkpoint, Medium, Tokenise], Expansion] | None = None
-    """Where a placeholder becomes more than ``tokens`` copies of itself. Raises ValueError as ``tokens`` does."""
+    """Where a placeholder becomes more than ``tokens`` copies of itself. Raises ValueError as ``tokens`` does. Of a
+    precomputed medium it goes by what came with it, which ``precomputed`` let by."""
 
     embedded: Callable[[Checkpoint], int] | None = None
     """``Expansion.embedded``, where it is not the placeholder."""

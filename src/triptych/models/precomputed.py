@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
-from triptych.contracts.request import Medium, Metadata
+from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.models.base import Checkpoint, Expansion, Modality, Tokenise
 
 
@@ -19,8 +22,11 @@ def expansion_of(modality: Modality, checkpoint: Checkpoint, medium: Medium, tok
     """What the placeholder of ``medium`` becomes. Raises as ``tokens_of`` does."""
     if medium.precomputed is None:
         return modality.expand(checkpoint, medium, tokenise)
+    rows = tokens_of(modality, checkpoint, medium)
+    if modality.expansion is not None:
+        return modality.expansion(checkpoint, medium, tokenise)
     token = modality.placeholder(checkpoint)
-    return Expansion((token,) * tokens_of(modality, checkpoint, medium), token)
+    return Expansion((token,) * rows, token)
 
 
 def metadata_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> Metadata:
@@ -31,50 +37,98 @@ def metadata_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> M
 
 
 def checked(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> tuple[int, Metadata]:
-    """(tokens, metadata) of a precomputed medium, by its rows and what came with it. Raises ValueError."""
+    """(tokens, what the language model is told) of a precomputed medium, by its rows and what came with it.
+
+    Raises ValueError, which names the tensor that is missing, wrong or too much.
+    """
     assert medium.precomputed is not None
     if modality.precomputed is None:
         raise ValueError(f"this model takes no precomputed embeddings of kind {medium.kind}")
     return modality.precomputed(checkpoint, medium.precomputed.shape[0], medium.metadata)
 
 
+_GRID = "three positive whole numbers (time, rows, columns)"
+_SHOWN = 4
+"""Numbers of a wrong tensor that a message repeats."""
+
+
+class Steps(NamedTuple):
+    """A video's steps in time, as its grid tells them."""
+
+    number: int
+    tokens: int
+    """Of each."""
+
+
+class Times(NamedTuple):
+    """A tensor of seconds that comes with a video's grid, and how it is checked."""
+
+    name: str
+    wanted: Callable[[Checkpoint, Steps], str]
+    """What it must be, in words."""
+    fits: Callable[[Checkpoint, Steps, Numbers], bool]
+    """Of finite numbers, whether they are that."""
+    told: bool = True
+    """Whether the language model is told it; else only the prompt says it."""
+
+
 def only(metadata: Metadata, *known: str) -> None:
-    """Raises ValueError for anything in ``metadata`` beside ``known``, or that lacks of it."""
+    """Raises ValueError for anything in ``metadata`` beside ``known``."""
     names = ", ".join(known) or "nothing"
     for name in metadata:
         if name not in known:
             raise ValueError(f"the embedding comes with {name!r}; this model wants with it: {names}")
-    for name in known:
-        if name not in metadata:
-            raise ValueError(f"the embedding comes without {name!r}, which this model needs with it")
 
 
 def grid_rule(
-    name: str, merge_size: Callable[[Checkpoint], int], *, most_steps: int | None = None
+    name: str, merge_size: Callable[[Checkpoint], int], *times: Times, most_steps: int | None = None
 ) -> Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]]:
     """``Modality.precomputed`` of models that lay tokens out in a grid, of which ``name`` tells the patches.
 
     The grid is (steps in time, rows, columns), in patches, before ``merge_size`` x ``merge_size`` of them become a
     token. As no side is larger than the product, no position lies beyond the tokens that the context has room for.
-    ``most_steps`` bounds the first side.
+    ``most_steps`` bounds the first side. ``times`` are what must come besides.
     """
 
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
-        only(metadata, name)
-        grid, merge = metadata[name], merge_size(checkpoint)
-        if not isinstance(grid, tuple) or len(grid) != 3 or min(grid) < 1:
-            raise ValueError(f"{name} must be three positive numbers (time, rows, columns), not {grid}")
-        steps, high, wide = grid
-        if most_steps is not None and steps > most_steps:
-            raise ValueError(f"{name} has {steps} steps in time; at most {most_steps} is right here")
+        only(metadata, name, *(one.name for one in times))
+        told: Metadata = {name: _needed(metadata, name, _GRID, _is_grid)}
+        number, high, wide = map(int, told[name])
+        merge = merge_size(checkpoint)
+        if most_steps is not None and number > most_steps:
+            raise ValueError(f"{name} has {number} steps in time; at most {most_steps} is right here")
         if high % merge or wide % merge:
             raise ValueError(f"rows and columns in {name}, {high} x {wide}, must be multiples of {merge}")
-        tokens = steps * (high // merge) * (wide // merge)
-        if tokens != rows:
-            raise ValueError(f"{name} {list(grid)} makes {tokens} tokens, but the embedding has {rows}")
-        return rows, {name: grid}
+        steps = Steps(number, (high // merge) * (wide // merge))
+        if (made := steps.number * steps.tokens) != rows:
+            raise ValueError(f"{name} {[number, high, wide]} makes {made} tokens, but the embedding has {rows}")
+        for one in times:
+            fits = functools.partial(_fits, one, checkpoint, steps)
+            values = _needed(metadata, one.name, one.wanted(checkpoint, steps), fits)
+            if one.told:
+                told[one.name] = tuple(map(float, values))
+        return rows, told
 
     return check
+
+
+def _needed(metadata: Metadata, name: str, wanted: str, fits: Callable[[Numbers], bool]) -> Numbers:
+    """Raises ValueError where there is none, or none that ``fits``."""
+    if name not in metadata:
+        raise ValueError(f"the embedding comes without {name!r}, which this model needs with it: {wanted}")
+    values = metadata[name]
+    if not fits(values):
+        more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+        raise ValueError(f"{name} must be {wanted}, not {list(values[:_SHOWN])}{more}")
+    return values
+
+
+def _is_grid(values: Numbers) -> bool:
+    return len(values) == 3 and all(isinstance(side, int) and side > 0 for side in values)
+
+
+def _fits(times: Times, checkpoint: Checkpoint, steps: Steps, values: Numbers) -> bool:
+    return all(map(math.isfinite, values)) and times.fits(checkpoint, steps, values)
 
 
 def count_rule(

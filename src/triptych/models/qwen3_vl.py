@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
-from triptych.contracts.request import Medium
+from triptych.contracts.request import MAX_NUMBERS, Medium, Numbers
 from triptych.models.base import Checkpoint, Expansion, Modality, ModelFamily, Tokenise
-from triptych.models.precomputed import grid_rule
+from triptych.models.precomputed import Steps, Times, grid_rule
 from triptych.models.qwen_vl import (
     check_timing,
     image_metadata,
@@ -28,6 +30,9 @@ _MIN_FRAMES, _MAX_FRAMES = 4, 768
 _MIN_PIXELS, _MAX_PIXELS = 128 * 32 * 32, 32 * 32 * 768
 _MAX_TOKENS_A_FRAME = 768
 _MAX_ASPECT_RATIO = 200
+
+_LATEST_S = 1_000_000
+"""Latest time of a precomputed video; a prompt says it in full."""
 
 
 def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int, ...]:
@@ -126,16 +131,34 @@ def video_expansion(checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) 
 
     Raises as ``video_grid`` and ``timestamps`` do.
     """
-    _, rows, columns = _grid_of(checkpoint, medium)
+    tokens, times_s = _steps_of(checkpoint, medium)
     token = _token(checkpoint, "video_token_id", _VIDEO_TOKEN)
     start = _token(checkpoint, "vision_start_token_id", _VISION_START)
     end = _token(checkpoint, "vision_end_token_id", _VISION_END)
-    of_step = (start, *(token,) * (rows * columns // video_merge_size(checkpoint) ** 2), end)
+    of_step = (start, *(token,) * tokens, end)
     ids: list[int] = []
-    for time_s in timestamps(checkpoint, medium):
+    for time_s in times_s:
         ids += tokenise(f"<{time_s:.1f} seconds>")
         ids += of_step
     return Expansion(tuple(ids), token)
+
+
+def _steps_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, Sequence[float]]:
+    """(tokens of each step in time, the seconds at the middle of each)."""
+    if medium.precomputed is not None:
+        times_s = medium.metadata["timestamps"]
+        return medium.precomputed.shape[0] // len(times_s), times_s
+    _, rows, columns = _grid_of(checkpoint, medium)
+    return rows * columns // video_merge_size(checkpoint) ** 2, timestamps(checkpoint, medium)
+
+
+def _wanted_times(checkpoint: Checkpoint, steps: Steps) -> str:
+    return f"{steps.number} numbers, the seconds at the middle of each step in time: from 0 to {_LATEST_S}, ascending"
+
+
+def _are_times(checkpoint: Checkpoint, steps: Steps, values: Numbers) -> bool:
+    ordered = (0, *values, _LATEST_S)
+    return len(values) == steps.number and all(one <= next_one for one, next_one in itertools.pairwise(ordered))
 
 
 def _token(checkpoint: Checkpoint, name: str, default: int) -> int:
@@ -166,6 +189,12 @@ FAMILY = ModelFamily(
             metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
             frame_indices=lambda checkpoint, medium: frame_indices(checkpoint, medium.frames, medium.fps),
             expansion=video_expansion,
+            precomputed=grid_rule(
+                "video_grid_thw",
+                video_merge_size,
+                Times("timestamps", _wanted_times, _are_times, told=False),
+                most_steps=MAX_NUMBERS,
+            ),
         ),
     },
     embedding_width=embedding_width,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from triptych.contracts.request import Medium, Metadata
+from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
-from triptych.models.precomputed import grid_rule
+from triptych.models.precomputed import Steps, Times, grid_rule
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
 _MIN_PIXELS = 56 * 56
@@ -22,6 +22,12 @@ _VIDEO_FPS = 2.0
 _VIDEO_MIN_FRAMES = 4
 _VIDEO_MAX_FRAMES = 768
 _VIDEO_MAX_TOKENS = 128_000
+
+_TOKENS_PER_SECOND = 4
+"""Default of transformers' Qwen2_5_VLVisionConfig: positions of a second."""
+_POSITIONS_A_TOKEN = 3
+"""Most that a precomputed video may take. vLLM keeps angles for four positions a token of the context, and its engine
+ends over one beyond them."""
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -185,7 +191,7 @@ def _timed_metadata(checkpoint: Checkpoint, medium: Medium) -> Metadata:
     grid = _grid_of(checkpoint, medium)
     check_timing(medium)
     seen_a_second = len(medium.frame_indices) / medium.frames * medium.fps
-    return {"video_grid_thw": grid, "second_per_grid_ts": temporal_patch(checkpoint) / seen_a_second}
+    return {"video_grid_thw": grid, "second_per_grid_ts": (temporal_patch(checkpoint) / seen_a_second,)}
 
 
 def check_timing(medium: Medium) -> None:
@@ -194,12 +200,32 @@ def check_timing(medium: Medium) -> None:
         raise ValueError("the times of this video's frames are not known")
 
 
+def _longest_step_s(checkpoint: Checkpoint, steps: Steps) -> float:
+    """Of a precomputed video: that long, and the video has ``_POSITIONS_A_TOKEN`` positions for each of its tokens."""
+    a_second = float(vision_config(checkpoint).get("tokens_per_second", _TOKENS_PER_SECOND))
+    return _POSITIONS_A_TOKEN * steps.tokens / a_second
+
+
+def _wanted_step(checkpoint: Checkpoint, steps: Steps) -> str:
+    at_most = f"for its {steps.tokens} tokens, at most {_longest_step_s(checkpoint, steps):g}"
+    return f"one number, the seconds of a step in time: more than 0 and, {at_most}"
+
+
+def _is_step(checkpoint: Checkpoint, steps: Steps, values: Numbers) -> bool:
+    return len(values) == 1 and 0 < values[0] <= _longest_step_s(checkpoint, steps)
+
+
 FAMILY_2_5 = replace(
     FAMILY,
     model_types=("qwen2_5_vl",),
     media={
         **FAMILY.media,
-        # A precomputed embedding says nothing of times.
-        "video": replace(FAMILY.media["video"], metadata=_timed_metadata, precomputed=None),
+        "video": replace(
+            FAMILY.media["video"],
+            metadata=_timed_metadata,
+            precomputed=grid_rule(
+                "video_grid_thw", video_merge_size, Times("second_per_grid_ts", _wanted_step, _is_step)
+            ),
+        ),
     },
 )

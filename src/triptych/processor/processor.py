@@ -231,7 +231,9 @@ class Processor:
         return msgspec.structs.replace(medium, content_hash=name, frame_indices=indices)
 
     def _described(self, medium: Medium) -> Medium:
-        """``medium`` with what the language model must know of its embedding, which its size tells."""
+        """``medium`` with what the language model must know of its embedding, which its size tells, or came with it."""
+        if medium.precomputed is not None:
+            return medium
         metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)
         return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium
 

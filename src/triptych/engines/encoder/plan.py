@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
-from triptych.contracts.request import Medium, Metadata
+from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.media.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.image import PIXEL_BYTES
@@ -104,9 +104,8 @@ def plan_frames(width: int, height: int, frames: int) -> Plan:
     return Plan((frames, height, width, 3), {}, 0, frames * width * height * RGB_BYTES)
 
 
-def _patches(grid: tuple[int, ...] | float) -> int:
-    assert isinstance(grid, tuple)
-    return math.prod(grid)
+def _patches(grid: Numbers) -> int:
+    return int(math.prod(grid))
 
 
 def plan_sound(samples: int, rate: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:

@@ -25,7 +25,7 @@ from vllm.multimodal.inputs import (
 )
 
 from triptych.contracts.errors import BadRequest, TriptychError
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.request import MediaKind, Medium, Numbers
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.models.base import Checkpoint, Expansion, Modality
 from triptych.models.precomputed import expansion_of, metadata_of
@@ -157,10 +157,10 @@ class Items:
             expected = metadata_of(self._modality(medium.kind), self._checkpoint, medium)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
-        if medium.metadata and medium.metadata != expected:
+        if medium.precomputed is None and medium.metadata and medium.metadata != expected:
             raise TriptychError(f"the request says {medium.metadata} of a medium that this worker knows as {expected}")
         field = MultiModalBatchedField(keep_on_cpu=True)
-        return {name: MultiModalFieldElem(torch.tensor(values), field) for name, values in expected.items()}
+        return {name: MultiModalFieldElem(_tensor(values), field) for name, values in expected.items()}
 
     def _check(self, buffer: Buffer, tokens: int) -> None:
         shape = tuple(buffer.shape)
@@ -183,6 +183,11 @@ def _check_is_known(medium: Medium) -> None:
         raise BadRequest("the length of this sound is not known", param="media")
     if medium.kind == "video" and not medium.frame_indices:
         raise BadRequest("it is not known which frames of this video are meant", param="media")
+
+
+def _tensor(values: Numbers) -> torch.Tensor:
+    """As vLLM's processor has it of one medium: a number by itself without a dimension."""
+    return torch.tensor(values[0] if len(values) == 1 else values)
 
 
 def _of_a_length(tokens: int) -> dict[str, MultiModalFieldElem]:
