@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 from engine_support import Served, data_url
-from ways import Way, matrix
+from ways import COUNT_TIME, TIME_NOTE, Way, matrix
 
 from support.evidence import Proves
 from support.reference import VideoReference, make_checkpoint, picture
@@ -31,12 +31,6 @@ BY_DEFAULT = {
     "qwen2_5_vl": ("E/PD own",),
     "qwen3_vl": ("EPD inside", "E/PD own"),
 }
-COUNT_TIME = ("qwen2_vl", "qwen2_5_vl")
-"""Whose text stands elsewhere in transformers than in vLLM after a video that is longer than wide."""
-NOTE = (
-    "after a video of more positions in time than rows and columns of tokens, compared with `generate` under the "
-    "numbering of the model's paper, which is vLLM's ([api.md](api.md#parameters))"
-)
 
 
 class Film(NamedTuple):
@@ -149,7 +143,7 @@ def answers(deployed: tuple[Way, Served], models: Callable[[str], Model], reques
 @pytest.fixture
 def proven(request: pytest.FixtureRequest, deployed: tuple[Way, Served], proves: Proves) -> None:
     family, way = request.node.callspec.params["deployed"]
-    note = {"note": NOTE} if family in COUNT_TIME else {}
+    note = {"note": TIME_NOTE} if family in COUNT_TIME else {}
     proves(family=family, modality="video", **way._asdict(), **note)
     proves(family=family, modality="image", **way._asdict())
 

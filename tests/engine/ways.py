@@ -13,6 +13,13 @@ from engine_support import Served
 SPANS = {"EPD": ["epd"], "EP/D": ["ep", "d"], "E/PD": ["e", "pd"], "E/P/D": ["e", "p", "d"]}
 VLLM = ["--dtype", "float32", "--max-model-len", "2048"]
 
+COUNT_TIME = ("qwen2_vl", "qwen2_5_vl")
+"""Families whose text stands elsewhere in transformers than in vLLM after a video that is longer than wide."""
+TIME_NOTE = (
+    "after a video of more positions in time than rows and columns of tokens, compared with `generate` under the "
+    "numbering of the model's paper, which is vLLM's ([api.md](api.md#parameters))"
+)
+
 
 class Way(NamedTuple):
     mode: str

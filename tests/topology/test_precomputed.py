@@ -1,13 +1,14 @@
 """Media as precomputed embeddings, on the mock engine: off by default, in every mode, among raw ones, or refused."""
 
 import io
+import math
 
 import pytest
 
 from support.background import served
-from support.checkpoints import image_part, picture_url
+from support.checkpoints import copy_demo, image_part, picture_url
 from support.deployment import deployment
-from support.embeddings import Raw, floats, grid, part, safetensors, url_of
+from support.embeddings import Raw, floats, grid, numbers, part, safetensors, url_of
 from support.loops import run, until
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
@@ -141,6 +142,72 @@ def test_other_dtypes_are_converted(running, dtype):
 def test_a_video_may_come_so_too(running):
     data = safetensors(video_embeds=floats(8, EMBEDDING_WIDTH), video_grid_thw=grid(2, 4, 4))
     assert "what" in answered(running.chat([part("video", url_of(data)), TEXT]))
+
+
+def film(**more):
+    """Of two steps in time of four tokens each."""
+    return safetensors(video_embeds=floats(8, EMBEDDING_WIDTH), **{"video_grid_thw": grid(2, 4, 4), **more})
+
+
+TIMED = {
+    "qwen2_5_vl": {"second_per_grid_ts": numbers(0.5)},
+    "qwen3_vl": {"timestamps": numbers(0.25, 1.25)},
+}
+OTHER_TIMES = {
+    "qwen2_5_vl": {"second_per_grid_ts": numbers(1.0, dtype="F32")},
+    "qwen3_vl": {"timestamps": numbers(0.25, 123456.5)},
+}
+UNTIMELY = {
+    "qwen2_5_vl": [
+        film(),
+        film(second_per_grid_ts=numbers(0.0)),
+        film(second_per_grid_ts=numbers(1e300)),
+        film(second_per_grid_ts=numbers(math.nan)),
+        film(second_per_grid_ts=numbers(1.0, 1.0)),
+        film(second_per_grid_ts=numbers(1.0), video_grid_thw=grid(4, 4, 4)),
+        film(second_per_grid_ts=numbers(1.0), timestamps=numbers(0.25, 1.25)),
+    ],
+    "qwen3_vl": [
+        film(),
+        film(timestamps=numbers(0.25)),
+        film(timestamps=numbers(1.25, 0.25)),
+        film(timestamps=numbers(0.25, 1e300)),
+        film(timestamps=numbers(0.25, math.inf)),
+        film(timestamps=numbers(0.25, 1.25), video_grid_thw=grid(4, 4, 4)),
+        film(timestamps=numbers(0.25, 1.25), second_per_grid_ts=numbers(1.0)),
+    ],
+}
+
+
+@pytest.mark.parametrize("family", TIMED)
+@pytest.mark.parametrize("mode", MODES)
+def test_videos_whose_steps_have_times_come_with_them(family, mode, tmp_path):
+    tower = {"patch_size": 14, "spatial_merge_size": 2, "deepstack_visual_indexes": [0], "tokens_per_second": 2}
+    model = copy_demo(tmp_path, model_type=family, vision_config=tower)
+
+    async def main():
+        async with deployment(spans=MODES[mode], frontend=ON, model=str(model)) as d:
+            nothing = prompt_tokens(await d.chat([TEXT]))
+            first, other = (part("video", url_of(film(**one[family]))) for one in (TIMED, OTHER_TIMES))
+            answer = await d.chat([first, TEXT], max_tokens=50)
+            beside = prompt_tokens(answer) - nothing - 8 - 2  # the template's tokens around it
+            assert (beside > 4) == (family == "qwen3_vl"), "times and marks of two steps"
+            assert "what is it?" in answered(answer)
+            assert answer.headers["x-triptych-plan"] == GIVEN[mode]
+            assert prompt_tokens(await d.chat([first, TEXT])) == prompt_tokens(answer), "of what the worker keeps"
+            later = prompt_tokens(await d.chat([other, first, TEXT]))
+            assert (later > 2 * prompt_tokens(answer) - nothing) == (family == "qwen3_vl"), "a longer time"
+            for wrong in UNTIMELY[family]:
+                error = refusal(await d.chat([TEXT, part("video", url_of(wrong))]))
+                assert (error["code"], error["param"]) == (
+                    "media_embedding_refused",
+                    "messages[0].content[1].video_embeds",
+                )
+                assert any(name in error["message"] for name in ("second_per_grid_ts", "timestamps", "video_grid_thw"))
+            assert "what" in answered(await d.chat([first, TEXT]))
+            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
+
+    run(main())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from support.checkpoints import copy_demo
 from triptych.contracts.request import Medium
 from triptych.demo import MODEL_DIR
 from triptych.models.base import Checkpoint
-from triptych.models.qwen_vl import FAMILY, FAMILY_2_5, frame_indices, video_grid
+from triptych.models.qwen_vl import _TOKENS_PER_SECOND, FAMILY, FAMILY_2_5, frame_indices, video_grid
 from triptych.models.registry import family_of, load_checkpoint
 
 VIDEO = FAMILY.media["video"]
@@ -179,6 +179,11 @@ def test_qwen2_5_vl_is_told_how_long_a_step_is_as_transformers_tells_it():
         )
         assert ours["video_grid_thw"] == tuple(made["video_grid_thw"][0].tolist())
         assert ours["second_per_grid_ts"] == pytest.approx(made["second_per_grid_ts"].tolist(), rel=1e-6)
+
+
+def test_positions_of_a_second_are_by_default_transformers():
+    transformers = pytest.importorskip("transformers")
+    assert transformers.Qwen2_5_VLConfig().vision_config.tokens_per_second == _TOKENS_PER_SECOND
 
 
 @pytest.mark.parametrize(

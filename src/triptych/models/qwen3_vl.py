@@ -153,7 +153,7 @@ def _steps_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, Sequence[flo
 
 
 def _wanted_times(checkpoint: Checkpoint, steps: Steps) -> str:
-    return f"{steps.number} numbers, the seconds at the middle of each step in time: from 0 to {_LATEST_S}, ascending"
+    return f"{steps.number} numbers, the seconds at the middle of each step in time: from 0 to {_LATEST_S}, in order"
 
 
 def _are_times(checkpoint: Checkpoint, steps: Steps, values: Numbers) -> bool:
