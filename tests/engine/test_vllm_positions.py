@@ -1,0 +1,59 @@
+"""Positions of precomputed videos: as far as the checks let them go, vLLM's engine follows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from vllm_inprocess import Embedding, Engine, question
+
+from support.reference import make_checkpoint
+from triptych.contracts.request import Medium, Precomputed
+from triptych.contracts.spans import Span
+
+pytestmark = pytest.mark.full
+
+CONTEXT = 1024
+"""Tokens, and positions that the config states: vLLM keeps angles for four times as many."""
+STEPS = 240
+LONGEST_S = 1.5
+"""Of a step of one token, at two positions a second."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_checkpoint(tmp_path_factory.mktemp("model") / "m", "qwen2_5_vl")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["max_position_embeddings"] = CONTEXT
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Iterator[Engine]:
+    engine = Engine(model, Span.EPD, max_model_len=CONTEXT)
+    yield engine
+    engine.close()
+
+
+def film(name: str, step_s: float) -> Medium:
+    """Of ``STEPS`` steps of one token."""
+    return Medium(
+        kind="video",
+        content_hash=name * 64,
+        format="SAFETENSORS",
+        metadata={"video_grid_thw": (STEPS, 2, 2), "second_per_grid_ts": (step_s,)},
+        precomputed=Precomputed((STEPS, 128), "float32"),
+    )
+
+
+def test_a_context_full_of_the_longest_steps_is_answered(engine: Engine, model: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    media = [film(name, LONGEST_S) for name in "abcd"]
+    embeddings = [Embedding.of(torch.randn(STEPS, 128, generator=generator)) for _ in media]
+    asked = question(model, media, tokens=30)
+    assert len(engine.answer(asked, embeddings)) == 30
