@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,6 +13,7 @@ import torch
 import triptych.engines.vllm  # noqa: F401  (sets the environment that vLLM reads on import)
 from support.tiled import EMBEDDED, PLACEHOLDER, TILED, tiled_picture
 from triptych.contracts.errors import BadRequest, TriptychError
+from triptych.contracts.request import Medium, Precomputed
 from triptych.demo import MODEL_DIR
 from triptych.models import registry
 from triptych.models.registry import load_checkpoint
@@ -67,3 +70,55 @@ def test_a_size_that_is_not_known_is_refused(items: Any) -> None:
     with pytest.raises(BadRequest, match="size of this image"):
         items.bare(msgspec.structs.replace(PICTURE, width=0))
     assert torch.is_tensor(items.bare(PICTURE).data["image_grid_thw"].data)
+
+
+TIMES = {"qwen2_5_vl": {"second_per_grid_ts": (1.0,)}, "qwen3_vl": {"timestamps": (0.25, 1.25)}}
+WRONG_TIMES = {"qwen2_5_vl": ((), (0.0,), (1e9,), (1.0, 1.0)), "qwen3_vl": ((), (0.25,), (1.25, 0.25), (0.25, 1e9))}
+
+
+def timed(family: str) -> tuple[Any, Medium]:
+    """Items of the demo model as if it were of ``family``, and a video of two steps of four tokens."""
+    from triptych.engines.vllm.mm_items import Items
+
+    demo = load_checkpoint(str(MODEL_DIR))
+    vision = {**demo.config["vision_config"], "deepstack_visual_indexes": [], "tokens_per_second": 2}
+    checkpoint = replace(demo, config={**demo.config, "model_type": family, "vision_config": vision})
+    film = Medium(
+        kind="video",
+        content_hash="f" * 64,
+        format="SAFETENSORS",
+        metadata={"video_grid_thw": (2, 4, 4), **TIMES[family]},
+        precomputed=Precomputed((8, 128), "float32"),
+    )
+    return Items(checkpoint), film
+
+
+@pytest.mark.parametrize("family", TIMES)
+def test_times_of_precomputed_videos_go_where_the_model_reads_them(family: str) -> None:
+    items, film = timed(family)
+    item = items.bare(film)
+    told = {name: one.data.tolist() for name, one in item.data.items()}
+    assert told.pop("video_grid_thw") == [2, 4, 4]
+    assert told == ({"second_per_grid_ts": 1.0} if family == "qwen2_5_vl" else {}), "without a dimension"
+    assert item.expansion.rows == 8
+    assert (len(item.expansion.token_ids) > 8) == (family == "qwen3_vl")
+
+
+def test_whole_seconds_are_told_as_others_are() -> None:
+    items, film = timed("qwen2_5_vl")
+    whole = msgspec.structs.replace(film, metadata={**film.metadata, "second_per_grid_ts": (1,)})
+    assert items.bare(whole).data["second_per_grid_ts"].data.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", TIMES)
+def test_wrong_times_that_came_over_the_wire_are_refused_here_too(family: str) -> None:
+    items, film = timed(family)
+    (name,) = TIMES[family]
+    endless = tuple((*TIMES[family][name][:-1], one) for one in (math.nan, math.inf, -1.0))
+    for wrong in (*WRONG_TIMES[family], *endless):
+        for use in (items.bare, items.tokens):
+            with pytest.raises(BadRequest, match=f"{name} must be"):
+                use(msgspec.structs.replace(film, metadata={**film.metadata, name: wrong}))
+    without = msgspec.structs.replace(film, metadata={"video_grid_thw": (2, 4, 4)})
+    with pytest.raises(BadRequest, match=f"without '{name}'"):
+        items.bare(without)

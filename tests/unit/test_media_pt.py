@@ -49,12 +49,13 @@ def refused(data, error=BadRequest, **limits):
 
 def test_tensors_come_through_as_they_are(tmp_path):
     values = torch.randn(4, 8).bfloat16()
-    (tmp_path / "x.pt").write_bytes(saved({"image_embeds": values, "image_grid_thw": torch.tensor([[1, 4, 4]])}))
+    beside = {"image_grid_thw": torch.tensor([[1, 4, 4]]), "timestamps": torch.tensor([0.1, 1.1], dtype=torch.float64)}
+    (tmp_path / "x.pt").write_bytes(saved({"image_embeds": values, **beside}))
     medium = loaded(tmp_path)
     assert medium.precomputed.shape == (4, 8)
     assert medium.precomputed.dtype == "bfloat16"
     assert medium.data == bytes(values.untyped_storage())
-    assert medium.metadata == {"image_grid_thw": (1, 4, 4)}
+    assert medium.metadata == {"image_grid_thw": (1, 4, 4), "timestamps": (0.1, 1.1)}
 
 
 def test_a_parameter_alone_in_the_older_format_and_a_slice_of_rows(tmp_path):
