@@ -397,11 +397,15 @@ def test_what_fits_is_answered_however_odd(deployed: Deployed) -> None:
     assert served.ask(model.parts["given"], TOKENS)[0] == model.answers["given"]
 
 
+OF_TIMED = pytest.mark.parametrize(
+    "deployed", matrix({family: BY_DEFAULT[family] for family in TIMES}), indirect=True, scope="module"
+)
+
+
+@OF_TIMED
 def test_times_that_fit_are_taken_however_odd(deployed: Deployed) -> None:
     """Steps of no length and of the longest, alone and as many as there is room for; the first time and the last."""
     served, model, _ = deployed
-    if model.family not in TIMES:
-        pytest.skip("this family's embeddings have no times")
     if model.family == "qwen2_5_vl":  # two positions a second, and at most three for each token of a step
         steps = [(300, 1, 1, 1.5), (2, 2, 2, 6.0), (2, 2, 2, 1e-300), (40, 2, 1, 3.0), (1, 1, 1, 1.5)]
         works = [[film(model, *sides, second_per_grid_ts=numbers(step_s))] for *sides, step_s in steps]
@@ -416,11 +420,10 @@ def test_times_that_fit_are_taken_however_odd(deployed: Deployed) -> None:
     assert served.ask(model.parts["clip given"], TOKENS)[0] == model.answers["clip given"]
 
 
+@OF_TIMED
 def test_the_times_of_a_video_are_seen(deployed: Deployed) -> None:
     """The same values at other times are another medium, of which there is another answer."""
     served, model, _ = deployed
-    if model.family not in TIMES:
-        pytest.skip("this family's embeddings have no times")
     number = 6 if model.family == "qwen3_vl" else 1
     said = set()
     for second in (0.5, 2.0, 5.0):

@@ -10,6 +10,30 @@ from typing import NamedTuple
 from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.models.base import Checkpoint, Expansion, Modality, Tokenise
 
+_GRID = "three positive whole numbers (time, rows, columns)"
+_SHOWN = 4
+"""Numbers of a wrong tensor that a message repeats."""
+
+
+class Steps(NamedTuple):
+    """A video's steps in time, as its grid tells them."""
+
+    number: int
+    tokens: int
+    """Of each."""
+
+
+class Times(NamedTuple):
+    """A tensor of seconds that comes with a video's grid, and how it is checked."""
+
+    name: str
+    wanted: Callable[[Checkpoint, Steps], str]
+    """What it must be, in words."""
+    fits: Callable[[Checkpoint, Steps, Numbers], bool]
+    """Of finite numbers, whether they are that."""
+    told: bool = True
+    """Whether the language model is told it; else only the prompt says it."""
+
 
 def tokens_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> int:
     """Rows of the embedding of ``medium``. Raises ValueError for one that the model refuses."""
@@ -45,31 +69,6 @@ def checked(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> tuple
     if modality.precomputed is None:
         raise ValueError(f"this model takes no precomputed embeddings of kind {medium.kind}")
     return modality.precomputed(checkpoint, medium.precomputed.shape[0], medium.metadata)
-
-
-_GRID = "three positive whole numbers (time, rows, columns)"
-_SHOWN = 4
-"""Numbers of a wrong tensor that a message repeats."""
-
-
-class Steps(NamedTuple):
-    """A video's steps in time, as its grid tells them."""
-
-    number: int
-    tokens: int
-    """Of each."""
-
-
-class Times(NamedTuple):
-    """A tensor of seconds that comes with a video's grid, and how it is checked."""
-
-    name: str
-    wanted: Callable[[Checkpoint, Steps], str]
-    """What it must be, in words."""
-    fits: Callable[[Checkpoint, Steps, Numbers], bool]
-    """Of finite numbers, whether they are that."""
-    told: bool = True
-    """Whether the language model is told it; else only the prompt says it."""
 
 
 def only(metadata: Metadata, *known: str) -> None:
