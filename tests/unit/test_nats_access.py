@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from triptych.contracts.errors import ConfigError
-from triptych.planes.discovery.nats_access import NatsAccess, NatsSecrets, read_access
+from triptych.planes.nats_access import NatsAccess, NatsSecrets, read_access
 
 
 def read(plane: str, credentials: str = "", *, password: str | None = None, token: str | None = None) -> NatsAccess:

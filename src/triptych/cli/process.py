@@ -111,7 +111,7 @@ def tls_files(config: PlaneConfig) -> TlsFiles:
 
 
 def _nats_discovery(config: PlaneConfig) -> Discovery:
-    from triptych.planes.discovery.nats_access import NatsSecrets, read_access
+    from triptych.planes.nats_access import NatsSecrets, read_access
 
     secrets = NatsSecrets(password=env.nats_password(), token=env.nats_token())
     access = read_access(

@@ -18,18 +18,18 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
 from triptych.planes.discovery.leases import Leases
-from triptych.planes.discovery.nats_access import NatsAccess
 from triptych.planes.discovery.nats_bucket import (
     TTL_S,
     Bucket,
     Entry,
-    NoBucket,
     Registration,
     Watch,
     WrongRevision,
     key_of,
 )
-from triptych.planes.discovery.nats_link import RETRY_S, Link, NatsProblem, connect_again, connect_first
+from triptych.planes.nats_access import NatsAccess
+from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect_again, connect_first
+from triptych.planes.nats_problems import StreamGone
 from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.discovery")
@@ -169,7 +169,7 @@ class NatsLease:
         try:
             self._revision = await self._the_bucket.put(self._key, registration, after=self._revision)
             return
-        except NoBucket:
+        except StreamGone:
             await self._the_bucket.create()
             last = None
         except WrongRevision:

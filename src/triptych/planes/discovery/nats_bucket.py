@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -18,8 +18,8 @@ from nats.js import api
 from nats.js import errors as js_errors
 
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import ConfigError
-from triptych.planes.discovery.nats_link import Link, NatsProblem
+from triptych.planes.nats_link import Link, NatsProblem
+from triptych.planes.nats_problems import problems
 
 log = logging.getLogger("triptych.discovery")
 
@@ -34,20 +34,10 @@ _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _OPERATION = "KV-Operation"
 _WRONG_REVISION = (10071, 10164)
 _ANOTHER_CONFIG = (10058,)
-_NO_JETSTREAM = (10039, 10076)
-_NO_JETSTREAM_WORDS = "the NATS server has no JetStream; run nats-server with --jetstream, and allow it to this account"
 
 
 class WrongRevision(Exception):
     """Somebody else wrote this key, or it is gone."""
-
-
-class NoBucket(NatsProblem):
-    """The bucket, or the watch over it, is gone: the server was started anew, or somebody deleted it."""
-
-
-class NoJetStream(ConfigError):
-    """The server keeps nothing."""
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -98,7 +88,7 @@ def key_of(name: str) -> str:
 
 
 class Bucket:
-    """The bucket of ``namespace`` over one connection. Raises NatsProblem when that fails, NoBucket among it."""
+    """The bucket of ``namespace`` over one connection. Raises NatsProblem when that fails, StreamGone among it."""
 
     def __init__(self, link: Link, namespace: str) -> None:
         self._link = link
@@ -110,7 +100,7 @@ class Bucket:
 
     async def create(self) -> None:
         """Make the bucket where there is none; one that is there is used as it is. Raises NoJetStream."""
-        with _problems(f"bucket {self.name}"):
+        with problems(f"bucket {self.name}"):
             try:
                 await self._js.stream_info(self._stream)
                 return
@@ -137,7 +127,7 @@ class Bucket:
         await self._publish(key, b"", {_EXPECTED: str(after), _OPERATION: "DEL"})
 
     async def _publish(self, key: str, payload: bytes, headers: dict[str, str]) -> int:
-        with _problems(f"writing {key}"):
+        with problems(f"writing {key}"):
             try:
                 done = await self._js.publish(self._prefix + key, payload, headers=headers)
             except js_errors.APIError as error:
@@ -148,7 +138,7 @@ class Bucket:
 
     async def get(self, key: str) -> Entry | None:
         """The key's last write, a withdrawal too; None: there is none."""
-        with _problems(f"reading {key}"):
+        with problems(f"reading {key}"):
             try:
                 found = await self._js.get_msg(self._stream, subject=self._prefix + key)
             except js_errors.NotFoundError as error:
@@ -170,7 +160,7 @@ class Bucket:
         async def take(message: Msg) -> None:
             queue.put_nowait(message)
 
-        with _problems(f"watching {self.name}"):
+        with problems(f"watching {self.name}"):
             info = await self._info()
             config = api.ConsumerConfig(
                 deliver_subject=self._link.client.new_inbox(),
@@ -199,7 +189,7 @@ class Bucket:
 
         A watch outlives the ``leader`` of a cluster, without whom nobody could renew for seconds.
         """
-        with _problems(f"watching {self.name}"):
+        with problems(f"watching {self.name}"):
             if (await self._info()).cluster.leader != leader:
                 raise NatsProblem(f"{leader or 'the server'} does not lead any more")
             await self._js.consumer_info(self._stream, consumer.name)
@@ -271,20 +261,3 @@ class Watch:
         if message is None:
             raise NatsProblem("the connection was lost")
         return message
-
-
-@contextmanager
-def _problems(doing: str) -> Iterator[None]:
-    """What goes wrong within the block, as NatsProblem."""
-    try:
-        yield
-    except (js_errors.NoStreamResponseError, js_errors.NotFoundError) as error:
-        raise NoBucket(f"{doing}: the bucket is gone") from error
-    except js_errors.ServiceUnavailableError as error:
-        if error.err_code is None or error.err_code in _NO_JETSTREAM:  # None: nobody answered for JetStream
-            raise NoJetStream(f"{doing}: {_NO_JETSTREAM_WORDS}") from error
-        raise NatsProblem(f"{doing}: {error}") from error
-    except nats.errors.NoRespondersError as error:
-        raise NoJetStream(f"{doing}: {_NO_JETSTREAM_WORDS}") from error
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise NatsProblem(f"{doing}: {error or type(error).__name__}") from error

@@ -20,9 +20,9 @@ import nats.errors
 from nats.aio.client import Client
 
 from triptych.contracts.errors import ConfigError
-from triptych.planes.discovery.nats_access import NatsAccess
+from triptych.planes.nats_access import NatsAccess
 
-log = logging.getLogger("triptych.discovery")
+log = logging.getLogger("triptych.nats")
 
 FIRST_CONNECT_S = 10.0
 """A process that starts waits so long for a server; later ones wait for ever."""
