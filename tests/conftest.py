@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.evidence import Evidence, proves
+from support.nats_server import NatsServer, nats_server
 
 __all__ = ["proves"]
 
@@ -16,6 +18,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set for Triptych must not reach the tests."""
     for name in ("RUN_DIR", "TOKEN", "API_KEY", "LOG_LEVEL", "NATS_PASSWORD", "NATS_TOKEN"):
         monkeypatch.delenv(f"TRIPTYCH_{name}", raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from support.certificates import Authority
 from support.deployment import quick_discovery
-from support.nats_server import NatsServer, nats_server
+from support.nats_server import NatsServer
 from support.raw_http import Streams, connected
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
@@ -120,12 +120,6 @@ class NatsPlane:
     def discovery(self, namespace: str = "default", **access: Any) -> Discovery:
         settings = read_access(self.server.url, NatsSecrets(), **access)
         return NatsDiscovery(settings, f"{namespace}-{self._mark}")
-
-
-@pytest.fixture(scope="session")
-def shared_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with nats_server(tmp_path_factory.mktemp("nats")) as server:
-        yield server
 
 
 @pytest.fixture(params=["local", "nats"])

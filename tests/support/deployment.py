@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import httpx
 
+from support.carriers import Carrier
 from support.loops import until
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
@@ -136,6 +137,7 @@ async def start_worker(
     namespace: str = "default",
     token: str | None = None,
     transfer: Transfer | None = None,
+    carrier: Carrier | None = None,
     **config: Any,
 ) -> MockWorker:
     """Start a worker and wait until it is registered."""
@@ -150,9 +152,9 @@ async def start_worker(
         )
     )
     server = TcpRequestServer(settings.host, settings.port, max_in_flight=settings.max_in_flight, token=token)
-    worker = Worker(
-        settings, engine, server, LocalDiscovery(run_dir, namespace), transfer or InprocTransfer(TransferConfig())
-    )
+    publisher = (carrier or Carrier()).publisher(token, settings.host)
+    transfer = transfer or InprocTransfer(TransferConfig())
+    worker = Worker(settings, engine, server, LocalDiscovery(run_dir, namespace), transfer, publisher)
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.create_task(worker.run(stop, ready.set_result), name=f"worker of {name}")
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
@@ -169,6 +171,7 @@ async def deployment(
     frontend: dict[str, Any] | None = None,
     limits: MediaLimits | None = None,
     token: str | None = None,
+    carrier: Carrier | None = None,
     **worker: Any,
 ) -> AsyncIterator[Deployed]:
     """Mock workers and a frontend that knows them; ``worker`` holds settings of ``start_worker`` for all of them.
@@ -180,8 +183,8 @@ async def deployment(
         try:
             for place, span in enumerate(spans or ["epd"] * workers):
                 named = {"span": Span(span), "instance_name": f"{span}-{place}"} if spans else {}
-                await deployed.add_worker(limits=limits, token=token, **named, **worker)
-            async with _frontend(deployed, frontend or {}, limits or MediaLimits(), token):
+                await deployed.add_worker(limits=limits, token=token, carrier=carrier, **named, **worker)
+            async with _frontend(deployed, frontend or {}, limits or MediaLimits(), token, carrier or Carrier()):
                 yield deployed
         finally:
             for one in deployed.workers:
@@ -191,13 +194,14 @@ async def deployment(
 
 @asynccontextmanager
 async def _frontend(
-    deployed: Deployed, settings: dict[str, Any], limits: MediaLimits, token: str | None
+    deployed: Deployed, settings: dict[str, Any], limits: MediaLimits, token: str | None, carrier: Carrier
 ) -> AsyncIterator[None]:
     routes = RouterConfig(**{name: settings[name] for name in settings if name.startswith("router_")})
     settings = {name: value for name, value in settings.items() if not name.startswith("router_")}
     config = FrontendConfig(port=0, **{"enable_multimodal": True, "drain_timeout_s": 2.0, **settings})
     client = TcpRequestClient(token)
     discovery = LocalDiscovery(deployed.run_dir, "default")
+    events = carrier.source(client, token)
 
     def dispatcher(*args: Any) -> Dispatcher:
         deployed.dispatcher = Dispatcher(*args)
@@ -205,7 +209,7 @@ async def _frontend(
 
     with patch.object(frontend_server, "Dispatcher", dispatcher):
         async with (
-            frontend_server.serving(config, limits, routes, discovery, client, client.forget) as deployed.url,
+            frontend_server.serving(config, limits, routes, discovery, client, client.forget, events) as deployed.url,
             http_client(deployed.url) as deployed.http,
         ):
             yield

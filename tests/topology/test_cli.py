@@ -180,13 +180,17 @@ from triptych.contracts.card import ModelCard
 from triptych.demo import MODEL_DIR
 from triptych.frontend.server import serving
 from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.events.subscribe import PubSubSource
+from triptych.planes.events.zeromq import ZmqInlet
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.processor.processor import Processor
 import pathlib
 async def main():
     client = TcpRequestClient()
     discovery = LocalDiscovery(pathlib.Path(sys.argv[1]), "default")
-    async with serving(FrontendConfig(port=0), MediaLimits(), RouterConfig(), discovery, client, client.forget):
+    events = PubSubSource(client, ZmqInlet(None))
+    config, forget = FrontendConfig(port=0), client.forget
+    async with serving(config, MediaLimits(), RouterConfig(), discovery, client, forget, events):
         Processor.load(ModelCard(name="m", path=str(MODEL_DIR), context_length=5), None)
 asyncio.run(main())
 print(json.dumps(sorted(sys.modules)))

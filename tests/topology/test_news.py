@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support.carriers import NAMES, Carrier, carrier_of
 from support.deployment import chat_body, deployment
 from support.loops import run, until
 from triptych.cache.kv_log import KvLog
@@ -13,6 +14,7 @@ from triptych.config.router import RouterConfig
 from triptych.contracts.kv_events import KvChange, Level, packed
 from triptych.engines.mock import MockEngine
 from triptych.frontend.follow import Follower
+from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.router.routing import Routing
 
@@ -64,9 +66,14 @@ async def answered_by(deployed: Any, text: str) -> str:
     return answer.headers["x-triptych-plan"].split("@")[1]
 
 
-def test_a_request_goes_where_its_prefix_is_and_elsewhere_when_that_worker_dies(told: Told) -> None:
+@pytest.fixture(params=NAMES)
+def carrier(request: pytest.FixtureRequest) -> Carrier:
+    return carrier_of(request)
+
+
+def test_a_request_goes_where_its_prefix_is_and_elsewhere_when_that_worker_dies(told: Told, carrier: Carrier) -> None:
     async def main() -> None:
-        async with deployment(spans=["pd", "pd", "pd"], frontend={"plan_header": True}) as d:
+        async with deployment(spans=["pd", "pd", "pd"], frontend={"plan_header": True}, carrier=carrier) as d:
             seen = prompts_of(d)
             text = "say something long enough for some blocks " * 8
             await answered_by(d, text)
@@ -94,7 +101,7 @@ def test_a_frontend_that_comes_late_hears_all_that_is_held(told: Told) -> None:
             whole = len(prompt) // BLOCK * BLOCK
             await until(lambda: early.held_tokens(worker.instance, prompt) == whole, "the first frontend knows")
             client, late = TcpRequestClient(None), Routing(RouterConfig())
-            follower = Follower(client, late)
+            follower = Follower(RequestSource(client), late)
             follower.update(one.instance for one in d.workers)
             await until(lambda: late.held_tokens(worker.instance, prompt) == whole, "the second one knows as much")
             worker.break_connections()

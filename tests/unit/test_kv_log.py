@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.kv_events import KvChange, Load, packed
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
-from triptych.runtime import news as news_module
-from triptych.runtime.news import Account, news
+from triptych.planes.events import request as request_events
+from triptych.planes.events.account import Account
+from triptych.planes.events.request import news
 
 
 def change(*hashes: int) -> KvChange:
@@ -56,8 +57,8 @@ def test_one_who_is_too_slow_gets_a_snapshot_and_memory_stays_bounded() -> None:
 
 
 def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -> None:
-    monkeypatch.setattr(news_module, "LOAD_PERIOD_S", 0.01)
-    monkeypatch.setattr(news_module, "HEARTBEAT_S", 0.03)
+    monkeypatch.setattr(request_events, "LOAD_PERIOD_S", 0.01)
+    monkeypatch.setattr(request_events, "HEARTBEAT_S", 0.03)
 
     async def body() -> None:
         log, account = KvLog(list), Account()

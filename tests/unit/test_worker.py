@@ -21,6 +21,7 @@ from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
 from triptych.models.files import digest_of_files
 from triptych.observability.lag import LoopLag
+from triptych.planes.events.request import RequestPublisher
 from triptych.runtime.endpoints import Endpoints
 from triptych.runtime.worker import EngineFailed, Worker
 from triptych.transfer.inproc import InprocTransfer
@@ -90,7 +91,8 @@ def live(parts, stop_at_once=True):
             stop.set()
         around = Around(parts)
         config = WorkerConfig(model="m", name="n", drain_timeout_s=3)
-        await Worker(config, parts, around, around, InprocTransfer(TransferConfig())).run(stop, ready.append)
+        transfer, publisher = InprocTransfer(TransferConfig()), RequestPublisher()
+        await Worker(config, parts, around, around, transfer, publisher).run(stop, ready.append)
         return ready
 
     return main()

@@ -11,6 +11,9 @@ from triptych.contracts.kv_events import KvBatch, KvChange
 MOST_BEHIND = 4096
 """Batches kept for a follower who is slow; past that it gets a snapshot instead."""
 
+Tap = Callable[[Sequence[KvChange] | None], None]
+"""Hears changes; None: nothing is as it was."""
+
 
 class _Follower:
     def __init__(self) -> None:
@@ -25,14 +28,19 @@ class KvLog:
 
     def __init__(self, snapshot: Callable[[], Sequence[KvChange]], most_behind: int = MOST_BEHIND) -> None:
         """``snapshot``: all that is held now, as changes to nothing."""
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._most_behind = most_behind
         self._followers: set[_Follower] = set()
+        self._taps: list[Tap] = []
         self._closed = False
 
     def publish(self, changes: Sequence[KvChange]) -> None:
         """In the order of calls. Changes must be in the snapshot by now."""
-        for one in self._followers if changes else ():
+        if not changes:
+            return
+        for tap in self._taps:
+            tap(changes)
+        for one in self._followers:
             if not one.lost:
                 one.waiting.append(changes)
                 if len(one.waiting) > self._most_behind:
@@ -41,9 +49,16 @@ class KvLog:
 
     def reset(self) -> None:
         """Nothing is as it was: everybody gets a snapshot."""
+        for tap in self._taps:
+            tap(None)
         for one in self._followers:
             self._lose(one)
             one.wake.set()
+
+    def tap(self, hear: Tap) -> Callable[[], None]:
+        """Call ``hear`` with all that is published, as it is; the result ends that."""
+        self._taps.append(hear)
+        return lambda: self._taps.remove(hear)
 
     def close(self) -> None:
         """End all that follow."""
@@ -73,7 +88,7 @@ class KvLog:
         if me.lost:
             me.lost = False
             me.waiting.clear()
-            return KvBatch(sequence, list(self._snapshot()), reset=True)
+            return KvBatch(sequence, list(self.snapshot()), reset=True)
         changes = [change for batch in me.waiting for change in batch]
         me.waiting.clear()
         return KvBatch(sequence, changes)

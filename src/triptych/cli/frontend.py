@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
         tls = process.tls_files(plane).for_calling()
         client = TcpRequestClient(env.plane_token(), tls)
         discovery = Reachable(process.discovery(plane), tls=tls is not None)
+        events = process.event_source(plane, client)
         settle()
-        async with serving(config, limits, routes, discovery, client, client.forget, settle) as url:
+        async with serving(config, limits, routes, discovery, client, client.forget, events, settle) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()
 

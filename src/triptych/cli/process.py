@@ -7,8 +7,9 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -19,8 +20,14 @@ from triptych.demo import MODELS
 from triptych.models.names import model_folder
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.events.base import Publisher, Source
+from triptych.planes.events.request import RequestPublisher, RequestSource
+from triptych.planes.request.base import RequestClient
 from triptych.planes.request.tls import TlsFiles
 from triptych.runtime.worker import EngineFailed
+
+if TYPE_CHECKING:
+    from triptych.planes.nats_access import NatsAccess
 
 SWITCH_INTERVAL_S = 0.001
 """After so long a thread that computes lets another run, at Python's own default after 5 ms: the event loop must not
@@ -111,10 +118,19 @@ def tls_files(config: PlaneConfig) -> TlsFiles:
 
 
 def _nats_discovery(config: PlaneConfig) -> Discovery:
+    access = _nats_access(config)
+    try:
+        from triptych.planes.discovery.nats import NatsDiscovery
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--plane {access} needs nats-py ({error}): pip install 'triptych[nats]'") from error
+    return NatsDiscovery(access, config.namespace)
+
+
+def _nats_access(config: PlaneConfig) -> NatsAccess:
     from triptych.planes.nats_access import NatsSecrets, read_access
 
     secrets = NatsSecrets(password=env.nats_password(), token=env.nats_token())
-    access = read_access(
+    return read_access(
         config.plane,
         secrets,
         credentials=config.nats_credentials,
@@ -122,11 +138,50 @@ def _nats_discovery(config: PlaneConfig) -> Discovery:
         cert=config.nats_cert,
         key=config.nats_key,
     )
+
+
+def event_publisher(config: PlaneConfig, host: str) -> Publisher:
+    """What ``--events`` names, for a worker at ``host``. Raises ConfigError."""
+    if config.events == "request":
+        return RequestPublisher()
+    from triptych.planes.events.publish import PubSubPublisher
+
+    with _event_packages(config):
+        if config.events == "zmq":
+            from triptych.planes.events.zeromq import ZmqOutlet
+
+            return PubSubPublisher(ZmqOutlet(host, env.plane_token()))
+        from triptych.planes.events.jetstream import JetStreamOutlet
+
+        return PubSubPublisher(JetStreamOutlet(_nats_access(config), config.namespace))
+
+
+def event_source(config: PlaneConfig, client: RequestClient) -> Source:
+    """What ``--events`` names, for a frontend. Raises ConfigError."""
+    if config.events == "request":
+        return RequestSource(client)
+    from triptych.planes.events.subscribe import PubSubSource
+
+    with _event_packages(config):
+        if config.events == "zmq":
+            from triptych.planes.events.zeromq import ZmqInlet
+
+            return PubSubSource(client, ZmqInlet(env.plane_token()))
+        from triptych.planes.events.jetstream import JetStreamInlet
+
+        return PubSubSource(client, JetStreamInlet(_nats_access(config), config.namespace))
+
+
+@contextmanager
+def _event_packages(config: PlaneConfig) -> Iterator[None]:
+    """What the block's carrier cannot do without, in words."""
+    if config.events == "jetstream" and "://" not in config.plane:
+        raise ConfigError("--events jetstream needs a NATS server to publish by: --plane nats://host:4222")
+    extra = "zmq" if config.events == "zmq" else "nats"
     try:
-        from triptych.planes.discovery.nats import NatsDiscovery
+        yield
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--plane {access} needs nats-py ({error}): pip install 'triptych[nats]'") from error
-    return NatsDiscovery(access, config.namespace)
+        raise ConfigError(f"--events {config.events}: {error}: pip install 'triptych[{extra}]'") from error
 
 
 def checkpoint_folder(model: str) -> str:

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         server = TcpRequestServer(
             config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token(), tls=tls
         )
-        worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer))
+        publisher = process.event_publisher(plane, config.host)
+        worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer), publisher)
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)
 
     return process.run_to_the_end(main)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -62,6 +62,14 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "TLS only, a worker lets in nobody without such a certificate (default: none)."
         ),
     ] = ""
+    events: Annotated[
+        Literal["request", "zmq", "jetstream"],
+        Meta(
+            description="How workers tell frontends what their KV caches hold: `request` (a stream to each frontend), "
+            "`zmq` (published, to a port of the worker that frontends connect to) or `jetstream` (published, over the "
+            "NATS server of `--plane`). A frontend follows workers that publish otherwise by `request`."
+        ),
+    ] = "request"
 
 
 class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

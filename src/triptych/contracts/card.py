@@ -64,3 +64,6 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """It says what its KV cache holds (``contracts.kv_events``)."""
     tls: bool = False
     """Its request plane speaks TLS, and nothing else."""
+    events: str = ""
+    """Where it publishes what happens in it, as ``planes.events`` spells it, beside the endpoint ``events`` that every
+    worker has; empty: nowhere."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from array import array
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+HASH_BYTES = 8
 
 
 class Level(IntEnum):
@@ -22,17 +26,21 @@ class KvChange(msgspec.Struct, frozen=True, array_like=True):
     A worker that holds a block holds those before it too: who reports blocks sees to that, so that an index need not.
     """
 
-    level: int
+    level: Annotated[int, Meta(ge=0, le=2)]
     stored: bool
     hashes: bytes
     """uint64, little-endian: prefixes before what hangs on them where stored, after it where removed."""
+
+    def __post_init__(self) -> None:
+        if len(self.hashes) % HASH_BYTES:
+            raise ValueError(f"{len(self.hashes)} bytes are no block hashes")
 
 
 class KvBatch(msgspec.Struct, frozen=True, array_like=True):
     """One message of the event plane. Applies in order."""
 
     sequence: int
-    """Counts up by one from 0 at each publisher's start."""
+    """Counts up by one."""
     changes: list[KvChange] = []
     reset: bool = False
     """The worker holds nothing but what ``changes`` say: a snapshot, or all was cleared."""
@@ -43,7 +51,6 @@ def packed(hashes: list[int]) -> bytes:
 
 
 def unpacked(hashes: bytes) -> array[int]:
-    """Raises ValueError where the length is no multiple of eight."""
     numbers = array("Q")
     numbers.frombytes(hashes)
     return numbers
@@ -67,3 +74,29 @@ class News(msgspec.Struct, frozen=True, array_like=True):
 EVENTS = "events"
 """Endpoint of every worker: takes the frontend's ``GenerateRequest.origin`` in UTF-8, answers News without end. The
 first holds all that there is."""
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """One message of a worker to all who listen, by publish and subscribe."""
+
+    birth: str
+    """Of the publisher; numbers of another one mean nothing beside these."""
+    number: int
+    """One more than that of the message before."""
+    changes: list[KvChange] = []
+    loads: dict[str, Load] | None = None
+    """What it has to do, by the origin of the requests; None: nothing is said of it."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    """All that is true of a worker after message ``number``."""
+
+    birth: str
+    number: int
+    changes: list[KvChange]
+    """To nothing."""
+    loads: dict[str, Load]
+
+
+SNAPSHOT = "snapshot"
+"""Endpoint of workers that publish: takes nothing, answers one Snapshot."""

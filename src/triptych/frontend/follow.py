@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-
-import msgspec
+from contextlib import aclosing
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import NotFound, TriptychError
-from triptych.contracts.kv_events import EVENTS, News
-from triptych.planes.request.base import RequestClient
+from triptych.planes.events.base import Source
 from triptych.router.routing import Routing
 
 log = logging.getLogger("triptych.follow")
 
-SILENCE_S = 5.0
 RETRY_S = 0.5
-
-_NEWS = msgspec.msgpack.Decoder(News)
 
 
 class Follower:
     """One subscription to each worker, begun again with a snapshot whenever it breaks. For one event loop."""
 
-    def __init__(self, client: RequestClient, routing: Routing) -> None:
-        self._client = client
+    def __init__(self, source: Source, routing: Routing) -> None:
+        self._source = source
         self._routing = routing
         self._following: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -47,6 +42,7 @@ class Follower:
         self.update(())
         if self._leaving:
             await asyncio.wait(set(self._leaving))
+        await self._source.close()
 
     async def _follow(self, instance: Instance) -> None:
         try:
@@ -55,7 +51,7 @@ class Follower:
                     await self._listen(instance)
                 except NotFound:
                     return  # a worker of another version: it is guessed at
-                except (TriptychError, msgspec.MsgspecError, ValueError) as error:
+                except TriptychError as error:
                     log.info("%s tells nothing for now: %s", instance.name, error)
                 await _swept(self._routing.forget(instance.id))
                 await asyncio.sleep(RETRY_S)
@@ -64,21 +60,12 @@ class Follower:
                 pass
 
     async def _listen(self, instance: Instance) -> None:
-        call = self._client.call(
-            instance.host, instance.port, EVENTS, self._routing.origin.encode(), silence_s=SILENCE_S
-        )
-        expected = 0
-        async with call as batches:
-            async for payloads in batches:
-                for payload in payloads:
-                    told = _NEWS.decode(payload)
-                    if told.load is not None:
-                        self._routing.report(instance.id, told.load)
-                    if told.kv is not None:
-                        if told.kv.sequence != expected:
-                            raise ValueError(f"message {told.kv.sequence} came for {expected}")
-                        expected += 1
-                        await _swept(self._routing.apply(instance.id, told.kv))
+        async with aclosing(self._source.follow(instance, self._routing.origin)) as news:
+            async for told in news:
+                if told.load is not None:
+                    self._routing.report(instance.id, told.load)
+                if told.kv is not None:
+                    await _swept(self._routing.apply(instance.id, told.kv))
 
 
 async def _swept(steps: Iterator[None]) -> None:

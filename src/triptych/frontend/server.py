@@ -25,6 +25,7 @@ from triptych.frontend.requests import Builder
 from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
+from triptych.planes.events.base import Source
 from triptych.planes.request.base import RequestClient
 from triptych.processor.processor import Processor, Sampling
 from triptych.processor.template import parse_prompt_template
@@ -109,6 +110,7 @@ async def serving(
     discovery: Discovery,
     client: RequestClient,
     forget: Callable[[str, int], None],
+    events: Source,
     on_load: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
     """Serve within the block, which gets the base URL; leaving it drains and closes everything.
@@ -128,7 +130,7 @@ async def serving(
     async with media_sources as media:
         routing = Routing(routes)
         dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens, routing)
-        follower = Follower(client, routing)
+        follower = Follower(events, routing)
 
         def on_gone(instance: Instance) -> None:
             forget(instance.host, instance.port)

@@ -12,15 +12,14 @@ from triptych.cache.embedding import EmbeddingCache
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.kv_events import EVENTS
 from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
 from triptych.observability.lag import LoopLag
+from triptych.planes.events.account import Account
 from triptych.planes.request.base import Handler, Payload
 from triptych.runtime.files import pieces
-from triptych.runtime.news import Account, news
 from triptych.runtime.samples import samples
 from triptych.stages.encode import EncodeStage
 from triptych.stages.receive import NOTHING, Receiver
@@ -47,9 +46,9 @@ class Endpoints:
         self._lag = lag
         self._receiver = Receiver(transfer, cache, card)
         self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
-        self._account = Account()
+        self.account = Account()
         said = engine.kv_log if isinstance(engine, ReportingKv) else None
-        self._kv_log = said or KvLog(list)
+        self.kv_log = said or KvLog(list)
         self.reports_kv = said is not None
 
     def handlers(self, span: Span) -> dict[str, Handler]:
@@ -60,7 +59,6 @@ class Endpoints:
         """Those by which others look at this worker."""
         return {
             METRICS: self._metrics,
-            EVENTS: self._events,
             FILES: lambda payload: pieces(self._card, payload),
         }
 
@@ -71,7 +69,7 @@ class Endpoints:
     async def _prefill(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Prefilling)
         request = _read(_GENERATE, payload)
-        with self._account.taken(request):
+        with self.account.taken(request):
             received = await self._receiver.embeddings(request.media)
             try:
                 answer = await self._engine.prefill(request, received.buffers)
@@ -82,7 +80,7 @@ class Endpoints:
     async def _generate(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Generating)
         request = _read(_GENERATE, payload)
-        with self._account.taken(request) as entry:
+        with self.account.taken(request) as entry:
             received = await self._receiver.embeddings(request.media) if request.kv is None else NOTHING
             try:
                 async with aclosing(self._engine.generate(request, received.buffers)) as deltas:
@@ -102,11 +100,6 @@ class Endpoints:
         nothing: tuple[bytes, ...] = ()
         for item in nothing:
             yield item
-
-    async def _events(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        async with aclosing(news(self._kv_log, self._account, str(payload, errors="replace"))) as told:
-            async for one in told:
-                yield _ENCODER.encode(one)
 
     async def _metrics(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         yield _ENCODER.encode(list(self.samples()))

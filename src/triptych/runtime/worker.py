@@ -20,6 +20,7 @@ from triptych.engines.base import Engine
 from triptych.models.files import digest_of_files
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
+from triptych.planes.events.base import Publisher
 from triptych.planes.request.base import RequestServer
 from triptych.runtime.endpoints import Endpoints
 from triptych.transfer.base import Transfer
@@ -35,13 +36,20 @@ class Worker:
     """One span of one model, served on the request plane and visible in discovery."""
 
     def __init__(
-        self, config: WorkerConfig, engine: Engine, server: RequestServer, discovery: Discovery, transfer: Transfer
+        self,
+        config: WorkerConfig,
+        engine: Engine,
+        server: RequestServer,
+        discovery: Discovery,
+        transfer: Transfer,
+        publisher: Publisher,
     ) -> None:
         self._config = config
         self._engine = engine
         self._server = server
         self._discovery = discovery
         self._transfer = transfer
+        self._publisher = publisher
 
     async def run(
         self,
@@ -64,9 +72,12 @@ class Worker:
             stack.push_async_callback(cache.close)
             lag = stack.enter_context(LoopLag().watching())
             self.endpoints = Endpoints(self._engine, card, self._transfer, cache, lag)
+            stack.push_async_callback(self._publisher.close)
+            events = await self._publisher.start(self.endpoints.kv_log, self.endpoints.account)
             stack.push_async_callback(self._server.close)
-            host, port = await self._server.start(self.endpoints.handlers(self._config.span), self.endpoints.standing())
-            instance = self._instance(card, host, port)
+            standing = {**self.endpoints.standing(), **self._publisher.endpoints()}
+            host, port = await self._server.start(self.endpoints.handlers(self._config.span), standing)
+            instance = self._instance(card, host, port, events)
             lease = await self._discovery.register(instance)
             stack.push_async_callback(lease.withdraw)
             on_ready(instance)
@@ -77,7 +88,7 @@ class Worker:
             log.info("draining, at most %.1f s", self._config.drain_timeout_s)
             await self._server.drain(self._config.drain_timeout_s)
 
-    def _instance(self, card: ModelCard, host: str, port: int) -> Instance:
+    def _instance(self, card: ModelCard, host: str, port: int, events: str) -> Instance:
         component = self._config.name or self._config.span.value
         birth = secrets.token_hex(4)
         name = self._config.instance_name or f"{component}-{birth}"
@@ -96,6 +107,7 @@ class Worker:
             keeps_media=self._config.embedding_cache_bytes > 0,
             reports_kv=self.endpoints.reports_kv,
             tls=self._server.speaks_tls,
+            events=events,
         )
 
 

@@ -1,0 +1,69 @@
+"""What a worker has to do, by the frontend that sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from triptych.contracts.kv_events import Load
+from triptych.contracts.request import GenerateRequest
+
+
+def others(loads: Mapping[str, Load], origin: str) -> Load:
+    """Of all frontends but ``origin``."""
+    found = [load for name, load in loads.items() if name != origin]
+    return Load(
+        sum(one.prefill_tokens for one in found),
+        sum(one.kv_tokens for one in found),
+        sum(one.requests for one in found),
+    )
+
+
+class Account:
+    """Work in a worker now."""
+
+    def __init__(self) -> None:
+        self._loads: dict[str, Load] = {}
+
+    def loads(self) -> dict[str, Load]:
+        """By origin; those that have nothing here are left out."""
+        return dict(self._loads)
+
+    def others(self, origin: str) -> Load:
+        """Of all frontends but ``origin``."""
+        return others(self._loads, origin)
+
+    @contextmanager
+    def taken(self, request: GenerateRequest) -> Iterator[_Entry]:
+        """``request`` is here, for the block."""
+        entry = _Entry(self, request)
+        try:
+            yield entry
+        finally:
+            entry.close()
+
+    def add(self, origin: str, prefill_tokens: int, kv_tokens: int, requests: int) -> None:
+        load = self._loads.get(origin, Load())
+        load = Load(load.prefill_tokens + prefill_tokens, load.kv_tokens + kv_tokens, load.requests + requests)
+        self._loads[origin] = load
+        if load == Load():
+            del self._loads[origin]
+
+
+class _Entry:
+    def __init__(self, account: Account, request: GenerateRequest) -> None:
+        self._account = account
+        self._origin = request.origin
+        self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)
+        self._waiting = 0 if request.kv is not None else self._tokens
+        account.add(self._origin, self._waiting, self._tokens, 1)
+
+    def prefilled(self) -> None:
+        """Its first token is there. May be called again."""
+        if self._waiting:
+            self._account.add(self._origin, -self._waiting, 0, 0)
+            self._waiting = 0
+
+    def close(self) -> None:
+        self.prefilled()
+        self._account.add(self._origin, 0, -self._tokens, -1)

@@ -1,0 +1,181 @@
+"""Events over ZMQ: each worker binds a socket on its own address, each frontend connects to each worker.
+
+Where there is a shared token, both ends prove that they have it (CURVE, with keys made of the token) before any message
+passes, and all that passes is encrypted. PLAIN would tell the token to whoever took a worker's port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
+
+import zmq
+import zmq.asyncio
+from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils import z85
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import ConfigError
+from triptych.planes.events.base import WAITING, Mail
+from triptych.planes.events.publish import MESSAGE_BYTES
+from triptych.planes.request.tcp_server import is_loopback
+
+SCHEME = "zmq"
+SUBSCRIPTION_BYTES = 4096
+"""Most of a frame that a publisher receives: subscriptions, and the handshake."""
+FRAME_BYTES = MESSAGE_BYTES + 4096
+"""Most of a frame that a follower receives, with what CURVE adds."""
+FIRST_WORD_S = 1.0
+"""A publisher greets whoever begins to listen; who hears nothing for so long goes on without."""
+RECONNECT_MS, MOST_RECONNECT_MS = 100, 1000
+_DOMAIN = "triptych"
+
+
+class ZmqOutlet:
+    """A socket that others subscribe to. Raises ConfigError for an address off loopback without a token."""
+
+    def __init__(self, host: str, token: str | None) -> None:
+        if token is None and not is_loopback(host):
+            raise ConfigError(f"publishing on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
+        self._host = host
+        self._keys = Keys(token) if token is not None else None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._guard: AsyncioAuthenticator | None = None
+        self._on_listener: Callable[[], None] = lambda: None
+
+    async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
+        self._on_listener = on_listener
+        self._context = zmq.Context()
+        if self._keys is not None:
+            self._guard = AsyncioAuthenticator(self._context)
+            self._guard.configure_curve_callback(_DOMAIN, self._keys)
+            self._guard.start()
+        self._socket = one = self._context.socket(zmq.XPUB)
+        _bound(one, SUBSCRIPTION_BYTES)
+        one.set(zmq.XPUB_VERBOSE, 1)
+        if self._keys is not None:
+            one.set_string(zmq.ZAP_DOMAIN, _DOMAIN)
+            one.curve_server = True
+            one.curve_secretkey = self._keys.server_secret
+        try:
+            one.bind(_endpoint(await _address(self._host), "*"))
+        except (zmq.ZMQError, OSError) as error:
+            await self.close()
+            raise ConfigError(f"cannot publish on {self._host}: {error.strerror or error}") from error
+        asyncio.get_running_loop().add_reader(one.fileno(), self._read)
+        port = one.get_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
+        return f"{SCHEME}:{port}"
+
+    def send(self, message: bytes) -> None:
+        if self._socket is not None:
+            with suppress(zmq.Again):
+                self._socket.send(message, zmq.NOBLOCK)
+            self._read()  # sending takes the sign away that there is something to read
+
+    def _read(self) -> None:
+        """What subscribers say: that they are there. All else is ignored."""
+        listener = False
+        while self._socket is not None and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            with suppress(zmq.Again):
+                listener |= self._socket.recv(zmq.NOBLOCK)[:1] == b"\x01"
+        if listener:
+            self._on_listener()
+
+    async def close(self) -> None:
+        if self._socket is not None:
+            with suppress(ValueError):
+                asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+        if self._guard is not None:
+            self._guard.stop()
+        if self._context is not None:
+            self._context.term()
+        self._socket = self._guard = self._context = None
+
+
+class ZmqInlet:
+    """A socket for each worker that is listened to."""
+
+    scheme = SCHEME
+
+    def __init__(self, token: str | None) -> None:
+        self._keys = Keys(token) if token is not None else None
+        self._context: zmq.asyncio.Context | None = None
+
+    @asynccontextmanager
+    async def listen(self, instance: Instance) -> AsyncIterator[Mail]:
+        if self._context is None:
+            self._context = zmq.asyncio.Context()
+        one = self._context.socket(zmq.SUB)
+        try:
+            _bound(one, FRAME_BYTES)
+            one.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+            one.set(zmq.RECONNECT_IVL_MAX, MOST_RECONNECT_MS)
+            if self._keys is not None:
+                one.curve_secretkey, one.curve_publickey = self._keys.client_secret, self._keys.client_public
+                one.curve_serverkey = self._keys.server_public
+            one.subscribe(b"")
+            port = instance.events.removeprefix(f"{SCHEME}:")
+            with suppress(zmq.ZMQError, OSError):  # then nothing comes
+                one.connect(_endpoint(await _address(instance.host), port))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_WORD_S):
+                    await one.recv()
+            yield _Mail(one)
+        finally:
+            one.close()
+
+    async def close(self) -> None:
+        if self._context is not None:
+            self._context.term()
+            self._context = None
+
+
+class _Mail:
+    def __init__(self, one: zmq.asyncio.Socket) -> None:
+        self._socket = one
+
+    async def receive(self) -> bytes:
+        parts: list[bytes] = await self._socket.recv_multipart()
+        return parts[0] if len(parts) == 1 else b""
+
+
+class Keys:
+    """Of both ends, made of the shared token: who has it has them. Also says who may connect (ZAP)."""
+
+    def __init__(self, token: str) -> None:
+        self.server_secret = _secret_key(token, b"publisher")
+        self.client_secret = _secret_key(token, b"follower")
+        self.server_public = zmq.curve_public(self.server_secret)
+        self.client_public = zmq.curve_public(self.client_secret)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return hmac.compare_digest(key, self.client_public)
+
+
+def _secret_key(token: str, end: bytes) -> bytes:
+    return z85.encode(hmac.digest(token.encode(), b"triptych events " + end, hashlib.sha256))
+
+
+def _bound(one: zmq.Socket[bytes] | zmq.asyncio.Socket, frame_bytes: int) -> None:
+    one.set(zmq.LINGER, 0)
+    one.set(zmq.SNDHWM, WAITING)
+    one.set(zmq.RCVHWM, WAITING)
+    one.set(zmq.MAXMSGSIZE, frame_bytes)
+    one.set(zmq.IPV6, 1)
+
+
+async def _address(host: str) -> str:
+    """``host`` as a number, which is all that ZMQ binds. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
+
+
+def _endpoint(address: str, port: str) -> str:
+    return f"tcp://[{address}]:{port}" if ip_address(address).version == 6 else f"tcp://{address}:{port}"

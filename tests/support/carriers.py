@@ -1,0 +1,49 @@
+"""Carriers of the event plane, by the name that ``--events`` has for them."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from support.nats_server import NatsServer
+from triptych.planes.events.base import Publisher, Source
+from triptych.planes.events.jetstream import JetStreamInlet, JetStreamOutlet
+from triptych.planes.events.publish import PubSubPublisher
+from triptych.planes.events.request import RequestPublisher, RequestSource
+from triptych.planes.events.subscribe import PubSubSource
+from triptych.planes.events.zeromq import ZmqInlet, ZmqOutlet
+from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.request.base import RequestClient
+
+NAMES = ("request", "zmq", "jetstream")
+
+
+class Carrier:
+    """Both ends of one. Of ``jetstream``, the namespace is this object's own."""
+
+    def __init__(self, name: str = "request", server: NatsServer | None = None) -> None:
+        self.name = name
+        self.server = server
+        self.namespace = secrets.token_hex(4)
+
+    def publisher(self, token: str | None = None, host: str = "127.0.0.1") -> Publisher:
+        if self.name == "zmq":
+            return PubSubPublisher(ZmqOutlet(host, token))
+        if self.server is not None:
+            return PubSubPublisher(JetStreamOutlet(read_access(self.server.url, NatsSecrets()), self.namespace))
+        return RequestPublisher()
+
+    def source(self, client: RequestClient, token: str | None = None) -> Source:
+        if self.name == "zmq":
+            return PubSubSource(client, ZmqInlet(token))
+        if self.server is not None:
+            inlet = JetStreamInlet(read_access(self.server.url, NatsSecrets()), self.namespace)
+            return PubSubSource(client, inlet)
+        return RequestSource(client)
+
+
+def carrier_of(request: pytest.FixtureRequest) -> Carrier:
+    """For a fixture whose parameter is one of ``NAMES``."""
+    server = request.getfixturevalue("shared_nats_server") if request.param == "jetstream" else None
+    return Carrier(request.param, server)
