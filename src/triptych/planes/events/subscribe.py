@@ -47,19 +47,20 @@ class PubSubSource:
                 yield one
 
     async def _follow(self, instance: Instance, origin: str) -> AsyncGenerator[News, None]:
-        tail, loop = Tail(origin), asyncio.get_running_loop()
-        async with self._inlet.listen(instance) as mail:
-            ear = _Ear(mail, instance.name)
-            while True:
-                asked_at = loop.time()
-                yield tail.begin(await self._snapshot(instance))
-                try:
-                    while True:
-                        if news := tail.hear(await ear.next()):
-                            yield news
-                except Gap as gap:
-                    log.info("%s is asked for a snapshot: %s", instance.name, gap)
-                await asyncio.sleep(asked_at + RESYNC_S - loop.time())
+        tail, ear, loop = Tail(origin), _Ear(instance.name), asyncio.get_running_loop()
+        while True:
+            async with self._inlet.listen(instance) as mail:
+                while not ear.is_in_vain:
+                    asked_at = loop.time()
+                    yield tail.begin(await self._snapshot(instance))
+                    try:
+                        while True:
+                            if news := tail.hear(await ear.next(mail)):
+                                yield news
+                    except Gap as gap:
+                        log.info("%s is asked for a snapshot: %s", instance.name, gap)
+                    await asyncio.sleep(asked_at + RESYNC_S - loop.time())
+            ear.is_in_vain = False
 
     async def _snapshot(self, instance: Instance) -> Snapshot:
         call = self._client.call(instance.host, instance.port, SNAPSHOT, b"", silence_s=SILENCE_S)
@@ -78,37 +79,33 @@ class PubSubSource:
 class _Ear:
     """Reads one worker's mail."""
 
-    def __init__(self, mail: Mail, name: str) -> None:
-        self._mail = mail
+    def __init__(self, name: str) -> None:
         self._name = name
         self._received = 0
-        self._was_silent = False
-        self._was_malformed = False
+        self._said: set[str] = set()
+        self.is_in_vain = False
+        """Nothing came for so long that one had better listen anew."""
 
-    async def next(self) -> Told:
+    async def next(self, mail: Mail) -> Told:
         """The next message that is one. Raises Gap after a long silence."""
         try:
             async with asyncio.timeout(SILENCE_S):
                 while True:
-                    payload = await self._mail.receive()
+                    payload = await mail.receive()
                     self._received += 1
                     if self._received % A_TURN == 0:
                         await asyncio.sleep(0)
                     try:
-                        told = _TOLD.decode(payload)
+                        return _TOLD.decode(payload)
                     except msgspec.MsgspecError as error:
-                        self._complain_of(error)
-                        continue
-                    self._was_silent = False
-                    return told
+                        self._warn("dropping what comes in its name and is no event of this version", error)
         except TimeoutError:
-            if not self._was_silent:
-                log.warning("%s publishes nothing that arrives; it is asked now and then instead", self._name)
-            self._was_silent = True
+            self.is_in_vain = True
+            self._warn("nothing that it publishes arrives; it is asked now and then", "until something does")
             raise Gap(f"silent for {SILENCE_S:g} s") from None
 
-    def _complain_of(self, error: Exception) -> None:
-        """Once: who sends one may send many."""
-        if not self._was_malformed:
-            log.warning("dropping what comes in the name of %s and is no event of this version: %s", self._name, error)
-        self._was_malformed = True
+    def _warn(self, what: str, more: object) -> None:
+        """Once a follower: where there is one, there may be many."""
+        if what not in self._said:
+            log.warning("%s: %s: %s", self._name, what, more)
+        self._said.add(what)

@@ -1,0 +1,387 @@
+"""Carriers that may lose messages: gaps, breaks, strangers and nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+import nats
+import pytest
+import zmq
+import zmq.asyncio
+
+from support.carriers import Carrier, carrier_of
+from support.loops import run, until
+from support.nats_server import nats_server
+from support.speakers import Speaker, listening
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.kv_events import KvChange, Told
+from triptych.planes import nats_link
+from triptych.planes.events import publish, subscribe, zeromq
+from triptych.planes.events.jetstream import JetStreamOutlet, prefix
+from triptych.planes.events.zeromq import FRAME_BYTES, ZmqInlet, ZmqOutlet
+from triptych.planes.nats_access import NatsSecrets, read_access
+
+QUIET_S = 0.3
+NONSENSE = [b"", b"junk", b"\xff" * 300, msgspec.msgpack.encode(["birth", "no number"]), msgspec.msgpack.encode({})]
+
+
+@pytest.fixture(params=["zmq", "jetstream"])
+def carrier(request: pytest.FixtureRequest) -> Carrier:
+    return carrier_of(request)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "LOAD_PERIOD_S", 0.02)
+    monkeypatch.setattr(publish, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(subscribe, "RESYNC_S", 0.01)
+    monkeypatch.setattr(zeromq, "FIRST_WORD_S", 0.2)
+
+
+@contextlib.asynccontextmanager
+async def followed(carrier):
+    async with Speaker(carrier.publisher()).speaking() as speaker, listening(carrier, speaker.instance) as listener:
+        speaker.store(1, 2)
+        await until(lambda: listener.snapshots and listener.held == {1, 2}, "the follower is up to date")
+        yield speaker, listener
+
+
+def losing(speaker, count):
+    """The carrier loses the next ``count`` messages."""
+    outlet = speaker.publisher._outlet
+    send, lost = outlet.send, []
+
+    def lose(message):
+        if len(lost) < count:
+            lost.append(message)
+        else:
+            send(message)
+
+    outlet.send = lose
+    return lost
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["in between", "the last"])
+def test_a_message_that_is_lost_is_noticed_and_what_it_said_is_known(carrier, last):
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            lost = losing(speaker, 1)
+            speaker.store(3)
+            await until(lambda: lost, "a message was lost")
+            if not last:
+                speaker.remove(1)
+            await listener.agrees(speaker)
+            assert (listener.snapshots, 3 in listener.held) == (2, True)
+            speaker.store(4)
+            await listener.agrees(speaker)
+            assert listener.snapshots == 2, "changes are heard again"
+
+    run(main())
+
+
+def test_nonsense_in_a_publishers_name_is_dropped_with_one_line(carrier, caplog):
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            for message in [*NONSENSE, msgspec.msgpack.encode(Told("x", 1, [KvChange(9, True, b"")]))]:
+                speaker.publisher._outlet.send(message)
+            speaker.store(3)
+            await listener.agrees(speaker)
+            assert (listener.snapshots, listener.error) == (1, None)
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert caplog.text.count("is no event of this version") == 1
+
+
+def test_another_publisher_in_the_place_of_one_is_noticed(carrier):
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            speaker.held.add(9)  # said by nobody
+            speaker.publisher.birth = "another"
+            speaker.store(3)
+            await listener.agrees(speaker)
+            speaker.store(4)
+            await listener.agrees(speaker)
+            assert listener.snapshots == 2
+
+    run(main())
+
+
+def test_while_the_carrier_is_away_workers_are_asked(carrier, monkeypatch, caplog):
+    monkeypatch.setattr(subscribe, "SILENCE_S", 0.1)
+
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            losing(speaker, 1_000_000)
+            for number in (3, 4):
+                speaker.store(number)
+                await listener.agrees(speaker)
+            assert listener.error is None
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert caplog.text.count("nothing that it publishes arrives") == 1
+
+
+# ZMQ.
+
+
+@contextlib.asynccontextmanager
+async def proxy(port):
+    """``cut()`` breaks all connections through it; the port stays."""
+    writers, tasks = set(), set()
+
+    async def pass_on(reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def connected(reader, writer):
+        tasks.add(asyncio.current_task())
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.update((writer, there_writer))
+        await asyncio.gather(pass_on(reader, there_writer), pass_on(there_reader, writer))
+
+    def cut():
+        for writer in writers:
+            writer.transport.abort()
+        writers.clear()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        try:
+            yield server.sockets[0].getsockname()[1], cut
+        finally:
+            cut()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("missed", [False, True], ids=["idle", "changes meanwhile"])
+def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
+    monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
+    carrier = Carrier("zmq")
+
+    async def main():
+        async with (
+            Speaker(carrier.publisher()).speaking() as speaker,
+            proxy(int(speaker.instance.events.removeprefix("zmq:"))) as (port, cut),
+            listening(carrier, msgspec.structs.replace(speaker.instance, events=f"zmq:{port}")) as listener,
+        ):
+            await listener.agrees(speaker)
+            cut()
+            if missed:
+                speaker.store(*range(50))
+            await listener.agrees(speaker)
+            for number in (51, 52):
+                speaker.store(number)
+                await listener.agrees(speaker)
+
+    run(main())
+
+
+def test_without_the_token_nothing_is_heard():
+    async def main():
+        async with Speaker(Carrier("zmq").publisher("right")).speaking(token="right") as speaker:
+            heard = {}
+
+            async def hear(token):
+                inlet = ZmqInlet(token)
+                try:
+                    async with inlet.listen(speaker.instance) as mail, asyncio.timeout(QUIET_S):
+                        heard[token] = await mail.receive()
+                except TimeoutError:
+                    heard[token] = None
+                finally:
+                    await inlet.close()
+
+            await asyncio.gather(*(hear(token) for token in ("right", "wrong", None)))
+            assert msgspec.msgpack.decode(heard["right"], type=Told).birth == speaker.publisher.birth
+            assert (heard["wrong"], heard[None]) == (None, None)
+
+    run(main())
+
+
+def test_keys_are_those_of_the_token_alone():
+    one, same, other = zeromq.Keys("a"), zeromq.Keys("a"), zeromq.Keys("b")
+    assert vars(one) == vars(same)
+    assert not set(vars(one).values()) & set(vars(other).values())
+    assert one.callback("triptych", one.client_public)
+    assert not one.callback("triptych", other.client_public)
+
+
+def test_strangers_who_connect_to_a_publisher_do_no_harm():
+    """Bytes that are no ZMQ, and subscribers that say more than they should."""
+    carrier = Carrier("zmq")
+
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            port = int(speaker.instance.events.removeprefix("zmq:"))
+            for words in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" + b"\x00" * 8 + b"\x7f", b"\x00" * 100_000):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(words)
+                writer.close()
+            with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
+                stranger.set(zmq.LINGER, 0)
+                stranger.connect(f"tcp://127.0.0.1:{port}")
+                for words in (b"", b"\x05junk", b"\x01" + b"t" * 100, b"\x01" * 3, b"x" * (1 << 20)):
+                    await stranger.send(words)
+                speaker.store(3)
+                await listener.agrees(speaker)
+                assert listener.snapshots == 1
+
+    run(main())
+
+
+def test_a_frame_over_the_bound_is_not_received(monkeypatch):
+    monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
+
+    monkeypatch.setattr(subscribe, "SILENCE_S", 0.2)
+
+    async def main():
+        async with followed(Carrier("zmq")) as (speaker, listener):
+            speaker.publisher._outlet.send(bytes(FRAME_BYTES + 1))
+            speaker.store(3)
+            await listener.agrees(speaker)
+            snapshots = listener.snapshots
+            for number in range(4, 7):
+                speaker.store(number)
+                await listener.agrees(speaker)
+            assert (listener.error, listener.snapshots) == (None, snapshots)
+
+    run(main())
+
+
+def test_who_publishes_off_loopback_needs_a_token():
+    with pytest.raises(ConfigError, match="TRIPTYCH_TOKEN"):
+        ZmqOutlet("0.0.0.0", None)
+    ZmqOutlet("0.0.0.0", "secret")
+
+
+def test_an_address_that_is_not_ours_is_said():
+    async def main():
+        with pytest.raises(ConfigError, match=r"cannot publish on 192\.0\.2\.1"):
+            await ZmqOutlet("192.0.2.1", "secret").open("b", print)
+
+    run(main())
+
+
+def test_it_binds_the_address_that_it_is_told_and_a_name_works():
+    async def main():
+        outlet = ZmqOutlet("localhost", None)
+        port = (await outlet.open("b", print)).removeprefix("zmq:")
+        with pytest.raises(OSError, match=r"[Rr]efused"):
+            await asyncio.open_connection("127.0.0.2", int(port))
+        await outlet.close()
+        await outlet.close()
+
+    run(main())
+
+
+# JetStream.
+
+
+@pytest.fixture
+def server(tmp_path):
+    with nats_server(tmp_path) as one:
+        yield one
+
+
+def test_a_server_that_comes_back_empty_is_published_to_again(server, monkeypatch):
+    monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
+    carrier = Carrier("jetstream", server)
+
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            server.stop()
+            speaker.store(3)
+            await asyncio.sleep(0)
+            server.start()
+            await listener.agrees(speaker)
+            speaker.store(4)
+            await listener.agrees(speaker)
+            snapshots = listener.snapshots
+            speaker.store(5)
+            await listener.agrees(speaker)
+            assert listener.snapshots == snapshots, "changes are heard again"
+
+    run(main())
+
+
+def test_a_stream_that_is_deleted_is_made_again(shared_nats_server, monkeypatch):
+    monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
+    monkeypatch.setattr("triptych.planes.events.jetstream.SILENCE_S", 0.2)
+    carrier = Carrier("jetstream", shared_nats_server)
+
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            client = await nats.connect(shared_nats_server.url)
+            await client.jetstream().delete_stream(f"triptych-events-{carrier.namespace}")
+            await client.close()
+            speaker.store(3)
+            await listener.agrees(speaker)
+            snapshots = listener.snapshots
+            speaker.store(4)
+            await listener.agrees(speaker)
+            assert listener.snapshots == snapshots
+
+    run(main())
+
+
+def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_is_needed(shared_nats_server, monkeypatch):
+    monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
+    carrier = Carrier("jetstream", shared_nats_server)
+
+    async def main():
+        async with Speaker(carrier.publisher()).speaking() as speaker, listening(carrier, speaker.instance) as listener:
+            await listener.agrees(speaker)
+            [task] = [one for one in asyncio.all_tasks() if one.get_name() == "follow the event stream"]
+            link = task.get_coro().cr_frame.f_locals["link"]
+            await link.client.close()
+            speaker.store(3)
+            await listener.agrees(speaker)
+            speaker.store(4)
+            await listener.agrees(speaker)
+            assert listener.snapshots == 1
+
+    run(main())
+
+
+def test_what_others_put_into_the_stream_does_no_harm(shared_nats_server):
+    carrier = Carrier("jetstream", shared_nats_server)
+
+    async def main():
+        async with followed(carrier) as (speaker, listener):
+            client = await nats.connect(shared_nats_server.url)
+            for words in NONSENSE:
+                await client.publish(prefix(carrier.namespace) + speaker.publisher.birth, words)
+                await client.publish(f"{prefix(carrier.namespace)}nobody", words)
+            await client.close()
+            speaker.store(3)
+            await listener.agrees(speaker)
+            assert listener.snapshots == 1
+
+    run(main())
+
+
+def test_a_worker_that_reaches_no_server_says_so(monkeypatch):
+    monkeypatch.setattr(nats_link, "FIRST_CONNECT_S", 0.1)
+
+    async def main():
+        outlet = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
+        with pytest.raises(ConfigError, match=r"no NATS server can be reached"):
+            await outlet.open("b", print)
+
+    run(main())
+
+
+def test_a_server_without_jetstream(tmp_path):
+    async def main():
+        with nats_server(tmp_path, jetstream=False) as server:
+            outlet = JetStreamOutlet(read_access(server.url, NatsSecrets()), "default")
+            with pytest.raises(ConfigError, match="JetStream"):
+                await outlet.open("b", print)
+
+    run(main())
