@@ -20,7 +20,7 @@ import pytest
 
 from support.deployment import http_client
 from support.loops import run
-from support.processes import CLEAN, child, command
+from support.processes import CLEAN, child, command, mock_worker
 from triptych import __version__
 from triptych.cli.main import main
 from triptych.cli.worker import is_out_of_reach
@@ -99,6 +99,12 @@ def test_no_command_is_a_usage_error():
         (("worker", "--model", "demo", "--engine", "mock", "--plane", "carrier-pigeon"), ["unknown plane", "local"]),
         (("frontend", "--port", "0", "--plane", "nats"), ["triptych up", "nats://host:4222"]),
         (("frontend", "--port", "0", "--plane", "nats://me:pw@h"), ["TRIPTYCH_NATS_PASSWORD"]),
+        (("frontend", "--port", "0", "--events", "jetstream"), ["--events jetstream", "--plane nats://host:4222"]),
+        (mock_worker("--events", "jetstream")[:-1], ["--events jetstream", "--plane nats://host:4222"]),
+        (
+            ("frontend", "--port", "0", "--events", "pigeons"),
+            ["--events pigeons: unknown events; known: request, zmq"],
+        ),
         (("nats", "--host", "0.0.0.0", "--port", "0"), ["TRIPTYCH_NATS_TOKEN"]),
         (("worker", "--model", "demo", "--engine", "mock", "--tls-ca", "/nowhere"), ["need --tls-cert"]),
         (("worker", "--model", "demo", "--engine", "mock", "--tls-cert", "/nowhere"), ["--tls-cert", "No such file"]),

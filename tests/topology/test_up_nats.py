@@ -30,7 +30,7 @@ def servers_below(pid: int) -> list[int]:
 
 
 def test_up_starts_a_server_and_leaves_none_behind(tmp_path: Path) -> None:
-    with triptych(tmp_path, "up", GRAPH, "--port", "0", "--plane", "nats") as up:
+    with triptych(tmp_path, "up", GRAPH, "--port", "0", "--plane", "nats", "--events", "jetstream") as up:
         summary = up.read_until("Ctrl-C stops")
         url = next(word for word in summary.split() if word.startswith("http://"))
         children = up.descriptors()

@@ -98,7 +98,7 @@ def test_the_demo_without_a_graph_file_is_the_example() -> None:
 WORKER = "model: demo\nworkers: [{engine: mock}]\n"
 
 WRONG = {
-    "unknown top key": (WORKER + "modle: x", "modle: unknown key; known: frontend, model,"),
+    "unknown top key": (WORKER + "modle: x", "modle: unknown key; known: events, frontend, model,"),
     "unknown frontend key": (
         WORKER + "frontend: {prot: 1}",
         "frontend.prot: unknown key; known: allowed-local-media-path,",
@@ -109,6 +109,11 @@ WRONG = {
     ),
     "python spelling": (WORKER + "frontend: {max_choices: 1}", "frontend.max_choices: unknown key"),
     "bad span": ("model: demo\nworkers: [{span: de}]", "workers[0].span: unknown span; known: e, p, d, ep"),
+    "bad carrier": (WORKER + "events: pigeons", "events: unknown events; known: request, zmq, jetstream"),
+    "bad policy": (
+        WORKER + "frontend: {router-policy: x}",
+        "frontend.router-policy: unknown router-policy; known:",
+    ),
     "bad type": (WORKER + "frontend: {port: http}", "frontend.port: Expected `int`, got `str`"),
     "out of range": ("model: d\nworkers: [{replicas: 0}]", "workers[0].replicas: Expected `int` >= 1"),
     "no model": ("workers: [{engine: mock}]", "model: missing; name a checkpoint folder or `demo`"),

@@ -43,6 +43,14 @@ def test_other_planes_are_left_alone() -> None:
         assert specs_with_plane(one) == child_specs(one)
 
 
+def test_the_carrier_of_events_is_told_to_every_process_and_needs_its_server() -> None:
+    _, frontend, worker = specs_with_plane(graph(plane="nats", events="jetstream"))
+    assert "--events=jetstream" in frontend.command
+    assert "--events=jetstream" in worker.command
+    with pytest.raises(ConfigError, match="--events jetstream needs a NATS server"):
+        specs_with_plane(graph(events="jetstream"))
+
+
 @pytest.mark.parametrize("name", ["nats_credentials", "nats_ca", "nats_cert", "nats_key"])
 def test_settings_of_a_server_elsewhere_are_refused(name: str) -> None:
     one = graph(plane="nats")

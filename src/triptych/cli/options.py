@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import msgspec
 
+from triptych.config.choices import choices
 from triptych.contracts.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -67,7 +68,7 @@ def read_options(args: argparse.Namespace, model: type[T]) -> T:
         except msgspec.ValidationError as error:
             reason = str(error).split(" - at ")[0]
             if reason.startswith("Invalid enum value"):
-                reason = f"unknown {name}; known: {', '.join(_choices(model, name))}"
+                reason = f"unknown {name}; known: {', '.join(choices(model, name))}"
             raise ConfigError(f"{flag(name)} {value}: {reason}") from error
     return msgspec.convert(given, model, strict=False)
 
@@ -78,11 +79,6 @@ def _shown(default: object) -> object:
     if isinstance(default, str):
         return str(default).replace(",", ", ")  # a list may then be cut between its names only
     return default
-
-
-def _choices(model: type[msgspec.Struct], name: str) -> list[str]:
-    plain, _ = unwrap(get_type_hints(model, include_extras=True)[name])
-    return [str(choice.value) for choice in plain]
 
 
 def _filler(model: type[msgspec.Struct]) -> dict[str, Any]:

@@ -175,8 +175,7 @@ def event_source(config: PlaneConfig, client: RequestClient) -> Source:
 @contextmanager
 def _event_packages(config: PlaneConfig) -> Iterator[None]:
     """What the block's carrier cannot do without, in words."""
-    if config.events == "jetstream" and "://" not in config.plane:
-        raise ConfigError("--events jetstream needs a NATS server to publish by: --plane nats://host:4222")
+    config.check()
     extra = "zmq" if config.events == "zmq" else "nats"
     try:
         yield

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from triptych.config.media import MIB, MediaLimits
+from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 
 DEFAULT_PORT = 8000
@@ -70,6 +71,11 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "NATS server of `--plane`). A frontend follows workers that publish otherwise by `request`."
         ),
     ] = "request"
+
+    def check(self) -> None:
+        """Raises ConfigError where a setting needs another one."""
+        if self.events == "jetstream" and self.plane == "local":
+            raise ConfigError("--events jetstream needs a NATS server to publish by: --plane nats://host:4222")
 
 
 class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from triptych.config.choices import choices
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
@@ -156,9 +157,10 @@ def _convert(raw: dict[str, Any], where: str, model: type[T]) -> T:
         return msgspec.convert(own, model)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`")
         if reason.startswith("Invalid enum value"):
-            reason = f"unknown span; known: {', '.join(span.value for span in Span)}"
-        raise ConfigError(f"{_at(where, kebab(path.rstrip('`')))}: {reason}") from error
+            reason = f"unknown {kebab(name)}; known: {', '.join(choices(model, name))}"
+        raise ConfigError(f"{_at(where, kebab(name))}: {reason}") from error
 
 
 def _at(where: str, key: str) -> str:

@@ -38,6 +38,10 @@ class NatsServer:
         self._last: deque[str] = deque(maxlen=KEPT_LINES)
         self.url = ""
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def ended(self) -> str:
         """Why, in its own last words."""
         status = await self._process.wait()

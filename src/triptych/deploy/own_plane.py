@@ -23,6 +23,7 @@ def specs_with_plane(graph: Graph) -> tuple[ChildSpec, ...]:
     The server keeps its port over restarts, and its token is known to these processes alone.
     """
     plane = graph.plane
+    plane.check()
     if plane.plane != OWN:
         return child_specs(graph)
     if given := [name for name in ("nats_credentials", "nats_ca", "nats_cert", "nats_key") if getattr(plane, name)]:
