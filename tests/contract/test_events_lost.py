@@ -13,6 +13,7 @@ import zmq
 import zmq.asyncio
 
 from support.carriers import Carrier, carrier_of
+from support.instances import instance
 from support.loops import run, until
 from support.nats_server import nats_server
 from support.speakers import Speaker, listening
@@ -276,6 +277,22 @@ def test_it_binds_the_address_that_it_is_told_and_a_name_works():
             await asyncio.open_connection("127.0.0.2", int(port))
         await outlet.close()
         await outlet.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "localhost"])
+def test_addresses_of_any_kind(host):
+    async def main():
+        outlet, inlet = ZmqOutlet(host, "secret"), ZmqInlet("secret")
+        try:
+            port = await outlet.open("b", lambda: outlet.send(b"welcome"))
+            async with inlet.listen(instance(host=host, events=port)) as mail, asyncio.timeout(5):
+                outlet.send(b"news")
+                assert await mail.receive() == b"news"
+        finally:
+            await inlet.close()
+            await outlet.close()
 
     run(main())
 

@@ -21,8 +21,8 @@ PROGRAM = "nats-server"
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 2.0
 POLL_S = 0.02
-MEMORY_BYTES = 64 << 20
-"""For what all buckets hold together."""
+MEMORY_BYTES = 256 << 20
+"""For what all buckets and streams hold together, of all namespaces."""
 KEPT_LINES = 5
 
 _PR_SET_PDEATHSIG = 1

@@ -12,7 +12,6 @@ import hmac
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
 
 import zmq
 import zmq.asyncio
@@ -20,7 +19,7 @@ from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import ConfigError
+from triptych.contracts.errors import ConfigError, TriptychError
 from triptych.planes.events.base import WAITING, Mail
 from triptych.planes.events.publish import MESSAGE_BYTES
 from triptych.planes.request.tcp_server import is_loopback
@@ -33,7 +32,11 @@ FRAME_BYTES = MESSAGE_BYTES + 4096
 FIRST_WORD_S = 1.0
 """A publisher greets whoever begins to listen; who hears nothing for so long goes on without."""
 RECONNECT_MS, MOST_RECONNECT_MS = 100, 1000
+A_TURN = 64
+"""Subscriptions that are read before others run."""
 _DOMAIN = "triptych"
+
+Socket = zmq.Socket[bytes] | zmq.asyncio.Socket
 
 
 class ZmqOutlet:
@@ -51,26 +54,29 @@ class ZmqOutlet:
 
     async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
         self._on_listener = on_listener
-        self._context = zmq.Context()
-        if self._keys is not None:
-            self._guard = AsyncioAuthenticator(self._context)
-            self._guard.configure_curve_callback(_DOMAIN, self._keys)
-            self._guard.start()
-        self._socket = one = self._context.socket(zmq.XPUB)
-        _bound(one, SUBSCRIPTION_BYTES)
-        one.set(zmq.XPUB_VERBOSE, 1)
-        if self._keys is not None:
-            one.set_string(zmq.ZAP_DOMAIN, _DOMAIN)
-            one.curve_server = True
-            one.curve_secretkey = self._keys.server_secret
         try:
-            one.bind(_endpoint(await _address(self._host), "*"))
+            one = self._bound(await _address(self._host))
         except (zmq.ZMQError, OSError) as error:
             await self.close()
             raise ConfigError(f"cannot publish on {self._host}: {error.strerror or error}") from error
         asyncio.get_running_loop().add_reader(one.fileno(), self._read)
         port = one.get_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
         return f"{SCHEME}:{port}"
+
+    def _bound(self, address: str) -> zmq.Socket[bytes]:
+        self._context = zmq.Context()
+        self._socket = one = self._context.socket(zmq.XPUB)
+        _limit(one, SUBSCRIPTION_BYTES)
+        one.set(zmq.XPUB_VERBOSE, 1)
+        if self._keys is not None:
+            self._guard = AsyncioAuthenticator(self._context)
+            self._guard.configure_curve_callback(_DOMAIN, self._keys)
+            self._guard.start()
+            one.set_string(zmq.ZAP_DOMAIN, _DOMAIN)
+            one.curve_server = True
+            one.curve_secretkey = self._keys.server_secret
+        _reach(one.bind, one, address, "*")
+        return one
 
     def send(self, message: bytes) -> None:
         if self._socket is not None:
@@ -81,9 +87,13 @@ class ZmqOutlet:
     def _read(self) -> None:
         """What subscribers say: that they are there. All else is ignored."""
         listener = False
-        while self._socket is not None and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        for _ in range(A_TURN):
+            if self._socket is None or not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                break
             with suppress(zmq.Again):
                 listener |= self._socket.recv(zmq.NOBLOCK)[:1] == b"\x01"
+        else:
+            asyncio.get_running_loop().call_soon(self._read)
         if listener:
             self._on_listener()
 
@@ -95,7 +105,7 @@ class ZmqOutlet:
         if self._guard is not None:
             self._guard.stop()
         if self._context is not None:
-            self._context.term()
+            self._context.destroy(linger=0)
         self._socket = self._guard = self._context = None
 
 
@@ -112,28 +122,33 @@ class ZmqInlet:
     async def listen(self, instance: Instance) -> AsyncIterator[Mail]:
         if self._context is None:
             self._context = zmq.asyncio.Context()
-        one = self._context.socket(zmq.SUB)
         try:
-            _bound(one, FRAME_BYTES)
-            one.set(zmq.RECONNECT_IVL, RECONNECT_MS)
-            one.set(zmq.RECONNECT_IVL_MAX, MOST_RECONNECT_MS)
-            if self._keys is not None:
-                one.curve_secretkey, one.curve_publickey = self._keys.client_secret, self._keys.client_public
-                one.curve_serverkey = self._keys.server_public
-            one.subscribe(b"")
-            port = instance.events.removeprefix(f"{SCHEME}:")
-            with suppress(zmq.ZMQError, OSError):  # then nothing comes
-                one.connect(_endpoint(await _address(instance.host), port))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_WORD_S):
-                    await one.recv()
+            one = self._context.socket(zmq.SUB)
+        except zmq.ZMQError as error:
+            raise TriptychError(f"no socket to listen with: {error}") from error
+        try:
+            await self._connect(one, instance)
             yield _Mail(one)
         finally:
             one.close()
 
+    async def _connect(self, one: zmq.asyncio.Socket, instance: Instance) -> None:
+        """Returns when messages come, or after ``FIRST_WORD_S``: then they may come later."""
+        _limit(one, FRAME_BYTES)
+        one.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+        one.set(zmq.RECONNECT_IVL_MAX, MOST_RECONNECT_MS)
+        if self._keys is not None:
+            one.curve_secretkey, one.curve_publickey = self._keys.client_secret, self._keys.client_public
+            one.curve_serverkey = self._keys.server_public
+        one.subscribe(b"")
+        with suppress(zmq.ZMQError, OSError, TimeoutError):
+            _reach(one.connect, one, await _address(instance.host), instance.events.removeprefix(f"{SCHEME}:"))
+            async with asyncio.timeout(FIRST_WORD_S):
+                await one.recv()
+
     async def close(self) -> None:
         if self._context is not None:
-            self._context.term()
+            self._context.destroy(linger=0)
             self._context = None
 
 
@@ -142,8 +157,7 @@ class _Mail:
         self._socket = one
 
     async def receive(self) -> bytes:
-        parts: list[bytes] = await self._socket.recv_multipart()
-        return parts[0] if len(parts) == 1 else b""
+        return await self._socket.recv()
 
 
 class Keys:
@@ -163,12 +177,11 @@ def _secret_key(token: str, end: bytes) -> bytes:
     return z85.encode(hmac.digest(token.encode(), b"triptych events " + end, hashlib.sha256))
 
 
-def _bound(one: zmq.Socket[bytes] | zmq.asyncio.Socket, frame_bytes: int) -> None:
+def _limit(one: Socket, frame_bytes: int) -> None:
     one.set(zmq.LINGER, 0)
     one.set(zmq.SNDHWM, WAITING)
     one.set(zmq.RCVHWM, WAITING)
     one.set(zmq.MAXMSGSIZE, frame_bytes)
-    one.set(zmq.IPV6, 1)
 
 
 async def _address(host: str) -> str:
@@ -177,5 +190,7 @@ async def _address(host: str) -> str:
     return str(found[0][4][0])
 
 
-def _endpoint(address: str, port: str) -> str:
-    return f"tcp://[{address}]:{port}" if ip_address(address).version == 6 else f"tcp://{address}:{port}"
+def _reach(by: Callable[[str], object], one: Socket, address: str, port: str) -> None:
+    """``bind`` or ``connect`` of ``one``. Raises zmq.ZMQError."""
+    one.set(zmq.IPV6, ":" in address)
+    by(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
