@@ -186,21 +186,36 @@ def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
 def test_without_the_token_nothing_is_heard():
     async def main():
         async with Speaker(Carrier("zmq").publisher("right")).speaking(token="right") as speaker:
-            heard = {}
+            half = ZmqInlet("right")  # knows the publisher's public key, and has none that it would admit
+            half._keys.client_secret, half._keys.client_public = zmq.curve_keypair()[::-1]
 
-            async def hear(token):
-                inlet = ZmqInlet(token)
+            async def hear(inlet):
                 try:
                     async with inlet.listen(speaker.instance) as mail, asyncio.timeout(QUIET_S):
-                        heard[token] = await mail.receive()
+                        return await mail.receive()
                 except TimeoutError:
-                    heard[token] = None
+                    return None
                 finally:
                     await inlet.close()
 
-            await asyncio.gather(*(hear(token) for token in ("right", "wrong", None)))
-            assert msgspec.msgpack.decode(heard["right"], type=Told).birth == speaker.publisher.birth
-            assert (heard["wrong"], heard[None]) == (None, None)
+            inlets = (ZmqInlet("right"), ZmqInlet("wrong"), ZmqInlet(None), half)
+            right, *others = await asyncio.gather(*map(hear, inlets))
+            assert msgspec.msgpack.decode(right, type=Told).birth == speaker.publisher.birth
+            assert others == [None, None, None]
+
+    run(main())
+
+
+def test_who_begins_to_listen_is_greeted(monkeypatch):
+    monkeypatch.setattr(zeromq, "FIRST_WORD_S", 30.0)
+    monkeypatch.setattr(publish, "HEARTBEAT_S", 30.0)
+    carrier = Carrier("zmq")
+
+    async def main():
+        async with Speaker(carrier.publisher()).speaking() as speaker:
+            for _ in range(2):
+                async with listening(carrier, speaker.instance) as listener:
+                    await listener.agrees(speaker)
 
     run(main())
 
