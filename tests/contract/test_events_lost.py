@@ -22,7 +22,7 @@ from triptych.contracts.kv_events import KvChange, Told
 from triptych.planes import nats_link
 from triptych.planes.events import publish, subscribe, zeromq
 from triptych.planes.events.jetstream import JetStreamOutlet, prefix
-from triptych.planes.events.zeromq import FRAME_BYTES, ZmqInlet, ZmqOutlet
+from triptych.planes.events.zeromq import FRAME_BYTES, SUBSCRIPTION_BYTES, ZmqInlet, ZmqOutlet
 from triptych.planes.nats_access import NatsSecrets, read_access
 
 QUIET_S = 0.3
@@ -266,6 +266,30 @@ def test_a_frame_over_the_bound_is_not_received(monkeypatch):
                 speaker.store(number)
                 await listener.agrees(speaker)
             assert (listener.error, listener.snapshots) == (None, snapshots)
+
+    run(main())
+
+
+def test_frames_are_bounded_at_both_ends():
+    async def main():
+        greeted, heard = [], []
+        outlet, inlet = ZmqOutlet("127.0.0.1", None), ZmqInlet(None)
+        address = await outlet.open("b", lambda: greeted.append(outlet.send(b"welcome")))
+        async with inlet.listen(instance(events=address)) as mail:
+            outlet.send(bytes(FRAME_BYTES))
+            assert len(await mail.receive()) == FRAME_BYTES
+            outlet.send(bytes(FRAME_BYTES + 1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    heard.append(await mail.receive())
+        with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
+            stranger.set(zmq.LINGER, 0)
+            stranger.connect(f"tcp://127.0.0.1:{address.removeprefix('zmq:')}")
+            await stranger.send(b"\x01" + bytes(SUBSCRIPTION_BYTES))
+            await asyncio.sleep(QUIET_S / 3)
+        await inlet.close()
+        await outlet.close()
+        assert (len(greeted), heard) == (1, [])
 
     run(main())
 
