@@ -422,6 +422,25 @@ def test_what_others_put_into_the_stream_does_no_harm(shared_nats_server):
     run(main())
 
 
+def test_the_rights_that_the_docs_name_are_enough(tmp_path):
+    rights = 'publish: ["$JS.API.>", "triptych.default.events.*"], subscribe: ["_INBOX.>"]'
+    users = f"authorization {{ users: [ {{ user: me, password: right, permissions: {{ {rights} }} }} ] }}"
+    login = tmp_path / "login"
+    login.write_text("me:right")
+
+    async def main():
+        with nats_server(tmp_path, users) as server:
+            async with followed(Carrier("jetstream", server, namespace="default", login=str(login))) as (
+                speaker,
+                listener,
+            ):
+                speaker.store(3)
+                await listener.agrees(speaker)
+                assert listener.snapshots == 1
+
+    run(main())
+
+
 def test_a_worker_that_reaches_no_server_says_so(monkeypatch):
     monkeypatch.setattr(nats_link, "FIRST_CONNECT_S", 0.1)
 

@@ -22,24 +22,26 @@ NAMES = ("request", "zmq", "jetstream")
 class Carrier:
     """Both ends of one. Of ``jetstream``, the namespace is this object's own."""
 
-    def __init__(self, name: str = "request", server: NatsServer | None = None) -> None:
+    def __init__(
+        self, name: str = "request", server: NatsServer | None = None, *, namespace: str = "", login: str = ""
+    ) -> None:
+        """``login``: a file, as for ``--nats-credentials``."""
         self.name = name
-        self.server = server
-        self.namespace = secrets.token_hex(4)
+        self.access = read_access(server.url, NatsSecrets(), credentials=login) if server else None
+        self.namespace = namespace or secrets.token_hex(4)
 
     def publisher(self, token: str | None = None, host: str = "127.0.0.1") -> Publisher:
         if self.name == "zmq":
             return PubSubPublisher(ZmqOutlet(host, token))
-        if self.server is not None:
-            return PubSubPublisher(JetStreamOutlet(read_access(self.server.url, NatsSecrets()), self.namespace))
+        if self.access is not None:
+            return PubSubPublisher(JetStreamOutlet(self.access, self.namespace))
         return RequestPublisher()
 
     def source(self, client: RequestClient, token: str | None = None) -> Source:
         if self.name == "zmq":
             return PubSubSource(client, ZmqInlet(token))
-        if self.server is not None:
-            inlet = JetStreamInlet(read_access(self.server.url, NatsSecrets()), self.namespace)
-            return PubSubSource(client, inlet)
+        if self.access is not None:
+            return PubSubSource(client, JetStreamInlet(self.access, self.namespace))
         return RequestSource(client)
 
 

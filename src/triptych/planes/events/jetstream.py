@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +22,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.events.base import SILENCE_S, WAITING, Mail
 from triptych.planes.nats_access import NatsAccess
-from triptych.planes.nats_link import Link, NatsProblem, connect, connect_again, connect_first
+from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first
 from triptych.planes.nats_problems import problems
 from triptych.runtime.tasks import TaskSet
 
@@ -33,6 +34,8 @@ STREAM_BYTES = 16 << 20
 STREAM_AGE_S = 60.0
 PENDING_BYTES = 32 << 20
 """Most that is received and not looked at yet."""
+FIRST_OPEN_S = 15.0
+"""More than the servers of a cluster take to agree on a new leader."""
 REQUEST_TIMEOUT_S = 2.0
 UNUSED_S = 30.0
 """The server forgets what follows the stream for a process that is gone after so long."""
@@ -124,16 +127,21 @@ class JetStreamOutlet:
 
     async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
         self._subject, self._on_listener = prefix(self._namespace) + birth, on_listener
-        try:
-            self._link = await connect_first(self._access, f"events of {birth}")
-            await EventStream(self._link, self._namespace).create()
-        except NatsProblem as error:
-            await self.close()
-            raise ConfigError(f"cannot publish at NATS ({self._access}): {error}") from error
-        except BaseException:
-            await self.close()
-            raise
-        self._tasks.spawn(self._run(self._link), "publish")
+        deadline = time.monotonic() + FIRST_OPEN_S
+        while True:
+            try:
+                self._link = link = await connect_first(self._access, "events")
+                await EventStream(link, self._namespace).create()
+                break
+            except NatsProblem as error:
+                await self.close()
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"cannot publish at NATS ({self._access}): {error}") from error
+                await asyncio.sleep(RETRY_S)
+            except BaseException:
+                await self.close()
+                raise
+        self._tasks.spawn(self._run(link), "publish")
         return f"{SCHEME}:{birth}"
 
     def send(self, message: bytes) -> None:
