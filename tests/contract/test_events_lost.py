@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from unittest.mock import Mock
 
 import msgspec
 import nats
@@ -21,7 +22,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.kv_events import KvChange, Told
 from triptych.planes import nats_link
 from triptych.planes.events import publish, subscribe, zeromq
-from triptych.planes.events.jetstream import JetStreamOutlet, prefix
+from triptych.planes.events.jetstream import EventStream, JetStreamOutlet, prefix
 from triptych.planes.events.zeromq import FRAME_BYTES, SUBSCRIPTION_BYTES, ZmqInlet, ZmqOutlet
 from triptych.planes.nats_access import NatsSecrets, read_access
 
@@ -189,17 +190,17 @@ def test_without_the_token_nothing_is_heard():
             half = ZmqInlet("right")  # knows the publisher's public key, and has none that it would admit
             half._keys.client_secret, half._keys.client_public = zmq.curve_keypair()[::-1]
 
-            async def hear(inlet):
+            async def hear(inlet, patience_s=QUIET_S):
                 try:
-                    async with inlet.listen(speaker.instance) as mail, asyncio.timeout(QUIET_S):
+                    async with inlet.listen(speaker.instance) as mail, asyncio.timeout(patience_s):
                         return await mail.receive()
                 except TimeoutError:
                     return None
                 finally:
                     await inlet.close()
 
-            inlets = (ZmqInlet("right"), ZmqInlet("wrong"), ZmqInlet(None), half)
-            right, *others = await asyncio.gather(*map(hear, inlets))
+            strangers = (ZmqInlet("wrong"), ZmqInlet(None), half)
+            right, *others = await asyncio.gather(hear(ZmqInlet("right"), 10.0), *map(hear, strangers))
             assert msgspec.msgpack.decode(right, type=Told).birth == speaker.publisher.birth
             assert others == [None, None, None]
 
@@ -254,7 +255,7 @@ def test_strangers_who_connect_to_a_publisher_do_no_harm():
 def test_a_frame_over_the_bound_is_not_received(monkeypatch):
     monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
 
-    monkeypatch.setattr(subscribe, "SILENCE_S", 0.2)
+    monkeypatch.setattr(subscribe, "SILENCE_S", 0.5)
 
     async def main():
         async with followed(Carrier("zmq")) as (speaker, listener):
@@ -366,6 +367,32 @@ def test_a_server_that_comes_back_empty_is_published_to_again(server, monkeypatc
     run(main())
 
 
+def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
+    """As it does while it waits for a server that does not read."""
+
+    class Client:
+        max_payload = 1000
+        waits = False
+
+        async def publish(self, subject, message):
+            self.waits = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def main():
+        outlet, link = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default"), Mock()
+        link.client = Client()
+        task = asyncio.create_task(outlet._publish(link))
+        outlet.send(b"message")
+        await until(lambda: link.client.waits, "it publishes")
+        task.cancel()
+        ended, _ = await asyncio.wait([task], timeout=1)
+        task.cancel()
+        assert ended
+
+    run(main())
+
+
 def test_a_stream_that_is_deleted_is_made_again(shared_nats_server, monkeypatch):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
     monkeypatch.setattr("triptych.planes.events.jetstream.SILENCE_S", 0.2)
@@ -447,6 +474,31 @@ def test_a_worker_that_reaches_no_server_says_so(monkeypatch):
     async def main():
         outlet = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
         with pytest.raises(ConfigError, match=r"no NATS server can be reached"):
+            await outlet.open("b", print)
+
+    run(main())
+
+
+def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch):
+    """The servers of a cluster agree on a new leader, say."""
+    create, tries = EventStream.create, []
+
+    async def fail_at_first(stream):
+        tries.append(stream)
+        if len(tries) < 3:
+            raise nats_link.NatsProblem("no leader")
+        await create(stream)
+
+    monkeypatch.setattr(EventStream, "create", fail_at_first)
+    monkeypatch.setattr("triptych.planes.events.jetstream.RETRY_S", 0.01)
+
+    async def main():
+        async with followed(Carrier("jetstream", shared_nats_server)):
+            assert len(tries) >= 3
+        tries.clear()
+        monkeypatch.setattr("triptych.planes.events.jetstream.FIRST_OPEN_S", -1.0)
+        outlet = JetStreamOutlet(read_access(shared_nats_server.url, NatsSecrets()), "default")
+        with pytest.raises(ConfigError, match=r"cannot publish at NATS .*no leader"):
             await outlet.open("b", print)
 
     run(main())

@@ -77,6 +77,13 @@ class _Guarded(Client):
         return super()._connect_command()
 
 
+def heed_cancel() -> None:
+    """Raise the cancel of this task that ``nats-py`` swallows while it waits for a server that does not read."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def connect(access: NatsAccess, name: str) -> Link:
     """One attempt at each server. Raises NatsProblem, and ConfigError where trying again would not help."""
     link = Link(_Guarded(access.wants_tls))

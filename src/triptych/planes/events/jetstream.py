@@ -22,7 +22,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.events.base import SILENCE_S, WAITING, Mail
 from triptych.planes.nats_access import NatsAccess
-from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first
+from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first, heed_cancel
 from triptych.planes.nats_problems import problems
 from triptych.runtime.tasks import TaskSet
 
@@ -161,12 +161,14 @@ class JetStreamOutlet:
     async def _publish(self, link: Link) -> None:
         with problems("publishing"):
             while True:
+                heed_cancel()
                 await self._wake.wait()
                 self._wake.clear()
                 while self._waiting:
                     message = self._waiting.popleft()
                     if len(message) <= link.client.max_payload:
                         await link.client.publish(self._subject, message)
+                        heed_cancel()
 
     async def _connect_again(self) -> Link:
         while True:
@@ -240,6 +242,7 @@ class JetStreamInlet:
         async with stream.messages(self._take, again=again) as consumer:
             self._listening.set()
             while True:
+                heed_cancel()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(SILENCE_S):
                         await link.lost.wait()
