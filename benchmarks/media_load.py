@@ -180,7 +180,7 @@ async def many(folder: Path, rounds: int, files: list[bytes]) -> tuple[Outcome, 
 def blocked(outcome: Outcome) -> list[str]:
     return [
         f"| {name} | {one['ticks']:,} | {one['worst_late_s'] * 1e3:.1f} | {one['worst_own_s'] * 1e3:.1f} "
-        f"| {one['worst_rest_s'] * 1e3:.1f} |"
+        f"| {one['worst_rest_s'] * 1e3:.1f} | {one['worst_blocked_s'] * 1e3:.1f} |"
         for name, one in sorted(outcome.worst.items())
     ]
 
@@ -193,8 +193,8 @@ def times(outcome: Outcome) -> list[str]:
 
 
 _BLOCKED_HEAD = """\
-| loop | timers | latest, ms | of its own doing, ms | neither own nor queued, ms |
-| --- | --- | --- | --- | --- |"""
+| loop | timers | latest, ms | of its own doing, ms | neither own nor queued, ms | latest but for the queue, ms |
+| --- | --- | --- | --- | --- | --- |"""
 _TIMES_HEAD = "| request | count | median, ms | longest, ms |\n| --- | --- | --- | --- |"
 
 

@@ -28,7 +28,7 @@ class Watch:
         self._ticks: list[tuple[float, float, float]] = []
         """(late by, of which on a core, of which in the queue for one), in seconds, the latest of them."""
         self._count = 0
-        self._worst_own_s = 0.0
+        self._worst_own_s = self._worst_blocked_s = self._worst_rest_s = 0.0
         self._before = (0.0, 0.0)
 
     def tick(self, late_s: float) -> None:
@@ -39,8 +39,11 @@ class Watch:
         if self._count == 1:
             return
         # The thread's time since the last tick includes what it did before it was due.
-        self._worst_own_s = max(self._worst_own_s, min(spent_s, late_s))
-        self._ticks.append((late_s, min(spent_s, late_s), min(queued_s, late_s)))
+        own_s, queued_s = min(spent_s, late_s), min(queued_s, late_s)
+        self._worst_own_s = max(self._worst_own_s, own_s)
+        self._worst_blocked_s = max(self._worst_blocked_s, late_s - queued_s)
+        self._worst_rest_s = max(self._worst_rest_s, late_s - queued_s - own_s)
+        self._ticks.append((late_s, own_s, queued_s))
         if len(self._ticks) > 4 * KEPT:
             self._prune()
 
@@ -49,14 +52,14 @@ class Watch:
 
     def write(self) -> None:
         self._prune()
-        rest = [max(0.0, late - own - queued) for late, own, queued in self._ticks]
         self._file.write_text(
             json.dumps(
                 {
                     "ticks": self._count,
                     "worst_late_s": self._ticks[0][0] if self._ticks else 0.0,
                     "worst_own_s": self._worst_own_s,
-                    "worst_rest_s": max(rest, default=0.0),
+                    "worst_rest_s": self._worst_rest_s,
+                    "worst_blocked_s": self._worst_blocked_s,
                     "latest": self._ticks[:5],
                 }
             )

@@ -1,4 +1,4 @@
-"""Memory for what is large (mapped for itself, grown without a copy, given back by a thread of its own) or stays.
+"""Memory for what is large (mapped, grown without a copy, looked through, given back by another thread) or stays.
 
 What comes from the heap costs the event loop: to grow it may copy tens of MiB, and whoever drops the last reference
 unmaps it, 0.07 ms a MiB, with the interpreter lock held. A mapping is filled with the lock released, grows by moving
@@ -38,6 +38,8 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _libc.mremap.restype = ctypes.c_void_p
 _libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.memchr.restype = ctypes.c_void_p
+_libc.memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -170,6 +172,47 @@ class Growing:
         """All of it, read-only; of little a copy. Nothing may be written afterwards."""
         view: memoryview = self._mapping.view(self._size)
         return bytes(view) if self._size <= SMALL_BYTES else view.toreadonly()
+
+
+class _Buffer(ctypes.Structure):
+    """``Py_buffer`` (https://docs.python.org/3/c-api/buffer.html)."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_python = ctypes.PyDLL(None)
+_python.PyObject_GetBuffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
+_python.PyBuffer_Release.argtypes = [ctypes.POINTER(_Buffer)]
+_python.PyBuffer_Release.restype = None
+
+
+def find(data: bytes | memoryview, byte: bytes, begin: int = 0, end: int | None = None) -> int:
+    """Where ``byte`` is first in ``data[begin:end]``, counted from the start of ``data``; -1 where it is not.
+
+    Without the interpreter lock, which ``re`` holds and which views have no other way around.
+    """
+    begin, end = max(0, begin), len(data) if end is None else min(end, len(data))
+    if begin >= end:
+        return -1
+    buffer = _Buffer()
+    _python.PyObject_GetBuffer(data, buffer, 0)
+    try:
+        found = _libc.memchr(buffer.buf + begin, byte[0], end - begin)
+        return -1 if found is None else int(found - buffer.buf)
+    finally:
+        _python.PyBuffer_Release(buffer)
 
 
 def settle() -> None:

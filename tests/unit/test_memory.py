@@ -79,3 +79,27 @@ def test_a_descriptor_is_closed_by_another_thread():
     assert closers != [threading.get_ident()]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.parametrize("make", [bytes, memoryview, bytearray, lambda data: memoryview(b"xyz" + data)[3:]])
+def test_a_byte_is_found_where_it_is_first(make):
+    chance = random.Random(7)
+    for _ in range(300):
+        plain = bytes(chance.choices(b"ab,", (30, 30, 1), k=chance.randrange(120)))
+        begin, end = chance.randrange(-3, 130), chance.randrange(-3, 130)
+        inside = plain[max(0, begin) : max(0, end)].find(b",")
+        wanted = -1 if inside < 0 or end <= begin else inside + max(0, begin)
+        assert memory.find(make(plain), b",", begin, max(0, end)) == wanted
+        assert memory.find(make(plain), b",") == plain.find(b",")
+
+
+def test_what_grew_is_looked_through_and_not_changed():
+    growing = memory.Growing()
+    for piece in (b"a" * memory.MIB, b"b" * memory.MIB, b'"'):
+        growing.write(piece)
+    taken = growing.taken()
+    assert taken.readonly
+    assert memory.find(taken, b"b") == memory.MIB
+    assert memory.find(taken, b'"') == 2 * memory.MIB
+    assert memory.find(taken[1:], b'"') == 2 * memory.MIB - 1
+    assert memory.find(taken, b"c") == -1

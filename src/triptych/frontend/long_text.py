@@ -6,7 +6,6 @@ these are found first, by looking for long stretches without a quotation mark, a
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -15,15 +14,13 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
 from triptych.frontend.schema import AudioPart, ChatRequest, ImagePart, InputAudioPart, VideoPart
 from triptych.media.data_url import LongUrl
+from triptych.memory import find
 
 T = TypeVar("T")
 
 STRIDE_BYTES = 64 << 10
 """Texts of more than twice this are found."""
-SCAN_BYTES = 1 << 20
-"""Looked through at a stretch (0.1 ms)."""
-_QUOTE = re.compile(b'"')
-_ESCAPE = re.compile(rb"\\")
+_QUOTE, _ESCAPE = b'"', b"\\"
 _TEXT_BEGINS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 """What base64 and URLs begin with. Behind the quotation mark that *ends* a text, JSON has none of these."""
 
@@ -61,25 +58,17 @@ def _stretches(body: Data) -> Iterator[_Stretch]:
     """Long texts without an escape, that stand between two quotation marks."""
     at = 0
     while at + STRIDE_BYTES < len(body):
-        if _QUOTE.search(body, at, at + STRIDE_BYTES):
+        if find(body, _QUOTE, at, at + STRIDE_BYTES) >= 0:
             at += STRIDE_BYTES
             continue
         behind = max(0, at - STRIDE_BYTES)
-        begin = behind + bytes(body[behind:at]).rfind(b'"') + 1 if _QUOTE.search(body, behind, at) else 0
-        end = _find(body, _QUOTE, at + STRIDE_BYTES, len(body))
+        begin = behind + bytes(body[behind:at]).rfind(_QUOTE) + 1 if find(body, _QUOTE, behind, at) >= 0 else 0
+        end = find(body, _QUOTE, at + STRIDE_BYTES)
         if end < 0:
             return
-        if begin and body[begin] in _TEXT_BEGINS and _find(body, _ESCAPE, begin, end) < 0:
+        if begin and body[begin] in _TEXT_BEGINS and find(body, _ESCAPE, begin, end) < 0:
             yield _Stretch(begin, end)
         at = end + 1
-
-
-def _find(body: Data, what: re.Pattern[bytes], begin: int, end: int) -> int:
-    """Where ``what`` is first, -1 where it is not; so that other threads get their turn."""
-    for at in range(begin, end, SCAN_BYTES):
-        if found := what.search(body, at, min(at + SCAN_BYTES, end)):
-            return found.start()
-    return -1
 
 
 class _Place(NamedTuple):

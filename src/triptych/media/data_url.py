@@ -10,7 +10,7 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import INVALID_URL, problem
-from triptych.memory import Growing
+from triptych.memory import Growing, find
 
 SCHEME = "data:"
 MAX_HEADER_CHARS = 1024
@@ -89,7 +89,7 @@ def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> Data:
     payload = url.behind(start)
     if len(payload) // 4 * 3 - 2 > limit.size_bytes:
         raise limit.exceeded(item)
-    if any(b"%" in bytes(payload[at : at + CHUNK_CHARS]) for at in range(0, len(payload), CHUNK_CHARS)):
+    if find(payload, b"%") >= 0:
         return decode_data_url(url.whole(), limit, item)
     data = _decode_base64(payload, item)
     if len(data) > limit.size_bytes:
