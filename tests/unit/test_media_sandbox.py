@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from unittest import mock
@@ -23,6 +24,7 @@ from triptych.media.image import PIXEL_BYTES
 from triptych.media.inspect import inspect
 from triptych.media.sandbox import pixels, spare
 from triptych.media.sandbox.pool import Sandbox
+from triptych.media.sandbox.spawn import spawn
 from triptych.media.sandbox.wire import INLINE_BYTES
 
 LARGE = (1300, 1000)
@@ -419,12 +421,43 @@ def test_a_decoder_is_confined_and_knows_no_secret(monkeypatch):
     on_sandbox(body, media_decode_memory_mib=512)
 
 
+def test_a_decoder_has_nothing_of_its_parent_open():
+    async def body(sandbox):
+        ours, theirs = os.pipe()
+        try:
+            os.set_inheritable(theirs, True)  # as libraries leave it that are not Python's
+            pid = await started(sandbox)
+            pipe = os.readlink(f"/proc/self/fd/{theirs}")
+            assert pipe not in [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+            assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1)] == ["/dev/null"] * 2
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+    on_sandbox(body)
+
+
+def test_what_cannot_be_started_is_said():
+    with pytest.raises(FileNotFoundError):
+        spawn(["/no/such/program"], {}, 2)
+
+
+def test_a_child_is_waited_for_by_many():
+    child = spawn(["/bin/sh", "-c", "while :; do sleep 9; done"], {}, 0)
+    child.kill()
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(lambda _: child.wait(), range(4))) == {-signal.SIGKILL}
+    child.kill()
+    assert child.poll() == -signal.SIGKILL
+
+
 def test_decoders_end_with_a_parent_that_is_killed(tmp_path):
     code = """
 import asyncio, sys
 from triptych.config.media import MediaLimits
 from triptych.contracts.request import Medium
 from triptych.media.sandbox.pool import Sandbox
+from triptych.media.sandbox.spawn import spawn
 async def main():
     sandbox = Sandbox(MediaLimits())
     data = open(sys.argv[1], "rb").read()

@@ -1,4 +1,4 @@
-"""A decoder: ``python -m triptych.media.sandbox.child DESCRIPTOR`` takes jobs from its socket, one by one.
+"""A decoder: ``python -m triptych.media.sandbox.child`` takes jobs from the socket that it was handed, one by one.
 
 It ends with its parent: at the end of the socket when idle, and by an alarm when it is busy for longer than a job may.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from triptych.media.image import decode_image
 from triptych.media.inspect import inspect
 from triptych.media.sandbox import export
 from triptych.media.sandbox.confine import confine
+from triptych.media.sandbox.spawn import HANDED
 from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, Done, Job, Setup
 from triptych.media.video import decode_video
 
@@ -39,7 +39,8 @@ _ORPHAN_S = 2.0
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this
-    with socket.socket(fileno=int(sys.argv[1])) as parent:
+    os.closerange(HANDED + 1, os.sysconf("SC_OPEN_MAX"))
+    with socket.socket(fileno=HANDED) as parent:
         limits = _SETUP.decode(parent.recv(MESSAGE_BYTES)).limits
         confine(limits.media_decode_memory_mib * MIB)
         export.keep_memory()

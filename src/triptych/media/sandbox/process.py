@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import triptych
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.media.sandbox.spare import Spares
+from triptych.media.sandbox.spawn import Child, spawn
 from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, START_TIMEOUT_S, Done, Job, Setup, pair
 from triptych.memory import Mapping
 
@@ -75,7 +75,7 @@ class Decoder:
     It answers jobs in their order, each within its time limit from when it began.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], end: socket.socket, reaper: Executor) -> None:
+    def __init__(self, process: Child, end: socket.socket, reaper: Executor) -> None:
         self._process = process
         self._socket = end
         self._reaper = reaper
@@ -251,20 +251,15 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _spawn(limits: MediaLimits) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn(limits: MediaLimits) -> tuple[Child, socket.socket]:
     """Blocks for some 0.1 s. The child ends when the socket does. Raises OSError where it does not come up."""
     ours, theirs = pair()
     source = str(Path(triptych.__file__).parents[1])
     environment = {**env.bare_environment(), **_ONE_THREAD, "PYTHONPATH": source}
     try:
         with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "triptych.media.sandbox.child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-            )
+            words = [sys.executable, "-P", "-m", "triptych.media.sandbox.child"]
+            process = spawn(words, environment, theirs.fileno())
     except BaseException:
         ours.close()
         raise
@@ -282,7 +277,7 @@ def _spawn(limits: MediaLimits) -> tuple[subprocess.Popen[bytes], socket.socket]
     return process, ours
 
 
-def _drop(starting: Future[tuple[subprocess.Popen[bytes], socket.socket]]) -> None:
+def _drop(starting: Future[tuple[Child, socket.socket]]) -> None:
     """End what was started for nobody; in the thread that started it."""
     if starting.cancelled() or starting.exception() is not None:
         return
