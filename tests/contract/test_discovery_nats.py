@@ -119,6 +119,7 @@ def test_a_killed_process_is_gone_within_three_seconds(server):
     run(main())
 
 
+@pytest.mark.full
 def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog):
     async def main():
         discovery = discovery_of(server)

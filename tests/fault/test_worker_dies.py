@@ -241,6 +241,24 @@ def test_a_full_worker_hands_over_to_another():
     run(main())
 
 
+def test_no_request_is_sent_to_a_full_worker_while_another_has_room():
+    """Tried by chance, three of eight, full ones would be met often."""
+
+    async def main():
+        held = ("--prefill-ms", "20000")
+        async with deployment(workers=6, engine_args=held, max_in_flight=1, frontend={"router_policy": "random"}) as d:
+            waiting = [asyncio.create_task(d.chat(f"{number}")) for number in range(8)]
+            await until(lambda: all(one.running == 1 for one in d.workers), "each has one")
+            refused = await d.chat()
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+
+    run(main())
+
+
 def test_a_broken_checkpoint_of_one_worker_harms_no_other(tmp_path, monkeypatch):
     """Its files are read by the frontend too: what is wrong with them is told in /health, and no more."""
     folder = copy_demo(tmp_path)

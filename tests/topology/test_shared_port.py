@@ -12,6 +12,7 @@ from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.frontend.server import listen, serving
+from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
 
 CONNECTIONS = 64
@@ -54,24 +55,26 @@ def test_until_it_knows_who_is_alive_others_get_all_connections():
         port = other.getsockname()[1]
         discovery, client = Gated(), TcpRequestClient()
         config = FrontendConfig(port=port, reuse_port=True, drain_timeout_s=2.0)
-        serves = asyncio.Event()
+        serves = asyncio.get_running_loop().create_future()
 
         async def frontend():
-            async with serving(config, MediaLimits(), RouterConfig(), discovery, client, client.forget) as url:
-                serves.set()
+            events = RequestSource(client)
+            async with serving(config, MediaLimits(), RouterConfig(), discovery, client, client.forget, events) as url:
+                serves.set_result(None)
                 async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as http:
                     await until(lambda: other.fileno() < 0, "the other one is gone")
                     assert (await http.get("/live")).status_code == 200
 
         with other:
-            task = asyncio.create_task(frontend())
-            await discovery.asked.wait()
-            await connect(port, CONNECTIONS)
-            assert accepted(other) == CONNECTIONS
-            discovery.open.set()
-            await serves.wait()
-            await connect(port, CONNECTIONS)
-            assert accepted(other) < CONNECTIONS, "now it has its share"
-        await task
+            async with asyncio.TaskGroup() as group:
+                group.create_task(frontend())
+                await discovery.asked.wait()
+                await connect(port, CONNECTIONS)
+                assert accepted(other) == CONNECTIONS
+                discovery.open.set()
+                await serves
+                await connect(port, CONNECTIONS)
+                assert accepted(other) < CONNECTIONS, "now it has its share"
+                other.close()
 
     run(main())

@@ -62,6 +62,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     started_unix_s: float = 0.0
     reports_kv: bool = False
     """It says what its KV cache holds (``contracts.kv_events``)."""
+    max_in_flight: int = 0
+    """Requests that it holds at most; 0: it does not say."""
     tls: bool = False
     """Its request plane speaks TLS, and nothing else."""
     events: str = ""

@@ -98,7 +98,7 @@ class Routing:
             return _named(prompt.wish.instance, pool)
         if prefills and self._config.router_sessions and prompt.wish.session:
             by_name = {one.name: one for one in pool}
-            return by_name[home(prompt.wish.session, sorted(by_name), lambda name: self._requests(by_name[name]))]
+            return by_name[home(prompt.wish.session, sorted(by_name), lambda name: self.requests(by_name[name]))]
         matches = self._matches(pool, prompt) if prefills and self._config.router_policy == "kv" else {}
         device = self._levels[Level.DEVICE]
         candidates = [
@@ -111,7 +111,8 @@ class Routing:
         """Tokens at the prompt's start that ``instance`` has on its device."""
         return self._held(instance, self._matches([instance], prompt))[0]
 
-    def _requests(self, instance: Instance) -> int:
+    def requests(self, instance: Instance) -> int:
+        """That ``instance`` has to answer, of all frontends."""
         return self._workload.of(instance.id).requests
 
     def _policy(self, stages: str) -> Policy:

@@ -106,6 +106,7 @@ class Worker:
             started_unix_s=time.time(),
             keeps_media=self._config.embedding_cache_bytes > 0,
             reports_kv=self.endpoints.reports_kv,
+            max_in_flight=self._config.max_in_flight,
             tls=self._server.speaks_tls,
             events=events,
         )

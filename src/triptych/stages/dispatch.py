@@ -128,7 +128,7 @@ class Dispatcher:
     # Choosing.
 
     def _plan(self, course: _Course, instances: Sequence[Instance]) -> Plan:
-        """A plan without workers already tried and, unless they are all there is, those that just broke off."""
+        """A plan without workers already tried and, unless they are all there is, those that are full or broke off."""
         now = time.monotonic()
         self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
         need = Need(
@@ -139,10 +139,16 @@ class Dispatcher:
             encodes_cached=course.supply.believed_at,
         )
         try:
-            avoid = {*course.tried, *course.unread, *self._avoid_until}
+            full = (one.id for one in instances if self._is_full(one))
+            avoid = {*course.tried, *course.unread, *self._avoid_until, *full}
             return plan(need, instances, self.load, avoid, self._choice(course))
         except Unavailable:
             return self._last_resort(need, instances, course)
+
+    def _is_full(self, instance: Instance) -> bool:
+        """As far as is known here: what other frontends have there is some 0.3 s old."""
+        most = instance.max_in_flight
+        return most > 0 and max(self.load(instance.id), self.routing.requests(instance)) >= most
 
     def _last_resort(self, need: Need, instances: Sequence[Instance], course: _Course) -> Plan:
         try:
