@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 # Tests without a real engine wait more than they compute; real engines run one deployment after the other.
-FAST := -m "not engine" -n 2 --dist loadfile
+FAST := -m "not engine" -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-full test-fast evidence lint check bench bench-peers clean
