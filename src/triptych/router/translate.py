@@ -32,17 +32,33 @@ class Stored:
 
 
 class _Block:
-    __slots__ = ("children", "name", "own", "parent", "shown", "tiers")
+    __slots__ = ("child", "name", "others", "own", "parent", "shown", "tiers")
 
     def __init__(self, name: EngineHash, own: int, parent: _Block | None) -> None:
         self.name = name
         self.own = own
         self.parent = parent
-        self.children: set[_Block] | None = None
+        self.child: _Block | None = None
+        """The first that hangs on it. Most have one: a set for each block would take as long as all the rest."""
+        self.others: set[_Block] | None = None
         self.tiers = 0
         """Bits of the tiers that hold it."""
         self.shown = 0
         """Bits of the levels at which it was reported."""
+
+    def hang_on(self, parent: _Block) -> None:
+        if parent.child is None:
+            parent.child = self
+        elif parent.others is None:
+            parent.others = {self}
+        else:
+            parent.others.add(self)
+
+    def let_go(self, parent: _Block) -> None:
+        if parent.child is self:
+            parent.child = parent.others.pop() if parent.others else None
+        elif parent.others is not None:
+            parent.others.discard(self)
 
 
 _HELD = [(2 << level) - 1 for level in Level]
@@ -121,16 +137,13 @@ class Translator:
     def _added(self, event: Stored, parent: _Block | None) -> list[_Block]:
         begin = parent.own if parent is not None else root(event.adapter, event.salt)
         tokens = named_within(event.token_ids, event.media, self._block_size, self._placeholders)
-        blocks = []
+        blocks, known = [], self._blocks
         for name, own in zip(event.hashes, block_hashes(tokens, self._block_size, begin), strict=False):
-            block = self._blocks.get(name)
+            block = known.get(name)
             if block is None:
-                block = self._blocks[name] = _Block(name, own, parent)
+                block = known[name] = _Block(name, own, parent)
                 if parent is not None:
-                    if parent.children is None:
-                        parent.children = {block}
-                    else:
-                        parent.children.add(block)
+                    block.hang_on(parent)
             blocks.append(block)
             parent = block
         return blocks
@@ -144,11 +157,11 @@ class Translator:
     def _prune(self, block: _Block) -> None:
         """Forget a block that nothing holds and nothing hangs on, and what it was the last to hang on."""
         at: _Block | None = block
-        while at is not None and not at.tiers and not at.children:
+        while at is not None and not at.tiers and at.child is None:
             if self._blocks.pop(at.name, None) is None:
                 return
-            if at.parent is not None and at.parent.children is not None:
-                at.parent.children.discard(at)
+            if at.parent is not None:
+                at.let_go(at.parent)
             at = at.parent
 
 
@@ -157,6 +170,8 @@ def _shown(blocks: list[_Block], level: int) -> list[int]:
     bit, held = 1 << level, _HELD[level]
     out: list[int] = []
     for block in blocks:
+        if block.shown & bit:
+            continue
         todo = [block]
         while todo:
             one = todo.pop()
@@ -164,8 +179,10 @@ def _shown(blocks: list[_Block], level: int) -> list[int]:
                 continue
             one.shown |= bit
             out.append(one.own)
-            if one.children:
-                todo += one.children
+            if one.child is not None:
+                todo.append(one.child)
+                if one.others:
+                    todo += one.others
     return out
 
 
@@ -182,7 +199,9 @@ def _hidden(blocks: list[_Block], level: int) -> list[int]:
             if one.shown & bit:
                 one.shown &= ~bit
                 found.append(one.own)
-                if one.children:
-                    todo += one.children
+                if one.child is not None:
+                    todo.append(one.child)
+                    if one.others:
+                        todo += one.others
         out += reversed(found)
     return out
