@@ -30,6 +30,7 @@ from benchmarks.options import RESULTS
 from triptych.config.media import MediaLimits
 from triptych.contracts.request import Medium
 from triptych.media.audio import decode_audio
+from triptych.media.decoder import expected_bytes
 from triptych.media.image import decode_image
 from triptych.media.sandbox.pool import Sandbox
 from triptych.media.video import decode_video
@@ -65,9 +66,23 @@ def loads() -> list[Load]:
         ]
 
     video = Medium(
-        kind="video", content_hash="v", format="MP4", data=film(640, 360, 60), frame_indices=tuple(range(0, 1440, 12))
+        kind="video",
+        content_hash="v",
+        format="MP4",
+        data=film(640, 360, 60),
+        width=640,
+        height=360,
+        frame_indices=tuple(range(0, 1440, 12)),
     )
-    tone = Medium(kind="audio", content_hash="a", format="WAV", data=sound(600, 44_100), decode_rate=16_000)
+    tone = Medium(
+        kind="audio",
+        content_hash="a",
+        format="WAV",
+        data=sound(600, 44_100),
+        samples=600 * 44_100,
+        sample_rate=44_100,
+        decode_rate=16_000,
+    )
     return [
         Load("224 x 224 PNG", pictures(224, 224, "PNG"), 300),
         Load("512 x 512 JPEG", pictures(512, 512, "JPEG"), 300),
@@ -94,7 +109,7 @@ async def in_sandbox(load: Load, sandbox: Sandbox, at_once: int) -> None:
 
     async def work() -> None:
         for one in jobs:
-            await sandbox.decode(one, "item")
+            await sandbox.decode(one, "item", expected_bytes(one, LIMITS))
 
     await asyncio.gather(*(work() for _ in range(at_once)))
 
