@@ -250,7 +250,8 @@ async def main(options: argparse.Namespace, load: str) -> str:
 A timer of each event loop is due every 2 ms. "Latest" is how late it was at the worst, with whatever the machine did to
 the process meanwhile; "of its own doing" is the most of that which the loop's thread spent on a core, all callbacks of
 a turn together; "neither" is what was neither that nor time in the system's queue for a core: waits for the interpreter
-lock, above all. Media come as data URLs. Resident memory counts memory that two processes share in each of them."""
+lock, above all; "latest but for the queue" is how long media work blocked the loop. Media come as data URLs. Resident
+memory counts memory that two processes share in each of them."""
     return "\n\n".join(["# Media under load: event loops and memory", head, intro, *parts]) + "\n"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from support.carriers import NAMES, Carrier, carrier_of
 from support.loops import run, until
-from support.speakers import Speaker, listening
+from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import KvChange, Level, Load, packed
 from triptych.contracts.request import GenerateRequest, Sampling
@@ -101,10 +101,7 @@ def test_who_is_too_slow_gets_a_snapshot_in_the_place_of_what_waits(carrier, mon
 
 def test_a_worker_that_clears_its_cache(carrier):
     async def main():
-        async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            listening(carrier, speaker.instance) as listener,
-        ):
+        async with heard(carrier) as (speaker, listener):
             speaker.store(1, 2)
             await listener.agrees(speaker)
             speaker.store(3)
@@ -118,10 +115,7 @@ def test_a_worker_that_clears_its_cache(carrier):
 
 def test_more_changes_at_once_than_fit_one_message(carrier):
     async def main():
-        async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            listening(carrier, speaker.instance) as listener,
-        ):
+        async with heard(carrier) as (speaker, listener):
             await listener.agrees(speaker)
             speaker.store(*range(publish.MESSAGE_BYTES // 4))
             await listener.agrees(speaker)

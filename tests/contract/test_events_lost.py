@@ -17,7 +17,7 @@ from support.carriers import Carrier, carrier_of
 from support.instances import instance
 from support.loops import run, until
 from support.nats_server import nats_server
-from support.speakers import Speaker, listening
+from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.kv_events import KvChange, Told
 from triptych.planes import nats_link
@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def followed(carrier):
-    async with Speaker(carrier.publisher()).speaking() as speaker, listening(carrier, speaker.instance) as listener:
+    async with heard(carrier) as (speaker, listener):
         speaker.store(1, 2)
         await until(lambda: listener.snapshots and listener.held == {1, 2}, "the follower is up to date")
         yield speaker, listener
@@ -418,7 +418,7 @@ def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_is_nee
     carrier = Carrier("jetstream", shared_nats_server)
 
     async def main():
-        async with Speaker(carrier.publisher()).speaking() as speaker, listening(carrier, speaker.instance) as listener:
+        async with heard(carrier) as (speaker, listener):
             await listener.agrees(speaker)
             [task] = [one for one in asyncio.all_tasks() if one.get_name() == "follow the event stream"]
             link = task.get_coro().cr_frame.f_locals["link"]

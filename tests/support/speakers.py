@@ -116,3 +116,10 @@ async def listening(
             await task
         await source.close()
         await client.close()
+
+
+@asynccontextmanager
+async def heard(carrier: Carrier) -> AsyncIterator[tuple[Speaker, Listener]]:
+    """A worker that tells, and one who listens to it."""
+    async with Speaker(carrier.publisher()).speaking() as speaker, listening(carrier, speaker.instance) as listener:
+        yield speaker, listener

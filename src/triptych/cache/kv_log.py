@@ -1,4 +1,4 @@
-"""A worker's half of the event plane: what changed in the KV cache, to everybody who follows, each at their pace."""
+"""What changed in a worker's KV cache, for those who carry it away: each at their own pace, or all at once."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Routing:
 
     def requests(self, instance: Instance) -> int:
         """That ``instance`` has to answer, of all frontends."""
-        return self._workload.of(instance.id).requests
+        return self._workload.requests(instance.id)
 
     def _policy(self, stages: str) -> Policy:
         if stages not in self._policies:

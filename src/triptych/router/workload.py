@@ -15,11 +15,19 @@ class Work(NamedTuple):
     requests: int = 0
 
     def plus(self, other: Work) -> Work:
-        return Work(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Work(
+            self.prefill_tokens + other.prefill_tokens,
+            self.kv_tokens + other.kv_tokens,
+            self.requests + other.requests,
+        )
 
     def less(self, other: Work) -> Work:
         """No part below 0."""
-        return Work(*(max(0, mine - theirs) for mine, theirs in zip(self, other, strict=True)))
+        return Work(
+            max(0, self.prefill_tokens - other.prefill_tokens),
+            max(0, self.kv_tokens - other.kv_tokens),
+            max(0, self.requests - other.requests),
+        )
 
 
 NONE = Work()
@@ -54,3 +62,7 @@ class Workload:
     def of(self, worker: str) -> Work:
         """This frontend's work at ``worker``, and that of others by its last report."""
         return self._own.get(worker, NONE).plus(self._others.get(worker, NONE))
+
+    def requests(self, worker: str) -> int:
+        """Of ``of(worker)``; asked of every worker for every request."""
+        return self._own.get(worker, NONE).requests + self._others.get(worker, NONE).requests
