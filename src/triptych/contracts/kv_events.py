@@ -1,4 +1,4 @@
-"""What changed in a worker's KV cache, in our own block hashes (``router.block_hash``)."""
+"""What a worker tells frontends: what its KV cache holds, in our own hashes (``router.block_hash``), and its load."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def unpacked(hashes: bytes) -> array[int]:
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker has to do for others than the frontend that is told."""
+    """What a worker has to do."""
 
     prefill_tokens: int = 0
     kv_tokens: int = 0
@@ -69,6 +69,7 @@ class News(msgspec.Struct, frozen=True, array_like=True):
 
     kv: KvBatch | None = None
     load: Load | None = None
+    """For all frontends but the one that is told."""
 
 
 EVENTS = "events"
