@@ -36,11 +36,12 @@ def video(
 ) -> bytes:
     """A video file of ``frame_pixels``: of one call's settings always the same file in a process.
 
-    Encoded anew, libx264 may give other bytes and other pixels (seen with one thread too), which an answer can tell.
+    Without macroblock-tree rate control, which makes libx264 give other bytes now and then, with one thread too.
     """
     out = BytesIO()
     with av.open(out, "w", format=container) as file:
-        stream: Any = file.add_stream(codec, rate=fps, options={"threads": "1", **options})
+        steady = {"mbtree": "0"} if codec == "libx264" else {}
+        stream: Any = file.add_stream(codec, rate=fps, options={"threads": "1", **steady, **options})
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index in range(frames):

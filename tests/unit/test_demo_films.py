@@ -40,7 +40,7 @@ def test_same_seed_gives_same_sample() -> None:
     for seed in (0, 5, 2**31 + 3):
         first, second = make_sample(seed), make_sample(seed)
         assert first == second
-        assert EXAM.file(first) == EXAM.file(second)
+        assert len({EXAM.file(first) for _ in range(20)} | {EXAM.file(second)}) == 1, "files of one film differ"
 
 
 def test_every_kind_and_direction_comes_up() -> None:
