@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterable
+
+import pytest
 
 from triptych.contracts.kv_events import KvChange, Level, packed, unpacked
 from triptych.router.block_hash import MediumAt, block_hashes, named, root
@@ -94,28 +97,92 @@ def test_lower_tiers_hold_for_their_own_level_and_those_below() -> None:
     assert translator.snapshot() == []
 
 
-def test_equals_a_slow_model_by_chance() -> None:
+@pytest.mark.parametrize("tiers", [[Level.DEVICE], list(Level)])
+def test_equals_a_slow_model_by_chance(tiers: list[Level]) -> None:
     rng = random.Random(11)
     translator, held = Translator(SIZE), dict[int, set[int]]()
-    prompts = [[rng.randrange(3) for _ in range(SIZE * rng.randrange(1, 8))] for _ in range(40)]
-    in_engine: set[int] = set()
-    for _ in range(3000):
-        prompt = rng.choice(prompts)
-        names = own(prompt)  # the engine's own are others
+    prompts = [[rng.randrange(3) for _ in range(SIZE * rng.randrange(1, 8))] for _ in range(30)]
+    ours = [own(prompt) for prompt in prompts]
+    before = {one: names[at - 1] if at else None for names in ours for at, one in enumerate(names)}
+    in_engine: dict[int, set[int]] = {tier: set() for tier in tiers}
+    for tier in tiers:
+        translator.store(Stored([b"x"], None, [5] * SIZE, tier=tier))
+    translator.remove([b"x"], None)
+    for _ in range(1500):
+        number, tier = rng.randrange(len(prompts)), rng.choice(tiers)
+        prompt, names = prompts[number], ours[number]
         if rng.random() < 0.5:
-            new = next((at for at, one in enumerate(names) if one not in in_engine), len(names))
-            parent = str(names[new - 1]).encode() if new else None
-            changes = translator.store(Stored([str(one).encode() for one in names[new:]], parent, prompt[new * SIZE :]))
-            in_engine |= set(names)
+            known = set().union(*in_engine.values())
+            first = rng.randrange(1 + next((at for at, one in enumerate(names) if one not in known), len(names) - 1))
+            parent = called(names[first - 1]) if first else None
+            stored = Stored([called(one) for one in names[first:]], parent, prompt[first * SIZE :], tier=tier)
+            changes = translator.store(stored)
+            in_engine[tier] |= set(names[first:])
         else:
-            gone = rng.choice(names)
-            changes = translator.remove([str(gone).encode()] if gone in in_engine else [])
-            in_engine.discard(gone)
-        apply(changes, held)
-        usable = {one for prompt in prompts for one in usable_of(own(prompt), in_engine)}
-        assert held.get(0, set()) == usable
+            gone = [one for one in rng.sample(names, rng.randrange(1 + len(names))) if one in in_engine[tier]]
+            changes = translator.remove([called(one) for one in gone], tier)
+            in_engine[tier] -= set(gone)
+        apply_in_order(changes, held, before)
+        for level in tiers:
+            counted = set().union(*(in_engine[one] for one in tiers if one <= level))
+            assert held.get(level, set()) == {one for names in ours for one in usable_of(names, counted)}
+    assert translator.unknown == 0
+
+
+def called(one: int) -> bytes:
+    """What the engine calls a block."""
+    return str(one).encode()
+
+
+def apply_in_order(
+    changes: Iterable[KvChange] | None, held: dict[int, set[int]], before: dict[int, int | None]
+) -> None:
+    """A block comes after the one before it, and goes before that."""
+    assert changes is not None
+    for change in changes:
+        for one in unpacked(change.hashes):
+            apply([KvChange(change.level, change.stored, packed([one]))], held)
+            assert before[one] is None or before[one] in held[change.level]
 
 
 def usable_of(names: list[int], in_engine: set[int]) -> list[int]:
     first = next((at for at, one in enumerate(names) if one not in in_engine), len(names))
     return names[:first]
+
+
+def test_an_event_may_repeat_blocks_that_are_known() -> None:
+    translator, held = Translator(SIZE), dict[int, set[int]]()
+    tokens = list(range(16))
+    apply(translator.store(Stored([1, 2], None, tokens[:8])), held)
+    apply(translator.store(Stored([1, 2, 3, 4], None, tokens)), held)
+    assert held[0] == set(own(tokens))
+    apply(translator.remove([4, 3, 2, 1]), held)
+    assert len(translator) == 0
+
+
+def test_what_comes_before_a_known_block_and_is_not_known_is_passed_over() -> None:
+    """No engine whose hashes stand for prefixes says so."""
+    translator, held = Translator(SIZE), dict[int, set[int]]()
+    tokens = list(range(16))
+    apply(translator.store(Stored([2], None, tokens[4:8])), held)
+    apply(translator.store(Stored([1, 2, 3], None, tokens[:12])), held)
+    assert held[0] == set(own(tokens[4:12]))
+    assert translator.unknown == 1
+    apply(translator.remove([3, 2]), held)
+    assert len(translator) == 0
+
+
+def test_names_and_tokens_count_as_far_as_there_are_both() -> None:
+    translator, held = Translator(SIZE), dict[int, set[int]]()
+    tokens = list(range(12))
+    apply(translator.store(Stored([1], None, tokens[:8])), held)
+    assert held[0] == set(own(tokens[:4]))
+    apply(translator.store(Stored([1, 2, 3], None, tokens[:10])), held)
+    assert held[0] == set(own(tokens[:8]))
+
+
+def test_the_garbage_collector_has_nothing_to_do_with_blocks() -> None:
+    translator = Translator(SIZE)
+    known = len(gc.get_objects())
+    translator.store(Stored(range(1000), None, range(1000 * SIZE)))
+    assert len(gc.get_objects()) - known < 100

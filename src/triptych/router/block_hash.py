@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Collection, Iterable, Sequence
+from struct import iter_unpack
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -76,10 +77,6 @@ def content_token(content_hash: str) -> int:
 
 def block_hashes(tokens: array[int], block_size: int, parent: int = 0) -> list[int]:
     """A hash of 64 bits for each full block of ``tokens``; ``parent``: that of the block before, or the ``root``."""
-    view = memoryview(tokens).cast("B")
-    size = block_size * TOKEN_BYTES
-    hashes = []
-    for start in range(0, len(view) - size + 1, size):
-        parent = xxh3_64_intdigest(view[start : start + size], parent)
-        hashes.append(parent)
-    return hashes
+    whole = tokens[: len(tokens) // block_size * block_size]
+    blocks = iter_unpack(f"{block_size * TOKEN_BYTES}s", whole)
+    return [parent := xxh3_64_intdigest(block, parent) for (block,) in blocks]

@@ -48,10 +48,10 @@ class KvIndex:
         """``worker`` holds these blocks."""
         bit, blocks = self.bit(worker), self._blocks
         self._held[worker] = self._held.get(worker, 0) + len(hashes)
-        known = blocks.get
+        add = blocks.setdefault
         for one in hashes:
-            held = known(one)
-            blocks[one] = bit if held is None else held | bit
+            if (held := add(one, bit)) != bit:
+                blocks[one] = held | bit
 
     def remove(self, worker: str, hashes: Collection[int]) -> None:
         """``worker`` holds them no more; those that it did not hold do not matter."""

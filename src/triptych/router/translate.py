@@ -6,8 +6,10 @@ may evict a block and keep what hangs on it, which nothing can use then, until t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from triptych.contracts.kv_events import KvChange, Level, packed
 from triptych.router.block_hash import MediumAt, block_hashes, named_within, root
@@ -15,55 +17,57 @@ from triptych.router.block_hash import MediumAt, block_hashes, named_within, roo
 EngineHash = int | bytes | str
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """Consecutive blocks that an engine has put into one of its tiers."""
 
     hashes: Sequence[EngineHash]
+    """Each stands for its whole prefix."""
     parent: EngineHash | None
     """Of the first; None: it begins a prompt."""
     token_ids: Sequence[int]
     """Of all of them; empty for a copy of blocks that are known already."""
     media: Sequence[Sequence[MediumAt]] = ()
-    """Of each block; offsets count from its first token, and are negative for what began before."""
+    """Of each block, or of none; offsets count from its first token, and are negative for what began before."""
     adapter: str = ""
     salt: str = ""
     tier: Level = Level.DEVICE
 
 
-class _Block:
-    __slots__ = ("child", "name", "others", "own", "parent", "shown", "tiers")
+class _Block(msgspec.Struct, gc=False):
+    """Knows others by name alone: in a cycle of references, the garbage collector would have to look at every block."""
 
-    def __init__(self, name: EngineHash, own: int, parent: _Block | None) -> None:
-        self.name = name
-        self.own = own
-        self.parent = parent
-        self.child: _Block | None = None
-        """The first that hangs on it. Most have one: a set for each block would take as long as all the rest."""
-        self.others: set[_Block] | None = None
-        self.tiers = 0
-        """Bits of the tiers that hold it."""
-        self.shown = 0
-        """Bits of the levels at which it was reported."""
+    own: int
+    parent: EngineHash | None
+    child: EngineHash | None
+    """The first that hangs on it. Most have one: a set for each block would take as long as all the rest."""
+    tiers: int
+    """Bits of the tiers that hold it."""
+    shown: int
+    """Bits of the levels at which it can be used: it and all before it are in tiers that count there."""
+    others: set[EngineHash] | None = None
+    """All but the first that hang on it."""
 
-    def hang_on(self, parent: _Block) -> None:
-        if parent.child is None:
-            parent.child = self
-        elif parent.others is None:
-            parent.others = {self}
+    def take(self, child: EngineHash) -> None:
+        if self.child is None:
+            self.child = child
+        elif self.others is None:
+            self.others = {child}
         else:
-            parent.others.add(self)
+            self.others.add(child)
 
-    def let_go(self, parent: _Block) -> None:
-        if parent.child is self:
-            parent.child = parent.others.pop() if parent.others else None
-        elif parent.others is not None:
-            parent.others.discard(self)
+    def let_go(self, child: EngineHash) -> None:
+        if self.child == child:
+            self.child = self.others.pop() if self.others else None
+        elif self.others is not None:
+            self.others.discard(child)
 
 
-_HELD = [(2 << level) - 1 for level in Level]
-"""The tiers that count at each level."""
-_EVERY = _HELD[-1]
+_LEVELS = [sum(1 << level for level in Level if tiers & ((2 << level) - 1)) for tiers in range(1 << len(Level))]
+"""By the bits of some tiers: bits of the levels that count any of them."""
+_EVERY = (1 << len(Level)) - 1
+
+_Turn = tuple[list[int], int]
+"""(our hashes of blocks, bits of the levels at which they can be used from now on, or no more)."""
 
 
 class Translator:
@@ -76,8 +80,9 @@ class Translator:
         """``placeholders``: ids that stand for media in expanded prompts."""
         self._block_size = block_size
         self._placeholders = placeholders
-        self._lowest = Level.DEVICE
+        self._levels = 1
         self._blocks: dict[EngineHash, _Block] = {}
+        """With each all those before it."""
         self.unknown = 0
         """Blocks passed over because they, or what they hang on, were never reported."""
 
@@ -88,34 +93,37 @@ class Translator:
         return name in self._blocks
 
     def store(self, event: Stored) -> list[KvChange] | None:
-        parent = self._blocks.get(event.parent) if event.parent is not None else None
-        if event.token_ids and parent is None and event.parent is not None:
-            self.unknown += len(event.hashes)
+        names, blocks = event.hashes, self._blocks
+        if event.token_ids and event.parent is not None and event.parent not in blocks:
+            self.unknown += len(names)
             return []
-        blocks = self._added(event, parent) if event.token_ids else self._known(event.hashes)
-        bit = 1 << event.tier
-        for block in blocks:
-            block.tiers |= bit
-        if event.tier > self._lowest:
-            self._deepen(event.tier)
+        first_new = len(names)
+        while event.token_ids and first_new and names[first_new - 1] not in blocks:
+            first_new -= 1
+        known, bit = self._known(names[:first_new]), 1 << event.tier
+        for name in known:
+            blocks[name].tiers |= bit
+        turned: list[_Turn] = []
+        for name in known:
+            turned += self._settle(name)
+        if first_new < len(names):
+            turned.append(self._add(event, first_new))
+        if event.tier >= self._levels:
+            self._levels = event.tier + 1
             return None
-        return self._changes(event.tier, blocks, stored=True)
+        return self._changes(turned, stored=True)
 
-    def remove(self, hashes: Iterable[EngineHash], tier: Level | None = Level.DEVICE) -> list[KvChange]:
+    def remove(self, hashes: Sequence[EngineHash], tier: Level | None = Level.DEVICE) -> list[KvChange]:
         """``tier``: None for all of them."""
-        blocks, gone = self._known(hashes), _EVERY if tier is None else 1 << tier
-        for block in blocks:
-            block.tiers &= ~gone
-        changes = self._changes(tier or Level.DEVICE, blocks, stored=False)
-        for block in blocks:
-            self._prune(block)
-        return changes
-
-    def _deepen(self, lowest: Level) -> None:
-        """Tell of the levels down to ``lowest`` too."""
-        for level in range(self._lowest + 1, lowest + 1):
-            _shown(list(self._blocks.values()), level)
-        self._lowest = lowest
+        known, gone = self._known(hashes), _EVERY if tier is None else 1 << tier
+        for name in known:
+            self._blocks[name].tiers &= ~gone
+        turned: list[_Turn] = []
+        for name in known:
+            turned += reversed(self._settle(name))
+        for name in known:
+            self._prune(name)
+        return self._changes(turned, stored=False)
 
     def clear(self) -> None:
         """All is gone, in every tier."""
@@ -123,85 +131,54 @@ class Translator:
 
     def snapshot(self) -> list[KvChange]:
         """All that is held now, as if just stored."""
-        changes = []
-        for level in range(self._lowest + 1):
-            shown = [block.own for block in self._blocks.values() if block.shown >> level & 1]
-            changes.append(KvChange(level, True, packed(shown)))
-        return [change for change in changes if change.hashes]
+        return self._changes([([block.own], block.shown) for block in self._blocks.values()], stored=True)
 
-    def _known(self, hashes: Iterable[EngineHash]) -> list[_Block]:
-        found = [self._blocks.get(name) for name in hashes]
-        self.unknown += found.count(None)
-        return [block for block in found if block is not None]
+    def _known(self, names: Sequence[EngineHash]) -> list[EngineHash]:
+        known = [name for name in names if name in self._blocks]
+        self.unknown += len(names) - len(known)
+        return known
 
-    def _added(self, event: Stored, parent: _Block | None) -> list[_Block]:
-        begin = parent.own if parent is not None else root(event.adapter, event.salt)
+    def _add(self, event: Stored, first: int) -> _Turn:
+        """The blocks of ``event`` from ``first`` on: as none of them is known, nothing that is known hangs on them."""
+        parent = event.hashes[first - 1] if first else event.parent
+        before = self._blocks[parent] if parent is not None else None
         tokens = named_within(event.token_ids, event.media, self._block_size, self._placeholders)
-        blocks, known = [], self._blocks
-        for name, own in zip(event.hashes, block_hashes(tokens, self._block_size, begin), strict=False):
-            block = known.get(name)
-            if block is None:
-                block = known[name] = _Block(name, own, parent)
-                if parent is not None:
-                    block.hang_on(parent)
-            blocks.append(block)
-            parent = block
-        return blocks
+        begin = before.own if before is not None else root(event.adapter, event.salt)
+        size, tiers = self._block_size, 1 << event.tier
+        hashes = block_hashes(tokens[first * size : len(event.hashes) * size], size, begin)
+        new = event.hashes[first : first + len(hashes)]
+        shown = _LEVELS[tiers] & (before.shown if before is not None else _EVERY)
+        if before is not None and new:
+            before.take(new[0])
+        for name, own, child in zip(new, hashes, [*new[1:], None], strict=False):
+            self._blocks[name] = _Block(own, parent, child, tiers, shown)
+            parent = name
+        return hashes, shown
 
-    def _changes(self, tier: Level, blocks: list[_Block], *, stored: bool) -> list[KvChange]:
-        """At each level that ``tier`` counts for."""
-        follow = _shown if stored else _hidden
-        found = [(level, follow(blocks, level)) for level in range(tier, self._lowest + 1)]
-        return [KvChange(level, stored, packed(hashes)) for level, hashes in found if hashes]
+    def _settle(self, name: EngineHash) -> list[_Turn]:
+        """After its tiers have changed: what turns for it and for all that hangs on it, prefixes first."""
+        turned, todo, blocks = [], [name], self._blocks
+        while todo:
+            block = blocks[todo.pop()]
+            above = blocks[block.parent].shown if block.parent is not None else _EVERY
+            shown = above & _LEVELS[block.tiers]
+            if shown != block.shown:
+                turned.append(([block.own], shown ^ block.shown))
+                block.shown = shown
+                if block.child is not None:
+                    todo += (block.child, *(block.others or ()))
+        return turned
 
-    def _prune(self, block: _Block) -> None:
+    def _changes(self, turned: Sequence[_Turn], *, stored: bool) -> list[KvChange]:
+        found = [
+            [own for owns, levels in turned if levels >> level & 1 for own in owns] for level in range(self._levels)
+        ]
+        return [KvChange(level, stored, packed(owns)) for level, owns in enumerate(found) if owns]
+
+    def _prune(self, name: EngineHash | None) -> None:
         """Forget a block that nothing holds and nothing hangs on, and what it was the last to hang on."""
-        at: _Block | None = block
-        while at is not None and not at.tiers and at.child is None:
-            if self._blocks.pop(at.name, None) is None:
-                return
-            if at.parent is not None:
-                at.let_go(at.parent)
-            at = at.parent
-
-
-def _shown(blocks: list[_Block], level: int) -> list[int]:
-    """Those that can be used from now on, and what can because of them: prefixes first."""
-    bit, held = 1 << level, _HELD[level]
-    out: list[int] = []
-    for block in blocks:
-        if block.shown & bit:
-            continue
-        todo = [block]
-        while todo:
-            one = todo.pop()
-            if one.shown & bit or not one.tiers & held or not (one.parent is None or one.parent.shown & bit):
-                continue
-            one.shown |= bit
-            out.append(one.own)
-            if one.child is not None:
-                todo.append(one.child)
-                if one.others:
-                    todo += one.others
-    return out
-
-
-def _hidden(blocks: list[_Block], level: int) -> list[int]:
-    """Those that can be used no more, and what cannot because of them: prefixes last."""
-    bit, held = 1 << level, _HELD[level]
-    out: list[int] = []
-    for block in blocks:
-        if not block.shown & bit or block.tiers & held:
-            continue
-        found, todo = [], [block]
-        while todo:
-            one = todo.pop()
-            if one.shown & bit:
-                one.shown &= ~bit
-                found.append(one.own)
-                if one.child is not None:
-                    todo.append(one.child)
-                    if one.others:
-                        todo += one.others
-        out += reversed(found)
-    return out
+        while name is not None and (block := self._blocks.get(name)) and not block.tiers and block.child is None:
+            del self._blocks[name]
+            if block.parent is not None:
+                self._blocks[block.parent].let_go(name)
+            name = block.parent

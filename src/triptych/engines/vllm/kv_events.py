@@ -91,7 +91,8 @@ def _stored(event: BlockStored, tier: Level) -> Stored:
     others = [one for one in first or [] if isinstance(one, str)]
     salt = next((one for one in others if one != adapter), "")
     media = [
-        [MediumAt(key[1], 0, key[0]) for key in of_block or [] if isinstance(key, list | tuple)] for of_block in keys
+        [MediumAt(key[1], 0, key[0]) for key in of_block or [] if isinstance(key, list | tuple)]
+        for of_block in (keys if any(keys) else ())
     ]
     return Stored(event.block_hashes, event.parent_block_hash, event.token_ids, media, adapter, salt, tier)
 
