@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, KvChange, Level, Load, packed
 from triptych.contracts.spans import Span
 from triptych.router.block_hash import named
+from triptych.router.kv_index import KvIndex, Match
 from triptych.router.policy import POLICIES, Candidate, Policy, Weights, cost
 from triptych.router.recent import Recent
 from triptych.router.routing import Prompt, Routing, Wish
-from triptych.router.workload import Work, Workload
+from triptych.router.workload import Workload
 
 SIZE = 4
 
@@ -57,21 +59,21 @@ def test_the_one_that_holds_more_of_the_prompt_is_taken() -> None:
 def test_a_busy_one_is_not_taken_for_little() -> None:
     routing, asked = Routing(RouterConfig()), prompt()
     routing.apply("b", told(asked, 2))
-    with routing.taken(B, Work(prefill_tokens=33)):
+    with routing.taken(B, Load(prefill_tokens=33)):
         assert routing.choose("pd", [A, B], asked) is A
     assert routing.choose("pd", [A, B], asked) is B
 
 
 def test_what_other_frontends_sent_counts_too() -> None:
     workload = Workload()
-    workload.begin("a", Work(10, 10, 1))
-    workload.report("a", Work(20, 40, 2))
-    assert workload.of("a") == Work(30, 50, 3)
-    workload.end("a", Work(10, 0, 0))
-    assert workload.of("a") == Work(20, 50, 3)
-    workload.end("a", Work(0, 10, 1))
+    workload.begin("a", Load(10, 10, 1))
+    workload.report("a", Load(20, 40, 2))
+    assert workload.of("a") == Load(30, 50, 3)
+    workload.end("a", Load(10, 0, 0))
+    assert workload.of("a") == Load(20, 50, 3)
+    workload.end("a", Load(0, 10, 1))
     workload.forget("a")
-    assert workload.of("a") == Work()
+    assert workload.of("a") == Load()
 
 
 def test_reports_of_workers_decide_where_nothing_is_held() -> None:
@@ -89,8 +91,8 @@ def test_lower_tiers_count_less_than_the_device() -> None:
     assert routing.choose("pd", [A, B], asked) is A
     routing.apply("b", told(asked, 4, Level.DISK))
     weights = Weights(host_credit=1, disk_credit=1)
-    assert cost(Candidate("b", Work(), (0, 12, 16)), 16, weights) == 0
-    assert cost(Candidate("b", Work(), (0, 12, 16)), 16, Weights(host_credit=0.5, disk_credit=0.25)) == 9
+    assert cost(Candidate("b", Load(), (0, 12, 16)), 16, weights) == 0
+    assert cost(Candidate("b", Load(), (0, 12, 16)), 16, Weights(host_credit=0.5, disk_credit=0.25)) == 9
 
 
 def test_a_reset_replaces_all_that_was_held() -> None:
@@ -112,6 +114,29 @@ def test_who_reports_nothing_is_remembered_for_a_while() -> None:
     assert [routing.held_tokens(one, asked) for one in (silent, A)] == [16, 0]
     routing.prefilled(A, asked, now_s=11)
     assert routing.held_tokens(silent, asked) == 0
+
+
+def test_a_prompt_is_looked_up_once_while_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    routing, asked, looked_up = Routing(RouterConfig()), prompt(), list[int]()
+    match = KvIndex.match
+
+    def counted(index: KvIndex, hashes: Sequence[int]) -> Match:
+        looked_up.append(len(hashes))
+        return match(index, hashes)
+
+    monkeypatch.setattr(KvIndex, "match", counted)
+    held = []
+    for change in (None, told(asked, 1), told(asked, 3), told(asked, 2, reset=True)):
+        if change is not None:
+            routing.apply("b", change)
+        routing.choose("pd", [A, B], asked)
+        held.append(routing.held_tokens(B, asked))
+        assert len(looked_up) == len(held) * len(Level)
+    routing.forget("b")
+    assert [*held, routing.held_tokens(B, asked)] == [0, 4, 12, 8, 0]
+    routing.prefilled(worker("silent", reports=False), asked, now_s=0)
+    assert routing.held_tokens(worker("silent"), asked) == 16
+    assert routing.held_tokens(worker("silent"), prompt(8)) == 8, "another prompt is looked up by itself"
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:
@@ -149,7 +174,7 @@ def test_a_session_stays_at_its_worker_while_that_is_not_overloaded() -> None:
     assert all(len(one) == 1 for one in homes.values())
     assert len(set.union(*homes.values())) > 1, "not all at one worker"
     [mine] = [one for one in pool if one.name in homes["ann"]]
-    with routing.taken(mine, Work(requests=3)):
+    with routing.taken(mine, Load(requests=3)):
         assert routing.choose("pd", pool, wishing(prompt(), session="ann")) is not mine
     assert routing.choose("pd", list(reversed(pool)), wishing(prompt(), session="ann")) is mine
     off = Routing(RouterConfig())
@@ -168,7 +193,7 @@ def test_a_request_may_name_its_worker() -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_takes_one_of_the_candidates(name: Any) -> None:
     policy = Policy(name, Weights(), random.Random(1))
-    candidates = [Candidate(str(index), Work(requests=index)) for index in range(5)]
+    candidates = [Candidate(str(index), Load(requests=index)) for index in range(5)]
     chosen = [policy.choose(candidates, 10).id for _ in range(200)]
     match name:
         case "round-robin":
@@ -183,8 +208,8 @@ def test_every_policy_takes_one_of_the_candidates(name: Any) -> None:
 
 def test_temperature_spreads_what_is_nearly_equal() -> None:
     policy = Policy("kv", Weights(temperature=0.2), random.Random(1))
-    near, far = Candidate("near", Work(), (8, 8, 8)), Candidate("far", Work(prefill_tokens=100))
-    same = Candidate("same", Work(), (8, 8, 8))
+    near, far = Candidate("near", Load(), (8, 8, 8)), Candidate("far", Load(prefill_tokens=100))
+    same = Candidate("same", Load(), (8, 8, 8))
     chosen = [policy.choose([near, same, far], 10).id for _ in range(300)]
     assert chosen.count("near") > 100 < chosen.count("same")
     assert "far" not in chosen

@@ -57,11 +57,31 @@ def unpacked(hashes: bytes) -> array[int]:
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker has to do."""
+    """What a worker has to do, or what one request adds to it."""
 
     prefill_tokens: int = 0
+    """Tokens of prompts that wait to be prefilled, or are being."""
     kv_tokens: int = 0
+    """Tokens in the KV caches of requests that run."""
     requests: int = 0
+
+    def plus(self, other: Load) -> Load:
+        return Load(
+            self.prefill_tokens + other.prefill_tokens,
+            self.kv_tokens + other.kv_tokens,
+            self.requests + other.requests,
+        )
+
+    def less(self, other: Load) -> Load:
+        """No part below 0."""
+        return Load(
+            max(0, self.prefill_tokens - other.prefill_tokens),
+            max(0, self.kv_tokens - other.kv_tokens),
+            max(0, self.requests - other.requests),
+        )
+
+
+NO_LOAD = Load()
 
 
 class News(msgspec.Struct, frozen=True, array_like=True):

@@ -27,7 +27,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta
 
-from triptych.router.workload import Work
+from triptych.contracts.kv_events import Load
 
 PolicyName = Literal["kv", "round-robin", "random", "least-loaded", "power-of-two"]
 POLICIES: tuple[str, ...] = get_args(PolicyName)
@@ -48,7 +48,7 @@ class Candidate(NamedTuple):
     """A worker that could take a request."""
 
     id: str
-    work: Work
+    load: Load
     held: tuple[int, int, int] = (0, 0, 0)
     """Tokens at the prompt's start that its device holds; its device and host; its device, host and disk."""
     blocks: int = 0
@@ -60,9 +60,8 @@ def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
     device, host, disk = candidate.held
     credit = device + weights.host_credit * (host - device) + weights.disk_credit * (disk - host)
     left = max(0.0, prompt_tokens - credit)
-    return (
-        left + weights.prefill_weight * candidate.work.prefill_tokens + weights.decode_weight * candidate.work.kv_tokens
-    )
+    waiting, running = candidate.load.prefill_tokens, candidate.load.kv_tokens
+    return left + weights.prefill_weight * waiting + weights.decode_weight * running
 
 
 class Policy:
@@ -89,7 +88,7 @@ class Policy:
         least = min(costs)
         if not self._weights.temperature:
             ties = [one for one, its in zip(candidates, costs, strict=True) if its == least]
-            return min(ties, key=lambda one: (one.work.requests, one.blocks, one.id))
+            return min(ties, key=lambda one: (one.load.requests, one.blocks, one.id))
         scale = self._weights.temperature * max(1, prompt_tokens)
         odds = [math.exp((least - one) / scale) for one in costs]
         return self._chance.choices(candidates, odds)[0]
@@ -103,4 +102,4 @@ class Policy:
 
 
 def _load(candidate: Candidate) -> tuple[int, int, str]:
-    return candidate.work.requests, candidate.work.prefill_tokens + candidate.work.kv_tokens, candidate.id
+    return candidate.load.requests, candidate.load.prefill_tokens + candidate.load.kv_tokens, candidate.id

@@ -18,7 +18,7 @@ from triptych.router.block_hash import block_hashes
 from triptych.router.kv_index import KvIndex, Match
 from triptych.router.policy import Candidate, Policy, PolicyName
 from triptych.router.recent import Recent
-from triptych.router.workload import Work, Workload
+from triptych.router.workload import Workload
 
 INSTANCE_HEADER = "x-triptych-instance"
 SESSION_HEADER = "x-session-id"
@@ -62,19 +62,22 @@ class Routing:
         self._recent = Recent(config.router_remember_s)
         self._workload = Workload()
         self._policies: dict[str, Policy] = {}
+        self._last: tuple[Prompt, dict[int, list[Match]]] | None = None
+        """The prompt that was asked for last, and by block size who holds how much of it at each level."""
 
     # What workers tell.
 
     def apply(self, worker: str, batch: KvBatch) -> Iterator[None]:
         """A message of ``worker``, in order. The iteration drops what a reset has made of no use, in steps."""
         sweeps = self._forget(worker) if batch.reset else iter(())
+        self._last = None
         for change in batch.changes:
             index = self._levels[change.level]
             (index.store if change.stored else index.remove)(worker, unpacked(change.hashes))
         return sweeps
 
     def report(self, worker: str, load: Load) -> None:
-        self._workload.report(worker, Work(load.prefill_tokens, load.kv_tokens, load.requests))
+        self._workload.report(worker, load)
 
     def forget(self, worker: str) -> Iterator[None]:
         """``worker`` is gone. To be iterated over, as ``KvIndex.forget``."""
@@ -83,6 +86,7 @@ class Routing:
         return self._forget(worker)
 
     def _forget(self, worker: str) -> Iterator[None]:
+        self._last = None
         sweeps = [index.forget(worker) for index in self._levels]
         return (step for sweep in sweeps for step in sweep)
 
@@ -99,17 +103,18 @@ class Routing:
         if prefills and self._config.router_sessions and prompt.wish.session:
             by_name = {one.name: one for one in pool}
             return by_name[home(prompt.wish.session, sorted(by_name), lambda name: self.requests(by_name[name]))]
-        matches = self._matches(pool, prompt) if prefills and self._config.router_policy == "kv" else {}
-        device = self._levels[Level.DEVICE]
+        by_prefix, device = prefills and self._config.router_policy == "kv", self._levels[Level.DEVICE]
+        held = self._held(pool, prompt) if by_prefix else [(0, 0, 0)] * len(pool)
         candidates = [
-            Candidate(one.id, self._workload.of(one.id), self._held(one, matches), device.held(one.id)) for one in pool
+            Candidate(one.id, self._workload.of(one.id), tokens, device.held(one.id))
+            for one, tokens in zip(pool, held, strict=True)
         ]
         chosen = self._policy(stages).choose(candidates, len(prompt) if prefills else 0)
         return next(one for one in pool if one.id == chosen.id)
 
     def held_tokens(self, instance: Instance, prompt: Prompt) -> int:
         """Tokens at the prompt's start that ``instance`` has on its device."""
-        return self._held(instance, self._matches([instance], prompt))[0]
+        return self._held([instance], prompt)[0][0]
 
     def requests(self, instance: Instance) -> int:
         """That ``instance`` has to answer, of all frontends."""
@@ -122,36 +127,41 @@ class Routing:
             self._policies[stages] = Policy(name, self._config.weights, self._chance)
         return self._policies[stages]
 
-    def _matches(self, pool: Sequence[Instance], prompt: Prompt) -> dict[int, list[Match]]:
-        """By block size: what is held at each level."""
-        sizes = {one.model.block_size for one in pool}
-        return {size: [index.match(prompt.hashes(size)) for index in self._levels] for size in sizes}
+    def _held(self, pool: Sequence[Instance], prompt: Prompt) -> list[tuple[int, int, int]]:
+        """Tokens of each one's device; device and host; device, host and disk."""
+        found = []
+        for one in pool:
+            size = one.model.block_size
+            device, host, disk = (
+                _leading(match, index.bit(one.id)) * size if match else 0
+                for match, index in zip(self._matches(prompt, size), self._levels, strict=True)
+            )
+            found.append((device, max(device, host), max(device, host, disk)))
+        return found
 
-    def _held(self, instance: Instance, matches: dict[int, list[Match]]) -> tuple[int, int, int]:
-        size = instance.model.block_size
-        if size not in matches:
-            return (0, 0, 0)
-        bits = [index.bit(instance.id) for index in self._levels]
-        found = [
-            next((blocks * size for blocks, workers in match if workers & bit), 0)
-            for match, bit in zip(matches[size], bits, strict=True)
-        ]
-        device, host, disk = found
-        return device, max(device, host), max(device, host, disk)
+    def _matches(self, prompt: Prompt, block_size: int) -> list[Match]:
+        """Of each level. Looked up once for all that is asked of a prompt before something else is told."""
+        if self._last is None or self._last[0] is not prompt:
+            self._last = prompt, {}
+        known = self._last[1]
+        if block_size not in known:
+            known[block_size] = [index.match(prompt.hashes(block_size)) for index in self._levels]
+        return known[block_size]
 
     # The account.
 
     @contextmanager
-    def taken(self, instance: Instance, work: Work) -> Iterator[None]:
-        """``work`` for ``instance``, for the block."""
-        self._workload.begin(instance.id, work)
+    def taken(self, instance: Instance, load: Load) -> Iterator[None]:
+        """``load`` for ``instance``, for the block."""
+        self._workload.begin(instance.id, load)
         try:
             yield
         finally:
-            self._workload.end(instance.id, work)
+            self._workload.end(instance.id, load)
 
     def prefilled(self, instance: Instance, prompt: Prompt, now_s: float) -> None:
         """``instance`` has computed the prompt; one that does not say so itself is thought to keep it for a while."""
+        self._last = None
         for worker, gone in self._recent.expired(now_s):
             self._levels[Level.DEVICE].remove(worker, gone)
         if instance.reports_kv:
@@ -161,6 +171,14 @@ class Routing:
         index = self._levels[Level.DEVICE]
         index.store(instance.id, hashes)
         index.remove(instance.id, gone)
+
+
+def _leading(match: Match, bit: int) -> int:
+    """Blocks that the worker of this bit holds."""
+    for blocks, workers in match:
+        if workers & bit:
+            return blocks
+    return 0
 
 
 def _named(name: str, pool: Sequence[Instance]) -> Instance:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from triptych.contracts.kv_events import Load
 from triptych.router.affinity import home
 from triptych.router.kv_index import KvIndex
 from triptych.router.policy import Candidate, Policy, PolicyName, Weights
-from triptych.router.workload import Work, Workload
+from triptych.router.workload import Workload
 from triptych.simulate.blocks import Change
 
 
@@ -48,11 +49,11 @@ class Choosing:
                     held[place] = tokens
         return held
 
-    def begin(self, place: int, work: Work) -> None:
-        self._workload.begin(self._names[place], work)
+    def begin(self, place: int, load: Load) -> None:
+        self._workload.begin(self._names[place], load)
 
-    def end(self, place: int, work: Work) -> None:
-        self._workload.end(self._names[place], work)
+    def end(self, place: int, load: Load) -> None:
+        self._workload.end(self._names[place], load)
 
     def told(self, place: int, changes: Sequence[Change]) -> None:
         """By a worker, of its blocks."""

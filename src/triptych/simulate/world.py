@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
+from triptych.contracts.kv_events import Load
 from triptych.contracts.spans import Mode, Span
 from triptych.router.policy import PolicyName, Weights
-from triptych.router.workload import Work
 from triptych.simulate.choosing import Choosing, EncoderChoosing
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job, Step
 from triptych.simulate.measures import Measures, Record
@@ -92,11 +92,11 @@ class _Course:
     record: Record
     source: _Node
     """Who prefills."""
-    left: Work
+    left: Load
     """Prefill that is counted at the source until the first token."""
     target: _Node
     """Who decodes."""
-    held: Work
+    held: Load
     """Counted at the target until the end."""
 
 
@@ -159,7 +159,7 @@ class World:
             place, left = self._prefill.choosing.choose(prompt, request.hashes)
             source = self._prefill.nodes[place]
         record = self._measures.records[index]
-        course = _Course(request, record, source, Work(prefill_tokens=left), target, Work(0, prompt, 1))
+        course = _Course(request, record, source, Load(prefill_tokens=left), target, Load(0, prompt, 1))
         source.pool.choosing.begin(source.place, course.left)
         target.pool.choosing.begin(target.place, course.held)
         return course

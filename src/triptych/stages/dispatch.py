@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
 from triptych.contracts.stages import Release, Sample
 from triptych.planes.request.base import RequestClient
 from triptych.router.block_hash import named
 from triptych.router.held import Held
 from triptych.router.routing import Prompt, Routing
-from triptych.router.workload import Work
 from triptych.stages.calls import Calls, StepFailed
 from triptych.stages.compose import Choose, Need, Plan, Step, plan
 from triptych.stages.supply import Supply
@@ -192,10 +192,10 @@ class Dispatcher:
         left = max(0, len(course.prompt) - self.routing.held_tokens(first, course.prompt))
         with (
             self._calls.counted(last.id, 1),
-            self.routing.taken(last, Work(kv_tokens=len(course.prompt), requests=1)),
+            self.routing.taken(last, Load(kv_tokens=len(course.prompt), requests=1)),
             course.prefilling,
         ):
-            course.prefilling.enter_context(self.routing.taken(first, Work(prefill_tokens=left)))
+            course.prefilling.enter_context(self.routing.taken(first, Load(prefill_tokens=left)))
             async with aclosing(self._carry_out(chosen, course)) as batches:
                 yield batches
 

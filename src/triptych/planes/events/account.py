@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 
-from triptych.contracts.kv_events import Load
+from triptych.contracts.kv_events import NO_LOAD, Load
 from triptych.contracts.request import GenerateRequest
 
 
 def others(loads: Mapping[str, Load], origin: str) -> Load:
     """Of all frontends but ``origin``."""
-    found = [load for name, load in loads.items() if name != origin]
-    return Load(
-        sum(one.prefill_tokens for one in found),
-        sum(one.kv_tokens for one in found),
-        sum(one.requests for one in found),
-    )
+    return reduce(Load.plus, (load for name, load in loads.items() if name != origin), NO_LOAD)
 
 
 class Account:
@@ -42,11 +38,11 @@ class Account:
         finally:
             entry.close()
 
-    def add(self, origin: str, prefill_tokens: int, kv_tokens: int, requests: int) -> None:
-        load = self._loads.get(origin, Load())
-        load = Load(load.prefill_tokens + prefill_tokens, load.kv_tokens + kv_tokens, load.requests + requests)
+    def add(self, origin: str, change: Load) -> None:
+        """Parts of ``change`` may be negative."""
+        load = self._loads.get(origin, NO_LOAD).plus(change)
         self._loads[origin] = load
-        if load == Load():
+        if load == NO_LOAD:
             del self._loads[origin]
 
 
@@ -56,14 +52,14 @@ class _Entry:
         self._origin = request.origin
         self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)
         self._waiting = 0 if request.kv is not None else self._tokens
-        account.add(self._origin, self._waiting, self._tokens, 1)
+        account.add(self._origin, Load(self._waiting, self._tokens, 1))
 
     def prefilled(self) -> None:
         """Its first token is there. May be called again."""
         if self._waiting:
-            self._account.add(self._origin, -self._waiting, 0, 0)
+            self._account.add(self._origin, Load(-self._waiting))
             self._waiting = 0
 
     def close(self) -> None:
         self.prefilled()
-        self._account.add(self._origin, 0, -self._tokens, -1)
+        self._account.add(self._origin, Load(0, -self._tokens, -1))
