@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from support.kv_tellers import PAD, SIZE, Asked, Index, Sglang, Trtllm, Vllm
-from triptych.contracts.kv_events import Level
+from triptych.contracts.kv_events import KvChange, Level, packed
 from triptych.engines.media_places import MediaPlaces
 from triptych.engines.sglang import kv_events as sglang
 from triptych.router.block_hash import MediumAt, block_hashes, named, root
@@ -90,6 +90,25 @@ def test_blocks_of_another_size_and_tiers_of_another_kind_are_not_ours(medium: s
     for told in (Sglang(), Vllm()):
         told.hear(msgspec.msgpack.encode([0.5, [event]]))
         assert told.index.held == {}
+
+
+def test_vllm_removals_in_a_row_are_told_together() -> None:
+    told, tokens = Vllm(), list(range(4 * SIZE))
+    own = block_hashes(named(tokens), SIZE)
+
+    def removed(name: int, **where: Any) -> dict[str, Any]:
+        return {"type": "BlockRemoved", "block_hashes": [name], **where}
+
+    stored = {"type": "BlockStored", "block_hashes": [1, 2, 3, 4], "token_ids": tokens, "block_size": SIZE}
+    evicted = [removed(4), removed(3), removed(2, group_idx=1), removed(2, medium="CPU"), removed(2)]
+    events = [stored, *evicted, {**stored, "block_hashes": [2], "parent_block_hash": 1, "token_ids": tokens[SIZE:8]}]
+    assert list(told.events.apply(msgspec.msgpack.encode([0.5, events]))) == [
+        [KvChange(Level.DEVICE, True, packed(own))],
+        [KvChange(Level.DEVICE, False, packed([own[3], own[2]]))],
+        [],
+        [KvChange(Level.DEVICE, False, packed([own[1]]))],
+        [KvChange(Level.DEVICE, True, packed([own[1]]))],
+    ]
 
 
 def test_trtllm_blocks_without_a_name_of_ours_end_what_is_known() -> None:

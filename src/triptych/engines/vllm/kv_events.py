@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -72,8 +72,8 @@ class Events:
         self.translator = Translator(block_size, placeholders)
 
     def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
-        """What to report of one message, event by event; None: a snapshot. Raises msgspec.MsgspecError."""
-        for event in _BATCH.decode(payload).events:
+        """What to report of one message, part by part; None: a snapshot. Raises msgspec.MsgspecError."""
+        for event in _joined(_BATCH.decode(payload).events):
             if isinstance(event, AllBlocksCleared):
                 self.translator.clear()
                 yield None
@@ -82,6 +82,24 @@ class Events:
                     yield self.translator.remove(event.block_hashes, tier)
                 elif event.block_size in (0, self._block_size):
                     yield self.translator.store(_stored(event, tier))
+
+
+def _joined(events: Iterable[Event]) -> list[Event]:
+    """Removals in a row from one tier as one event: blocks are evicted one by one."""
+    joined: list[Event] = []
+    last: Event | None = None
+    for event in events:
+        if (
+            isinstance(event, BlockRemoved)
+            and isinstance(last, BlockRemoved)
+            and event.medium == last.medium
+            and event.group_idx == last.group_idx
+        ):
+            last.block_hashes += event.block_hashes
+        else:
+            joined.append(event)
+            last = event
+    return joined
 
 
 def _stored(event: BlockStored, tier: Level) -> Stored:
