@@ -57,13 +57,15 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def timed_us(work: Callable[[], Any], times: int) -> tuple[float, float]:
+def timed_us(
+    work: Callable[[], Any], times: int, clock_ns: Callable[[], int] = time.perf_counter_ns
+) -> tuple[float, float]:
     """(p50, p99)"""
     took = []
     for _ in range(times):
-        begun = time.perf_counter_ns()
+        begun = clock_ns()
         work()
-        took.append((time.perf_counter_ns() - begun) / 1000)
+        took.append((clock_ns() - begun) / 1000)
     took.sort()
     return took[len(took) // 2], took[len(took) * 99 // 100]
 
@@ -112,7 +114,10 @@ def hashing_ms(rng: random.Random) -> float:
 
 
 def decision_us(rng: random.Random) -> dict[str, float]:
-    """Of a new prompt of 1,500 tokens among all workers: hashes, look-up, cost of each, choice."""
+    """Of a new prompt of 1,500 tokens among all workers: hashes, look-up, cost of each, choice.
+
+    By the thread's own clock: on a busy machine the p99 is else the time until it has its turn again.
+    """
     card = ModelCard(name="m", path="", context_length=1, block_size=BLOCK_TOKENS)
     fixed: dict[str, Any] = {"component": "", "span": Span.PD, "able": Span.PD, "engine": "", "host": "", "port": 1}
     pool = [Instance(id=f"w{n}", name=f"w{n}", model=card, reports_kv=True, **fixed) for n in range(WORKERS)]
@@ -121,8 +126,8 @@ def decision_us(rng: random.Random) -> dict[str, float]:
         held = Prompt(named(tokens[: rng.choice([0, 500, 1500])])).hashes(BLOCK_TOKENS)
         routing.apply(one.id, KvBatch(0, [KvChange(0, True, packed(held))]))
         routing.report(one.id, Load(rng.randrange(5000), rng.randrange(9000), rng.randrange(20)))
-    p50, p99 = timed_us(lambda: routing.choose("pd", pool, Prompt(named(tokens))), LOOKUPS)
-    return {"a decision among 64 workers p50, us": p50, "a decision p99, us": p99}
+    p50, p99 = timed_us(lambda: routing.choose("pd", pool, Prompt(named(tokens))), LOOKUPS, time.thread_time_ns)
+    return {"a decision among 64 workers p50, us of CPU": p50, "a decision p99, us of CPU": p99}
 
 
 def from_the_wire(messages: Iterable[list[dict[str, Any]]]) -> float:
