@@ -11,6 +11,8 @@ from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.demo import MODEL_DIR
 from triptych.media.loader import MediaReference
+from triptych.models.expanded import named_prompt
+from triptych.processor import processor as processing
 from triptych.processor.processor import Processor
 
 
@@ -49,6 +51,20 @@ def test_one_placeholder_a_medium_and_the_length_that_the_model_sees():
     assert prompt.token_ids.count(IMAGE_ID) == 2
     assert [medium.content_hash for medium in prompt.media] == ["112x112", "224x56"]
     assert prompt.length == len(prompt.token_ids) - 2 + cells(112, 112) + cells(224, 56)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_long_prompts_are_named_beside_the_event_loop(inline, monkeypatch):
+    seen = []
+
+    def noting(*args):
+        seen.append(threading.get_ident())
+        return named_prompt(*args)
+
+    monkeypatch.setattr(processing, "named_prompt", noting)
+    monkeypatch.setattr(processing, "_INLINE_TOKENS", cells(112, 112) - (not inline))
+    chat([IMAGE, text("a")], ["112x112"])
+    assert [one == threading.get_ident() for one in seen] == [inline]
 
 
 def test_text_alone():

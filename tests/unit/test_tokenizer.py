@@ -70,3 +70,10 @@ def test_a_token_by_itself():
     first = ours.encode("😀", add_special_tokens=False)[0]
     assert ours.token_text(first) == "\ufffd", "a part of a character"
     assert ours.token_text(10**6) == "", "an id that stands for nothing"
+
+
+def test_short_texts_of_prompts_are_tokenised_once():
+    ours = Tokenizer.load(str(MODEL_DIR))
+    ids = ours.plain("<0.5 seconds>")
+    assert list(ids) == ours.encode("<0.5 seconds>", add_special_tokens=False)
+    assert ours.plain("<0.5 seconds>") is ids, "the times of a video's steps are hundreds"

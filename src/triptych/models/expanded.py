@@ -17,13 +17,14 @@ def named_prompt(
     placeholder_ids: Mapping[MediaKind, int],
 ) -> array[int]:
     """uint32 [tokens]: ``ids``, where each of ``media`` has one placeholder, with all expanded and named by content."""
-    tokens: list[int] = []
+    tokens = array("I")
     places: list[MediumAt] = []
     begin = 0
     for medium, expansion in zip(media, expansions, strict=True):
         at = ids.index(placeholder_ids[medium.kind], begin)
-        tokens += ids[begin:at]
+        tokens += array("I", ids[begin:at])
         places.append(MediumAt(len(tokens), len(expansion.token_ids), medium.content_hash))
-        tokens += expansion.token_ids
+        tokens += array("I", expansion.token_ids)
         begin = at + 1
-    return named([*tokens, *ids[begin:]], places, {expansion.embedded for expansion in expansions})
+    tokens += array("I", ids[begin:])
+    return named(tokens, places, {expansion.embedded for expansion in expansions})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ from triptych.router.routing import Prompt as RoutedPrompt
 
 _INLINE_CHARACTERS = 16_384
 """Longer texts are tokenised in a thread: this many take a few milliseconds."""
+_INLINE_TOKENS = 65_536
+"""Longer prompts are named by their media in a thread: this many take a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,15 @@ class Processor:
             self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
         expansions = [self._expansion(medium, ref) for medium, ref in zip(loaded, media, strict=True)]
-        routed = RoutedPrompt(named_prompt(ids, loaded, expansions, self._placeholder_ids))
+        routed = RoutedPrompt(await self._named(ids, loaded, expansions))
         loaded = [self._described(medium) for medium in loaded]
         return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun)
+
+    async def _named(self, ids: list[int], media: list[Medium], expansions: list[Expansion]) -> array[int]:
+        """The prompt as workers' KV caches have it."""
+        if sum(len(one.token_ids) for one in expansions) <= _INLINE_TOKENS:
+            return named_prompt(ids, media, expansions, self._placeholder_ids)
+        return await asyncio.to_thread(named_prompt, ids, media, expansions, self._placeholder_ids)
 
     def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
         if self.prompt_template is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from triptych.contracts.errors import ConfigError
 from triptych.models.registry import read_json
+
+_TEXTS = 8192
+"""Short texts whose tokens are remembered: more than there are times, by tenths of a second, in ten minutes."""
 
 
 class Tokenizer:
@@ -20,6 +24,8 @@ class Tokenizer:
         self.settings = settings
         """``tokenizer_config.json``."""
         self.token_text = lru_cache(maxsize=65536)(self._token_text)
+        self.plain: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=_TEXTS)(self._plain)
+        """``models.base.Tokenise``: what was asked before is known, as videos' times come again and again."""
         self.vocabulary_size = fast.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -43,9 +49,8 @@ class Tokenizer:
         ids: list[int] = self.fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def plain(self, text: str) -> list[int]:
-        """``models.base.Tokenise``"""
-        return self.encode(text, add_special_tokens=False)
+    def _plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self.encode(text, add_special_tokens=False))
 
     def decode(self, ids: list[int]) -> str:
         text: str = self.fast.decode(ids, skip_special_tokens=True)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from struct import iter_unpack
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
 TOKEN_BYTES = array("I").itemsize
-_MASK = (1 << 32) - 1
+_NAMES = 1 << 32
+_MASK = _NAMES - 1
+_AT_ONCE = 1 << 16
+"""Tokens named in one step, which holds the interpreter lock for a millisecond."""
 assert TOKEN_BYTES == 4
 assert sys.byteorder == "little", "hashes would differ between hosts"
 
@@ -44,11 +47,31 @@ def named(token_ids: Iterable[int], media: Iterable[MediumAt] = (), placeholders
     """
     tokens = array("I", token_ids)
     for offset, count, content_hash in media:
-        name = content_token(content_hash)
-        for place in range(min(count, len(tokens) - offset)):
-            if not placeholders or tokens[offset + place] in placeholders:
-                tokens[offset + place] = (name + place) & _MASK
+        name, end = content_token(content_hash), min(offset + count, len(tokens))
+        for first, length in _stretches(tokens[offset:end], placeholders):
+            _count_up(tokens, offset + first, length, (name + first) & _MASK)
     return tokens
+
+
+def _stretches(tokens: array[int], placeholders: Collection[int]) -> Iterator[tuple[int, int]]:
+    """(index of the first, number) of ``placeholders`` that stand together; all of ``tokens`` where there are none."""
+    if not placeholders or any(tokens == array("I", [one]) * len(tokens) for one in placeholders):
+        yield 0, len(tokens)
+        return
+    inside = bytes(map(placeholders.__contains__, tokens)) + b"\0"
+    first = inside.find(1)
+    while first >= 0:
+        end = inside.find(0, first)
+        yield first, end - first
+        first = inside.find(1, end)
+
+
+def _count_up(tokens: array[int], first: int, length: int, name: int) -> None:
+    """``length`` of ``tokens`` from ``first`` on become ``name`` and those after it, modulo 2**32."""
+    while length:
+        step = min(length, _AT_ONCE, _NAMES - name)
+        tokens[first : first + step] = array("I", range(name, name + step))
+        first, length, name = first + step, length - step, (name + step) & _MASK
 
 
 def named_within(
