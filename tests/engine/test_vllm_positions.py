@@ -1,4 +1,4 @@
-"""Positions of precomputed videos: as far as the checks let them go, vLLM's engine follows."""
+"""Positions of videos: as far as the checks let them go, vLLM's engine follows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch
 from vllm_inprocess import Embedding, Engine, question
 
 from support.reference import make_checkpoint
+from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Medium, Precomputed
 from triptych.contracts.spans import Span
+from triptych.models.qwen_vl import FAMILY_2_5
+from triptych.models.registry import load_checkpoint
 
 pytestmark = pytest.mark.full
 
@@ -57,3 +60,35 @@ def test_a_context_full_of_the_longest_steps_is_answered(engine: Engine, model: 
     embeddings = [Embedding.of(torch.randn(STEPS, 128, generator=generator)) for _ in media]
     asked = question(model, media, tokens=30)
     assert len(engine.answer(asked, embeddings)) == 30
+
+
+def slow(name: str, frames: int) -> Medium:
+    """One whose six frames come apart, in three steps."""
+    seen = tuple(range(0, frames, frames // 6))[:6]
+    return Medium(
+        kind="video",
+        content_hash=name * 64,
+        format="MP4",
+        width=56,
+        height=56,
+        frames=frames,
+        fps=1.0,
+        frame_indices=seen,
+    )
+
+
+def test_as_slow_videos_as_are_let_by_are_answered(engine: Engine, model: Path) -> None:
+    """Two positions a second, of which the last step begins after two thirds of all."""
+    generator = torch.Generator().manual_seed(2)
+    longest = slow("e", 3 * CONTEXT * 3 // 4)
+    family, checkpoint = FAMILY_2_5, load_checkpoint(str(model))
+    rows = family.media["video"].tokens(checkpoint, longest)
+    beside = family.media["video"].positions
+    assert beside is not None
+    assert 3 * CONTEXT - 10 < beside(checkpoint, longest) + rows <= 3 * CONTEXT + rows
+    embedding = Embedding.of(torch.randn(rows, 128, generator=generator))
+    context = question(model, [longest], tokens=30, text=CONTEXT - rows - 40)
+    assert len(engine.answer(context, [embedding])) == 30
+    with pytest.raises(BadRequest, match="too far apart"):
+        engine.prompt(question(model, [slow("f", 3 * CONTEXT)]), [embedding])
+    assert len(engine.answer(question(model, [longest], tokens=5), [embedding])) == 5

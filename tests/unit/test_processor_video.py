@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from support.checkpoints import card_of, copy_demo
-from triptych.contracts.errors import ConfigError
+from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.request import Medium
 from triptych.media.loader import MediaReference
 from triptych.processor.processor import Processor, Sampling
@@ -20,8 +21,11 @@ MESSAGES = [{"role": "user", "content": [{"type": "video"}]}]
 class Source:
     """Gives the same film whatever is asked for."""
 
+    def __init__(self, film=FILM):
+        self.film = film
+
     async def load(self, references):
-        return [FILM for _ in references]
+        return [self.film for _ in references]
 
 
 def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
@@ -59,3 +63,18 @@ def test_an_operator_may_ask_for_a_number_of_frames_or_a_rate(tmp_path):
     assert seen(tmp_path / "d", Sampling(frames=4), fps=1.0).frame_indices == (0, 12, 24, 36)
     with pytest.raises(ConfigError, match="exclude each other"):
         Sampling(frames=4, fps=3.0)
+
+
+def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
+    copy_demo(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text()) | {"model_type": "qwen2_5_vl"}
+    path.write_text(json.dumps(config))
+    context = config["text_config"]["max_position_embeddings"]
+    processor = Processor.load(card_of(tmp_path, modalities=("image", "video")), None, Sampling(frames=4))
+    film = msgspec.structs.replace(FILM, frames=context * 12, fps=1.0)
+    media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
+    with pytest.raises(BadRequest, match="too far apart for its context") as caught:
+        asyncio.run(processor.chat(MESSAGES, media, {}, Source(film)))
+    assert (caught.value.param, caught.value.code) == (media[0].item, "context_length_exceeded")
+    assert asyncio.run(processor.chat(MESSAGES, media, {}, Source())).media

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from support.checkpoints import copy_demo
-from triptych.contracts.request import Medium
+from triptych.contracts.request import Medium, Precomputed
 from triptych.demo import MODEL_DIR
 from triptych.models.base import Checkpoint
+from triptych.models.positions import _CONTEXT, PositionsTooFar, check_positions
 from triptych.models.qwen_vl import _TOKENS_PER_SECOND, FAMILY, FAMILY_2_5, frame_indices, video_grid
 from triptych.models.registry import family_of, load_checkpoint
 
@@ -192,3 +193,61 @@ def test_positions_of_a_second_are_by_default_transformers():
 def test_qwen2_5_vl_takes_no_video_whose_times_are_not_known(unknown):
     with pytest.raises(ValueError, match="not known"):
         NEWER.metadata(checkpoint(), unknown)
+
+
+SMALL = Checkpoint(
+    "x",
+    {**CONFIG, "text_config": {"max_position_embeddings": 1024}},
+    video={"size": {"shortest_edge": 3136, "longest_edge": 3136}},
+)
+
+
+def slow(frames: int) -> Medium:
+    """Three steps of two tokens; the last one begins ``frames * 8 / 90`` positions after the first."""
+    return film(frames, 30.0, (0, 1, 2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "refused"),
+    [
+        ([34_617], None),
+        ([34_628], 0),
+        ([20_000, 14_616], None),
+        ([20_000, 14_800], 1),
+        ([60] * 2000, None),
+        ([60] * 10 + [40_000], 10),
+    ],
+    ids=str,
+)
+def test_videos_take_no_more_positions_than_the_engine_has_angles_for(lengths, refused):
+    """Three for each token of the context, beside the tokens themselves, for all of a request's media."""
+    media = [slow(one) for one in lengths]
+    beside = [max(0, frames * 8 // 90 + 1 - 6) for frames in lengths]
+    assert [NEWER.positions(SMALL, one) for one in media] == beside
+    assert (sum(beside) > 3072) == (refused is not None)
+    if refused is None:
+        check_positions(FAMILY_2_5, SMALL, media)
+        return
+    with pytest.raises(PositionsTooFar, match=r"second_per_grid_ts.* of at most 3,072") as caught:
+        check_positions(FAMILY_2_5, SMALL, media)
+    assert caught.value.index == refused
+
+
+def test_precomputed_videos_count_among_them():
+    told = {"video_grid_thw": (3, 2, 4), "second_per_grid_ts": (1.5,)}
+    given = Medium(
+        kind="video", content_hash="", format="", metadata=told, precomputed=Precomputed((6, 128), "float32")
+    )
+    assert NEWER.positions(SMALL, given) == 12 + 1 - 6
+    check_positions(FAMILY_2_5, SMALL, [given])
+    with pytest.raises(PositionsTooFar):
+        check_positions(FAMILY_2_5, SMALL, [slow(34_617), given])
+
+
+def test_models_whose_time_goes_in_steps_need_no_bound():
+    check_positions(FAMILY, SMALL, [slow(10**6)])
+
+
+def test_the_context_is_by_default_transformers():
+    transformers = pytest.importorskip("transformers")
+    assert transformers.Qwen2_5_VLConfig().text_config.max_position_embeddings == _CONTEXT

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
-from triptych.models.precomputed import Steps, Times, grid_rule
+from triptych.models.precomputed import Steps, Times, grid_rule, metadata_of
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
 _MIN_PIXELS = 56 * 56
@@ -26,8 +26,7 @@ _VIDEO_MAX_TOKENS = 128_000
 _TOKENS_PER_SECOND = 4
 """Default of transformers' Qwen2_5_VLVisionConfig: positions of a second."""
 _POSITIONS_A_TOKEN = 3
-"""Most that a precomputed video may take. vLLM keeps angles for four positions a token of the context, and its engine
-ends over one beyond them."""
+"""Most that a precomputed video may take, whatever else there is (``models.positions`` has the limit of all media)."""
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -200,10 +199,24 @@ def check_timing(medium: Medium) -> None:
         raise ValueError("the times of this video's frames are not known")
 
 
+def _positions(checkpoint: Checkpoint, medium: Medium) -> int:
+    """Of Qwen2.5-VL's videos beside their tokens: the first of the last step is as many after the first as there are
+    seconds between them, in ``tokens_per_second``."""
+    told = metadata_of(FAMILY_2_5.media["video"], checkpoint, medium)
+    (number, high, wide), (step_s,) = told["video_grid_thw"], told["second_per_grid_ts"]
+    merge = video_merge_size(checkpoint)
+    last = math.floor((number - 1) * step_s * _positions_a_second(checkpoint))
+    tokens = int(number * high * wide) // merge**2
+    return max(0, last + 1 - tokens)
+
+
+def _positions_a_second(checkpoint: Checkpoint) -> float:
+    return float(vision_config(checkpoint).get("tokens_per_second", _TOKENS_PER_SECOND))
+
+
 def _longest_step_s(checkpoint: Checkpoint, steps: Steps) -> float:
     """Of a precomputed video: that long, and the video has ``_POSITIONS_A_TOKEN`` positions for each of its tokens."""
-    a_second = float(vision_config(checkpoint).get("tokens_per_second", _TOKENS_PER_SECOND))
-    return _POSITIONS_A_TOKEN * steps.tokens / a_second
+    return _POSITIONS_A_TOKEN * steps.tokens / _positions_a_second(checkpoint)
 
 
 def _wanted_step(checkpoint: Checkpoint, steps: Steps) -> str:
@@ -226,6 +239,7 @@ FAMILY_2_5 = replace(
             precomputed=grid_rule(
                 "video_grid_thw", video_merge_size, Times("second_per_grid_ts", _wanted_step, _is_step)
             ),
+            positions=_positions,
         ),
     },
 )

@@ -19,6 +19,7 @@ from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, Expansion, ModelFamily
 from triptych.models.expanded import named_prompt
+from triptych.models.positions import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
@@ -121,6 +122,7 @@ class Processor:
             self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
         expansions = [self._expansion(medium, ref) for medium, ref in zip(loaded, media, strict=True)]
+        self._check_positions(loaded, media)
         routed = RoutedPrompt(await self._named(ids, loaded, expansions))
         loaded = [self._described(medium) for medium in loaded]
         return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun)
@@ -245,6 +247,14 @@ class Processor:
             return medium
         metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)
         return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium
+
+    def _check_positions(self, media: Sequence[Medium], refs: Sequence[MediaReference]) -> None:
+        """The language model has positions for all ``media``, whose expansions are known. Raises BadRequest."""
+        try:
+            check_positions(self.family, self.checkpoint, media)
+        except PositionsTooFar as error:
+            item = refs[error.index].item
+            raise problem(BadRequest, item, "context_length_exceeded", str(error)) from error
 
     def _expansion(self, medium: Medium, ref: MediaReference) -> Expansion:
         """Tokens of the prompt that stand for ``medium``."""

@@ -29,6 +29,7 @@ from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium, Numbers
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.models.base import Checkpoint, Expansion, Modality
+from triptych.models.positions import check_positions
 from triptych.models.precomputed import expansion_of, metadata_of
 from triptych.models.registry import family_of
 from triptych.processor.tokenizer import Tokenizer
@@ -85,6 +86,18 @@ class Items:
             _check_is_known(medium)
         try:
             return expansion_of(modality, self._checkpoint, medium, self._tokenise)
+        except ValueError as error:
+            raise BadRequest(str(error), param="media") from error
+
+    def check_positions(self, media: Sequence[Medium]) -> None:
+        """Raises BadRequest where ``media`` together take more positions than the engine has angles for, and as
+        ``tokens`` does."""
+        for medium in media:
+            self._modality(medium.kind)
+            if medium.precomputed is None:
+                _check_is_known(medium)
+        try:
+            check_positions(self._family, self._checkpoint, media)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
 

@@ -63,6 +63,7 @@ class Prompts:
             return tokens_input([*request.token_ids, *request.said])
         placeholders = {medium.kind: self._items.placeholder(medium.kind) for medium in request.media}
         _check_counts(engine, request.media)
+        self._items.check_positions(request.media)
         found: list[Item | None] = []
         frames: dict[str, Buffer] = {}
         for index, medium in enumerate(request.media):
