@@ -50,6 +50,18 @@ def test_videos_are_normalised_by_their_own_values() -> None:
     assert arguments(checkpoint=pictures_only).mm_device_do_normalize == usual
 
 
+def test_frames_of_videos_are_not_sampled_again() -> None:
+    given = {"do_sample_frames": False}
+    assert arguments().mm_processor_kwargs == {"videos_kwargs": given}
+    said = '{"max_pixels": 50176, "videos_kwargs": {"do_sample_frames": true, "size": {"longest_edge": 9}}}'
+    assert arguments("--mm-processor-kwargs", said).mm_processor_kwargs == {
+        "max_pixels": 50176,
+        "videos_kwargs": {"size": {"longest_edge": 9}, **given},
+    }
+    pictures_only = replace(CHECKPOINT, config={**CHECKPOINT.config, "model_type": "llama4"})
+    assert arguments(checkpoint=pictures_only).mm_processor_kwargs is None
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -31,6 +31,7 @@ class Engine:
         from vllm import LLM
 
         from triptych.engines.vllm.ec import media_args
+        from triptych.engines.vllm.options import processor_settings
         from triptych.engines.vllm.prompt import Prompts
 
         self.loop = asyncio.Runner()
@@ -40,6 +41,7 @@ class Engine:
         options = EngineOptions(model_path=str(folder), model_name="tiny", span=span, media=MediaLimits())
         self.prompts = Prompts(options, self.checkpoint, self.flags)
         common = {"dtype": "float32", "enforce_eager": True, "block_size": 32, "max_model_len": 1024}
+        common["mm_processor_kwargs"] = processor_settings(self.checkpoint, None)
         common |= {"kv_cache_memory_bytes": 32 << 20} | args | media_args(self.flags, span, self.checkpoint)
         self.core = LLM(model=str(folder), **common).llm_engine
         self.vllm_config, self.model_config = self.core.vllm_config, self.core.model_config

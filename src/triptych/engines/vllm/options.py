@@ -54,7 +54,21 @@ def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
     if any(word.split("=")[0] == "--model" for word in words):
         raise ConfigError("give the model to the worker (--model), not to the engine")
     parsed = parser.parse_args([*words, "--model", options.model_path])
-    return AsyncEngineArgs.from_cli_args(parsed)
+    args = AsyncEngineArgs.from_cli_args(parsed)
+    args.mm_processor_kwargs = processor_settings(checkpoint, args.mm_processor_kwargs)
+    return args
+
+
+def processor_settings(checkpoint: Checkpoint, said: dict[str, Any] | None) -> dict[str, Any] | None:
+    """``mm_processor_kwargs`` of the user's, and that a video's frames are all to be seen, as they come.
+
+    They were chosen before: a checkpoint that says ``do_sample_frames`` would have its processor choose among them. Not
+    said with each request, where vLLM would name the media anew for it.
+    """
+    if "video" not in family_of(checkpoint).modalities:
+        return said
+    said = said or {}
+    return {**said, "videos_kwargs": {**said.get("videos_kwargs", {}), "do_sample_frames": False}}
 
 
 def side_channel(args: Any, flags: VllmFlags) -> tuple[str, int, int]:
