@@ -19,6 +19,7 @@ from ways import ways
 
 from support.evidence import Proves
 from support.reference import AudioReference, make_checkpoint
+from triptych.cli.main import main
 
 TOKENS = 24
 ROUNDS = 2
@@ -138,6 +139,10 @@ def test_answers_stay_the_same_at_once_and_streamed(deployed: Served, expected: 
     with ThreadPoolExecutor(CLIENTS) as threads:
         answers = list(threads.map(lambda one: ask(deployed, one[0], stream=one[1]), asked))
     assert answers == [expected[name] for name, _ in asked]
+
+
+def test_the_check_of_a_deployment_asks_about_sounds(deployed: Served, checkpoint: Path) -> None:
+    assert main(["verify", "--url", deployed.url, "--checkpoint", str(checkpoint)]) == 0
 
 
 def test_a_damaged_sound_is_refused_and_harms_nobody(deployed: Served, expected: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from ways import Way, ways
 from support.checkpoint_llava_next_video import FRAMES
 from support.evidence import Proves
 from support.reference import VideoReference, make_checkpoint
+from triptych.cli.main import main
 
 pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 videos = pytest.importorskip("support.videos")
@@ -108,6 +109,10 @@ def test_answers_equal_transformers(deployed: tuple[Way, Served], answers: dict[
     with ThreadPoolExecutor(8) as threads:
         said = list(threads.map(lambda one: ask(served, CASES[one[0]], stream=one[1])[0], work))
     assert said == [answers[name] for name, _ in work]
+
+
+def test_the_check_of_a_deployment_asks_about_videos(deployed: tuple[Way, Served], model: Path) -> None:
+    assert main(["verify", "--url", deployed[1].url, "--checkpoint", str(model)]) == 0
 
 
 def test_what_the_model_does_not_take_is_refused(deployed: tuple[Way, Served], answers: dict[str, str]) -> None:

@@ -18,9 +18,9 @@ def test_a_right_deployment_passes(
     status = main(["verify", "--url", served.url, "--checkpoint", str(checkpoint), "--json", str(file)])
     out = capsys.readouterr().out
     assert status == 0, out
-    assert out.splitlines()[-1].startswith("OK: all 28 answers")
+    assert out.splitlines()[-1].startswith("OK: all 32 answers")
     texts = {one["said"]["text"] for one in json.loads(file.read_text())["answers"]}
-    assert len(texts) == 7, "to prove anything, each case must have an answer of its own"
+    assert len(texts) == 8, "to prove anything, each case must have an answer of its own"
 
 
 def test_other_weights_do_not_pass(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

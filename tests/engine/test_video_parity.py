@@ -20,6 +20,7 @@ from ways import COUNT_TIME, TIME_NOTE, Way, matrix
 
 from support.evidence import Proves
 from support.reference import VideoReference, make_checkpoint, picture
+from triptych.cli.main import main
 
 av = pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 np = pytest.importorskip("numpy")
@@ -171,6 +172,13 @@ def test_answers_equal_transformers_all_at_once(deployed: tuple[Way, Served], an
     with ThreadPoolExecutor(12) as threads:
         said = list(threads.map(lambda one: ask(deployed[1], CASES[one[0]], stream=one[1])[0], work))
     assert said == [answers[name] for name, _ in work]
+
+
+def test_the_check_of_a_deployment_asks_about_videos(
+    deployed: tuple[Way, Served], models: Callable[[str], Model], request: pytest.FixtureRequest
+) -> None:
+    folder = models(request.node.callspec.params["deployed"][0]).folder
+    assert main(["verify", "--url", deployed[1].url, "--checkpoint", str(folder), "--cases", "text,one,video"]) == 0
 
 
 def test_bad_videos_are_the_clients_errors_and_the_engine_goes_on(

@@ -21,20 +21,24 @@ from triptych.processor.tokenizer import Tokenizer
 from triptych.verify.ask import AskFailed, connect
 from triptych.verify.reference import Expected, Reference, Token
 
-PLACEHOLDER = "<|image_pad|>"
+PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
+ASKED = [name for name in CASES if name != "sound"]
+"""Of the demo model, which sees."""
 
 
 class Echo(Reference):
-    """Says the prompt again, as the mock engine does, but with ``wrong`` pictures something else from token 4 on."""
+    """Says the prompt again, as the mock engine does, but with ``wrong`` media something else from token 4 on."""
 
     wrong = None
 
-    def expect(self, messages, pictures, max_tokens):
+    def expect(self, messages, media, max_tokens):
         tokenizer = Tokenizer.load(str(MODEL_DIR))
         prompt = load_chat_template(str(MODEL_DIR), tokenizer).render(messages, {})
-        whole = tokenizer.encode(prompt.replace(PLACEHOLDER, ""), add_special_tokens=False)
+        for placeholder in PLACEHOLDERS:
+            prompt = prompt.replace(placeholder, "")
+        whole = tokenizer.encode(prompt, add_special_tokens=False)
         ids = whole[:max_tokens]
-        if len(pictures) == self.wrong:
+        if len(media) == self.wrong:
             ids[4:] = tokenizer.encode("Q" * (len(ids) - 4), add_special_tokens=False)
         ends = [len(tokenizer.decode(ids[: at + 1])) for at in range(len(ids))]
         return Expected(
@@ -74,10 +78,10 @@ def test_equal_answers(demo, verify, tmp_path):
     file = tmp_path / "report.json"
     status, out, _ = verify(f"{demo.url}/v1/", "--json", str(file))
     assert status == 0, out
-    assert outcomes(out) == {(case, phase): "ok" for case in CASES for phase in ("cold", "warm", "at once")}
-    assert out.splitlines()[-1] == "OK: all 28 answers equal transformers' greedy generate"
+    assert outcomes(out) == {(case, phase): "ok" for case in ASKED for phase in ("cold", "warm", "at once")}
+    assert out.splitlines()[-1] == "OK: all 32 answers equal transformers' greedy generate"
     document = json.loads(file.read_text())
-    assert len(document["answers"]) == 28
+    assert len(document["answers"]) == 32
     assert f"seed {document['setting']['seed']}," in out
 
 
@@ -141,6 +145,7 @@ def test_a_key_by_flag_or_environment(verify, monkeypatch):
         (("--model", "other"), "does not serve other; served now: demo"),
         (("--checkpoint", "/nowhere"), "/nowhere does not exist"),
         (("--cases", "text,five"), "five"),
+        (("--cases", "text,sound"), "takes no audio, for the case sound"),
         (("--dtype", "int4"), "float32, bfloat16, float16"),
         (("--max-tokens", "0"), "--max-tokens 0"),
         (("--url", "localhost"), "--url localhost"),

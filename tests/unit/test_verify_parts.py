@@ -7,6 +7,7 @@ import base64
 import importlib.util
 import io
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,17 +17,21 @@ from PIL import Image
 
 from support.checkpoints import sentencepiece_like, text_checkpoint
 from support.loops import run
+from triptych.config.media import MediaLimits
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
 from triptych.demo import MODEL_DIR
-from triptych.verify import report
+from triptych.media.video import inspect_video
+from triptych.models.registry import load_checkpoint
+from triptych.verify import decode, report
 from triptych.verify.ask import AskFailed, Said
-from triptych.verify.cases import make_cases
+from triptych.verify.cases import chosen, listed, make_cases
 from triptych.verify.check import Asked, Check, Result, model_to_ask
 from triptych.verify.compare import compare
 from triptych.verify.reference import Expected, Reference, Token
 
 COUNTS = {"text": 0, "one": 1, "two": 2, "four": 4, "sizes": 3, "interleaved": 2, "repeated": 3}
+COUNTS |= {"video": 1, "sound": 1}
 SETTING = report.Setting(
     url="http://h:1",
     model="m",
@@ -81,9 +86,9 @@ def line(*answers, case="two", phase="at once"):
 # Questions.
 
 
-def test_every_case_has_its_pictures_and_a_text():
+def test_every_case_has_its_media_and_a_text():
     cases = make_cases(CASES, 1)
-    assert {case.name: len(case.pictures) for case in cases} == COUNTS
+    assert {case.name: len(case.media) for case in cases} == COUNTS
     for case in cases:
         content = case.api_messages[0]["content"]
         places = [part["type"].removesuffix("_url") for part in content]
@@ -95,7 +100,7 @@ def test_the_server_gets_the_very_pixels_of_the_reference():
     for case in make_cases(["sizes"], 1):
         urls = [part["image_url"]["url"] for part in case.api_messages[0]["content"] if "image_url" in part]
         sent = [Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2]))) for url in urls]
-        assert [one.tobytes() for one in sent] == [one.tobytes() for one in case.pictures]
+        assert [one.tobytes() for one in sent] == [one.tobytes() for one in case.media]
         assert len({one.size for one in sent}) == 3
 
 
@@ -103,9 +108,9 @@ def test_what_is_special_of_some_cases():
     cases = {case.name: case for case in make_cases(CASES, 1)}
     kinds = ["text" if isinstance(part, str) else "picture" for part in cases["interleaved"].parts]
     assert kinds == ["text", "picture", "text", "picture", "text"]
-    first, other, again = (one.tobytes() for one in cases["repeated"].pictures)
+    first, other, again = (one.tobytes() for one in cases["repeated"].media)
     assert first == again != other
-    assert len({one.tobytes() for one in cases["four"].pictures}) == 4
+    assert len({one.tobytes() for one in cases["four"].media}) == 4
 
 
 def test_a_seed_names_its_questions():
@@ -117,10 +122,39 @@ def test_a_seed_names_its_questions():
     assert drawn(1, ["two"]) == [drawn(1)[CASES.index("two")]], "whatever else is asked"
 
 
-@pytest.mark.parametrize(("names", "named"), [(["text", "five"], "five"), ([], "none given")])
+@pytest.mark.parametrize(("names", "named"), [("text, five", "five"), (" ,", "none given"), ("", "none given")])
 def test_unknown_cases_are_named(names, named):
-    with pytest.raises(ConfigError, match=rf"{named}.*text, one"):
-        make_cases(names, 1)
+    for choose in (listed, lambda names: chosen(names, ("image",))):
+        with pytest.raises(ConfigError, match=rf"{named}.*text, one"):
+            choose(names)
+
+
+def test_a_model_is_asked_what_it_takes():
+    pictures = [name for name in CASES if name not in ("text", "video", "sound")]
+    assert chosen(None, ("image", "video")) == ["text", *pictures, "video"]
+    assert chosen(None, ("video",)) == ["text", "video"]
+    assert chosen(None, ("audio",)) == ["text", "sound"]
+    assert chosen("video , text", ("video",)) == ["text", "video"]
+    with pytest.raises(ConfigError, match="takes no audio, for the case sound"):
+        chosen("text,sound", ("image", "video"))
+
+
+def test_videos_and_sounds_are_sent_as_they_are_read():
+    film, sound = (make_cases([name], 1)[0].media[0] for name in ("video", "sound"))
+    seen = decode.frames(film.file, load_checkpoint(str(MODEL_DIR)))
+    assert (seen.values.shape, seen.fps) == ((4, 112, 112, 3), 8.0)
+    assert (seen.of in (12, 16, 20), len(seen.indices), seen.indices[-1] < seen.of) == (True, 4, True)
+    values, rate = decode.samples(sound.file)
+    assert rate == 16_000
+    assert 0.1 < abs(values).max() <= 1.0
+    info = inspect_video(film.file, MediaLimits(), "film")
+    assert (info.frames, info.fps) == (seen.of, seen.fps), "the frontend knows the same of it"
+
+
+def test_what_a_case_needs_and_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError, match=r"video needs av.*extra `verify`"):
+        make_cases(["video"], 1)
 
 
 # Where answers part.
@@ -335,19 +369,12 @@ def test_a_reference_of_no_checkpoint(tmp_path):
 
 
 def test_a_reference_of_a_model_that_hears(tmp_path):
-    with pytest.raises(
-        ConfigError,
-        match=r"type qwen2_audio cannot be checked; known: qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava, ",
-    ):
-        Reference(audio_checkpoint(tmp_path / "m"))
+    assert Reference(audio_checkpoint(tmp_path / "m")).takes == ("audio",)
 
 
-def test_a_reference_of_a_model_without_pictures(tmp_path):
+def test_a_reference_of_a_model_of_text(tmp_path):
     folder = text_checkpoint(tmp_path / "text", sentencepiece_like("ab"))
-    with pytest.raises(
-        ConfigError,
-        match=r"type llama cannot be checked; known: qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava, ",
-    ):
+    with pytest.raises(ConfigError, match=r"type llama cannot be checked; known: qwen2_vl, qwen2_5_vl, .*qwen2_audio"):
         Reference(folder)
 
 

@@ -24,9 +24,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "verify",
         help="compare a running deployment's answers with those of transformers",
-        description="Ask a running deployment about generated pictures, cold, warm and at once, and compare its "
-        "answers with transformers' greedy generate on the same checkpoint. Exit status: 0 if all are equal, 1 if "
-        "one differs or failed, 2 if nothing could be asked.",
+        description="Ask a running deployment about generated pictures, a video and a sound, as far as its model takes "
+        "them, cold, warm and at once, and compare its answers with transformers' greedy generate on the same "
+        "checkpoint. Exit status: 0 if all are equal, 1 if one differs or failed, 2 if nothing could be asked.",
     )
     add_options(parser, VerifyConfig)
     parser.set_defaults(func=run)
@@ -34,22 +34,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     from triptych.verify import report
-    from triptych.verify.cases import make_cases
+    from triptych.verify.cases import chosen, listed, make_cases
     from triptych.verify.reference import Reference
 
     config = read_options(args, VerifyConfig)
     seed = secrets.randbits(32) if config.seed is None else config.seed
-    cases = make_cases([name.strip() for name in config.cases.split(",") if name.strip()], seed)
+    if config.cases is not None:
+        listed(config.cases)
     file = _writable(config.json)
     try:
         model = asyncio.run(_model(config))
         reference = Reference(_folder(config.checkpoint, model), str(config.dtype), config.device)
+        cases = make_cases(chosen(config.cases, reference.takes), seed)
         setting = _setting(config, model, reference, seed)
         print(report.opening(setting), flush=True)
         begun = time.monotonic()
-        questions = [
-            (case, reference.expect(case.template_messages, case.pictures, config.max_tokens)) for case in cases
-        ]
+        questions = [(case, reference.expect(case.template_messages, case.media, config.max_tokens)) for case in cases]
         print(f"reference: {len(cases)} answers in {time.monotonic() - begun:.1f} s\n\n{report.HEADING}", flush=True)
         results = asyncio.run(_check(config, model, questions))
     except KeyboardInterrupt:

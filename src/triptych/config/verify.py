@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from triptych.config.serve import DEFAULT_PORT
 
-CASES = ("text", "one", "two", "four", "sizes", "interleaved", "repeated")
+CASES = ("text", "one", "two", "four", "sizes", "interleaved", "repeated", "video", "sound")
 """What can be asked; ``verify/cases.py`` makes them."""
 
 
@@ -40,7 +40,10 @@ class VerifyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = None
     max_tokens: Annotated[int, Meta(gt=0, description="Most tokens of each answer.")] = 16
     concurrency: Annotated[int, Meta(gt=0, description="Requests in flight in the phase `at once`.")] = 8
-    cases: Annotated[str, Meta(description="What to ask, separated by commas.")] = ",".join(CASES)
+    cases: Annotated[
+        str | None,
+        Meta(description=f"What to ask, separated by commas: {', '.join(CASES)} (default: all that the model takes)."),
+    ] = None
     dtype: Annotated[Dtype, Meta(description="Number format of the reference: float32, bfloat16 or float16.")] = (
         Dtype.FLOAT32
     )
@@ -48,7 +51,7 @@ class VerifyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         "cpu"
     )
     seed: Annotated[
-        int | None, Meta(description="Which pictures to draw (default: others in each run, that no cache holds yet).")
+        int | None, Meta(description="Which media to make (default: others in each run, that no cache holds yet).")
     ] = None
     timeout_s: Annotated[float, Meta(gt=0, description="Time limit for each answer.")] = 300.0
     json: Annotated[str | None, Meta(description="Write the report to this file too, as JSON.")] = None

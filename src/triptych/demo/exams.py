@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +75,6 @@ def png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def wav(sample: beeps.Sample) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setparams((1, 2, clips.RATE_HZ, len(sample.sound), "NONE", "not compressed"))
-        writer.writeframes(sample.sound.astype("<i2").tobytes())
-    return file.getvalue()
-
-
 def _picture(checkpoint: Path, data: bytes) -> Any:
     from PIL import Image
 
@@ -147,7 +138,7 @@ EXAMS: dict[str, Exam] = {
         suffix="wav",
         kinds=beeps.KINDS,
         make=beeps.make_sample,
-        file=wav,
+        file=lambda sample: clips.wav(sample.sound),
         argument="audio",
         read=_samples,
         at_once=10,

@@ -1,24 +1,43 @@
-"""The questions: messages of text and pictures, all drawn from one seed."""
+"""The questions: messages of text and media, all drawn from one seed."""
 
 from __future__ import annotations
 
 import base64
 import io
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.request import MediaKind
+from triptych.demo.audio import clips
 from triptych.demo.scenes import draw, make_scene
+from triptych.demo.video import films
 
-Part = str | Image.Image
-Pen = Callable[[int, int], Image.Image]
-"""(width, height) in pixels -> a picture like no other."""
+
+@dataclass(frozen=True)
+class Film:
+    """A video of a moving shape."""
+
+    file: bytes
+    """MP4."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Some beeps."""
+
+    file: bytes
+    """WAV, of one channel of 16 bits."""
+
+
+SentMedium = Image.Image | Film | Sound
+Part = str | SentMedium
 
 
 @dataclass(frozen=True)
@@ -29,49 +48,101 @@ class Case:
     parts: tuple[Part, ...]
 
     @property
-    def pictures(self) -> list[Image.Image]:
+    def media(self) -> list[SentMedium]:
         return [part for part in self.parts if not isinstance(part, str)]
 
     @cached_property
     def api_messages(self) -> list[dict[str, Any]]:
-        """As OpenAI's API has them: pictures as data URLs of PNG, which loses nothing."""
+        """As OpenAI's API has them: media as data URLs, pictures of PNG, which loses nothing."""
         return [{"role": "user", "content": [_api_part(part) for part in self.parts]}]
 
     @property
     def template_messages(self) -> list[dict[str, Any]]:
-        """As chat templates have them: a picture is its place only."""
+        """As chat templates have them: a medium is its place only."""
         return [{"role": "user", "content": [_template_part(part) for part in self.parts]}]
 
 
 def _api_part(part: Part) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    kind = kind_of(part)
+    data = base64.b64encode(_png(part) if isinstance(part, Image.Image) else part.file).decode()
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{_MEDIA_TYPES[kind]};base64,{data}"}}
+
+
+def _png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    part.save(file, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+_MEDIA_TYPES: dict[MediaKind, str] = {"image": "image/png", "video": "video/mp4", "audio": "audio/wav"}
+
+
+def kind_of(medium: SentMedium) -> MediaKind:
+    if isinstance(medium, Image.Image):
+        return "image"
+    return "video" if isinstance(medium, Film) else "audio"
 
 
 def _template_part(part: Part) -> dict[str, Any]:
-    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": kind_of(part)}
+
+
+def chosen(names: str | None, takes: Collection[MediaKind]) -> list[str]:
+    """The cases that ``names`` lists, separated by commas, in the order of ``CASES``; None: all of which a model
+    ``takes`` the media.
+
+    Raises ConfigError for a name that is not known, for none at all, and for a case that the model does not take.
+    """
+    if names is None:
+        return [name for name in CASES if _MAKERS[name].kind in (None, *takes)]
+    wanted = listed(names)
+    if refused := [name for name in wanted if _MAKERS[name].kind not in (None, *takes)]:
+        raise ConfigError(f"--cases: this model takes no {_MAKERS[refused[0]].kind}, for the case {refused[0]}")
+    return wanted
+
+
+def listed(names: str) -> list[str]:
+    """``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown ones, and for none."""
+    wanted = [name for one in names.split(",") if (name := one.strip())]
+    unknown = [name for name in wanted if name not in CASES]
+    if unknown or not wanted:
+        raise ConfigError(f"--cases: unknown case {', '.join(unknown) or '(none given)'}; known: {', '.join(CASES)}")
+    return [name for name in CASES if name in wanted]
 
 
 def make_cases(names: Sequence[str], seed: int) -> list[Case]:
-    """The cases of ``names``, in the order of ``CASES``; the same ``seed`` gives each the same pictures.
-
-    Raises ConfigError for a name that is not known, or for none at all.
+    """The cases of ``names``; the same ``seed`` gives each the same media. Raises ConfigError where one cannot be made
+    with what is installed.
     """
-    unknown = [name for name in names if name not in CASES]
-    if unknown or not names:
-        raise ConfigError(f"--cases: unknown case {', '.join(unknown) or '(none given)'}; known: {', '.join(CASES)}")
-    return [Case(name, _parts(name, random.Random(f"{name} {seed}"))) for name in CASES if name in names]
+    return [Case(name, _parts(name, random.Random(f"{name} {seed}"))) for name in names]
 
 
 def _parts(name: str, rng: random.Random) -> tuple[Part, ...]:
-    def picture(width: int, height: int) -> Image.Image:
-        return draw(make_scene(rng, (width, height)))
+    try:
+        return _MAKERS[name].make(Pen(rng), rng)
+    except ImportError as error:
+        raise ConfigError(
+            f"--cases: {name} needs {error.name}: `make install` installs it, or this package's extra `verify`"
+        ) from error
 
-    return _MAKERS[name](picture, rng)
+
+class Pen:
+    """Makes media like no others."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def __call__(self, width: int, height: int) -> Image.Image:
+        """A picture, in pixels."""
+        return draw(make_scene(self._rng, (width, height)))
+
+    def film(self) -> Film:
+        return Film(films.encode(films.make_film(self._rng)))
+
+    def sound(self) -> Sound:
+        return Sound(clips.wav(clips.render(clips.make_clip(self._rng))))
 
 
 def _text(picture: Pen, rng: random.Random) -> tuple[Part, ...]:
@@ -103,12 +174,31 @@ def _repeated(picture: Pen, rng: random.Random) -> tuple[Part, ...]:
     return (twice, picture(112, 112), twice, "What do you see?")
 
 
-_MAKERS: dict[str, Callable[[Pen, random.Random], tuple[Part, ...]]] = {
-    "text": _text,
-    "one": _one,
-    "two": _two,
-    "four": _four,
-    "sizes": _sizes,
-    "interleaved": _interleaved,
-    "repeated": _repeated,
+def _video(pen: Pen, rng: random.Random) -> tuple[Part, ...]:
+    """Of so few steps in time that all ways to number positions after a video agree (docs/api.md)."""
+    return (pen.film(), "What moves, and which way?")
+
+
+def _sound(pen: Pen, rng: random.Random) -> tuple[Part, ...]:
+    return (pen.sound(), "What do you hear?")
+
+
+class _Maker(NamedTuple):
+    """Of one case."""
+
+    kind: MediaKind | None
+    """Of its media."""
+    make: Callable[[Pen, random.Random], tuple[Part, ...]]
+
+
+_MAKERS: dict[str, _Maker] = {
+    "text": _Maker(None, _text),
+    "one": _Maker("image", _one),
+    "two": _Maker("image", _two),
+    "four": _Maker("image", _four),
+    "sizes": _Maker("image", _sizes),
+    "interleaved": _Maker("image", _interleaved),
+    "repeated": _Maker("image", _repeated),
+    "video": _Maker("video", _video),
+    "sound": _Maker("audio", _sound),
 }

@@ -14,6 +14,8 @@ from PIL import Image
 
 from triptych.contracts.errors import ConfigError
 from triptych.models.registry import FAMILIES, family_of, load_checkpoint
+from triptych.verify import decode
+from triptych.verify.cases import Film, Sound
 
 MODULES = ("torch", "torchvision", "transformers")
 _CONTEXT = 8
@@ -47,20 +49,28 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """All that was generated, the end of sequence too."""
 
 
+def _told(films: list[decode.Frames]) -> list[Any]:
+    from transformers.video_utils import VideoMetadata
+
+    return [VideoMetadata(total_num_frames=one.of, fps=one.fps, frames_indices=one.indices) for one in films]
+
+
 class Reference:
     """transformers on the checkpoint in ``folder``, greedy. Takes one question at a time.
 
     Making one reads small files only. Raises ConfigError for what is no checkpoint, for a model that takes no
-    pictures and where ``MODULES`` are not installed. The weights are loaded at the first use, which raises ConfigError
+    media and where ``MODULES`` are not installed. The weights are loaded at the first use, which raises ConfigError
     where that fails.
     """
 
     def __init__(self, folder: Path, dtype: str = "float32", device: str = "cpu") -> None:
         self.folder, self.dtype, self.device = folder, dtype, device
-        checkpoint = load_checkpoint(str(folder))
-        self.model_type = str(checkpoint.config.get("model_type"))
-        if "image" not in family_of(checkpoint).media:
-            known = ", ".join(name for family in FAMILIES if "image" in family.media for name in family.model_types)
+        self.checkpoint = load_checkpoint(str(folder))
+        self.model_type = str(self.checkpoint.config.get("model_type"))
+        self.takes = family_of(self.checkpoint).modalities
+        """Kinds of media."""
+        if not self.takes:
+            known = ", ".join(name for family in FAMILIES for name in family.model_types)
             raise ConfigError(f"{folder}: models of type {self.model_type} cannot be checked; known: {known}")
         if missing := [name for name in MODULES if importlib.util.find_spec(name) is None]:
             raise ConfigError(
@@ -76,19 +86,19 @@ class Reference:
     def _parts(self) -> tuple[Any, Any]:
         """(model, processor)"""
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForMultimodalLM, AutoProcessor
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         try:
-            model = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
+            model = AutoModelForMultimodalLM.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
             return model.eval().to(self.device), AutoProcessor.from_pretrained(self.folder)
         except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(f"{self.folder} cannot be loaded on {self.device}: {reason}") from error
 
-    def expect(self, messages: list[dict[str, Any]], pictures: list[Image.Image], max_tokens: int) -> Expected:
-        """The answer to ``messages``, whose parts say where ``pictures`` stand, in order.
+    def expect(self, messages: list[dict[str, Any]], media: list[Any], max_tokens: int) -> Expected:
+        """The answer to ``messages``, whose parts say where ``media`` stand, in order, as ``_inputs`` takes them.
 
         The prompt is what the chat template says and nothing more, as for the served model. Raises ConfigError.
         """
@@ -96,7 +106,7 @@ class Reference:
 
         model, processor = self._parts
         text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        inputs = self._inputs(processor, text, pictures)
+        inputs = self._inputs(processor, text, media)
         inputs = inputs.to(device=self.device, dtype=model.dtype)
         settings = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         with torch.no_grad():
@@ -108,9 +118,18 @@ class Reference:
         scores = torch.cat(output.scores).float()  # [generated, vocabulary]
         return self._expected(prompt, generated, *scores.topk(2))
 
-    def _inputs(self, processor: Any, text: str, pictures: list[Image.Image]) -> Any:
-        """What the model takes of a prompt and its media."""
-        return processor(text=[text], images=pictures or None, return_tensors="pt", add_special_tokens=False)
+    def _inputs(self, processor: Any, text: str, media: list[Any]) -> Any:
+        """What the model takes of a prompt and ``media``, which are ``cases.SentMedium``."""
+        pictures = [one for one in media if isinstance(one, Image.Image)]
+        films = [decode.frames(one.file, self.checkpoint) for one in media if isinstance(one, Film)]
+        sounds = [decode.samples(one.file) for one in media if isinstance(one, Sound)]
+        given: dict[str, Any] = {"images": pictures} if pictures else {}
+        if films:
+            given |= {"videos": [one.values for one in films], "video_metadata": _told(films)}
+            given["do_sample_frames"] = False
+        if sounds:
+            given |= {"audio": [values for values, _ in sounds], "sampling_rate": sounds[0][1]}
+        return processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
 
     def _expected(self, prompt: list[int], generated: list[int], scores: Any, best: Any) -> Expected:
         """``scores`` and ``best``: [generated, 2], the two best tokens of each step."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,3 +74,12 @@ def render(clip: Clip) -> NDArray[np.int16]:
         tone = beep.loudness * fade * np.sin(2 * np.pi * beep.frequency_hz * time_s)
         sound[start : start + len(tone)] += tone
     return np.round(sound.clip(-1.0, 1.0) * 32_767).astype(np.int16)
+
+
+def wav(sound: NDArray[np.int16]) -> bytes:
+    """``sound``, [samples] at ``RATE_HZ``, as a file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, RATE_HZ, len(sound), "NONE", "not compressed"))
+        writer.writeframes(sound.astype("<i2").tobytes())
+    return file.getvalue()
