@@ -3,15 +3,18 @@
 import asyncio
 import base64
 import io
+import os
 import pickle
 import sys
 import zipfile
 
 import pytest
 
+from support.loops import run, until
+from triptych.cache.lru import ByteLru
 from triptych.config import env
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import AbilityMissing, BadRequest, PayloadTooLarge, UnsupportedMedia
+from triptych.contracts.errors import AbilityMissing, BadRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
 from triptych.media import pt_file
 from triptych.media.loader import MediaLoader, MediaReference
 from triptych.media.pt_reader import PtReader
@@ -29,7 +32,7 @@ def saved(what, **settings):
 
 
 def converted(data, **limits):
-    return asyncio.run(PtReader(MediaLimits(**limits)).as_safetensors(data, ITEM))
+    return asyncio.run(PtReader(MediaLimits(**limits), ByteLru(0)).as_safetensors(data, ITEM))
 
 
 def loaded(folder, name="x.pt", **limits):
@@ -187,16 +190,93 @@ def test_a_cancelled_request_ends_its_child(monkeypatch):
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spied)
 
     async def main():
-        task = asyncio.create_task(PtReader(MediaLimits()).as_safetensors(saved(torch.eye(4)), ITEM))
+        task = asyncio.create_task(PtReader(MediaLimits(), ByteLru(0)).as_safetensors(saved(torch.eye(4)), ITEM))
         while not children:
             await asyncio.sleep(0.01)
         assert children[0].returncode is None
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert children[0].returncode == -9
+        await until(lambda: children[0].returncode == -9, "the child is gone")
 
-    asyncio.run(main())
+    run(main(), loop="asyncio")
+
+
+class Counted(PtReader):
+    """One whose children are stood in for: they say of every file that it is ``made``, once ``go`` is set."""
+
+    def __init__(self, cache_bytes=1 << 20, status=pt_file.Status.DONE):
+        super().__init__(MediaLimits(), ByteLru(cache_bytes))
+        self.started, self.ended, self.status = 0, 0, status
+        self.go = asyncio.Event()
+
+    async def _run(self, source, made):
+        self.started += 1
+        try:
+            await self.go.wait()
+        finally:
+            self.ended += 1
+        os.pwrite(made, b"made", 0)
+        return self.status
+
+
+def test_what_was_made_of_a_file_is_kept_and_made_once_for_all_who_ask():
+    async def main():
+        reader = Counted()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(5)]
+            await until(lambda: reader.started, "a child is started")
+            reader.go.set()
+        assert [bytes(task.result()) for task in tasks] == [b"made"] * 5
+        assert bytes(await reader.as_safetensors(memoryview(b"PK one"), ITEM)) == b"made"
+        assert reader.started == 1
+        await reader.as_safetensors(b"PK another", ITEM)
+        assert reader.started == 2
+        await reader.close()
+
+    run(main())
+
+
+def test_with_a_cache_of_nothing_each_file_is_read_anew():
+    async def main():
+        reader = Counted(cache_bytes=0)
+        reader.go.set()
+        for _ in range(2):
+            await reader.as_safetensors(b"PK one", ITEM)
+        assert reader.started == 2
+
+    run(main())
+
+
+def test_failures_are_not_kept_and_name_each_ones_own_field():
+    async def main():
+        reader = Counted(status=pt_file.Status.FAILED)
+        items = ("messages[0]", "messages[1]")
+        tasks = [asyncio.create_task(reader.as_safetensors(b"PK one", item)) for item in items]
+        await until(lambda: reader.started, "a child is started")
+        reader.go.set()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [(one.param, one.message.partition(":")[0]) for one in errors] == [(item, item) for item in items]
+        reader.status = pt_file.Status.DONE
+        assert bytes(await reader.as_safetensors(b"PK one", ITEM)) == b"made"
+
+    run(main())
+
+
+def test_who_leaves_takes_the_file_from_nobody_and_closing_ends_all():
+    async def main():
+        reader = Counted()
+        first, second = (asyncio.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(2))
+        await until(lambda: reader.started, "a child is started")
+        first.cancel()
+        await asyncio.wait([first])
+        assert (reader.started, reader.ended) == (1, 0)
+        await reader.close()
+        assert reader.ended == 1
+        with pytest.raises(Unavailable):
+            await second
+
+    run(main())
 
 
 def test_the_child_gets_no_secret(monkeypatch):

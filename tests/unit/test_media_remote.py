@@ -8,6 +8,7 @@ from aiohttp import web
 from test_media_fetch import ITEM, MAX_BYTES, PICTURE, limits, serving
 
 from media_files import picture
+from triptych.cache.lru import ByteLru
 from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.contracts.request import Medium
 from triptych.media.byte_limit import ByteLimit
@@ -30,7 +31,7 @@ class Kept:
         self.body = PICTURE
         self.go = asyncio.Event()
         self.go.set()
-        self.remote = RemoteMedia(fetcher, cache_bytes, clock=self._clock)
+        self.remote = RemoteMedia(fetcher, ByteLru(cache_bytes), clock=self._clock)
         site.on_kept = self._answer
 
     def _clock(self):

@@ -103,7 +103,12 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ),
     ] = ""
     media_cache_bytes: Annotated[
-        int, Meta(ge=0, description="Most bytes of fetched media kept, for as long as HTTP's rules allow; 0: none.")
+        int,
+        Meta(
+            ge=0,
+            description="Most bytes of fetched media kept, for as long as HTTP's rules allow, and of what was read "
+            "from `.pt` files; 0: none.",
+        ),
     ] = 128 * MIB
     video_frames: Annotated[
         int, Meta(ge=0, description="Frames that a model sees of each video, spread evenly; 0: by its own settings.")

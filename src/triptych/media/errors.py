@@ -24,6 +24,9 @@ EMBEDDING_REFUSED = "media_embedding_refused"
 DECODE_FAILED = "media_decode_failed"
 """The decoder crashed, ran out of memory or out of time."""
 
+ANY_ITEM = "media"
+"""Stands for the field of a request in what is done for several requests."""
+
 
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:
     """An error of ``cls`` on the field ``item``. ``reason`` is our own words: no exception's, no host's."""

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from aiohttp.abc import AbstractResolver
 
+from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
@@ -25,7 +26,7 @@ from triptych.media.inspect import QUICK, Facts, inspect
 from triptych.media.local_file import LocalFiles, is_file_url
 from triptych.media.naming import content_hash
 from triptych.media.pt_reader import PtReader
-from triptych.media.remote import RemoteMedia
+from triptych.media.remote import Kept, RemoteMedia
 from triptych.media.sandbox.pool import Sandbox
 
 T = TypeVar("T")
@@ -74,13 +75,15 @@ class MediaLoader:
     ) -> None:
         """``resolver`` replaces the system's name look-up (tests); its answers are checked just the same.
 
-        The others are the frontend's flags. Raises ConfigError for a list of domains or a folder that is none.
+        ``cache_bytes``, for what was fetched and for what was made of ``.pt`` files, of 0 keeps nothing. The others are
+        the frontend's flags. Raises ConfigError for a list of domains or a folder that is none.
         """
         self._limits = limits
         self._files = LocalFiles(local_path, limits)
-        self._pt = PtReader(limits)
+        kept: Kept = ByteLru(cache_bytes)
+        self._pt = PtReader(limits, kept)
         self._fetcher = MediaFetcher(limits, resolver, Domains(allowed_domains))
-        self.remote = RemoteMedia(self._fetcher, cache_bytes)
+        self.remote = RemoteMedia(self._fetcher, kept)
         self.sandbox = Sandbox(limits)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-media")
 
@@ -93,6 +96,7 @@ class MediaLoader:
         await self.close()
 
     async def close(self) -> None:
+        await self._pt.close()
         await self.remote.close()
         await self.sandbox.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

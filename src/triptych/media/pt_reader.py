@@ -6,14 +6,17 @@ import asyncio
 import os
 import sys
 from contextlib import suppress
+from hashlib import sha256
 
+from triptych.cache.single_flight import SingleFlight
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import AbilityMissing, BadRequest, TriptychError
 from triptych.contracts.request import Data
 from triptych.media import pt_file
 from triptych.media.byte_limit import embedding_limit
-from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, TIMEOUT, problem
+from triptych.media.errors import ANY_ITEM, DAMAGED, EMBEDDING_REFUSED, TIMEOUT, on_item, problem
+from triptych.media.remote import Kept
 from triptych.memory import Growing
 
 CHUNK_BYTES = 1 << 20
@@ -21,26 +24,51 @@ CHUNK_BYTES = 1 << 20
 PROCESSES = 2
 """Most at a time: each loads torch, which takes seconds and some 250 MiB."""
 
+_Key = tuple[type, bytes]
+"""What tells these from others that are kept, and the file's SHA-256."""
+
 
 class PtReader:
-    """Turns ``.pt`` files into safetensors. For one event loop.
+    """Turns ``.pt`` files into safetensors, each content once for all who ask at the same time, and keeps what it made.
+
+    For one event loop. ``close`` ends the children; it may run twice.
 
     Neither this process nor an engine loads torch or a pickle for it. The child gets the file, no secret of the
     environment, and limits on memory and on what it writes; whatever becomes of it, the request alone fails.
     """
 
-    def __init__(self, limits: MediaLimits) -> None:
+    def __init__(self, limits: MediaLimits, kept: Kept) -> None:
         self._timeout_s = limits.media_pt_timeout_s
         self._limit = embedding_limit(limits)
         self._slots = asyncio.Semaphore(PROCESSES)
+        self._kept = kept
+        self._flights: SingleFlight[_Key, Data] = SingleFlight("media-pt")
+
+    async def close(self) -> None:
+        await self._flights.close()
 
     async def as_safetensors(self, data: Data, item: str) -> Data:
         """What the file ``data`` holds, as a safetensors file, yet to be checked like any other.
 
         Raises BadRequest for a file that ``torch.load(weights_only=True)`` refuses or that holds anything but dense,
         contiguous tensors; PayloadTooLarge where those are larger than an embedding's file may be; AbilityMissing where
-        torch is not installed. Cancelling ends the child.
+        torch is not installed. Cancelling ends the child, where nobody else waits for it. Errors are not kept.
         """
+        key = (PtReader, (await asyncio.to_thread(sha256, data)).digest())
+        made: Data | None = self._kept.get(key)
+        if made is not None:
+            return made
+        try:
+            return await self._flights.run(key, lambda: self._make(key, data))
+        except TriptychError as error:
+            raise on_item(error, ANY_ITEM, item) from None
+
+    async def _make(self, key: _Key, data: Data) -> Data:
+        made = await self._converted(data, ANY_ITEM)
+        self._kept.put(key, made, len(made))
+        return made
+
+    async def _converted(self, data: Data, item: str) -> Data:
         source, made = os.memfd_create("triptych-pt"), os.memfd_create("triptych-safetensors")
         try:
             async with asyncio.timeout(self._timeout_s), self._slots:

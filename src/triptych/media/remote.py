@@ -12,17 +12,17 @@ from triptych.contracts.errors import TriptychError
 from triptych.contracts.request import Data, Medium
 from triptych.media import guard
 from triptych.media.byte_limit import ByteLimit
-from triptych.media.errors import on_item
+from triptych.media.errors import ANY_ITEM, on_item
 from triptych.media.fetch import Fetched, MediaFetcher
 from triptych.observability.metrics import MediaCounts
 
-ANY_ITEM = "media"
-"""Stands for the field of a request in what is done for several requests."""
 ENTRY_BYTES = 2048
 """What an entry takes beside its bytes, its URLs and its headers, generously."""
 
 Make = Callable[[Data, str], Coroutine[Any, Any, Medium]]
 """A checked medium of bytes and the name of a field, for errors."""
+Kept = ByteLru[Hashable, Any]
+"""Where media are kept; who else keeps something there does so by keys of its own."""
 _Key = tuple[Hashable, str]
 
 
@@ -44,17 +44,17 @@ class RemoteMedia:
     was, and the others fetch by themselves. ``close`` ends the fetches under way; it may run twice.
     """
 
-    def __init__(self, fetcher: MediaFetcher, cache_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``cache_bytes`` of 0 keeps nothing. ``clock`` must be the fetcher's."""
+    def __init__(self, fetcher: MediaFetcher, kept: Kept, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` must be the fetcher's."""
         self.counts = MediaCounts()
         self._fetcher = fetcher
         self._clock = clock
-        self._kept: ByteLru[_Key, _Entry] = ByteLru(cache_bytes)
+        self._kept = kept
         self._flights: SingleFlight[_Key, _Entry] = SingleFlight("media-fetch")
 
     @property
     def size_bytes(self) -> int:
-        """What is kept."""
+        """What is kept, by others too."""
         return self._kept.size_bytes
 
     async def close(self) -> None:
@@ -68,7 +68,7 @@ class RemoteMedia:
         kept.
         """
         key = (variant, str(guard.parse_url(url, item)))
-        kept = self._kept.get(key)
+        kept: _Entry | None = self._kept.get(key)
         if kept is not None and self._clock() < kept.answer.policy.fresh_until:
             self.counts.hits += 1
             return kept.medium
@@ -95,7 +95,7 @@ class RemoteMedia:
         return entry
 
     async def _fetch(self, key: _Key, limit: ByteLimit, make: Make) -> _Entry:
-        known = self._kept.get(key)
+        known: _Entry | None = self._kept.get(key)
         url = guard.parse_url(key[1], ANY_ITEM)
         answer = await self._fetcher.fetch(url, ANY_ITEM, limit, known.answer if known else None)
         if answer.data is None and known is not None:
