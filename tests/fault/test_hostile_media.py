@@ -205,6 +205,17 @@ def test_a_site():
     run(main())
 
 
+def test_validators_that_no_request_may_hold_do_no_harm_to_the_next_one():
+    async def main():
+        async with hostile_site() as site, deployment(limits=LIMITS) as d:
+            for _ in range(2):
+                answer = await d.chat(ask(site.url("/validators")))
+                assert answer.status_code == 200, answer.text
+            assert len(site.paths) == 2, "asked again, as it cannot be asked about"
+
+    run(main())
+
+
 @pytest.mark.parametrize("path", ["/drip", "/drip_head", "/silent", "/silent_body"])
 def test_a_site_that_takes_for_ever(path):
     async def main():

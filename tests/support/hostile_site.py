@@ -44,6 +44,13 @@ class HostileSite:
         writer.write(b"content-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()
 
+    async def on_validators(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """A good picture, with an ETag and a date that no request may hold."""
+        body = picture(56, 56)
+        writer.write(HEAD + b'etag: "\x01\xff"\r\nlast-modified: \xfe\x02\r\n')
+        writer.write(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
+        await writer.drain()
+
     async def on_endless(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
         """A body without an end and without a length."""
         writer.write(HEAD + b"\r\n" + picture(8, 8))

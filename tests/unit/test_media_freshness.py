@@ -81,6 +81,12 @@ def test_conditions_come_from_the_validators():
     assert both == {"If-None-Match": 'W/"a"', "If-Modified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"}
 
 
+@pytest.mark.parametrize("value", ['"a\x01b"', '"a\rb"', '"\udcff"', '"\u00fc"', "a\tb", ""])
+def test_a_validator_that_may_not_stand_in_a_request_is_not_sent(value):
+    said = policy(f"ETag: {value}", f"Last-Modified: {value}")
+    assert said.conditions == {}
+
+
 def test_a_304_freshens_what_it_speaks_of():
     old = {"etag": '"a"', "cache-control": "max-age=5", "age": "4", "date": date(0)}
     assert updated(old, {"cache-control": "max-age=9"}) == {"etag": '"a"', "cache-control": "max-age=9"}

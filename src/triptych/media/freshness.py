@@ -35,9 +35,12 @@ class Policy(NamedTuple):
 
     @property
     def conditions(self) -> dict[str, str]:
-        """Request headers that ask whether the answer still holds (section 4.3.1); empty where it cannot be asked."""
+        """Request headers that ask whether the answer still holds (section 4.3.1); empty where it cannot be asked.
+
+        What its host wrote goes back to it only where it may stand in a header.
+        """
         pairs = (("If-None-Match", "etag"), ("If-Modified-Since", "last-modified"))
-        return {condition: self.headers[name] for condition, name in pairs if self.headers.get(name)}
+        return {condition: self.headers[name] for condition, name in pairs if _may_be_sent(self.headers.get(name, ""))}
 
     def after(self, redirect: Policy) -> Policy:
         """This answer's policy, where ``redirect`` led to it: it holds as long as both do."""
@@ -112,6 +115,10 @@ def _date(text: str) -> float | None:
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, IndexError, TypeError):
         return None
+
+
+def _may_be_sent(value: str) -> bool:
+    return bool(value) and value.isascii() and value.isprintable()
 
 
 def _opaque(etag: str) -> str:
