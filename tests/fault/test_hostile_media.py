@@ -176,6 +176,8 @@ def test_a_url(demo, url, status, code):
 SITE = {
     "/endless": (413, "1,048,576 bytes (--media-max-bytes)"),
     "/endless_chunks": (413, "1,048,576 bytes (--media-max-bytes)"),
+    "/crumbs": (400, "chunks of less than 128 bytes"),
+    "/interim": (400, "interim answers"),
     "/endless_head": (400, "not valid HTTP"),
     "/endless_line": (400, "not valid HTTP"),
     "/silent": (400, "--media-read-timeout-s"),
@@ -200,7 +202,8 @@ def test_a_site():
                 begun = time.monotonic()
                 check(await d.chat(ask(site.url(path))), status, word)
                 assert time.monotonic() - begun < MAX_S, path
-                assert (await d.chat(ask(site.url("/good")))).status_code == 200, path
+                for good in ("/good", "/hints"):
+                    assert (await d.chat(ask(site.url(good)))).status_code == 200, path
 
     run(main())
 

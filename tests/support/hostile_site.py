@@ -64,6 +64,27 @@ class HostileSite:
             writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
             await writer.drain()
 
+    async def on_crumbs(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"1\r\na\r\n" * 10_000)
+            await writer.drain()
+
+    async def on_interim(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """Never the answer itself."""
+        while True:
+            writer.write(b"HTTP/1.1 100 %b\r\n\r\n" % SECRET.encode() * 10_000)
+            await writer.drain()
+
+    async def on_hints(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """Early hints, as sound sites have them, and a good picture in small chunks."""
+        body = picture(56, 56)
+        pieces = [body[start : start + 200] for start in range(0, len(body), 200)]
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n" * 3)
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        writer.write(b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n")
+        await writer.drain()
+
     async def on_endless_head(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
         writer.write(HEAD)
         while True:

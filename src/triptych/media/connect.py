@@ -12,6 +12,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.media import guard
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
+from triptych.media.interim import Connector, TooManyInterim
 from triptych.media.lookup import ThreadLookup
 
 HEADERS = {
@@ -21,12 +22,16 @@ HEADERS = {
 }
 """The same for every medium, so that all that an answer's Vary may name is always equal."""
 
+READ_BYTES = 32 << 10
+"""Kept of an answer before it is read: twice as many bytes, or a sixteenth as many chunks (some 5 ms of them)."""
+
 # First match counts: subclasses stand before their bases.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientConnectorDNSError, "the URL's host name could not be resolved"),
     (aiohttp.ClientConnectorCertificateError, "the URL's host has no valid TLS certificate"),
     (aiohttp.ClientSSLError, "the TLS handshake with the URL's host failed"),
     (aiohttp.ClientConnectorError, "the URL's host could not be connected to"),
+    (TooManyInterim, "the URL's host sent too many interim answers (1xx) and no other"),
     (aiohttp.ClientResponseError, "the URL's host gave an answer that is not valid HTTP"),
 )
 
@@ -60,7 +65,7 @@ class CheckedResolver(AbstractResolver):
 def open_session(limits: MediaLimits, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
     """A session that keeps no cookies, reads no environment and inflates nothing; bounded by who uses it."""
     names = resolver or ThreadLookup(limits.media_max_fetches)
-    connector = aiohttp.TCPConnector(
+    connector = Connector(
         resolver=CheckedResolver(names, allow_private=limits.media_allow_private),
         use_dns_cache=False,
         limit=0,
@@ -73,6 +78,7 @@ def open_session(limits: MediaLimits, resolver: AbstractResolver | None) -> aioh
             total=None, connect=limits.media_connect_timeout_s, sock_read=limits.media_read_timeout_s
         ),
         auto_decompress=False,
+        read_bufsize=READ_BYTES,
         trust_env=False,
     )
 

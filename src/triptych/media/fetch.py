@@ -30,6 +30,9 @@ from triptych.pace import pace
 
 log = logging.getLogger("triptych.media")
 
+MIN_CHUNK_BYTES = 128
+"""Of an answer in HTTP's chunks, on average; each takes some 5 us, however small."""
+FREE_CHUNKS = 500
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
@@ -174,11 +177,16 @@ async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -
     if response.content_length is not None and response.content_length > limit.size_bytes:
         raise limit.exceeded(item)
     body = Growing(response.content_length or 0)
-    async for chunk in response.content.iter_any():
-        if len(body) + len(chunk) > limit.size_bytes:
+    chunks = 0
+    async for piece, ends_chunk in response.content.iter_chunks():
+        if len(body) + len(piece) > limit.size_bytes:
             raise limit.exceeded(item)
-        body.write(chunk)
-        if not pace().spend(len(chunk)):
+        body.write(piece)
+        chunks += ends_chunk
+        if chunks > FREE_CHUNKS + len(body) // MIN_CHUNK_BYTES:
+            reason = f"the URL's host sends its answer in chunks of less than {MIN_CHUNK_BYTES} bytes"
+            raise problem(BadRequest, item, FETCH_FAILED, reason)
+        if not pace().spend(len(piece)):
             await pace().room()
     return body.taken()
 
