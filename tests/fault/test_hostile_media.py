@@ -78,6 +78,7 @@ REFUSED = {
     "gif frame larger than its screen": (files.gif_says(16, 16, (65_535, 65_535)), 413, "--media-max-pixels"),
     "jpeg of wide sides": (files.jpeg_says(65_500, 65_500), 413, "--media-max-pixels"),
     "jpeg of the largest sides": (files.jpeg_says(65_535, 65_535), 413, "--media-max-pixels"),
+    "jpeg of 20,000 scans": (files.jpeg_of_scans(2000, 2000, 20_000), 413, "100 scans"),
     "webp of wide sides": (files.webp_says(16_000, 16_000), 413, "--media-max-pixels"),
     "animated webp of the largest sides": (files.webp_says(2**24, 2**24, flags=2), 413, "--media-max-pixels"),
     "webp frame larger than its canvas": (files.webp_frame_says(16_383, 16_383), 400, "damaged"),

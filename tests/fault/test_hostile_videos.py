@@ -23,7 +23,7 @@ from support.background import served
 from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
 from support.loops import run, until, until_async
-from support.videos import broken_in_the_middle, patched, sound_only, video
+from support.videos import broken_in_the_middle, film_of, patched, sound_only, video
 from triptych.config.media import MediaLimits
 
 MAX_S = 5.0
@@ -68,6 +68,7 @@ VIDEOS = {
     "a webm cut in the middle": (WEBM[: len(WEBM) // 2], 400, "damaged"),
     "noise in the middle": (broken_in_the_middle(video(256, 192, frames=12)), 400, "damaged"),
     "frames of another size than stated": (first_frame_says(AVI, 9000, 9000), 400, "damaged"),
+    "frames of 20,000 scans": (film_of(files.jpeg_of_scans(2000, 2000, 20_000), 2000, 2000), 413, "100 scans"),
     "a table of four thousand million samples": (patched(FILM, b"stsz", 8, 0xFFFF_FFFF), 400, "damaged"),
     "samples beyond the end of the file": (patched(FILM, b"stco", 8, 0x7FFF_FFFF), 400, "damaged"),
     "more frames than allowed": (video(16, 16, frames=201, fps=100), 413, "--media-max-video-frames"),

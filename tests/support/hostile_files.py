@@ -48,6 +48,15 @@ def jpeg_says(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def jpeg_of_scans(width: int, height: int, more: int) -> bytes:
+    """A progressive one, whose last scan comes ``more`` times over."""
+    out = io.BytesIO()
+    Image.new("L", (width, height), 128).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (1 + more) + data[-2:]
+
+
 def webp_says(width: int, height: int, *chunks: bytes, flags: int = 0) -> bytes:
     """An extended WebP header with this canvas, and ``chunks`` after it."""
     canvas = bytes((flags, 0, 0, 0)) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from fractions import Fraction
 from io import BytesIO
 from typing import Any
 
@@ -48,6 +49,19 @@ def video(
             for packet in stream.encode(av.VideoFrame.from_ndarray(frame_pixels(index, width, height, seed), "rgb24")):
                 file.mux(packet)
         for packet in stream.encode():
+            file.mux(packet)
+    return out.getvalue()
+
+
+def film_of(jpeg: bytes, width: int, height: int) -> bytes:
+    """An AVI whose two frames are ``jpeg``."""
+    out = BytesIO()
+    with av.open(out, "w", format="avi") as file:
+        stream: Any = file.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        for index in range(2):
+            packet = av.Packet(jpeg)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1)
             file.mux(packet)
     return out.getvalue()
 

@@ -21,6 +21,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.image import decode_image
+from triptych.media.image_header import MOST_SCANS
 from triptych.media.sniff import inspect_image
 
 LIMITS = MediaLimits()
@@ -50,6 +51,20 @@ def decode(data: bytes, limits: MediaLimits = LIMITS) -> Image.Image:
 )
 def test_lossless_formats_are_exact(data):
     assert decode(data).tobytes() == quadrants().tobytes()
+
+
+def test_scans_of_a_jpeg_are_bounded_and_nothing_else_counts_as_one():
+    data = picture("JPEG", 64, 32, progressive=True)
+    marks = b"\xff\xda" * 1000
+    in_front = data[:2] + b"\xff\xe5" + struct.pack(">H", 2 + len(marks)) + marks + data[2:]
+    for one in (data, in_front, data + marks):
+        assert decode(one).size == (64, 32)
+    last = data.rindex(b"\xff\xda")
+    scans = data.count(b"\xff\xda")
+    whole = data[:last] + data[last:-2] * (1 + MOST_SCANS - scans) + data[-2:]
+    assert decode(whole).size == (64, 32)
+    with pytest.raises(PayloadTooLarge, match=f"more than {MOST_SCANS} scans"):
+        decode(whole[:-2] + data[last:])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])

@@ -48,3 +48,8 @@ def too_many_bytes(item: str, max_bytes: int, flag: str = "--media-max-bytes") -
 
 def damaged(item: str, what: str = "image") -> BadRequest:
     return problem(BadRequest, item, DAMAGED, f"the {what} is damaged or truncated")
+
+
+def too_many_scans(item: str, what: str, most: int) -> PayloadTooLarge:
+    reason = f"{what} comes in more than {most} scans, which is the most that are decoded"
+    return problem(PayloadTooLarge, item, TOO_LARGE, reason)

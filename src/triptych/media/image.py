@@ -11,7 +11,8 @@ from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
 from triptych.contracts.request import Medium
-from triptych.media.errors import UNSUPPORTED, damaged, problem
+from triptych.media.errors import UNSUPPORTED, damaged, problem, too_many_scans
+from triptych.media.image_header import MOST_SCANS, has_many_scans
 from triptych.media.sniff import ImageInfo, inspect_image
 
 # The readers themselves rather than Image.open: that one tries more formats and speaks up with Pillow's own,
@@ -67,6 +68,8 @@ def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Im
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a picture is needed here, not {medium.kind}")
     data = bytes(medium.data)
     info = inspect_image(data, limits, item)
+    if info.format == "JPEG" and has_many_scans(data):
+        raise too_many_scans(item, "the picture", MOST_SCANS)
     try:
         return _decode(data, info)
     except _DAMAGE:

@@ -17,6 +17,13 @@ MAX_BLOCKS = 20_000
 """Blocks of a file looked at (about 5 ms), however many a hostile file has."""
 
 _MARKER = re.compile(rb"\xff")
+MOST_SCANS = 100
+"""Of a JPEG. Decoding goes through the whole picture for each, however few bytes it has; progressive ones have some
+ten."""
+SCAN = b"\xff\xda"
+"""Begins one; the bytes of a segment, such as a preview's, may look so too."""
+_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""The marker of a JPEG's segment, or of its end; of a scan's own bytes none looks so."""
 _EXIF_BYTES = 1 << 20
 """Looked at of an EXIF block."""
 _EXIF_PREFIX = b"Exif\0\0"
@@ -87,6 +94,20 @@ def _jpeg(data: Data) -> Header:
             orientation = _orientation(data[at + 4 : at + 2 + length])
         at += 2 + length
     raise HeaderError
+
+
+def has_many_scans(data: bytes) -> bool:
+    """Whether a JPEG file has more than ``MOST_SCANS``. Some 50 ms a MiB at the worst, 1 ms where it cannot have."""
+    if data.count(SCAN) <= MOST_SCANS:
+        return False
+    at = 2
+    scans = 0
+    while (found := _SEGMENT.search(data, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == SCAN
+        if scans > MOST_SCANS:
+            return True
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return False
 
 
 def _gif(data: Data) -> Header:

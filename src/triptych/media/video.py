@@ -18,7 +18,8 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.byte_limit import byte_limit
-from triptych.media.errors import DAMAGED, TOO_LARGE, UNSUPPORTED, damaged, problem
+from triptych.media.errors import DAMAGED, TOO_LARGE, UNSUPPORTED, damaged, problem, too_many_scans
+from triptych.media.image_header import MOST_SCANS, SCAN
 from triptych.media.iso_rotation import rotation_of
 from triptych.media.sniff import check_size, type_of
 
@@ -200,7 +201,8 @@ def _count(file: Any, stream: Any, limits: MediaLimits, item: str) -> tuple[int,
     """(frames that will be shown, seconds to the end of the longest stream), by the packets there are."""
     frames = 0
     begin_s, end_s = None, 0.0
-    hidden = stream.codec_context.name in ("vp8", "libvpx")
+    codec = stream.codec_context.name
+    hidden = codec in ("vp8", "libvpx")
     for count, packet in enumerate(file.demux()):
         if packet.is_corrupt:
             raise damaged(item, "video")
@@ -218,6 +220,8 @@ def _count(file: Any, stream: Any, limits: MediaLimits, item: str) -> tuple[int,
         if frames > limits.media_max_video_frames:
             reason = f"the video has more than {limits.media_max_video_frames:,} frames (--media-max-video-frames)"
             raise problem(PayloadTooLarge, item, TOO_LARGE, reason)
+        if codec == "mjpeg" and bytes(packet).count(SCAN) > MOST_SCANS:  # FFmpeg finds them wherever they are
+            raise too_many_scans(item, "a frame of the video", MOST_SCANS)
     return frames, end_s - min(begin_s or 0.0, 0.0)
 
 
