@@ -55,8 +55,11 @@ def test_fails_all_who_ask_for_it():
             asked += [asyncio.create_task(d.chat([image_part(BROKEN), image_part(RED)])) for _ in range(4)]
             await until(lambda: d.workers[0].counts["embedding_cache_shared"] == 8, "the others wait for them")
             held.go.set()
-            for answer in await asyncio.gather(*asked):
+            for place, answer in zip((1, 0, 0, 0, 0), await asyncio.gather(*asked), strict=True):
                 assert answer.status_code == 400, answer.text
+                error, field = answer.json()["error"], f"messages[0].content[{place}].image_url"
+                assert (error["param"], error["code"]) == (field, "media_damaged"), "each hears of its own field"
+                assert error["message"] == f"{field}: the image is damaged or truncated"
             assert held.calls == 1, "what is bad is found out once"
 
     run(main())

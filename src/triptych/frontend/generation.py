@@ -118,14 +118,19 @@ class Generation:
             job.plan = plan
             self.metrics.planned(plan.shape)
 
-        async with aclosing(self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed)) as batches:
-            async for deltas in batches:
-                pieces = job.choice.push(deltas)
-                clock.tick(sum(len(delta.token_ids) for delta in deltas))
-                if pieces:
-                    yield index, pieces
-                if job.choice.finish_reason is not None:
-                    break
+        try:
+            async with aclosing(
+                self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed)
+            ) as batches:
+                async for deltas in batches:
+                    pieces = job.choice.push(deltas)
+                    clock.tick(sum(len(delta.token_ids) for delta in deltas))
+                    if pieces:
+                        yield index, pieces
+                    if job.choice.finish_reason is not None:
+                        break
+        except TriptychError as error:
+            raise job.prompt.by_field(error) from error
         if job.choice.finish_reason is None:
             raise WorkerLost("the worker ended its answer without a reason")
         clock.finish(job.choice.counts.prompt, job.choice.counts.completion)

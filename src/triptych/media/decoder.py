@@ -15,7 +15,7 @@ from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.request import Medium
 from triptych.contracts.stages import Sample
 from triptych.media.audio import SAMPLE_BYTES, resampled_length, sound_bytes
-from triptych.media.errors import TOO_LARGE, problem
+from triptych.media.errors import TOO_LARGE, by_content, problem
 from triptych.media.image import PIXEL_BYTES, picture_bytes
 from triptych.media.sandbox.pool import Sandbox
 from triptych.media.sniff import inspect_image
@@ -58,7 +58,7 @@ class MediaDecoder:
                 f"decoded, the media of the request have {size:,} bytes; the limit is {self.room.size_bytes:,} "
                 "(--media-decoded-bytes)"
             )
-            raise problem(PayloadTooLarge, media[0].kind, TOO_LARGE, reason)
+            raise problem(PayloadTooLarge, by_content(media[0]), TOO_LARGE, reason)
         async with self.room.take(size):
             yield await self._all(media)
 
@@ -100,7 +100,7 @@ class MediaDecoder:
         return await self._flights.run(medium.content_hash, lambda: self._decode(medium))
 
     async def _decode(self, medium: Medium) -> Any:
-        decoded = await self.sandbox.decode(medium, medium.kind, expected_bytes(medium, self._limits))
+        decoded = await self.sandbox.decode(medium, by_content(medium), expected_bytes(medium, self._limits))
         self.cache.put(medium.content_hash, decoded, _SIZES[medium.kind](decoded))
         return decoded
 
@@ -113,7 +113,7 @@ def expected_bytes(medium: Medium, limits: MediaLimits) -> int:
     if medium.kind == "image":
         width, height = medium.width, medium.height
         if medium.data:
-            _, width, height, _ = inspect_image(medium.data, limits, medium.kind)
+            _, width, height, _ = inspect_image(medium.data, limits, by_content(medium))
         return width * height * PIXEL_BYTES
     if medium.kind == "video":
         pixels = len(medium.frame_indices) * medium.width * medium.height

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
+from triptych.contracts.request import Medium
 
 E = TypeVar("E", bound=TriptychError)
 
@@ -31,6 +32,11 @@ ANY_ITEM = "media"
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:
     """An error of ``cls`` on the field ``item``. ``reason`` is our own words: no exception's, no host's."""
     return cls(f"{item}: {reason}", param=item, code=code)
+
+
+def by_content(medium: Medium) -> str:
+    """What stands for the field where requests' fields are not known: at a worker. The frontend puts its own there."""
+    return medium.content_hash or medium.kind
 
 
 def on_item(error: TriptychError, old: str, new: str) -> TriptychError:

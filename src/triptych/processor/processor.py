@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from triptych.contracts.card import ModelCard
-from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
+from triptych.contracts.errors import BadRequest, ConfigError, TriptychError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
-from triptych.media.errors import EMBEDDING_REFUSED, problem
+from triptych.media.errors import EMBEDDING_REFUSED, by_content, on_item, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, Expansion, ModelFamily
@@ -46,6 +46,14 @@ class Prompt:
     """The same as workers' KV caches have it: placeholders expanded, media by their contents."""
     media_s: float = 0.0
     tokenise_s: float = 0.0
+    items: Sequence[str] = ()
+    """The request's fields that name ``media``."""
+
+    def by_field(self, error: TriptychError) -> TriptychError:
+        """``error`` of a worker, which names a medium by its content, as one about the request's field."""
+        for medium, item in zip(self.media, self.items, strict=True):
+            error = on_item(error, by_content(medium), item)
+        return error
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,8 @@ class Processor:
         self._check_positions(loaded, media)
         routed = RoutedPrompt(await self._named(ids, loaded, expansions))
         loaded = [self._described(medium) for medium in loaded]
-        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun)
+        items = [ref.item for ref in media]
+        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun, items)
 
     async def _named(self, ids: list[int], media: list[Medium], expansions: list[Expansion]) -> array[int]:
         """The prompt as workers' KV caches have it."""

@@ -10,6 +10,7 @@ from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import BadRequest, MediaMissing
 from triptych.contracts.request import Data, Medium
 from triptych.contracts.tensor import DTYPE_BYTES
+from triptych.media.errors import EMBEDDING_REFUSED, by_content, problem
 from triptych.media.values import FLOATS, all_finite, convert
 from triptych.transfer.base import Buffer, Transfer
 
@@ -38,17 +39,24 @@ async def placed(media: Sequence[Medium], transfer: Transfer, dtype: str) -> lis
             raise MediaMissing("a precomputed embedding came by name only, and is not here")
         assert medium.precomputed is not None
         if len(medium.data) != math.prod(medium.precomputed.shape) * DTYPE_BYTES[medium.precomputed.dtype]:
-            raise BadRequest("an embedding has other bytes than its shape and dtype take", param="media")
+            raise refused(medium, "the embedding has other bytes than its shape and dtype take")
     shapes = [medium.precomputed.shape for medium in media if medium.precomputed is not None]
     buffers = await transfer.allocate(shapes, dtype)
     try:
         for medium, buffer in zip(media, buffers, strict=True):
-            await _fill(medium, buffer, dtype)
+            try:
+                await _fill(medium, buffer, dtype)
+            except BadRequest as error:
+                raise refused(medium, error.message) from error
     except BaseException:
         for buffer in buffers:
             buffer.close()
         raise
     return buffers
+
+
+def refused(medium: Medium, reason: str) -> BadRequest:
+    return problem(BadRequest, by_content(medium), EMBEDDING_REFUSED, reason)
 
 
 async def _fill(medium: Medium, buffer: Buffer, dtype: str) -> None:
@@ -66,5 +74,5 @@ async def _fill(medium: Medium, buffer: Buffer, dtype: str) -> None:
 
 def _write(data: Data, dtype: str, wanted: str, into: memoryview) -> None:
     if not all_finite(data, dtype):
-        raise BadRequest("an embedding holds a value that is infinite or not a number", param="media")
+        raise BadRequest("the embedding holds a value that is infinite or not a number", param="media")
     convert(data, dtype, wanted, into)

@@ -9,7 +9,7 @@ from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
 from triptych.contracts.request import Medium
 from triptych.contracts.tensor import TensorHandle
-from triptych.stages.precomputed import check, placed
+from triptych.stages.precomputed import check, placed, refused
 from triptych.transfer.base import TRANSFER_FAILED, Buffer, Transfer
 
 
@@ -102,11 +102,11 @@ class Receiver:
 
     def _check_precomputed(self, medium: Medium) -> None:
         if self._spec is None:
-            raise BadRequest("this model takes no precomputed embeddings", param="media")
+            raise refused(medium, "this model takes no precomputed embeddings")
         try:
             check(medium, self._spec)
         except ValueError as error:
-            raise BadRequest(str(error), param="media") from error
+            raise refused(medium, str(error)) from error
 
 
 def _check_frames(medium: Medium, handle: TensorHandle) -> None:

@@ -28,6 +28,7 @@ from triptych.engines.encoder.encoder import Encoder, load
 from triptych.engines.encoder.families import Pixels
 from triptych.engines.encoder.plan import Plan, check, plan_medium, plan_of, plan_size, plan_sound
 from triptych.media.decoder import MediaDecoder
+from triptych.media.errors import by_content
 from triptych.media.inspect import QUICK
 from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of, load_checkpoint
@@ -151,7 +152,7 @@ class EncoderEngine:
         if medium.kind in QUICK:
             return plan_medium(medium, self._options.media, self._family, self._checkpoint)
         check(medium, self._family)
-        facts = await self._decoder.sandbox.inspect(medium.kind, medium.data, medium.kind)
+        facts = await self._decoder.sandbox.inspect(medium.kind, medium.data, by_content(medium))
         return plan_of(medium, facts, self._family, self._checkpoint)
 
     async def _run(

@@ -9,7 +9,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
 from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.media.audio import SAMPLE_BYTES, resampled_length
-from triptych.media.errors import UNSUPPORTED, problem
+from triptych.media.errors import UNSUPPORTED, by_content, problem
 from triptych.media.image import PIXEL_BYTES
 from triptych.media.inspect import Facts, inspect
 from triptych.media.video import RGB_BYTES
@@ -42,14 +42,14 @@ def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkp
     Raises as ``check`` and ``plan_of`` do, and for what ``limits`` refuse.
     """
     check(medium, family)
-    return plan_of(medium, inspect(medium.kind, medium.data, limits, medium.kind), family, checkpoint)
+    return plan_of(medium, inspect(medium.kind, medium.data, limits, by_content(medium)), family, checkpoint)
 
 
 def check(medium: Medium, family: ModelFamily) -> None:
     """Raises MediaMissing without data, and UnsupportedMedia for a kind that the model does not take."""
     if medium.kind not in family.media:
         needed = " or ".join(family.media)
-        raise problem(UnsupportedMedia, medium.kind, UNSUPPORTED, f"{needed} is needed here, not {medium.kind}")
+        raise problem(UnsupportedMedia, by_content(medium), UNSUPPORTED, f"{needed} is needed here, not {medium.kind}")
     if not medium.data:
         raise MediaMissing(f"medium {medium.content_hash} came without its data")
 
@@ -65,7 +65,7 @@ def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Check
             return plan_video(facts, medium.frame_indices, family, checkpoint)
         return plan_size(facts["width"], facts["height"], family, checkpoint)
     except ValueError as error:
-        raise problem(BadRequest, medium.kind, UNSUPPORTED, str(error)) from None
+        raise problem(BadRequest, by_content(medium), UNSUPPORTED, str(error)) from None
 
 
 def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
