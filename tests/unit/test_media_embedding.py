@@ -113,6 +113,7 @@ HOSTILE = {
     "a name that hides": with_header({"a\u202eb\n": entry()}, bytes(8)),
     "metadata of another kind": with_header({"__metadata__": 1, "x": entry()}, bytes(8)),
     "a negative side": with_header({"x": entry(shape=(-1, -2))}, bytes(8)),
+    "a side of 4,000 digits": with_header({"x": entry(shape=(10**4000, 0), offsets=(0, 0))}),
     "a side that is true": with_header({"x": entry(shape=(True, 2))}, bytes(8)),
     "a side with a fraction": with_header({"x": entry(shape=(1.5, 2))}, bytes(8)),
     "a product beyond 64 bits": with_header({"x": entry(shape=(2**32, 2**32, 2))}, bytes(8)),

@@ -33,7 +33,7 @@ DTYPES = {
 
 _LENGTH_BYTES = 8
 _ABOUT = "__metadata__"
-_Whole = Annotated[int, Meta(ge=0)]
+_Whole = Annotated[int, Meta(ge=0, lt=1 << 62)]
 
 
 class FormatError(Exception):
