@@ -6,6 +6,8 @@ from test_media_fetch import PICTURE, FakeResolver, Site, get, refusal, run
 
 from triptych.media import guard
 
+NUMBERS = ("2130706433", "0x7f.0.0.1", "0177.0.0.1", "127.1")
+
 
 @pytest.mark.parametrize(
     "host",
@@ -14,10 +16,7 @@ from triptych.media import guard
         "127.0.0.1",
         "[::1]",
         "[::ffff:127.0.0.1]",
-        "2130706433",
-        "0x7f.0.0.1",
-        "0177.0.0.1",
-        "127.1",
+        *NUMBERS,
         "127。0。0。1",
         "①②⑦.0.0.1",
         "0.0.0.0",
@@ -31,11 +30,23 @@ def test_no_spelling_reaches_a_private_address(host):
     async def body(site, fetcher):
         error = await refusal(fetcher, site.url("/picture", host))
         assert error.code == "media_address_refused"
-        assert "--media-allow-private" in error.message
+        number = host in NUMBERS
+        assert ("plain IPv4 address" if number else "--media-allow-private") in error.message
         assert site.requests == []
 
     names = FakeResolver(inside=[["10.0.0.5"]], mixed=[["93.184.216.34", "10.0.0.5"]], localhost=[["127.0.0.1"]])
     run(body, names, media_allow_private=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "224.0.0.1", "169.254.169.254", "[::ffff:169.254.169.254]"])
+def test_a_flag_that_is_given_already_is_not_advised(host):
+    async def body(site, fetcher):
+        error = await refusal(fetcher, site.url("/picture", host))
+        assert error.code == "media_address_refused"
+        assert "never come from" in error.message
+        assert "--media-allow-private" not in error.message
+
+    run(body, media_allow_private=True)
 
 
 def test_localhost_by_the_systems_resolver():

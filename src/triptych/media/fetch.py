@@ -153,7 +153,7 @@ class MediaFetcher:
                     return Fetched(data, url, _policy(headers, asked))
         except guard.AddressRefused as refused:
             log.info("media fetch refused: %s leads to %s", url.raw_host, refused)
-            raise guard.refuse_address(wanted.item) from None
+            raise guard.refuse_address(wanted.item, allow_private=self._limits.media_allow_private) from None
         except (aiohttp.ClientError, OSError) as error:
             raise in_our_words(error, self._limits, wanted.item) from None
         old = wanted.known.policy.headers if wanted.known is not None else {}

@@ -105,8 +105,12 @@ def check_address(address: str, *, allow_private: bool) -> None:
         raise AddressRefused(address)
 
 
-def refuse_address(item: str) -> BadRequest:
-    reason = "the URL leads to an address that is not public (--media-allow-private permits those)"
+def refuse_address(item: str, *, allow_private: bool) -> BadRequest:
+    """What ``check_address`` refused, in words for the client: not which address it was."""
+    if allow_private:
+        reason = "the URL leads to an address that media never come from: no host's own, or a cloud's metadata service"
+    else:
+        reason = "the URL leads to an address that is not public (--media-allow-private permits those)"
     return problem(BadRequest, item, ADDRESS_REFUSED, reason)
 
 
@@ -127,7 +131,8 @@ def _check_host(host: str, item: str) -> None:
         try:
             IPv4Address(host)
         except ValueError:
-            raise refuse_address(item) from None
+            reason = "the URL's host is a number, but no plain IPv4 address"
+            raise problem(BadRequest, item, ADDRESS_REFUSED, reason) from None
 
 
 def _never_media(ip: IPv4Address | IPv6Address) -> bool:
