@@ -215,6 +215,25 @@ def find(data: bytes | memoryview, byte: bytes, begin: int = 0, end: int | None 
         _python.PyBuffer_Release(buffer)
 
 
+def let_go(error: BaseException) -> None:
+    """Drop what the frames behind an error hold, and those behind what caused it: it was answered.
+
+    An error that its own frames refer to, such as one remembered for a second attempt, keeps all that they have, media
+    among it, until the garbage collector comes by.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = None
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+
+
 def settle() -> None:
     """Leave what exists now out of all later garbage collections, of which a full one would hold every thread for 20 ms
     and more. Blocks for that long itself: for when a process is ready, and when it has loaded what it keeps.

@@ -2,10 +2,14 @@
 
 import asyncio
 import base64
+import gc
+
+import pytest
 
 from support.checkpoints import image_part, picture, picture_url
 from support.deployment import deployment
 from support.loops import run, until
+from triptych.contracts.request import Medium
 
 BROKEN = "data:image/png;base64," + base64.b64encode(picture(64, 64, "teal")[:-30]).decode()
 RED = picture_url(64, 64, "red")
@@ -61,5 +65,27 @@ def test_fails_all_who_ask_for_it():
                 assert (error["param"], error["code"]) == (field, "media_damaged"), "each hears of its own field"
                 assert error["message"] == f"{field}: the image is damaged or truncated"
             assert held.calls == 1, "what is bad is found out once"
+
+    run(main())
+
+
+@pytest.mark.parametrize("spans", [["epd"], ["e", "pd"]], ids=str)
+@pytest.mark.parametrize("url", [BROKEN, "data:image/png;base64,AAAA"], ids=["at the worker", "at the edge"])
+def test_leaves_no_media_behind(spans, url):
+    def media():
+        return sum(type(one) is Medium for one in gc.get_objects())
+
+    async def main():
+        async with deployment(spans=spans, stand_in=False) as d:
+            gc.collect()
+            gc.disable()
+            try:
+                before = media()
+                for stream in (False, True):
+                    refused = await d.chat([image_part(url), image_part(RED)], stream=stream)
+                    assert refused.status_code in (400, 415), refused.text
+                await until(lambda: media() <= before, "nothing waits for the garbage collector")
+            finally:
+                gc.enable()
 
     run(main())

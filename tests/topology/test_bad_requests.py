@@ -243,7 +243,7 @@ def damaged(url):
         ("http://127.0.0.1/x.png", 400, ["not public"]),
         ("http://169.254.169.254/latest", 400, ["not public"]),
         ("http://[::1]/x.png", 400, ["not public"]),
-        ("http://2130706433/x.png", 400, ["not public"]),
+        ("http://2130706433/x.png", 400, ["plain IPv4 address"]),
         ("http://user:password@example.com/", 400, ["credentials"]),
         ("", 400, []),
         ("http://", 400, []),

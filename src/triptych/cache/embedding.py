@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from triptych.cache.lru import ByteLru
+from triptych.cache.single_flight import is_cancelled
 from triptych.contracts.errors import Unavailable
 from triptych.transfer.base import Buffer
 
@@ -116,7 +117,11 @@ class EmbeddingCache:
         return flight
 
     async def _fly(self, flight: _Flight, make: Make) -> None:
-        made = await make(flight.names)
+        try:
+            made = await make(flight.names)
+        except BaseException:
+            del flight  # has this task, which has the error, which has this frame: media would stay for as long
+            raise
         flight.made = dict(zip(flight.names, made, strict=True))
         for name, buffer in flight.made.items():
             if buffer is not None and not self._closed:
@@ -162,8 +167,7 @@ class EmbeddingCache:
         try:
             await asyncio.shield(flight.task)
         except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if (current is not None and current.cancelling()) or not flight.task.cancelled():
+            if is_cancelled() or not flight.task.cancelled():
                 raise
             raise _shut_down() from None
 

@@ -50,7 +50,7 @@ class SingleFlight(Generic[K, V]):
         try:
             return await asyncio.shield(flight.task)
         except asyncio.CancelledError:
-            if _is_cancelled(asyncio.current_task()) or not flight.task.cancelled():
+            if is_cancelled() or not flight.task.cancelled():
                 raise
             raise self._shut_down() from None  # The work was cancelled, not this waiter.
         finally:
@@ -84,5 +84,7 @@ class SingleFlight(Generic[K, V]):
         return Unavailable("the server is shutting down; try again", code="shutting_down")
 
 
-def _is_cancelled(task: asyncio.Task[Any] | None) -> bool:
+def is_cancelled() -> bool:
+    """Whether the running task is to end. Asked here: a frame that had its own task would be kept by its error."""
+    task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -43,6 +43,7 @@ from triptych.frontend.http import (
 from triptych.frontend.long_text import parse_large
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics, MediaCounts
 from triptych.observability.workers import text_of
 from triptych.processor.processor import Processor
@@ -117,11 +118,13 @@ class App:
         try:
             await self._route(scope)(scope, receive, send, headers)
         except TriptychError as error:
+            let_go(error)
             await send_error(send, error, headers)
         except ClientGone:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("request %s failed", headers[0][1].decode(errors="replace"))
+            let_go(error)
             await send_error(send, INTERNAL, headers)
 
     def _route(self, scope: Scope) -> Route:

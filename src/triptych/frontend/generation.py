@@ -18,6 +18,7 @@ from triptych.contracts.request import GenerateRequest
 from triptych.frontend.answers import DONE, Answer, Said
 from triptych.frontend.choice import Choice, Piece
 from triptych.frontend.http import EventStream, Headers, Send, error_body, send_json
+from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
 from triptych.processor.processor import Prompt
 from triptych.stages.compose import Plan
@@ -79,7 +80,9 @@ class Generation:
         except Exception as error:
             if not events.started:
                 raise
-            await events.write(_error_event(self._as_told(error)))
+            told = self._as_told(error)
+            let_go(error)
+            await events.write(_error_event(told))
         await events.close()
 
     async def whole(self, send: Send, headers: Headers) -> None:

@@ -87,6 +87,7 @@ class MediaDecoder:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._one(medium), name="media-decode") for medium in media]
         except BaseExceptionGroup as failed:
+            del group  # has the task that runs this, which will have the error and with it this frame
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 

@@ -14,6 +14,7 @@ import msgspec
 from PIL import Image
 
 from triptych.cache.room import Room
+from triptych.cache.single_flight import is_cancelled
 from triptych.config import env
 from triptych.config.media import MIB
 from triptych.contracts.card import EmbeddingSpec, ModelCard
@@ -121,6 +122,7 @@ class EncoderEngine:
                 tasks = [group.create_task(self._encode(medium), name="encode-medium") for medium in media]
             return [task.result() for task in tasks]
         except BaseExceptionGroup as errors:
+            del group  # has the task that runs this, which will have the error and with it this frame
             raise errors.exceptions[0] from None
         finally:
             self._calls -= 1
@@ -167,8 +169,7 @@ class EncoderEngine:
         except TriptychError:
             raise
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             raise _stopped() from None  # its thread's work was cancelled by ``stop``, not this request
         except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from triptych.cache.single_flight import is_cancelled
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
 from triptych.contracts.request import Data, MediaKind, Medium
@@ -145,8 +146,7 @@ class Sandbox:
         try:
             answer = await asyncio.shield(running)
         except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if running.cancelled() and not (current is not None and current.cancelling()):  # by ``close``
+            if running.cancelled() and not is_cancelled():  # by ``close``
                 raise _shut_down() from None
             running.add_done_callback(_discard)
             if work.decoder is None or not work.begun:

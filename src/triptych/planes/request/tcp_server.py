@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 
 from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable
+from triptych.memory import let_go
 from triptych.planes.request import frames
 from triptych.planes.request.base import Handler, Payload
 from triptych.planes.request.connection import Connection
@@ -116,9 +117,11 @@ class _ServerConnection(Connection):
                     self.send(pack(Type.DATA, number, item))
             self.send(pack(Type.END, number))
         except TriptychError as error:
+            let_go(error)
             self.send(pack(Type.ERROR, number, _ENCODER.encode(error.to_wire())))
-        except Exception:
+        except Exception as error:
             log.exception("call failed")
+            let_go(error)
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
 
     def on_closed(self) -> None:
