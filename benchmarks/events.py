@@ -42,6 +42,7 @@ FOLLOWERS = (0, 1, 4, 16)
 BATCH_BLOCKS = 32
 """Stored by a batch, and removed by it: a chunk of prefill into a full cache."""
 RATE = 200
+ID = "w"
 IDLE_S = 2.0
 HEAD = """\
 One worker, {rate} batches a second of {blocks} blocks stored and {blocks} removed; worker and followers in one process
@@ -79,7 +80,7 @@ async def work(plane: PlaneConfig, batches: int) -> None:
     log, publisher = KvLog(list), event_publisher(plane, "127.0.0.1")
     server = TcpRequestServer("127.0.0.1", 0, max_in_flight=1000, token=os.environ.get("TRIPTYCH_TOKEN"))
     events = await publisher.start(log, Account())
-    _, port = await server.start({}, publisher.endpoints())
+    _, port = await server.start({}, publisher.endpoints(), id=ID)
     say(Ready(port, events))
     await told_to()
     begun = time.process_time()
@@ -150,7 +151,7 @@ async def following(
     """A frontend of its own, from when it has the snapshot; yields that it has heard of so many batches."""
     card = ModelCard(name="m", path="", context_length=1)
     instance = Instance(
-        id="w",
+        id=ID,
         name="w",
         component="w",
         span=Span.EPD,

@@ -23,7 +23,7 @@ from tests.support.certificates import Authority
 from benchmarks.machine import describe
 from benchmarks.stats import median, median_ratio
 from triptych.observability.lag import LoopLag
-from triptych.planes.request.base import Payload
+from triptych.planes.request.base import Payload, Peer
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.planes.request.tls import TlsFiles
@@ -68,7 +68,7 @@ def answer(pipe: Connection, ways: list[TlsFiles]) -> None:
 
 
 async def drained(client: TcpRequestClient, port: int, endpoint: str, payload: bytes) -> int:
-    async with client.call(HOST, port, endpoint, payload, silence_s=SILENCE_S) as call:
+    async with client.call(Peer(HOST, port), endpoint, payload, silence_s=SILENCE_S) as call:
         return sum([len(batch) async for batch in call])
 
 

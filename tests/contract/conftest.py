@@ -20,7 +20,7 @@ from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.nats_access import NatsSecrets, read_access
-from triptych.planes.request.base import Call, Handler, RequestClient, RequestServer
+from triptych.planes.request.base import Call, Handler, Peer, RequestClient, RequestServer
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.planes.request.tls import TlsFiles
@@ -35,8 +35,8 @@ class Line:
     host: str
     port: int
 
-    def call(self, payload: bytes = b"", endpoint: str = "work", silence_s: float = 20.0) -> Call:
-        return self.client.call(self.host, self.port, endpoint, payload, silence_s=silence_s)
+    def call(self, payload: bytes = b"", endpoint: str = "work", silence_s: float = 20.0, to: str = "") -> Call:
+        return self.client.call(Peer(self.host, self.port, to), endpoint, payload, silence_s=silence_s)
 
     async def all(self, payload: bytes = b"", **settings: Any) -> list[bytes]:
         async with self.call(payload, **settings) as call:
@@ -66,11 +66,13 @@ class TcpPlane:
             connection.abort()
 
     @asynccontextmanager
-    async def line(self, handler: Handler, *, client_token: str | None = None, **server: Any) -> AsyncIterator[Line]:
+    async def line(
+        self, handler: Handler, *, client_token: str | None = None, id: str = "", **server: Any
+    ) -> AsyncIterator[Line]:
         """``handler`` as the endpoint ``work``, until the end of the block."""
         answering, calling = self.server(**server), self.client(client_token)
         try:
-            host, port = await answering.start({"work": handler})
+            host, port = await answering.start({"work": handler}, id=id)
             yield Line(answering, calling, host, port)
         finally:
             await calling.close()

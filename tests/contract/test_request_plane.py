@@ -448,6 +448,19 @@ def test_the_right_token_is_let_in(plane):
     run(main())
 
 
+def test_who_took_the_place_of_the_worker_that_is_meant_takes_no_call(plane):
+    """It was killed, say, and another one listens at its port before discovery knows."""
+
+    async def main():
+        async with plane.line(echo, id="new.2") as line:
+            with pytest.raises(WorkerLost):
+                await line.all(b"x", to="old.1")
+            assert await line.all(b"x", to="new.2") == [b"x"]
+            assert await line.all(b"x") == [b"x"], "whoever it is"
+
+    run(main())
+
+
 def test_a_call_is_sent_only_when_its_block_is_entered(plane):
     async def main():
         handler = Watched(1)

@@ -15,6 +15,7 @@ from test_request_plane import Watched, count, echo
 from support.loops import run, until
 from triptych.contracts.errors import ConfigError, PayloadTooLarge, WorkerLost
 from triptych.planes.request import connection, frames, tcp_client
+from triptych.planes.request.base import Peer
 from triptych.planes.request.frames import Hello, Type, pack, pack_call
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
@@ -164,7 +165,9 @@ def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatient, loo
         client = TcpRequestClient()
         begun = time.monotonic()
         with pytest.raises(WorkerLost):
-            async with client.call("127.0.0.1", server.sockets[0].getsockname()[1], "x", b"", silence_s=60) as call:
+            async with client.call(
+                Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60
+            ) as call:
                 await anext(call)
         assert time.monotonic() - begun < 3
         await client.close()
@@ -211,7 +214,9 @@ def test_a_malformed_answer_is_a_lost_worker(loop):
         server = await asyncio.start_server(junk, "127.0.0.1", 0)
         client = TcpRequestClient()
         with pytest.raises(WorkerLost):
-            async with client.call("127.0.0.1", server.sockets[0].getsockname()[1], "x", b"", silence_s=5) as call:
+            async with client.call(
+                Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=5
+            ) as call:
                 await anext(call)
         await client.close()
         server.close()
@@ -242,7 +247,7 @@ def test_a_forgotten_peer_finishes_its_calls_and_is_let_go(plane, loop):
 
         async with plane.line(handler) as line, line.call() as call:
             assert await anext(call) == [b"first"]
-            line.client.forget(line.host, line.port)
+            line.client.forget(Peer(line.host, line.port))
             assert len(line.server.connections) == 1
             go.set()
             assert await anext(call) == [b"last"]
@@ -260,7 +265,7 @@ def test_closing_ends_calls_on_forgotten_peers_too(plane):
         async with plane.line(handler) as line:
             task = asyncio.create_task(line.all())
             await until(lambda: handler.started, "the call arrived")
-            line.client.forget(line.host, line.port)
+            line.client.forget(Peer(line.host, line.port))
             await line.client.close()
             with pytest.raises(WorkerLost):
                 await task
@@ -274,7 +279,7 @@ def test_a_caller_that_leaves_while_its_request_is_being_written_leaves_nothing_
     async def main():
         handler = Watched(0)
         async with plane.line(handler) as line:
-            connection = await line.client.connection((line.host, line.port))
+            connection = await line.client.connection(Peer(line.host, line.port))
             connection.pause_writing()
             task = asyncio.create_task(line.all(b"picture"))
             await until(lambda: handler.started, "the call arrived")
@@ -338,7 +343,7 @@ def test_callers_of_a_peer_that_cannot_be_reached_wait_side_by_side(plane, monke
         client = plane.client()
 
         async def call():
-            async with client.call("127.0.0.1", 1, "work", b"", silence_s=5):
+            async with client.call(Peer("127.0.0.1", 1), "work", b"", silence_s=5):
                 pass
 
         async def never(*_, **__):

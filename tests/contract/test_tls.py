@@ -17,6 +17,7 @@ from support.loops import run
 from support.raw_http import connected
 from triptych.contracts.errors import ConfigError, WorkerLost
 from triptych.planes.request import tcp_client, tcp_server
+from triptych.planes.request.base import Peer
 from triptych.planes.request.frames import pack_call
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tls import TlsFiles
@@ -185,7 +186,7 @@ def test_a_worker_that_never_answers_the_handshake(plane, loop, monkeypatch):
         server = await asyncio.start_server(frozen, "127.0.0.1", 0)
         client = plane.client("secret")
         with pytest.raises(WorkerLost):
-            async with client.call("127.0.0.1", server.sockets[0].getsockname()[1], "x", b"", silence_s=60):
+            async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60):
                 pass
         assert not client.opened
         await client.close()
@@ -209,7 +210,7 @@ def test_a_token_is_never_said_to_a_worker_without_tls(plane, loop):
         server = await asyncio.start_server(listen, "127.0.0.1", 0)
         client = TcpRequestClient("very secret", plane.calling)
         with pytest.raises(WorkerLost):
-            async with client.call("127.0.0.1", server.sockets[0].getsockname()[1], "x", b"", silence_s=60):
+            async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60):
                 pass
         await client.close()
         server.close()
@@ -225,7 +226,7 @@ def test_a_worker_that_turns_a_caller_away_without_a_word_is_said_once(plane, sa
             for _ in range(3):
                 with pytest.raises(WorkerLost):
                     await line.all(b"x")
-            line.client.forget(line.host, line.port)
+            line.client.forget(Peer(line.host, line.port))
             assert not line.client._complaints, "nothing is kept of who is gone"
 
     run(main())

@@ -114,6 +114,23 @@ def test_killed_before_the_first_token_the_request_goes_elsewhere():
     run(main())
 
 
+def test_another_model_at_the_port_of_a_killed_worker_gets_none_of_its_requests():
+    """Discovery cannot know yet that the first one is dead."""
+
+    async def main():
+        async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
+            async with child(*mock_worker("--served-model-name", "old"), run_dir=d.run_dir) as old:
+                await d.ready()
+                old.kill()
+                new = await d.add_worker(name="new", port=int(old.ready.rsplit(":", 1)[1]))
+                assert check_unavailable(await d.chat(model="old"))["code"] == "worker_lost"
+                assert new.counts["worker_tokens"] == 0
+                await _known(d, "new")
+                assert (await d.chat(model="new")).status_code == 200
+
+    run(main())
+
+
 def test_nobody_else_is_there():
     async def main():
         async with deployment(engine_args=("--prefill-ms", "20000")) as d:
@@ -299,6 +316,13 @@ async def _served(deployed):
         return (await deployed.chat("hi")).status_code == 200
 
     await until_async(served, "requests are answered again")
+
+
+async def _known(deployed, model):
+    async def known():
+        return model in (await deployed.http.get("/health")).json()["models"]
+
+    await _eventually(known)
 
 
 async def _instances(deployed, count):

@@ -56,8 +56,9 @@ class Speaker:
         server = TcpRequestServer("127.0.0.1", 0, max_in_flight=100, token=token)
         try:
             events = await self.publisher.start(self.log, self.account)
-            host, port = await server.start({}, self.publisher.endpoints())
-            self.instance = instance(f"{name}.{id(self)}", name=name, host=host, port=port, events=events)
+            mark = f"{name}.{id(self)}"
+            host, port = await server.start({}, self.publisher.endpoints(), id=mark)
+            self.instance = instance(mark, name=name, host=host, port=port, events=events)
             yield self
         finally:
             self.log.close()

@@ -23,8 +23,8 @@ class Plane:
         self.called = []
         self.left = 0
 
-    def call(self, host, port, endpoint, payload, *, silence_s):
-        name = f"w{port}"
+    def call(self, peer, endpoint, payload, *, silence_s):
+        name = f"w{peer.port}"
         self.called.append(name)
         received = msgspec.msgpack.decode(payload, type=GenerateRequest)
         assert msgspec.structs.replace(received, origin="") == REQUEST

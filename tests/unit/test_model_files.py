@@ -25,6 +25,7 @@ from triptych.frontend import model_files
 from triptych.frontend.model_files import ModelFiles
 from triptych.models import files
 from triptych.models.files import NAMES, digest_of, digest_of_files
+from triptych.planes.request.base import Peer
 from triptych.processor.processor import Processor
 from triptych.runtime.files import pieces
 
@@ -58,9 +59,9 @@ class Plane:
         self.calls: list[int] = []
 
     @asynccontextmanager
-    async def call(self, host: str, port: int, endpoint: str, payload: bytes, *, silence_s: float) -> Any:
-        self.calls.append(port)
-        yield self._batches(self._answers[port])
+    async def call(self, peer: Peer, endpoint: str, payload: bytes, *, silence_s: float) -> Any:
+        self.calls.append(peer.port)
+        yield self._batches(self._answers[peer.port])
 
     async def _batches(self, answer: Any) -> AsyncGenerator[list[bytes], None]:
         if isinstance(answer, Exception):

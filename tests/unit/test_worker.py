@@ -65,7 +65,7 @@ class Around:
 
     speaks_tls = False
 
-    async def start(self, handlers, standing=None):
+    async def start(self, handlers, standing=None, *, id=""):
         self.parts.note("serves")
         self.parts.handlers = handlers
         return "127.0.0.1", 5

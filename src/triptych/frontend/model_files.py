@@ -18,7 +18,7 @@ from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import ConfigError, TriptychError, Unavailable
 from triptych.contracts.stages import FILES, FilePiece
 from triptych.models.files import MAX_BYTES, NAMES, digest_of, digest_of_files, is_digest
-from triptych.planes.request.base import RequestClient
+from triptych.planes.request.base import RequestClient, peer_of
 
 log = logging.getLogger("triptych.catalog")
 
@@ -78,7 +78,7 @@ class ModelFiles:
         """Names and contents. Raises TriptychError."""
         pieces: dict[str, list[bytes]] = {}
         size_bytes = 0
-        call = self._client.call(instance.host, instance.port, FILES, b"", silence_s=SILENCE_S)
+        call = self._client.call(peer_of(instance), FILES, b"", silence_s=SILENCE_S)
         async with call as answers:
             async for batch in answers:
                 for item in batch:

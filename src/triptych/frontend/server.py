@@ -26,7 +26,7 @@ from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.events.base import Source
-from triptych.planes.request.base import RequestClient
+from triptych.planes.request.base import Peer, RequestClient, peer_of
 from triptych.processor.processor import Processor, Sampling
 from triptych.processor.template import parse_prompt_template
 from triptych.router.routing import Routing
@@ -109,7 +109,7 @@ async def serving(
     routes: RouterConfig,
     discovery: Discovery,
     client: RequestClient,
-    forget: Callable[[str, int], None],
+    forget: Callable[[Peer], None],
     events: Source,
     on_load: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
@@ -133,7 +133,7 @@ async def serving(
         follower = Follower(events, routing)
 
         def on_gone(instance: Instance) -> None:
-            forget(instance.host, instance.port)
+            forget(peer_of(instance))
             dispatcher.forget(instance)
 
         def load(card: ModelCard) -> Processor:

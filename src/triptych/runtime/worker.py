@@ -76,8 +76,9 @@ class Worker:
             events = await self._publisher.start(self.endpoints.kv_log, self.endpoints.account)
             stack.push_async_callback(self._server.close)
             standing = {**self.endpoints.standing(), **self._publisher.endpoints()}
-            host, port = await self._server.start(self.endpoints.handlers(self._config.span), standing)
-            instance = self._instance(card, host, port, events)
+            name, id = self._called()
+            host, port = await self._server.start(self.endpoints.handlers(self._config.span), standing, id=id)
+            instance = self._instance(card, name, id, host, port, events)
             lease = await self._discovery.register(instance)
             stack.push_async_callback(lease.withdraw)
             on_ready(instance)
@@ -88,14 +89,22 @@ class Worker:
             log.info("draining, at most %.1f s", self._config.drain_timeout_s)
             await self._server.drain(self._config.drain_timeout_s)
 
-    def _instance(self, card: ModelCard, host: str, port: int, events: str) -> Instance:
-        component = self._config.name or self._config.span.value
+    @property
+    def _component(self) -> str:
+        return self._config.name or self._config.span.value
+
+    def _called(self) -> tuple[str, str]:
+        """Its name, and its id."""
         birth = secrets.token_hex(4)
-        name = self._config.instance_name or f"{component}-{birth}"
+        if name := self._config.instance_name:
+            return name, f"{name}.{birth}"
+        return (name := f"{self._component}-{birth}"), name
+
+    def _instance(self, card: ModelCard, name: str, id: str, host: str, port: int, events: str) -> Instance:
         return Instance(
-            id=f"{name}.{birth}" if self._config.instance_name else name,
+            id=id,
             name=name,
-            component=component,
+            component=self._component,
             span=self._config.span,
             able=self._engine.able if self._config.stand_in else self._config.span,
             engine=self._config.engine,

@@ -25,7 +25,7 @@ from triptych.contracts.stages import (
     Release,
     Sample,
 )
-from triptych.planes.request.base import RequestClient
+from triptych.planes.request.base import RequestClient, peer_of
 
 METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
@@ -83,9 +83,7 @@ class Calls:
         decode = _DELTA.decode
         payload = encoded(request)
         try:
-            async with self._client.call(
-                target.host, target.port, GENERATE, payload, silence_s=self._silence_s
-            ) as call:
+            async with self._client.call(peer_of(target), GENERATE, payload, silence_s=self._silence_s) as call:
                 async for batch in call:
                     yield [decode(item) for item in batch]
         except TriptychError as error:
@@ -93,7 +91,7 @@ class Calls:
 
     async def metrics(self, target: Instance) -> list[Sample]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
-        call = self._client.call(target.host, target.port, METRICS, b"", silence_s=METRICS_TIMEOUT_S)
+        call = self._client.call(peer_of(target), METRICS, b"", silence_s=METRICS_TIMEOUT_S)
         try:
             async with call as answers:
                 async for batch in answers:
@@ -117,9 +115,7 @@ class Calls:
             await asyncio.wait(tasks)
 
     async def _release(self, target: Instance, release: Release) -> None:
-        call = self._client.call(
-            target.host, target.port, RELEASE, _ENCODER.encode(release), silence_s=RELEASE_TIMEOUT_S
-        )
+        call = self._client.call(peer_of(target), RELEASE, _ENCODER.encode(release), silence_s=RELEASE_TIMEOUT_S)
         try:
             async with call as answers:
                 async for _ in answers:
@@ -132,7 +128,7 @@ class Calls:
     ) -> T:
         """The single payload that answers a call."""
         payload = encoded(request)
-        call = self._client.call(target.host, target.port, endpoint, payload, silence_s=self._silence_s)
+        call = self._client.call(peer_of(target), endpoint, payload, silence_s=self._silence_s)
         try:
             async with call as answers:
                 async for batch in answers:

@@ -14,7 +14,7 @@ from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import EVENTS, KvBatch, Load, News
 from triptych.planes.events.account import Account
 from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, SILENCE_S
-from triptych.planes.request.base import Handler, Payload, RequestClient
+from triptych.planes.request.base import Handler, Payload, RequestClient, peer_of
 
 _ENCODER = msgspec.msgpack.Encoder()
 _NEWS = msgspec.msgpack.Decoder(News)
@@ -76,7 +76,7 @@ class RequestSource:
         self._client = client
 
     async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[News, None]:
-        call = self._client.call(instance.host, instance.port, EVENTS, origin.encode(), silence_s=SILENCE_S)
+        call = self._client.call(peer_of(instance), EVENTS, origin.encode(), silence_s=SILENCE_S)
         expected = 0
         async with call as batches:
             async for payloads in batches:

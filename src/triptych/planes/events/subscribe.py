@@ -15,7 +15,7 @@ from triptych.contracts.kv_events import SNAPSHOT, News, Snapshot, Told
 from triptych.planes.events.base import SILENCE_S, Inlet, Mail
 from triptych.planes.events.request import RequestSource
 from triptych.planes.events.tail import Gap, Tail
-from triptych.planes.request.base import RequestClient
+from triptych.planes.request.base import RequestClient, peer_of
 
 log = logging.getLogger("triptych.events")
 
@@ -63,7 +63,7 @@ class PubSubSource:
             ear.is_in_vain = False
 
     async def _snapshot(self, instance: Instance) -> Snapshot:
-        call = self._client.call(instance.host, instance.port, SNAPSHOT, b"", silence_s=SILENCE_S)
+        call = self._client.call(peer_of(instance), SNAPSHOT, b"", silence_s=SILENCE_S)
         async with call as batches:
             async for payloads in batches:
                 try:

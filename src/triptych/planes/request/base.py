@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
+
+from triptych.contracts.card import Instance
 
 Payload = bytes | memoryview
 """A request as it arrives; a large one is a view of what was received."""
 Handler = Callable[[Payload], AsyncGenerator[bytes, None]]
 """Serves one call. Its iterator is closed when the caller cancels or goes away."""
+
+
+class Peer(NamedTuple):
+    """Who is called: an address, and the id of the worker that is meant. Another one may have come to that address
+    since, which then takes no call; an empty id means whoever is there."""
+
+    host: str
+    port: int
+    id: str = ""
+
+
+def peer_of(instance: Instance) -> Peer:
+    return Peer(instance.host, instance.port, instance.id)
 
 
 class Call(Protocol):
@@ -35,9 +50,7 @@ class Call(Protocol):
 class RequestClient(Protocol):
     """Calls peers, over one kept connection to each."""
 
-    def call(
-        self, host: str, port: int, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float
-    ) -> Call:
+    def call(self, peer: Peer, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float) -> Call:
         """Begin a call to ``endpoint`` at the peer; nothing is sent before the block is entered.
 
         A payload in pieces arrives as one; large pieces are not copied.
@@ -57,8 +70,10 @@ class RequestServer(Protocol):
         """Whether callers have to speak TLS."""
         ...
 
-    async def start(self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None) -> tuple[str, int]:
-        """Listen, and return the (host, port) to register.
+    async def start(
+        self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None, *, id: str = ""
+    ) -> tuple[str, int]:
+        """Listen, and return the (host, port) to register. Callers who mean another worker than ``id`` are refused.
 
         Calls to ``standing`` endpoints are no work: they count against no bound, and no drain waits for them.
         """

@@ -48,6 +48,8 @@ class Hello(msgspec.Struct, frozen=True):
 
     version: int
     token: str | None = None
+    to: str = ""
+    """Id of the worker that is meant; empty: whoever listens."""
 
 
 class FrameError(Exception):

@@ -21,7 +21,7 @@ from triptych.contracts.errors import (
     from_wire,
 )
 from triptych.planes.request import frames
-from triptych.planes.request.base import Payload
+from triptych.planes.request.base import Payload, Peer
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, call_head, pack
 from triptych.planes.request.tls import SHUTDOWN_TIMEOUT_S, reason
@@ -33,7 +33,7 @@ _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
 
 
 class _ClientConnection(Connection):
-    def __init__(self, client: TcpRequestClient, peer: tuple[str, int]) -> None:
+    def __init__(self, client: TcpRequestClient, peer: Peer) -> None:
         super().__init__(frames.FRAME_LIMIT_BYTES)
         self.calls: dict[int, TcpCall] = {}
         self._next_stream = 0
@@ -76,7 +76,9 @@ class _ClientConnection(Connection):
     def on_closed(self) -> None:
         self._client.opened.discard(self)
         if not self.heard and not self._ending:
-            self.on_broken("it closed the connection without a word; its log says why (token, certificate)")
+            self.on_broken(
+                "it closed the connection without a word; its log says why (token, certificate, another worker)"
+            )
         for call in list(self.calls.values()):
             call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
 
@@ -97,7 +99,7 @@ class TcpCall:
     def __init__(
         self,
         client: TcpRequestClient,
-        peer: tuple[str, int],
+        peer: Peer,
         endpoint: str,
         payload: Sequence[Payload],
         silence_s: float,
@@ -221,35 +223,34 @@ class TcpRequestClient:
 
     def __init__(self, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         """With ``tls`` nothing is said to a peer before its certificate is verified to name its host."""
-        self._hello = pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, token)))
-        self._connections: dict[tuple[str, int], _ClientConnection] = {}
+        self._token = token
+        self._connections: dict[Peer, _ClientConnection] = {}
         self._tls = tls
         self.opened: set[_ClientConnection] = set()
         """Those above, and retired ones whose calls have not ended."""
-        self._complaints: dict[tuple[str, int], str] = {}
+        self._complaints: dict[Peer, str] = {}
         """The last about each peer: who is tried again and again is complained of once."""
-        self._connecting: SingleFlight[tuple[str, int], _ClientConnection] = SingleFlight("connect to a worker")
+        self._connecting: SingleFlight[Peer, _ClientConnection] = SingleFlight("connect to a worker")
 
-    def call(
-        self, host: str, port: int, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float
-    ) -> TcpCall:
+    def call(self, peer: Peer, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float) -> TcpCall:
         pieces: Sequence[Payload] = [payload] if isinstance(payload, bytes) else payload
-        return TcpCall(self, (host, port), endpoint, pieces, silence_s)
+        return TcpCall(self, peer, endpoint, pieces, silence_s)
 
-    async def connection(self, peer: tuple[str, int]) -> _ClientConnection:
+    async def connection(self, peer: Peer) -> _ClientConnection:
         """The open connection to ``peer``. Raises WorkerLost when it cannot be reached."""
         connection = self._connections.get(peer)
         if connection is not None and not connection.closed:
             return connection
         return await self._connecting.run(peer, lambda: self._connect(peer))
 
-    async def _connect(self, peer: tuple[str, int]) -> _ClientConnection:
+    async def _connect(self, peer: Peer) -> _ClientConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
                     lambda: _ClientConnection(self, peer),
-                    *peer,
+                    peer.host,
+                    peer.port,
                     ssl=self._tls,
                     ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
                 )
@@ -258,14 +259,14 @@ class TcpRequestClient:
             raise WorkerLost("the worker cannot be reached: TLS with it fails") from None
         except (OSError, TimeoutError):
             raise WorkerLost("the worker cannot be reached") from None
-        connection.send(self._hello)
+        connection.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, self._token, peer.id))))
         self._connections[peer] = connection
         return connection
 
-    def forget(self, host: str, port: int) -> None:
+    def forget(self, peer: Peer) -> None:
         """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
-        self._complaints.pop((host, port), None)
-        if connection := self._connections.pop((host, port), None):
+        self._complaints.pop(peer, None)
+        if connection := self._connections.pop(peer, None):
             connection.retire()
 
     async def close(self) -> None:
@@ -274,7 +275,7 @@ class TcpRequestClient:
         for connection in list(self.opened):
             connection.abort()
 
-    def complain(self, peer: tuple[str, int], why: str) -> None:
+    def complain(self, peer: Peer, why: str) -> None:
         if self._complaints.get(peer) != why:
             self._complaints[peer] = why
-            log.warning("the worker at %s:%d: %s", *peer, why)
+            log.warning("the worker at %s:%d: %s", peer.host, peer.port, why)

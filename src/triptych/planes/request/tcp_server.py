@@ -86,6 +86,8 @@ class _ServerConnection(Connection):
             raise FrameError(f"peer speaks version {hello.version}, this is version {frames.VERSION}")
         if not self._server.admits(hello.token):
             raise FrameError("wrong or missing token")
+        if hello.to not in ("", self._server.id):
+            raise FrameError(f"it means the worker {hello.to}, this is {self._server.id}")
         self._greeted = True
         self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
 
@@ -152,6 +154,7 @@ class TcpRequestServer:
         self._token = token
         self._tls = tls
         self._max_in_flight = max_in_flight
+        self.id = ""
         self._handlers: dict[str, Handler] = {}
         self._server: asyncio.Server | None = None
         self._draining = False
@@ -164,8 +167,10 @@ class TcpRequestServer:
     def speaks_tls(self) -> bool:
         return self._tls is not None
 
-    async def start(self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None) -> tuple[str, int]:
-        self._handlers, self._standing = handlers, standing or {}
+    async def start(
+        self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None, *, id: str = ""
+    ) -> tuple[str, int]:
+        self._handlers, self._standing, self.id = handlers, standing or {}, id
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
