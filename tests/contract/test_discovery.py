@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from support.instances import instance
+import msgspec
+import pytest
+
+from support.instances import CARD, instance
 from support.loops import run
+from triptych.contracts.errors import ConfigError
 
 
 @contextlib.asynccontextmanager
@@ -60,6 +64,25 @@ def test_who_comes_later_sees_who_is_there(discovery_plane):
         async with watching(discovery_plane.discovery()) as seen:
             assert await seen("one") == (instance("one"),)
         await lease.withdraw()
+
+    run(main())
+
+
+def test_another_checkpoint_under_the_name_of_one_that_is_served_is_refused(discovery_plane):
+    """Frontends would make prompts for the one with the tokenizer of the other."""
+
+    def of(name, digest, model="demo"):
+        return instance(name, model=msgspec.structs.replace(CARD, name=model, path=f"/{name}", files_digest=digest))
+
+    async def main():
+        discovery = discovery_plane.discovery()
+        leases = [await discovery.register(of("first", "aa"))]
+        with pytest.raises(ConfigError, match=r"'first' serves another checkpoint as 'demo'.* /first .* /second"):
+            await discovery.register(of("second", "bb"))
+        fine = (of("same-elsewhere", "aa"), of("under-another-name", "bb", "other"), of("does-not-say", ""))
+        leases += [await discovery.register(one) for one in fine]
+        for lease in leases:
+            await lease.withdraw()
 
     run(main())
 

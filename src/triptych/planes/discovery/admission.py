@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from triptych.contracts.card import EmbeddingSpec, Instance
+from triptych.contracts.card import EmbeddingSpec, Instance, ModelCard
 
 
 def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
@@ -17,13 +17,25 @@ def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
                 f"a worker named {instance.name!r} is alive already (process {other.pid}, {other.host}:{other.port}); "
                 "give this one another name with --instance-name"
             )
-        if other.model.name == instance.model.name and _disagree(other.model.embedding, instance.model.embedding):
+        if other.model.name != instance.model.name:
+            continue
+        if _is_another_checkpoint(other.model, instance.model):
+            return (
+                f"worker {other.name!r} serves another checkpoint as {instance.model.name!r}: tokenizer, template or "
+                f"configs in its {other.model.path} are not those in {instance.model.path}; all workers of a model "
+                "must serve the same version of it, so give this one another --served-model-name"
+            )
+        if _disagree(other.model.embedding, instance.model.embedding):
             return (
                 f"worker {other.name!r} of model {instance.model.name!r} works with embeddings of "
                 f"{_words(other.model.embedding)}, this one with {_words(instance.model.embedding)}: all workers of a "
                 "model must serve the same version of it, with one dtype"
             )
     return None
+
+
+def _is_another_checkpoint(one: ModelCard, other: ModelCard) -> bool:
+    return bool(one.files_digest and other.files_digest) and one.files_digest != other.files_digest
 
 
 def _disagree(one: EmbeddingSpec | None, other: EmbeddingSpec | None) -> bool:

@@ -23,7 +23,7 @@ class Discovery(Protocol):
         """Make ``instance`` visible and keep it so. A crash of this process removes it within 3 s.
 
         Raises ConfigError when it cannot work beside those alive (``admission``): a name that is taken,
-        embeddings that do not fit.
+        another checkpoint under the same model name, embeddings that do not fit.
         """
         ...
 
