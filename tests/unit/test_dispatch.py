@@ -7,8 +7,12 @@ import pytest
 
 from support.instances import instance
 from support.loops import run
+from triptych.config.router import RouterConfig
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, TooManyRequests, Unavailable, WorkerLost
+from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Sampling, TokenDelta
+from triptych.router.block_hash import named
+from triptych.router.routing import Prompt, Routing, Wish
 from triptych.stages import dispatch
 from triptych.stages.dispatch import ATTEMPTS, Dispatcher
 
@@ -124,6 +128,47 @@ def test_a_worker_that_broke_off_is_asked_again_when_it_is_the_only_one():
             with pytest.raises(WorkerLost):
                 await ask()
         assert plane.called == ["w1", "w1"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [LOST, DRAINS, FULL], ids=["lost", "drains", "full"])
+def test_a_worker_that_the_client_named_speaks_for_itself(error):
+    """No other may take the request: what is wrong is told, and not that there is nobody of that name."""
+    plane = Plane(w1=[error], w2=[5])
+    dispatcher = Dispatcher(plane, 1.0, routing=Routing(RouterConfig(router_policy="direct")))
+    fleet = [instance("w1", port=1), instance("w2", port=2)]
+    prompt = Prompt(named(REQUEST.token_ids))
+
+    async def ask(name):
+        prompt.wish = Wish(instance=name)
+        return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt)]
+
+    async def main():
+        for _ in range(2):  # the second time it is known to have broken off
+            with pytest.raises(type(error)) as caught:
+                await ask("w1")
+            assert caught.value is error
+        with pytest.raises(BadRequest, match="names 'w3'; workers that can take this request now: w1, w2"):
+            await ask("w3")
+        assert plane.called == ["w1", "w1"]
+
+    run(main())
+
+
+def test_a_named_worker_that_is_known_to_be_full_says_so():
+    plane = Plane(w1=[FULL], w2=[5])
+    routing = Routing(RouterConfig(router_policy="direct"))
+    dispatcher = Dispatcher(plane, 1.0, routing=routing)
+    fleet = [instance("w1", port=1, max_in_flight=1), instance("w2", port=2)]
+    prompt = Prompt(named(REQUEST.token_ids))
+    prompt.wish = Wish(instance="w1")
+
+    async def main():
+        routing.report("w1", Load(requests=1))
+        with pytest.raises(TooManyRequests):
+            async for _ in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt):
+                pass
 
     run(main())
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.errors import BadRequest, KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
 from triptych.contracts.stages import Release, Sample
@@ -142,7 +142,7 @@ class Dispatcher:
             full = (one.id for one in instances if self._is_full(one))
             avoid = {*course.tried, *course.unread, *self._avoid_until, *full}
             return plan(need, instances, self.load, avoid, self._choice(course))
-        except Unavailable:
+        except (Unavailable, BadRequest):  # the second where the only one that the client wants is left out
             return self._last_resort(need, instances, course)
 
     def _is_full(self, instance: Instance) -> bool:
@@ -153,7 +153,7 @@ class Dispatcher:
     def _last_resort(self, need: Need, instances: Sequence[Instance], course: _Course) -> Plan:
         try:
             return plan(need, instances, self.load, course.tried, self._choice(course))
-        except Unavailable:
+        except (Unavailable, BadRequest):
             if course.tried:  # what the last one said tells the client more than that nobody is left
                 raise list(course.tried.values())[-1] from None
             raise
