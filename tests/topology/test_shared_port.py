@@ -11,6 +11,7 @@ from support.loops import run, until
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
+from triptych.frontend import server as frontend_server
 from triptych.frontend.server import listen, serving
 from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
@@ -76,5 +77,48 @@ def test_until_it_knows_who_is_alive_others_get_all_connections():
                 await connect(port, CONNECTIONS)
                 assert accepted(other) < CONNECTIONS, "now it has its share"
                 other.close()
+
+    run(main())
+
+
+REQUEST = b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def test_who_has_connected_when_it_ends_is_answered(monkeypatch):
+    """Not accepted yet, accepted and silent so far, and kept from an earlier request."""
+    monkeypatch.setattr(frontend_server, "LAST_REQUEST_S", 10.0)
+
+    async def main():
+        server = frontend_server._http_server(app, FrontendConfig(drain_timeout_s=2.0))
+        with listen("127.0.0.1", 0) as listener:
+            address = listener.getsockname()[:2]
+            serving = asyncio.create_task(frontend_server._serve_http(server, listener))
+            await server.serves.wait()
+            silent, kept = [await asyncio.open_connection(*address) for _ in range(2)]
+            kept[1].write(REQUEST)
+            assert b"ok" in await kept[0].read(1000)
+            late = []
+
+            async def on_tick(counter):
+                late.extend(socket.create_connection(address) for _ in range(CONNECTIONS))
+                return True
+
+            server.on_tick = on_tick
+            await until(lambda: late, "it ends")
+            await until(lambda: listener.fileno() < 0, "it listens no more")
+            streams = [silent, kept, *[await asyncio.open_connection(sock=one) for one in late]]
+            for _, writer in streams:
+                writer.write(REQUEST)
+            for reader, writer in streams:
+                answer = await reader.read()
+                assert b"200 OK" in answer, "a connection is lost"
+                assert b"connection: close" in answer, "the client is not told to go elsewhere"
+                writer.close()
+            await serving
 
     run(main())

@@ -36,15 +36,22 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 75
 HEAD_LIMIT_BYTES = 64 * 1024
 """Most bytes of a request line and headers, give or take one read of the socket."""
+LAST_REQUEST_S = 0.25
+"""How long a connection on which nobody waits for an answer stays open at the end: a request may be on its way."""
 LAST_WORDS_S = 1.0
 """Past the drain's deadline, for writing to clients that their answer was cut off."""
 
 
 class _Http(HttpToolsProtocol):
-    """uvicorn's, with a bound on what it keeps before a request can be refused: httptools has none."""
+    """uvicorn's, with a bound on what it keeps before a request can be refused: httptools has none.
+
+    At the end it takes the request that is on its way, and says with the answer that it was the last one.
+    """
 
     _head_bytes = 0
     """Received since a head or a piece of a body was complete."""
+    _is_last = False
+    """No request is taken after this one."""
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -55,14 +62,23 @@ class _Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
         super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
         super().on_body(body)
 
+    def shutdown(self) -> None:
+        self._is_last = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LAST_REQUEST_S, super().shutdown)
+        else:
+            super().shutdown()
+
 
 class _Server(uvicorn.Server):
-    """Signals belong to the process, not to the HTTP server."""
+    """Signals belong to the process, not to the HTTP server. No connection that was made is lost at the end."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -72,9 +88,30 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.serves.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        accepted = [one for listener in sockets or () for one in _waiting_at(listener)]
+        for server in self.servers:  # in the same turn: whoever comes now comes to another frontend, or is refused
+            server.close()
+        for one in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
+        await asyncio.sleep(0)  # those that the event loop has accepted are connections after its turn
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return _Http(self.config, self.server_state, self.lifespan.state)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
+    """Connections that nobody has accepted yet; the system resets those when their listener is closed."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            one, _ = listener.accept()
+            one.setblocking(False)
+            yield one
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
