@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import subprocess
 import time
 
@@ -122,6 +123,56 @@ def test_a_removed_file_is_written_again(tmp_path, quick):
         await until(lambda: file_of(tmp_path, "back").exists(), "the folder and the file are there again")
         await lease.withdraw()
         assert not file_of(tmp_path, "back").exists()
+
+    run(main())
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_clock_that_is_set_changes_nothing(tmp_path, quick, monkeypatch, jump_s):
+    """Files of the living and of the dead keep the time that they were touched at."""
+
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        living, dead = [await discovery.register(instance(name)) for name in ("living", "dead")]
+        views = []
+
+        async def look():
+            async for view in discovery.watch():
+                ids = [one.id for one in view]
+                views.append(ids)
+
+        looking = asyncio.create_task(look())
+        await until(lambda: views, "it is seen who is there")
+        await dead._tasks.close()
+        await until(lambda: len(views) > 1, "it is seen who was killed")
+        monkeypatch.setattr(local.time, "time", lambda now=time.time: now() + jump_s)
+        begun = time.monotonic()
+        await until(lambda: time.monotonic() - begun > 0.3, "several scans")
+        assert views == [["dead", "living"], ["living"]]
+        looking.cancel()
+        await asyncio.wait([looking])
+        for lease in (living, dead):
+            await lease.withdraw()
+
+    run(main())
+
+
+def test_the_folder_may_be_removed(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(local, "HEARTBEAT_S", 0.1)
+
+    async def main():
+        discovery = LocalDiscovery(tmp_path / "run", "default")
+        lease = await discovery.register(instance("a"))
+        async with watching(discovery) as seen:
+            await seen("a")
+            change = asyncio.create_task(seen())
+            shutil.rmtree(tmp_path / "run")
+            await until(file_of(tmp_path / "run", "a").exists, "it is there again")
+            assert (tmp_path / "run").stat().st_mode & 0o077 == 0, "for this user alone, as before"
+            assert not change.done(), "nobody is thought to be gone for that"
+            change.cancel()
+            await asyncio.wait([change])
+        await lease.withdraw()
 
     run(main())
 

@@ -1,9 +1,10 @@
 """Discovery on one machine: a file an instance, under a run directory that only this user can read.
 
 A registration is a JSON file that its owner touches every ``HEARTBEAT_S``. Watchers read the directory every
-``SCAN_S`` (a scan of a hundred workers costs well under a millisecond) and leave out files that were not
+``SCAN_S`` (a scan of a hundred workers costs well under a millisecond) and leave out files that they have not seen
 touched for ``STALE_S``: their owner was killed. One whose process still runs gets ``STARVED_S``, for a machine with
-too much to do delays heartbeats. The time compared is the file system's on both sides.
+too much to do delays heartbeats. A watcher measures that by a clock that is never set; only what was there before it
+looked first is believed to be as old as its time says.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,8 +38,8 @@ ABANDONED_S = 3600.0
 class LocalLease:
     """A file kept fresh. Written anew when somebody removed it."""
 
-    def __init__(self, path: Path, content: bytes) -> None:
-        self._path, self._content = path, content
+    def __init__(self, path: Path, content: bytes, make_folder: Callable[[], None]) -> None:
+        self._path, self._content, self._make_folder = path, content, make_folder
         self._tasks = TaskSet()
 
     async def start(self) -> None:
@@ -61,7 +63,7 @@ class LocalLease:
         try:
             os.utime(self._path)
         except FileNotFoundError:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self._write()
 
     async def withdraw(self) -> None:
@@ -69,14 +71,34 @@ class LocalLease:
         self._path.unlink(missing_ok=True)
 
 
+class _Seen(NamedTuple):
+    """A file as a watcher has seen it."""
+
+    instance: Instance | None
+    """None: it was not read, or is none."""
+    touched_ns: int
+    """By the file system's time."""
+    heard_s: float
+    """When it was touched last, by this process's monotonic clock."""
+
+    def alive(self, now_s: float) -> Instance | None:
+        silent_s = now_s - self.heard_s
+        if self.instance is None or silent_s > STARVED_S:
+            return None
+        return self.instance if silent_s <= STALE_S or _is_running(self.instance.pid) else None
+
+
+_View = dict[str, _Seen]
+"""By the instance's id."""
+
+
 class LocalDiscovery:
     """A ``Discovery`` of files. Raises ConfigError when the run directory is unusable or someone else's."""
 
     def __init__(self, run_dir: Path, namespace: str) -> None:
-        self._folder = run_dir / namespace / "instances"
+        self._run_dir, self._folder = run_dir, run_dir / namespace / "instances"
         try:
-            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
         except OSError as error:
             raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
         if run_dir.stat().st_uid != os.getuid():
@@ -84,9 +106,13 @@ class LocalDiscovery:
         self._decoder = msgspec.json.Decoder(Instance)
         self._ignored: set[tuple[str, int]] = set()
 
+    def _make_folder(self) -> None:
+        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
     async def register(self, instance: Instance) -> LocalLease:
         self._sweep()
-        lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance))
+        lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance), self._make_folder)
         await lease.start()
         # Looked at after the file is there, so that of two who come at once one sees the other.
         if reason := refusal(instance, self._older(instance)):
@@ -98,7 +124,7 @@ class LocalDiscovery:
         """Those alive who were there first. A killed one's file looks fresh for a while; its process is gone."""
         return [
             other
-            for other in self._scan({}).values()
+            for other in _alive(self._scan({})).values()
             if (other.started_unix_s, other.id) < (instance.started_unix_s, instance.id) and _is_running(other.pid)
         ]
 
@@ -110,35 +136,42 @@ class LocalDiscovery:
                     path.unlink()
 
     async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
-        seen: dict[str, Instance] | None = None
+        seen: _View = {}
+        said: dict[str, Instance] | None = None
         while True:
             try:
-                now = self._scan(seen or {})
+                seen = self._scan(seen)
             except OSError as error:  # too many open files, say: what was seen last is the best guess
                 log.warning("cannot read %s: %s", self._folder, error)
-                now = seen or {}
-            if now != seen:
-                seen = now
+            if (now := _alive(seen)) != said:
+                said = now
                 yield tuple(now[key] for key in sorted(now))
             await asyncio.sleep(SCAN_S)
 
-    def _scan(self, known: dict[str, Instance]) -> dict[str, Instance]:
-        """Fresh instances by id; files already read are not read again, for an instance never changes."""
-        found: dict[str, Instance] = {}
-        now = time.time()
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+    def _scan(self, before: _View) -> _View:
+        found: _View = {}
+        try:
+            entries = os.scandir(self._folder)
+        except FileNotFoundError:  # nobody has withdrawn: the folder was removed, and comes again
+            return before
+        with entries:
             for entry in entries:
                 key, suffix = os.path.splitext(entry.name)
-                if suffix != ".json":
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    silent_s = now - entry.stat().st_mtime
-                    if silent_s > STARVED_S:
-                        continue
-                    instance = known.get(key) or self._read(entry)
-                    if instance is not None and (silent_s <= STALE_S or _is_running(instance.pid)):
-                        found[key] = instance
+                if suffix == ".json":
+                    with contextlib.suppress(FileNotFoundError):
+                        found[key] = self._look(entry, before.get(key))
         return found
+
+    def _look(self, entry: os.DirEntry[str], before: _Seen | None) -> _Seen:
+        """What was read is not read again, for an instance never changes."""
+        touched_ns, now_s = entry.stat().st_mtime_ns, time.monotonic()
+        if before is None:
+            instance, heard_s = None, now_s - max(0.0, time.time() - touched_ns / 1e9)
+        else:
+            instance, heard_s = before.instance, before.heard_s if touched_ns == before.touched_ns else now_s
+        if instance is None and now_s - heard_s <= STARVED_S:
+            instance = self._read(entry)
+        return _Seen(instance, touched_ns, heard_s)
 
     def _read(self, entry: os.DirEntry[str]) -> Instance | None:
         """What the file says; None, with one warning as long as it stays, for what is no instance.
@@ -157,6 +190,11 @@ class LocalDiscovery:
             self._ignored.add(mark)
             log.warning("ignoring %s, which is no instance of this version: %s", entry.path, error)
             return None
+
+
+def _alive(view: _View) -> dict[str, Instance]:
+    now_s = time.monotonic()
+    return {key: instance for key, seen in view.items() if (instance := seen.alive(now_s)) is not None}
 
 
 def _is_running(pid: int) -> bool:
