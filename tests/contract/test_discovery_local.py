@@ -203,10 +203,12 @@ def test_a_heart_that_misses_a_beat_goes_on(tmp_path, quick, monkeypatch, caplog
     async def main():
         discovery = LocalDiscovery(tmp_path, "default")
         lease = await discovery.register(instance("alive"))
-        full = asyncio.Event()
+        full, beats = asyncio.Event(), []
 
         def utime(path):
-            full.set()
+            beats.append(path)
+            if len(beats) == 3:
+                full.set()
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
@@ -218,7 +220,23 @@ def test_a_heart_that_misses_a_beat_goes_on(tmp_path, quick, monkeypatch, caplog
 
     with caplog.at_level(logging.WARNING):
         run(main())
-    assert "No space left" in caplog.text
+    assert caplog.text.count("No space left") == 1, "said once, not at every beat"
+
+
+def test_who_cannot_register_is_told_why_in_one_line(tmp_path, monkeypatch):
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+
+        def write_bytes(path, content):
+            path.touch()
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(local.Path, "write_bytes", write_bytes)
+        with pytest.raises(ConfigError, match="cannot register in .*: No space left on device"):
+            await discovery.register(instance("a"))
+        assert list(file_of(tmp_path, "a").parent.iterdir()) == []
+
+    run(main())
 
 
 def test_a_scan_that_fails_leaves_the_view_as_it_was(tmp_path, quick, monkeypatch):

@@ -43,7 +43,12 @@ class LocalLease:
         self._tasks = TaskSet()
 
     async def start(self) -> None:
-        self._write()
+        """Raises ConfigError, after which nothing is left."""
+        try:
+            self._write()
+        except OSError as error:
+            self._path.with_suffix(".part").unlink(missing_ok=True)
+            raise ConfigError(f"cannot register in {self._path.parent}: {error.strerror}") from error
         self._tasks.spawn(self._beat(), f"heartbeat {self._path.stem}")
 
     def _write(self) -> None:
@@ -52,12 +57,15 @@ class LocalLease:
         part.replace(self._path)
 
     async def _beat(self) -> None:
+        said = ""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
                 self._touch()
+                said = ""
             except OSError as error:  # a full disk, say: the next beat may find room
-                log.warning("cannot keep %s fresh: %s", self._path, error)
+                if said != (said := str(error)):
+                    log.warning("cannot keep %s fresh: %s", self._path, said)
 
     def _touch(self) -> None:
         try:
