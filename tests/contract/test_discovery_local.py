@@ -232,7 +232,7 @@ def test_who_cannot_register_is_told_why_in_one_line(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(local.Path, "write_bytes", write_bytes)
-        with pytest.raises(ConfigError, match="cannot register in .*: No space left on device"):
+        with pytest.raises(ConfigError, match=r"cannot register in .*: No space left on device"):
             await discovery.register(instance("a"))
         assert list(file_of(tmp_path, "a").parent.iterdir()) == []
 

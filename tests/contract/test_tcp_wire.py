@@ -14,7 +14,7 @@ from test_request_plane import Watched, count, echo
 
 from support.loops import run, until
 from triptych.contracts.errors import ConfigError, PayloadTooLarge, WorkerLost
-from triptych.planes.request import connection, frames, tcp_client
+from triptych.planes.request import connection, frames, tcp_client, tcp_server
 from triptych.planes.request.base import Peer
 from triptych.planes.request.frames import Hello, Type, pack, pack_call
 from triptych.planes.request.tcp_client import TcpRequestClient
@@ -61,6 +61,29 @@ def test_a_peer_that_breaks_the_protocol_loses_its_connection_only(plane, loop, 
                     got += batch
             assert len(got) == 3000, "the others go on"
             await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
+
+    run(main(), loop=loop)
+
+
+def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, monkeypatch, caplog):
+    """Anybody may connect; only who has the token may stay."""
+    monkeypatch.setattr(tcp_server, "HELLO_TIMEOUT_S", 0.2)
+
+    async def main():
+        async with plane.line(count, token="t", client_token="t") as line:
+            async with line.call(b"3000") as good, plane.connected(line.port) as (reader, writer):
+                got = await anext(good)
+                with contextlib.suppress(ConnectionError):
+                    async with asyncio.timeout(5):
+                        while not reader.at_eof():
+                            writer.write(pack(Type.PING, 0))
+                            await reader.read(1000)
+                async for batch in good:
+                    got += batch
+            assert len(got) == 3000, "who has said it stays"
+            await asyncio.sleep(0)
+        assert "no hello within 0.2 s" in caplog.text
+        assert "connection of 127.0.0.1:" in caplog.text, "whose it was"
 
     run(main(), loop=loop)
 

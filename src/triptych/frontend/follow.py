@@ -15,6 +15,7 @@ from triptych.router.routing import Routing
 log = logging.getLogger("triptych.follow")
 
 RETRY_S = 0.5
+MOST_RETRY_S = 4.0
 
 
 class Follower:
@@ -45,27 +46,46 @@ class Follower:
         await self._source.close()
 
     async def _follow(self, instance: Instance) -> None:
+        trouble = _Trouble()
         try:
             while True:
                 try:
-                    await self._listen(instance)
+                    await self._listen(instance, trouble)
                 except NotFound:
                     return  # a worker of another version: it is guessed at
                 except TriptychError as error:
-                    log.info("%s tells nothing for now: %s", instance.name, error)
+                    trouble.note(instance, error)
                 await _swept(self._routing.forget(instance.id))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(trouble.delay_s)
         finally:
             for _ in self._routing.forget(instance.id):
                 pass
 
-    async def _listen(self, instance: Instance) -> None:
+    async def _listen(self, instance: Instance, trouble: _Trouble) -> None:
         async with aclosing(self._source.follow(instance, self._routing.origin)) as news:
             async for told in news:
+                trouble.end()
                 if told.load is not None:
                     self._routing.report(instance.id, told.load)
                 if told.kv is not None:
                     await _swept(self._routing.apply(instance.id, told.kv))
+
+
+class _Trouble:
+    """With one worker: the same is said once, and tried again less and less often, until something is heard."""
+
+    def __init__(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self.delay_s = RETRY_S / 2
+        self._said = ""
+
+    def note(self, instance: Instance, error: TriptychError) -> None:
+        self.delay_s = min(2 * self.delay_s, MOST_RETRY_S)
+        if (why := str(error)) != self._said:
+            log.info("%s tells nothing for now: %s", instance.name, why)
+        self._said = why
 
 
 async def _swept(steps: Iterator[None]) -> None:

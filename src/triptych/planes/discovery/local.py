@@ -64,8 +64,9 @@ class LocalLease:
                 self._touch()
                 said = ""
             except OSError as error:  # a full disk, say: the next beat may find room
-                if said != (said := str(error)):
-                    log.warning("cannot keep %s fresh: %s", self._path, said)
+                if (why := str(error)) != said:
+                    log.warning("cannot keep %s fresh: %s", self._path, why)
+                said = why
 
     def _touch(self) -> None:
         try:

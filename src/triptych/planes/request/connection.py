@@ -64,7 +64,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_broken(self, why: str) -> None:
         """It ended, and neither end had closed it."""
-        log.warning("lost a connection of the request plane: %s", why)
+        log.warning("lost the connection of %s on the request plane: %s", self._far_end, why)
+
+    def warn(self, why: str) -> None:
+        """Say that it is closed."""
+        log.warning("closing the connection of %s on the request plane: %s", self._far_end, why)
+
+    @property
+    def _far_end(self) -> str:
+        address = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return "{}:{}".format(*address) if address else "nobody"
 
     # Out.
 
@@ -156,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
                 for frame in self.reader.feed(bytes(self._scratch[:nbytes])):
                     self._on_frame(*frame)
         except FrameError as error:
-            log.warning("closing a connection of the request plane: %s", error)
+            self.warn(str(error))
             self.abort()
             return
         if not self._pace.spend(nbytes) and self._transport is not None and self._transport.is_reading():
@@ -194,7 +203,7 @@ class Connection(asyncio.BufferedProtocol):
     def _keep_alive(self) -> None:
         silent_s = self._loop.time() - self._heard_at
         if silent_s > SILENCE_LIMIT_S:
-            log.warning("peer silent for %.0f s, closing its connection", silent_s)
+            self.warn(f"silent for {silent_s:.0f} s")
             self.abort()
             return
         if silent_s >= KEEPALIVE_S:

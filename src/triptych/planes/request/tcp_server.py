@@ -23,6 +23,9 @@ from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.request")
 
+HELLO_TIMEOUT_S = 10.0
+"""For a caller to say who it is; then its connection is closed, however much else it says."""
+
 _HELLO = msgspec.msgpack.Decoder(frames.Hello)
 _ENCODER = msgspec.msgpack.Encoder()
 _BROKEN = TriptychError("the worker failed on this request; its log has the cause")
@@ -63,6 +66,11 @@ class _ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._server.connections.add(self)
+        self._greeting = self._loop.call_later(HELLO_TIMEOUT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self.warn(f"no hello within {HELLO_TIMEOUT_S:g} s")
+        self.abort()
 
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         if not self._greeted:
@@ -89,6 +97,7 @@ class _ServerConnection(Connection):
         if hello.to not in ("", self._server.id):
             raise FrameError(f"it means the worker {hello.to}, this is {self._server.id}")
         self._greeted = True
+        self._greeting.cancel()
         self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
 
     def _open(self, number: int, payload: Payload) -> None:
@@ -127,6 +136,7 @@ class _ServerConnection(Connection):
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
 
     def on_closed(self) -> None:
+        self._greeting.cancel()
         self._server.connections.discard(self)
         for stream in list(self._streams.values()):
             if stream.task is not None:
