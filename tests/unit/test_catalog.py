@@ -223,3 +223,23 @@ def test_equal_files_in_different_places_are_loaded_once():
         assert loaded == ["/x", "/y", "/z"]
 
     follow(test, lambda card: loaded.append(card.path) or "processor")
+
+
+def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each_of_them():
+    def card(context_length, max_logprobs=20):
+        return msgspec.structs.replace(CARD, context_length=context_length, max_logprobs=max_logprobs)
+
+    async def test(catalog, snapshots, gone):
+        limits = []
+        for fleet in (
+            (instance("enc", "e", model=card(32768)), instance("pd", "pd", model=card(2048, -1))),
+            (instance("a", model=card(4096, -1)), instance("b", model=card(1024, 5))),
+            (instance("a", model=card(4096, -1)),),
+        ):
+            await snapshots.show(*fleet)
+            model, processor = catalog.get("demo")
+            assert processor == model.card, "requests are checked by it"
+            limits.append((model.card.context_length, model.card.max_logprobs))
+        assert limits == [(2048, -1), (1024, 5), (4096, -1)]
+
+    follow(test, load=lambda card: card)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import time
@@ -14,7 +14,7 @@ import msgspec
 
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import ConfigError, NotFound, TriptychError, Unavailable
-from triptych.contracts.spans import Mode, modes_of
+from triptych.contracts.spans import Mode, Span, modes_of
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
 from triptych.stages.compose import RETRY_AFTER_S, gap
@@ -118,8 +118,8 @@ class Catalog:
         for instance in instances:
             if instance not in model.instances:
                 log.info("worker %s serves %s as %s", instance.id, name, instance.span.value)
-        if instances and (model.processor is None or not _say_the_same(model.card, instances[0].model)):
-            await self._load_or_fetch(model, instances[0].model)
+        if instances and (model.processor is None or not _say_the_same(model.card, card_for_all(instances))):
+            await self._load_or_fetch(model, card_for_all(instances))
         model.instances = instances
 
     async def _load_or_fetch(self, model: Model, card: ModelCard) -> None:
@@ -138,13 +138,13 @@ class Catalog:
         delay_s, said = FETCH_AGAIN_S, ""
         await asyncio.sleep(0)  # until ``instances`` are there
         while model.processor is None and model.instances:
-            card = model.instances[0].model
+            card = card_for_all(model.instances)
             try:
                 folder = await self._files.fetch(card, model.instances)
             except (TriptychError, ConfigError) as error:
                 model.problem = str(error)
             else:
-                if model.instances and model.instances[0].model == card:
+                if model.instances and card_for_all(model.instances) == card:
                     await self._load_processor(model, card, folder)
                     return
                 continue
@@ -183,6 +183,19 @@ class Catalog:
     @property
     def ready(self) -> bool:
         return any(model.ready for model in self.models.values())
+
+
+def card_for_all(instances: Sequence[Instance]) -> ModelCard:
+    """A model's card, with limits that hold wherever its requests go. ``instances`` is not empty.
+
+    Those that only encode say nothing of the prompt's length.
+    """
+    limiting = [one.model for one in instances if one.span is not Span.E] or [one.model for one in instances]
+    return msgspec.structs.replace(
+        instances[0].model,
+        context_length=min(one.context_length for one in limiting),
+        max_logprobs=min((one.max_logprobs for one in limiting), key=lambda most: (most < 0, most)),
+    )
 
 
 def _say_the_same(one: ModelCard, other: ModelCard) -> bool:
