@@ -91,3 +91,13 @@ def test_what_cannot_be_simulated_is_said_in_one_line(sample, capsys, words, sai
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--policy", "best"], ["--mode", "PDE"], ["--speed", "0"], ["--find-saturation", "best"]]
+)
+def test_a_wrong_flag_is_refused_before_the_trace_is_read(tmp_path, capsys, words):
+    assert main(["simulate", str(tmp_path / "nothing.jsonl"), *words]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"triptych: error: {' '.join(words)}: ")
+    assert not told.out

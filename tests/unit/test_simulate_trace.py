@@ -91,6 +91,19 @@ def test_what_is_no_trace_is_refused_by_name(tmp_path: Path, name: str, text: st
         read_trace(written(tmp_path, name, text), WANTED)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"timestamp": 0, "input_length": 9, "output_length": 1, "hash_ids": []}\n\n{"timestamp": "x"}\n', "line 3: "),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,9,1\n2023-11-16 18:15:47.68,9\n", "line 3: "),
+        ("once upon a time\n", "its first line is neither JSON nor a header"),
+    ],
+)
+def test_where_it_is_no_trace_is_told(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"not a trace of a known format .*: {told}"):
+        read_trace(written(tmp_path, "a", text), WANTED)
+
+
 def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_trace(tmp_path / "nothing", WANTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from triptych.cli.options import add_options, read_options
 from triptych.config.simulate import SimulateConfig
@@ -21,6 +21,15 @@ T = TypeVar("T")
 _SEVERAL = ("policy", "mode", "speed")
 _AROUND = (0.8, 0.9, 1.0, 1.1)
 """Speeds that are run, in those of saturation."""
+
+
+class _Asked(NamedTuple):
+    """What is to be run."""
+
+    policies: list[PolicyName]
+    modes: list[Mode]
+    speeds: list[float]
+    saturated: PolicyName | None
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         if name in vars(args):
             setattr(args, name, ",".join(getattr(args, name)))
     config = read_options(args, SimulateConfig)
-    folder = _folder(config.out)
+    asked, folder = _asked(config), _folder(config.out)
     runs = _runs(Path(args.trace), config)
     trace = runs.trace
     print(
@@ -54,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     )
     outcomes: list[Outcome] = []
     try:
-        for outcome in _outcomes(runs, config):
+        for outcome in _outcomes(runs, asked, config.saturation_share):
             print(report.table([outcome]) if not outcomes else report.line(outcome), flush=True)
             outcomes.append(outcome)
     except KeyboardInterrupt:
@@ -93,19 +102,26 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
     )
 
 
-def _outcomes(runs: Runs, config: SimulateConfig) -> Iterator[Outcome]:
-    policies = [_policy("--policy", name) for name in config.policy.split(",")]
-    modes = [_mode(name) for name in config.mode.split(",")]
-    speeds = [_speed(text) for text in config.speed.split(",")]
-    saturated = None if config.find_saturation is None else _policy("--find-saturation", config.find_saturation)
-    for mode in modes:
-        if saturated is not None:
-            speed = runs.saturation(mode, saturated, config.saturation_share)
+def _asked(config: SimulateConfig) -> _Asked:
+    """Raises ConfigError, before a long trace is read."""
+    return _Asked(
+        policies=[_policy("--policy", name) for name in config.policy.split(",")],
+        modes=[_mode(name) for name in config.mode.split(",")],
+        speeds=[_speed(text) for text in config.speed.split(",")],
+        saturated=None if config.find_saturation is None else _policy("--find-saturation", config.find_saturation),
+    )
+
+
+def _outcomes(runs: Runs, asked: _Asked, saturation_share: float) -> Iterator[Outcome]:
+    speeds = asked.speeds
+    for mode in asked.modes:
+        if asked.saturated is not None:
+            speed = runs.saturation(mode, asked.saturated, saturation_share)
             if not speed:
-                raise ConfigError(f"--find-saturation {saturated}: the targets are met at no speed")
-            print(f"{mode.value}: {saturated} is saturated at {speed:.4g} times the trace's speed", flush=True)
+                raise ConfigError(f"--find-saturation {asked.saturated}: the targets are met at no speed")
+            print(f"{mode.value}: {asked.saturated} is saturated at {speed:.4g} times the trace's speed", flush=True)
             speeds = [speed * around for around in _AROUND]
-        yield from (runs.run(mode, policy, speed) for speed in speeds for policy in policies)
+        yield from (runs.run(mode, policy, speed) for speed in speeds for policy in asked.policies)
 
 
 def _policy(flag: str, name: str) -> PolicyName:

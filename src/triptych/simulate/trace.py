@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from triptych.contracts.errors import ConfigError
 from triptych.simulate import servegen
 
+T = TypeVar("T")
 MOONCAKE_BLOCK = 512
 PLAIN_BLOCK = 128
 """Of traces that know of no prefixes: large, for there is nothing to be found in a cache."""
@@ -73,8 +75,8 @@ def read_trace(path: Path, wanted: Wanted) -> Trace:
     """Raises ConfigError that names what is wrong with it."""
     try:
         block_size, requests = _read(path, wanted)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (msgspec.MsgspecError, ValueError, KeyError, SyntaxError) as error:
         raise ConfigError(f"{path}: not a trace of a known format (Mooncake, Azure, ServeGen): {error}") from error
     good = sorted(one for one in requests if one.prompt_tokens > 0 and one.output_tokens > 0)
@@ -95,8 +97,23 @@ def _read(path: Path, wanted: Wanted) -> tuple[int, list[TraceRequest]]:
         file.seek(0)
         if start == "{":
             decoder = msgspec.json.Decoder(_MooncakeRow)
-            return MOONCAKE_BLOCK, [_mooncake(decoder.decode(line)) for line in file if line.strip()]
-        return PLAIN_BLOCK, [_azure(row) for row in csv.DictReader(file)]
+            lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+            return MOONCAKE_BLOCK, _each(lines, lambda line: _mooncake(decoder.decode(line)))
+        table = csv.DictReader(file)
+        if start and "TIMESTAMP" not in (table.fieldnames or ()):
+            raise ValueError("its first line is neither JSON nor a header with TIMESTAMP")
+        return PLAIN_BLOCK, _each(((table.line_num, row) for row in table), _azure)
+
+
+def _each(rows: Iterable[tuple[int, T]], read: Callable[[T], TraceRequest]) -> list[TraceRequest]:
+    """Raises ValueError naming the number of the row that cannot be read."""
+    requests = []
+    for number, row in rows:
+        try:
+            requests.append(read(row))
+        except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return requests
 
 
 def _mooncake(row: _MooncakeRow) -> TraceRequest:
