@@ -253,17 +253,17 @@ def test_files_that_cannot_be_used(authority, tmp_path):
     for files, complaint in (
         (TlsFiles(ca=authority.ca), "need --tls-cert"),
         (TlsFiles(key=own.key), "need --tls-cert"),
-        (TlsFiles(cert=own.cert, key=junk), "cannot be used"),
-        (TlsFiles(cert=own.cert), "cannot be used"),
-        (TlsFiles(cert="/nowhere", key=own.key), "cannot be used.*No such file"),
-        (TlsFiles(cert=own.cert, key=own.key, ca=junk), "cannot be used"),
+        (TlsFiles(cert=own.cert, key=junk), f"--tls-cert .* --tls-key {junk}: cannot be used"),
+        (TlsFiles(cert=own.cert), f"--tls-cert {own.cert}: cannot be used"),
+        (TlsFiles(cert="/nowhere", key=own.key), "--tls-cert /nowhere .*cannot be used.*No such file"),
+        (TlsFiles(cert=own.cert, key=own.key, ca=junk), f"--tls-ca {junk}: cannot be used"),
         (TlsFiles(cert=locked.cert, key=locked.key), "encrypted"),
     ):
         with pytest.raises(ConfigError, match=complaint):
             files.for_listening()
     for files, complaint in (
         (TlsFiles(cert=own.cert, key=own.key), "need --tls-ca"),
-        (TlsFiles(ca="/nowhere"), "cannot be used.*No such file"),
+        (TlsFiles(ca="/nowhere"), "--tls-ca /nowhere: cannot be used.*No such file"),
         (TlsFiles(ca=authority.ca, key=own.key), "--tls-key needs --tls-cert"),
     ):
         with pytest.raises(ConfigError, match=complaint):

@@ -1,1 +1,1 @@
-"""Who is alive. ``base`` is the port, ``local`` the back end for one machine."""
+"""Who is alive. ``base`` is the port, ``local`` the back end for one machine, ``nats`` the one for several."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -53,13 +55,12 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     def _context(self, protocol: int) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            if self.ca:
+        if self.ca:
+            with _told_of("--tls-ca", self.ca):
                 context.load_verify_locations(self.ca)
-            if self.cert:
+        if self.cert:
+            with _told_of("--tls-cert", self.cert, *(("--tls-key", self.key) if self.key else ())):
                 context.load_cert_chain(self.cert, self.key or None, password=_no_password)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"--tls-cert, --tls-key, --tls-ca: cannot be used: {error}") from error
         if self.key and not self.cert:
             raise ConfigError("--tls-key needs --tls-cert, the certificate that it belongs to")
         return context
@@ -76,6 +77,18 @@ class _Answering(ssl.SSLObject):
         except ssl.SSLError as error:
             log.warning("closing a connection of the request plane: TLS: %s", reason(error))
             raise
+
+
+@contextmanager
+def _told_of(*words: str) -> Iterator[None]:
+    """Raises ConfigError that begins with the flags at fault for files that cannot be used in the block."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        why = reason(error) if error.reason else "not PEM with all that belongs there"
+        raise ConfigError(f"{' '.join(words)}: cannot be used: {why}") from error
+    except OSError as error:
+        raise ConfigError(f"{' '.join(words)}: cannot be used: {error.strerror}") from error
 
 
 def reason(error: ssl.SSLError) -> str:
