@@ -12,6 +12,7 @@ from support.checkpoints import picture
 
 _ROUTES = {
     "/good.png": (b"200 OK", b"", picture(56, 56)),
+    "/kept.png": (b"200 OK", b"cache-control: max-age=60\r\n", picture(56, 56) + bytes(40_000)),
     "/gone": (b"404 Not Found", b"", b"no such thing"),
     "/broken": (b"500 Internal Server Error", b"", b"Traceback: secret"),
     "/page": (b"200 OK", b"content-type: image/png\r\n", b"<!DOCTYPE html><html></html>"),

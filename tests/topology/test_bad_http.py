@@ -193,7 +193,7 @@ def test_too_many_requests_at_once_get_429():
 
 
 def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
-    async def broken(self, request, processor):
+    async def broken(self, request, processor, holder):
         raise RuntimeError("secret " + os.getcwd())
 
     monkeypatch.setattr(Builder, "chat", broken)

@@ -64,7 +64,7 @@ def prompt():
     processor = Processor.load(card_of(MODEL_DIR), None)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
     media = [MediaReference("image", "data:,", f"messages[0].content[{index}].image_url") for index in range(2)]
-    return asyncio.run(processor.chat(messages, media, {}, Source()))
+    return asyncio.run(processor.chat(messages, media, {}, Source().load))
 
 
 def test_the_prompts_length_counts_the_texts(tiled):

@@ -36,7 +36,7 @@ class Source:
 def chat(parts, media, *, processor=None, source=None, role="user", **settings):
     processor = processor or Processor.load(card_of(MODEL_DIR), None)
     refs = [MediaReference("image", url, f"item {number}") for number, url in enumerate(media)]
-    return run(processor.chat([{"role": role, "content": parts}], refs, settings, source or Source()))
+    return run(processor.chat([{"role": role, "content": parts}], refs, settings, (source or Source()).load))
 
 
 IMAGE = {"type": "image"}

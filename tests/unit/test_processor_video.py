@@ -38,7 +38,7 @@ def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
     path.write_text(json.dumps(processors))
     processor = Processor.load(card_of(folder, modalities=("image", "video")), None, sampling)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
-    prompt = asyncio.run(processor.chat(MESSAGES, media, {}, Source()))
+    prompt = asyncio.run(processor.chat(MESSAGES, media, {}, Source().load))
     (medium,) = prompt.media
     steps = len(medium.frame_indices) // 2
     assert medium.metadata == {"video_grid_thw": (steps, 8, 8)}
@@ -75,6 +75,6 @@ def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
     film = msgspec.structs.replace(FILM, frames=context * 12, fps=1.0)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
     with pytest.raises(BadRequest, match="too far apart for its context") as caught:
-        asyncio.run(processor.chat(MESSAGES, media, {}, Source(film)))
+        asyncio.run(processor.chat(MESSAGES, media, {}, Source(film).load))
     assert (caught.value.param, caught.value.code) == (media[0].item, "context_length_exceeded")
-    assert asyncio.run(processor.chat(MESSAGES, media, {}, Source())).media
+    assert asyncio.run(processor.chat(MESSAGES, media, {}, Source().load)).media

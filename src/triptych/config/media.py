@@ -64,6 +64,15 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int, Meta(ge=0, description="Most bytes of decoded media that a worker keeps for requests to come; 0: none.")
     ] = 256 * MIB
     media_max_items: Annotated[int, Meta(gt=0, description="Most media in one request.")] = 16
+    media_max_request_bytes: Annotated[
+        int,
+        Meta(
+            gt=0,
+            le=448 * MIB,
+            description="Most bytes of all media of a request as fetched; at most 448 MiB, which a worker takes in one "
+            "message.",
+        ),
+    ] = 384 * MIB
     media_connect_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for connecting to a media host.")] = (
         5.0
     )

@@ -139,6 +139,10 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Meta(description="Key that clients must send as a bearer token (default: TRIPTYCH_API_KEY, else none)."),
     ] = None
     max_body_bytes: Annotated[int, Meta(gt=0, description="Most bytes of a request body.")] = 64 * MIB
+    max_held_bytes: Annotated[
+        int,
+        Meta(gt=0, description="Most bytes of bodies and fetched media that requests hold at once; more get 429."),
+    ] = 4096 * MIB
     body_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for a client to send its request body.")] = 60.0
     max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
     max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from triptych.cache.held import Held, Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import (
     BadRequest,
@@ -78,7 +79,9 @@ class App:
         self._in_flight = 0
         self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
         self.metrics = FrontendMetrics(lambda: self._in_flight, media)
+        self._held = Held(config.max_held_bytes)
         self.metrics.also(self._admission.samples)
+        self.metrics.also(self._held.samples)
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
@@ -161,17 +164,17 @@ class App:
     async def _generation(
         self,
         parse: Callable[[Data], R],
-        build: Callable[[R, Processor], Awaitable[tuple[list[Job], Answer]]],
+        build: Callable[[R, Processor, Holder], Awaitable[tuple[list[Job], Answer]]],
         scope: Scope,
         receive: Receive,
         send: Send,
         headers: Headers,
     ) -> None:
-        with self._counted():
-            request = await _parsed(await self._body(scope, receive), parse)
+        with self._counted(), self._held.request() as holder:
+            request = await _parsed(await self._body(scope, receive, holder), parse)
             async with _Watch(receive):
                 model, processor = self._catalog.get(request.model)
-                jobs, answer = await build(request, processor)
+                jobs, answer = await build(request, processor, holder)
                 wish = _wish(scope, request)
                 for job in jobs:
                     job.prompt.routed.wish = wish
@@ -191,11 +194,11 @@ class App:
         finally:
             self._in_flight -= 1
 
-    async def _body(self, scope: Scope, receive: Receive) -> Data:
+    async def _body(self, scope: Scope, receive: Receive, holder: Holder) -> Data:
         limit_s = self._config.body_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                body = await read_body(scope, receive, self._config.max_body_bytes)
+                body = await read_body(scope, receive, self._config.max_body_bytes, holder)
         except TimeoutError:
             raise RequestTimeout(
                 f"the request body was not there after {limit_s:g} s (--body-timeout-s)", code="body_timeout"

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from triptych.cache.held import Holder
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
 from triptych.contracts.request import Data
 from triptych.memory import Growing
@@ -25,8 +26,8 @@ class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> Data:
-    """The whole request body. Raises PayloadTooLarge, before reading on, once it is over the limit.
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Holder) -> Data:
+    """The whole request body, which ``holder`` holds. Raises PayloadTooLarge, before reading on, over the limit.
 
     Of a body that is not there at once, a view of memory of its own. Large ones are read at the event loop's ``pace``.
     """
@@ -41,6 +42,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> Data:
         part = message.get("body", b"")
         if len(part) + (0 if whole is None else len(whole)) > limit_bytes:
             raise _too_large(limit_bytes)
+        holder.add(len(part))
         if whole is None and not message.get("more_body"):
             return bytes(part)
         if whole is None:

@@ -6,13 +6,15 @@ import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 
+from triptych.cache.held import Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import GenerateRequest, MediaKind, Sampling
+from triptych.contracts.request import GenerateRequest, MediaKind, Medium, Sampling
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
@@ -34,10 +36,16 @@ from triptych.frontend.schema import (
 )
 from triptych.media.data_url import LongUrl
 from triptych.media.loader import MediaReference
-from triptych.processor.processor import MediaSource, Processor, Prompt
+from triptych.processor.processor import Processor, Prompt
 from triptych.processor.template import Message
 
 MAX_PROMPTS = 64
+
+
+class MediaSource(Protocol):
+    """What is needed of ``media.loader.MediaLoader``."""
+
+    async def load(self, references: Sequence[MediaReference], holder: Holder) -> list[Medium]: ...
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,22 @@ class Builder:
     config: FrontendConfig
     media: MediaSource
 
-    async def chat(self, request: ChatRequest, processor: Processor) -> tuple[list[Job], ChatAnswer]:
-        """Raises BadRequest and its like with the field at fault."""
+    async def chat(self, request: ChatRequest, processor: Processor, holder: Holder) -> tuple[list[Job], ChatAnswer]:
+        """Raises BadRequest and its like with the field at fault, and what ``holder`` does, which keeps the media."""
         if not request.messages:
             raise BadRequest("messages: at least one message is required", param="messages")
         messages, media = split_media(request.messages)
         self._check_media(media)
         settings = self._template_settings(request.chat_template_kwargs or {})
-        prompt = await processor.chat(messages, media, settings, self.media)
+        prompt = await processor.chat(messages, media, settings, partial(self.media.load, holder=holder))
         sampling = sampling_of(request, processor, self.config, prompt.length)
         answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=_wants_usage(request))
         jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request))
         return jobs, answer
 
-    async def completion(self, request: CompletionRequest, processor: Processor) -> tuple[list[Job], CompletionAnswer]:
+    async def completion(
+        self, request: CompletionRequest, processor: Processor, holder: Holder
+    ) -> tuple[list[Job], CompletionAnswer]:
         """Raises BadRequest and its like with the field at fault."""
         if request.echo and request.logprobs is not None:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")

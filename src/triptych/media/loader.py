@@ -11,16 +11,17 @@ from typing import NamedTuple, TypeVar
 
 from aiohttp.abc import AbstractResolver
 
+from triptych.cache.held import Holder
 from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import BadRequest
+from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data, MediaKind, Medium
 from triptych.media.byte_limit import byte_limit, embedding_limit
 from triptych.media.data_url import LongUrl, decode_data_url, is_data_url
 from triptych.media.domains import Domains
 from triptych.media.embedding import embedding_medium, is_pt
-from triptych.media.errors import TOO_MANY, problem
+from triptych.media.errors import TOO_LARGE, TOO_MANY, problem
 from triptych.media.fetch import MediaFetcher
 from triptych.media.inspect import QUICK, Facts, inspect
 from triptych.media.local_file import LocalFiles, is_file_url
@@ -142,20 +143,35 @@ class MediaLoader:
             raise limit.exceeded(item)
         return await self.sandbox.inspect(kind, data, item)
 
-    async def load(self, references: Sequence[MediaReference]) -> list[Medium]:
+    async def load(self, references: Sequence[MediaReference], holder: Holder | None = None) -> list[Medium]:
         """All media of one request, in order; a remote URL that is named twice is fetched once.
 
-        The first error cancels the other fetches and is raised. Besides ``load_one``'s errors: BadRequest
-        over ``media_max_items``.
+        ``holder`` keeps each as it comes. The first error cancels the other fetches and is raised. Besides
+        ``load_one``'s errors and those of ``holder``: BadRequest over ``media_max_items``, and PayloadTooLarge over
+        ``media_max_request_bytes``.
         """
         limit = self._limits.media_max_items
         if len(references) > limit:
             reason = f"the request has {len(references)} media; the limit is {limit} (--media-max-items)"
             raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
         flights: SingleFlight[_Key, Medium] = SingleFlight("media-load")
+        left = self._limits.media_max_request_bytes
+
+        async def held(one: MediaReference) -> Medium:
+            nonlocal left
+            medium = await self._load_shared(flights, one)
+            left -= len(medium.data)
+            if left < 0:
+                most = self._limits.media_max_request_bytes
+                reason = f"the request's media have more than {most:,} bytes together (--media-max-request-bytes)"
+                raise problem(PayloadTooLarge, one.item, TOO_LARGE, reason)
+            if holder is not None:
+                holder.keep(medium.data)
+            return medium
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._load_shared(flights, one), name="media-item") for one in references]
+                tasks = [group.create_task(held(one), name="media-item") for one in references]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]

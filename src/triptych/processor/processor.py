@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -76,10 +76,8 @@ class Sampling:
         return replace(checkpoint, video={**checkpoint.video, **said})
 
 
-class MediaSource(Protocol):
-    """What the processor needs of ``media.loader.MediaLoader``."""
-
-    async def load(self, references: Sequence[MediaReference]) -> list[Medium]: ...
+LoadMedia = Callable[[Sequence[MediaReference]], Awaitable[list[Medium]]]
+"""Media of a request, in order (``media.loader.MediaLoader``)."""
 
 
 @dataclass
@@ -117,7 +115,7 @@ class Processor:
         messages: list[Message],
         media: Sequence[MediaReference],
         template_settings: dict[str, Any],
-        source: MediaSource,
+        load: LoadMedia,
     ) -> Prompt:
         """Messages whose media parts read ``{"type": <kind>}``, and those media in the same order."""
         self._check_media(media)
@@ -125,7 +123,7 @@ class Processor:
         ids = await self._tokenise(self._text_of(messages, template_settings), add_special_tokens=False)
         self._check_placeholders(ids, media)
         tokenised = time.perf_counter()
-        loaded = await source.load([self._with_settings(ref) for ref in media]) if media else []
+        loaded = await load([self._with_settings(ref) for ref in media]) if media else []
         for medium, ref in zip(loaded, media, strict=True):
             self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
