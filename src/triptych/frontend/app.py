@@ -1,4 +1,4 @@
-"""The ASGI application: routes, errors, and a watch over each client's connection."""
+"""The ASGI application: routes, errors and what every generation passes on its way."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from triptych.contracts.request import Data
 from triptych.frontend.admission import Admission
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
+from triptych.frontend.client_watch import ClientWatch
 from triptych.frontend.generation import INTERNAL, SHUTTING_DOWN, Generation, Job
 from triptych.frontend.http import (
     ClientGone,
@@ -42,6 +43,7 @@ from triptych.frontend.http import (
     send_whole,
 )
 from triptych.frontend.long_text import parse_large
+from triptych.frontend.model_view import card_of, health_of
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from triptych.memory import let_go
@@ -172,7 +174,7 @@ class App:
     ) -> None:
         with self._counted(), self._held.request() as holder:
             request = await _parsed(await self._body(scope, receive, holder), parse)
-            async with _Watch(receive):
+            async with ClientWatch(receive):
                 model, processor = self._catalog.get(request.model)
                 jobs, answer = await build(request, processor, holder)
                 wish = _wish(scope, request)
@@ -233,7 +235,7 @@ class App:
     # Everything else.
 
     async def _models(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        cards = [_card(model) for _, model in sorted(self._catalog.models.items()) if model.instances]
+        cards = [card_of(model) for _, model in sorted(self._catalog.models.items()) if model.instances]
         await send_json(send, encode({"object": "list", "data": cards}), headers)
 
     async def _model(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
@@ -241,7 +243,7 @@ class App:
         model = self._catalog.models.get(name)
         if model is None or not model.instances:
             raise NotFound(f"model {name!r} does not exist", param="model", code="model_not_found")
-        await send_json(send, encode(_card(model)), headers)
+        await send_json(send, encode(card_of(model)), headers)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         await send_json(send, b'{"status":"live"}', headers)
@@ -259,7 +261,7 @@ class App:
         )
 
     async def _health(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        models = {name: _health_of(model) for name, model in sorted(self._catalog.models.items())}
+        models = {name: health_of(model) for name, model in sorted(self._catalog.models.items())}
         status = "ready" if self._catalog.ready else "not ready"
         body = {"status": status, "requests_in_flight": self._in_flight, "models": models}
         await send_json(send, encode(body), headers)
@@ -275,61 +277,6 @@ async def _parsed(body: Data, parse: Callable[[Data], R]) -> R:
     if len(body) <= INLINE_BODY_BYTES:
         return parse(body)
     return await asyncio.to_thread(parse_large, body, parse)
-
-
-def _card(model: Model) -> dict[str, Any]:
-    return {
-        "id": model.card.name,
-        "object": "model",
-        "created": model.created_unix_s,
-        "owned_by": "triptych",
-        "max_model_len": model.card.context_length,
-        "modalities": ["text", *model.card.modalities],
-    }
-
-
-def _health_of(model: Model) -> dict[str, Any]:
-    return {
-        "ready": model.ready,
-        "mode": "+".join(mode.value for mode in model.modes) or None,
-        "problem": model.problem or (model.gap("epd" if model.card.modalities else "pd") if model.processor else None),
-        "instances": [
-            {
-                "id": one.id,
-                "name": one.name,
-                "span": one.span.value,
-                "able": one.able.value,
-                "engine": one.engine,
-                "address": f"{one.host}:{one.port}",
-            }
-            for one in model.instances
-        ],
-    }
-
-
-class _Watch:
-    """Cancels the task it is entered in once the client is gone; the block then ends with ClientGone."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._watcher = asyncio.create_task(self._watch(), name="client watch")
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        if self._task is not None:
-            self._task.cancel()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watcher.cancel()
-        if self._gone and kind is asyncio.CancelledError and self._task is not None:
-            self._task.uncancel()
-            raise ClientGone
 
 
 def _wish(scope: Scope, request: ChatRequest | CompletionRequest) -> Wish:
