@@ -91,6 +91,16 @@ def patched(data: bytes, box: bytes, offset: int, *values: int, layout: str = ">
     return bytes(changed)
 
 
+def with_tracks(data: bytes, more: int, between: bytes = b"") -> bytes:
+    """An MP4 with its first track ``more`` times again at the header's end, after the boxes ``between``."""
+    moov, trak = data.index(b"moov") - 4, data.index(b"trak") - 4
+    (size,) = struct.unpack_from(">I", data, moov)
+    (track_size,) = struct.unpack_from(">I", data, trak)
+    added = between + data[trak : trak + track_size] * more
+    end = moov + size
+    return data[:moov] + struct.pack(">I", size + len(added)) + data[moov + 4 : end] + added + data[end:]
+
+
 def turned(data: bytes, degrees: int) -> bytes:
     """An MP4 whose track is to be shown turned clockwise."""
     unit = 1 << 16

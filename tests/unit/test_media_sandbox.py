@@ -16,7 +16,7 @@ from sound_files import encoded, tones
 
 from media_files import picture
 from support.loops import run, until
-from support.videos import frame_pixels, video
+from support.videos import film_of, frame_pixels, video, with_tracks
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, Unavailable
 from triptych.contracts.request import Medium
@@ -349,6 +349,30 @@ def test_what_needs_more_memory_than_allowed_is_refused_by_the_flag():
         assert (sandbox.counts.exhausted, sandbox.counts.crashed) == (1, 0)
 
     on_sandbox(body, media_decode_memory_mib=128)
+
+
+def test_a_video_for_whose_frames_ffmpeg_finds_no_memory():
+    async def body(sandbox):
+        film = medium(film_of(picture("JPEG", 6000, 6000), 6000, 6000), "video", frame_indices=(0,))
+        with pytest.raises(PayloadTooLarge, match="--media-decode-memory-mib"):
+            await sandbox.decode(film, ITEM)
+        assert sandbox.counts.exhausted == 1
+
+    on_sandbox(body, media_decode_memory_mib=380)
+
+
+def test_no_memory_by_another_bound_of_the_library_is_damage():
+    """FFmpeg says ENOMEM of too many tracks, too."""
+
+    async def body(sandbox):
+        assert (await sandbox.inspect("video", video(), ITEM))["frames"] == 12
+        pids = sandbox.pids
+        with pytest.raises(BadRequest, match="damaged"):
+            await sandbox.inspect("video", with_tracks(video(), 100, b"\0\0\0\x08free" * 5000), ITEM)
+        assert sandbox.pids == pids
+        assert sandbox.counts.exhausted == 0
+
+    on_sandbox(body)
 
 
 def test_decoders_work_side_by_side_and_are_bounded():

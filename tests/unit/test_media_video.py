@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 
 from media_files import picture
-from support.videos import broken_in_the_middle, frame_pixels, patched, sound_only, turned, video
+from support.videos import broken_in_the_middle, frame_pixels, patched, sound_only, turned, video, with_tracks
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium
@@ -66,6 +66,10 @@ def test_facts_and_frames_of_every_format(container, codec, options, format):
 def test_the_edge_learns_what_it_needs():
     facts = inspect("video", video(frames=12, fps=8), LIMITS, ITEM)
     assert facts == {"format": "MP4", "width": 64, "height": 48, "frames": 12, "fps": 8.0}
+
+
+def test_a_video_of_a_hundred_tracks():
+    assert inspect_video(with_tracks(video(frames=12), 99), LIMITS, ITEM).frames == 12
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -133,6 +137,7 @@ def second_size() -> bytes:
 
 SOUND = video(frames=40)
 WEBM = video(frames=40, codec="libvpx-vp9", container="webm")
+HIDDEN_TRACKS = with_tracks(SOUND, 100, b"\0\0\0\x08free" * 5000)
 HOSTILE = {
     "zero bytes": (b"", BadRequest, "media_damaged", "empty"),
     "no video": (b"AAAA", UnsupportedMedia, "media_unsupported", "not a video"),
@@ -152,6 +157,8 @@ HOSTILE = {
     "duration": (patched(SOUND, b"stts", 12, 4_000_000), PayloadTooLarge, "media_too_large", "--media-max-video-s"),
     "fewer frames": (patched(SOUND, b"stsz", 8, 4), BadRequest, "media_damaged", "truncated"),
     "more frames": (patched(SOUND, b"stsz", 8, 400_000_000), BadRequest, "media_damaged", "truncated"),
+    "101 tracks": (with_tracks(SOUND, 100), PayloadTooLarge, "media_too_large", "more than 100 tracks"),
+    "101 tracks that only FFmpeg finds": (HIDDEN_TRACKS, BadRequest, "media_damaged", "damaged"),
     "65,535-pixel sides": (mjpeg_says(65535, 65535), BadRequest, "media_damaged", "--media-max-pixels"),
     "65,535-pixel WebM": (vp9_says(65535, 65535), BadRequest, "media_damaged", "--media-max-pixels"),
 }

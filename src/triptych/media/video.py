@@ -20,7 +20,7 @@ from triptych.contracts.request import Medium
 from triptych.media.byte_limit import byte_limit
 from triptych.media.errors import DAMAGED, TOO_LARGE, UNSUPPORTED, damaged, problem, too_many_scans
 from triptych.media.image_header import MOST_SCANS, SCAN
-from triptych.media.iso_rotation import rotation_of
+from triptych.media.iso_tracks import MOST_TRACKS, has_many_tracks, rotation_of
 from triptych.media.sniff import check_size, type_of
 
 SUPPORTED_VIDEOS = ("MP4", "QuickTime", "WebM", "Matroska", "AVI")
@@ -82,6 +82,9 @@ def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
     if len(data) > (limit := byte_limit("video", limits)).size_bytes:
         raise limit.exceeded(item)
     format, container = _format(data, item)
+    if container == "mov" and has_many_tracks(data):
+        reason = f"the video has more than {MOST_TRACKS} tracks, which is the most that are read"
+        raise problem(PayloadTooLarge, item, TOO_LARGE, reason)
     with _opened(data, container, limits, item) as (file, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         _check_size(width, height, limits, item)
@@ -175,6 +178,7 @@ def _opened(data: bytes, container: str, limits: MediaLimits, item: str) -> Iter
         "codec_whitelist": ",".join((*CODECS, *_DECODERS)),
         "protocol_whitelist": "none",
         "max_pixels": str(limits.media_max_pixels),
+        "max_streams": str(MOST_TRACKS),
     }
     try:
         with av.open(BytesIO(data), format=container, options=options, metadata_errors="replace") as file:

@@ -20,7 +20,7 @@ from triptych.media.audio import decode_audio
 from triptych.media.image import decode_image
 from triptych.media.inspect import inspect
 from triptych.media.sandbox import export
-from triptych.media.sandbox.confine import confine
+from triptych.media.sandbox.confine import confine, peak_bytes
 from triptych.media.sandbox.spawn import HANDED
 from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, Done, Job, Setup
 from triptych.media.video import decode_video
@@ -35,6 +35,9 @@ _JOB = msgspec.msgpack.Decoder(Job)
 _SETUP = msgspec.msgpack.Decoder(Setup)
 _ORPHAN_S = 2.0
 """Past a job's time limit, at which the parent kills this process, if there is a parent."""
+
+_FFMPEG_BLOCK_BYTES = 2 << 30
+"""Most of one allocation (``av_max_alloc``'s default)."""
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> tuple[Done
             return Done(facts=inspect(medium.kind, bytes(medium.data), limits, job.item)), []
         return export.exported(_DECODE[medium.kind](medium, limits, job.item), lent)
     except TriptychError as error:
-        return Done(error=error.to_wire(), exhausted=_ran_out(error)), []
+        return Done(error=error.to_wire(), exhausted=_ran_out(error, limits.media_decode_memory_mib * MIB)), []
     except MemoryError:
         return Done(error=WireError(500, "out of memory"), exhausted=True), []
     finally:
@@ -84,10 +87,18 @@ def _with_data(job: Job, fd: int) -> Medium:
     return msgspec.structs.replace(job.medium, data=data)
 
 
-def _ran_out(error: BaseException) -> bool:
-    """Whether it was for want of memory that a medium was found damaged."""
+def _ran_out(error: BaseException, memory_bytes: int) -> bool:
+    """Whether it was for want of memory that a medium was found damaged.
+
+    A MemoryError with a number is FFmpeg's, which has ENOMEM for bounds of its own, too: it counts only where the
+    largest block that FFmpeg asks for may not have been there.
+    """
     cause = error.__context__
-    return cause is not None and (isinstance(cause, MemoryError) or _ran_out(cause))
+    if cause is None:
+        return False
+    if isinstance(cause, MemoryError):
+        return not hasattr(cause, "errno") or peak_bytes() + _FFMPEG_BLOCK_BYTES > memory_bytes
+    return _ran_out(cause, memory_bytes)
 
 
 if __name__ == "__main__":

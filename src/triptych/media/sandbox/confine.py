@@ -32,3 +32,9 @@ def confine(memory_bytes: int) -> None:
         _, most = resource.getrlimit(kind)
         bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
         resource.setrlimit(kind, (bound, bound))
+
+
+def peak_bytes() -> int:
+    """The most address space that this process ever had."""
+    with open("/proc/self/status", "rb") as file:
+        return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmPeak:")), 0)

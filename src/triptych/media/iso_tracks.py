@@ -1,9 +1,11 @@
-"""How the pictures of an MP4 or QuickTime track are to be turned, from its header (ISO/IEC 14496-12, 8.3.2)."""
+"""Tracks of an MP4 or QuickTime file, from its header: how many, and how their pictures are to be turned
+(ISO/IEC 14496-12, 8.3)."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 _MATRICES = {
     (1, 0, 0, 1): 0,
@@ -12,9 +14,15 @@ _MATRICES = {
     (0, -1, 1, 0): 270,
 }
 """(a, b, c, d) of the transformation matrix -> degrees clockwise."""
-_MAX_TRACKS = 64
+MOST_TRACKS = 100
 _MAX_BOXES = 4096
 """Looked at on one level: a file may be nothing but empty boxes."""
+
+
+def has_many_tracks(data: bytes) -> bool:
+    """Whether the file has more than ``MOST_TRACKS``."""
+    tracks = (trak for moov in _boxes(data, 0, len(data), b"moov") for trak in _boxes(data, *moov, b"trak"))
+    return next(islice(tracks, MOST_TRACKS, None), None) is not None
 
 
 def rotation_of(data: bytes, track_id: int) -> int:
@@ -23,9 +31,7 @@ def rotation_of(data: bytes, track_id: int) -> int:
     0 where the file does not say, says it of no such track, or holds another matrix (mirrored, scaled).
     """
     for moov in _boxes(data, 0, len(data), b"moov"):
-        for count, trak in enumerate(_boxes(data, *moov, b"trak")):
-            if count == _MAX_TRACKS:
-                break
+        for trak in islice(_boxes(data, *moov, b"trak"), MOST_TRACKS):
             for begin, end in _boxes(data, *trak, b"tkhd"):
                 if (found := _track_header(data[begin : min(end, begin + 128)])) and found[0] == track_id:
                     return found[1]
