@@ -176,6 +176,9 @@ SITE = {
     "/endless": (413, "1,048,576 bytes (--media-max-bytes)"),
     "/endless_chunks": (413, "1,048,576 bytes (--media-max-bytes)"),
     "/crumbs": (400, "chunks of less than 128 bytes"),
+    "/endless_extension": (400, "not the medium"),
+    "/extensions": (400, "not the medium"),
+    "/endless_trailers": (400, "not"),
     "/interim": (400, "interim answers"),
     "/endless_head": (400, "not valid HTTP"),
     "/endless_line": (400, "not valid HTTP"),
@@ -201,8 +204,19 @@ def test_a_site():
                 begun = time.monotonic()
                 check(await d.chat(ask(site.url(path))), status, word)
                 assert time.monotonic() - begun < MAX_S, path
-                for good in ("/good", "/hints"):
+                for good in ("/good", "/hints", "/small_chunks"):
                     assert (await d.chat(ask(site.url(good)))).status_code == 200, path
+
+    run(main())
+
+
+def test_a_site_that_goes_on_talking():
+    async def main():
+        async with hostile_site() as site, deployment(limits=LIMITS) as d:
+            assert (await d.chat(ask(site.url("/chatty")))).status_code == 200
+            async with asyncio.timeout(MAX_S):
+                await site.left.wait()
+            assert site.unasked_bytes < 32 << 20
 
     run(main())
 

@@ -22,6 +22,8 @@ class HostileSite:
     def __init__(self) -> None:
         self.port = 0
         self.paths: list[str] = []
+        self.unasked_bytes = 0
+        self.left = asyncio.Event()
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
@@ -69,6 +71,49 @@ class HostileSite:
         while True:
             writer.write(b"1\r\na\r\n" * 10_000)
             await writer.drain()
+
+    async def on_endless_extension(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """Of a chunk's size (RFC 9112, 7.1.1)."""
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n5;")
+        while True:
+            writer.write(b"a" * 65536)
+            await writer.drain()
+
+    async def on_extensions(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """Chunks as large as chunks may be small, each with an extension ten times its size."""
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"80;" + b"a" * 1280 + b"\r\n" + bytes(128) + b"\r\n")
+            await writer.drain()
+
+    async def on_endless_trailers(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\naaaaa\r\n0\r\n")
+        while True:
+            writer.write(b"x-a: b\r\n" * 1000)
+            await writer.drain()
+
+    async def on_small_chunks(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """A sound picture and half a MiB behind it, in the smallest chunks that are read, sizes in 8 digits."""
+        body = picture(56, 56) + bytes(1 << 19)
+        writer.write(HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+        for start in range(0, len(body), 128):
+            piece = body[start : start + 128]
+            writer.write(b"%08x\r\n%b\r\n" % (len(piece), piece))
+        writer.write(b"0\r\nx-sum: 1\r\n\r\n")
+        await writer.drain()
+
+    async def on_chatty(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
+        """A good picture, and then more answers that nobody asked for."""
+        body = picture(56, 56)
+        writer.write(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+        try:
+            while True:
+                await writer.drain()
+                await asyncio.sleep(0)
+                writer.write((HEAD + b"content-length: 0\r\n\r\n") * 100)
+                self.unasked_bytes += 3800
+        finally:
+            self.left.set()
 
     async def on_interim(self, writer: asyncio.StreamWriter, query: dict[str, list[str]]) -> None:
         """Never the answer itself."""

@@ -12,8 +12,8 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.media import guard
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
-from triptych.media.interim import Connector, TooManyInterim
 from triptych.media.lookup import ThreadLookup
+from triptych.media.overhead import Connector, TooManyInterim, TooMuchBeside
 
 HEADERS = {
     "User-Agent": f"triptych/{__version__}",
@@ -32,6 +32,7 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientSSLError, "the TLS handshake with the URL's host failed"),
     (aiohttp.ClientConnectorError, "the URL's host could not be connected to"),
     (TooManyInterim, "the URL's host sent too many interim answers (1xx) and no other"),
+    (TooMuchBeside, "the URL's host sent too much that is not the medium (headers, chunk extensions, trailers)"),
     (aiohttp.ClientResponseError, "the URL's host gave an answer that is not valid HTTP"),
 )
 
