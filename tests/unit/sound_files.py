@@ -43,3 +43,10 @@ def flac_says(data: bytes, samples: int) -> bytes:
 def without_length(mp3: bytes) -> bytes:
     """An MP3 without its first frame, which states the length."""
     return mp3[mp3.index(mp3[:2], 4) :]
+
+
+def with_vbri(mp3: bytes, frames: int) -> bytes:
+    """An MP3 that states its length in Fraunhofer's way."""
+    size = mp3.index(mp3[:2], 4)
+    first = mp3[:4] + bytes(32) + struct.pack(">4sHHHII", b"VBRI", 1, 0, 75, len(mp3), frames)
+    return first + bytes(size - len(first)) + mp3[size:]

@@ -15,7 +15,7 @@ pytest.importorskip("soxr", reason="the extra `audio` is not installed")
 
 import numpy as np
 import soxr
-from sound_files import encoded, flac_says, tones, wav_says, without_length
+from sound_files import encoded, flac_says, tones, wav_says, with_vbri, without_length
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
@@ -107,6 +107,61 @@ def test_files_that_do_not_state_their_length_are_counted():
         assert inspect_audio(data, LIMITS, ITEM).samples == len(decode(data, 0)) == expected
     mp3 = without_length(encoded(np.concatenate([np.zeros(60_000), tones(2.0)]), format="MP3"))
     assert inspect_audio(mp3, LIMITS, ITEM).samples == len(decode(mp3, 0)) > 60_000 + len(samples)
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)])
+def test_files_put_together_are_heard_to_the_end(format, subtype):
+    """A chained OGG (RFC 3533, 4), and MP3s written one behind the other."""
+    sounds = [tones(1.0, seed=seed) for seed in range(3)]
+    data = b"".join(encoded(sound, 16_000, format, subtype) for sound in sounds)
+    assert inspect_audio(data, LIMITS, ITEM).samples == 48_000
+    assert np.corrcoef(decode(data, 16_000), np.concatenate(sounds))[0, 1] > 0.95
+    assert len(decode(data, 8_000)) == 24_000
+    for refuse in (lambda limits: inspect_audio(data, limits, ITEM), lambda limits: decode(data, limits=limits)):
+        with pytest.raises(PayloadTooLarge, match="--media-max-audio-s"):
+            refuse(MediaLimits(media_max_audio_s=2.9))
+
+
+def test_files_put_together_that_are_refused():
+    one = encoded(tones(0.1), format="OGG")
+    cases = [
+        (one + encoded(tones(0.1, 8_000), 8_000, "OGG"), UnsupportedMedia, "changes its sample rate"),
+        (one + encoded(np.zeros((1600, 2)), 16_000, "OGG"), UnsupportedMedia, "its channels"),
+        (one + one[:-1], BadRequest, "damaged or truncated"),
+        (one + one[:20], BadRequest, "damaged or truncated"),
+        (one * 1001, PayloadTooLarge, "more than 1,000 parts"),
+        (encoded(np.zeros(10), format="MP3") * 1001, PayloadTooLarge, "more than 1,000 parts"),
+    ]
+    for data, error, words in cases:
+        for refuse in (lambda data: inspect_audio(data, LIMITS, ITEM), decode):
+            with pytest.raises(error, match=words) as caught:
+                refuse(data)
+            assert caught.value.param == ITEM
+
+
+@pytest.mark.parametrize("rate", [8_000, 24_000, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_mp3_holds_what_its_header_states(rate, channels):
+    whole = encoded(np.stack([tones(2.0, rate)] * channels, axis=1), rate, "MP3")
+    frames = int.from_bytes(whole[(at := whole.index(b"Xing") + 8) : at + 4])
+    only_bytes = whole[: at - 1] + b"\2" + len(whole).to_bytes(4) + whole[at + 4 :]
+    for stated in (whole, with_vbri(whole, frames), b"ID3\4\0\0\0\0\0\x64" + bytes(100) + whole):
+        assert inspect_audio(stated, LIMITS, ITEM).samples >= 2 * rate
+        for refuse in (lambda data: inspect_audio(data, LIMITS, ITEM), decode):
+            with pytest.raises(BadRequest, match="damaged or truncated"):
+                refuse(stated[: len(stated) * 8 // 10])
+    assert inspect_audio(only_bytes, LIMITS, ITEM).samples >= 2 * rate
+    with pytest.raises(BadRequest, match="damaged or truncated"):
+        inspect_audio(only_bytes[: len(whole) // 2], LIMITS, ITEM)
+
+
+def test_an_mp3_that_states_no_length_is_heard_to_its_last_frame():
+    """Whatever the first one's rate of bits lets expect, and though the last one may be cut off."""
+    samples = tones(2.0)
+    mp3 = without_length(encoded(samples, format="MP3"))
+    assert len(samples) <= inspect_audio(mp3, LIMITS, ITEM).samples == len(decode(mp3, 0)) < len(samples) + 2_000
+    half = inspect_audio(mp3[: len(mp3) // 2], LIMITS, ITEM).samples
+    assert len(samples) * 0.4 < half < len(samples) * 0.6
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, SEEK_SET, BytesIO
 from typing import Any, NamedTuple
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
+from triptych.media.sound_parts import MOST_PARTS, CutOff, Part, TooManyParts, parts_of
 
 SUPPORTED_SOUNDS = ("WAV", "FLAC", "MP3", "OGG")
 RATES_HZ = (1_000, 192_000)
@@ -57,6 +58,9 @@ _MAX_CHUNKS = 1000
 _UNSTATED_SAMPLES = 1 << 36
 """No FLAC header can state so many; libsndfile says them of one that states none."""
 
+_FAR = 1 << 40
+"""Bytes: an end that no file has."""
+
 
 class AudioInfo(NamedTuple):
     """A sound that passed every check that needs no samples."""
@@ -78,14 +82,18 @@ def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
     damage or a sound of no samples, PayloadTooLarge (413) over a limit, TriptychError (500) without the libraries.
     """
     format = _format(data, limits, item)
-    with _opened(data, format, item) as file:
-        if format != "MP3" and file.frames < _UNSTATED_SAMPLES:
-            samples = int(file.frames)
+    samples, shape = 0, (0, 0)
+    for part in _parts(data, format, item):
+        with _opened(part, format, item) as file:
+            shape = _same_shape(shape, file, item)
+            stated = _stated_samples(file, format)
+            if stated is None:
+                blocks = _blocks(file, samples, limits, item)
+                stated = _heard(sum(len(block) for block in blocks), None, part, item)
+            samples += stated
             _check_length(samples, file, limits, item)
-        else:
-            samples = sum(len(block) for block in _blocks(file, limits, item))
-        _check_not_empty(samples, item)
-        return AudioInfo(format, file.samplerate, file.channels, samples)
+    _check_not_empty(samples, item)
+    return AudioInfo(format, *shape, samples)
 
 
 def decode_audio(medium: Medium, limits: MediaLimits, item: str = "audio") -> Any:
@@ -101,23 +109,26 @@ def decode_audio(medium: Medium, limits: MediaLimits, item: str = "audio") -> An
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a sound is needed here, not {medium.kind}")
     data = bytes(medium.data)
     format = _format(data, limits, item)
-    with _opened(data, format, item) as file:
-        stated = file.frames if format != "MP3" and file.frames < _UNSTATED_SAMPLES else None
-        _check_length(stated or 0, file, limits, item)
-        rate = medium.decode_rate or file.samplerate
-        resample = _resampler(file.samplerate, rate, item)
-        samples, parts = 0, []
-        for block in _blocks(file, limits, item):
-            samples += len(block)
-            parts.append(resample(_mono(block, item), False))
-        _check_not_empty(samples, item)
-        if stated is not None and samples != stated:
-            raise damaged(item, "sound")
-        parts.append(resample(np.empty(0, np.float32), True))
-        length = resampled_length(samples, file.samplerate, rate)
+    samples, shape, made = 0, (0, 0), []
+    resample = None
+    for part in _parts(data, format, item):
+        with _opened(part, format, item) as file:
+            shape = _same_shape(shape, file, item)
+            stated = _stated_samples(file, format)
+            _check_length(samples + (stated or 0), file, limits, item)
+            resample = resample or _resampler(file.samplerate, medium.decode_rate or file.samplerate, item)
+            count = 0
+            for block in _blocks(file, samples, limits, item):
+                count += len(block)
+                made.append(resample(_mono(block, item), False))
+            samples += _heard(count, stated, part, item)
+    _check_not_empty(samples, item)
+    assert resample is not None
+    made.append(resample(np.empty(0, np.float32), True))
+    length = resampled_length(samples, shape[0], medium.decode_rate or shape[0])
     decoded = np.zeros(length, np.float32)  # soxr's own length is at most a sample off
-    made = np.concatenate(parts)[:length]
-    decoded[: len(made)] = made
+    joined = np.concatenate(made)[:length]
+    decoded[: len(joined)] = joined
     return decoded
 
 
@@ -160,20 +171,64 @@ def _is_cut_off(data: bytes) -> bool:
     return False  # libsndfile finds its samples, or that there are none
 
 
+class _Unending(BytesIO):
+    """Says that it goes on for as long as it is not read up to its end; there, far behind it, is nothing but zeros."""
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        return super().seek(offset + _FAR) if whence == SEEK_END else super().seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        if self.tell() < _FAR // 2:
+            return super().readinto(buffer)
+        buffer[:] = bytes(len(buffer))
+        return len(buffer)
+
+
 @contextmanager
-def _opened(data: bytes, format: str, item: str) -> Iterator[Any]:
+def _opened(part: Part, format: str, item: str) -> Iterator[Any]:
     """libsndfile's reader. Turns what it raises in the block, too, into BadRequest."""
     soundfile = _library("soundfile")
     # Of a seekable file each read is followed by a seek to where it ended, which fails in a FLAC without a length.
     reader = type("Reader", (soundfile.SoundFile,), {"seekable": lambda self: False})
     try:
-        with reader(BytesIO(data)) as file:
+        with reader((BytesIO if part.states_length else _Unending)(part.data)) as file:
             if file.format not in _READER_NAMES[format]:
                 raise damaged(item, "sound")
             _check_shape(file.samplerate, file.channels, item)
             yield file
     except (soundfile.SoundFileError, ValueError, MemoryError):
         raise damaged(item, "sound") from None
+
+
+def _parts(data: bytes, format: str, item: str) -> Iterator[Part]:
+    try:
+        yield from parts_of(data, format)
+    except CutOff:
+        raise damaged(item, "sound") from None
+    except TooManyParts:
+        reason = f"the sound comes in more than {MOST_PARTS:,} parts, which is the most that are read"
+        raise problem(PayloadTooLarge, item, TOO_LARGE, reason) from None
+
+
+def _stated_samples(file: Any, format: str) -> int | None:
+    """Of a channel, by the header."""
+    return int(file.frames) if format != "MP3" and file.frames < _UNSTATED_SAMPLES else None
+
+
+def _heard(samples: int, stated: int | None, part: Part, item: str) -> int:
+    """``samples``, that ``part`` held, where it should hold so many."""
+    if samples < part.least_samples or stated not in (None, samples):
+        raise damaged(item, "sound")
+    return samples
+
+
+def _same_shape(shape: tuple[int, int], file: Any, item: str) -> tuple[int, int]:
+    """(rate, channels) of ``file``, which are those of the part before, ``shape``."""
+    found = (file.samplerate, file.channels)
+    if shape not in ((0, 0), found):
+        reason = "the sound changes its sample rate or its channels between its parts"
+        raise problem(UnsupportedMedia, item, UNSUPPORTED, reason)
+    return found
 
 
 def _library(name: str) -> Any:
@@ -188,12 +243,11 @@ def _library(name: str) -> Any:
         ) from None
 
 
-def _blocks(file: Any, limits: MediaLimits, item: str) -> Iterator[Any]:
-    """The file's samples as float32 [samples, channels], each valid until the next. Stops at the limit, whatever the
-    header says."""
+def _blocks(file: Any, samples: int, limits: MediaLimits, item: str) -> Iterator[Any]:
+    """The file's samples, with ``samples`` before them, as float32 [samples, channels], each valid until the next.
+    Stops at the limit, whatever the header says."""
     np = _library("numpy")
     values = np.empty((BLOCK_VALUES // file.channels, file.channels), np.float32)
-    samples = 0
     while count := file.buffer_read_into(values, "float32"):
         samples += count
         _check_length(samples, file, limits, item)
