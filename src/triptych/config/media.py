@@ -47,7 +47,12 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = 0
     media_decode_memory_mib: Annotated[
-        int, Meta(ge=128, description="Most memory (address space) of such a process, libraries included, in MiB.")
+        int,
+        Meta(
+            ge=128,
+            description="Most memory (address space) of such a process, in MiB; the libraries for sounds and videos "
+            "take some 300.",
+        ),
     ] = 3072
     media_decode_timeout_s: Annotated[
         float, Meta(gt=0, description="Time limit for reading or decoding one medium; what takes longer is killed.")
