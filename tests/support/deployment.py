@@ -198,7 +198,9 @@ async def _frontend(
 ) -> AsyncIterator[None]:
     routes = RouterConfig(**{name: settings[name] for name in settings if name.startswith("router_")})
     settings = {name: value for name, value in settings.items() if not name.startswith("router_")}
-    config = FrontendConfig(port=0, **{"enable_multimodal": True, "drain_timeout_s": 2.0, **settings})
+    config = FrontendConfig(
+        port=0, **{"enable_multimodal": True, "drain_timeout_s": 2.0, "resume_timeout_s": 0.3, **settings}
+    )
     client = TcpRequestClient(token)
     discovery = LocalDiscovery(deployed.run_dir, "default")
     events = carrier.source(client, token)

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from support.instances import instance
 from support.loops import run
@@ -14,24 +15,29 @@ from triptych.contracts.request import GenerateRequest, Sampling, TokenDelta
 from triptych.router.block_hash import named
 from triptych.router.routing import Prompt, Routing, Wish
 from triptych.stages import dispatch
-from triptych.stages.dispatch import ATTEMPTS, Dispatcher
+from triptych.stages.course import ATTEMPTS, RESUMES
+from triptych.stages.dispatch import Dispatcher
 
-REQUEST = GenerateRequest(id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1))
+REQUEST = GenerateRequest(id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=100))
+PENALISED = replace(REQUEST, sampling=Sampling(max_tokens=100, presence_penalty=0.5))
 
 
 class Plane:
-    """Peers by port; each is a list of what they say: deltas' token ids, errors, or ``hang``."""
+    """Peers by port; each is a list of what they say: deltas' token ids, deltas, errors, or ``hang``."""
 
-    def __init__(self, **says):
+    def __init__(self, request=REQUEST, /, **says):
+        self.request = request
         self.says = says
         self.called = []
+        self.said = []
         self.left = 0
 
     def call(self, peer, endpoint, payload, *, silence_s):
         name = f"w{peer.port}"
         self.called.append(name)
         received = msgspec.msgpack.decode(payload, type=GenerateRequest)
-        assert msgspec.structs.replace(received, origin="") == REQUEST
+        assert replace(received, origin="", said=[]) == self.request
+        self.said.append(received.said)
         return Call(self, self.says[name])
 
 
@@ -57,20 +63,20 @@ class Call:
             await asyncio.Event().wait()
         if isinstance(word, Exception):
             raise word
-        return [msgspec.msgpack.encode(TokenDelta([word]))]
+        return [msgspec.msgpack.encode(word if isinstance(word, TokenDelta) else TokenDelta([word]))]
 
 
-def outcome(alive=None, **says):
+def outcome(alive=None, request=REQUEST, **says):
     """(tokens, error, workers called) of one request."""
-    plane = Plane(**says)
-    dispatcher = Dispatcher(plane, 1.0)
+    plane = Plane(request, **says)
+    dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=0.0)
     fleet = [instance(name, port=int(name[1:])) for name in (says if alive is None else alive)]
     tokens, error = [], None
 
     async def main():
         nonlocal error
         try:
-            async for deltas in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None):
+            async for deltas in dispatcher.run(request, lambda: fleet, lambda plan: None):
                 tokens.extend(token for delta in deltas for token in delta.token_ids)
         except Exception as caught:
             error = caught
@@ -91,9 +97,130 @@ def test_before_the_first_token_another_is_tried(first):
 
 
 @pytest.mark.parametrize("error", [LOST, DRAINS, FULL], ids=["lost", "drains", "full"])
-def test_after_the_first_token_none_is(error):
-    tokens, raised, called = outcome(w1=[7, error], w2=[9])
-    assert (tokens, raised, called) == ([7], error, ["w1"])
+def test_after_the_first_token_another_goes_on(error):
+    assert outcome(w1=[7, 8, error], w2=[9]) == ([7, 8, 9], None, ["w1", "w2"])
+
+
+def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
+    plane = Plane(
+        w1=[TokenDelta([4, 5], prompt_tokens=9, cached_tokens=2), 6, LOST],
+        w2=[TokenDelta([7], prompt_tokens=9, cached_tokens=8), LOST],
+        w3=[TokenDelta([8], "stop", prompt_tokens=9)],
+    )
+    dispatcher = Dispatcher(plane, 1.0)
+    fleet = [instance(name, port=int(name[1:])) for name in plane.says]
+
+    async def main():
+        batches = [batch async for batch in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
+        return [delta for batch in batches for delta in batch]
+
+    deltas = run(main())
+    assert plane.said == [[], [4, 5, 6], [4, 5, 6, 7]]
+    assert [delta.token_ids for delta in deltas] == [[4, 5], [6], [7], [8]]
+    assert [(delta.prompt_tokens, delta.cached_tokens) for delta in deltas] == [(9, 2), (0, 0), (0, 0), (0, 0)]
+    assert deltas[-1].finish_reason == "stop"
+    assert [sample.value for sample in dispatcher.samples()] == [2]
+
+
+def test_what_only_the_engine_that_began_can_go_on_with_ends():
+    assert outcome(request=PENALISED, w1=[7, LOST], w2=[9]) == ([7], LOST, ["w1"])
+    assert outcome(request=PENALISED, w1=[LOST], w2=[9]) == ([9], None, ["w1", "w2"])
+
+
+def test_an_answer_that_had_all_its_tokens_ends_without_another_call():
+    short = replace(REQUEST, sampling=Sampling(max_tokens=2))
+    plane = Plane(short, w1=[7, 8, LOST], w2=[9])
+    dispatcher = Dispatcher(plane, 1.0)
+    fleet = [instance("w1", port=1), instance("w2", port=2)]
+
+    async def main():
+        return [d async for batch in dispatcher.run(short, lambda: fleet, lambda plan: None) for d in batch]
+
+    assert run(main()) == [TokenDelta([7]), TokenDelta([8]), TokenDelta([], "length")]
+    assert plane.called == ["w1"]
+
+
+def test_a_loss_after_the_end_is_none():
+    assert outcome(w1=[TokenDelta([7], "stop"), LOST], w2=[9]) == ([7], None, ["w1"])
+
+
+def test_going_on_is_bounded():
+    tokens, error, called = outcome(**{f"w{n}": [n, LOST] for n in range(1, 9)})
+    assert len(called) == len(set(called)) == len(tokens) == RESUMES + 1
+    assert error is LOST
+
+
+def test_tries_to_go_on_are_bounded():
+    tokens, error, called = outcome(w1=[7, LOST], **{f"w{n}": [LOST] for n in range(2, 9)})
+    assert (tokens, error, len(called)) == ([7], LOST, 1 + ATTEMPTS)
+
+
+def test_a_worker_to_go_on_is_waited_for():
+    """One refuses, then has room; a new one comes; the lost one, that is there still, is asked when nobody else is."""
+    for comes in (True, False):
+        plane = Plane(w1=[7, LOST], w2=[8])
+        dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=5.0)
+        fleet = [instance("w1", port=1)]
+
+        async def main(plane=plane, dispatcher=dispatcher, fleet=fleet, comes=comes):
+            tokens = []
+            async for batch in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None):
+                tokens += [token for delta in batch for token in delta.token_ids]
+                loop = asyncio.get_running_loop()
+                if comes:
+                    loop.call_later(0.02, fleet.append, instance("w2", port=2))
+                else:
+                    plane.says["w1"] = [8]
+            return tokens
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dispatch, "AVOID_S", 0.1)
+            assert run(main()) == [7, 8]
+        assert plane.called == ["w1", "w2" if comes else "w1"]
+
+
+def test_a_full_worker_is_asked_again_until_it_has_room():
+    plane = Plane(w1=[7, LOST], w2=[FULL])
+    dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=5.0)
+    fleet = [instance("w1", port=1), instance("w2", port=2)]
+
+    def alive():
+        if plane.called.count("w2") == 4:
+            plane.says["w2"] = [8]
+        return fleet
+
+    async def main():
+        batches = [batch async for batch in dispatcher.run(REQUEST, alive, lambda plan: None)]
+        return [token for batch in batches for delta in batch for token in delta.token_ids]
+
+    assert run(main()) == [7, 8]
+    assert plane.called == ["w1", *["w2"] * 5]
+
+
+def test_waiting_has_an_end_and_can_be_cancelled():
+    plane = Plane(w1=[7, LOST])
+    dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=0.2)
+    fleet = [instance("w1", port=1)]
+
+    async def ask():
+        return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        with pytest.raises(WorkerLost) as caught:
+            await ask()
+        assert caught.value is LOST
+        assert 0.1 < loop.time() - begun < 2
+        waiting = asyncio.create_task(ask())
+        while len(plane.called) < 2:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        assert dispatcher.in_flight == 0
+
+    run(main())
 
 
 @pytest.mark.parametrize("error", [BadRequest("no"), DeadlineExceeded("silent")])

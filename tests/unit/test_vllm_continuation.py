@@ -7,7 +7,7 @@ import pytest
 
 from triptych.contracts.errors import AbilityMissing, BadRequest
 from triptych.contracts.request import Guided, Sampling
-from triptych.engines.vllm.continuation import first_token, needs_history, resumed
+from triptych.engines.vllm.continuation import first_token, resumed
 
 PLAIN = Sampling(max_tokens=10)
 
@@ -28,7 +28,7 @@ def with_(**fields: object) -> Sampling:
     ],
 )
 def test_what_needs_to_know_which_tokens_are_the_answers(sampling: Sampling, needs: bool) -> None:
-    assert needs_history(sampling) is needs
+    assert sampling.needs_history is needs
 
 
 def test_nothing_said_changes_nothing() -> None:

@@ -171,6 +171,10 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     response_timeout_s: Annotated[
         float, Meta(gt=0, description="Longest silence of a worker within one answer before it is given up.")
     ] = 300.0
+    resume_timeout_s: Annotated[
+        float,
+        Meta(ge=0, description="Longest wait of an answer whose worker was lost midway for another one to go on."),
+    ] = 30.0
     drain_timeout_s: Annotated[float, Meta(ge=0, description="On SIGTERM, time for requests in flight to finish.")] = (
         8.0
     )

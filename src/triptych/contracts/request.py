@@ -58,6 +58,16 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logit_bias: dict[int, float] | None = None
     guided: Guided | None = None
 
+    @property
+    def needs_history(self) -> bool:
+        """Whether drawing depends on which tokens of the text are the answer's, so that no other engine, to which
+        those already said are prompt, can go on.
+
+        Presence and frequency penalties count the answer alone, and a grammar starts with it. Repetition penalty
+        counts the prompt too, ``min_tokens`` and ``max_tokens`` can be lowered; all else looks at one position.
+        """
+        return bool(self.presence_penalty or self.frequency_penalty or self.guided is not None)
+
 
 class Precomputed(msgspec.Struct, frozen=True, array_like=True):
     """What a medium that came as its embedding, computed by the client, holds in ``Medium.data``."""
@@ -132,8 +142,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     prompt_tokens: int = 0
     """Length of the prompt with every placeholder expanded."""
     said: list[int] = []
-    """Tokens of the answer that the client has already got; the answer goes on after them, and ``sampling``
-    (``max_tokens``, ``min_tokens``) counts them."""
+    """Tokens of the answer that other workers made and the client has got; the answer goes on after them, and
+    ``sampling`` (``max_tokens``, ``min_tokens``) counts them."""
     kv: KvHandle | None = None
     """Prefilled elsewhere: the cache of the prompt (without ``said``) is read from there."""
     origin: str = ""
@@ -169,7 +179,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
-    """Prompt length with placeholders expanded, in the first delta; 0 in the others."""
+    """Prompt length with placeholders expanded and without ``said``, in the first delta; 0 in the others."""
     cached_tokens: int = 0
     """Prompt tokens found in the KV cache, in the first delta."""
     logprobs: list[TokenLogprob] | None = None

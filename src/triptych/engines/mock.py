@@ -143,7 +143,7 @@ class MockEngine:
             spent = asyncio.get_running_loop().time() - begun
             answer = answer_of(request, self._placeholders)
             timing = Timing(prefill_s=spent)
-            if request.sampling.presence_penalty:  # as for a real engine that must know all that was said
+            if request.sampling.needs_history:  # as for a real engine that must know all that was said
                 delta = TokenDelta([], prompt_tokens=prompt_tokens, timing=timing)
                 return PrefillAnswer(delta=delta, kv=await self._export(request))
             self._count()

@@ -166,7 +166,8 @@ async def serving(
     listener = listen(config.host, config.port, shared=config.reuse_port)
     async with media_sources as media:
         routing = Routing(routes)
-        dispatcher = Dispatcher(client, config.response_timeout_s, config.local_prefill_tokens, routing)
+        silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
+        dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s)
         follower = Follower(events, routing)
 
         def on_gone(instance: Instance) -> None:
@@ -182,7 +183,7 @@ async def serving(
         catalog = Catalog(discovery, load, on_gone, follower.update, files)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
-        for samples in (media.sandbox.counts.samples, lag.samples):
+        for samples in (media.sandbox.counts.samples, lag.samples, dispatcher.samples):
             app.metrics.also(samples)
         server = _http_server(app, config)
         host, port = listener.getsockname()[:2]

@@ -1,18 +1,17 @@
-"""Carry out a plan: call the workers, pass deltas on, and begin again elsewhere while nothing was said."""
+"""Carry out a plan: call the workers, pass deltas on, and go on elsewhere where one is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from msgspec.structs import replace
 
 from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import BadRequest, KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, Unavailable, WorkerLost
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
 from triptych.contracts.stages import Release, Sample
@@ -22,35 +21,12 @@ from triptych.router.held import Held
 from triptych.router.routing import Prompt, Routing
 from triptych.stages.calls import Calls, StepFailed
 from triptych.stages.compose import Choose, Need, Plan, Step, plan
+from triptych.stages.course import Course, Patience
 from triptych.stages.supply import Supply
 
-ATTEMPTS = 3
-"""Workers tried for one request, as long as none has made a token."""
-FRESH_PREFILLS = 1
-"""Times that a KV cache which could not be read is made again."""
 AVOID_S = 1.0
 """How long a worker whose connection broke is left out, unless discovery drops it first."""
-
-
-@dataclass
-class _Course:
-    """What has become of one request so far."""
-
-    request: GenerateRequest
-    prompt: Prompt
-    supply: Supply
-    tried: dict[str, TriptychError] = field(default_factory=dict)
-    """Instances that failed it, with what they said."""
-    unread: set[str] = field(default_factory=set)
-    """Prefill instances whose KV cache could not be read."""
-    said: list[int] = field(default_factory=list)
-    """Tokens passed on that came from a prefill worker."""
-    noted: set[str] = field(default_factory=set)
-    """Instances that routing knows to have computed, or got, the prompt."""
-    prefilling: ExitStack = field(default_factory=ExitStack)
-    """Holds the account of the prefill, until its token is there."""
-    streaming: bool = False
-    """The decoding worker has said something: from here on nobody else can go on."""
+RESUME_TIMEOUT_S = 30.0
 
 
 class Dispatcher:
@@ -62,13 +38,19 @@ class Dispatcher:
         response_timeout_s: float,
         local_prefill_tokens: int = 0,
         routing: Routing | None = None,
+        resume_timeout_s: float = RESUME_TIMEOUT_S,
     ) -> None:
-        """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
+        """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker.
+
+        ``resume_timeout_s``: how long an answer that was cut off waits for a worker to go on.
+        """
         self._calls = Calls(client, response_timeout_s)
         self._local_prefill_tokens = local_prefill_tokens
         self._held = Held()
         self.routing = routing or Routing(RouterConfig())
         self._avoid_until: dict[str, float] = {}
+        self._resume_timeout_s = resume_timeout_s
+        self._resumed = 0
 
     def load(self, instance_id: str) -> int:
         """Calls of this frontend in flight at an instance."""
@@ -78,6 +60,11 @@ class Dispatcher:
     def in_flight(self) -> int:
         """Calls in flight anywhere."""
         return self._calls.in_flight
+
+    def samples(self) -> Iterable[Sample]:
+        """Metrics."""
+        text = "Times that an answer under way went on at another worker."
+        yield Sample("triptych_requests_resumed", "counter", text, self._resumed)
 
     async def metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Sample]]]:
         """What each worker counts, asked of all at once."""
@@ -104,36 +91,64 @@ class Dispatcher:
 
         ``prompt``: the request's as the model sees it; None: its token ids are all there is.
 
-        A worker that is lost, drains or is full before its first token is replaced by another, a few times; a
-        KV cache that cannot be read is made once more. Raises what the worker raises, WorkerLost when it is gone
-        mid-answer, DeadlineExceeded when silent.
+        A worker that is lost, drains or is full is replaced by another, which goes on after the tokens that are
+        there; a KV cache that cannot be read is made once more. Before the first token a few are tried at once; after
+        it one is waited for. Raises what the last worker raised, WorkerLost when it is gone, DeadlineExceeded when
+        silent.
         """
         request = replace(request, origin=self.routing.origin)
-        course = _Course(request, prompt or Prompt(named(request.token_ids)), Supply(request, self._calls, self._held))
+        supply = Supply(request, self._calls, self._held)
+        patience = Patience(self._resume_timeout_s)
+        course = Course(request, prompt or Prompt(named(request.token_ids)), supply, patience)
         try:
-            while True:
-                chosen = self._plan(course, instances())
+            while not course.complete:
+                chosen = await self._next(course, instances)
                 on_plan(chosen)
                 try:
                     async with self._on_its_way(chosen, course) as batches:
                         async for deltas in batches:
                             self._account(chosen, course)
+                            self._resumed += course.goes_on()
                             yield deltas
                     return
                 except StepFailed as failure:
                     self._judge(failure, chosen, course)
+            if not course.finished:  # its worker was lost after the last token and before the end
+                yield [TokenDelta([], finish_reason="length")]
         finally:
-            course.supply.close()
+            supply.close()
 
     # Choosing.
 
-    def _plan(self, course: _Course, instances: Sequence[Instance]) -> Plan:
+    async def _next(self, course: Course, instances: Callable[[], Sequence[Instance]]) -> Plan:
+        """The next attempt's, waited for where an answer was cut off. Raises what the client gets if there is none."""
+        if course.refused is not None:
+            await self._pause(course, course.refused)
+        while True:
+            try:
+                return self._plan(course, instances())
+            except (Unavailable, BadRequest) as nobody:
+                error = course.last_words or nobody
+                if isinstance(nobody, BadRequest):  # nobody else may come: the client wants the one that is left out
+                    raise error from None
+            await self._pause(course, error)
+
+    async def _pause(self, course: Course, error: TriptychError) -> None:
+        """Raises ``error`` once there is no more time."""
+        pause_s = course.patience.pause(time.monotonic())
+        if pause_s is None:
+            raise error
+        await asyncio.sleep(pause_s)
+        now = time.monotonic()
+        course.ask_again({key for key, until in self._avoid_until.items() if until > now})
+
+    def _plan(self, course: Course, instances: Sequence[Instance]) -> Plan:
         """A plan without workers already tried and, unless they are all there is, those that are full or broke off."""
         now = time.monotonic()
         self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
         need = Need(
             media=tuple(course.supply.names),
-            prefills_locally=lambda one: self._little_left(course.prompt, one),
+            prefills_locally=lambda one: self._little_left(course, one),
             precomputed=course.supply.precomputed,
             has_embedding=course.supply.believed_at,
             encodes_cached=course.supply.believed_at,
@@ -143,63 +158,51 @@ class Dispatcher:
             avoid = {*course.tried, *course.unread, *self._avoid_until, *full}
             return plan(need, instances, self.load, avoid, self._choice(course))
         except (Unavailable, BadRequest):  # the second where the only one that the client wants is left out
-            return self._last_resort(need, instances, course)
+            return plan(need, instances, self.load, course.tried, self._choice(course))
 
     def _is_full(self, instance: Instance) -> bool:
         """As far as is known here: what other frontends have there is some 0.3 s old."""
         most = instance.max_in_flight
         return most > 0 and max(self.load(instance.id), self.routing.requests(instance)) >= most
 
-    def _last_resort(self, need: Need, instances: Sequence[Instance], course: _Course) -> Plan:
-        try:
-            return plan(need, instances, self.load, course.tried, self._choice(course))
-        except (Unavailable, BadRequest):
-            if course.tried:  # what the last one said tells the client more than that nobody is left
-                raise list(course.tried.values())[-1] from None
-            raise
-
-    def _choice(self, course: _Course) -> Choose:
+    def _choice(self, course: Course) -> Choose:
         return lambda stages, pool: self.routing.choose(stages, pool, course.prompt)
 
-    def _little_left(self, prompt: Prompt, instance: Instance) -> bool:
-        """Whether the prompt, less what ``instance`` holds of it, is short enough to prefill there."""
-        if not self._local_prefill_tokens:
-            return False
-        return len(prompt) - self.routing.held_tokens(instance, prompt) <= self._local_prefill_tokens
+    def _little_left(self, course: Course, instance: Instance) -> bool:
+        """Whether what is to prefill, less what ``instance`` holds of it, is short enough to prefill there."""
+        return 0 < self._local_prefill_tokens >= self._left(course, instance)
 
-    def _judge(self, failure: StepFailed, chosen: Plan, course: _Course) -> None:
+    def _left(self, course: Course, instance: Instance) -> int:
+        """Tokens to prefill at ``instance``: those of the prompt that it does not hold, and what was said."""
+        held = self.routing.held_tokens(instance, course.prompt)
+        return max(0, len(course.prompt) - held) + len(course.said)
+
+    def _judge(self, failure: StepFailed, chosen: Plan, course: Course) -> None:
         """Make another attempt possible, or raise the error that the client gets."""
         error, instance = failure.error, failure.instance
         if isinstance(error, WorkerLost):
             self._avoid_until[instance.id] = time.monotonic() + AVOID_S
-        if course.streaming:
-            raise _as_told(error)
         if isinstance(error, MediaMissing) and course.supply.more(instance):
             return
-        if isinstance(error, KvLost) and chosen.prefill and len(course.unread) < FRESH_PREFILLS:
-            course.unread.add(chosen.prefill.instance.id)
-            return
-        course.tried[instance.id] = error
-        if len(course.tried) >= ATTEMPTS or not _elsewhere_may_help(error):
-            raise _as_told(error)
+        giver = chosen.prefill.instance.id if chosen.prefill else None
+        course.failed(instance.id, error, giver, time.monotonic())
 
     # Going there.
 
     @asynccontextmanager
-    async def _on_its_way(self, chosen: Plan, course: _Course) -> AsyncIterator[AsyncGenerator[list[TokenDelta], None]]:
+    async def _on_its_way(self, chosen: Plan, course: Course) -> AsyncIterator[AsyncGenerator[list[TokenDelta], None]]:
         """The answer's batches. The decoding worker counts as taken from now on, while others still prefill."""
         first, last = (chosen.prefill or chosen.decode).instance, chosen.decode.instance
-        left = max(0, len(course.prompt) - self.routing.held_tokens(first, course.prompt))
         with (
             self._calls.counted(last.id, 1),
-            self.routing.taken(last, Load(kv_tokens=len(course.prompt), requests=1)),
+            self.routing.taken(last, Load(kv_tokens=len(course.prompt) + len(course.said), requests=1)),
             course.prefilling,
         ):
-            course.prefilling.enter_context(self.routing.taken(first, Load(prefill_tokens=left)))
+            course.prefilling.enter_context(self.routing.taken(first, Load(prefill_tokens=self._left(course, first))))
             async with aclosing(self._carry_out(chosen, course)) as batches:
                 yield batches
 
-    def _account(self, chosen: Plan, course: _Course) -> None:
+    def _account(self, chosen: Plan, course: Course) -> None:
         """Something was said: the prompt is in the KV caches of those who prefilled and decode it."""
         course.prefilling.close()
         for step in (chosen.prefill, chosen.decode if course.streaming else None):
@@ -207,7 +210,7 @@ class Dispatcher:
                 course.noted.add(step.instance.id)
                 self.routing.prefilled(step.instance, course.prompt, time.monotonic())
 
-    async def _carry_out(self, chosen: Plan, course: _Course) -> AsyncGenerator[list[TokenDelta], None]:
+    async def _carry_out(self, chosen: Plan, course: Course) -> AsyncGenerator[list[TokenDelta], None]:
         begun = time.perf_counter()
         await course.supply.encode(chosen.encode)
         encode_s = time.perf_counter() - begun if chosen.encode else 0.0
@@ -219,17 +222,19 @@ class Dispatcher:
             async for deltas in batches:
                 if deltas[-1].timing is not None and encode_s:
                     deltas[-1] = _with_timing(deltas[-1], Timing(encode_s=encode_s))
-                yield deltas
+                yield course.heard(deltas)
 
     async def _split(
-        self, giver: Step, taker: Step, request: GenerateRequest, course: _Course
+        self, giver: Step, taker: Step, request: GenerateRequest, course: Course
     ) -> AsyncGenerator[list[TokenDelta], None]:
-        """Prefill at ``giver``, pass its token on, and decode at ``taker``. An unread KV cache is given back."""
+        """Prefill at ``giver``, pass its token on, and decode at ``taker``. An unread KV cache is given back.
+
+        A delta is among ``course.said`` as soon as the next one is asked for.
+        """
         answer = await self._calls.prefill(giver.instance, request)
         course.supply.taken(giver.instance)
         first = answer.delta
         if first.token_ids or first.finish_reason:
-            course.said += first.token_ids
             yield [first if first.finish_reason else replace(first, timing=None)]
         if answer.kv is None:
             return
@@ -243,7 +248,7 @@ class Dispatcher:
                 self._calls.release(giver.instance, Release(kv=answer.kv))
 
     async def _stream(
-        self, target: Step, request: GenerateRequest, course: _Course
+        self, target: Step, request: GenerateRequest, course: Course
     ) -> AsyncGenerator[list[TokenDelta], None]:
         async with aclosing(self._calls.generate(target.instance, request)) as batches:
             async for deltas in batches:
@@ -262,12 +267,7 @@ def _bare(medium: Medium) -> Medium:
 def _as_one_answer(deltas: list[TokenDelta], first: TokenDelta) -> list[TokenDelta]:
     """A decoding worker's deltas, with the counts and times of the prefill that came before it."""
     if deltas[0].prompt_tokens or deltas[0].cached_tokens:
-        told = bool(first.token_ids)
-        deltas[0] = replace(
-            deltas[0],
-            prompt_tokens=0 if told else first.prompt_tokens,
-            cached_tokens=0 if told else first.cached_tokens,
-        )
+        deltas[0] = replace(deltas[0], prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens)
     if deltas[-1].timing is not None and first.timing is not None:
         deltas[-1] = _with_timing(deltas[-1], first.timing)
     return deltas
@@ -285,15 +285,3 @@ def _with_timing(delta: TokenDelta, more: Timing) -> TokenDelta:
             encode_s=own.encode_s + more.encode_s,
         ),
     )
-
-
-def _elsewhere_may_help(error: TriptychError) -> bool:
-    """Another worker may do better when this one is gone, drains or is full."""
-    return error.status in (429, 503)
-
-
-def _as_told(error: TriptychError) -> TriptychError:
-    """What is between workers becomes what a client understands."""
-    if isinstance(error, KvLost | MediaMissing):
-        return Unavailable(f"workers could not hand the request over ({error.message}); try again", code=error.code)
-    return error

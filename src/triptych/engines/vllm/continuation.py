@@ -13,25 +13,15 @@ DISCARDED = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 """For a prefill whose token is thrown away: one token, drawn the cheapest way."""
 
 
-def needs_history(sampling: Sampling) -> bool:
-    """Whether drawing depends on which tokens of the text are the answer's.
-
-    vLLM takes tokens said elsewhere as a part of the prompt. Presence and frequency penalties, which count the
-    answer alone, and a grammar, which starts with it, would then begin anew. Repetition penalty counts the prompt
-    too; ``min_tokens`` and ``max_tokens`` are lowered (``resumed``); all else looks at one position by itself.
-    """
-    return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.guided is not None)
-
-
 def resumed(sampling: Sampling, said: int) -> Sampling:
     """``sampling`` for what follows after ``said`` tokens of the answer.
 
-    Raises AbilityMissing where an answer cannot go on elsewhere (``needs_history``), and BadRequest when nothing
-    is left to say.
+    vLLM takes tokens said elsewhere as a part of the prompt. Raises AbilityMissing where an answer cannot go on so
+    (``Sampling.needs_history``), and BadRequest when nothing is left to say.
     """
     if not said:
         return sampling
-    if needs_history(sampling):
+    if sampling.needs_history:
         raise AbilityMissing(
             "an answer under presence_penalty, frequency_penalty or response_format cannot go on in another engine"
         )

@@ -15,7 +15,7 @@ from triptych.contracts.errors import TriptychError
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling, Timing, TokenDelta
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.vllm import kv
-from triptych.engines.vllm.continuation import DISCARDED, first_token, needs_history, resumed
+from triptych.engines.vllm.continuation import DISCARDED, first_token, resumed
 from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import logprobs_of, sampling_params
 from triptych.transfer.base import Buffer
@@ -43,7 +43,7 @@ class Prefill:
         # Not the request's own id: a release must never meet the cache of the same request's next attempt.
         name = f"{request.id}.{next(self._numbers)}"
         wanted = resumed(request.sampling, len(request.said))
-        drawn_later = needs_history(wanted) or not self._reader_goes_on()
+        drawn_later = wanted.needs_history or not self._reader_goes_on()
         prompt = await self._prompts.of(self._engine, request, embeddings)
         submitted = time.perf_counter()
         params = sampling_params(

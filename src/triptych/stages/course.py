@@ -1,0 +1,165 @@
+"""What has become of one request: what was said of its answer, who failed it, and how long it may still wait. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from triptych.contracts.errors import KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.request import GenerateRequest, TokenDelta
+from triptych.router.routing import Prompt
+from triptych.stages.supply import Supply
+
+ATTEMPTS = 3
+"""Workers tried before the first token, and each time that an answer has to go on elsewhere."""
+RESUMES = 4
+"""Times that one answer goes on elsewhere: a request that ends every worker it comes to must not end them all."""
+FRESH_PREFILLS = 1
+"""Times that a KV cache which could not be read is made again."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
+
+
+@dataclass
+class Patience:
+    """How an answer that was cut off waits for a worker: in longer and longer pauses, up to a limit in all."""
+
+    limit_s: float
+    _until: float | None = None
+    _pause_s: float = FIRST_PAUSE_S
+
+    def begin(self, now: float) -> None:
+        """Something failed. The limit counts from the first time since the last ``end``."""
+        if self._until is None:
+            self._until, self._pause_s = now + self.limit_s, FIRST_PAUSE_S
+
+    def end(self) -> None:
+        """The answer goes on."""
+        self._until = None
+
+    def pause(self, now: float) -> float | None:
+        """Seconds to wait before the next look; None: the time is over."""
+        if self._until is None or now >= self._until:
+            return None
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return min(pause_s, self._until - now)
+
+
+@dataclass
+class Course:
+    """See the module. ``heard`` and ``failed`` say what came of each attempt."""
+
+    request: GenerateRequest
+    prompt: Prompt
+    supply: Supply
+    patience: Patience
+    said: list[int] = field(default_factory=list)
+    """Tokens passed on, whoever made them."""
+    streaming: bool = False
+    """The decoding worker of this attempt has said something."""
+    finished: bool = False
+    """Its last delta has been passed on."""
+    resuming: bool = False
+    """It was cut off after its first token, and has not gone on yet."""
+    tried: dict[str, TriptychError] = field(default_factory=dict)
+    """Instances that failed it, with what they said."""
+    unread: set[str] = field(default_factory=set)
+    """Prefill instances whose KV cache could not be read."""
+    noted: set[str] = field(default_factory=set)
+    """Instances that routing knows to have computed, or got, the prompt."""
+    prefilling: ExitStack = field(default_factory=ExitStack)
+    """Holds the account of the prefill, until its token is there."""
+    last_words: TriptychError | None = None
+    """What the last one to fail it said: that tells the client more than that nobody is left."""
+    refused: TriptychError | None = None
+    """What the last one to be asked to go on said, if it is there, but does not take it."""
+    _counted: bool = False
+    _cuts: int = 0
+    _losses: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to say, though the end may not have been passed on (``finished``)."""
+        return self.finished or len(self.said) >= self.request.sampling.max_tokens
+
+    def heard(self, deltas: list[TokenDelta]) -> list[TokenDelta]:
+        """``deltas`` as parts of one answer: its prompt is counted once, as the first worker did."""
+        for index, delta in enumerate(deltas):
+            self.said += delta.token_ids
+            if delta.prompt_tokens or delta.cached_tokens:
+                if self._counted:
+                    deltas[index] = replace(delta, prompt_tokens=0, cached_tokens=0)
+                self._counted = True
+        self.finished = deltas[-1].finish_reason is not None
+        return deltas
+
+    def goes_on(self) -> bool:
+        """Whether it has just gone on after it was cut off. A prefill's token alone does not count: another one
+        could follow it for ever."""
+        if not self.resuming or not (self.streaming or self.finished):
+            return False
+        self.resuming = False
+        self.patience.end()
+        return True
+
+    def failed(self, instance_id: str, error: TriptychError, giver_id: str | None, now: float) -> None:
+        """An attempt ended in ``error`` at an instance. Raises what the client gets, unless another may follow.
+
+        ``giver_id``: who had prefilled for it.
+        """
+        if self.complete:
+            return
+        cut, self.streaming, self.refused = self.streaming, False, None
+        if self.said:
+            self._cut_off(error, now)
+        if cut:
+            self._begin_attempts(error)
+        if isinstance(error, KvLost) and giver_id is not None and len(self.unread) < FRESH_PREFILLS:
+            self.unread.add(giver_id)
+            return
+        self.tried[instance_id] = self.last_words = error
+        if not cut:
+            self._count(error)
+        if self._losses >= ATTEMPTS or not _elsewhere_may_help(error):
+            raise as_told(error)
+
+    def _cut_off(self, error: TriptychError, now: float) -> None:
+        if self.request.sampling.needs_history:
+            raise as_told(error)
+        self.resuming = True
+        self.patience.begin(now)
+
+    def _begin_attempts(self, error: TriptychError) -> None:
+        """A worker had gone on: who failed before it is asked again."""
+        self._cuts += 1
+        self._losses = 0
+        self.tried.clear()
+        self.unread.clear()
+        if self._cuts > RESUMES:
+            raise as_told(error)
+
+    def _count(self, error: TriptychError) -> None:
+        """Who refuses an answer under way is asked again, for as long as there is patience."""
+        if self.resuming and not isinstance(error, WorkerLost):
+            self.refused = error
+        else:
+            self._losses += 1
+
+    def ask_again(self, out: Container[str]) -> None:
+        """After a pause: all but those in ``out`` may be tried once more."""
+        self.refused = None
+        self.tried = {name: error for name, error in self.tried.items() if name in out}
+
+
+def as_told(error: TriptychError) -> TriptychError:
+    """What is between workers becomes what a client understands."""
+    if isinstance(error, KvLost | MediaMissing):
+        return Unavailable(f"workers could not hand the request over ({error.message}); try again", code=error.code)
+    return error
+
+
+def _elsewhere_may_help(error: TriptychError) -> bool:
+    """Another worker may do better when this one is gone, drains or is full."""
+    return error.status in (429, 503)
