@@ -57,7 +57,7 @@ def test_a_killed_prefill_worker_is_replaced_before_the_first_token():
     run(main())
 
 
-def test_a_killed_decode_worker_ends_its_streams_and_frees_what_waited_for_it():
+def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed():
     async def main():
         async with deployment(spans=["p", "d", "d"], engine_args=("--itl-ms", "20"), stand_in=False) as d:
             giver, taker, other = d.workers
@@ -67,11 +67,9 @@ def test_a_killed_decode_worker_ends_its_streams_and_frees_what_waited_for_it():
             await taker.made(9)
             await taker.kill()
             answers = [parse((await answer).content) for answer in asked]
-            errors = [answer.error for answer in answers if answer.error is not None]
-            assert len(errors) == 3, "its own streams, and no others"
-            assert {error["code"] for error in errors} == {"worker_lost"}
-            finished = [answer for answer in answers if answer.error is None]
-            assert {answer.finish_reason() for answer in finished} == {"length"}
+            assert [answer.error for answer in answers] == [None] * 6
+            assert {answer.finish_reason() for answer in answers} == {"length"}
+            assert len({answer.text() for answer in answers}) == 1
             await until(lambda: giver.counts["transfer_leases"] == 0, "no KV cache waits at the prefill worker")
             await until(lambda: giver.counts["transfer_arena_used_bytes"] == 0, "and none is kept")
 

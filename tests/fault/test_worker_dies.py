@@ -1,4 +1,4 @@
-"""A worker that is killed, breaks off or stops: every request still ends, with an answer or one clear error."""
+"""A worker that is killed, breaks off or stops: every request still ends, with its answer or one clear error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_unavailable(answer):
 
 
 def test_killed_in_the_middle_of_streams():
-    """``kill -9``: each stream ends in one error event and [DONE]; the other worker's streams go on."""
+    """``kill -9``: the other worker goes on with its streams."""
 
     async def main():
         async with deployment(workers=0) as d:
@@ -64,15 +64,14 @@ def test_killed_in_the_middle_of_streams():
                 await until(lambda: len(started) == 8, "all streams are under way")
                 doomed.signal(signal.SIGKILL)
                 streams = await asyncio.gather(*tasks)
-                broken = [stream for stream in streams if stream.error]
-                assert len(broken) == 4, "the least loaded was picked, so each worker had half of them"
-                for stream in broken:
-                    assert stream.error["code"] == "worker_lost"
-                    assert stream.error["type"] == "service_unavailable"
-                    assert stream.done
-                    assert stream.finish_reason() is None
-                for stream in streams:
-                    assert stream.error or (stream.done and stream.finish_reason() == "length")
+                for number, stream in enumerate(streams):
+                    assert stream.error is None
+                    assert (stream.done, stream.finish_reason()) == (True, "length")
+                    words = f"user\n{number}\nassistant\n"
+                    assert stream.text().startswith(words * 3)
+                    assert stream.text() in words * 600, "nothing is lost, nothing is said twice"
+                resumed = (await d.http.get("/metrics")).text.partition("\ntriptych_requests_resumed_total ")[2]
+                assert resumed.startswith("4.0"), "the least loaded was picked, so each worker had half of them"
                 await _instances(d, 1)
                 assert (await d.chat("after")).status_code == 200
 
@@ -145,10 +144,10 @@ def test_nobody_else_is_there():
     run(main())
 
 
-def test_no_second_try_once_a_token_was_sent():
+def test_a_connection_that_breaks_midway_is_not_waited_for():
     async def main():
         async with deployment(engine_args=("--itl-ms", "10")) as d:
-            body = chat_body("again?", stream=True, ignore_eos=True, max_tokens=1000)
+            body = chat_body("again?", stream=True, ignore_eos=True, max_tokens=30)
             async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
                 events = answer.aiter_raw()
                 seen = await reading(events, count=3)
@@ -156,18 +155,20 @@ def test_no_second_try_once_a_token_was_sent():
                 await _instances(d, 2)
                 d.worker.break_connections()
                 stream = parse(seen + b"".join([chunk async for chunk in events]))
-            assert stream.error["code"] == "worker_lost"
+            assert stream.error is None
             assert stream.done
-            assert d.workers[1].engine.stats().generated_tokens == 0, "its answer would not go on from here"
+            assert d.workers[1].engine.stats().generated_tokens > 20, "the other one went on"
             assert (await d.chat("next")).status_code == 200
 
     run(main())
 
 
 def test_an_error_in_one_of_several_choices_ends_them_all():
+    """Under a penalty none can go on elsewhere."""
+
     async def main():
         async with deployment(workers=2, engine_args=("--itl-ms", "10")) as d:
-            body = chat_body("x", stream=True, n=4, ignore_eos=True, max_tokens=1000)
+            body = chat_body("x", stream=True, n=4, ignore_eos=True, max_tokens=1000, presence_penalty=1)
             async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
                 events = answer.aiter_raw()
                 seen = await reading(events, count=8)
