@@ -84,3 +84,19 @@ class Served:
         output, _ = self.process.communicate(timeout=30)
         self.lines += output.splitlines()
         return self.process.returncode
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that ``pid`` has started, and theirs."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        found.extend(direct := children.get(todo.pop(), []))
+        todo.extend(direct)
+    return found

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from engine_support import Served
+from engine_support import Served, descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,7 +85,7 @@ def test_a_dead_engine_ends_streams_with_an_error_and_is_replaced(demo: Served) 
 
 
 def test_stopping_is_quick_and_leaves_nothing(demo: Served) -> None:
-    family = _descendants(demo.process.pid)
+    family = descendants(demo.process.pid)
     assert len(family) >= 3, "a frontend, a worker and its engine are expected to run"
     begun = time.monotonic()
     demo.stop()
@@ -108,23 +108,8 @@ def _answers(http: httpx.Client) -> bool:
     return http.post("/v1/completions", json={"model": "demo", "prompt": "x", "max_tokens": 1}).status_code == 200
 
 
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
-    found, todo = [], [pid]
-    while todo:
-        found.extend(direct := children.get(todo.pop(), []))
-        todo.extend(direct)
-    return found
-
-
 def _engine_core(pid: int) -> int:
-    for child in _descendants(pid):
+    for child in descendants(pid):
         if re.search(r"EngineCore", Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")):
             return child
     raise AssertionError("vLLM's engine process was not found")

@@ -45,7 +45,9 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.media.decoder import MediaDecoder
     from triptych.observability.lag import LoopLag
     from triptych.observability.metrics import FrontendMetrics
+    from triptych.planes.request.tcp_client import TcpRequestClient
     from triptych.runtime.samples import samples
+    from triptych.stages.dispatch import Dispatcher
     from triptych.transfer.base import TransferStats
 
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -54,6 +56,7 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     of_media = MediaDecoder(MediaLimits()).samples()
     of_workers = [*samples(EngineStats(media=of_media), EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
-    of_frontends = [*Admission(0, 1, 1.0).samples(), *Held(1).samples()]
+    dispatcher = Dispatcher(TcpRequestClient(), 1.0)
+    of_frontends = [*Admission(0, 1, 1.0).samples(), *Held(1).samples(), *dispatcher.samples()]
     names |= {one.name + "_total" * (one.kind == "counter") for one in (*of_workers, *of_frontends)}
     assert documented == names
