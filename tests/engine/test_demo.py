@@ -20,8 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Served]:
-    deployment = Served(ROOT / "examples" / "epd.yaml", "demo")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    graph = tmp_path_factory.mktemp("graph") / "epd.yaml"
+    shipped = (ROOT / "examples" / "epd.yaml").read_text()
+    # An engine takes longer to come back on a small machine than most clients would wait.
+    graph.write_text(shipped.replace("frontend:\n", "frontend:\n  resume-timeout-s: 150\n"))
+    deployment = Served(graph, "demo")
     yield deployment
     deployment.stop()
 
@@ -59,27 +63,30 @@ def _evaluate(*flags: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_dead_engine_ends_streams_with_an_error_and_is_replaced(demo: Served) -> None:
+def test_a_dead_engine_is_replaced_and_its_streams_go_on(demo: Served) -> None:
     base = demo.url.removesuffix("/v1")
     body = {
         "model": "demo",
         "stream": True,
+        "stream_options": {"include_usage": True},
         "ignore_eos": True,
         "max_tokens": 3000,
         "messages": [{"role": "user", "content": "hello"}],
     }
     with (
-        httpx.Client(base_url=base, timeout=60) as http,
+        httpx.Client(base_url=base, timeout=160) as http,
         http.stream("POST", "/v1/chat/completions", json=body) as answer,
     ):
         events = (line for line in answer.iter_lines() if line)
         assert "chat.completion.chunk" in next(events)
         os.kill(_engine_core(demo.process.pid), signal.SIGKILL)
-        *_, last, done = events
-        assert json.loads(last.removeprefix("data: "))["error"]["type"] == "service_unavailable"
+        *_, last, usage, done = events
+        assert json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        assert json.loads(usage.removeprefix("data: "))["usage"]["completion_tokens"] == 3000
         assert done == "data: [DONE]"
-        _until_ready_again(http)
-        whole = http.post("/v1/chat/completions", json={**body, "stream": False, "max_tokens": 3})
+        whole = http.post(
+            "/v1/chat/completions", json={**body, "stream": False, "stream_options": None, "max_tokens": 3}
+        )
         assert whole.status_code == 200, whole.text
         assert whole.json()["usage"]["completion_tokens"] == 3
 
@@ -93,19 +100,6 @@ def test_stopping_is_quick_and_leaves_nothing(demo: Served) -> None:
     left = [Path(f"/proc/{pid}/stat") for pid in family]
     states = [stat.read_text().rpartition(")")[2].split()[0] for stat in left if stat.exists()]
     assert set(states) <= {"Z"}, "only what init has yet to collect may be left"
-
-
-def _until_ready_again(http: httpx.Client, limit_s: float = 120) -> None:
-    """Until the worker that died is out of the list, and another is in it."""
-    deadline = time.monotonic() + limit_s
-    http.post("/v1/completions", json={"model": "demo", "prompt": "x", "max_tokens": 1})
-    while http.get("/ready").status_code != 200 or not _answers(http):
-        assert time.monotonic() < deadline, "no new worker took over"
-        time.sleep(0.2)
-
-
-def _answers(http: httpx.Client) -> bool:
-    return http.post("/v1/completions", json={"model": "demo", "prompt": "x", "max_tokens": 1}).status_code == 200
 
 
 def _engine_core(pid: int) -> int:

@@ -52,7 +52,7 @@ def test_killed_in_the_middle_of_streams():
                     async with d.http.stream(
                         "POST",
                         "/v1/chat/completions",
-                        json=chat_body(f"{number}", stream=True, ignore_eos=True, max_tokens=600),
+                        json=chat_body(f"{number}", stream=True, ignore_eos=True, max_tokens=300),
                     ) as answer:
                         events = answer.aiter_raw()
                         seen = await reading(events)
@@ -68,8 +68,8 @@ def test_killed_in_the_middle_of_streams():
                     assert stream.error is None
                     assert (stream.done, stream.finish_reason()) == (True, "length")
                     words = f"user\n{number}\nassistant\n"
-                    assert stream.text().startswith(words * 3)
-                    assert stream.text() in words * 600, "nothing is lost, nothing is said twice"
+                    assert stream.text().startswith(words)
+                    assert stream.text() in words * 300, "nothing is lost, nothing is said twice"
                 resumed = (await d.http.get("/metrics")).text.partition("\ntriptych_requests_resumed_total ")[2]
                 assert resumed.startswith("4.0"), "the least loaded was picked, so each worker had half of them"
                 await _instances(d, 1)
@@ -321,7 +321,8 @@ async def _served(deployed):
 
 async def _known(deployed, model):
     async def known():
-        return model in (await deployed.http.get("/health")).json()["models"]
+        models = (await deployed.http.get("/health")).json()["models"]
+        return models.get(model, {}).get("instances")  # it is named as soon as its files are being read
 
     await _eventually(known)
 

@@ -84,6 +84,14 @@ def test_who_refuses_is_asked_again_after_a_pause_but_who_is_gone_is_not() -> No
         assert (one.refused, one.tried) == (None, {"a": LOST})
 
 
+def test_a_dead_worker_that_discovery_shows_still_counts_once() -> None:
+    one = streaming(course(), 5)
+    for now in range(2 * ATTEMPTS):
+        one.failed("a", LOST, None, float(now))
+        one.ask_again(())
+        assert not one.tried
+
+
 def test_refusals_before_the_first_token_are_tries() -> None:
     one = course()
     for number in range(ATTEMPTS - 1):

@@ -77,7 +77,7 @@ class Course:
     """What the last one to be asked to go on said, if it is there, but does not take it."""
     _counted: bool = False
     _cuts: int = 0
-    _losses: int = 0
+    _lost: set[str] = field(default_factory=set)
 
     @property
     def complete(self) -> bool:
@@ -121,8 +121,8 @@ class Course:
             return
         self.tried[instance_id] = self.last_words = error
         if not cut:
-            self._count(error)
-        if self._losses >= ATTEMPTS or not _elsewhere_may_help(error):
+            self._count(instance_id, error)
+        if len(self._lost) >= ATTEMPTS or not _elsewhere_may_help(error):
             raise as_told(error)
 
     def _cut_off(self, error: TriptychError, now: float) -> None:
@@ -134,18 +134,19 @@ class Course:
     def _begin_attempts(self, error: TriptychError) -> None:
         """A worker had gone on: who failed before it is asked again."""
         self._cuts += 1
-        self._losses = 0
+        self._lost.clear()
         self.tried.clear()
         self.unread.clear()
         if self._cuts > RESUMES:
             raise as_told(error)
 
-    def _count(self, error: TriptychError) -> None:
-        """Who refuses an answer under way is asked again, for as long as there is patience."""
+    def _count(self, instance_id: str, error: TriptychError) -> None:
+        """Who refuses an answer under way is asked again, for as long as there is patience; so is who is gone, but
+        seen by discovery still, and counts once."""
         if self.resuming and not isinstance(error, WorkerLost):
             self.refused = error
         else:
-            self._losses += 1
+            self._lost.add(instance_id)
 
     def ask_again(self, out: Container[str]) -> None:
         """After a pause: all but those in ``out`` may be tried once more."""
