@@ -24,14 +24,20 @@ CONTENTS: dict[str, list[Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def deployed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    worker = {"span": "epd", "engine": "vllm", "args": list(VLLM)}
+@pytest.fixture(
+    scope="module", params=[("epd", "epd"), pytest.param(("ep", "d", "d"), marks=pytest.mark.full)], ids="-".join
+)
+def deployed(
+    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     graph = {
         "model": "tiny",
         "served-model-name": "tiny",
         "frontend": {"enable-multimodal": True, "plan-header": True, "resume-timeout-s": 120},
-        "workers": [{"name": name, "instance-name": name, **worker} for name in ("one", "other")],
+        "workers": [
+            {"name": f"w{n}", "instance-name": f"w{n}", "span": span, "engine": "vllm", "args": VLLM, "stand-in": False}
+            for n, span in enumerate(request.param)
+        ],
     }
     path = tmp_path_factory.mktemp("graph") / "graph.yaml"
     path.write_text(json.dumps(graph))
