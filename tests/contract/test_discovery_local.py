@@ -64,6 +64,11 @@ def test_late_heartbeats_of_a_process_that_runs_are_forgiven_for_a_while(tmp_pat
     run(main())
 
 
+def test_how_long_the_killed_and_the_frozen_stay():
+    assert local.HEARTBEAT_S + local.STALE_S <= 3
+    assert local.STARVED_S + local.SCAN_S <= 6, "a process that is there and does nothing"
+
+
 def test_a_process_that_ended_does_not_run_because_its_parent_has_not_looked_yet(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(local, "STARVED_S", 60.0)
 

@@ -225,6 +225,77 @@ def test_a_quiet_but_living_peer_is_kept(plane, impatient, loop):
     run(main(), loop=loop)
 
 
+def test_a_dead_peer_is_found_in_six_seconds_and_a_late_one_kept():
+    """A worker's loop may be late by some seconds while its machine has too much to do."""
+    assert connection.SILENCE_LIMIT_S >= 5
+    assert connection.SILENCE_LIMIT_S + connection.KEEPALIVE_S <= 6
+
+
+def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(impatient, loop, monkeypatch):
+    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 60.0)
+
+    async def main():
+        held = []
+
+        async def mute(reader, writer):
+            held.append(writer)
+
+        server = await asyncio.start_server(mute, "127.0.0.1", 0)
+        peer, client = Peer(*server.sockets[0].getsockname()), TcpRequestClient()
+        assert not client.is_silent(peer), "nobody has spoken with it"
+        async with client.call(peer, "x", b"", silence_s=60):
+            await until(lambda: client.is_silent(peer), "its sign of life is overdue")
+            held[0].write(pack(Type.PONG, 0))
+            await until(lambda: not client.is_silent(peer), "it has answered")
+        await client.close()
+        assert not client.is_silent(peer)
+        server.close()
+        held[0].transport.abort()
+
+    run(main(), loop=loop)
+
+
+def test_a_loop_that_was_late_itself_takes_nobody_for_silent(plane, impatient, loop):
+    async def main():
+        async with plane.line(echo) as line:
+            await line.all(b"x")
+            (ours,) = line.client.opened
+            await asyncio.sleep(connection.KEEPALIVE_S)
+            time.sleep(2 * connection.SILENCE_LIMIT_S)  # noqa: ASYNC251 (to be late)
+            await asyncio.sleep(2 * connection.KEEPALIVE_S)
+            assert not ours.closed
+            assert await line.all(b"x") == [b"x"]
+
+    run(main(), loop=loop)
+
+
+def test_a_peer_that_takes_a_large_frame_slowly_is_not_silent(impatient):
+    """The ping is behind the frame."""
+
+    async def main():
+        held = []
+
+        async def mute(reader, writer):
+            held.append(writer)
+
+        server = await asyncio.start_server(mute, "127.0.0.1", 0)
+        client = TcpRequestClient()
+        async with client.call(Peer(*server.sockets[0].getsockname()), "x", b"", silence_s=60):
+            (ours,) = client.opened
+            begun = time.monotonic()
+            while time.monotonic() - begun < 2 * connection.SILENCE_LIMIT_S:
+                ours.pause_writing()
+                await asyncio.sleep(connection.KEEPALIVE_S / 2)
+                ours.resume_writing()
+            assert not ours.closed
+            await until(lambda: ours.closed, "and then it takes no more")
+        await client.close()
+        server.close()
+        held[0].transport.abort()
+
+    run(main())
+
+
 def test_a_malformed_answer_is_a_lost_worker(loop):
     async def main():
         held = []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import time
+from contextlib import aclosing
 
 from support.checkpoints import copy_demo
 from support.deployment import chat_body, deployment
@@ -14,6 +15,7 @@ from support.processes import child, mock_worker
 from support.raw_http import connected, post, response
 from support.sse import parse
 from triptych.planes.discovery import local
+from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.request import connection
 from triptych.processor.processor import Processor
 
@@ -224,6 +226,32 @@ def test_a_stopped_worker_is_given_up(monkeypatch):
     run(main())
 
 
+def test_a_stopped_worker_gets_no_requests_while_another_lives(monkeypatch):
+    """Long before anybody gives it up."""
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 60.0)
+    monkeypatch.setattr(local, "STALE_S", 60.0)
+    monkeypatch.setattr(local, "STARVED_S", 60.0)
+
+    async def main():
+        async with deployment(workers=0) as d, child(*mock_worker("--name", "stopped"), run_dir=d.run_dir) as worker:
+            await d.ready()
+            assert (await d.chat("x")).status_code == 200
+            await d.add_worker()
+            await _instances(d, 2)
+            worker.signal(signal.SIGSTOP)
+            routing = d.dispatcher.routing
+            (stopped,) = [one for one in await _registered(d) if one != d.worker.instance]
+            await until(lambda: routing._is_silent(stopped), "it has not answered a ping")
+            async with asyncio.timeout(5):
+                answers = await asyncio.gather(*(d.chat(f"{n}") for n in range(8)))
+            assert all(answer.status_code == 200 for answer in answers)
+            worker.signal(signal.SIGCONT)
+            await until(lambda: not routing._is_silent(stopped), "it answers again")
+
+    run(main())
+
+
 def test_a_worker_that_says_nothing_is_given_up():
     """Alive and connected, but its engine is stuck: the limit of silence holds."""
 
@@ -325,6 +353,11 @@ async def _known(deployed, model):
         return models.get(model, {}).get("instances")  # it is named as soon as its files are being read
 
     await _eventually(known)
+
+
+async def _registered(deployed):
+    async with aclosing(LocalDiscovery(deployed.run_dir, "default").watch()) as snapshots:
+        return await anext(snapshots)
 
 
 async def _instances(deployed, count):

@@ -2,9 +2,9 @@
 
 A registration is a JSON file that its owner touches every ``HEARTBEAT_S``. Watchers read the directory every
 ``SCAN_S`` (a scan of a hundred workers costs well under a millisecond) and leave out files that they have not seen
-touched for ``STALE_S``: their owner was killed. One whose process still runs gets ``STARVED_S``, for a machine with
-too much to do delays heartbeats. A watcher measures that by a clock that is never set; only what was there before it
-looked first is believed to be as old as its time says.
+touched for ``STALE_S``: their owner was killed. One whose process is still there gets ``STARVED_S``, for a machine with
+too much to do delays heartbeats; after that it is frozen. A watcher measures that by a clock that is never set; only
+what was there before it looked first is believed to be as old as its time says.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("triptych.discovery")
 
 HEARTBEAT_S = 0.5
 STALE_S = 2.5
-STARVED_S = 10.0
+STARVED_S = 5.0
 SCAN_S = 0.2
 ABANDONED_S = 3600.0
 """Files that were not touched for so long are removed when somebody registers: who is killed cannot."""

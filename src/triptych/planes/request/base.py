@@ -57,6 +57,10 @@ class RequestClient(Protocol):
         """
         ...
 
+    def is_silent(self, peer: Peer) -> bool:
+        """Whether a sign of life of the peer is overdue: it is late, or gone."""
+        ...
+
     async def close(self) -> None:
         """Close every connection; calls in flight raise WorkerLost. May be called twice."""
         ...

@@ -15,10 +15,10 @@ from triptych.planes.request.tls import reason
 
 log = logging.getLogger("triptych.request")
 
-KEEPALIVE_S = 3.0
+KEEPALIVE_S = 0.5
 """A silent connection is asked for a sign of life this often ..."""
-SILENCE_LIMIT_S = 15.0
-"""... and given up after this long: the host is gone, or the process is stopped."""
+SILENCE_LIMIT_S = 5.0
+"""... and given up after this long, and one ``KEEPALIVE_S`` at most: the host is gone, or the process is stopped."""
 
 _PING = pack(Type.PING, 0)
 _PONG = pack(Type.PONG, 0)
@@ -51,7 +51,8 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._writable = asyncio.Event()
         self._writable.set()
-        self._heard_at = self._loop.time()
+        self._silent_s = 0.0
+        """In periods of ``_keep_alive`` without a sign of life: what this end's own lateness adds is one of them."""
         self._timer: asyncio.TimerHandle | None = None
 
     # What the two ends do differently.
@@ -74,6 +75,11 @@ class Connection(asyncio.BufferedProtocol):
     def _far_end(self) -> str:
         address = self._transport.get_extra_info("peername") if self._transport is not None else None
         return "{}:{}".format(*address) if address else "nobody"
+
+    @property
+    def is_silent(self) -> bool:
+        """It has not answered the last ping, for which it had a whole period."""
+        return self._silent_s > KEEPALIVE_S
 
     # Out.
 
@@ -155,7 +161,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending:  # TLS hands over what was read before; nothing may come into the midst of a frame
             return
-        self._heard_at = self._loop.time()
+        self._silent_s = -KEEPALIVE_S  # for the period under way
         self.heard = True
         try:
             if self._into_frame:
@@ -187,6 +193,8 @@ class Connection(asyncio.BufferedProtocol):
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """The peer reads: a ping behind a large frame may not have reached it yet."""
+        self._silent_s = -KEEPALIVE_S
         self._paused = False
         self._flush()
 
@@ -201,12 +209,12 @@ class Connection(asyncio.BufferedProtocol):
         self.on_closed()
 
     def _keep_alive(self) -> None:
-        silent_s = self._loop.time() - self._heard_at
-        if silent_s > SILENCE_LIMIT_S:
-            self.warn(f"silent for {silent_s:.0f} s")
+        self._silent_s += KEEPALIVE_S
+        if self._silent_s >= SILENCE_LIMIT_S:
+            self.warn(f"silent for {self._silent_s:.0f} s")
             self.abort()
             return
-        if silent_s >= KEEPALIVE_S:
+        if self._silent_s > 0:
             self.send(_PING)
         self._timer = self._loop.call_later(KEEPALIVE_S, self._keep_alive)
 

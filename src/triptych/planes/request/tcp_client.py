@@ -263,6 +263,10 @@ class TcpRequestClient:
         self._connections[peer] = connection
         return connection
 
+    def is_silent(self, peer: Peer) -> bool:
+        connection = self._connections.get(peer)
+        return connection is not None and not connection.closed and connection.is_silent
+
     def forget(self, peer: Peer) -> None:
         """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
         self._complaints.pop(peer, None)
