@@ -140,7 +140,7 @@ def test_nobody_else_is_there():
             await d.worker.kill()
             for answer in await asyncio.gather(*waiting):
                 check_unavailable(answer)
-            await d.ready(False)
+            await _instances(d, 0)
             assert check_unavailable(await d.chat())["code"] == "no_worker"
 
     run(main())

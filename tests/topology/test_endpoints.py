@@ -46,6 +46,27 @@ def test_a_model_name_with_slashes_is_found():
     run(main())
 
 
+def test_not_ready_for_workers_that_refuse_this_frontend():
+    async def main():
+        async with deployment(workers=0, token="ours") as d:
+            await d.add_worker(token="theirs", instance_name="stranger")
+
+            async def told():
+                return "stranger: the worker closed the connection without a word" in (await d.http.get("/ready")).text
+
+            await until_async(told, "it says who refuses it")
+            refused = await d.http.get("/ready")
+            assert refused.status_code == 503
+            assert refused.json()["error"]["message"].startswith("demo: 1 of 1 workers that are alive cannot")
+            health = (await d.http.get("/health")).json()
+            assert (health["status"], health["models"]["demo"]["ready"]) == ("not ready", False)
+            assert "stranger" in health["models"]["demo"]["problem"]
+            await d.add_worker(token="ours")
+            await d.ready()
+
+    run(main())
+
+
 def test_live_and_ready_follow_the_workers():
     async def main():
         async with deployment(workers=0) as d:
@@ -61,8 +82,13 @@ def test_live_and_ready_follow_the_workers():
             await worker.drain()
             await d.ready(False)
             assert (await d.http.get("/live")).status_code == 200, "the frontend lives without workers"
+
+            async def dropped():
+                return (await d.http.get("/health")).json()["models"]["demo"]["instances"] == []
+
+            await until_async(dropped, "discovery shows that it has left")
             health = (await d.http.get("/health")).json()
-            assert (health["status"], health["models"]["demo"]["instances"]) == ("not ready", [])
+            assert health["status"] == "not ready"
             assert health["models"]["demo"]["mode"] is None
 
     run(main())
@@ -71,6 +97,7 @@ def test_live_and_ready_follow_the_workers():
 def test_health_names_models_mode_and_instances():
     async def main():
         async with deployment(workers=2) as d:
+            await d.ready()
             health = (await d.http.get("/health")).json()
             assert health["status"] == "ready"
             model = health["models"]["demo"]
@@ -148,7 +175,7 @@ def test_a_request_id_comes_back(demo):
 def test_an_api_key_guards_v1_and_nothing_else():
     async def main():
         async with deployment(frontend={"api_key": "sesame"}) as d:
-            assert (await d.http.get("/ready")).status_code == 200
+            await d.ready()
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}):
                 for path in ("/v1/models", "/v1/models/demo", "/v1/nowhere"):
                     refused = await d.http.get(path, headers=headers)

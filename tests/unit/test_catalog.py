@@ -69,6 +69,27 @@ def test_models_come_and_go():
     follow(test)
 
 
+def test_ready_needs_workers_that_can_be_spoken_to():
+    troubles = {"b": "TLS: certificate has expired"}
+
+    async def main():
+        snapshots = Snapshots()
+        catalog = Catalog(snapshots, lambda card: "processor", trouble=lambda one: troubles.get(one.id))
+        task = asyncio.create_task(catalog.follow())
+        await snapshots.show(instance("a", "e"), instance("b", "pd"))
+        model, _ = catalog.get("demo")
+        assert not catalog.ready
+        assert model.gap("pd") == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
+        await snapshots.show(instance("a", "e"), instance("b", "pd"), instance("c", "pd"))
+        assert catalog.ready, "one is enough"
+        await snapshots.show(instance("a", "e"))
+        assert "span" in catalog.get("demo")[0].gap("pd"), "what is missing is told first"
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(main())
+
+
 def test_ready_needs_a_complete_path():
     async def test(catalog, snapshots, gone):
         await snapshots.show(instance("a", "e"))

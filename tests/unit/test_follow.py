@@ -21,12 +21,16 @@ class Deaf:
     def __init__(self) -> None:
         self.asked = 0
         self.listens = False
+        self.stays = False
 
     async def follow(self, of, origin):
         self.asked += 1
         if self.listens:
             self.listens = False
             yield News(None, Load())
+        if self.stays:
+            yield News(None, Load())
+            await asyncio.Event().wait()
         raise WorkerLost("gone")
 
     async def close(self):
@@ -53,6 +57,26 @@ def test_the_same_trouble_is_told_once(monkeypatch, caplog):
 
     with caplog.at_level(logging.INFO):
         run(main())
+
+
+def test_whom_it_can_hear_is_known(monkeypatch):
+    monkeypatch.setattr(follow, "RETRY_S", 0.001)
+    monkeypatch.setattr(follow, "MOST_RETRY_S", 0.002)
+
+    async def main():
+        source, worker = Deaf(), instance("w")
+        follower = Follower(source, Routing(RouterConfig()))
+        assert follower.trouble(worker) == follow.NOT_YET
+        assert follower.trouble(instance("enc", "e")) is None, "nobody listens to those"
+        follower.update([worker])
+        await until(lambda: follower.trouble(worker) == "gone", "it cannot be heard")
+        source.stays = True
+        await until(lambda: follower.trouble(worker) is None, "it is heard")
+        follower.update([])
+        assert follower.trouble(worker) == follow.NOT_YET
+        await follower.close()
+
+    run(main())
 
 
 def test_it_is_tried_less_and_less_often(monkeypatch):

@@ -24,6 +24,8 @@ log = logging.getLogger("triptych.catalog")
 
 FETCH_AGAIN_S = 0.5
 MOST_FETCH_AGAIN_S = 15.0
+MOST_TOLD = 3
+"""Workers whose trouble is told in one line."""
 
 
 class FilesSource(Protocol):
@@ -52,6 +54,8 @@ class Model:
     problem: str | None = None
     """Why there is no processor, where loading it failed."""
     created_unix_s: int = field(default_factory=lambda: int(time()))
+    trouble: Callable[[Instance], str | None] = lambda instance: None
+    """Why an instance cannot be spoken to; None: nothing is known against it."""
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -62,8 +66,14 @@ class Model:
         return self.processor is not None and self.gap("pd") is None
 
     def gap(self, stages: str) -> str | None:
-        """The span that is missing to run ``stages``, in words; None: none is."""
-        return gap(stages, self.instances)
+        """What is missing to run ``stages``, in words: a span, or word of those that have it; None: nothing is."""
+        if missing := gap(stages, self.instances):
+            return missing
+        troubles = {one: why for one in self.instances if (why := self.trouble(one))}
+        if gap(stages, [one for one in self.instances if one not in troubles]) is None:
+            return None
+        told = "; ".join(f"{one.name}: {why}" for one, why in list(troubles.items())[:MOST_TOLD])
+        return f"{len(troubles)} of {len(self.instances)} workers that are alive cannot be spoken to: {told}"
 
 
 class Catalog:
@@ -76,8 +86,10 @@ class Catalog:
         on_gone: Callable[[Instance], None] = lambda instance: None,
         on_change: Callable[[tuple[Instance, ...]], None] = lambda instances: None,
         files: FilesSource | None = None,
+        trouble: Callable[[Instance], str | None] = lambda instance: None,
     ) -> None:
-        """``files``: where a model's files are; left out, they are where its card says."""
+        """``files``: where a model's files are; left out, they are where its card says. ``trouble``: ``Model``'s."""
+        self._trouble = trouble
         self._discovery = discovery
         self._load = load
         self._files = files or _AsTheCardSays()
@@ -114,7 +126,7 @@ class Catalog:
     async def _update(self, name: str, instances: tuple[Instance, ...]) -> None:
         model = self.models.get(name)
         if model is None:
-            model = self.models[name] = Model(instances[0].model)
+            model = self.models[name] = Model(instances[0].model, trouble=self._trouble)
         for instance in instances:
             if instance not in model.instances:
                 log.info("worker %s serves %s as %s", instance.id, name, instance.span.value)

@@ -180,7 +180,7 @@ async def serving(
             return processor
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
-        catalog = Catalog(discovery, load, on_gone, follower.update, files)
+        catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.counts.samples, lag.samples, dispatcher.samples):

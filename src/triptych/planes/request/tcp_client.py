@@ -29,6 +29,7 @@ from triptych.planes.request.tls import SHUTDOWN_TIMEOUT_S, reason
 log = logging.getLogger("triptych.request")
 
 CONNECT_TIMEOUT_S = 5.0
+_WITHOUT_A_WORD = "closed the connection without a word; its log says why (token, certificate, another worker)"
 _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
 
 
@@ -75,12 +76,12 @@ class _ClientConnection(Connection):
 
     def on_closed(self) -> None:
         self._client.opened.discard(self)
+        error = "the worker's connection was lost before its answer was complete"
         if not self.heard and not self._ending:
-            self.on_broken(
-                "it closed the connection without a word; its log says why (token, certificate, another worker)"
-            )
+            self.on_broken(f"it {_WITHOUT_A_WORD}")
+            error = f"the worker {_WITHOUT_A_WORD}"
         for call in list(self.calls.values()):
-            call.finish(WorkerLost("the worker's connection was lost before its answer was complete"))
+            call.finish(WorkerLost(error))
 
     def on_broken(self, why: str) -> None:
         self._client.complain(self._peer, why)
@@ -255,8 +256,8 @@ class TcpRequestClient:
                     ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
                 )
         except ssl.SSLError as error:
-            self.complain(peer, f"TLS: {reason(error)}")
-            raise WorkerLost("the worker cannot be reached: TLS with it fails") from None
+            self.complain(peer, why := f"TLS: {reason(error)}")
+            raise WorkerLost(f"the worker cannot be reached: {why}") from None
         except (OSError, TimeoutError):
             raise WorkerLost("the worker cannot be reached") from None
         connection.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, self._token, peer.id))))
