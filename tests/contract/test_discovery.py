@@ -87,6 +87,23 @@ def test_another_checkpoint_under_the_name_of_one_that_is_served_is_refused(disc
     run(main())
 
 
+def test_other_weights_under_the_name_of_a_model_that_is_served_are_refused(discovery_plane):
+    """A fine-tune: tokenizer and configs are the same."""
+
+    async def main():
+        discovery = discovery_plane.discovery()
+        leases = [await discovery.register(instance("first", weights=(("1.bin", "aa"), ("2.bin", "bb"))))]
+        with pytest.raises(ConfigError, match=r"'first' serves other weights as 'demo': 2\.bin in its"):
+            await discovery.register(instance("second", weights=(("1.bin", "aa"), ("2.bin", "cc"))))
+        encodes = instance("enc", "e", weights=(("1.bin", "aa"),))
+        fine = (instance("more", weights=(("0.bin", "xx"), ("1.bin", "aa"))), encodes, instance("none"))
+        leases += [await discovery.register(one) for one in fine]
+        for lease in leases:
+            await lease.withdraw()
+
+    run(main())
+
+
 def test_namespaces_do_not_see_each_other(discovery_plane):
     async def main():
         here, there = discovery_plane.discovery("here"), discovery_plane.discovery("there")

@@ -20,6 +20,7 @@ from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
 from triptych.models.files import digest_of_files
+from triptych.models.weights import weights_in
 from triptych.observability.lag import LoopLag
 from triptych.planes.events.request import RequestPublisher
 from triptych.runtime.endpoints import Endpoints
@@ -113,6 +114,7 @@ def test_it_ends_in_the_reverse_order_of_its_start():
     ]
     assert (instance.id[:2], instance.component, instance.host, instance.port) == ("n-", "n", "127.0.0.1", 5)
     assert instance.model == msgspec.structs.replace(CARD, files_digest=digest_of_files(Path(CARD.path)))
+    assert instance.weights == weights_in(Path(CARD.path)) != ()
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     events: str = ""
     """Where it publishes what happens in it, as ``planes.events`` spells it, beside the endpoint ``events`` that every
     worker has; empty: nowhere."""
+    weights: tuple[tuple[str, str], ...] = ()
+    """(name, digest) of each shard of weights in its checkpoint (``models.weights``)."""

@@ -25,6 +25,12 @@ def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
                 f"configs in its {other.model.path} are not those in {instance.model.path}; all workers of a model "
                 "must serve the same version of it, so give this one another --served-model-name"
             )
+        if shard := _differing(other, instance):
+            return (
+                f"worker {other.name!r} serves other weights as {instance.model.name!r}: {shard} in its "
+                f"{other.model.path} is not that in {instance.model.path}; all workers of a model must serve the same "
+                "version of it, so give this one another --served-model-name"
+            )
         if _disagree(other.model.embedding, instance.model.embedding):
             return (
                 f"worker {other.name!r} of model {instance.model.name!r} works with embeddings of "
@@ -36,6 +42,12 @@ def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
 
 def _is_another_checkpoint(one: ModelCard, other: ModelCard) -> bool:
     return bool(one.files_digest and other.files_digest) and one.files_digest != other.files_digest
+
+
+def _differing(one: Instance, other: Instance) -> str | None:
+    """A shard that both have and that is not the same; one that only encodes needs not have all of them."""
+    theirs = dict(other.weights)
+    return next((name for name, digest in one.weights if theirs.get(name, digest) != digest), None)
 
 
 def _disagree(one: EmbeddingSpec | None, other: EmbeddingSpec | None) -> bool:
