@@ -31,6 +31,17 @@ def sample(tmp_path):
     return conversations(tmp_path / "sample.jsonl")
 
 
+def test_requests_that_are_left_out_are_counted(sample, capsys):
+    assert main(["simulate", sample, "--policy", "random"]) == 0
+    assert "left out" not in capsys.readouterr().out
+    with open(sample, "a") as file:
+        for lengths in ((0, 5), (600, 0), (-1, 5)):
+            row = {"timestamp": 0, "input_length": lengths[0], "output_length": lengths[1], "hash_ids": [1, 2]}
+            file.write(json.dumps(row) + "\n")
+    assert main(["simulate", sample, "--policy", "random"]) == 0
+    assert "200 requests in 60 s (3 left out: no prompt or no output); " in capsys.readouterr().out
+
+
 def test_policies_and_modes_side_by_side(sample, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["--workers", "4", "--policy", "kv", "--policy", "round-robin", "--mode", "EPD,EP/D", "--speed", "4,8"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triptych.router.policy import PolicyName
     from triptych.simulate.report import Outcome
     from triptych.simulate.runs import Runs
+    from triptych.simulate.trace import Trace
 
 T = TypeVar("T")
 _SEVERAL = ("policy", "mode", "speed")
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     runs = _runs(Path(args.trace), config)
     trace = runs.trace
     print(
-        f"{trace.name}: {len(trace.requests)} requests in {trace.seconds:.0f} s; {config.workers} workers, each "
-        f"{runs.profile.about}\ngoodput: TTFT of at most {config.ttft_target_s:g} s and "
+        f"{trace.name}: {len(trace.requests)} requests in {trace.seconds:.0f} s{_left_out(trace)}; "
+        f"{config.workers} workers, each {runs.profile.about}\ngoodput: TTFT of at most {config.ttft_target_s:g} s and "
         f"{config.tpot_target_ms:g} ms a token after the first\n",
         flush=True,
     )
@@ -71,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         _write(folder, runs, outcomes)
     return 0
+
+
+def _left_out(trace: Trace) -> str:
+    return f" ({trace.left_out} left out: no prompt or no output)" if trace.left_out else ""
 
 
 def _runs(path: Path, config: SimulateConfig) -> Runs:

@@ -42,6 +42,8 @@ class Trace(NamedTuple):
     name: str
     block_size: int
     requests: list[TraceRequest]
+    left_out: int = 0
+    """Requests without a prompt or without an output, which no engine can be asked for."""
 
     @property
     def seconds(self) -> float:
@@ -80,11 +82,12 @@ def read_trace(path: Path, wanted: Wanted) -> Trace:
     except (msgspec.MsgspecError, ValueError, KeyError, SyntaxError) as error:
         raise ConfigError(f"{path}: not a trace of a known format (Mooncake, Azure, ServeGen): {error}") from error
     good = sorted(one for one in requests if one.prompt_tokens > 0 and one.output_tokens > 0)
+    left_out = len(requests) - len(good)
     if not good:
         raise ConfigError(f"{path}: no requests in it")
     first = good[0].arrival_s
     good = [one._replace(arrival_s=one.arrival_s - first) for one in good[: wanted.limit]]
-    return Trace(path.stem, block_size, good)
+    return Trace(path.stem, block_size, good, left_out)
 
 
 def _read(path: Path, wanted: Wanted) -> tuple[int, list[TraceRequest]]:
