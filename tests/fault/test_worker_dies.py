@@ -240,14 +240,14 @@ def test_a_stopped_worker_gets_no_requests_while_another_lives(monkeypatch):
             await d.add_worker()
             await _instances(d, 2)
             worker.signal(signal.SIGSTOP)
-            routing = d.dispatcher.routing
+            calls = d.dispatcher._calls
             (stopped,) = [one for one in await _registered(d) if one != d.worker.instance]
-            await until(lambda: routing._is_silent(stopped), "it has not answered a ping")
+            await until(lambda: calls.is_silent(stopped), "it has not answered a ping")
             async with asyncio.timeout(5):
                 answers = await asyncio.gather(*(d.chat(f"{n}") for n in range(8)))
             assert all(answer.status_code == 200 for answer in answers)
             worker.signal(signal.SIGCONT)
-            await until(lambda: not routing._is_silent(stopped), "it answers again")
+            await until(lambda: not calls.is_silent(stopped), "it answers again")
 
     run(main())
 

@@ -11,7 +11,7 @@ from support.loops import run
 from triptych.config.router import RouterConfig
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, TooManyRequests, Unavailable, WorkerLost
 from triptych.contracts.kv_events import Load
-from triptych.contracts.request import GenerateRequest, Sampling, TokenDelta
+from triptych.contracts.request import GenerateRequest, Medium, Sampling, TokenDelta
 from triptych.router.block_hash import named
 from triptych.router.routing import Prompt, Routing, Wish
 from triptych.stages import dispatch
@@ -31,6 +31,11 @@ class Plane:
         self.called = []
         self.said = []
         self.left = 0
+        self.silent = set()
+        """Names of those whose sign of life is overdue."""
+
+    def is_silent(self, peer):
+        return f"w{peer.port}" in self.silent
 
     def call(self, peer, endpoint, payload, *, silence_s):
         name = f"w{peer.port}"
@@ -281,6 +286,27 @@ def test_a_worker_that_the_client_named_speaks_for_itself(error):
         assert plane.called == ["w1", "w1"]
 
     run(main())
+
+
+@pytest.mark.parametrize("spans", [{"w1": "epd", "w2": "epd"}, {"w1": "e", "w2": "e", "w3": "pd"}])
+@pytest.mark.parametrize(("silent", "taken"), [({"w1"}, {"w2"}), ({"w2"}, {"w1"}), ({"w1", "w2"}, {"w1", "w2"})])
+def test_who_is_silent_is_asked_when_nobody_else_is_left(spans, silent, taken):
+    plane, plans = Plane(), []
+    plane.silent = silent
+    fleet = [instance(name, span, port=int(name[1:])) for name, span in spans.items()]
+    request = replace(REQUEST, media=[Medium(kind="image", content_hash="red", format="PNG", data=b"")])
+
+    def on_plan(chosen):
+        plans.append(chosen)
+        raise asyncio.CancelledError
+
+    async def main():
+        with pytest.raises(asyncio.CancelledError):
+            async for _ in Dispatcher(plane, 1.0).run(request, lambda: fleet, on_plan):
+                pass
+
+    run(main())
+    assert plans[0].steps[0].instance.id in taken
 
 
 def test_a_named_worker_that_is_known_to_be_full_says_so():

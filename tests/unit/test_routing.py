@@ -64,18 +64,6 @@ def test_a_busy_one_is_not_taken_for_little() -> None:
     assert routing.choose("pd", [A, B], asked) is B
 
 
-def test_who_is_silent_is_taken_last() -> None:
-    silent, asked = {"a"}, prompt()
-    routing = Routing(RouterConfig(), is_silent=lambda one: one.id in silent)
-    routing.apply("a", told(asked, 3))
-    assert routing.choose("pd", [A, B], asked) is B, "though the other holds the prompt"
-    assert routing.choose("d", [A, B], asked) is B
-    silent.add("b")
-    assert routing.choose("pd", [A, B], asked) is A, "nobody else is left"
-    silent.clear()
-    assert routing.choose("pd", [A, B], asked) is A
-
-
 def test_what_other_frontends_sent_counts_too() -> None:
     workload = Workload()
     workload.begin("a", Load(10, 10, 1))

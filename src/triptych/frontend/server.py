@@ -165,7 +165,7 @@ async def serving(
     )
     listener = listen(config.host, config.port, shared=config.reuse_port)
     async with media_sources as media:
-        routing = Routing(routes, is_silent=lambda instance: client.is_silent(peer_of(instance)))
+        routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
         dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s)
         follower = Follower(events, routing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,15 +53,8 @@ class Prompt:
 class Routing:
     """For one event loop; nothing here waits, and ``now_s`` is the caller's clock."""
 
-    def __init__(
-        self,
-        config: RouterConfig,
-        chance: random.Random | None = None,
-        is_silent: Callable[[Instance], bool] = lambda instance: False,
-    ) -> None:
-        """``is_silent``: a worker's sign of life is overdue."""
+    def __init__(self, config: RouterConfig, chance: random.Random | None = None) -> None:
         self._config = config
-        self._is_silent = is_silent
         self.origin = secrets.token_hex(6)
         """By which workers tell this frontend's requests from those of others."""
         self._chance = chance or random.Random()
@@ -102,14 +95,11 @@ class Routing:
     def choose(self, stages: str, pool: Sequence[Instance], prompt: Prompt) -> Instance:
         """Who of ``pool``, which is not empty, takes ``stages`` of a request: by its prefill, else by what decodes.
 
-        Those that are silent are passed over while there are others.
-
         Raises BadRequest where the policy is ``direct`` and the request names none of them.
         """
         prefills = "p" in stages
         if prefills and self._config.router_policy == "direct":
             return _named(prompt.wish.instance, pool)
-        pool = [one for one in pool if not self._is_silent(one)] or pool
         if prefills and self._config.router_sessions and prompt.wish.session:
             by_name = {one.name: one for one in pool}
             return by_name[home(prompt.wish.session, sorted(by_name), lambda name: self.requests(by_name[name]))]

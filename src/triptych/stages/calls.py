@@ -66,6 +66,10 @@ class Calls:
         """Work in flight anywhere, releases among it."""
         return self._in_flight.total() + len(self._releases)
 
+    def is_silent(self, instance: Instance) -> bool:
+        """Its sign of life is overdue."""
+        return self._client.is_silent(peer_of(instance))
+
     async def encode(self, target: Instance, request: EncodeRequest, weight: int) -> EncodeAnswer:
         """``weight``: the media in it that have to be encoded, as far as is known."""
         with self.counted(target.id, weight):

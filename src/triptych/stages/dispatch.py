@@ -143,7 +143,7 @@ class Dispatcher:
         course.ask_again({key for key, until in self._avoid_until.items() if until > now})
 
     def _plan(self, course: Course, instances: Sequence[Instance]) -> Plan:
-        """A plan without workers already tried and, unless they are all there is, those that are full or broke off."""
+        """A plan without workers already tried and, unless they are all there is, those full, silent or just lost."""
         now = time.monotonic()
         self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
         need = Need(
@@ -154,8 +154,8 @@ class Dispatcher:
             encodes_cached=course.supply.believed_at,
         )
         try:
-            full = (one.id for one in instances if self._is_full(one))
-            avoid = {*course.tried, *course.unread, *self._avoid_until, *full}
+            busy = (one.id for one in instances if self._is_full(one) or self._calls.is_silent(one))
+            avoid = {*course.tried, *course.unread, *self._avoid_until, *busy}
             return plan(need, instances, self.load, avoid, self._choice(course))
         except (Unavailable, BadRequest):  # the second where the only one that the client wants is left out
             return plan(need, instances, self.load, course.tried, self._choice(course))
