@@ -38,7 +38,7 @@ def test_the_request_path_names_real_files() -> None:
 
 def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.cache.embedding import EmbeddingCache
-    from triptych.cache.held import Held
+    from triptych.cache.held_bytes import HeldBytes
     from triptych.config.media import MediaLimits
     from triptych.engines.base import EngineStats
     from triptych.frontend.admission import Admission
@@ -57,6 +57,6 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     of_workers = [*samples(EngineStats(media=of_media), EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     dispatcher = Dispatcher(TcpRequestClient(), 1.0)
-    of_frontends = [*Admission(0, 1, 1.0).samples(), *Held(1).samples(), *dispatcher.samples()]
+    of_frontends = [*Admission(0, 1, 1.0).samples(), *HeldBytes(1).samples(), *dispatcher.samples()]
     names |= {one.name + "_total" * (one.kind == "counter") for one in (*of_workers, *of_frontends)}
     assert documented == names

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from triptych.cache.held import Held, Holder
+from triptych.cache.held_bytes import HeldBytes, Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import (
     BadRequest,
@@ -81,7 +81,7 @@ class App:
         self._in_flight = 0
         self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
         self.metrics = FrontendMetrics(lambda: self._in_flight, media)
-        self._held = Held(config.max_held_bytes)
+        self._held = HeldBytes(config.max_held_bytes)
         self.metrics.also(self._admission.samples)
         self.metrics.also(self._held.samples)
         self._routes: dict[tuple[str, str], Route] = {

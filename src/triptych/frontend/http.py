@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from triptych.cache.held import Holder
+from triptych.cache.held_bytes import Holder
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
 from triptych.contracts.request import Data
 from triptych.memory import Growing

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from triptych.cache.held import Holder
+from triptych.cache.held_bytes import Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GenerateRequest, MediaKind, Medium, Sampling

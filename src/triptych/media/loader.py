@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from aiohttp.abc import AbstractResolver
 
-from triptych.cache.held import Holder
+from triptych.cache.held_bytes import Holder
 from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits

@@ -2,12 +2,12 @@
 
 import pytest
 
-from triptych.cache.held import Held
+from triptych.cache.held_bytes import HeldBytes
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests
 
 
 def test_more_than_there_is_room_for_is_refused_and_what_is_held_stays():
-    held = Held(100)
+    held = HeldBytes(100)
     with held.request() as first, held.request() as second:
         first.add(60)
         second.add(30)
@@ -19,7 +19,7 @@ def test_more_than_there_is_room_for_is_refused_and_what_is_held_stays():
 
 
 def test_a_medium_that_several_keep_counts_once_until_the_last_lets_go():
-    held, data = Held(100), bytes(70)
+    held, data = HeldBytes(100), bytes(70)
     with held.request() as first:
         with held.request() as second:
             for one in (first, second, second):
@@ -32,7 +32,7 @@ def test_a_medium_that_several_keep_counts_once_until_the_last_lets_go():
 
 
 def test_all_is_given_back_whatever_ends_the_request():
-    held = Held(100)
+    held = HeldBytes(100)
 
     def fail():
         with held.request() as one:
@@ -46,12 +46,12 @@ def test_all_is_given_back_whatever_ends_the_request():
 
 
 def test_what_there_is_never_room_for_is_too_large():
-    with Held(100).request() as one, pytest.raises(PayloadTooLarge, match="--max-held-bytes"):
+    with HeldBytes(100).request() as one, pytest.raises(PayloadTooLarge, match="--max-held-bytes"):
         one.add(101)
 
 
 def test_metrics_say_what_is_held_and_the_bound():
-    held = Held(100)
+    held = HeldBytes(100)
     with held.request() as one:
         one.add(7)
         values = {sample.name: sample.value for sample in held.samples()}

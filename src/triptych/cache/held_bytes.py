@@ -23,7 +23,7 @@ class Holder(Protocol):
         """What several may keep, such as a medium from the cache, counts once for all of them."""
 
 
-class Held:
+class HeldBytes:
     """Bytes of request bodies and fetched media that a frontend's requests hold. For one event loop."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -74,7 +74,7 @@ class Held:
 class _Request:
     """``Holder``."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: HeldBytes) -> None:
         self._held = held
         self._own_bytes = 0
         self._kept: list[Data] = []
