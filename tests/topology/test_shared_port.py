@@ -11,8 +11,9 @@ from support.loops import run, until
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
-from triptych.frontend import server as frontend_server
-from triptych.frontend.server import listen, serving
+from triptych.frontend.http import protocol
+from triptych.frontend.http.server import http_server, listen, serve_http
+from triptych.frontend.server import serving
 from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
 
@@ -91,13 +92,13 @@ async def app(scope, receive, send):
 
 def test_who_has_connected_when_it_ends_is_answered(monkeypatch):
     """Not accepted yet, accepted and silent so far, and kept from an earlier request."""
-    monkeypatch.setattr(frontend_server, "LAST_REQUEST_S", 10.0)
+    monkeypatch.setattr(protocol, "LAST_REQUEST_S", 10.0)
 
     async def main():
-        server = frontend_server._http_server(app, FrontendConfig(drain_timeout_s=2.0))
+        server = http_server(app, FrontendConfig(drain_timeout_s=2.0))
         with listen("127.0.0.1", 0) as listener:
             address = listener.getsockname()[:2]
-            serving = asyncio.create_task(frontend_server._serve_http(server, listener))
+            serving = asyncio.create_task(serve_http(server, listener))
             await server.serves.wait()
             silent, kept = [await asyncio.open_connection(*address) for _ in range(2)]
             kept[1].write(REQUEST)

@@ -30,7 +30,7 @@ from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
 from triptych.frontend.client_watch import ClientWatch
 from triptych.frontend.generation import INTERNAL, SHUTTING_DOWN, Generation, Job
-from triptych.frontend.http import (
+from triptych.frontend.http.asgi import (
     ClientGone,
     Headers,
     Receive,

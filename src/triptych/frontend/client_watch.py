@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from triptych.frontend.http import ClientGone, Receive
+from triptych.frontend.http.asgi import ClientGone, Receive
 
 
 class ClientWatch:

@@ -17,7 +17,7 @@ from triptych.contracts.errors import TriptychError, Unavailable, WorkerLost
 from triptych.contracts.request import GenerateRequest
 from triptych.frontend.answers import DONE, Answer, Said
 from triptych.frontend.choice import Choice, Piece
-from triptych.frontend.http import EventStream, Headers, Send, error_body, send_json
+from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_json
 from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
 from triptych.processor.processor import Prompt
