@@ -18,6 +18,7 @@ from triptych.config.nats import NatsServerConfig
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.config.simulate import SimulateConfig
+from triptych.config.supervise import SuperviseConfig
 from triptych.config.transfer import TransferConfig
 from triptych.config.verify import VerifyConfig
 
@@ -30,6 +31,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Transfer: worker": TransferConfig,
     "Media limits: frontend and worker": MediaLimits,
     "Planes: frontend and worker": PlaneConfig,
+    "Supervisor: `triptych up` and `triptych demo`, and the top level of a graph": SuperviseConfig,
     "NATS server: `triptych nats`": NatsServerConfig,
     "Check: `triptych verify`": VerifyConfig,
     "Simulation: `triptych simulate TRACE`": SimulateConfig,

@@ -75,12 +75,12 @@ def assert_all_end(descriptors: list[int]) -> None:
         assert ended, "a process is left behind"
 
 
-def ask(url: str, model: str) -> str:
+def ask(url: str, model: str, limit_s: float = 10) -> str:
     messages = [{"role": "user", "content": "red circle"}]
     body = {"model": model, "messages": messages, "max_tokens": 50, "temperature": 0}
     headers = {"content-type": "application/json"}
     request = Request(f"{url}/chat/completions", data=json.dumps(body).encode(), headers=headers)
-    with urlopen(request, timeout=10) as response:
+    with urlopen(request, timeout=limit_s) as response:
         return str(json.load(response)["choices"][0]["message"]["content"])
 
 
@@ -150,6 +150,28 @@ def test_frontends_share_a_port_and_one_that_dies_is_missed_by_nobody_else(tmp_p
         up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(EXIT_TIMEOUT_S) == 0
         assert_all_end(children)
+
+
+def test_a_worker_whose_event_loop_is_blocked_is_started_again(tmp_path: Path) -> None:
+    graph = tmp_path / "graph.yaml"
+    graph.write_text(
+        "model: demo\nworkers: [{name: epd, span: epd, engine: mock, args: [--poison-token, 198, --poison, hang]}]\n"
+    )
+    with triptych(tmp_path, "up", str(graph), "--port", "0", "--hang-timeout-s", "2") as up:
+        summary = up.read_until("Ctrl-C stops")
+        url = next(word for word in summary.split() if word.startswith("http://"))
+        worker = next(pid for pid in children_of(up) if b"\0worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        with suppress(OSError):
+            ask(url, "demo", limit_s=0.2)
+        said = "epd-0 hangs, for the first time: no sign of life for 2 s (--hang-timeout-s); it is killed"
+        wait_until(lambda: said in up.errors.read_text())
+        wait_until(lambda: "epd-0 is ready again" in up.errors.read_text())
+        assert not Path(f"/proc/{worker}").exists()
+
+
+def children_of(up: Running) -> list[int]:
+    pid = up.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_killed_supervisor_takes_all_processes_along(tmp_path: Path) -> None:

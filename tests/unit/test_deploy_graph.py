@@ -98,7 +98,7 @@ def test_the_demo_without_a_graph_file_is_the_example() -> None:
 WORKER = "model: demo\nworkers: [{engine: mock}]\n"
 
 WRONG = {
-    "unknown top key": (WORKER + "modle: x", "modle: unknown key; known: events, frontend, model,"),
+    "unknown top key": (WORKER + "modle: x", "modle: unknown key; known: events, frontend, hang-timeout-s, model,"),
     "unknown frontend key": (
         WORKER + "frontend: {prot: 1}",
         "frontend.prot: unknown key; known: allowed-local-media-path,",

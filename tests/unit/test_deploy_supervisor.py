@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from triptych.deploy import pulse
 from triptych.deploy import supervisor as supervisor_module
 from triptych.deploy.commands import ChildSpec, Role
 from triptych.deploy.report import Ready
@@ -205,3 +207,76 @@ def test_helpers_of_a_process_end_with_it(end: str) -> None:
 
     for line in [line for _, line in stage.lines if line.startswith("helper")]:
         assert_gone(int(line.split()[1]))
+
+
+# Gives signs of life until it is told what to do about them: stop giving them, or stop altogether.
+ALIVE = """
+import os, signal, sys, threading, time
+beat = lambda: open(os.environ["TRIPTYCH_HEARTBEAT"], "w").close() or os.utime(os.environ["TRIPTYCH_HEARTBEAT"])
+beat()
+print("triptych: ready {role} http://x model=m", flush=True)
+{extra}
+"""
+QUIET = "signal.pause()"
+STOPPED = "os.kill(os.getpid(), signal.SIGSTOP)"
+BUSY = "while True: pass"
+BEATING = "while True: beat(), time.sleep(0.02)"
+
+
+def watched(folder: Path, *specs: ChildSpec) -> Stage:
+    stage = Stage(*specs)
+    stage._supervisor._pulses = pulse.Pulses(folder, 0.4, look_s=0.05)
+    return stage
+
+
+@pytest.mark.parametrize("what", [QUIET, STOPPED, BUSY], ids=["blocked", "stopped", "busy"])
+def test_a_process_that_hangs_is_killed_with_its_helpers_and_started_again(what: str, tmp_path: Path) -> None:
+    stage = watched(tmp_path, spec("w-0", ALIVE, extra=WITH_HELPER + what))
+    stage.hooks["note: w-0 is ready again"] = stage.stop
+
+    async def stay(_: dict[str, Ready]) -> None: ...
+
+    stage.run(stay)
+
+    notes = [line for name, line in stage.lines if name == "note"]
+    assert "w-0 hangs, for the first time: no sign of life for 0.4 s (--hang-timeout-s); it is killed" in notes
+    assert any(line.startswith("w-0 ended (killed by SIGKILL") for line in notes)
+    for line in [line for _, line in stage.lines if line.startswith("helper")]:
+        assert_gone(int(line.split()[1]))
+
+
+def test_who_gives_signs_or_never_gave_one_or_is_not_ready_yet_is_left_alone(tmp_path: Path) -> None:
+    late = ALIVE.replace("print(", "time.sleep(1.0) or print(").replace("{extra}", BEATING)
+    stage = watched(
+        tmp_path,
+        spec("beats", ALIVE, extra=BEATING),
+        spec("mute", OBEDIENT),
+        spec("late", late),
+    )
+    stage.run()
+    assert not stage.said("hangs")
+    assert sorted(stage.said("triptych: ready")) == ["beats", "late", "mute"]
+
+
+def look(beat: int | None, state: str = "S", cpu_s: float = 0.0) -> pulse.Look:
+    return pulse.Look(beat, state, cpu_s)
+
+
+@pytest.mark.parametrize(
+    ("looks", "hangs_at"),
+    [
+        ([look(1)] * 6, 3),
+        ([look(None)] * 9, None),
+        ([look(n // 3) for n in range(9)], None),
+        ([look(1, "t")] * 9, None),
+        ([look(1, "T")] * 9, 3),
+        ([look(1, "R", 0.01 * n) for n in range(9)], None),
+        ([look(1, "R", 0.9 * n) for n in range(9)], 3),
+        ([look(1, "D")] * 40, 30),
+    ],
+    ids=["quiet", "never a sign", "slow signs", "debugged", "stopped", "starved", "busy", "starved for long"],
+)
+def test_when_a_process_hangs(looks: list[pulse.Look], hangs_at: int | None) -> None:
+    one = pulse.Pulse(3.0, 1.0)
+    found = next((place for place, seen in enumerate(looks) if one.hangs(seen)), None)
+    assert found == hangs_at

@@ -4,13 +4,14 @@ import asyncio
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from support.checkpoints import IMAGE_ID, cells, picture
-from support.loops import run
+from support.loops import run, until
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
-from triptych.contracts.errors import BadRequest, ConfigError
-from triptych.contracts.request import GenerateRequest, Medium, Sampling
+from triptych.contracts.errors import BadRequest, ConfigError, KvLost
+from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions, engine_factory
@@ -118,6 +119,41 @@ def test_closing_the_iterator_aborts():
         await engine.stop()
 
     run(main())
+
+
+def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_back_or_its_lease_ends():
+    """And nothing of it stays in the engine, however many there were."""
+
+    async def main():
+        transfer = InprocTransfer(TransferConfig(lease_s=0.05))
+        await transfer.start()
+        engine = MockEngine(options())
+        await engine.start(transfer)
+        given = [await engine.prefill(replace(request(), id=f"r{n}"), []) for n in range(50)]
+        assert transfer.stats().leases == 50
+        held = _held_by(engine)
+        async for _ in engine.generate(replace(request(), kv=given[0].kv, said=given[0].delta.token_ids)):
+            pass
+        await engine.release(given[1].kv)
+        await engine.release(given[1].kv)
+        await engine.release(KvHandle(engine="vllm", request_id="r2", params=b"x"))
+        assert transfer.stats().leases == 48
+        await until(lambda: transfer.stats().leases == 0, "the leases of the others end")
+        assert transfer.stats().used_bytes == 0
+        with pytest.raises(KvLost):
+            await anext(engine.generate(replace(request(), kv=given[2].kv, said=given[2].delta.token_ids)))
+        for number in range(50):
+            await engine.prefill(replace(request(), id=f"s{number}"), [])
+        assert _held_by(engine) == held, "it keeps an account of none of them"
+        await engine.stop()
+        await transfer.close()
+
+    run(main())
+
+
+def _held_by(engine):
+    """The size of each of its collections."""
+    return {name: len(value) for name, value in vars(engine).items() if isinstance(value, dict | list | set)}
 
 
 def test_pace():

@@ -24,6 +24,8 @@ from triptych.planes.events.base import Publisher, Source
 from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.request.base import RequestClient
 from triptych.planes.request.tls import TlsFiles
+from triptych.runtime.heartbeat import beat
+from triptych.runtime.tasks import TaskSet
 from triptych.runtime.worker import EngineFailed
 
 if TYPE_CHECKING:
@@ -71,7 +73,13 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     async def live() -> None:
-        await main(Life())
+        signs = TaskSet()
+        if (path := env.heartbeat()) is not None:
+            signs.spawn(beat(path), "signs of life")
+        try:
+            await main(Life())
+        finally:
+            await signs.close()
 
     try:
         uvloop.run(live())

@@ -11,6 +11,7 @@ import msgspec
 
 from triptych.cli.options import add_options, read_options
 from triptych.config.serve import FrontendConfig, PlaneConfig
+from triptych.config.supervise import SuperviseConfig
 
 if TYPE_CHECKING:
     from triptych.deploy.graph import Graph
@@ -41,6 +42,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     skipped = (name for name in FrontendConfig.__struct_fields__ if name not in OVERRIDDEN)
     add_options(parser, FrontendConfig, skip=tuple(skipped))
     add_options(parser, PlaneConfig)
+    add_options(parser, SuperviseConfig)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +57,8 @@ def override(graph: Graph, args: argparse.Namespace) -> Graph:
     config = _given(args, FrontendConfig, graph.frontend.config, OVERRIDDEN)
     plane = _given(args, PlaneConfig, graph.plane, PlaneConfig.__struct_fields__)
     frontend = msgspec.structs.replace(graph.frontend, config=config)
-    return msgspec.structs.replace(graph, frontend=frontend, plane=plane)
+    supervise = _given(args, SuperviseConfig, graph.supervise, SuperviseConfig.__struct_fields__)
+    return msgspec.structs.replace(graph, frontend=frontend, plane=plane, supervise=supervise)
 
 
 def serve_graph(graph: Graph, session: Session) -> int:

@@ -12,6 +12,7 @@ RUN_DIR = "TRIPTYCH_RUN_DIR"
 TOKEN = "TRIPTYCH_TOKEN"
 API_KEY = "TRIPTYCH_API_KEY"
 LOG_LEVEL = "TRIPTYCH_LOG_LEVEL"
+HEARTBEAT = "TRIPTYCH_HEARTBEAT"
 NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
 NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
 
@@ -70,6 +71,12 @@ def log_level() -> str:
     if level not in LOG_LEVELS:
         raise ConfigError(f"{LOG_LEVEL} is {level!r}; known: {', '.join(LOG_LEVELS)}")
     return level
+
+
+def heartbeat() -> Path | None:
+    """The file that this process touches as a sign of life to its supervisor; None: it has no supervisor."""
+    path = os.environ.get(HEARTBEAT)
+    return Path(path) if path else None
 
 
 def is_set(name: str) -> bool:

@@ -18,6 +18,7 @@ from triptych.config.choices import choices
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.config.supervise import SuperviseConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span, modes_of
@@ -64,6 +65,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerNode, ...]
     plane: PlaneConfig = PlaneConfig()
     frontend: FrontendNode = FrontendNode()
+    supervise: SuperviseConfig = SuperviseConfig()
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -71,7 +73,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys of the top level besides those of ``PlaneConfig``."""
+    """Keys of the top level besides those of ``PlaneConfig`` and ``SuperviseConfig``."""
 
     model: str | None = None
     served_model_name: str | None = None
@@ -92,7 +94,7 @@ def load_graph(path: Path, *, model: str | None = None, served_model_name: str |
 
 def parse_graph(document: object, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
     """``load_graph`` of a file already read; errors name the key only."""
-    head, plane = _read(document, "", _Head, PlaneConfig)
+    head, plane, supervise = _read(document, "", _Head, PlaneConfig, SuperviseConfig)
     if not head.workers:
         raise ConfigError("workers: give at least one worker")
     defaults = {
@@ -107,6 +109,7 @@ def parse_graph(document: object, *, model: str | None = None, served_model_name
         workers=workers,
         plane=plane,
         frontend=FrontendNode(config=config, media=media, router=router, replicas=placement.replicas),
+        supervise=supervise,
     )
     _check(graph)
     return graph

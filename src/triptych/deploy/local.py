@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
@@ -17,6 +18,7 @@ from triptych.deploy.client import wait_for_workers
 from triptych.deploy.graph import Graph
 from triptych.deploy.output import Terminal
 from triptych.deploy.own_plane import specs_with_plane
+from triptych.deploy.pulse import Pulses
 from triptych.deploy.report import Ready
 from triptych.deploy.supervisor import Stopper, Supervisor
 
@@ -74,8 +76,10 @@ async def _serve(graph: Graph, session: Session) -> None:
             await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
         await session(deployment, stop)
 
-    supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text))
-    await supervisor.run(stop, when_ready)
+    with tempfile.TemporaryDirectory(prefix="triptych-signs-", ignore_cleanup_errors=True) as signs:
+        pulses = Pulses(Path(signs), graph.supervise.hang_timeout_s)
+        supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text), pulses)
+        await supervisor.run(stop, when_ready)
 
 
 def _deployment(graph: Graph, reports: dict[str, Ready]) -> Deployment:

@@ -62,6 +62,10 @@ class Child(asyncio.SubprocessProtocol):
         )
         return child
 
+    @property
+    def pid(self) -> int:
+        return self._process().get_pid()
+
     async def cause(self) -> str:
         """Why it ended, in one line; waits for the last of its output. Only after ``exited``."""
         await self._output_ended()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from triptych.deploy.commands import ChildSpec, Role
 from triptych.deploy.process import Child
+from triptych.deploy.pulse import Pulses
 from triptych.deploy.report import Ready
 from triptych.deploy.restart import History, after_exit
 
@@ -49,8 +52,14 @@ class Supervisor:
         specs: Sequence[ChildSpec],
         write_line: Callable[[str, str], None],
         note: Callable[[str], None],
+        pulses: Pulses | None = None,
     ) -> None:
-        """``write_line(name, line)`` takes the processes' output, ``note(text)`` what happens to them."""
+        """``write_line(name, line)`` takes the processes' output, ``note(text)`` what happens to them.
+
+        ``pulses`` tells which of them hang; None: nobody looks.
+        """
+        self._pulses = pulses or Pulses(Path(), 0.0)
+        self._hangs: Counter[str] = Counter()
         self._specs = specs
         self._write_line = write_line
         self._note = note
@@ -94,13 +103,30 @@ class Supervisor:
 
     async def _live(self, spec: ChildSpec) -> tuple[float | None, str]:
         """One life of a process: the seconds that it was ready (None: never), and why it ended."""
-        child = await Child.start(spec, self._write_line, self._became_ready)
+        child = await Child.start(self._pulses.watched(spec), self._write_line, self._became_ready)
         self._children[spec.name] = child
-        await child.exited.wait()
+        await self._until_ended(child)
         ended_at = time.monotonic()
         cause = await child.cause()
         await child.close()
         return (None if child.ready_at is None else ended_at - child.ready_at), cause
+
+    async def _until_ended(self, child: Child) -> None:
+        """Wait for the end of ``child``, and put one to it where it hangs."""
+        waits = [asyncio.create_task(child.exited.wait()), asyncio.create_task(self._pulses.hung(child))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        if not child.exited.is_set():
+            self._hangs[child.name] += 1
+            times = "for the first time" if self._hangs[child.name] == 1 else f"for time {self._hangs[child.name]}"
+            limit = f"{self._pulses.timeout_s:g} s (--hang-timeout-s)"
+            self._note(f"{child.name} hangs, {times}: no sign of life for {limit}; it is killed")
+            child.kill()
+            await child.exited.wait()
 
     def _became_ready(self, name: str, report: Ready) -> None:
         is_first = name not in self._reports

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
 from array import array
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -59,7 +61,6 @@ class MockEngine:
         self._args = parse_engine_args(options.args, MockArgs)
         self._checkpoint: Checkpoint | None = None
         self._decoder = MediaDecoder(options.media)
-        self._kv: dict[str, TensorHandle] = {}
         self._pace = Pace(_profile(self._args), self._args.block_size) if self._args.pace else None
         self._tokenise: Tokenise = _no_tokenizer
         self._running = 0
@@ -159,8 +160,8 @@ class MockEngine:
             self._running -= 1
 
     async def release(self, kv: KvHandle) -> None:
-        if handle := self._kv.pop(kv.request_id, None):
-            self._transfer.release(handle)
+        with suppress(msgspec.MsgspecError):  # a handle of another engine
+            self._transfer.release(_tensor_of(kv))
 
     async def generate(
         self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
@@ -195,6 +196,8 @@ class MockEngine:
 
     async def _prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> int:
         """Prompt length with every medium's placeholder expanded. Raises what is wrong with a medium."""
+        if self._args.poison_token in request.token_ids:
+            (_crash if self._args.poison == "crash" else _hang)()
         expanded = len(request.token_ids)
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
@@ -265,7 +268,7 @@ class MockEngine:
         data = kv_of(request.token_ids)
         [buffer] = await self._transfer.allocate([(len(request.token_ids),)], "int32")
         buffer.data[:] = data
-        handle = self._kv[request.id] = self._transfer.export(buffer)
+        handle = self._transfer.export(buffer)  # a lease: it ends when it is read, by ``release``, or by time
         buffer.close()
         return KvHandle(engine="mock", request_id=request.id, params=msgspec.msgpack.encode(handle))
 
@@ -273,8 +276,7 @@ class MockEngine:
         """Fetch the KV cache that ``request.kv`` names; it must be that of this very prompt."""
         assert request.kv is not None
         try:
-            handle = msgspec.msgpack.decode(request.kv.params, type=TensorHandle)
-            [buffer] = await self._transfer.fetch([handle])
+            [buffer] = await self._transfer.fetch([_tensor_of(request.kv)])
         except (msgspec.MsgspecError, TriptychError) as error:
             raise KvLost(f"the KV cache could not be read: {error}") from error
         try:
@@ -289,13 +291,30 @@ class MockEngine:
     def _count(self) -> None:
         self._made += 1
         if self._made == self._args.crash_after_tokens:
-            os.kill(os.getpid(), 9)
+            _crash()
+        if self._made == self._args.hang_after_tokens:
+            _hang()
 
 
 def _profile(args: MockArgs) -> Profile:
     profile = profile_named(args.pace)
     room = args.kv_tokens or profile.kv_tokens
     return msgspec.structs.replace(profile, kv_tokens=room, host_kv_tokens=args.host_kv_tokens)
+
+
+def _crash() -> None:
+    """End this process as a segmentation fault does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    """Block the event loop for ever."""
+    threading.Event().wait()
+
+
+def _tensor_of(kv: KvHandle) -> TensorHandle:
+    """Return where the cache lies. Raises MsgspecError for a handle of another engine."""
+    return msgspec.msgpack.decode(kv.params, type=TensorHandle)
 
 
 def _no_tokenizer(text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -33,3 +33,9 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What its card says of embeddings; anything but float32 is a lie, for tests."""
     crash_after_tokens: Annotated[int, Meta(ge=0)] = 0
     """Kill this process, as a segmentation fault would, once so many tokens were made; 0: never."""
+    hang_after_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Block this process's event loop for ever once so many tokens were made; 0: never."""
+    poison_token: Annotated[int, Meta(ge=-1)] = -1
+    """A prompt with this token befalls the worker with ``poison`` before its first token; -1: there is none."""
+    poison: Literal["crash", "hang"] = "crash"
+    """``crash`` kills this process, ``hang`` blocks its event loop for ever."""

@@ -1,0 +1,30 @@
+"""The sign of life that a process gives its supervisor: a file that its event loop touches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+log = logging.getLogger("triptych.heartbeat")
+
+BEAT_S = 0.5
+
+
+async def beat(path: Path) -> None:
+    """Touch ``path`` every ``BEAT_S`` until cancelled. A loop that is blocked, or a stopped process, does not."""
+    said = ""
+    while True:
+        try:
+            _touch(path)
+            said = ""
+        except OSError as error:
+            if (why := str(error)) != said:
+                log.warning("cannot give a sign of life: %s", why)
+            said = why
+        await asyncio.sleep(BEAT_S)
+
+
+def _touch(path: Path) -> None:
+    """A file in memory or in a local folder: there is nothing to wait for."""
+    path.touch()
