@@ -45,11 +45,12 @@ def _tokenizer(special: dict[str, int]) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_words(), trainer)
+    tokenizer.train_from_iterator(words(), trainer)
     return tokenizer
 
 
-def _words() -> list[str]:
+def words() -> list[str]:
+    """Made-up words, each with a space before it."""
     rng = random.Random(20_000)
     syllables = [onset + vowel for onset in _ONSETS for vowel in _VOWELS]
     return [" " + "".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(40_000)]
