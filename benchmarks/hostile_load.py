@@ -101,7 +101,8 @@ async def streams(url: str, seconds: float, seed: int) -> list[Record]:
     """``STREAMS`` answers side by side that last about ``seconds``."""
     tokens = int(seconds * TOKENS_PER_S)
     host = url.removeprefix("http://")
-    prompts = [Prompt(f"{seed} {number} how many shapes are there?", tokens) for number in range(STREAMS)]
+    words = " ".join(["how many shapes are there"] * 80)  # the mock engine says them again: each token has text
+    prompts = [Prompt(f"{seed} {number} {words}", tokens) for number in range(STREAMS)]
     requests = [Request(http_request(one, "paced", host), tokens) for one in prompts]
     records, _ = await run_load(url, requests, STREAMS, 3 * seconds + 30)
     return records
