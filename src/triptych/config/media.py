@@ -94,5 +94,8 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 8
     media_allow_private: Annotated[
         bool,
-        Meta(description="Let media URLs reach private, loopback and link-local addresses (for tests and intranets)."),
+        Meta(
+            description="Let media URLs reach private and loopback addresses (for tests and intranets). Link-local "
+            "ones, and others at which clouds give credentials out, stay refused."
+        ),
     ] = False

@@ -18,7 +18,7 @@ from triptych.media.overhead import Connector, TooManyInterim, TooMuchBeside
 HEADERS = {
     "User-Agent": f"triptych/{__version__}",
     "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
-    "Accept-Encoding": "identity",  # A small compressed answer could be endless when inflated.
+    "Accept-Encoding": "identity",  # Media are compressed by themselves.
 }
 """The same for every medium, so that all that an answer's Vary may name is always equal."""
 
@@ -64,7 +64,7 @@ class CheckedResolver(AbstractResolver):
 
 
 def open_session(limits: MediaLimits, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
-    """A session that keeps no cookies, reads no environment and inflates nothing; bounded by who uses it."""
+    """A session that keeps no cookies, reads no environment and inflates nothing by itself; bounded by who uses it."""
     names = resolver or ThreadLookup(limits.media_max_fetches)
     connector = Connector(
         resolver=CheckedResolver(names, allow_private=limits.media_allow_private),

@@ -1,8 +1,9 @@
 """Which URLs and addresses the server may be sent to. Pure: nothing here resolves or connects.
 
 A media URL comes from a stranger, and the server can reach what the stranger cannot (its own network, the
-cloud's metadata service). So a URL is parsed once, by the parser that the HTTP client uses, and only in
-spellings that all parsers read alike; and an address must be globally reachable.
+cloud's metadata service). So a URL's host is parsed once, by the parser that the HTTP client uses, and only in
+spellings that all parsers read alike; and an address must be globally reachable. What follows the host is the other
+server's matter and stays as it is.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from yarl import URL
 
 from triptych.contracts.errors import BadRequest
 from triptych.media.errors import ADDRESS_REFUSED, INVALID_URL, problem
+from triptych.media.fetch.target import joined, with_target
 
 MAX_URL_CHARS = 8192
 
-_AUTHORITY = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 
@@ -29,10 +31,12 @@ _REFUSED_V4 = tuple(
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(IPv6Network(net) for net in ("2001::/23", "2001:db8::/32", "3fff::/20"))
 _NAT64 = IPv6Network("64:ff9b::/96")
-# Metadata services of clouds (AWS and most others, AWS over IPv6, Azure, Alibaba): never media.
-_METADATA = frozenset(
-    ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "168.63.129.16", "100.100.100.200")
-)
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+_COMPATIBLE = IPv6Network("::/96")
+# Services of clouds that tell credentials to whoever asks, beside the link-local ones that nearly all are: Azure's,
+# Alibaba's and Oracle's; over IPv6 those of AWS (instances, EKS pods), Google and Scaleway. Never media.
+_CREDENTIALS_V4 = tuple(IPv4Network(net) for net in ("168.63.129.16", "100.100.100.200", "192.0.0.192"))
+_CREDENTIALS_V6 = tuple(IPv6Network(net) for net in ("fd00:ec2::/32", "fd20:ce::/32", "fd00:42::/32"))
 
 
 class AddressRefused(Exception):
@@ -40,7 +44,7 @@ class AddressRefused(Exception):
 
 
 def parse_url(url: str, item: str) -> URL:
-    """The one reading of a remote ``url``: what is checked is what the client connects to.
+    """Read a remote ``url``, once: what is checked is what the client connects to and asks for, without the fragment.
 
     Raises BadRequest: ``invalid_media_url`` for a URL that is malformed, carries credentials or has another
     scheme than http and https, ``media_address_refused`` for a number in place of a host name that is not a
@@ -50,30 +54,27 @@ def parse_url(url: str, item: str) -> URL:
         raise _invalid(item, f"the URL is longer than {MAX_URL_CHARS:,} characters")
     if not url.isprintable() or " " in url or "\\" in url:
         raise _invalid(item, "the URL has spaces, backslashes or control characters; percent-encode them")
-    authority = _AUTHORITY.match(url)
-    if authority is None:
+    found = _ORIGIN.match(url)
+    if found is None:
         raise _invalid(item, "not an http, https or data URL with a host")
-    if "@" in authority[1]:
+    if "@" in found[1]:
         raise _invalid(item, "the URL has a user name or password; URLs with credentials are refused")
     try:
-        parsed = URL(url).with_fragment(None)
-        host, port = parsed.raw_host, parsed.port
+        origin = URL(found[0])
+        host, port = origin.raw_host, origin.port
     except ValueError:
         raise _invalid(item, "the URL is malformed") from None
-    if not host or not port or parsed.user is not None:
+    if not host or not port or origin.user is not None:
         raise _invalid(item, "the URL is malformed")
     _check_host(host, item)
-    return parsed
+    return with_target(origin, url[found.end() :])
 
 
 def join_url(base: URL, location: str, item: str) -> URL:
-    """Where a redirect from ``base`` to ``location`` leads, checked like any other URL."""
-    if not location.isprintable() or "\\" in location:
+    """Return where a redirect from ``base`` to ``location`` leads, checked like any other URL."""
+    target = joined(base, location)
+    if not target.isprintable() or "\\" in target:
         raise _invalid(item, "the URL redirects to a malformed URL")
-    try:
-        target = str(base.join(URL(location)))
-    except ValueError:
-        raise _invalid(item, "the URL redirects to a malformed URL") from None
     return parse_url(target, item)
 
 
@@ -90,8 +91,8 @@ def literal_address(url: URL) -> str | None:
 def check_address(address: str, *, allow_private: bool) -> None:
     """Raise AddressRefused unless ``address`` is globally reachable unicast.
 
-    ``allow_private`` lets private, loopback, link-local and other special ones pass too; multicast,
-    unspecified and the clouds' metadata addresses are refused even then.
+    ``allow_private`` lets private, loopback and other special ones pass too; multicast, unspecified and link-local
+    addresses, and others at which clouds give credentials out, are refused even then.
     """
     try:
         ip = ip_address(address)
@@ -108,7 +109,7 @@ def check_address(address: str, *, allow_private: bool) -> None:
 def refuse_address(item: str, *, allow_private: bool) -> BadRequest:
     """What ``check_address`` refused, in words for the client: not which address it was."""
     if allow_private:
-        reason = "the URL leads to an address that media never come from: no host's own, or a cloud's metadata service"
+        reason = "the URL leads to an address that media never come from: no host's own, link-local, or a cloud's"
     else:
         reason = "the URL leads to an address that is not public (--media-allow-private permits those)"
     return problem(BadRequest, item, ADDRESS_REFUSED, reason)
@@ -136,12 +137,18 @@ def _check_host(host: str, item: str) -> None:
 
 
 def _never_media(ip: IPv4Address | IPv6Address) -> bool:
-    inner = _embedded_v4(ip) if isinstance(ip, IPv6Address) else None
-    return any(one.is_multicast or one.is_unspecified or one in _METADATA for one in (ip, inner) if one is not None)
+    inner = _all_embedded_v4(ip) if isinstance(ip, IPv6Address) else ()
+    return any(
+        one.is_multicast or one.is_unspecified or one.is_link_local or _gives_credentials(one) for one in (ip, *inner)
+    )
+
+
+def _gives_credentials(ip: IPv4Address | IPv6Address) -> bool:
+    return any(ip in net for net in (_CREDENTIALS_V4 if isinstance(ip, IPv4Address) else _CREDENTIALS_V6))
 
 
 def _is_public_v4(ip: IPv4Address) -> bool:
-    return ip.is_global and ip not in _METADATA and not any(ip in net for net in _REFUSED_V4)
+    return ip.is_global and not _gives_credentials(ip) and not any(ip in net for net in _REFUSED_V4)
 
 
 def _is_public_v6(ip: IPv6Address) -> bool:
@@ -158,6 +165,20 @@ def _embedded_v4(ip: IPv6Address) -> IPv4Address | None:
     if ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFF_FFFF)
     return ip.ipv4_mapped or ip.sixtofour
+
+
+def _all_embedded_v4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
+    """The IPv4 addresses that packets to ``ip`` may end at where special addresses are allowed: those of
+    ``_embedded_v4``, of translation with a local prefix (RFC 8215) and of the old compatible addresses."""
+    inner = _embedded_v4(ip)
+    if inner is not None:
+        return (inner,)
+    value = int(ip)
+    last = IPv4Address(value & 0xFFFF_FFFF)
+    if ip in _NAT64_LOCAL:  # behind a prefix of 96 bits, or of 48 (RFC 6052, 2.2: eight zeros in the middle)
+        middle = IPv4Address((value >> 64 & 0xFFFF) << 16 | value >> 40 & 0xFFFF)
+        return tuple(one for one in (last, middle) if int(one))
+    return (last,) if ip in _COMPATIBLE else ()
 
 
 def _invalid(item: str, reason: str) -> BadRequest:

@@ -22,7 +22,7 @@ from triptych.media.data_url import LongUrl, decode_data_url, is_data_url
 from triptych.media.domains import Domains
 from triptych.media.embedding import embedding_medium, is_pt
 from triptych.media.errors import TOO_LARGE, TOO_MANY, problem
-from triptych.media.fetch import MediaFetcher
+from triptych.media.fetch.fetcher import MediaFetcher
 from triptych.media.inspect import QUICK, Facts, inspect
 from triptych.media.local_file import LocalFiles, is_file_url
 from triptych.media.naming import content_hash

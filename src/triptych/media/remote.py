@@ -13,7 +13,7 @@ from triptych.contracts.request import Data, Medium
 from triptych.media import guard
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import ANY_ITEM, on_item
-from triptych.media.fetch import Fetched, MediaFetcher
+from triptych.media.fetch.fetcher import Fetched, MediaFetcher
 from triptych.observability.metrics import MediaCounts
 
 ENTRY_BYTES = 2048

@@ -6,6 +6,7 @@ exactly the checked addresses are handed to the client, and each redirect starts
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from types import TracebackType
@@ -23,6 +24,7 @@ from triptych.media.byte_limit import ByteLimit
 from triptych.media.connect import in_our_words, open_session
 from triptych.media.domains import Domains
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
+from triptych.media.fetch.encoding import BadCoding, OverLimit, UnknownCoding, codings_of, decoded
 from triptych.media.freshness import Policy, kept_headers, read_policy, still_holds, updated
 from triptych.media.slots import Allowance, Slots
 from triptych.memory import Growing
@@ -172,8 +174,7 @@ class MediaFetcher:
 async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -> Data:
     if response.status != 200:
         raise problem(BadRequest, item, FETCH_FAILED, f"the URL answered HTTP {response.status}")
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise problem(BadRequest, item, FETCH_FAILED, "the URL answered with compressed content, unasked")
+    codings = _codings(response, item)
     if response.content_length is not None and response.content_length > limit.size_bytes:
         raise limit.exceeded(item)
     body = Growing(response.content_length or 0)
@@ -188,7 +189,28 @@ async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -
             raise problem(BadRequest, item, FETCH_FAILED, reason)
         if not pace().spend(len(piece)):
             await pace().room()
-    return body.taken()
+    return await _inflated(body.taken(), codings, item, limit)
+
+
+def _codings(response: aiohttp.ClientResponse, item: str) -> tuple[str, ...]:
+    try:
+        return codings_of(",".join(response.headers.getall("Content-Encoding", ())))
+    except UnknownCoding as coding:
+        reason = f"the URL answered with compressed content ({coding}), unasked; gzip and deflate are read"
+        raise problem(BadRequest, item, FETCH_FAILED, reason) from None
+
+
+async def _inflated(data: Data, codings: tuple[str, ...], item: str, limit: ByteLimit) -> Data:
+    """``data`` without ``codings``, by a thread: of at most ``limit`` bytes before and after."""
+    if not codings:
+        return data
+    try:
+        return await asyncio.to_thread(decoded, data, codings, limit.size_bytes)
+    except OverLimit:
+        raise limit.exceeded(item) from None
+    except BadCoding:
+        reason = f"the URL's answer is not the {', '.join(codings)} that it says it is, damaged or cut off"
+        raise problem(BadRequest, item, FETCH_FAILED, reason) from None
 
 
 def _policy(headers: dict[str, str], asked: float) -> Policy:

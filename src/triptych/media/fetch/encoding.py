@@ -1,0 +1,104 @@
+"""Content codings of HTTP answers (RFC 9110, 8.4): which there are, and inflating them within a byte limit.
+
+Media are asked for without a coding, but stores and CDNs answer with what a file was uploaded with, and write words
+into the header that are no coding at all (``utf-8``, ``binary``, ``aws-chunked``). Those change nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Generator
+
+from triptych.contracts.request import Data
+from triptych.memory import Growing
+
+_INFLATED = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+_REFUSED = frozenset(
+    ("br", "compress", "x-compress", "zstd", "dcb", "dcz", "exi", "pack200-gzip", "bzip2", "xz", "lzma")
+)
+MAX_CODINGS = 2
+"""A CDN may compress what is compressed already; nobody does it more often."""
+MAX_MEMBERS = 1000
+"""Of one gzip file; each costs some microseconds, however few bytes it has."""
+_PIECE_BYTES = 64 << 10
+"""Inflated at a stretch."""
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+"""Of zlib's ``wbits``."""
+
+
+class UnknownCoding(Exception):
+    """The answer is compressed in a way that is not served; its text is the coding's name."""
+
+
+class BadCoding(Exception):
+    """The compressed bytes are damaged, cut off, or not what their header says."""
+
+
+class OverLimit(Exception):
+    """There are more bytes than the limit once they are inflated."""
+
+
+def codings_of(header: str) -> tuple[str, ...]:
+    """Return the compressions that ``header`` (Content-Encoding) names, in the order in which to undo them.
+
+    Raises UnknownCoding for one that is not served, and for more than ``MAX_CODINGS``.
+    """
+    words = [word.strip().lower() for word in header.split(",")]
+    unknown = next((word for word in words if word in _REFUSED), None)
+    found = tuple(_INFLATED[word] for word in reversed(words) if word in _INFLATED)
+    if unknown is not None or len(found) > MAX_CODINGS:
+        raise UnknownCoding(unknown or ", ".join(found))
+    return found
+
+
+def decoded(data: Data, codings: tuple[str, ...], max_bytes: int) -> Data:
+    """Undo ``codings``; run it in a thread: 3 ms a MiB of the result, without the interpreter lock.
+
+    Never makes more than ``max_bytes`` and a piece. Raises OverLimit and BadCoding.
+    """
+    for coding in codings:
+        result = Growing(min(len(data) * 2, max_bytes))
+        for piece in _INFLATE[coding](memoryview(data)):
+            if len(result) + len(piece) > max_bytes:
+                raise OverLimit
+            result.write(piece)
+        data = result.taken()
+    return data
+
+
+def _gzip(data: memoryview) -> Generator[bytes, None, None]:
+    """All members; what stands behind them and is none (zeros, mostly) is left alone, as clients do."""
+    at = 0
+    for _ in range(MAX_MEMBERS):
+        at = yield from _stream(data, at, _GZIP)
+        if bytes(data[at : at + 2]) != b"\x1f\x8b":
+            return
+    raise BadCoding
+
+
+def _deflate(data: memoryview) -> Generator[bytes, None, None]:
+    """With zlib's header, as the standard has it, or without one, as some servers do."""
+    head = bytes(data[:2])
+    has_header = len(head) == 2 and head[0] & 0x0F == 8 and int.from_bytes(head) % 31 == 0
+    yield from _stream(data, 0, _ZLIB if has_header else _RAW)
+
+
+def _stream(data: memoryview, at: int, wbits: int) -> Generator[bytes, None, int]:
+    """Inflate the one stream that begins at ``at``, by pieces. Returns where it ends."""
+    inflater = zlib.decompressobj(wbits)
+    try:
+        while not inflater.eof:
+            piece = inflater.unconsumed_tail
+            if not piece:
+                piece = bytes(data[at : at + _PIECE_BYTES])
+                at += len(piece)
+            made = inflater.decompress(piece, _PIECE_BYTES)
+            if not piece and not made:
+                raise BadCoding  # cut off
+            yield made
+    except zlib.error:
+        raise BadCoding from None
+    return at - len(inflater.unused_data)
+
+
+_INFLATE: dict[str, Callable[[memoryview], Generator[bytes, None, None]]] = {"gzip": _gzip, "deflate": _deflate}
