@@ -1,3 +1,4 @@
+import base64
 import time
 import tracemalloc
 from urllib.parse import quote
@@ -7,7 +8,7 @@ import pytest
 from media_files import data_url
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.media.byte_limit import ByteLimit
-from triptych.media.data_url import CHUNK_CHARS, decode_data_url, is_data_url
+from triptych.media.data_url import CHUNK_CHARS, LongUrl, decode_data_url, is_data_url, of_base64
 
 ITEM = "messages[0].content[1].image_url"
 BYTES = bytes(range(256))
@@ -23,6 +24,13 @@ BYTES = bytes(range(256))
         ("data:image/png;base64,QUI%3D", b"AB"),
         ("data:image/png;base64,QQ==", b"A"),
         ("data:image/png;base64,", b""),
+        ("data:image/png;base64,QUI", b"AB"),
+        ("data:image/png;base64,QQ", b"A"),
+        ("data:image/png;base64,Q UI\n", b"AB"),
+        ("data:image/png;base64, Q\r\nU\tI\f= \n", b"AB"),
+        ("data:image/png;base64,Q%20U%0d%0AI%3D", b"AB"),
+        ("data:image/png;base64,Q\nQ=\n=\n", b"A"),
+        ("data:image/png;base64, \n", b""),
         ("data:,a%20b", b"a b"),
         ("data:application/octet-stream," + quote(BYTES), BYTES),
     ],
@@ -41,19 +49,68 @@ def test_long_data_is_decoded_in_chunks_without_a_seam(extra):
     assert decode_data_url(text, ByteLimit(3 * CHUNK_CHARS), ITEM) == shift.encode() + b"A" * CHUNK_CHARS
 
 
+def lines(data, separator, every=76):
+    text = base64.b64encode(data).decode()
+    return "data:;base64," + separator.join(text[at : at + every] for at in range(0, len(text), every))
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "    "])
+@pytest.mark.parametrize("form", [str, lambda url: LongUrl("", memoryview(url.encode()))])
+@pytest.mark.parametrize("end", ["", "=", "=\n\n", "==" + " " * CHUNK_CHARS, "\n" * CHUNK_CHARS + "=="])
+def test_long_data_in_lines(separator, form, end):
+    data = (BYTES * (2 * CHUNK_CHARS // 256))[: 2 * CHUNK_CHARS - (3 - end.count("=")) % 3]
+    data = data[: len(data) - len(data) % 3] + b"xy"[: 3 - end.count("=")] if "=" in end else data
+    url = lines(data, separator).rstrip("=") + end
+    assert decode_data_url(form(url), ByteLimit(len(data)), ITEM) == data
+    with pytest.raises(PayloadTooLarge):
+        decode_data_url(form(url), ByteLimit(len(data) - 1), ITEM)
+
+
+@pytest.mark.parametrize("form", [str, lambda url: LongUrl("", memoryview(url.encode()))])
+@pytest.mark.parametrize("fault", ["*", "=", "-", "QQ=="])
+@pytest.mark.parametrize("at", [0, 1, CHUNK_CHARS - 1, CHUNK_CHARS, CHUNK_CHARS + 1, 2 * CHUNK_CHARS - 3])
+def test_a_fault_anywhere_in_long_data_is_found(form, fault, at):
+    text = "A" * at + fault + "A" * (3 * CHUNK_CHARS - at)
+    with pytest.raises(BadRequest, match="base64"):
+        decode_data_url(form("data:;base64," + text), ByteLimit(1 << 20), ITEM)
+
+
+@pytest.mark.parametrize(
+    ("data", "url"),
+    [
+        ("QUI=", "data:;base64,QUI="),
+        ("data:audio/wav;base64,QUI=", "data:audio/wav;base64,QUI="),
+        ("DATA:,x", "DATA:,x"),
+        ("", "data:;base64,"),
+    ],
+)
+def test_a_field_of_base64_may_be_a_data_url(data, url):
+    assert of_base64(data) == url
+    long = of_base64(LongUrl("data:;base64,", memoryview(data.encode())))
+    assert isinstance(long, LongUrl)
+    assert long.whole() == url
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
         ("data:image/png;base64", "comma"),
         ("data:" + "x" * 2000 + ",QUI=", "comma"),
-        ("data:image/png;base64,QUI", "padding"),
+        ("data:image/png;base64,Q", "padding"),
+        ("data:image/png;base64,QUJDR\n", "padding"),
+        ("data:image/png;base64,QQ=", "padding"),
+        ("data:image/png;base64,QUJD=", "padding"),
+        ("data:image/png;base64,QUI=\nQ", "padding"),
         ("data:image/png;base64,QUI==", "padding"),
         ("data:image/png;base64,QU=I", "padding"),
         ("data:image/png;base64,QUI=QUI=", "padding"),
         ("data:image/png;base64,====", "padding"),
-        ("data:image/png;base64,Q-_=", "character outside"),
-        ("data:image/png;base64,Q UI", "character outside"),
-        ("data:image/png;base64,QUI\n", "character outside"),
+        ("data:image/png;base64,Q-_=", "URL-safe kind, with - and _"),
+        ("data:image/png;base64,Q_+/", "URL-safe kind, with - and _"),
+        ("data:image/png;base64,Q*UI", "character outside"),
+        ("data:image/png;base64,Q\vUI", "character outside"),
+        ("data:image/png;base64,Q\u00a0UI", "character outside"),
+        ("data:image/png;base64,https://a.example/b", "not a URL"),
         ("data:image/png;base64,QUI€", "character outside"),
         ("data:,€", "outside ASCII"),
     ],

@@ -57,7 +57,7 @@ def test_the_content_has_one_name_wherever_it_comes_from():
     ("url", "kind", "code"),
     [
         ("file:///etc/passwd", BadRequest, "media_file_refused"),
-        ("data:image/png;base64,AAA", BadRequest, "invalid_media_url"),
+        ("data:image/png;base64,AAAAA", BadRequest, "invalid_media_url"),
         ("data:image/png;base64,", BadRequest, "media_damaged"),
         (data_url(picture()[:20]), BadRequest, "media_damaged"),
         (data_url(b"text"), UnsupportedMedia, "media_unsupported"),

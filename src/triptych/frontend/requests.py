@@ -34,7 +34,7 @@ from triptych.frontend.schema import (
     TextPart,
     VideoPart,
 )
-from triptych.media.data_url import LongUrl
+from triptych.media.data_url import of_base64
 from triptych.media.loader import MediaReference
 from triptych.processor.processor import Processor, Prompt
 from triptych.processor.template import Message
@@ -238,5 +238,4 @@ def _medium(part: MediaPart) -> tuple[MediaKind, str, str]:
     if isinstance(part, AudioPart):
         return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
     # Not with the format that it names: the data's first bytes decide.
-    data = part.input_audio.data
-    return "audio", "input_audio", data if isinstance(data, LongUrl) else f"data:;base64,{data}"
+    return "audio", "input_audio", of_base64(part.input_audio.data)
