@@ -138,7 +138,7 @@ def test_a_file(demo, name):
 @pytest.mark.parametrize(
     ("url", "status", "code"),
     [
-        ("data:image/png;base64,AAA", 400, "invalid_media_url"),
+        ("data:image/png;base64,AAAAA", 400, "invalid_media_url"),
         ("data:image/png;base64,AAAA=", 400, "invalid_media_url"),
         ("data:image/png;base64,A===", 400, "invalid_media_url"),
         ("data:image/png;base64,AA==AA==", 400, "invalid_media_url"),
