@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from binascii import unhexlify
 from collections.abc import Callable, Iterator
 from functools import partial
+from urllib.parse import unquote_to_bytes
 
 import pybase64
 
@@ -25,7 +24,6 @@ turn between two chunks. A multiple of 4, so that each chunk of plain base64 is 
 WHITE_SPACE = " \t\n\f\r"
 """ASCII white space (https://infra.spec.whatwg.org/#ascii-whitespace)."""
 MAX_SCHEME_CHARS = 32
-_ESCAPES = re.compile(rb"(?:%[0-9a-fA-F]{2})+")
 _WHITE_SPACE_BYTES = WHITE_SPACE.encode()
 _MISPLACED = "the base64 has wrong padding, or characters behind it, or is cut off"
 _OUTSIDE = "the base64 has a character outside A-Z a-z 0-9 + / ="
@@ -211,7 +209,7 @@ def _fault_of(plain: bytes) -> str:
 
 
 def _unquote(url: str, start: int, item: str) -> bytes:
-    """Percent-decode the data part, by chunks. The library's own function takes 0.6 us an escape, this 0.02 in runs."""
+    """Percent-decode the data part, by chunks: the library's function makes an object an escape."""
     if not url.isascii():
         raise _invalid(item, "the data URL has characters outside ASCII; percent-encode them")
     data = bytearray()
@@ -219,13 +217,9 @@ def _unquote(url: str, start: int, item: str) -> bytes:
         end = start + CHUNK_CHARS
         cut = url.rfind("%", end - 2, end)  # An escape that the chunk's end would split.
         end = cut if cut >= 0 else end
-        data += _ESCAPES.sub(_unescaped, url[start:end].encode())
+        data += unquote_to_bytes(url[start:end])
         start = end
     return bytes(data)
-
-
-def _unescaped(run: re.Match[bytes]) -> bytes:
-    return unhexlify(run[0].replace(b"%", b""))
 
 
 def _invalid(item: str, reason: str) -> BadRequest:
