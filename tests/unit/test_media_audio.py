@@ -23,6 +23,7 @@ from triptych.contracts.request import Medium
 from triptych.media import audio as module
 from triptych.media import loader
 from triptych.media.audio import decode_audio, inspect_audio, resampled_length
+from triptych.media.formats import av_sound
 from triptych.media.inspect import inspect
 from triptych.media.loader import MediaLoader, MediaReference
 
@@ -170,9 +171,11 @@ def test_an_mp3_that_states_no_length_is_heard_to_its_last_frame():
         (b"", BadRequest, "empty"),
         (b"\0" * 400, UnsupportedMedia, "not a sound"),
         (b"just some words", UnsupportedMedia, "WAV, FLAC, MP3, OGG"),
-        (b"\0\0\0\x1cftypM4A \0\0\0\0", UnsupportedMedia, "M4A"),
+        (b"\0\0\0\x1cftypM4A \0\0\0\0", BadRequest, "damaged"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0", UnsupportedMedia, "an image"),
         (b"\x89PNG\r\n\x1a\n", UnsupportedMedia, "an image"),
-        (b"\xff\xf1\x50\x80", UnsupportedMedia, "AAC"),
+        (b"\xff\xf1\x50\x80", BadRequest, "damaged"),
+        (b"#!AMR\n" + bytes(100), UnsupportedMedia, "AMR"),
         (b"ID3", BadRequest, "damaged"),
         (b"fLaC" + bytes(100), BadRequest, "damaged"),
         (b"OggS" + bytes(100), BadRequest, "damaged"),
@@ -318,4 +321,5 @@ def test_nothing_heavy_is_imported_before_the_first_sound():
 
 
 def test_the_module_names_what_it_reads():
-    assert {name for _, _, name in WRITTEN} == set(module.SUPPORTED_SOUNDS)
+    by_libsndfile = {name for _, _, name in WRITTEN}
+    assert by_libsndfile | set(av_sound.CONTAINERS) == set(module.SUPPORTED_SOUNDS)

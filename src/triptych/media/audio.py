@@ -1,6 +1,7 @@
 """Sound: what a file is and how long, without keeping what it holds; and its samples, the way the model is to hear it.
 
-libsndfile reads the files, in blocks, so that a file that holds more than it says meets the limit on its way.
+libsndfile reads the files, and FFmpeg those that it does not know, in blocks, so that a file that holds more than it
+says meets the limit on its way.
 Resampling is soxr's high quality, as librosa does it by default, and so the examples that models are published with.
 """
 
@@ -16,10 +17,13 @@ from typing import Any, NamedTuple
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.request import Medium
+from triptych.media import video
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
-from triptych.media.sound_parts import MOST_PARTS, CutOff, Part, TooManyParts, parts_of
+from triptych.media.formats import av_sound, wav
+from triptych.media.formats.wav import with_sizes
+from triptych.media.sound_parts import MOST_PARTS, CutOff, Part, TooManyParts, behind_tags, parts_of
 
-SUPPORTED_SOUNDS = ("WAV", "FLAC", "MP3", "OGG")
+SUPPORTED_SOUNDS = ("WAV", "FLAC", "MP3", "OGG", *av_sound.CONTAINERS)
 RATES_HZ = (1_000, 192_000)
 """Lowest and highest sample rate."""
 MAX_CHANNELS = 8
@@ -35,29 +39,27 @@ _SUPPORTED = (
     (re.compile(rb"RIFF.{4}WAVE", re.DOTALL), "WAV"),
     (re.compile(rb"fLaC"), "FLAC"),
     (re.compile(rb"OggS"), "OGG"),
-    # An ID3 tag, or the first frame's header: eleven bits of synchronisation, a version, layer III.
-    (re.compile(rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"), "MP3"),
+    # The first frame's header: eleven bits of synchronisation, a version, layer III; of AAC twelve bits, and no layer.
+    (re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"), "MP3"),
+    (re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), "AAC"),
+    (re.compile(rb".{4}ftypM4[AB] ", re.DOTALL), "M4A"),
+    *((magic, name) for magic, name, container in video.MAGIC if container in av_sound.CONTAINERS.values()),
 )
 # Files that people do send, so that the refusal can name them.
 _UNSUPPORTED = (
-    (re.compile(rb".{4}ftypM4[AB]", re.DOTALL), "M4A (AAC)"),
-    (re.compile(rb".{4}ftyp", re.DOTALL), "MP4"),
-    (re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), "AAC"),
-    (re.compile(rb"\x1a\x45\xdf\xa3"), "WebM or Matroska"),
     (re.compile(rb"FORM.{4}AIF", re.DOTALL), "AIFF"),
     (re.compile(rb"#!AMR"), "AMR"),
     (re.compile(rb"RF64"), "RF64"),
     (re.compile(rb"\x30\x26\xb2\x75"), "WMA"),
-    (re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP", re.DOTALL), "an image"),
+    (re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF.{4}WEBP|.{4}ftyp", re.DOTALL), "an image"),
 )
 _READER_NAMES = {"WAV": ("WAV", "WAVEX"), "FLAC": ("FLAC",), "OGG": ("OGG",), "MP3": ("MP3",)}
-_UNSTATED_BYTES = 0x7FFF_0000
-"""Sizes of a WAV file's chunk from here on mean that its writer did not know it: it was written to a pipe."""
-_MAX_CHUNKS = 1000
-"""Of a WAV file that are looked at before its samples."""
 _UNSTATED_SAMPLES = 1 << 36
 """No FLAC header can state so many; libsndfile says them of one that states none."""
 
+_MAGIC_BYTES = 256
+_STATED_SLACK_S = 1.0
+"""So much longer than the limit a container may say that its sound is, which is about right only."""
 _FAR = 1 << 40
 """Bytes: an end that no file has."""
 
@@ -81,10 +83,10 @@ def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
     by decoding it: about 0.3 ms a second of sound. Raises UnsupportedMedia (415) for other files, BadRequest (400) for
     damage or a sound of no samples, PayloadTooLarge (413) over a limit, TriptychError (500) without the libraries.
     """
-    format = _format(data, limits, item)
+    format, data = _read(data, limits, item)
     samples, shape = 0, (0, 0)
     for part in _parts(data, format, item):
-        with _opened(part, format, item) as file:
+        with _opened(part, format, limits, item) as file:
             shape = _same_shape(shape, file, item)
             stated = _stated_samples(file, format)
             if stated is None:
@@ -107,12 +109,11 @@ def decode_audio(medium: Medium, limits: MediaLimits, item: str = "audio") -> An
     np = _library("numpy")
     if medium.kind != "audio":
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a sound is needed here, not {medium.kind}")
-    data = bytes(medium.data)
-    format = _format(data, limits, item)
+    format, data = _read(bytes(medium.data), limits, item)
     samples, shape, made = 0, (0, 0), []
     resample = None
     for part in _parts(data, format, item):
-        with _opened(part, format, item) as file:
+        with _opened(part, format, limits, item) as file:
             shape = _same_shape(shape, file, item)
             stated = _stated_samples(file, format)
             _check_length(samples + (stated or 0), file, limits, item)
@@ -142,33 +143,35 @@ def sound_bytes(sound: Any) -> int:
     return int(sound.nbytes)
 
 
-def _format(data: bytes, limits: MediaLimits, item: str) -> str:
-    """By the first bytes; what any sender says of it is not looked at."""
+def _read(data: bytes, limits: MediaLimits, item: str) -> tuple[str, bytes]:
+    """(format, the file as its reader takes it), by the first bytes; what any sender says of it is not looked at."""
     if len(data) > limits.media_max_bytes:
         raise too_many_bytes(item, limits.media_max_bytes)
     if not data:
         raise problem(BadRequest, item, DAMAGED, "the sound is empty (0 bytes)")
-    for magic, name in _SUPPORTED:
-        if magic.match(data):
-            if name == "WAV" and _is_cut_off(data):
-                raise damaged(item, "sound")
-            return name
-    found = next((name for magic, name in _UNSUPPORTED if magic.match(data)), None)
+    format = _format(data)
+    if format is None and data[:3] == b"ID3":  # which taggers put before everything; MP3 files keep it
+        behind = data[behind_tags(data, 0) :]
+        format = _format(behind) or "MP3"
+        data = data if format == "MP3" else behind
+    if format is None:
+        raise _unsupported(data, item)
+    try:
+        return format, with_sizes(data) if format == "WAV" else data
+    except wav.CutOff:
+        raise damaged(item, "sound") from None
+
+
+def _format(data: bytes) -> str | None:
+    head = data[:_MAGIC_BYTES]
+    return next((name for magic, name in _SUPPORTED if magic.match(head)), None)
+
+
+def _unsupported(data: bytes, item: str) -> UnsupportedMedia:
+    head = data[:_MAGIC_BYTES]
+    found = next((name for magic, name in _UNSUPPORTED if magic.match(head)), None)
     what = "the data is not a sound" if found is None else f"the file type is not supported: {found}"
-    raise problem(UnsupportedMedia, item, UNSUPPORTED, f"{what}; send one of {', '.join(SUPPORTED_SOUNDS)}")
-
-
-def _is_cut_off(data: bytes) -> bool:
-    """Whether a WAV file ends before its samples do; libsndfile takes what there is for all."""
-    at = 12
-    for _ in range(_MAX_CHUNKS):
-        if at + 8 > len(data):
-            break
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        if data[at : at + 4] == b"data":
-            return at + 8 + size > len(data) and size < _UNSTATED_BYTES
-        at += 8 + size + size % 2
-    return False  # libsndfile finds its samples, or that there are none
+    return problem(UnsupportedMedia, item, UNSUPPORTED, f"{what}; send one of {', '.join(SUPPORTED_SOUNDS)}")
 
 
 class _Unending(BytesIO):
@@ -185,8 +188,16 @@ class _Unending(BytesIO):
 
 
 @contextmanager
-def _opened(part: Part, format: str, item: str) -> Iterator[Any]:
-    """libsndfile's reader. Turns what it raises in the block, too, into BadRequest."""
+def _opened(part: Part, format: str, limits: MediaLimits, item: str) -> Iterator[Any]:
+    """The reader of ``part``. Turns what libraries raise in the block, too, into BadRequest."""
+    opened = _opened_by_ffmpeg if format in av_sound.CONTAINERS else _opened_by_libsndfile
+    with opened(part, format, limits, item) as file:
+        _check_shape(file.samplerate, file.channels, item)
+        yield file
+
+
+@contextmanager
+def _opened_by_libsndfile(part: Part, format: str, limits: MediaLimits, item: str) -> Iterator[Any]:
     soundfile = _library("soundfile")
     # Of a seekable file each read is followed by a seek to where it ended, which fails in a FLAC without a length.
     reader = type("Reader", (soundfile.SoundFile,), {"seekable": lambda self: False})
@@ -194,9 +205,22 @@ def _opened(part: Part, format: str, item: str) -> Iterator[Any]:
         with reader((BytesIO if part.states_length else _Unending)(part.data)) as file:
             if file.format not in _READER_NAMES[format]:
                 raise damaged(item, "sound")
-            _check_shape(file.samplerate, file.channels, item)
             yield file
     except (soundfile.SoundFileError, ValueError, MemoryError):
+        raise damaged(item, "sound") from None
+
+
+@contextmanager
+def _opened_by_ffmpeg(part: Part, format: str, limits: MediaLimits, item: str) -> Iterator[Any]:
+    try:
+        with av_sound.opened(part.data, format, _library("av"), _library("numpy")) as file:
+            _check_length(int((file.stated_s - _STATED_SLACK_S) * file.samplerate), file, limits, item)
+            yield file
+    except av_sound.NoSound as error:
+        raise problem(UnsupportedMedia, item, UNSUPPORTED, str(error)) from None
+    except av_sound.ShapeChanged:
+        raise _shape_changed(item) from None
+    except (ValueError, MemoryError):
         raise damaged(item, "sound") from None
 
 
@@ -226,13 +250,17 @@ def _same_shape(shape: tuple[int, int], file: Any, item: str) -> tuple[int, int]
     """(rate, channels) of ``file``, which are those of the part before, ``shape``."""
     found = (file.samplerate, file.channels)
     if shape not in ((0, 0), found):
-        reason = "the sound changes its sample rate or its channels between its parts"
-        raise problem(UnsupportedMedia, item, UNSUPPORTED, reason)
+        raise _shape_changed(item)
     return found
 
 
+def _shape_changed(item: str) -> UnsupportedMedia:
+    reason = "the sound changes its sample rate or its channels between its parts"
+    return problem(UnsupportedMedia, item, UNSUPPORTED, reason)
+
+
 def _library(name: str) -> Any:
-    """soundfile (libsndfile), soxr or numpy, imported when the first sound comes."""
+    """soundfile (libsndfile), av (FFmpeg), soxr or numpy, imported when the first sound comes."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: no libsndfile for this system

@@ -1,4 +1,4 @@
-"""The parts of a sound file that libsndfile reads one at a time, and what an MP3 says of its length.
+"""The parts of a sound file that its reader takes one at a time, and what an MP3 says of its length.
 
 An OGG file may be a chain of streams (RFC 3533, 4), and MP3 files are put together by writing one behind the other.
 libsndfile hears the first one only.
@@ -15,6 +15,8 @@ _MOST_TAGS = 100
 """Before one MP3."""
 _ID3 = 10
 _ID3V1 = 128
+_ADTS_BYTES = 1 << 13
+"""More than a frame of AAC has."""
 _PADDING = re.compile(rb"\0*")
 _LAYER_3 = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]..", re.DOTALL)
 _KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -43,11 +45,23 @@ class Part(NamedTuple):
 
 def parts_of(data: bytes, format: str) -> Iterator[Part]:
     """Of a file that is a ``format`` by its magic, each as a file of its own. Raises CutOff and TooManyParts."""
-    return {"OGG": _ogg, "MP3": _mp3}.get(format, _whole)(data)
+    return {"OGG": _ogg, "MP3": _mp3, "AAC": _aac}.get(format, _whole)(data)
 
 
 def _whole(data: bytes) -> Iterator[Part]:
     yield Part(data)
+
+
+def _aac(data: bytes) -> Iterator[Part]:
+    """Without the last frame if it is cut off, which FFmpeg takes for an error (ADTS: ISO/IEC 14496-3, 1.A.2)."""
+    at = 0
+    while at + 7 <= len(data) and data[at] == 0xFF and data[at + 1] & 0xF6 == 0xF0:
+        size = (int.from_bytes(data[at + 3 : at + 6]) >> 5) & 0x1FFF
+        if size < 7 or at + size > len(data):
+            break
+        at += size
+    is_cut = 0 < len(data) - at < _ADTS_BYTES and data[at : at + 1] == b"\xff"
+    yield Part(data[:at] if is_cut else data)
 
 
 def _ogg(data: bytes) -> Iterator[Part]:
@@ -78,7 +92,7 @@ def _mp3(data: bytes) -> Iterator[Part]:
     for _ in range(MOST_PARTS):
         stated = _stated(data, begin)
         if stated is None:
-            yield Part(data[begin : _cut_frame(data, _behind_tags(data, begin))], states_length=False)
+            yield Part(data[begin : _cut_frame(data, behind_tags(data, begin))], states_length=False)
             return
         if not stated.least_samples and stated.end > len(data):
             raise CutOff
@@ -103,7 +117,7 @@ class _Stated(NamedTuple):
 
 def _stated(data: bytes, at: int) -> _Stated | None:
     """What the first frame of the MP3 at ``at``, behind its tags, says of its length, where it is one that does."""
-    at = _behind_tags(data, at)
+    at = behind_tags(data, at)
     if not _LAYER_3.match(data, at):
         return None
     first = data[at : at + 64]
@@ -130,7 +144,8 @@ def _stated(data: bytes, at: int) -> _Stated | None:
     return _Stated(least, at + max(size, 4), read and frames > 0)
 
 
-def _behind_tags(data: bytes, at: int) -> int:
+def behind_tags(data: bytes, at: int) -> int:
+    """Return where the file begins that follows the ID3 tags at ``at``, and zeros behind them."""
     for _ in range(_MOST_TAGS):
         tag = data[at : at + _ID3]
         if len(tag) < _ID3 or tag[:3] != b"ID3":

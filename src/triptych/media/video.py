@@ -37,7 +37,7 @@ CODECS = {
 _DECODERS = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
 
 _STILLS = rb"(?!avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|msf1|M4A |M4B )"
-_MAGIC = (
+MAGIC = (
     # pattern, format, FFmpeg's name of the container
     (re.compile(rb".{4}ftypqt  ", re.DOTALL), "QuickTime", "mov"),
     (re.compile(rb".{4}ftyp" + _STILLS, re.DOTALL), "MP4", "mov"),
@@ -238,7 +238,7 @@ def _format(data: bytes, item: str) -> tuple[str, str]:
     """(format, FFmpeg's name of the container), by the first bytes."""
     if not data:
         raise problem(BadRequest, item, DAMAGED, "the video is empty (0 bytes)")
-    for magic, format, container in _MAGIC:
+    for magic, format, container in MAGIC:
         if magic.match(data):
             return format, container
     found = type_of(data)

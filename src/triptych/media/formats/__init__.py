@@ -1,0 +1,1 @@
+"""File formats read in Python: what a header says, before a library in C sees the file."""

@@ -1,0 +1,65 @@
+"""Sizes in the header of a WAV file, which whoever writes to a pipe cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+MAX_CHUNKS = 1000
+"""Of a file that are looked at."""
+UNSTATED_BYTES = 1 << 30
+"""Sizes from here on that a file does not have stand for one that its writer did not know: 0x7FFFFFFF, 2,000,000,000
+and 0xFFFFFFFF are in use. No file that is served is so large."""
+_HEAD = 8
+"""Bytes of a chunk's name and size."""
+
+
+class CutOff(Exception):
+    """The file ends before its samples do."""
+
+
+class _Chunk(NamedTuple):
+    name: bytes
+    begin: int
+    """Of its content."""
+    size: int
+    """As stated."""
+
+
+def with_sizes(data: bytes) -> bytes:
+    """Return the WAV file ``data`` with the size of its samples as it is, where its header does not state it.
+
+    A size of 0 with samples behind it means to the end, and so does one that the file does not have, unless the file
+    was whole once: its whole size fits that of its samples, and both are such as a file has. Raises CutOff for that.
+    """
+    samples = next((chunk for chunk in _chunks(data, 12) if chunk.name == b"data"), None)
+    if samples is None:
+        return data  # libsndfile finds the samples, or that there are none
+    there = len(data) - samples.begin
+    if samples.size > there:
+        whole = int.from_bytes(data[4:8], "little") + _HEAD
+        if samples.size < UNSTATED_BYTES and samples.begin + samples.size <= whole < UNSTATED_BYTES:
+            raise CutOff
+    elif samples.size or not there or _are_chunks(data, samples.begin):
+        return data
+    sizes = [(len(data) - _HEAD).to_bytes(4, "little"), there.to_bytes(4, "little")]
+    return b"".join([data[:4], sizes[0], data[8 : samples.begin - 4], sizes[1], data[samples.begin :]])
+
+
+def _chunks(data: bytes, at: int) -> Iterator[_Chunk]:
+    for _ in range(MAX_CHUNKS):
+        if at + _HEAD > len(data):
+            return
+        size = int.from_bytes(data[at + 4 : at + _HEAD], "little")
+        yield _Chunk(data[at : at + 4], at + _HEAD, size)
+        at += _HEAD + size + size % 2
+
+
+def _are_chunks(data: bytes, at: int) -> bool:
+    """Whether there is nothing but further chunks from ``at`` to the end, so that samples of size 0 are none."""
+    end = at
+    for chunk in _chunks(data, at):
+        if not chunk.name.isascii() or not chunk.name.decode("ascii").isprintable():
+            return False
+        end = chunk.begin + chunk.size
+    return end in (len(data), len(data) - 1)  # the last may have a byte of padding
