@@ -12,8 +12,9 @@ import pytest
 from test_bad_requests import CHAT, check_error
 
 from support.deployment import chat_body, deployment
-from support.loops import run
+from support.loops import run, until_async
 from support.raw_http import connected, post, response, send
+from triptych.frontend.http import body
 from triptych.frontend.requests import Builder
 
 BODY = json.dumps(chat_body()).encode()
@@ -70,16 +71,43 @@ def test_a_post_of_another_content_type_is_read_as_json(demo):
         assert demo.http.post(CHAT, content=BODY, headers={"content-type": kind}).status_code == 200
 
 
-def test_a_body_that_never_ends_gives_its_place_back():
-    """A client that dawdles is told so, and holds none of the places of --max-in-flight for ever."""
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"body_timeout_s": 0.2}, "--body-timeout-s"),
+        ({"min_body_bytes_per_s": 1_000_000}, "--min-body-bytes-per-s"),
+    ],
+)
+def test_a_body_that_never_ends_holds_no_place_and_has_an_end(monkeypatch, settings, flag):
+    monkeypatch.setattr(body, "GRACE_S", 0.2)
 
     async def main():
-        async with deployment(frontend={"body_timeout_s": 0.2, "max_in_flight": 1}) as d:
-            unfinished = post(CHAT, BODY)[:-1]
-            answer = await send(d.port, unfinished)
-            assert answer.startswith(b"HTTP/1.1 408 "), answer
-            assert b"--body-timeout-s" in answer
+        async with deployment(frontend={**settings, "max_in_flight": 1}) as d:
+            slow = asyncio.create_task(send(d.port, post(CHAT, BODY)[:-1]))
+
+            async def being_read():
+                return (await d.http.get("/health")).json()["requests_in_flight"] == 1
+
+            await until_async(being_read, "the body is being read")
             assert (await d.chat()).status_code == 200
+            answer = await slow
+            assert answer.startswith(b"HTTP/1.1 408 "), answer
+            assert flag.encode() in answer
+
+    run(main())
+
+
+def test_a_body_of_many_parts_is_fast_enough(monkeypatch):
+    monkeypatch.setattr(body, "GRACE_S", 0.05)
+
+    async def main():
+        settings = {"min_body_bytes_per_s": 500}
+        async with deployment(frontend=settings) as d, connected(d.port) as (reader, writer):
+            request = post(CHAT, BODY)
+            for at in range(0, len(request), 16):
+                writer.write(request[at : at + 16])
+                await asyncio.sleep(0.02)
+            assert (await response(reader))[0] == 200
 
     run(main())
 
@@ -142,9 +170,9 @@ def test_pipelined_requests_are_answered_in_order(demo):
             for word in ("one", "two", "three"):
                 writer.write(post(CHAT, json.dumps(chat_body(word)).encode()))
             for word in ("one", "two", "three"):
-                status, _, body = await response(reader)
+                status, _, text = await response(reader)
                 assert status == 200
-                assert json.loads(body)["choices"][0]["message"]["content"] == f"user\n{word}\nassistant\n"
+                assert json.loads(text)["choices"][0]["message"]["content"] == f"user\n{word}\nassistant\n"
 
     run(main())
 
@@ -155,9 +183,9 @@ def test_a_body_over_the_limit_closes_its_connection(short):
     async def main():
         async with connected(short.deployed.port) as (reader, writer):
             writer.write(post(CHAT, b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n" * 3000))
-            status, headers, body = await response(reader)
+            status, headers, text = await response(reader)
             assert (status, headers["connection"]) == (413, "close")
-            assert json.loads(body)["error"]["code"] == "body_too_large"
+            assert json.loads(text)["error"]["code"] == "body_too_large"
             assert await reader.read() == b"", "nothing in the body was taken for a request"
 
     run(main())

@@ -11,8 +11,8 @@ from support.loops import run, until
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
-from triptych.frontend.http import protocol
-from triptych.frontend.http.server import http_server, listen, serve_http
+from triptych.frontend.http import connection
+from triptych.frontend.http.server import HttpServer, listen
 from triptych.frontend.server import serving
 from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
@@ -92,25 +92,19 @@ async def app(scope, receive, send):
 
 def test_who_has_connected_when_it_ends_is_answered(monkeypatch):
     """Not accepted yet, accepted and silent so far, and kept from an earlier request."""
-    monkeypatch.setattr(protocol, "LAST_REQUEST_S", 10.0)
+    monkeypatch.setattr(connection, "LAST_REQUEST_S", 10.0)
 
     async def main():
-        server = http_server(app, FrontendConfig(drain_timeout_s=2.0))
+        server = HttpServer(app, FrontendConfig(max_connections_per_address=200), 2.0)
         with listen("127.0.0.1", 0) as listener:
             address = listener.getsockname()[:2]
-            serving = asyncio.create_task(serve_http(server, listener))
+            serving = asyncio.create_task(server.serve(listener))
             await server.serves.wait()
             silent, kept = [await asyncio.open_connection(*address) for _ in range(2)]
             kept[1].write(REQUEST)
             assert b"ok" in await kept[0].read(1000)
-            late = []
-
-            async def on_tick(counter):
-                late.extend(socket.create_connection(address) for _ in range(CONNECTIONS))
-                return True
-
-            server.on_tick = on_tick
-            await until(lambda: late, "it ends")
+            late = [socket.create_connection(address) for _ in range(CONNECTIONS)]
+            server.stop()
             await until(lambda: listener.fileno() < 0, "it listens no more")
             streams = [silent, kept, *[await asyncio.open_connection(sock=one) for one in late]]
             for _, writer in streams:

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from triptych.config.http import DEFAULT_PORT, HttpConfig
 from triptych.config.media import MIB, MediaLimits
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
-
-DEFAULT_PORT = 8000
 
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,15 +77,9 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigError("--events jetstream needs a NATS server to publish by: --plane nats://host:4222")
 
 
-class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FrontendConfig(HttpConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP server and the processor in it."""
 
-    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
-    reuse_port: Annotated[
-        bool,
-        Meta(description="Share the port with other frontends that do too (SO_REUSEPORT); connections are dealt out."),
-    ] = False
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
     enable_mm_embeds: Annotated[
         bool, Meta(description="Accept media as precomputed embeddings too; needs `--enable-multimodal`.")
@@ -143,20 +136,28 @@ class FrontendConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         int,
         Meta(gt=0, description="Most bytes of bodies and fetched media that requests hold at once; more get 429."),
     ] = 4096 * MIB
-    body_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for a client to send its request body.")] = 60.0
     max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
     max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16
-    max_in_flight: Annotated[int, Meta(gt=0, description="Most requests being answered at once; more get 429.")] = 4096
+    max_in_flight: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="Most generations (each choice of each prompt of a request) at once; more get 429, and a "
+            "request that is more by itself 400.",
+        ),
+    ] = 4096
     max_running: Annotated[
         int,
         Meta(
             ge=0,
-            description="Most requests that are at workers at once; others wait, those with media in a line of their "
-            "own; 0: no bound.",
+            description="Most generations that are at workers at once. Others wait: requests take turns, each with one "
+            "generation a round, and those with media have a line of their own; 0: no bound.",
         ),
     ] = 0
-    max_waiting: Annotated[int, Meta(ge=0, description="Most requests that wait for that; more get 429.")] = 1024
-    max_wait_s: Annotated[float, Meta(gt=0, description="Time limit for waiting for that; then 503.")] = 30.0
+    max_waiting: Annotated[int, Meta(ge=0, description="Most generations that wait for that; more get 429.")] = 1024
+    max_wait_s: Annotated[
+        float, Meta(gt=0, description="Time limit for a request's first generation to wait for that; then 503.")
+    ] = 30.0
     local_prefill_tokens: Annotated[
         int,
         Meta(

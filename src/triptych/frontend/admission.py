@@ -1,14 +1,14 @@
-"""How many generations run at once: a bound, and a bounded wait for it in which no kind of request starves another."""
+"""How many generations run at once: a bound, and a bounded wait for it in which nobody starves another."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Literal
 
-from triptych.contracts.errors import TooManyRequests, Unavailable
+from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
 from triptych.contracts.stages import Sample
 
 Lane = Literal["text", "media"]
@@ -16,11 +16,44 @@ Lane = Literal["text", "media"]
 RETRY_AFTER_S = 1.0
 
 
-class Admission:
-    """Lets ``most`` in at once (0: all), the others in order of their coming. For one event loop.
+class Party:
+    """The generations of one request, which take their places one by one as there are any."""
 
-    Requests with media wait in a line of their own, and the two lines take turns: heavy ones cannot hold up texts for
-    longer than one of them takes, nor texts them.
+    def __init__(self, admission: Admission, count: int) -> None:
+        self.left = count
+        """Generations that have no place yet."""
+        self.begun = False
+        """One has, or had, a place: then the others wait as long as it takes."""
+        self.unused = 0
+        """Places that no generation has come for yet."""
+        self.waiters: deque[asyncio.Future[None]] = deque()
+        self._admission = admission
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place for one generation, for the block. Raises Unavailable where the first took too long to come."""
+        await self._admission.wait(self)
+        try:
+            yield
+        finally:
+            self._admission.give_back(1)
+
+    def grant(self) -> None:
+        """One of its generations has a place now."""
+        self.left -= 1
+        self.begun = True
+        if self.waiters:
+            self.waiters.popleft().set_result(None)
+        else:
+            self.unused += 1
+
+
+class Admission:
+    """Lets ``most`` generations run at once (0: all). For one event loop.
+
+    The others wait by requests, which take turns: each gets one place a round, so that a request of many choices holds
+    nobody up for longer than one of them takes, and is not held up itself. As each place is one generation's, no two
+    requests can wait for each other. Requests with media stand in a line of their own, and the two lines take turns.
     """
 
     def __init__(self, most: int, most_waiting: int, wait_s: float) -> None:
@@ -28,71 +61,97 @@ class Admission:
         self._most_waiting = most_waiting
         self._wait_s = wait_s
         self._running = 0
-        self._lines: dict[Lane, deque[asyncio.Future[None]]] = {"text": deque(), "media": deque()}
-
-    @property
-    def waiting(self) -> int:
-        return sum(map(len, self._lines.values()))
+        self.waiting = 0
+        """Generations without a place."""
+        self._lines: dict[Lane, deque[Party]] = {"text": deque(), "media": deque()}
 
     def samples(self) -> Iterable[Sample]:
         """Metrics."""
-        text = "Generations that wait for their turn (--max-running)."
-        yield Sample("triptych_requests_waiting", "gauge", text, self.waiting)
+        requests = sum(not party.begun for line in self._lines.values() for party in line)
+        for name, text, value in (
+            ("triptych_requests_waiting", "Requests that wait for their first place (--max-running).", requests),
+            ("triptych_generations_waiting", "Generations that wait for a place (--max-running).", self.waiting),
+            ("triptych_generations_running", "Generations that have a place (--max-running).", self._running),
+        ):
+            yield Sample(name, "gauge", text, value)
 
-    @asynccontextmanager
-    async def admitted(self, lane: Lane) -> AsyncIterator[None]:
-        """One of those who run, for the block.
+    @contextmanager
+    def party(self, lane: Lane, count: int, param: str) -> Iterator[Party]:
+        """A request of ``count`` generations, for the block: each of its generations then takes a ``place``.
 
-        Raises TooManyRequests where too many wait already, and Unavailable after ``wait_s``. Cancelling leaves
-        the line.
+        Raises BadRequest, naming ``param``, where so many never fit, and TooManyRequests where they do not now.
         """
+        party = Party(self, count)
         if not self._most:
-            yield
-            return
-        if self._running >= self._most or self.waiting:
-            await self._turn(lane)
+            party.unused, party.begun = count, True
+            self._running += count
         else:
-            self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
+            self._check(count, param)
+            self._lines[lane].append(party)
+            self.waiting += count
             self._let_in()
+        try:
+            yield party
+        finally:
+            if party in self._lines[lane]:
+                self._lines[lane].remove(party)
+            self.waiting -= party.left if self._most else 0
+            self.give_back(party.unused)
 
-    async def _turn(self, lane: Lane) -> None:
-        if self.waiting >= self._most_waiting:
+    def _check(self, count: int, param: str) -> None:
+        free = 0 if self.waiting else self._most - self._running
+        if count > self._most + self._most_waiting:
+            raise BadRequest(
+                f"{param}: the request is {count} generations (prompts x n), of which {self._most} run and "
+                f"{self._most_waiting} wait at most (--max-running, --max-waiting)",
+                param=param,
+                code="too_many_generations",
+            )
+        if self.waiting + max(0, count - free) > self._most_waiting:
             raise TooManyRequests(
-                f"{self._most} requests run and {self._most_waiting} wait, the limits (--max-running, --max-waiting)",
+                f"{self._running} generations run and {self.waiting} wait; the limits are {self._most} and "
+                f"{self._most_waiting} (--max-running, --max-waiting)",
                 code="queue_full",
                 retry_after_s=RETRY_AFTER_S,
             )
+
+    async def wait(self, party: Party) -> None:
+        """Have a place of ``party``'s. Raises Unavailable where its first does not come within the time limit."""
+        if party.unused:
+            party.unused -= 1
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line = self._lines[lane]
-        line.append(turn)
+        party.waiters.append(turn)
         try:
-            async with asyncio.timeout(self._wait_s):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():  # let in at the moment of leaving
-                self._running -= 1
-                self._let_in()
-            else:
-                with suppress(ValueError):
-                    line.remove(turn)
-            if isinstance(error, TimeoutError):
+            await asyncio.wait([turn], timeout=None if party.begun else self._wait_s)
+            if not party.begun:
                 raise Unavailable(
                     f"no turn came within {self._wait_s:g} s (--max-wait-s); try again",
                     code="queue_timeout",
                     retry_after_s=RETRY_AFTER_S,
-                ) from None
+                )
+            await asyncio.wait([turn])
+        except BaseException:
+            if turn.done():  # it got its place at the moment of leaving
+                party.unused += 1
+            elif turn in party.waiters:
+                party.waiters.remove(turn)
             raise
 
+    def give_back(self, count: int) -> None:
+        """So many places are free again."""
+        self._running -= count
+        self._let_in()
+
     def _let_in(self) -> None:
-        """Whoever is next, the lines by turns."""
-        while self._running < self._most and self.waiting:
-            lane = next(name for name, line in self._lines.items() if line)
-            turn = self._lines[lane].popleft()
-            if not turn.done():  # else it was cancelled just now
-                turn.set_result(None)
+        """Give free places to the requests whose turn it is, the lines by turns."""
+        while self._running < self._most and (lane := next((name for name, line in self._lines.items() if line), None)):
+            others_wait = all(self._lines.values())
+            party = self._lines[lane].popleft()
+            party.grant()
+            self._running += 1
+            self.waiting -= 1
+            if party.left:
+                self._lines[lane].append(party)
+            if others_wait:
                 self._lines[lane] = self._lines.pop(lane)  # the other line is looked at first next time
-                self._running += 1

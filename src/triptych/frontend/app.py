@@ -6,8 +6,7 @@ import asyncio
 import hmac
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,18 +17,17 @@ from triptych.contracts.errors import (
     BadRequest,
     MethodNotAllowed,
     NotFound,
-    RequestTimeout,
-    TooManyRequests,
     TriptychError,
     Unauthorized,
     Unavailable,
 )
 from triptych.contracts.request import Data
-from triptych.frontend.admission import Admission
+from triptych.frontend.admission import Admission, Lane
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
 from triptych.frontend.client_watch import ClientWatch
-from triptych.frontend.generation import INTERNAL, SHUTTING_DOWN, Generation, Job
+from triptych.frontend.failures import SHUTTING_DOWN, as_told
+from triptych.frontend.generation import Generation, Job
 from triptych.frontend.http.asgi import (
     ClientGone,
     Headers,
@@ -37,11 +35,12 @@ from triptych.frontend.http.asgi import (
     Scope,
     Send,
     header,
-    read_body,
     send_error,
     send_json,
     send_whole,
 )
+from triptych.frontend.http.body import read_body
+from triptych.frontend.in_flight import InFlight
 from triptych.frontend.long_text import parse_large
 from triptych.frontend.model_view import card_of, health_of
 from triptych.frontend.requests import Builder
@@ -78,12 +77,13 @@ class App:
         self._catalog = catalog
         self._builder = builder
         self._dispatcher = dispatcher
-        self._in_flight = 0
+        self._in_flight = InFlight(config.max_in_flight)
         self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
-        self.metrics = FrontendMetrics(lambda: self._in_flight, media)
+        self.metrics = FrontendMetrics(lambda: self._in_flight.requests, media)
         self._held = HeldBytes(config.max_held_bytes)
         self.metrics.also(self._admission.samples)
         self.metrics.also(self._held.samples)
+        self.metrics.also(self._in_flight.samples)
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completions,
@@ -128,9 +128,9 @@ class App:
         except ClientGone:
             raise
         except Exception as error:
-            log.exception("request %s failed", headers[0][1].decode(errors="replace"))
+            told = as_told(error, f"request {headers[0][1].decode(errors='replace')}")
             let_go(error)
-            await send_error(send, INTERNAL, headers)
+            await send_error(send, told, headers)
 
     def _route(self, scope: Scope) -> Route:
         method, path = scope["method"], scope["path"]
@@ -172,39 +172,20 @@ class App:
         send: Send,
         headers: Headers,
     ) -> None:
-        with self._counted(), self._held.request() as holder:
+        with self._in_flight.request() as places, self._held.request() as holder:
             request = await _parsed(await self._body(scope, receive, holder), parse)
+            places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(receive):
                 model, processor = self._catalog.get(request.model)
                 jobs, answer = await build(request, processor, holder)
+                places.take(len(jobs), _param_of_many(request))
                 wish = _wish(scope, request)
                 for job in jobs:
                     job.prompt.routed.wish = wish
                 await self._generate(model, request, jobs, answer, scope, send, headers)
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """One more generation in flight. Raises TooManyRequests at the bound, before any body is read."""
-        if self._in_flight >= self._config.max_in_flight:
-            raise TooManyRequests(
-                f"{self._config.max_in_flight} requests are being answered, the limit (--max-in-flight)",
-                code="too_many_requests",
-            )
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-
     async def _body(self, scope: Scope, receive: Receive, holder: Holder) -> Data:
-        limit_s = self._config.body_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                body = await read_body(scope, receive, self._config.max_body_bytes, holder)
-        except TimeoutError:
-            raise RequestTimeout(
-                f"the request body was not there after {limit_s:g} s (--body-timeout-s)", code="body_timeout"
-            ) from None
+        body = await read_body(scope, receive, self._config.max_body_bytes, holder, self._config)
         if not body:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
         return body
@@ -229,7 +210,8 @@ class App:
             with_timing=header(scope, b"x-triptych-timing") == b"1",
             plan_header=self._config.plan_header,
         )
-        async with self._admission.admitted("media" if any(job.request.media for job in jobs) else "text"):
+        lane: Lane = "media" if any(job.request.media for job in jobs) else "text"
+        with self._admission.party(lane, len(jobs), _param_of_many(request)) as generation.places:
             await (generation.stream if request.stream else generation.whole)(send, headers)
 
     # Everything else.
@@ -263,7 +245,12 @@ class App:
     async def _health(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         models = {name: health_of(model) for name, model in sorted(self._catalog.models.items())}
         status = "ready" if self._catalog.ready else "not ready"
-        body = {"status": status, "requests_in_flight": self._in_flight, "models": models}
+        body = {
+            "status": status,
+            "requests_in_flight": self._in_flight.requests,
+            "generations_in_flight": self._in_flight.generations,
+            "models": models,
+        }
         await send_json(send, encode(body), headers)
 
     async def _metrics_text(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
@@ -277,6 +264,11 @@ async def _parsed(body: Data, parse: Callable[[Data], R]) -> R:
     if len(body) <= INLINE_BODY_BYTES:
         return parse(body)
     return await asyncio.to_thread(parse_large, body, parse)
+
+
+def _param_of_many(request: ChatRequest | CompletionRequest) -> str:
+    """The field that makes a request many generations."""
+    return "n" if (request.n or 1) > 1 or isinstance(request, ChatRequest) else "prompt"
 
 
 def _wish(scope: Scope, request: ChatRequest | CompletionRequest) -> Wish:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import TriptychError, Unavailable, WorkerLost
+from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.request import GenerateRequest
+from triptych.frontend.admission import Party
 from triptych.frontend.answers import DONE, Answer, Said
 from triptych.frontend.choice import Choice, Piece
+from triptych.frontend.failures import SHUTTING_DOWN, as_told
 from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_json
 from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
@@ -24,11 +25,6 @@ from triptych.processor.processor import Prompt
 from triptych.stages.compose import Plan
 from triptych.stages.dispatch import Dispatcher
 
-log = logging.getLogger("triptych.generation")
-
-INTERNAL = TriptychError("the server failed on this request; its log has the cause")
-SHUTTING_DOWN = Unavailable("the server is shutting down", code="shutting_down")
-"""For whoever is cut off by the end of the drain (or is gone, and does not hear it)."""
 Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
 
 
@@ -54,6 +50,8 @@ class Generation:
     include_usage: bool = False
     with_timing: bool = False
     plan_header: bool = False
+    places: Party | None = None
+    """Where each choice has its place before it runs; None: there is no bound."""
     begun: float = field(default_factory=time.perf_counter)
 
     # The two ways to answer.
@@ -101,12 +99,10 @@ class Generation:
         await send_json(send, self.answer.whole(said, self.usage(), extra), self._headers(headers))
 
     def _as_told(self, error: Exception) -> TriptychError:
-        """What the client hears of an error mid-stream; what was not expected goes to the log."""
-        if not isinstance(error, TriptychError):
-            log.error("%s failed", self.answer.id, exc_info=error)
-            error = INTERNAL
-        self.metrics.stream_error(error)
-        return error
+        """What the client hears of an error mid-stream."""
+        told = as_told(error, self.answer.id)
+        self.metrics.stream_error(told)
+        return told
 
     # Choices side by side.
 
@@ -122,9 +118,10 @@ class Generation:
             self.metrics.planned(plan.shape)
 
         try:
-            async with aclosing(
-                self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed)
-            ) as batches:
+            async with (
+                self.places.place() if self.places is not None else nullcontext(),
+                aclosing(self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed)) as batches,
+            ):
                 async for deltas in batches:
                     pieces = job.choice.push(deltas)
                     clock.tick(sum(len(delta.token_ids) for delta in deltas))

@@ -15,7 +15,7 @@ from triptych.contracts.card import Instance, ModelCard
 from triptych.frontend.app import App
 from triptych.frontend.catalog import Catalog
 from triptych.frontend.follow import Follower
-from triptych.frontend.http.server import HttpServer, http_server, listen, serve_http
+from triptych.frontend.http.server import HttpServer, listen
 from triptych.frontend.model_files import ModelFiles
 from triptych.frontend.requests import Builder
 from triptych.media.loader import MediaLoader
@@ -75,7 +75,8 @@ async def serving(
         lag = LoopLag()
         for samples in (media.sandbox.counts.samples, lag.samples, dispatcher.samples):
             app.metrics.also(samples)
-        server = http_server(app, config)
+        server = HttpServer(app, config, config.drain_timeout_s)
+        app.metrics.also(server.connections.samples)
         host, port = listener.getsockname()[:2]
         try:
             async with _running(server, listener, catalog):
@@ -95,9 +96,9 @@ async def _running(server: HttpServer, listener: socket.socket, catalog: Catalog
         following = group.create_task(catalog.follow(), name="follow discovery")
         try:
             await catalog.first_snapshot.wait()
-            group.create_task(serve_http(server, listener), name="http server")
+            group.create_task(server.serve(listener), name="http server")
             await server.serves.wait()
             yield
         finally:
-            server.should_exit = True
+            server.stop()
             following.cancel()

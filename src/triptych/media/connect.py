@@ -9,7 +9,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from triptych._version import __version__
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import BadRequest
+from triptych.contracts.errors import BadRequest, TriptychError
+from triptych.contracts.shortage import shortage_of
 from triptych.media import guard
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
 from triptych.media.lookup import ThreadLookup
@@ -84,8 +85,10 @@ def open_session(limits: MediaLimits, resolver: AbstractResolver | None) -> aioh
     )
 
 
-def in_our_words(error: Exception, limits: MediaLimits, item: str) -> BadRequest:
+def in_our_words(error: Exception, limits: MediaLimits, item: str) -> TriptychError:
     """What the client's ``error`` means for the field ``item``; nothing of its own text is passed on."""
+    if (short := shortage_of(error)) is not None:  # of this host, not of the URL's
+        return short
     if isinstance(error, aiohttp.SocketTimeoutError):
         limit_s = limits.media_read_timeout_s
         reason = f"the URL's host sent nothing for {limit_s:g} s (--media-read-timeout-s)"

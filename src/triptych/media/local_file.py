@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.request import Data
+from triptych.contracts.shortage import shortage_of
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import FILE_REFUSED, INVALID_URL, TIMEOUT, problem
 from triptych.media.guard import MAX_URL_CHARS
@@ -97,7 +98,9 @@ def _read(path: bytes, root: bytes, item: str, limit: ByteLimit) -> Data:
                     raise limit.exceeded(item)
         finally:
             os.close(file)
-    except OSError:
+    except OSError as error:
+        if (short := shortage_of(error)) is not None:
+            raise short from None
         reason = f"the URL names no readable file of the folder that this server allows ({FLAG})"
         raise problem(BadRequest, item, FILE_REFUSED, reason) from None
     return data.taken()

@@ -1,4 +1,4 @@
-"""The little of HTTP that the frontend needs over ASGI: whole bodies in; JSON, errors and streams out."""
+"""The little of HTTP that the frontend needs over ASGI: headers in; JSON, errors and streams out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import Any
 
 import msgspec
 
-from triptych.cache.held_bytes import Holder
-from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
-from triptych.contracts.request import Data
-from triptych.memory import Growing
-from triptych.pace import pace
+from triptych.contracts.errors import TriptychError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -24,41 +21,6 @@ _SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cach
 
 class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
-
-
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Holder) -> Data:
-    """The whole request body, which ``holder`` holds. Raises PayloadTooLarge, before reading on, over the limit.
-
-    Of a body that is not there at once, a view of memory of its own. Large ones are read at the event loop's ``pace``.
-    """
-    declared = header(scope, b"content-length")
-    if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):
-        raise _too_large(limit_bytes) if declared.isdigit() else BadRequest("Content-Length is not a number")
-    whole: Growing | None = None
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        if len(part) + (0 if whole is None else len(whole)) > limit_bytes:
-            raise _too_large(limit_bytes)
-        holder.add(len(part))
-        if whole is None and not message.get("more_body"):
-            return bytes(part)
-        if whole is None:
-            whole = Growing(int(declared or 0))
-        whole.write(part)
-        if not message.get("more_body"):
-            return whole.taken()
-        if not pace().spend(len(part)):
-            await pace().room()
-
-
-def _too_large(limit_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the request body is over the limit of {limit_bytes:,} bytes (--max-body-bytes)",
-        code="body_too_large",
-    )
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

@@ -1,51 +1,91 @@
-"""The HTTP server: it listens, and ends without losing a connection. HTTP itself is uvicorn's."""
+"""The HTTP server: it listens, has requests answered, and ends without losing a connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
-from typing import Any
 
-import uvicorn
-
-from triptych.config.serve import FrontendConfig
+from triptych.config.http import HttpConfig
 from triptych.contracts.errors import ConfigError
-from triptych.frontend.http.protocol import HttpConnection
+from triptych.frontend.http.asgi import Application
+from triptych.frontend.http.connection import Connection
+from triptych.frontend.http.connections import Connections
+from triptych.frontend.http.exchange import Exchange
+
+log = logging.getLogger("triptych.http")
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
 LAST_WORDS_S = 1.0
 """Past the drain's deadline, for writing to clients that their answer was cut off."""
+UNSENT_BYTES = 128 << 10
+"""Most bytes that the kernel keeps of a connection beyond what is on its way to the client."""
+_TCP_NOTSENT_LOWAT = 25
+"""Of Linux; accepted sockets have what their listener has. Python names it from 3.13 on only."""
 
 
-class HttpServer(uvicorn.Server):
-    """Signals belong to the process, not to the HTTP server. No connection that was made is lost at the end."""
+class HttpServer:
+    """Serves one application on one listener. At the end no connection that was made is lost."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, app: Application, config: HttpConfig, drain_timeout_s: float) -> None:
+        self.connections = Connections(config)
         self.serves = asyncio.Event()
+        self._app = app
+        self._drain_timeout_s = drain_timeout_s
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.serves.set()
+    def answer(self, exchange: Exchange) -> None:
+        """Begin to answer a request, in a task of its own."""
+        task = asyncio.create_task(exchange.run(self._app), name="request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        accepted = [one for listener in sockets or () for one in _waiting_at(listener)]
-        for server in self.servers:  # in the same turn: whoever comes now comes to another frontend, or is refused
+    def stop(self) -> None:
+        """Have ``serve`` come to its end."""
+        self._stop.set()
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until told to stop, then drain: ``listener`` is closed, and what is being answered has its time."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
+        try:
+            self.serves.set()
+            await self._stop.wait()
+            await self._stop_listening(server, listener)
+            await self._drain()
+        finally:
             server.close()
+            listener.close()
+            for task in self._tasks:
+                task.cancel()
+            self.connections.close()
+
+    def _connection(self) -> Connection:
+        return Connection(self)
+
+    async def _stop_listening(self, server: asyncio.AbstractServer, listener: socket.socket) -> None:
+        accepted = list(_waiting_at(listener))
+        server.close()  # in the same turn: whoever comes now comes to another frontend, or is refused
         for one in accepted:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
         await asyncio.sleep(0)  # those that the event loop has accepted are connections after its turn
-        await super().shutdown(sockets)
+        listener.close()
 
-    def _protocol(self) -> asyncio.Protocol:
-        return HttpConnection(self.config, self.server_state, self.lifespan.state)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    async def _drain(self) -> None:
+        for connection in list(self.connections.open):
+            connection.end()
+        try:
+            async with asyncio.timeout(self._drain_timeout_s):
+                await self.connections.all_closed()
+        except TimeoutError:
+            log.warning("%d requests did not finish within %g s", len(self._tasks), self._drain_timeout_s)
+        for task in self._tasks:  # they say so to their clients
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=LAST_WORDS_S)
 
 
 def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
@@ -71,6 +111,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
+        with contextlib.suppress(OSError):  # a system without it keeps more
+            listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         if not shared:
             listener.listen(BACKLOG)
     except OSError as error:
@@ -80,35 +122,3 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     listener.setblocking(False)
     return listener
-
-
-async def serve_http(server: HttpServer, listener: socket.socket) -> None:
-    """Serve until told to exit. What is still being answered at the end of the drain gets its last words in."""
-    try:
-        await server.serve(sockets=[listener])
-        if server.server_state.tasks:  # cancelled by uvicorn, which does not wait for them
-            await asyncio.wait(set(server.server_state.tasks), timeout=LAST_WORDS_S)
-    finally:
-        for one in getattr(server, "servers", ()):
-            one.close()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-
-
-def http_server(app: Any, config: FrontendConfig) -> HttpServer:
-    return HttpServer(
-        uvicorn.Config(
-            app,
-            http=HttpConnection,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
-        )
-    )

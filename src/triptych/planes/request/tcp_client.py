@@ -20,6 +20,7 @@ from triptych.contracts.errors import (
     WorkerLost,
     from_wire,
 )
+from triptych.contracts.shortage import shortage_of
 from triptych.planes.request import frames
 from triptych.planes.request.base import Payload, Peer
 from triptych.planes.request.connection import Connection
@@ -258,8 +259,8 @@ class TcpRequestClient:
         except ssl.SSLError as error:
             self.complain(peer, why := f"TLS: {reason(error)}")
             raise WorkerLost(f"the worker cannot be reached: {why}") from None
-        except (OSError, TimeoutError):
-            raise WorkerLost("the worker cannot be reached") from None
+        except (OSError, TimeoutError) as error:
+            raise shortage_of(error) or WorkerLost("the worker cannot be reached") from None
         connection.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, self._token, peer.id))))
         self._connections[peer] = connection
         return connection

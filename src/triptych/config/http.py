@@ -1,0 +1,58 @@
+"""Configuration of the frontend's HTTP server: where it listens, and what its connections may take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+DEFAULT_PORT = 8000
+
+
+class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP server."""
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = DEFAULT_PORT
+    reuse_port: Annotated[
+        bool,
+        Meta(description="Share the port with other frontends that do too (SO_REUSEPORT); connections are dealt out."),
+    ] = False
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most connections at once. A new one takes the place of an idle or silent one; where all are "
+            "being answered it gets 503, unless it asks for `/live`, `/ready`, `/health` or `/metrics`; 0: 16384, or "
+            "what the limit on open files leaves.",
+        ),
+    ] = 0
+    max_connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Most connections from one address, treated likewise, with 429; 0: half of "
+            "`--max-connections`. Behind a proxy give both the same value.",
+        ),
+    ] = 0
+    head_timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="Time limit for a request's head, from the connection or the head's first byte."),
+    ] = 20.0
+    keep_alive_timeout_s: Annotated[
+        float, Meta(gt=0, description="How long a connection stays open between two requests.")
+    ] = 75.0
+    send_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Longest time in which a client takes nothing of an answer that waits for it; then its "
+            "connection is closed and its request cancelled.",
+        ),
+    ] = 30.0
+    body_timeout_s: Annotated[float, Meta(gt=0, description="Time limit for a client to send its request body.")] = 60.0
+    min_body_bytes_per_s: Annotated[
+        int,
+        Meta(ge=0, description="Slowest average of a request body that takes longer than 10 s; 0: any."),
+    ] = 1024

@@ -1,0 +1,57 @@
+"""Tell a shortage of the machine from a fault of ours or of the client's: what fails for it may work a moment later."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from triptych.contracts.errors import Unavailable
+
+CODE = "machine_short"
+RETRY_AFTER_S = 2.0
+_MEANINGS = {
+    errno.ENOMEM: "memory",
+    errno.ENOBUFS: "memory",
+    errno.EMFILE: "open files",
+    errno.ENFILE: "open files",
+    errno.ENOSPC: "room on a disk",
+    errno.EDQUOT: "room on a disk",
+    errno.EAGAIN: "processes",
+}
+MAX_CAUSES = 16
+"""Most errors that are looked at behind one."""
+
+
+def shortage_of(error: BaseException) -> Unavailable | None:
+    """What a client hears of ``error`` (503) if the machine was short of something, there or behind it; else None."""
+    for one in _causes(error):
+        if what := _what_is_short(one):
+            return Unavailable(
+                f"the server is short of {what} at the moment; try again", code=CODE, retry_after_s=RETRY_AFTER_S
+            )
+    return None
+
+
+def _what_is_short(error: BaseException) -> str | None:
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError):
+        return _MEANINGS.get(error.errno or 0)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "threads"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and what it was raised from, also within groups."""
+    waiting: list[BaseException | None] = [error]
+    for _ in range(MAX_CAUSES):
+        if not waiting:
+            return
+        one = waiting.pop()
+        if one is None:
+            continue
+        yield one
+        waiting += [one.__cause__ or one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions

@@ -1,0 +1,26 @@
+"""What a client hears of an error that nobody expected."""
+
+from __future__ import annotations
+
+import logging
+
+from triptych.contracts.errors import TriptychError, Unavailable
+from triptych.contracts.shortage import shortage_of
+
+log = logging.getLogger("triptych.frontend")
+
+INTERNAL = TriptychError("the server failed on this request; its log has the cause")
+SHUTTING_DOWN = Unavailable("the server is shutting down", code="shutting_down")
+"""For whoever is cut off by the end of the drain (or is gone, and does not hear it)."""
+
+
+def as_told(error: Exception, name: str) -> TriptychError:
+    """The error for the client of the request ``name``. One that is not expected goes to the log with its traceback,
+    a shortage of the machine with one line."""
+    if isinstance(error, TriptychError):
+        return error
+    if (short := shortage_of(error)) is not None:
+        log.warning("%s failed: %s (%s)", name, short.message, type(error).__name__)
+        return short
+    log.error("%s failed", name, exc_info=error)
+    return INTERNAL

@@ -1,0 +1,89 @@
+"""A request's body: whole, within its limits of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from triptych.cache.held_bytes import Holder
+from triptych.config.http import HttpConfig
+from triptych.contracts.errors import BadRequest, PayloadTooLarge, RequestTimeout
+from triptych.contracts.request import Data
+from triptych.frontend.http.asgi import ClientGone, Receive, Scope, header
+from triptych.memory import Growing
+from triptych.pace import pace
+
+GRACE_S = 10.0
+"""A body may take so long whatever its size; ``--min-body-bytes-per-s`` holds for what takes longer."""
+
+
+class _Clock:
+    """Until when a body's next part must be there."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        self._begun = asyncio.get_running_loop().time()
+        self._limit_s = config.body_timeout_s
+        self._rate = config.min_body_bytes_per_s
+
+    def deadline(self, received_bytes: int) -> float:
+        slowest_s = GRACE_S + received_bytes / self._rate if self._rate else self._limit_s
+        return self._begun + min(self._limit_s, slowest_s)
+
+    def error(self) -> RequestTimeout:
+        if asyncio.get_running_loop().time() < self._begun + self._limit_s:
+            reason = f"the request body came at less than {self._rate} bytes a second (--min-body-bytes-per-s)"
+            return RequestTimeout(reason, code="body_too_slow")
+        reason = f"the request body was not there after {self._limit_s:g} s (--body-timeout-s)"
+        return RequestTimeout(reason, code="body_timeout")
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Holder, config: HttpConfig) -> Data:
+    """The whole request body, which ``holder`` holds. Raises PayloadTooLarge, before reading on, over the limit.
+
+    Of a body that is not there at once, a view of memory of its own. Large ones are read at the event loop's ``pace``.
+    Raises RequestTimeout where it comes too late or too slowly, ClientGone where the client leaves.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):
+        raise _too_large(limit_bytes) if declared.isdigit() else BadRequest("Content-Length is not a number")
+    clock = _Clock(config)
+    try:
+        async with asyncio.timeout_at(clock.deadline(0)) as timeout:
+
+            def came(size_bytes: int) -> None:
+                timeout.reschedule(clock.deadline(size_bytes))
+
+            return await _parts(receive, limit_bytes, holder, int(declared or 0), came)
+    except TimeoutError:
+        raise clock.error() from None
+
+
+async def _parts(
+    receive: Receive, limit_bytes: int, holder: Holder, declared_bytes: int, came: Callable[[int], None]
+) -> Data:
+    whole: Growing | None = None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        if len(part) + (0 if whole is None else len(whole)) > limit_bytes:
+            raise _too_large(limit_bytes)
+        holder.add(len(part))
+        if whole is None and not message.get("more_body"):
+            return bytes(part)
+        if whole is None:
+            whole = Growing(declared_bytes)
+        whole.write(part)
+        if not message.get("more_body"):
+            return whole.taken()
+        came(len(whole))
+        if not pace().spend(len(part)):
+            await pace().room()
+
+
+def _too_large(limit_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the request body is over the limit of {limit_bytes:,} bytes (--max-body-bytes)",
+        code="body_too_large",
+    )

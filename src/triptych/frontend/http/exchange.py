@@ -1,0 +1,176 @@
+"""One request on a connection, and the answer to it: ASGI's ``receive`` and ``send`` over HTTP/1.1."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from triptych.contracts.errors import TriptychError
+from triptych.frontend.http.asgi import Application, Headers, Scope, error_body, error_headers
+
+if TYPE_CHECKING:
+    from triptych.frontend.http.connection import Connection
+
+log = logging.getLogger("triptych.http")
+
+MAX_WAITING_BODY_BYTES = 64 << 10
+"""More of a body than this is not read from the socket before the application has taken what is there."""
+_STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in http.HTTPStatus}
+_BODILESS = (204, 304)
+_FAILED = TriptychError("the server failed on this request; its log has the cause")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()
+
+
+def raw_error(error: TriptychError) -> bytes:
+    """A whole HTTP answer that says ``error`` and ends its connection, for where no application is asked."""
+    body = error_body(error)
+    headers = [one for one in error_headers(error) if one[0] != b"connection"]
+    headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    return b"".join((status_line(error.status), *(b"%b: %b\r\n" % one for one in headers), b"\r\n", body))
+
+
+class Exchange:
+    """A request that the application answers. It ends when its answer is complete, or the client is gone."""
+
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.whole = False
+        """The request's body has come to its end."""
+        self.gone = False
+        self.started = False
+        self.ended = False
+        self._connection = connection
+        self._wants_continue = wants_continue
+        """The client sends no body before it is asked to."""
+        self._body: list[bytes] = []
+        self._waiting_bytes = 0
+        self._news = asyncio.Event()
+        self._chunked = False
+        self._left_bytes: int | None = None
+        """Of an answer with a stated length, what is not sent yet."""
+
+    # The request, as the connection's parser finds it.
+
+    def feed(self, part: bytes) -> None:
+        if self.ended:
+            return
+        self._body.append(part)
+        self._waiting_bytes += len(part)
+        self._news.set()
+
+    def complete(self) -> None:
+        self.whole = True
+        self._news.set()
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self.gone = True
+        self._news.set()
+
+    def break_off(self) -> None:
+        """It was answered without the application, which hears that the client is gone."""
+        self.ended = True
+        self.leave()
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether more of the body may be read from the socket."""
+        return self._waiting_bytes <= MAX_WAITING_BODY_BYTES
+
+    # ASGI.
+
+    async def run(self, app: Application) -> None:
+        """Have ``app`` answer. Whatever it does, the exchange has an end."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:  # the edge of a task: the client gets an answer all the same
+            log.exception("the application failed")
+        finally:
+            if not self.ended and not self.gone:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        if not self.started:
+            self._connection.refuse(_FAILED)
+        else:  # a cut-off answer must not look like a complete one
+            self._connection.abort()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self._wants_continue and not self.started:
+            self._wants_continue = False
+            self._connection.write(_CONTINUE)
+        if not self.gone and not self.ended:
+            self._connection.read_on()
+            await self._news.wait()
+            self._news.clear()
+        if self.gone or self.ended:
+            return {"type": "http.disconnect"}
+        parts, self._body, self._waiting_bytes = self._body, [], 0
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return {"type": "http.request", "body": body, "more_body": not self.whole}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        connection = self._connection
+        if connection.stalled and not self.gone:
+            await connection.flowing()
+        if self.gone:
+            return
+        if self.started:
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            self._start(message["status"], message.get("headers", []))
+
+    def _start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        if self._wants_continue or self._connection.is_last(self):
+            self.keep_alive = False  # in the first case nobody knows whether the body will come
+        lines = [status_line(status)]
+        for name, value in headers:
+            if b"\n" in value or b"\r" in value:
+                raise ValueError(f"the header {name!r} has a line break")
+            if name == b"content-length":
+                self._left_bytes = int(value)
+            elif name == b"connection" and value == b"close":
+                self.keep_alive = False
+                continue
+            lines += (name, b": ", value, b"\r\n")
+        if self.scope["method"] == "HEAD" or status in _BODILESS:
+            self._left_bytes = 0
+        elif self._left_bytes is None and self.scope["http_version"] == "1.1":
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        elif self._left_bytes is None:  # its end is the connection's
+            self.keep_alive = False
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self._connection.write(b"".join(lines))
+
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        if self.ended:
+            raise RuntimeError("the answer has ended already")
+        if self._chunked:
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            self._connection.write(body if more else body + b"0\r\n\r\n")
+        elif body and self.scope["method"] != "HEAD":
+            self._write_counted(body)
+        if not more:
+            if self._left_bytes:
+                raise RuntimeError("the answer is shorter than its content-length")
+            self.ended = True
+            self._news.set()
+            self._connection.answered(self)
+
+    def _write_counted(self, body: bytes) -> None:
+        if self._left_bytes is not None:
+            self._left_bytes -= len(body)
+            if self._left_bytes < 0:
+                raise RuntimeError("the answer is longer than its content-length")
+        self._connection.write(body)

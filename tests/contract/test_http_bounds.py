@@ -1,0 +1,149 @@
+"""Bounds on HTTP connections: who gives way, who is refused, and that probes are answered all the same."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+
+from support.http_server import connected_from, get, reading_nothing, served
+from support.loops import run, until
+from support.raw_http import connected, response
+from triptych.config.http import HttpConfig
+from triptych.frontend.http import connections
+
+WAITS = get("/waits")
+
+
+async def busy(stack, s, count, address="127.0.0.1"):
+    """Connections that are being answered, for as long as the test."""
+    before = len(s.seen)
+    for _ in range(count):
+        _, writer = await stack.enter_async_context(connected_from(address, s.port))
+        writer.write(WAITS)
+    await until(lambda: len(s.seen) == before + count, "all are being answered")
+
+
+async def asked(port, path, address="127.0.0.1"):
+    """(status, headers, error's code) of a request on a new connection."""
+    async with connected_from(address, port) as (reader, writer):
+        writer.write(get(path))
+        status, headers, body = await response(reader)
+        return status, headers, json.loads(body).get("error", {}).get("code")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(connections, "GRACE_S", 0.0)
+
+
+def test_an_idle_connection_gives_way_to_a_new_one(impatient):
+    async def main():
+        async with served(max_connections=3, max_connections_per_address=9) as s, AsyncExitStack() as stack:
+            await busy(stack, s, 1)
+            idle = [await stack.enter_async_context(connected(s.port)) for _ in range(2)]
+            for reader, writer in idle:
+                writer.write(get("/a"))
+                await response(reader)
+            assert (await asked(s.port, "/a"))[0] == 200
+            assert await idle[0][0].read() == b"", "the one that was idle longest is closed"
+            assert s.counts.gave_way == 1
+            idle[1][1].write(get("/a"))
+            assert (await response(idle[1][0]))[0] == 200, "the others stay"
+            assert s.left == 0, "who is being answered does not give way"
+
+    run(main())
+
+
+@pytest.mark.parametrize("opening", [b"", WAITS[:-2]], ids=["silent", "half a head"])
+def test_so_does_one_that_does_not_say_what_it_wants(impatient, opening):
+    async def main():
+        async with served(max_connections=8) as s, AsyncExitStack() as stack:
+            for _ in range(100):
+                _, writer = await stack.enter_async_context(connected(s.port))
+                writer.write(opening)
+            for path in ("/a", "/live") * 5:
+                assert (await asked(s.port, path))[0] == 200
+            assert s.open <= 8 + 4
+
+    run(main())
+
+
+def test_who_came_just_now_does_not():
+    async def main():
+        async with served(max_connections=2, max_connections_per_address=9) as s, connected(s.port), connected(s.port):
+            status, headers, code = await asked(s.port, "/a")
+            assert (status, headers["connection"], code) == (503, "close", "too_many_connections")
+            assert int(headers["retry-after"]) >= 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+def test_where_all_are_being_answered_only_probes_are(stalled):
+    async def main():
+        async with served(max_connections=4, max_connections_per_address=9) as s, AsyncExitStack() as stack:
+            if stalled:
+                for _ in range(4):
+                    await stack.enter_async_context(reading_nothing(s.port, get("/endless")))
+                await until(lambda: len(s.server.connections._stalled) == 4, "none of them reads")
+            else:
+                await busy(stack, s, 4)
+            for _ in range(connections.MAX_SURPLUS):  # who says nothing there does not keep others from it
+                await stack.enter_async_context(connected(s.port))
+            for path in ("/live", "/ready", "/health", "/metrics"):
+                status, headers, _ = await asked(s.port, path)
+                assert (status, headers["connection"]) == (200, "close")
+            status, headers, code = await asked(s.port, "/a")
+            assert (status, code) == (503, "too_many_connections")
+            assert s.counts.refused_full > connections.MAX_SURPLUS
+
+    run(main())
+
+
+def test_a_place_that_is_free_again_is_given_again():
+    async def main():
+        async with served(max_connections=1, max_connections_per_address=9) as s:
+            async with AsyncExitStack() as stack:
+                await busy(stack, s, 1)
+                assert (await asked(s.port, "/a"))[0] == 503
+            await until(lambda: s.open == 0, "all are gone")
+            assert (await asked(s.port, "/a"))[0] == 200
+
+    run(main())
+
+
+def test_one_address_has_its_share_only():
+    async def main():
+        async with served(max_connections=8) as s, AsyncExitStack() as stack:
+            await busy(stack, s, 4)
+            status, headers, code = await asked(s.port, "/a")
+            assert (status, headers["connection"], code) == (429, "close", "too_many_connections")
+            assert (await asked(s.port, "/live"))[0] == 200
+            assert (await asked(s.port, "/a", "127.0.0.2"))[0] == 200
+            assert s.counts.refused_address == 2
+
+    run(main())
+
+
+def test_a_connection_over_the_bound_has_little_time(monkeypatch):
+    monkeypatch.setattr(connections, "SURPLUS_S", 0.1)
+
+    async def main():
+        async with served(max_connections=1, head_timeout_s=0.4) as s, AsyncExitStack() as stack:
+            await busy(stack, s, 1)
+            async with connected(s.port) as (reader, _):
+                assert await reader.read() == b""
+            assert s.counts.timed_out_surplus == 1
+
+    run(main())
+
+
+def test_the_bound_leaves_descriptors_for_others(monkeypatch):
+    for limit, most in ((64, 30), (256, 200), (1_000_000, connections.MAX_CONNECTIONS)):
+        monkeypatch.setattr(connections.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        of_all = connections.Connections(HttpConfig())
+        assert 2 <= of_all.most <= most
+        assert of_all.most_surplus >= 1
+        assert of_all.most + of_all.most_surplus < limit - 10

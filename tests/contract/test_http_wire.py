@@ -1,0 +1,192 @@
+"""HTTP/1.1 as clients may speak it: pipelines, expectations, trailers, upgrades, and what is none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from support.http_server import get, served
+from support.loops import run, until
+from support.raw_http import connected, post, response, send
+from triptych.frontend.http.connection import MAX_PIPELINED
+
+
+def test_what_is_no_http_is_answered_as_json():
+    async def main():
+        async with served() as s:
+            answer = await send(s.port, b"nonsense\r\n\r\n")
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert b"content-type: application/json" in head
+            error = json.loads(body)["error"]
+            assert (error["type"], error["code"]) == ("invalid_request_error", "malformed_http")
+            assert s.counts.malformed == 1
+
+    run(main())
+
+
+def test_nonsense_after_a_request_does_not_get_into_its_answer():
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            writer.write(get("/slow"))
+            await reader.readuntil(b"one\r\n")
+            writer.write(b"nonsense\r\n\r\n" * 3)
+            async with connected(s.port) as (other, going):
+                going.write(get("/go"))
+                await response(other)
+            assert await reader.read() == b"3\r\ntwo\r\n0\r\n\r\n", "the answer ends, then the connection"
+
+    run(main())
+
+
+def test_a_client_that_leaves_behind_a_pipeline_is_missed():
+    """The one that is being answered hears of it, though a later one was being read."""
+
+    async def main():
+        async with served() as s:
+            async with connected(s.port) as (_, writer):
+                writer.write(get("/waits") + get("/a") * 3)
+                await until(lambda: s.seen, "the first is being answered")
+                writer.write(get("/a") * 100)
+            await until(lambda: s.left == 1, "it hears that its client is gone")
+            assert len(s.seen) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_pipelined_requests_are_bounded_and_answered_in_order(at_once):
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            requests = [get(f"/{number}") for number in range(3 * MAX_PIPELINED)]
+            if at_once:
+                writer.write(b"".join(requests))
+            else:
+                for one in requests:
+                    writer.write(one)
+                    await writer.drain()
+            answered = 0
+            while not reader.at_eof() and answered < len(requests):
+                try:
+                    _, _, body = await response(reader)
+                except EOFError:
+                    break
+                assert json.loads(body)["path"] == f"/{answered}"
+                answered += 1
+            assert answered >= MAX_PIPELINED
+
+    run(main())
+
+
+def test_a_body_that_waits_to_be_asked_for():
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            head, body = post("/a", b"body", "expect: 100-continue").split(b"\r\n\r\n")
+            writer.write(head + b"\r\n\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(body)
+            assert json.loads((await response(reader))[2])["body"] == "body"
+
+    run(main())
+
+
+def test_a_body_that_is_not_asked_for_ends_the_connection():
+    """Nobody knows whether it comes: what follows must not be taken for it, nor it for a request."""
+
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            writer.write(get("/refused", "content-length: 5", "expect: 100-continue"))
+            status, headers, _ = await response(reader)
+            assert (status, headers["connection"]) == (200, "close")
+            writer.write(get("/a"))
+            assert await reader.read() == b""
+            assert len(s.seen) == 1
+
+    run(main())
+
+
+def test_a_body_that_comes_late_is_left_and_the_connection_goes_on():
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            writer.write(get("/refused", "content-length: 5"))
+            assert (await response(reader))[2] == b"no"
+            writer.write(b"GET /" + get("/a"))
+            assert json.loads((await response(reader))[2])["path"] == "/a"
+
+    run(main())
+
+
+def test_trailers_are_no_headers():
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            writer.write(
+                b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+                b"2\r\nhi\r\n0\r\nauthorization: Bearer stolen\r\n\r\n"
+            )
+            answer = json.loads((await response(reader))[2])
+            assert answer["body"] == "hi"
+            assert "authorization" not in answer["headers"]
+            writer.write(get("/b"))
+            assert json.loads((await response(reader))[2])["path"] == "/b"
+
+    run(main())
+
+
+def test_trailers_without_an_end_are_cut_off():
+    async def main():
+        async with served() as s:
+            head = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n"
+            answer = await send(s.port, head + b"a: b\r\n" * 50_000)
+            assert not answer or answer.startswith(b"HTTP/1.1 400 ")
+
+    run(main())
+
+
+def test_an_upgrade_that_is_not_spoken_is_passed_over():
+    """As ``curl --http2`` asks for one."""
+    upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            for _ in range(2):
+                writer.write(post("/a", b"body", *upgrade) + get("/b", *upgrade))
+                assert json.loads((await response(reader))[2])["body"] == "body"
+                assert json.loads((await response(reader))[2])["path"] == "/b"
+            assert len(s.seen) == 4
+
+    run(main())
+
+
+def test_http_1_0_gets_no_chunks():
+    async def main():
+        async with served() as s:
+            async with connected(s.port) as (reader, writer):
+                writer.write(get("/slow", version="1.0"))
+                async with connected(s.port) as (_, other):
+                    other.write(get("/go"))
+                    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert b"transfer-encoding" not in head
+            assert body == b"onetwo"
+
+    run(main())
+
+
+def test_an_application_that_fails_is_answered(caplog):
+    async def main():
+        async with served() as s:
+            answer = await send(s.port, get("/broken"))
+            assert answer.startswith(b"HTTP/1.1 500 ")
+            assert b'"internal_error"' in answer
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", ["CONNECT x:443", "OPTIONS *", "PRI *", "GET http://x/a", "GET /a?b=c#d"])
+def test_odd_targets_are_answered(method):
+    async def main():
+        async with served() as s:
+            answer = await send(s.port, f"{method} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+            assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+
+    run(main())
