@@ -25,7 +25,9 @@ from support.deployment import deployment
 from support.loops import run, until, until_async
 from support.videos import broken_in_the_middle, film_of, patched, sound_only, video
 from triptych.config.media import MediaLimits
+from triptych.media.sandbox import process
 
+LIAR = str(Path(__file__).parents[1] / "support" / "lying_decoder.py")
 MAX_S = 5.0
 MAX_BYTES = 400 << 20
 """Of the server and of each decoder, at any time; a decoder with FFmpeg and numpy takes some 100 MB."""
@@ -196,7 +198,7 @@ def is_stopped(pid):
 
 
 @pytest.mark.parametrize("place", ["frontend", "worker"])
-def test_a_decoder_that_crashes_fails_its_own_request_only(place):
+def test_a_decoder_that_is_lost_costs_no_request(place):
     """At the frontend it reads a video's header, at the worker it decodes a picture."""
 
     async def main():
@@ -211,7 +213,7 @@ def test_a_decoder_that_crashes_fails_its_own_request_only(place):
             os.kill(pid, signal.SIGSTOP)
             await until(lambda: is_stopped(pid), "the decoder stands still")
             other = ask(files.encoded("PNG", 50, 50), "image") if place == "worker" else film
-            doomed = asyncio.create_task(d.chat(other))
+            waiting = asyncio.create_task(d.chat(other))
 
             async def is_there():
                 text = (await d.http.get("/metrics")).text
@@ -221,11 +223,33 @@ def test_a_decoder_that_crashes_fails_its_own_request_only(place):
             await until_async(is_there, "the medium is at the decoder")
             os.kill(pid, signal.SIGSEGV)
             os.kill(pid, signal.SIGCONT)
-            answer = await doomed
-            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "media_decode_failed"), answer.text
-            assert "SIGSEGV" in answer.json()["error"]["message"]
-            for content in (other, good, ask(WEBM, "video")):
-                assert (await d.chat(content)).status_code == 200
+            for answer in (await waiting, await d.chat(good), await d.chat(ask(WEBM, "video"))):
+                assert answer.status_code == 200, answer.text
+            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
+
+    run(main())
+
+
+@pytest.mark.parametrize("place", ["frontend", "worker"])
+@pytest.mark.parametrize("how", ["crashes", "is_killed"])
+def test_a_medium_that_no_decoder_survives_fails_its_own_request_only(monkeypatch, place, how):
+    """4xx where it is the medium's fault, 503 where the system ends decoders."""
+
+    async def main():
+        async with deployment(limits=MediaLimits(media_decode_workers=1)) as d:
+            other = ask(files.encoded("PNG", 50, 50), "image") if place == "worker" else ask(FILM, "video")
+            with monkeypatch.context() as patch:
+                patch.setattr(process, "COMMAND", (LIAR, how))
+                answer = await d.chat(other)
+            error = answer.json()["error"]
+            assert error["param"].startswith("messages[0].content[0]"), error
+            if how == "crashes":
+                assert (answer.status_code, error["code"]) == (400, "media_decode_failed"), error
+                assert "SIGSEGV" in error["message"]
+            else:
+                assert (answer.status_code, error["code"]) == (503, "media_decoder_unavailable"), error
+                assert int(answer.headers["retry-after"]) > 0
+            assert (await d.chat(other)).status_code == 200
             await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
 
     run(main())

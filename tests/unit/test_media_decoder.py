@@ -8,7 +8,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.request import Medium
 from triptych.media.decoder import MediaDecoder, expected_bytes
-from triptych.media.image import PIXEL_BYTES
+from triptych.media.sniff import PIXEL_BYTES
 
 LIMITS = MediaLimits(media_decode_workers=1)
 SIZE_BYTES = 16 * 8 * PIXEL_BYTES

@@ -280,11 +280,20 @@ def test_who_leaves_takes_the_file_from_nobody_and_closing_ends_all():
 
 
 def test_the_child_gets_no_secret(monkeypatch):
-    monkeypatch.setenv("TRIPTYCH_API_KEY", "secret")
-    monkeypatch.setenv("HF_HOME", "/somewhere")
+    secrets = (
+        "TRIPTYCH_API_KEY",
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "OPENAI_API_KEY",
+        "DATABASE_URL",
+        "SSH_AUTH_SOCK",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     given = env.bare_environment()
     assert "secret" not in given.values()
-    assert given["HF_HOME"] == "/somewhere"
+    assert given["LC_ALL"] == "C.UTF-8"
 
 
 def test_without_torch_the_error_says_what_to_do(monkeypatch):

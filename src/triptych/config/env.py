@@ -95,6 +95,26 @@ def child_environment(extra: dict[str, str]) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """This process's environment without Triptych's own variables, secrets among them: for a child that reads what
-    others wrote."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRIPTYCH_")}
+    """The little that a Python process of ours needs of this one's environment: for a child that reads what others
+    wrote.
+
+    No secret is among it, whoever's it is: names are on a list. Libraries for numbers get one thread.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in _BARE or name.startswith("LC_")}
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**kept, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+_BARE = {
+    "HOME",  # where packages of this user's own are
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONHOME",
+    "PYTHONNOUSERSITE",
+    "PYTHONPYCACHEPREFIX",
+    "PYTHONUSERBASE",
+    "TZ",
+}
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -57,6 +57,13 @@ class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     media_decode_timeout_s: Annotated[
         float, Meta(gt=0, description="Time limit for reading or decoding one medium; what takes longer is killed.")
     ] = 120.0
+    media_require_sandbox: Annotated[
+        bool,
+        Meta(
+            description="Refuse to start where the system cannot keep such a process from files, the network and other "
+            "processes, and decode nothing in one that it does not.",
+        ),
+    ] = False
     media_decoded_bytes: Annotated[
         int,
         Meta(

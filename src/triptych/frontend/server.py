@@ -73,7 +73,7 @@ async def serving(
         catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble)
         app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
         lag = LoopLag()
-        for samples in (media.sandbox.counts.samples, lag.samples, dispatcher.samples):
+        for samples in (media.sandbox.samples, lag.samples, dispatcher.samples):
             app.metrics.also(samples)
         server = HttpServer(app, config, config.drain_timeout_s)
         app.metrics.also(server.connections.samples)

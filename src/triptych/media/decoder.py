@@ -14,12 +14,12 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.request import Medium
 from triptych.contracts.stages import Sample
-from triptych.media.audio import SAMPLE_BYTES, resampled_length, sound_bytes
+from triptych.media.audio import sound_bytes
 from triptych.media.errors import TOO_LARGE, by_content, problem
-from triptych.media.image import PIXEL_BYTES, picture_bytes
+from triptych.media.image import picture_bytes
+from triptych.media.sandbox.believe import expected_of
 from triptych.media.sandbox.pool import Sandbox
-from triptych.media.sniff import inspect_image
-from triptych.media.video import RGB_BYTES, video_bytes
+from triptych.media.video import video_bytes
 
 _SIZES = {"image": picture_bytes, "video": video_bytes, "audio": sound_bytes}
 
@@ -66,7 +66,7 @@ class MediaDecoder:
         """Metrics."""
         name = "triptych_media_decoded_"
         return (
-            *self.sandbox.counts.samples(),
+            *self.sandbox.samples(),
             Sample(name + "bytes", "gauge", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
             Sample(name + "capacity_bytes", "gauge", "Most that they may hold.", self.room.size_bytes),
             Sample(name + "waiting", "gauge", "Requests that wait for room for their media.", self.room.waiting),
@@ -101,7 +101,7 @@ class MediaDecoder:
         return await self._flights.run(medium.content_hash, lambda: self._decode(medium))
 
     async def _decode(self, medium: Medium) -> Any:
-        decoded = await self.sandbox.decode(medium, by_content(medium), expected_bytes(medium, self._limits))
+        decoded = await self.sandbox.decode(medium, by_content(medium))
         self.cache.put(medium.content_hash, decoded, _SIZES[medium.kind](decoded))
         return decoded
 
@@ -111,14 +111,4 @@ def expected_bytes(medium: Medium, limits: MediaLimits) -> int:
 
     Raises as ``inspect_image`` does for a picture.
     """
-    if medium.kind == "image":
-        width, height = medium.width, medium.height
-        if medium.data:
-            _, width, height, _ = inspect_image(medium.data, limits, by_content(medium))
-        return width * height * PIXEL_BYTES
-    if medium.kind == "video":
-        pixels = len(medium.frame_indices) * medium.width * medium.height
-        return min(pixels, limits.media_max_video_pixels) * RGB_BYTES
-    rate = medium.decode_rate or medium.sample_rate
-    samples = resampled_length(medium.samples, medium.sample_rate, rate) if medium.sample_rate else 0
-    return min(samples, int(limits.media_max_audio_s * rate)) * SAMPLE_BYTES
+    return expected_of(medium, limits, by_content(medium)).max_bytes

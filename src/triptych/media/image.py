@@ -13,7 +13,7 @@ from triptych.contracts.errors import UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.errors import UNSUPPORTED, damaged, problem, too_many_scans
 from triptych.media.image_header import MOST_SCANS, has_many_scans
-from triptych.media.sniff import ImageInfo, inspect_image
+from triptych.media.sniff import PIXEL_BYTES, ImageInfo, inspect_image
 
 # The readers themselves rather than Image.open: that one tries more formats and speaks up with Pillow's own,
 # process-wide pixel limit before ours does.
@@ -53,8 +53,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255)
-PIXEL_BYTES = 4
-"""Of an RGB picture in Pillow's memory."""
 
 
 def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Image.Image:

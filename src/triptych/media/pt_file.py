@@ -1,7 +1,7 @@
 """``python -m triptych.media.pt_file MAX_BYTES``: ``.pt`` on standard input, safetensors on standard output.
 
-The process lives for one file and holds nothing else. It reads with ``weights_only``, under limits that it sets itself
-once torch is loaded, and its exit status (``Status``) says what came of it.
+The process lives for one file and holds nothing else. Once torch is loaded it confines itself as decoders of other
+media do; then it reads, with ``weights_only``. Its exit status (``Status``) says what came of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from io import BytesIO
 from typing import Any
 
 from triptych.media.safetensors import DTYPES
+from triptych.media.sandbox.confine import confine, there_is_memory
+from triptych.media.sandbox.confinement import WEAK
+from triptych.media.sandbox.readable import folders_for
+from triptych.media.sandbox.verdict import is_short
+from triptych.media.sandbox.wire import SHORT_STATUS
 
 OLDEST_TORCH = (2, 6)
 """Before, ``weights_only`` could be made to run code (CVE-2025-32434)."""
@@ -25,6 +30,9 @@ SPARE_BYTES = 512 << 20
 COPIES = 4
 """Of the file and of the tensors in it that may be in memory at a time."""
 CPU_S = 30
+_PACKAGES = ("torch", "numpy")
+_LAZY = ("torch._weights_only_unpickler",)
+"""Modules that torch loads when it reads a file."""
 HEADER_BYTES = 1 << 20
 
 
@@ -38,6 +46,10 @@ class Status(IntEnum):
     """Standard output holds one line that says why."""
     TOO_LARGE = 4
     NO_TORCH = 5
+    WEAK = 6
+    """It is not confined as is required."""
+    SHORT = SHORT_STATUS
+    """The machine had not enough memory."""
 
 
 class Refused(Exception):
@@ -48,8 +60,8 @@ class TooLarge(Exception):
     """The tensors take more bytes than is allowed."""
 
 
-def main(max_bytes: int) -> Status:
-    """Sets limits on this process that cannot be taken back."""
+def main(max_bytes: int, required: bool = False) -> Status:
+    """Confine this process, for good, and read a file; ``required``: only if it is confined completely."""
     warnings.simplefilter("ignore")
     torch = _torch()
     if torch is None:
@@ -57,7 +69,8 @@ def main(max_bytes: int) -> Status:
     out = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not get into the answer
     data = sys.stdin.buffer.read()
-    _limit(len(data), max_bytes)
+    if _confined(len(data), max_bytes) == WEAK and required:
+        return Status.WEAK
     try:
         tensors = dense_tensors(torch.load(BytesIO(data), map_location="cpu", weights_only=True), torch)
         parts = safetensors_parts(tensors, max_bytes)
@@ -66,8 +79,14 @@ def main(max_bytes: int) -> Status:
         return Status.REFUSED
     except TooLarge:
         return Status.TOO_LARGE
-    for part in parts:
-        _write(out, part)
+    except (MemoryError, RuntimeError) as error:
+        is_memory = isinstance(error, MemoryError) or "alloc" in str(error)
+        return Status.SHORT if is_memory and not there_is_memory() else Status.FAILED
+    try:
+        for part in parts:
+            _write(out, part)
+    except OSError as error:
+        return Status.SHORT if is_short(error) else Status.FAILED
     return Status.DONE
 
 
@@ -130,21 +149,18 @@ def _torch() -> Any:
     return torch if version >= OLDEST_TORCH else None
 
 
-def _limit(file_bytes: int, max_bytes: int) -> None:
-    """Bound memory, time and output from here on. What torch itself maps, which differs by build, is left out."""
+def _confined(file_bytes: int, max_bytes: int) -> int:
+    """The level of confinement from here on. What torch itself maps, which differs by build, counts for no bound."""
     with open("/proc/self/statm", encoding="ascii") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
-    memory = mapped + SPARE_BYTES + COPIES * (file_bytes + max_bytes)
+    memory_bytes = mapped + SPARE_BYTES + COPIES * (file_bytes + max_bytes)
     used_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    for kind, limit in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, int(used_s) + CPU_S),
-        (resource.RLIMIT_FSIZE, max_bytes + HEADER_BYTES + 8),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (bound, bound))
+    bounds = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CPU: int(used_s) + CPU_S,
+        resource.RLIMIT_FSIZE: max_bytes + HEADER_BYTES + 8,
+    }
+    return confine(bounds, folders_for(_PACKAGES), _LAZY).level
 
 
 def _write(file: int, data: bytes) -> None:
@@ -155,7 +171,7 @@ def _write(file: int, data: bytes) -> None:
 
 if __name__ == "__main__":
     try:
-        status = main(int(sys.argv[1]))
+        status = main(int(sys.argv[1]), required=sys.argv[2:] == ["required"])
     except Exception:  # the caller is told by the status alone
         status = Status.FAILED
     os._exit(status)  # nothing to clean up, and torch takes a while to

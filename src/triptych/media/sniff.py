@@ -40,6 +40,8 @@ _UNSUPPORTED = (
     (re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype )?html", re.IGNORECASE), "an HTML page"),
 )
 _SNIFF_BYTES = 1024
+PIXEL_BYTES = 4
+"""Of an RGB picture in Pillow's memory."""
 
 
 class ImageInfo(NamedTuple):

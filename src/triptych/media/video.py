@@ -49,7 +49,7 @@ RGB_BYTES = 3
 """Of a decoded pixel."""
 _PACKETS_A_FRAME = 16
 """Packets of sound and text that may come with one frame: bounds the way through a hostile file."""
-_MAX_FPS = 1000
+MAX_FPS = 1000
 _SLACK_S = 0.5
 _SLACK = 0.05
 """What a file says of its duration may be so much more than what it holds, before it counts as truncated."""
@@ -95,10 +95,10 @@ def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
             raise damaged(item, "video")
         _check_work(frames, width * height, limits, item)
         fps = float(stream.average_rate or 0) or (frames / seen_s if seen_s else 1.0)
-        duration_s = max(stated_s, seen_s, frames / min(fps, _MAX_FPS))
+        duration_s = max(stated_s, seen_s, frames / min(fps, MAX_FPS))
         _check_duration(duration_s, limits, item)
         rotation = rotation_of(data, stream.id) if container == "mov" else 0
-    if fps > _MAX_FPS:
+    if fps > MAX_FPS:
         raise problem(BadRequest, item, DAMAGED, f"the video says that it has {fps:.0f} frames a second")
     if rotation in (90, 270):
         width, height = height, width
@@ -151,7 +151,8 @@ def _decode(data: bytes, wanted: tuple[int, ...], info: VideoInfo, limits: Media
             if index == wanted[found]:
                 if frame.is_corrupt:
                     raise damaged(item, "video")
-                video[found] = np.rot90(frame.to_ndarray(format="rgb24"), -info.rotation // 90)
+                pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()  # a decoder may start no thread
+                video[found] = np.rot90(pixels, -info.rotation // 90)
                 found += 1
             if found == len(wanted):
                 return video

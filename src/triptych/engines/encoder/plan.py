@@ -10,8 +10,8 @@ from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, Uns
 from triptych.contracts.request import Medium, Metadata, Numbers
 from triptych.media.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.errors import UNSUPPORTED, by_content, problem
-from triptych.media.image import PIXEL_BYTES
 from triptych.media.inspect import Facts, inspect
+from triptych.media.sniff import PIXEL_BYTES
 from triptych.media.video import RGB_BYTES
 from triptych.models.base import Checkpoint, ModelFamily
 

@@ -6,23 +6,29 @@ It ends with its parent: at the end of the socket when idle, and by an alarm whe
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from triptych.config.media import MIB, MediaLimits
-from triptych.contracts.errors import TriptychError, WireError
+from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium
 from triptych.media.audio import decode_audio
+from triptych.media.errors import DAMAGED, problem
 from triptych.media.image import decode_image
 from triptych.media.inspect import inspect
 from triptych.media.sandbox import export
-from triptych.media.sandbox.confine import confine, peak_bytes
+from triptych.media.sandbox.believe import expected_of
+from triptych.media.sandbox.confine import confine, peak_bytes, there_is_memory
 from triptych.media.sandbox.spawn import HANDED
-from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, Done, Job, Setup
+from triptych.media.sandbox.verdict import is_short
+from triptych.media.sandbox.wire import MESSAGE_BYTES, SHORT_STATUS, Done, Job, Ready, Setup
 from triptych.media.video import decode_video
 
 _DECODE: dict[MediaKind, Callable[[Medium, MediaLimits, str], Any]] = {
@@ -35,6 +41,8 @@ _JOB = msgspec.msgpack.Decoder(Job)
 _SETUP = msgspec.msgpack.Decoder(Setup)
 _ORPHAN_S = 2.0
 """Past a job's time limit, at which the parent kills this process, if there is a parent."""
+_PAUSES_S = (0.01, 0.05, 0.2)
+"""Between attempts to send an answer for which the machine has no buffer."""
 
 _FFMPEG_BLOCK_BYTES = 2 << 30
 """Most of one allocation (``av_max_alloc``'s default)."""
@@ -44,61 +52,92 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this
     os.closerange(HANDED + 1, os.sysconf("SC_OPEN_MAX"))
     with socket.socket(fileno=HANDED) as parent:
-        limits = _SETUP.decode(parent.recv(MESSAGE_BYTES)).limits
-        confine(limits.media_decode_memory_mib * MIB)
+        setup = _SETUP.decode(parent.recv(MESSAGE_BYTES))
+        limits = setup.limits
+        most = limits.media_decode_memory_mib * MIB
+        # A process can fill shared memory without mapping it: for that there is the bound on files' sizes.
+        bounds = {resource.RLIMIT_AS: most, resource.RLIMIT_FSIZE: most}
+        confinement = confine(bounds, setup.folders, setup.packages, HANDED)
         export.keep_memory()
-        parent.send(READY)
+        parent.sendmsg([_ENCODER.encode(Ready(confinement))])
         while True:
             message, descriptors, _, _ = socket.recv_fds(parent, MESSAGE_BYTES, 2)
             if not message:
                 return
             signal.setitimer(signal.ITIMER_REAL, limits.media_decode_timeout_s + _ORPHAN_S)
-            done, made = _answer(_JOB.decode(message), descriptors, limits)
+            done = _answer(_JOB.decode(message), descriptors, limits)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            try:
-                socket.send_fds(parent, [_ENCODER.encode(done)], made)
-            finally:
-                for fd in made:
-                    os.close(fd)
+            _send(parent, _ENCODER.encode(done))
 
 
-def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> tuple[Done, list[int]]:
-    """The answer, and the descriptors that go with it. Closes ``descriptors``."""
-    lent = export.Lent(descriptors.pop(), job.into_bytes) if job.into_bytes else None
+def _send(parent: socket.socket, message: bytes) -> None:
+    """Where the machine has no buffer for the answer, say that, or end by a status that does."""
+    for pause_s in _PAUSES_S:
+        try:
+            parent.sendmsg([message])
+        except OSError as error:
+            if not is_short(error):
+                raise
+            time.sleep(pause_s)
+        else:
+            return
     try:
-        medium = job.medium if not descriptors else _with_data(job, descriptors[0])
+        parent.sendmsg([_ENCODER.encode(Done(short=True))])
+    except OSError:
+        sys.exit(SHORT_STATUS)
+
+
+def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> Done:
+    """Closes ``descriptors``."""
+    lent = export.Lent(descriptors[-1], job.into_bytes) if job.into_bytes else None
+    largest_bytes = max(export.BLOCK_BYTES, job.into_bytes, job.shared_bytes)
+    memory_bytes = limits.media_decode_memory_mib * MIB
+    try:
+        medium = _with_data(job, descriptors[0]) if job.shared_bytes else job.medium
         if job.task == "inspect":
-            return Done(facts=inspect(medium.kind, bytes(medium.data), limits, job.item)), []
-        return export.exported(_DECODE[medium.kind](medium, limits, job.item), lent)
+            return Done(facts=inspect(medium.kind, bytes(medium.data), limits, job.item))
+        expected = expected_of(medium, limits, job.item)
+        return export.exported(_DECODE[medium.kind](medium, limits, job.item), expected, lent)
     except TriptychError as error:
-        return Done(error=error.to_wire(), exhausted=_ran_out(error, limits.media_decode_memory_mib * MIB)), []
-    except MemoryError:
-        return Done(error=WireError(500, "out of memory"), exhausted=True), []
+        return _for_want_of_memory(error, memory_bytes, largest_bytes) or Done(error=error.to_wire())
+    except MemoryError as error:
+        return _for_want_of_memory(error, memory_bytes, largest_bytes) or Done(exhausted=True)
+    except export.Differs:
+        reason = f"the {job.medium.kind} is of another size than was read of it at first"
+        return Done(error=problem(BadRequest, job.item, DAMAGED, reason).to_wire())
+    except OSError as error:
+        if not is_short(error):
+            raise
+        return Done(short=True)
     finally:
-        if lent is not None:
-            os.close(lent.fd)
+        for fd in descriptors:
+            os.close(fd)
 
 
 def _with_data(job: Job, fd: int) -> Medium:
-    with open(fd, "rb", buffering=0) as file:
+    with open(fd, "rb", buffering=0, closefd=False) as file:
         data = file.read(job.shared_bytes)
     if data is None or len(data) != job.shared_bytes:
         raise TriptychError("the medium did not come whole to its decoder")
     return msgspec.structs.replace(job.medium, data=data)
 
 
-def _ran_out(error: BaseException, memory_bytes: int) -> bool:
-    """Whether it was for want of memory that a medium was found damaged.
+def _for_want_of_memory(error: BaseException | None, memory_bytes: int, largest_bytes: int) -> Done | None:
+    """Whether it was for want of memory that a medium was found damaged: of this process's bound, or of the machine's.
 
-    A MemoryError with a number is FFmpeg's, which has ENOMEM for bounds of its own, too: it counts only where the
-    largest block that FFmpeg asks for may not have been there.
+    It was the bound where the largest block that may have been asked for, ``largest_bytes`` or FFmpeg's, might not have
+    been there any more. A MemoryError with a number is FFmpeg's, which has ENOMEM for bounds of its own, too.
     """
-    cause = error.__context__
-    if cause is None:
-        return False
-    if isinstance(cause, MemoryError):
-        return not hasattr(cause, "errno") or peak_bytes() + _FFMPEG_BLOCK_BYTES > memory_bytes
-    return _ran_out(cause, memory_bytes)
+    while error is not None and not isinstance(error, MemoryError):
+        error = error.__context__
+    if error is None:
+        return None
+    is_ffmpeg = hasattr(error, "errno")
+    if peak_bytes() + (_FFMPEG_BLOCK_BYTES if is_ffmpeg else largest_bytes) > memory_bytes:
+        return Done(exhausted=True)
+    if not there_is_memory():
+        return Done(short=True)
+    return None if is_ffmpeg else Done(exhausted=True)
 
 
 if __name__ == "__main__":

@@ -2,39 +2,133 @@
 
 from __future__ import annotations
 
-import ctypes
+import importlib
+import mmap
 import os
+import pkgutil
 import resource
+import warnings
+from contextlib import suppress
+from typing import Any
 
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
+from triptych.media.sandbox import kernel, landlock, seccomp
+from triptych.media.sandbox.confinement import Confinement, Folders
+from triptych.media.sandbox.syscalls import architecture
+
 OPEN_FILES = 64
+_PROBE_BYTES = 256 << 20
 _NICE = 10
 """Event loops and engines come first: a stream that waits is noticed, a picture that takes a little longer is not."""
+_NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+_CAPABILITIES_V3 = 0x20080522
+_status = -1
+"""A descriptor of ``/proc/self/status``, from when that could still be opened."""
 
 
-def confine(memory_bytes: int) -> None:
-    """Bound this process's memory and files, for good: no more privileges, no core dumps, nobody may trace it, and
-    others' work goes first.
+def confine(
+    bounds: dict[int, int], folders: Folders, packages: tuple[str, ...], socket: int | None = None
+) -> Confinement:
+    """Give up for good what this process does not need to decode media, and say what holds it now.
 
-    The bound on files' sizes holds for shared memory too, which a process can fill without mapping it.
+    Left are resources within ``bounds`` (by ``resource.RLIMIT_...``), descriptors that are open now, the messages of
+    ``socket``, and ``folders`` to be read. ``packages`` are loaded now where the system cannot bound what is read.
+    Standard error is closed: what could fill the server's log, or a terminal's input, is not for a decoder.
     """
-    os.nice(_NICE)
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    for kind, bound in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_FSIZE, memory_bytes),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-    ):
+    _step_aside()
+    kernel.forbid_new_privileges()
+    _limit(bounds)
+    has_namespaces = _alone()
+    _drop_capabilities()
+    kernel.forbid_tracing()
+    version = landlock.restrict(folders.readable, folders.listed)
+    if not version:
+        _load(packages)
+    has_filter = seccomp.restrict(seccomp.rules(socket, files=version > 0))
+    return Confinement(landlock=version, seccomp=has_filter, namespaces=has_namespaces)
+
+
+def _limit(bounds: dict[int, int]) -> None:
+    """Bound resources for good: those of ``bounds``, open files, core dumps, processes, locked memory and queues."""
+    fixed = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    for kind, bound in {**fixed, **bounds}.items():
         _, most = resource.getrlimit(kind)
         bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
-        resource.setrlimit(kind, (bound, bound))
+        # Over the lower bound on CPU time a signal tells why the process ends; at the upper one it is just killed.
+        resource.setrlimit(kind, (bound, bound + 1 if kind == resource.RLIMIT_CPU and bound < most else bound))
 
 
 def peak_bytes() -> int:
     """The most address space that this process ever had."""
-    with open("/proc/self/status", "rb") as file:
-        return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmPeak:")), 0)
+    status = os.pread(_status, 4096, 0) if _status >= 0 else b""
+    lines = status.splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"VmPeak:")), 0)
+
+
+def there_is_memory() -> bool:
+    """Whether the machine would give this process some more; its own bound has to be farther away."""
+    try:
+        mmap.mmap(-1, _PROBE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        return False
+    return True
+
+
+def _step_aside() -> None:
+    """Leave the server's session, folder and standard error, and let others go first."""
+    global _status
+    os.nice(_NICE)
+    with suppress(PermissionError):  # it leads a session already
+        os.setsid()
+    os.chdir("/")
+    _status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _alone() -> bool:
+    """Whether this process is now in namespaces of its own: another user's, without any network."""
+    try:
+        kernel.unshare(_NEW_USER | _NEW_NET | _NEW_IPC)
+    except OSError:  # not allowed here, or there are threads
+        return False
+    return True
+
+
+def _drop_capabilities() -> None:
+    """Those of root, or of the owner of a new namespace. None are left to be had again."""
+    machine = architecture()
+    if machine is None:
+        return
+    import ctypes
+
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_V3, 0)
+    kernel.called(machine.numbers["capset"], header, (ctypes.c_uint32 * 6)())
+
+
+def _load(packages: tuple[str, ...]) -> None:
+    """Import what there is of ``packages``: no file can be opened afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in packages:
+            whole = name.endswith(".*")
+            package = _loaded(name.removesuffix(".*"))
+            if whole and package is not None:
+                for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+                    _load((f"{module.name}.*" if module.ispkg else module.name,))
+
+
+def _loaded(name: str) -> Any:
+    """A module; None for one that is not installed, or that needs what is not."""
+    if name.endswith("__main__"):
+        return None
+    try:
+        return importlib.import_module(name)
+    except Exception:  # whatever a module does that is made for other systems
+        return None

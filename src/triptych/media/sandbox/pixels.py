@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from triptych.media.image import PIXEL_BYTES
+from triptych.media.sniff import PIXEL_BYTES
 from triptych.memory import Mapping
 
 

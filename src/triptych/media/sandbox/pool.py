@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -16,11 +19,13 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
 from triptych.contracts.request import Data, MediaKind, Medium
 from triptych.contracts.stages import Sample
-from triptych.media.errors import DECODE_FAILED, problem
-from triptych.media.sandbox import shared
+from triptych.media.errors import DECODE_FAILED, DECODER_UNAVAILABLE, problem
+from triptych.media.sandbox import believe, offered, shared
+from triptych.media.sandbox.confinement import Confinement
 from triptych.media.sandbox.process import Answer, Decoder, Died, NotBegun
 from triptych.media.sandbox.seats import Seat, Seats
-from triptych.media.sandbox.wire import INLINE_BYTES, Job
+from triptych.media.sandbox.verdict import PASSED_OVER, Cause, Verdict, verdict
+from triptych.media.sandbox.wire import INLINE_BYTES, Done, Job
 from triptych.memory import close_elsewhere
 
 log = logging.getLogger("triptych.media")
@@ -41,6 +46,8 @@ class SandboxCounts:
     crashed: int = 0
     timed_out: int = 0
     exhausted: int = 0
+    again: int = 0
+    short: int = 0
 
     def samples(self) -> tuple[Sample, ...]:
         """Metrics."""
@@ -52,7 +59,20 @@ class SandboxCounts:
             Sample(name + "crashed", "counter", "Media at which their decoder died.", self.crashed),
             Sample(name + "timed_out", "counter", "Media whose decoding took too long.", self.timed_out),
             Sample(name + "exhausted", "counter", "Media whose decoding needed too much memory.", self.exhausted),
+            Sample(name + "again", "counter", "Media decoded once more, as their decoder failed or died.", self.again),
+            Sample(name + "short", "counter", "Media not decoded for want of memory or processes (503).", self.short),
         )
+
+
+class _Ask(NamedTuple):
+    """What is asked of a decoder."""
+
+    task: Literal["inspect", "decode"]
+    medium: Medium
+    item: str
+    lent_bytes: int
+    check: Callable[[Done, int], None]
+    """Raises Disbelieved."""
 
 
 @dataclass(eq=False)
@@ -62,7 +82,11 @@ class _Work:
     counts: SandboxCounts
     decoder: Decoder | None = None
     begun: bool = False
+    wanted: bool = True
+    """Somebody waits for what comes of it."""
     fds: list[int] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
+    """Of the attempts that failed."""
 
     def begin(self) -> None:
         """Its turn has come."""
@@ -70,25 +94,34 @@ class _Work:
         self.counts.waiting -= 1
         self.counts.busy += 1
 
+    def pause(self) -> None:
+        """It waits once more."""
+        if self.begun:
+            self.begun = False
+            self.counts.waiting += 1
+            self.counts.busy -= 1
+
     def end(self) -> None:
         for fd in self.fds:
             close_elsewhere(fd)
-        if self.begun:
-            self.counts.busy -= 1
-        else:
-            self.counts.waiting -= 1
+        self.pause()
+        self.counts.waiting -= 1
 
 
 class Sandbox:
     """Inspects and decodes media in child processes: at most ``media_decode_workers``, started when needed.
 
     For one event loop, which nothing here blocks. First come, first served; what waits is bounded by the callers'
-    own bounds. A decoder that dies or hangs fails the medium that it worked on, with BadRequest
-    (``media_decode_failed``), one that runs out of memory with PayloadTooLarge, and another takes its place. Cancelling
-    drops a job that waits, and gives one under way a second to end. ``close`` kills what runs; it may run twice.
+    own bounds. A medium whose decoder dies is tried once more in another (``verdict``), and then fails: with BadRequest
+    (``media_decode_failed``), at a bound on memory with PayloadTooLarge, and for the machine's reasons with Unavailable
+    (``media_decoder_unavailable``). Cancelling drops a job that waits, and gives one under way a second to end.
+    ``close`` kills what runs; it may run twice.
     """
 
     def __init__(self, limits: MediaLimits) -> None:
+        """Raises ConfigError where decoders cannot be confined, but must be."""
+        self._offered = offered.available()
+        offered.check(self._offered, limits.media_require_sandbox)
         self.counts = SandboxCounts()
         self._limits = limits
         most = limits.media_decode_workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
@@ -103,25 +136,41 @@ class Sandbox:
         """Of the decoders that there are."""
         return sorted(decoder.pid for decoder in self._decoders)
 
+    @property
+    def confinement(self) -> Confinement:
+        """The weakest of the decoders that there are; without any, what the system offers."""
+        held = (decoder.confinement for decoder in self._decoders)
+        return min(held, key=lambda one: one.level, default=self._offered)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Metrics."""
+        return (*self.counts.samples(), *offered.samples(self.confinement))
+
     async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
         """What ``media.inspect`` gives, and raises, about the field ``item``; and what the class says."""
         medium = Medium(kind=kind, content_hash="", format="", data=data)
-        return (await self._run("inspect", medium, item)).done.facts
 
-    async def decode(self, medium: Medium, item: str, expected_bytes: int = 0) -> Any:
+        def check(done: Done, lent_bytes: int) -> None:
+            believe.check_facts(done.facts, kind, self._limits)
+
+        return (await self._run(_Ask("inspect", medium, item, 0, check))).done.facts
+
+    async def decode(self, medium: Medium, item: str) -> Any:
         """A PIL picture in RGB, or a numpy array, as ``decode_image`` and its like give. Raises as they do.
 
         Large ones lie in memory that the decoder filled, without a copy; it is given back with the last reference, and
-        filled again where another one's ``expected_bytes`` fit.
+        filled again for another one of about that size.
         """
         # Not imported above: the frontend has neither numpy nor Pillow.
         from triptych.media.sandbox.result import array_of, picture_of
 
-        try:
-            done, memory = await self._run("decode", medium, item, expected_bytes)
-            return (array_of if done.dtype else picture_of)(done, memory)
-        except (OSError, ValueError) as error:
-            raise TriptychError(f"{item}: what was decoded could not be taken over: {error}") from error
+        expected = believe.expected_of(medium, self._limits, item)
+
+        def check(done: Done, lent_bytes: int) -> None:
+            believe.check_decoded(done, expected, lent_bytes)
+
+        done, memory = await self._run(_Ask("decode", medium, item, expected.lent_bytes, check))
+        return (array_of if done.dtype else picture_of)(done, memory)
 
     async def close(self) -> None:
         self._closed = True
@@ -135,12 +184,12 @@ class Sandbox:
         self._decoders.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
-    async def _run(self, task: Any, medium: Medium, item: str, expected_bytes: int = 0) -> Answer:
+    async def _run(self, ask: _Ask) -> Answer:
         """Raises the answer's error, and what the class says."""
         if self._closed:
             raise _shut_down()
         work = _Work(self.counts)
-        running = asyncio.create_task(self._work(work, task, medium, item, expected_bytes), name=f"media-{task}")
+        running = asyncio.create_task(self._work(work, ask), name=f"media-{ask.task}")
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
         try:
@@ -149,39 +198,56 @@ class Sandbox:
             if running.cancelled() and not is_cancelled():  # by ``close``
                 raise _shut_down() from None
             running.add_done_callback(_discard)
+            work.wanted = False
             if work.decoder is None or not work.begun:
                 running.cancel()
             else:
                 work.decoder.hurry()
             raise
         except Died as died:
-            raise self._death(died, medium.kind, item) from None
-        if answer.done.exhausted:
-            raise self._exhausted(medium.kind, item)
+            raise self._failed(died, verdict(work.causes), ask) from None
         if answer.done.error is not None:
-            raise from_wire(answer.done.error)
+            raise from_wire(believe.told(answer.done.error, ask.item))
         return answer
 
-    async def _work(self, work: _Work, task: Any, medium: Medium, item: str, expected_bytes: int) -> Answer:
+    async def _work(self, work: _Work, ask: _Ask) -> Answer:
+        """Raises Died, whose cause is the last of ``work.causes``."""
         self.counts.waiting += 1
         try:
-            async with self._seats.take(len(medium.data) <= INLINE_BYTES) as seat:
-                job = await self._job(work, task, medium, item)
+            async with self._seats.take(len(ask.medium.data) <= INLINE_BYTES) as seat:
                 while True:
-                    decoder = work.decoder = await self._decoder(seat)
                     try:
-                        return await self._answer(decoder, job, work, expected_bytes)
-                    except NotBegun:  # what the decoder died of was another's doing
-                        self._decoders.discard(decoder)
+                        return await self._attempt(work, ask, seat)
+                    except Died as died:
+                        work.causes.append(died.cause)
+                        if self._closed or not work.wanted or verdict(work.causes) is not Verdict.AGAIN:
+                            raise
+                        log.warning("%s is tried in another decoder: %s", ask.medium.kind, died.words)
+                        self.counts.again += 1
+                        work.pause()
         finally:
             work.end()
             self.counts.workers = len(self._decoders)
 
-    async def _answer(self, decoder: Decoder, job: Job, work: _Work, expected_bytes: int) -> Answer:
+    async def _attempt(self, work: _Work, ask: _Ask, seat: Seat) -> Answer:
+        """Raises Died."""
+        try:
+            job = await self._job(work, ask)
+            for _ in range(PASSED_OVER):
+                async with seat.starting:
+                    decoder = work.decoder = await self._decoder(seat)
+                try:
+                    return await self._answer(decoder, job, work, ask)
+                except NotBegun:  # what the decoder died of was another's doing
+                    self._decoders.discard(decoder)
+        except OSError as error:
+            raise Died(Cause.SHORT, error.strerror or "no answer in time") from error
+        raise Died(Cause.SHORT, "decoders died of other media before its turn")
+
+    async def _answer(self, decoder: Decoder, job: Job, work: _Work, ask: _Ask) -> Answer:
         self._seats.look()  # for who may wait behind this one
         try:
-            limit_s = self._limits.media_decode_timeout_s
-            answer = await decoder.run(job, work.fds, expected_bytes, limit_s, work.begin)
+            answer = await decoder.run(job, work.fds, ask.lent_bytes, work.begin, partial(_check, ask))
         except NotBegun:
             raise
         except BaseException:
@@ -189,26 +255,32 @@ class Sandbox:
                 decoder.kill()
                 self._decoders.discard(decoder)
             raise
-        if answer.done.exhausted:
+        if answer.done.exhausted or answer.done.short:
             await self._retire(decoder)
+            if answer.done.exhausted:
+                raise Died(Cause.EXHAUSTED, "it needs too much memory")
+            raise Died(Cause.SHORT, "the machine had not enough memory")
         return answer
 
-    async def _job(self, work: _Work, task: Any, medium: Medium, item: str) -> Job:
-        size = len(medium.data)
+    async def _job(self, work: _Work, ask: _Ask) -> Job:
+        """Raises OSError."""
+        size = len(ask.medium.data)
         if size <= INLINE_BYTES:
-            return Job(task, medium, item)
-        filling = self._threads.submit(shared.filled, medium.data)
-        try:
-            work.fds.append(await asyncio.wrap_future(filling))
-        except asyncio.CancelledError:
-            filling.add_done_callback(_close)
-            raise
-        except OSError as error:
-            raise Unavailable(f"{item}: no memory to decode it in: {error.strerror}", code=DECODE_FAILED) from error
-        return Job(task, msgspec.structs.replace(medium, data=b""), item, size)
+            return Job(ask.task, ask.medium, ask.item)
+        if not work.fds:
+            try:
+                filling = self._threads.submit(shared.filled, ask.medium.data)
+            except RuntimeError as error:  # no thread can be had
+                raise OSError(errno.EAGAIN, str(error)) from None
+            try:
+                work.fds.append(await asyncio.wrap_future(filling))
+            except asyncio.CancelledError:
+                filling.add_done_callback(_close)
+                raise
+        return Job(ask.task, msgspec.structs.replace(ask.medium, data=b""), ask.item, size)
 
     async def _decoder(self, seat: Seat) -> Decoder:
-        """The seat's, else a new one."""
+        """The seat's, else a new one. Raises OSError."""
         if seat.decoder is not None:
             if seat.decoder.alive:
                 return seat.decoder
@@ -216,10 +288,9 @@ class Sandbox:
                 log.warning("decoder %d died while it was idle", seat.decoder.pid)
                 await self._retire(seat.decoder)
         seat.decoder = None
-        try:
-            decoder = await Decoder.start(self._limits, self._threads)
-        except OSError as error:
-            raise Unavailable(f"no decoder can be started: {error.strerror}", code=DECODE_FAILED) from error
+        decoder = await Decoder.start(self._limits, self._threads)
+        if decoder.confinement.level < self._offered.level:
+            log.warning("decoder %d is confined by %s only", decoder.pid, decoder.confinement)
         self._decoders.add(decoder)
         seat.decoder = decoder
         return decoder
@@ -229,29 +300,45 @@ class Sandbox:
         self._decoders.discard(decoder)
         await decoder.wait()
 
-    def _death(self, died: Died, kind: MediaKind, item: str) -> TriptychError:
+    def _failed(self, died: Died, verdict: Verdict, ask: _Ask) -> TriptychError:
+        """What the request gets: of the medium's fault 4xx, of the machine's 503."""
         if self._closed:
             return _shut_down()
-        if died.timed_out:
+        noun, limits = _NOUNS[ask.medium.kind], self._limits
+        cls: type[TriptychError] = BadRequest
+        code = DECODE_FAILED
+        if verdict is Verdict.MACHINE:
+            self.counts.short += 1
+            cls, code = Unavailable, DECODER_UNAVAILABLE
+            reason = f"the {noun} could not be decoded now, as the server is short of memory or processes; try again"
+        elif died.cause is Cause.TIMED_OUT:
             self.counts.timed_out += 1
             reason = (
-                f"the {_NOUNS[kind]} takes longer to decode than the limit of "
-                f"{self._limits.media_decode_timeout_s:g} s (--media-decode-timeout-s)"
+                f"the {noun} takes longer to decode than the limit of {limits.media_decode_timeout_s:g} s "
+                "(--media-decode-timeout-s)"
+            )
+        elif died.cause is Cause.EXHAUSTED:
+            self.counts.exhausted += 1
+            cls = PayloadTooLarge
+            reason = (
+                f"the {noun} needs more memory to decode than the limit of {limits.media_decode_memory_mib} MiB "
+                "(--media-decode-memory-mib)"
             )
         else:
             self.counts.crashed += 1
-            reason = f"the {_NOUNS[kind]} made its decoder fail: {died.cause}"
-        log.warning("%s", reason)
-        return problem(BadRequest, item, DECODE_FAILED, reason)
+            reason = f"the {noun} made its decoder fail: {died.words}"
+        log.warning("%s: %s", reason, died.words)
+        return problem(cls, ask.item, code, reason)
 
-    def _exhausted(self, kind: MediaKind, item: str) -> TriptychError:
-        self.counts.exhausted += 1
-        reason = (
-            f"the {_NOUNS[kind]} needs more memory to decode than the limit of "
-            f"{self._limits.media_decode_memory_mib} MiB (--media-decode-memory-mib)"
-        )
-        log.warning("%s", reason)
-        return problem(PayloadTooLarge, item, DECODE_FAILED, reason)
+
+def _check(ask: _Ask, done: Done, lent_bytes: int) -> None:
+    """Raise Disbelieved."""
+    if done.exhausted or done.short:
+        return
+    if done.error is not None:
+        believe.told(done.error, ask.item)
+    else:
+        ask.check(done, lent_bytes)
 
 
 def _close(filling: Future[int]) -> None:

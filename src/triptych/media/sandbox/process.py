@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import socket
@@ -12,34 +13,42 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-import triptych
 from triptych.config import env
 from triptych.config.media import MediaLimits
+from triptych.media.sandbox.believe import Disbelieved
+from triptych.media.sandbox.confinement import WEAK, Confinement
+from triptych.media.sandbox.readable import MEDIA_PACKAGES, folders_for
 from triptych.media.sandbox.spare import Spares
 from triptych.media.sandbox.spawn import Child, spawn
-from triptych.media.sandbox.wire import MESSAGE_BYTES, READY, START_TIMEOUT_S, Done, Job, Setup, pair
+from triptych.media.sandbox.verdict import Cause, cause_of, is_short
+from triptych.media.sandbox.wire import MESSAGE_BYTES, START_TIMEOUT_S, Done, Job, Ready, Setup, pair
 from triptych.memory import Mapping
+
+log = logging.getLogger("triptych.media")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DONE = msgspec.msgpack.Decoder(Done)
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_READY = msgspec.msgpack.Decoder(Ready)
+_READY_BYTES = 1 << 10
+COMMAND = ("-m", "triptych.media.sandbox.child")
+EXIT_S = 2.0
+"""For a decoder to end once its socket has."""
 ABANDONED_S = 1.0
 """For a job that nobody waits for any more: to let it end is cheaper than another process, for so long."""
 
 
 class Died(Exception):
-    """The decoder is gone. ``cause`` says how, as it may be told."""
+    """The decoder is gone, or of no use any more. ``words`` say how, as it may be told."""
 
-    def __init__(self, cause: str, *, timed_out: bool = False) -> None:
-        super().__init__(cause)
+    def __init__(self, cause: Cause, words: str) -> None:
+        super().__init__(words)
         self.cause = cause
-        self.timed_out = timed_out
+        self.words = words
 
 
 class NotBegun(Exception):
@@ -52,20 +61,16 @@ class Answer(NamedTuple):
     """In which what was decoded lies, where it is large."""
 
 
-class _Received(NamedTuple):
-    done: Done
-    fd: int | None
-
-
 @dataclass(eq=False)
 class _Pending:
     """A job that waits for its answer."""
 
     message: bytes
     fds: list[int]
-    limit_s: float
     begin: Callable[[], None]
-    answer: asyncio.Future[_Received]
+    check: Callable[[Done], None]
+    """Raises Disbelieved."""
+    answer: asyncio.Future[Done]
     sent: bool = False
 
 
@@ -75,7 +80,11 @@ class Decoder:
     It answers jobs in their order, each within its time limit from when it began.
     """
 
-    def __init__(self, process: Child, end: socket.socket, reaper: Executor) -> None:
+    def __init__(
+        self, process: Child, end: socket.socket, reaper: Executor, confinement: Confinement, limit_s: float
+    ) -> None:
+        self.confinement = confinement
+        self._limit_s = limit_s
         self._process = process
         self._socket = end
         self._reaper = reaper
@@ -83,20 +92,24 @@ class Decoder:
         self._spares = Spares()
         self._jobs: deque[_Pending] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._timed_out = False
+        self._ended_for: Died | None = None
+        """Why it was ended by this side."""
         self._closed = False
         self._loop.add_reader(end, self._readable)
 
     @classmethod
     async def start(cls, limits: MediaLimits, executor: Executor) -> Decoder:
         """``executor`` runs what would block. Raises OSError where no process can be had."""
-        starting = executor.submit(_spawn, limits)
         try:
-            process, end = await asyncio.wrap_future(starting)
+            starting = executor.submit(_spawn, limits)
+        except RuntimeError as error:  # no thread can be had
+            raise OSError(errno.EAGAIN, str(error)) from None
+        try:
+            process, end, confinement = await asyncio.wrap_future(starting)
         except asyncio.CancelledError:
             starting.add_done_callback(_drop)
             raise
-        return cls(process, end, executor)
+        return cls(process, end, executor, confinement, limits.media_decode_timeout_s)
 
     @property
     def pid(self) -> int:
@@ -112,30 +125,36 @@ class Decoder:
         return len(self._jobs)
 
     async def run(
-        self, job: Job, fds: list[int], expected_bytes: int, limit_s: float, begin: Callable[[], None]
+        self, job: Job, fds: list[int], lent_bytes: int, begin: Callable[[], None], check: Callable[[Done, int], None]
     ) -> Answer:
-        """``begin`` is called when its turn comes; ``fds`` may be closed afterwards. ``expected_bytes`` are decoded.
+        """The answer to ``job``, for which memory of ``lent_bytes`` is lent, where that is more than 0.
 
-        Raises Died, or NotBegun where its turn had not come; the decoder is then gone. OSError for memory that is not
-        what the answer says. Cancelling drops the answer only: one that has begun is to be hurried, too.
+        ``begin`` is called when its turn comes; ``fds`` may be closed afterwards. ``check`` gets the answer and how
+        much was lent, and raises Disbelieved. Raises Died, or NotBegun where its turn had not come; the decoder is then
+        gone. OSError where there is no memory to lend. Cancelling drops the answer only: one that has begun is to be
+        hurried, too.
         """
         if self._closed:
             raise NotBegun
-        loan = self._spares.take(expected_bytes)
-        if loan is not None:
-            job, fds = replace(job, into_bytes=loan.mapping.size_bytes), [*fds, loan.fd]
-        pending = _Pending(_ENCODER.encode(job), fds, limit_s, begin, self._loop.create_future())
-        self._jobs.append(pending)
-        if len(self._jobs) == 1:
-            self._begin()
-        else:
-            self._send(pending)
+        loan = self._spares.take(lent_bytes) if lent_bytes else None
+        size_bytes = 0 if loan is None else loan.mapping.size_bytes
         try:
-            done, fd = await pending.answer
+            if loan is not None:
+                job, fds = replace(job, into_bytes=size_bytes), [*fds, loan.fd]
+            message = _ENCODER.encode(job)
+            answer: asyncio.Future[Done] = self._loop.create_future()
+            pending = _Pending(message, fds, begin, lambda done: check(done, size_bytes), answer)
+            self._jobs.append(pending)
+            if len(self._jobs) == 1:
+                self._begin()
+            else:
+                self._send(pending)
+            done = await answer
         except EOFError:
             raise await self._cause() from None
-        if fd is not None:
-            return Answer(done, self._spares.adopt(fd, done.shared_bytes))
+        finally:
+            if loan is not None and not loan.kept:
+                os.close(loan.fd)
         return Answer(done, loan.mapping if loan is not None and done.lent else None)
 
     def hurry(self) -> None:
@@ -145,8 +164,7 @@ class Decoder:
 
     def kill(self) -> None:
         """At once, and without a wait: ``wait`` tells when it is gone. May be called twice."""
-        if not self._closed:
-            self._process.kill()
+        self._process.kill()
         self._ended()
 
     async def wait(self) -> int:
@@ -163,7 +181,7 @@ class Decoder:
         if first.answer.done():  # it was cancelled, but the decoder has it
             self._set_timer(ABANDONED_S)
             return
-        self._set_timer(first.limit_s)
+        self._set_timer(self._limit_s)
         first.begin()
         if not first.sent:
             self._send(first)
@@ -172,11 +190,11 @@ class Decoder:
         try:
             socket.send_fds(self._socket, [pending.message], pending.fds)
             pending.sent = True
-        except BlockingIOError:
-            if pending is self._jobs[0]:  # its end of the socket does not fit the message
-                self.kill()
-        except OSError:  # it died just now
-            self.kill()
+        except OSError as error:
+            if not is_short(error):  # it died just now
+                self._ended()
+            elif pending is self._jobs[0]:  # another one is sent at its turn
+                self._end(Cause.SHORT, f"its job could not be sent: {error.strerror}")
 
     def _set_timer(self, limit_s: float) -> None:
         if self._timer is not None:
@@ -184,47 +202,52 @@ class Decoder:
         self._timer = self._loop.call_later(limit_s, self._time_out)
 
     def _time_out(self) -> None:
-        self._timed_out = True
+        self._end(Cause.TIMED_OUT, "it took too long")
+
+    def _end(self, cause: Cause, words: str) -> None:
+        self._ended_for = Died(cause, words)
         self.kill()
 
     def _readable(self) -> None:
+        """Descriptors that come with an answer are never received: a decoder has none to give."""
         try:
-            message, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, 1, socket.MSG_DONTWAIT)
+            message, _, flags, _ = self._socket.recvmsg(MESSAGE_BYTES, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
-            message, fds = b"", []
-        try:
-            answer = _Received(_DONE.decode(message), fds[0] if fds else None) if message and self._jobs else None
-        except msgspec.MsgspecError:
-            answer = None
-        if answer is None:
-            _close(fds)
-            if message:
-                self.kill()
-            else:
-                self._ended()
+            message, flags = b"", 0
+        if not message:
+            self._ended()
             return
-        self._answered(self._jobs.popleft(), answer)
+        try:
+            if not self._jobs or flags & socket.MSG_TRUNC:
+                raise Disbelieved("it says what nobody asked for")
+            done = _DONE.decode(message)
+            self._jobs[0].check(done)
+        except (msgspec.MsgspecError, Disbelieved) as error:
+            words = str(error) if isinstance(error, Disbelieved) else "its answer cannot be read"
+            log.warning("decoder %d is ended: %s", self.pid, words)
+            self._end(Cause.DISBELIEVED, words)
+            return
+        self._answered(self._jobs.popleft(), done)
 
-    def _answered(self, pending: _Pending, answer: _Received) -> None:
+    def _answered(self, pending: _Pending, done: Done) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if pending.answer.done():  # nobody waits for it any more
-            _close([] if answer.fd is None else [answer.fd])
-        else:
-            pending.answer.set_result(answer)
+        if not pending.answer.done():  # somebody waits for it still
+            pending.answer.set_result(done)
         if self._jobs:
             self._begin()
 
     def _ended(self) -> None:
-        """End of the socket: let it end by itself, so that its status tells how."""
+        """End of the socket: let it end by itself, so that its status tells how, but not for long."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._spares.close()
+            self._loop.call_later(EXIT_S, self._end_late)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -235,53 +258,56 @@ class Decoder:
                 answer.set_exception(error)
             error = NotBegun()
 
+    def _end_late(self) -> None:
+        if self._process.poll() is None:
+            self._end(Cause.DISBELIEVED, "it closed its socket and went on")
+
     async def _cause(self) -> Died:
         status = await self.wait()
-        if self._timed_out:
-            return Died("it took too long", timed_out=True)
-        if status == -signal.SIGKILL:
-            return Died("its process was killed, as the system does where memory runs out")
+        if self._ended_for is not None:
+            return self._ended_for
+        cause = cause_of(status)
+        if cause is Cause.KILLED:
+            return Died(cause, "its process was killed, as the system does where memory runs out")
+        if cause is Cause.SHORT:
+            return Died(cause, "the machine had no buffer for its answer")
         if status < 0:
-            return Died(f"its process ended by signal {-status} ({signal.Signals(-status).name})")
-        return Died(f"its process ended with status {status}")
+            return Died(cause, f"its process ended by signal {-status} ({signal.Signals(-status).name})")
+        return Died(cause, f"its process ended with status {status}")
 
 
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-
-
-def _spawn(limits: MediaLimits) -> tuple[Child, socket.socket]:
+def _spawn(limits: MediaLimits) -> tuple[Child, socket.socket, Confinement]:
     """Blocks for some 0.1 s. The child ends when the socket does. Raises OSError where it does not come up."""
     ours, theirs = pair()
-    source = str(Path(triptych.__file__).parents[1])
-    environment = {**env.bare_environment(), **_ONE_THREAD, "PYTHONPATH": source}
     try:
         with theirs:
-            words = [sys.executable, "-P", "-m", "triptych.media.sandbox.child"]
-            process = spawn(words, environment, theirs.fileno())
+            words = [sys.executable, "-P", *COMMAND]
+            process = spawn(words, env.bare_environment(), theirs.fileno())
     except BaseException:
         ours.close()
         raise
     try:
-        ours.send(_ENCODER.encode(Setup(limits)))
+        ours.send(_ENCODER.encode(Setup(limits, folders_for(MEDIA_PACKAGES), MEDIA_PACKAGES)))
         ours.settimeout(START_TIMEOUT_S)
-        if ours.recv(len(READY)) != READY:
-            raise OSError(errno.EPIPE, "it ended at its start; the log may have the cause")
+        ready = _READY.decode(ours.recv(_READY_BYTES))
         ours.setblocking(False)
-    except BaseException:
+        if limits.media_require_sandbox and ready.confinement.level == WEAK:
+            raise OSError(errno.EPERM, f"it is confined by {ready.confinement} only (--media-require-sandbox)")
+    except BaseException as error:
         ours.close()
         process.kill()
         process.wait()
+        if isinstance(error, msgspec.MsgspecError):
+            raise OSError(errno.EPIPE, "it ended at its start; the log may have the cause") from None
         raise
-    return process, ours
+    return process, ours, ready.confinement
 
 
-def _drop(starting: Future[tuple[Child, socket.socket]]) -> None:
+def _drop(starting: Future[tuple[Child, socket.socket, Confinement]]) -> None:
     """End what was started for nobody; in the thread that started it."""
     if starting.cancelled() or starting.exception() is not None:
         return
-    process, end = starting.result()
+    process, end, _ = starting.result()
     end.close()
     process.kill()
     process.wait()

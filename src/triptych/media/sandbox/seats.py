@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from triptych.media.sandbox.process import Decoder
 
@@ -22,6 +22,8 @@ class Seat:
     taken: int = 0
     quick: bool = True
     """All who have taken it are."""
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who gives it a decoder: others may wait for the same."""
 
     def room(self, quick: bool) -> bool:
         if not self.taken:

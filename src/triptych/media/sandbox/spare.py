@@ -24,10 +24,12 @@ class _Block(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """Memory that is about to be filled; it comes back with the last reference to its mapping."""
+    """Memory that a decoder is about to fill; it comes back, or is freed, with the last reference to its mapping."""
 
     mapping: Mapping
     fd: int
+    kept: bool
+    """``fd`` stays open for the next one; else it is the borrower's to close, once the decoder has it."""
 
 
 class Spares:
@@ -37,30 +39,30 @@ class Spares:
         self._free: list[_Block] = []
         self._closed = False
 
-    def take(self, size_bytes: int) -> Loan | None:
-        """Memory for so many bytes, where there is some."""
+    def take(self, size_bytes: int) -> Loan:
+        """Memory for so many bytes, which was filled before or is fresh. Raises OSError."""
         fit = (one for one in self._free if size_bytes <= one.size_bytes <= _MOST_TIMES * size_bytes)
         block = min(fit, key=lambda one: one.size_bytes, default=None)
         if block is None:
-            return None
+            return self._fresh(size_bytes)
         self._free.remove(block)
-        return Loan(Mapping.again(block.address, block.size_bytes, partial(self._take_back, block.fd)), block.fd)
-
-    def adopt(self, fd: int, size_bytes: int) -> Mapping:
-        """Memory that the decoder made; ``fd`` is taken over. Raises OSError for what is not memory of that size."""
-        keep = size_bytes >= LEAST_BYTES
-        mapping = None
-        try:
-            mapping = shared.mapped(fd, size_bytes, give_back=partial(self._take_back, fd) if keep else None)
-        finally:
-            if mapping is None or not keep:
-                os.close(fd)
-        return mapping
+        mapping = Mapping.again(block.address, block.size_bytes, partial(self._take_back, block.fd))
+        return Loan(mapping, block.fd, kept=True)
 
     def close(self) -> None:
         """Nothing is kept any more, whenever it comes back."""
         self._closed = True
         self._trim()
+
+    def _fresh(self, size_bytes: int) -> Loan:
+        keep = LEAST_BYTES <= size_bytes <= KEPT_BYTES
+        fd = shared.make(size_bytes)
+        try:
+            mapping = Mapping(size_bytes, fd=fd, give_back=partial(self._take_back, fd) if keep else None)
+        except BaseException:
+            os.close(fd)
+            raise
+        return Loan(mapping, fd, kept=keep)
 
     def _take_back(self, fd: int, address: int, size_bytes: int) -> None:
         """May be called in any thread, in the middle of anything."""

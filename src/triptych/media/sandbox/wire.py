@@ -1,7 +1,7 @@
 """What a process and its decoders say to each other: one message a job and one an answer, as msgpack.
 
 The socket keeps messages apart (``SOCK_SEQPACKET``). What is larger than ``INLINE_BYTES`` comes as the descriptor of
-shared memory beside the message.
+shared memory beside the message, which the parent alone makes: no descriptor comes back from a decoder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import WireError
 from triptych.contracts.request import Medium
+from triptych.media.sandbox.confinement import Confinement, Folders
 
 INLINE_BYTES = 256 << 10
 """A 224 x 224 picture is 147 KiB; to share, map and unmap memory costs more than to copy that."""
@@ -23,15 +24,24 @@ BUFFER_BYTES = 1 << 20
 """Asked of the kernel for each direction, so that a message of that size fits at any kernel's usual settings."""
 
 
-READY = b"ready"
-"""What a decoder says once it is set up: time limits are for work, not for the start."""
 START_TIMEOUT_S = 30.0
+SHORT_STATUS = 75
+"""Exit status of a decoder that could not even say that the machine has not enough for it (``EX_TEMPFAIL``)."""
 
 
 class Setup(msgspec.Struct, frozen=True):
     """The first message to a decoder."""
 
     limits: MediaLimits
+    folders: Folders
+    packages: tuple[str, ...]
+    """To be had once it is confined."""
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The first message of a decoder, once it is set up: time limits are for work, not for the start."""
+
+    confinement: Confinement
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +54,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     shared_bytes: int = 0
     """Size of the medium's data where they are shared."""
     into_bytes: int = 0
-    """Size of memory to fill with what is decoded, if it fits: the last descriptor."""
+    """Size of memory to fill with what is decoded, where it is large: the last descriptor."""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True):
@@ -53,6 +63,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     error: WireError | None = None
     exhausted: bool = False
     """Memory ran out at the limit."""
+    short: bool = False
+    """The machine had not enough of something: another time it may have."""
     facts: dict[str, str | int | float] = {}
     """Of ``inspect``."""
     shape: tuple[int, ...] = ()
@@ -61,10 +73,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     """numpy's name of it; of a picture none."""
     data: bytes = b""
     """A picture as RGB, three bytes a pixel; an array as it lies in memory."""
-    shared_bytes: int = 0
-    """Size of what was decoded where it is shared: a picture then has four bytes a pixel, as Pillow keeps it."""
     lent: bool = False
-    """It lies in the memory that came with the job, else in that of a descriptor."""
+    """It lies in the memory that came with the job: a picture then has four bytes a pixel, as Pillow keeps it."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

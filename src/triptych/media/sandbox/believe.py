@@ -1,0 +1,153 @@
+"""What a decoder answers, compared with what its parent knows. A decoder may have been taken over by a medium."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from triptych.config.media import MediaLimits
+from triptych.contracts.errors import WireError
+from triptych.contracts.request import MediaKind, Medium
+from triptych.media import errors
+from triptych.media.audio import RATES_HZ, SAMPLE_BYTES, SUPPORTED_SOUNDS, resampled_length
+from triptych.media.sandbox.wire import INLINE_BYTES, Done
+from triptych.media.sniff import PIXEL_BYTES, SUPPORTED_IMAGES, inspect_image
+from triptych.media.video import MAX_FPS, RGB_BYTES, SUPPORTED_VIDEOS
+
+_STATUSES = (400, 413, 415, 500)
+_CODES = {
+    None,
+    errors.DAMAGED,
+    errors.TOO_LARGE,
+    errors.TOO_SMALL,
+    errors.UNSUPPORTED,
+    "audio_not_installed",
+    "video_not_installed",
+}
+MAX_MESSAGE_CHARS = 1000
+_ROUNDING = 1.001
+
+Facts = dict[str, str | int | float]
+
+
+class Disbelieved(Exception):
+    """The decoder answers what cannot be; the message is for the log."""
+
+
+class Expected(NamedTuple):
+    """What a medium is decoded to, as far as it is known before."""
+
+    shape: tuple[int, ...]
+    """0: not known."""
+    dtype: str
+    """numpy's name; of a picture none."""
+    max_bytes: int
+    """In memory, by what is known and the limits."""
+
+    def is_of(self, shape: tuple[int, ...]) -> bool:
+        """Whether a result of ``shape`` is one of these."""
+        if len(shape) != len(self.shape):
+            return False
+        return all(size == known if known else size > 0 for size, known in zip(shape, self.shape, strict=True))
+
+    @property
+    def lent_bytes(self) -> int:
+        """Memory that is needed for it beside the answer."""
+        inline_bytes = self.max_bytes if self.dtype else self.max_bytes // PIXEL_BYTES * RGB_BYTES
+        return self.max_bytes if inline_bytes > INLINE_BYTES else 0
+
+
+def expected_of(medium: Medium, limits: MediaLimits, item: str) -> Expected:
+    """By the header of a picture, and by what the frontend read of another medium.
+
+    Raises as ``inspect_image`` does for a picture.
+    """
+    if medium.kind == "image":
+        width, height = medium.width, medium.height
+        if medium.data:
+            _, width, height, _ = inspect_image(medium.data, limits, item)
+        return Expected((height, width), "", width * height * PIXEL_BYTES)
+    if medium.kind == "video":
+        count, width, height = len(medium.frame_indices), medium.width, medium.height
+        pixels = count * width * height or limits.media_max_video_pixels
+        return Expected((count, height, width, 3), "uint8", min(pixels, limits.media_max_video_pixels) * RGB_BYTES)
+    rate = medium.decode_rate or medium.sample_rate
+    samples = resampled_length(medium.samples, medium.sample_rate, rate) if medium.sample_rate else 0
+    most = int(limits.media_max_audio_s * (rate or RATES_HZ[1]))
+    return Expected((samples,), "float32", min(samples or most, most) * SAMPLE_BYTES)
+
+
+def check_decoded(done: Done, expected: Expected, lent_bytes: int) -> None:
+    """Raise Disbelieved unless ``done`` is what was expected, and is there as a whole, in the memory lent or inline."""
+    if done.dtype != expected.dtype or not expected.is_of(done.shape):
+        raise Disbelieved("it answers with another type or shape")
+    picture = not expected.dtype
+    element = 1 if expected.dtype == "uint8" else PIXEL_BYTES if picture else SAMPLE_BYTES
+    size_bytes = math.prod(done.shape) * element
+    if size_bytes > expected.max_bytes:
+        raise Disbelieved("it answers with more than there can be")
+    if done.lent:
+        whole = size_bytes <= lent_bytes and not done.data
+    else:
+        whole = len(done.data) == (math.prod(done.shape) * RGB_BYTES if picture else size_bytes)
+    if not whole:
+        raise Disbelieved("its answer is not whole")
+
+
+def check_facts(facts: Facts, kind: MediaKind, limits: MediaLimits) -> None:
+    """Raise Disbelieved unless ``facts`` are such as ``media.inspect`` gives for a medium within ``limits``."""
+    types = _FACTS[kind]
+    if {name: type(value) for name, value in facts.items()} != types or not _KINDS[kind](facts, limits):
+        raise Disbelieved("it answers with facts of no such medium")
+
+
+def told(error: WireError, item: str) -> WireError:
+    """The error that a decoder answers, as it may be passed on. Raises Disbelieved for one that is none of its."""
+    if error.status not in _STATUSES or error.code not in _CODES or error.param not in (None, item):
+        raise Disbelieved("it answers with an error that is none of its own")
+    message = "".join(one if one.isprintable() else " " for one in error.message[:MAX_MESSAGE_CHARS])
+    return WireError(error.status, message, error.param, error.code)
+
+
+def _image(facts: Facts, limits: MediaLimits) -> bool:
+    return facts["format"] in SUPPORTED_IMAGES and _has_size(facts, limits)
+
+
+def _video(facts: Facts, limits: MediaLimits) -> bool:
+    frames, fps = facts["frames"], facts["fps"]
+    assert isinstance(frames, int)
+    assert isinstance(fps, float)
+    return (
+        facts["format"] in SUPPORTED_VIDEOS
+        and _has_size(facts, limits)
+        and 0 < frames <= limits.media_max_video_frames
+        and 0 < fps <= MAX_FPS  # not so NaN
+        and frames / fps <= limits.media_max_video_s * _ROUNDING
+        and frames * int(facts["width"]) * int(facts["height"]) <= limits.media_max_video_work
+    )
+
+
+def _audio(facts: Facts, limits: MediaLimits) -> bool:
+    samples, rate = facts["samples"], facts["sample_rate"]
+    assert isinstance(samples, int)
+    assert isinstance(rate, int)
+    return (
+        facts["format"] in SUPPORTED_SOUNDS
+        and RATES_HZ[0] <= rate <= RATES_HZ[1]
+        and 0 < samples <= limits.media_max_audio_s * rate
+    )
+
+
+def _has_size(facts: Facts, limits: MediaLimits) -> bool:
+    width, height = facts["width"], facts["height"]
+    assert isinstance(width, int)
+    assert isinstance(height, int)
+    return min(width, height) >= limits.media_min_side_px and width * height <= limits.media_max_pixels
+
+
+_FACTS: dict[MediaKind, dict[str, type]] = {
+    "image": {"format": str, "width": int, "height": int},
+    "video": {"format": str, "width": int, "height": int, "frames": int, "fps": float},
+    "audio": {"format": str, "samples": int, "sample_rate": int},
+}
+_KINDS = {"image": _image, "video": _video, "audio": _audio}

@@ -1,0 +1,45 @@
+"""How strongly a decoder is confined, as a value."""
+
+from __future__ import annotations
+
+import msgspec
+
+WEAK, COMPLETE, TWOFOLD = 0, 1, 2
+"""Levels: something is allowed that a decoder does not need; all of it is refused; files are refused twice over."""
+
+
+class Confinement(msgspec.Struct, frozen=True):
+    """The kernel's means that hold a process."""
+
+    landlock: int = 0
+    """Version of Landlock's interface; 0: none."""
+    seccomp: bool = False
+    namespaces: bool = False
+    """It is alone in a user, a network and an IPC namespace."""
+
+    @property
+    def level(self) -> int:
+        """``WEAK``, ``COMPLETE`` or ``TWOFOLD``.
+
+        The system-call filter alone refuses everything. Without Landlock a child loads all its libraries first, and
+        opens no file afterwards.
+        """
+        if not self.seccomp:
+            return WEAK
+        return TWOFOLD if self.landlock else COMPLETE
+
+    def __str__(self) -> str:
+        means = {
+            f"Landlock {self.landlock}": self.landlock > 0,
+            "seccomp": self.seccomp,
+            "namespaces": self.namespaces,
+        }
+        return " + ".join(name for name, there in means.items() if there) or "resource limits alone"
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """What a decoder may read of the file system: paths, and all that lies beneath them."""
+
+    readable: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+    """Only names may be listed there."""

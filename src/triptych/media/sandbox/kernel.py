@@ -1,0 +1,44 @@
+"""System calls that Python and the C library have no function for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def called(number: int, *arguments: Any) -> int:
+    """The result of a system call by its ``number``. Raises OSError."""
+    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    return _checked(_libc.syscall(ctypes.c_long(number), *words))
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces for new ones. Raises OSError."""
+    _checked(_libc.unshare(ctypes.c_int(flags)))
+
+
+def prctl(option: int, value: int) -> None:
+    """Raises OSError."""
+    _checked(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(one) for one in (value, 0, 0, 0))))
+
+
+def forbid_new_privileges() -> None:
+    """For good, and for all children. Raises OSError."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_tracing() -> None:
+    """Nobody without privileges may trace this process, or look into its memory. Raises OSError."""
+    prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

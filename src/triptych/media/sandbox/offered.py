@@ -1,0 +1,45 @@
+"""What the system offers to confine decoders by: told at start, and by metrics."""
+
+from __future__ import annotations
+
+import logging
+
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.stages import Sample
+from triptych.media.sandbox import landlock, seccomp
+from triptych.media.sandbox.confinement import WEAK, Confinement
+
+log = logging.getLogger("triptych.media")
+
+
+def available() -> Confinement:
+    """Ask the kernel what a child can have; nothing is changed. Namespaces are known only once a child has tried."""
+    return Confinement(landlock=landlock.version(), seccomp=seccomp.is_available())
+
+
+def check(offered: Confinement, required: bool) -> None:
+    """Log what the system offers. Raises ConfigError where that is weak, and more is ``required``."""
+    if offered.level > WEAK:
+        log.info("media are decoded in child processes confined by %s", offered)
+        return
+    reason = (
+        f"decoders of media would be confined by {offered} only: this system has no seccomp filters for this "
+        "architecture, so that a faulty decoder could reach the network, other processes and files"
+    )
+    if required:
+        raise ConfigError(f"{reason} (--media-require-sandbox)")
+    log.warning("%s", reason)
+
+
+def samples(held: Confinement) -> tuple[Sample, ...]:
+    """Metrics of the weakest confinement that there is."""
+    name = "triptych_media_sandbox_"
+    return (
+        Sample(
+            name + "level",
+            "gauge",
+            "How decoders of media are confined: 2 by Landlock and seccomp, 1 by seccomp, 0 by less.",
+            held.level,
+        ),
+        Sample(name + "landlock_version", "gauge", "Version of Landlock's interface; 0: none.", held.landlock),
+    )

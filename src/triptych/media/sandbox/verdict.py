@@ -1,0 +1,75 @@
+"""Who is to blame for a medium that was not decoded, and whether it is tried once more. Pure.
+
+| how it ended | once more | and then |
+|---|---|---|
+| over the time limit, or over the bound on memory | no | the medium's fault |
+| the decoder crashed, or answered what cannot be | in another child | the medium's fault, if both children ended so |
+| the system killed it, it could not be started, the machine had not enough | in another child | the machine's fault |
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from triptych.media.sandbox.wire import SHORT_STATUS
+
+ATTEMPTS = 2
+"""Children that a medium may end."""
+PASSED_OVER = 8
+"""Times that a job may wait at a decoder which dies of another's."""
+
+
+class Cause(Enum):
+    """How an attempt at a medium ended."""
+
+    TIMED_OUT = auto()
+    EXHAUSTED = auto()
+    """At the bound on a child's memory."""
+    CRASHED = auto()
+    DISBELIEVED = auto()
+    KILLED = auto()
+    """By none of ours: as the system does where memory runs out."""
+    SHORT = auto()
+    """Of memory, descriptors, processes or buffers."""
+
+
+class Verdict(Enum):
+    """What follows."""
+
+    AGAIN = auto()
+    MEDIUM = auto()
+    MACHINE = auto()
+
+
+_CERTAIN = {Cause.TIMED_OUT, Cause.EXHAUSTED}
+_SUSPECT = {Cause.CRASHED, Cause.DISBELIEVED}
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+
+
+def verdict(causes: Sequence[Cause]) -> Verdict:
+    """``causes``: of the attempts so far, at least one."""
+    if causes[-1] in _CERTAIN:
+        return Verdict.MEDIUM
+    if len(causes) < ATTEMPTS:
+        return Verdict.AGAIN
+    return Verdict.MEDIUM if _SUSPECT.issuperset(causes) else Verdict.MACHINE
+
+
+def cause_of(status: int) -> Cause:
+    """By the exit status of a decoder that its parent did not end; negative: the signal's number."""
+    if status == -signal.SIGALRM:  # its own alarm, for when the parent is gone or stands still
+        return Cause.TIMED_OUT
+    if -status in _FROM_OUTSIDE:
+        return Cause.KILLED
+    return Cause.SHORT if status == SHORT_STATUS else Cause.CRASHED
+
+
+_SHORT = {errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS}
+
+
+def is_short(error: OSError) -> bool:
+    """Whether the machine had not enough of something: another time it may."""
+    return error.errno in _SHORT
