@@ -72,6 +72,23 @@ def webp_frame_says(width: int, height: int) -> bytes:
     return webp_says(16, 16, bytes(frame))
 
 
+def bmp_says(width: int, height: int) -> bytes:
+    data = bytearray(encoded("BMP"))
+    struct.pack_into("<Ii", data, 18, width, height)
+    return bytes(data)
+
+
+def tiff_says(width: int, height: int, strips: int = 1) -> bytes:
+    """A small file whose directory says this size, and that so many strips of its whole size begin at its start."""
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, 64)]
+    body = b"".join(struct.pack("<HHII", tag, 4, strips if tag in (273, 279) else 1, value) for tag, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + body + bytes(4 * strips + 4)
+
+
+def avif_says(width: int, height: int) -> bytes:
+    return encoded("AVIF").replace(struct.pack(">II", 32, 32), struct.pack(">II", width, height))
+
+
 def animation(format: str, frames: int) -> bytes:
     """A sound one of 32 x 32 pixels in ever other colours."""
     pictures = [Image.new("RGB", (32, 32), (at % 256, at // 256, 7)) for at in range(frames)]

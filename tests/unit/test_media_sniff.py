@@ -1,3 +1,4 @@
+import struct
 import time
 import tracemalloc
 
@@ -13,12 +14,13 @@ from media_files import (
     png,
     png_bomb,
     png_chunk,
+    tiff,
     webp_vp8x,
 )
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.media.image_header import MAX_BLOCKS
-from triptych.media.sniff import ImageInfo, inspect_image
+from triptych.media.sniff import SUPPORTED_IMAGES, ImageInfo, inspect_image
 
 ITEM = "messages[0].content[1].image_url"
 LIMITS = MediaLimits()
@@ -58,13 +60,23 @@ def outcome(data: bytes) -> tuple[object, ...] | str | None:
         ("GIF", picture("GIF")),
         ("GIF", picture("GIF", comment=b"x" * 1000)),
         ("GIF", animated("GIF", "red", "blue")),
+        ("BMP", picture("BMP")),
+        ("BMP", picture("BMP", mode="1")),
+        ("TIFF", picture("TIFF")),
+        ("TIFF", picture("TIFF", big_tiff=True)),
+        ("TIFF", picture("TIFF", compression="tiff_lzw")),
+        ("TIFF", animated("TIFF", "red", "blue")),
+        ("TIFF", tiff(16, 8, big=True)),
+        ("AVIF", picture("AVIF")),
+        ("AVIF", picture("AVIF").replace(b"ftypavif", b"ftypmif1")),
+        ("AVIF", animated("AVIF", "red", "blue")),
     ],
 )
 def test_finds_format_and_size(format, data):
     assert inspect(data) == ImageInfo(format, 16, 8, 1)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_counts(format, orientation):
     info = inspect(picture(format, exif=exif(orientation)))
@@ -76,6 +88,25 @@ def test_orientation_after_the_pixels_and_big_endian():
     tail = png_chunk(b"IEND", b"")
     data = picture("PNG").removesuffix(tail) + png_chunk(b"eXIf", big_endian_exif(6)) + tail
     assert inspect(data) == ImageInfo("PNG", 8, 16, 6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_measured_upright_as_its_reader_turns_it(orientation):
+    info = inspect(picture("TIFF", tiffinfo={274: orientation}))
+    assert info == ImageInfo("TIFF", *((8, 16) if orientation >= 5 else (16, 8)), 1)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [(273, 4, 5_000_000, 8), (278, 4, 1, 4)],
+        [(273, 4, 5_000_000, 8)],
+        [(324, 4, 5_000_000, 8), (322, 4, 1, 64), (323, 4, 1, 64)],
+        [(324, 4, 100, 8), (322, 4, 1, 2**31), (323, 4, 1, 2**31)],
+    ],
+)
+def test_parts_of_a_tiff_that_cover_it_many_times_are_refused(tags):
+    assert "damaged" in refusal(tiff(16, 8, *tags)).message
 
 
 @pytest.mark.parametrize(
@@ -91,14 +122,14 @@ def test_other_files_are_named(name):
     error = refusal(UNSUPPORTED[name]())
     assert isinstance(error, UnsupportedMedia)
     assert (error.status, error.code) == (415, "media_unsupported")
-    assert error.message.endswith(f"not supported: {name}; send one of JPEG, PNG, WEBP, GIF")
+    assert error.message.endswith(f"not supported: {name}; send one of {', '.join(SUPPORTED_IMAGES)}")
 
 
 @pytest.mark.parametrize("data", [b"\0", b"hello world", bytes(5000), b"RIFF1234WAVX", b"BMW is a maker of cars"])
 def test_not_an_image(data):
     error = refusal(data)
     assert isinstance(error, UnsupportedMedia)
-    assert "the data is not an image; send one of JPEG, PNG, WEBP, GIF" in error.message
+    assert "the data is not an image; send one of JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF" in error.message
 
 
 def test_empty():
@@ -107,7 +138,7 @@ def test_empty():
     assert "empty (0 bytes)" in error.message
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("format", SUPPORTED_IMAGES)
 def test_any_cut_is_an_answer_or_a_clear_refusal(format):
     data = picture(format)
     for end in range(len(data)):
@@ -115,7 +146,22 @@ def test_any_cut_is_an_answer_or_a_clear_refusal(format):
 
 
 @pytest.mark.parametrize(
-    "data", [png(0, 8), png(16, 8)[:20], jpeg_says(0, 8), webp_vp8x(16, 8)[:22], picture("GIF")[:13] + b";"]
+    "data",
+    [
+        png(0, 8),
+        png(16, 8)[:20],
+        jpeg_says(0, 8),
+        webp_vp8x(16, 8)[:22],
+        picture("GIF")[:13] + b";",
+        picture("BMP")[:20],
+        picture("BMP")[:18] + bytes(36),
+        tiff(0, 8),
+        tiff(16, 8)[:30],
+        tiff(16, 8)[:8] + b"\xff\xff" + bytes(12 * 65_535),
+        picture("AVIF")[:40],
+        picture("AVIF").replace(b"ispe", b"free"),
+        picture("AVIF").replace(b"pitm", b"free"),
+    ],
 )
 def test_unreadable_headers(data):
     error = refusal(data)
@@ -138,7 +184,17 @@ def test_limits_are_exact_and_named():
 
 
 @pytest.mark.parametrize(
-    "data", [png_bomb(60_000, 60_000), png(2**31 - 1, 2**31 - 1), jpeg_says(65_500, 65_500), webp_vp8x(2**24, 2**24)]
+    "data",
+    [
+        png_bomb(60_000, 60_000),
+        png(2**31 - 1, 2**31 - 1),
+        jpeg_says(65_500, 65_500),
+        webp_vp8x(2**24, 2**24),
+        picture("BMP")[:18] + struct.pack("<Ii", 60_000, -60_000) + picture("BMP")[26:],
+        tiff(2**32 - 1, 2**32 - 1),
+        tiff(60_000, 60_000, (273, 4, 1, 8)),
+        picture("AVIF").replace(struct.pack(">II", 16, 8), struct.pack(">II", 60_000, 60_000)),
+    ],
 )
 def test_bombs_are_refused_without_allocating(data):
     tracemalloc.start()
@@ -160,6 +216,8 @@ def test_bombs_are_refused_without_allocating(data):
         picture("GIF")[:13] + b"!\xfe" + b"\1x" * 1_000_000,
         picture("GIF")[:13] + b"?" * 2_000_000,
         webp_vp8x(16, 8) + b"ABCD\0\0\0\0" * 250_000,
+        picture("AVIF")[:32] + b"\0\0\0\x08free" * 250_000,
+        picture("AVIF")[:32] + struct.pack(">I4sI", 2_000_012, b"meta", 0) + b"\0\0\0\x08free" * 250_000,
     ],
 )
 def test_many_small_blocks_take_bounded_time(data):

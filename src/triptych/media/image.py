@@ -6,12 +6,23 @@ import struct
 import zlib
 from io import BytesIO
 
-from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.errors import UNSUPPORTED, damaged, problem, too_many_scans
+from triptych.media.formats.pixels import PixelsNotServed, to_rgb
 from triptych.media.image_header import MOST_SCANS, has_many_scans
 from triptych.media.sniff import PIXEL_BYTES, ImageInfo, inspect_image
 
@@ -22,7 +33,11 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # media are decoded side by side already
 
 # What Pillow raises on damaged files. Its documentation names none; these are those of its readers' code.
 _DAMAGE = (
@@ -52,7 +67,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_WHITE = (255, 255, 255)
+_PNG_DEPTH_AT = 24
 
 
 def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Image.Image:
@@ -68,8 +83,12 @@ def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Im
     info = inspect_image(data, limits, item)
     if info.format == "JPEG" and has_many_scans(data):
         raise too_many_scans(item, "the picture", MOST_SCANS)
+    if info.format == "AVIF" and not AvifImagePlugin.SUPPORTED:
+        raise problem(UnsupportedMedia, item, UNSUPPORTED, "this server's Pillow was built without AVIF")
     try:
         return _decode(data, info)
+    except PixelsNotServed as kind:
+        raise problem(UnsupportedMedia, item, UNSUPPORTED, f"pixels of this kind are not served: {kind}") from None
     except _DAMAGE:
         raise damaged(item) from None
 
@@ -80,20 +99,9 @@ def _decode(data: bytes, info: ImageInfo) -> Image.Image:
         if file.size != stored:  # Pillow reads another size than was checked: do not let it allocate that.
             raise ValueError
         file.load()
-        picture = _to_rgb(file)
+        picture = to_rgb(file, depth=data[_PNG_DEPTH_AT] if info.format == "PNG" else 8)
     method = _UPRIGHT.get(info.orientation)
     return picture if method is None else picture.transpose(method)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I;16":  # 16-bit grey: keep the high byte; Pillow's convert clips instead of scaling.
-        return Image.frombytes("L", image.size, image.tobytes(), "raw", "L;16").convert("RGB")
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    layered = image.convert("RGBA")
-    over_white = Image.new("RGB", image.size, _WHITE)
-    over_white.paste(layered, mask=layered.getchannel("A"))
-    return over_white
 
 
 def picture_bytes(picture: Image.Image) -> int:

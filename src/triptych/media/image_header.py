@@ -1,7 +1,7 @@
 """Size and orientation of a picture from its file header: no decoding, no allocation, bounded time.
 
-Written out for the four formats, because Pillow's readers do more than that when they open a file: WebP's
-allocates two canvases, PNG's inflates text, and asking PNG's for the orientation decodes the picture.
+Written out for each format (more of them in ``formats/``), because Pillow's readers do more than that when they open a
+file: WebP's allocates two canvases, PNG's inflates text, and asking PNG's for the orientation decodes the picture.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from triptych.contracts.request import Data
+from triptych.media.formats.bmp import read_bmp
+from triptych.media.formats.header import Header, HeaderError
+from triptych.media.formats.iso_image import read_avif
+from triptych.media.formats.tiff import read_tiff
+
+__all__ = ["MAX_BLOCKS", "MOST_SCANS", "SCAN", "Header", "HeaderError", "has_many_scans", "read_header"]
 
 MAX_BLOCKS = 20_000
 """Blocks of a file looked at (about 5 ms), however many a hostile file has."""
@@ -34,23 +39,14 @@ _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15, les
 _JPEG_BARE = frozenset(range(0xD0, 0xD9)) | {0x00, 0x01}  # Markers without a length.
 
 
-class HeaderError(Exception):
-    """The header is damaged or cut off."""
-
-
-class Header(NamedTuple):
-    width: int
-    """Pixels as stored, before the orientation is applied."""
-    height: int
-    orientation: int
-    """EXIF's 1 to 8; 1 is upright, 5 to 8 swap width and height."""
-
-
 def read_header(format: str, data: Data) -> Header:
-    """Header of ``data``, which is a ``format`` file (``JPEG``, ``PNG``, ``WEBP``, ``GIF``) by its magic."""
+    """Return the header of ``data``, which is a ``format`` file (``sniff.SUPPORTED_IMAGES``) by its magic.
+
+    Raises HeaderError.
+    """
     try:
         header = _READERS[format](data)
-    except (struct.error, IndexError):
+    except (struct.error, LookupError):
         raise HeaderError from None
     if header.width < 1 or header.height < 1:
         raise HeaderError
@@ -183,4 +179,12 @@ def _orientation(exif: Data) -> int:
     return 1
 
 
-_READERS: dict[str, Callable[[Data], Header]] = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif}
+_READERS: dict[str, Callable[[Data], Header]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": _webp,
+    "GIF": _gif,
+    "BMP": read_bmp,
+    "TIFF": read_tiff,
+    "AVIF": read_avif,
+}

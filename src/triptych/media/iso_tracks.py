@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
+from triptych.contracts.request import Data
+
 _MATRICES = {
     (1, 0, 0, 1): 0,
     (0, 1, -1, 0): 90,
@@ -38,8 +40,8 @@ def rotation_of(data: bytes, track_id: int) -> int:
     return 0
 
 
-def _boxes(data: bytes, begin: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
-    """(begin, end) of the content of each box of ``kind`` between ``begin`` and ``end``."""
+def boxes(data: Data, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, begin of the content, its end) of each box between ``begin`` and ``end``."""
     for _ in range(_MAX_BOXES):
         if begin + 8 > end:
             return
@@ -51,9 +53,13 @@ def _boxes(data: bytes, begin: int, end: int, kind: bytes) -> Iterator[tuple[int
         size = size or end - begin  # 0: to the end
         if size < head:
             return
-        if name == kind:
-            yield begin + head, min(begin + size, end)
+        yield name, begin + head, min(begin + size, end)
         begin += size
+
+
+def _boxes(data: Data, begin: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+    """(begin, end) of the content of each box of ``kind`` between ``begin`` and ``end``."""
+    return ((at, to) for name, at, to in boxes(data, begin, end) if name == kind)
 
 
 def _track_header(box: bytes) -> tuple[int, int] | None:

@@ -11,20 +11,22 @@ from triptych.contracts.request import Data
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
 from triptych.media.image_header import HeaderError, read_header
 
-SUPPORTED_IMAGES = ("JPEG", "PNG", "WEBP", "GIF")
+SUPPORTED_IMAGES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _SUPPORTED = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WEBP"),
+    # A header's size in a byte and three zeros, or nothing where two words are reserved.
+    (re.compile(rb"BM(.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|.{4}\0\0\0\0)", re.DOTALL), "BMP"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
+    # By its own brand, or by that of all pictures with its own among the compatible ones.
+    (re.compile(rb".{4}ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,12}?avi[fs])", re.DOTALL), "AVIF"),
 )
 
 # Files that people do send, so that the refusal can name them.
 _UNSUPPORTED = (
-    (re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL), "BMP"),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
-    (re.compile(rb".{4}ftyp(avif|avis)", re.DOTALL), "AVIF"),
     (re.compile(rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL), "HEIC"),
     (re.compile(rb".{4}ftypqt", re.DOTALL), "QuickTime video"),
     (re.compile(rb".{4}ftyp", re.DOTALL), "MP4 video"),

@@ -1,0 +1,17 @@
+"""What a picture's file says of itself before anything is decoded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class HeaderError(Exception):
+    """The header is damaged or cut off."""
+
+
+class Header(NamedTuple):
+    width: int
+    """Pixels as stored, before the orientation is applied."""
+    height: int
+    orientation: int
+    """EXIF's 1 to 8; 1 is upright, 5 to 8 swap width and height."""

@@ -1,0 +1,73 @@
+"""Pixels of any kind as a model sees them: RGB of 8 bits, transparency laid over white."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageChops, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
+
+_WHITE = (255, 255, 255)
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+_WHITE_IS_ZERO = 0
+_NOT_SERVED = {
+    "F": "floating point",
+    "I": "32-bit integers",
+    "LAB": "CIE Lab",
+    "HSV": "HSV",
+    "La": "grey that is multiplied with its transparency",
+}
+
+
+class PixelsNotServed(Exception):
+    """Nobody can say what colours these are without knowing more; the text is their kind, in words."""
+
+
+def to_rgb(image: ImageFile.ImageFile, depth: int) -> Image.Image:
+    """Return ``image``, which is loaded, as mode RGB. ``depth``: a PNG's bits a sample. Raises PixelsNotServed."""
+    if image.mode in _NOT_SERVED:
+        raise PixelsNotServed(_NOT_SERVED[image.mode])
+    if image.mode.startswith("I;16"):
+        return _from_16_bits(image)
+    key = image.info.get("transparency")
+    if isinstance(image, PngImagePlugin.PngImageFile) and isinstance(key, int | tuple):
+        image.info["transparency"] = _in_8_bits(key, image.mode, depth)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    layered = image.convert("RGBA")
+    return _over_white(layered, layered.getchannel("A"))
+
+
+def _over_white(picture: Image.Image, shown: Image.Image) -> Image.Image:
+    over_white = Image.new("RGB", picture.size, _WHITE)
+    over_white.paste(picture, mask=shown)
+    return over_white
+
+
+def _from_16_bits(image: ImageFile.ImageFile) -> Image.Image:
+    """Grey of 16 bits, of which the upper eight are kept: Pillow's own conversion clips instead of scaling."""
+    little = image.mode != "I;16B"
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_BITS_PER_SAMPLE) != (16,):
+        raise PixelsNotServed("grey of 12 bits")
+    data = image.tobytes()
+    high = Image.frombytes("L", image.size, data[1 if little else 0 :: 2])
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        high = ImageOps.invert(high)
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return high.convert("RGB")
+    low = Image.frombytes("L", image.size, data[0 if little else 1 :: 2])
+    shown = ImageChops.lighter(_differs(high, key >> 8), _differs(low, key & 0xFF))
+    return _over_white(high.convert("RGB"), shown)
+
+
+def _differs(grey: Image.Image, value: int) -> Image.Image:
+    """255 where ``grey`` is not ``value``, else 0."""
+    return grey.point([0 if one == value else 255 for one in range(256)])
+
+
+def _in_8_bits(key: int | tuple[int, ...], mode: str, depth: int) -> int | tuple[int, ...]:
+    """The transparent colour of a PNG, told in its own bits a sample, in the eight that Pillow makes of those.
+
+    Of colours of 16 bits the lower eight are gone by now: what is equal but for them counts as equal.
+    """
+    if isinstance(key, tuple):
+        return tuple(part >> 8 for part in key) if depth == 16 else key
+    return key * 255 // ((1 << depth) - 1) if mode == "L" and depth < 8 else key

@@ -1,0 +1,72 @@
+"""Headers of TIFF files: their first directory, which describes their first page (TIFF 6.0; BigTIFF)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from triptych.contracts.request import Data
+from triptych.media.formats.header import Header, HeaderError
+
+MAX_ENTRIES = 4096
+"""Of a directory that are looked at (2 ms)."""
+MAX_OVERDRAW = 16
+"""Strips and tiles together may cover the picture so many times; more is work without an end."""
+_WIDTH, _LENGTH, _ORIENTATION, _PLANES = 256, 257, 274, 277
+_STRIPS, _STRIP_ROWS, _TILE_WIDTH, _TILE_LENGTH, _TILES = 273, 278, 322, 323, 324
+_KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+"""Types of whole numbers (bytes, shorts, longs, and BigTIFF's), as struct has them."""
+
+
+class _Entry(NamedTuple):
+    values: int
+    """How many there are."""
+    value: int
+    """The first; 0 where it stands elsewhere in the file."""
+
+
+def read_tiff(data: Data) -> Header:
+    """Return the size of the first page, upright: its reader applies the orientation by itself.
+
+    Raises HeaderError also where strips or tiles are so many or so large that they cover the picture many times over.
+    """
+    entries = dict(_entries(data))
+    width, height = entries[_WIDTH].value, entries[_LENGTH].value
+    _check_work(entries, width, height)
+    if _ORIENTATION in entries and 5 <= entries[_ORIENTATION].value <= 8:
+        width, height = height, width
+    return Header(width, height, 1)
+
+
+def _entries(data: Data) -> Iterator[tuple[int, _Entry]]:
+    order = "<" if bytes(data[:2]) == b"II" else ">"
+    (version,) = struct.unpack_from(order + "H", data, 2)
+    big = version == 43
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    if entries > MAX_ENTRIES:
+        raise HeaderError
+    head, room, size, at = ("HHQ", 8, 20, at + 8) if big else ("HHI", 4, 12, at + 2)
+    for _ in range(entries):
+        tag, kind, count = struct.unpack_from(order + head, data, at)
+        number = _KINDS.get(kind)
+        value = 0
+        if number is not None and 0 < struct.calcsize(number) * count <= room:
+            (value,) = struct.unpack_from(order + number, data, at + size - room)
+        yield tag, _Entry(count, value)
+        at += size
+
+
+def _check_work(entries: dict[int, _Entry], width: int, height: int) -> None:
+    if _TILES in entries:
+        sides = entries[_TILE_WIDTH].value, entries[_TILE_LENGTH].value
+        parts = entries[_TILES].values
+    else:
+        rows = entries[_STRIP_ROWS].value if _STRIP_ROWS in entries else height
+        sides = width, rows or height
+        parts = entries[_STRIPS].values if _STRIPS in entries else 1
+    planes = entries[_PLANES].value if _PLANES in entries else 1
+    covered = parts * min(sides[0], width) * min(sides[1], height)
+    if covered > MAX_OVERDRAW * max(1, planes) * width * height:
+        raise HeaderError
