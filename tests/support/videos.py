@@ -101,10 +101,12 @@ def with_tracks(data: bytes, more: int, between: bytes = b"") -> bytes:
     return data[:moov] + struct.pack(">I", size + len(added)) + data[moov + 4 : end] + added + data[end:]
 
 
-def turned(data: bytes, degrees: int) -> bytes:
-    """An MP4 whose track is to be shown turned clockwise."""
+def turned(data: bytes, degrees: int, *, upside_down: bool = False) -> bytes:
+    """An MP4 whose track is to be shown turned clockwise, and then with top and bottom swapped."""
     unit = 1 << 16
-    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
+    a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
+    if upside_down:
+        b, d = -b, -d  # of what is shown, y = bx + dy
     matrix = (a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30)
     return patched(data, b"tkhd", 40, *matrix, layout=">9i")
 

@@ -81,6 +81,16 @@ def test_frames_are_upright(degrees):
     assert off(frame, np.rot90(frame_pixels(5, 96, 64), -degrees // 90)) < 10
 
 
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_mirrored_frames_are_shown_so(degrees):
+    """As a phone's front camera records them: turned, and then mirrored."""
+    data = turned(video(96, 64), degrees, upside_down=True)
+    info = inspect_video(data, LIMITS, ITEM)
+    assert (info.width, info.height) == ((64, 96) if degrees in (90, 270) else (96, 64))
+    (frame,) = decode_video(medium(data, (5,)), LIMITS)
+    assert off(frame, np.flipud(np.rot90(frame_pixels(5, 96, 64), -degrees // 90))) < 10
+
+
 def test_frames_that_the_edit_list_leaves_out_are_none():
     """As players show it: the second half of the file is cut off (ISO/IEC 14496-12, 8.6.6)."""
     data = video(96, 64, frames=30, fps=8)

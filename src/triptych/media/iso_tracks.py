@@ -6,16 +6,30 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from triptych.contracts.request import Data
 
+
+class Turn(NamedTuple):
+    """How frames are shown: mirrored first, left to right, and then turned."""
+
+    degrees: int = 0
+    """Clockwise: 0, 90, 180 or 270."""
+    is_mirrored: bool = False
+
+
 _MATRICES = {
-    (1, 0, 0, 1): 0,
-    (0, 1, -1, 0): 90,
-    (-1, 0, 0, -1): 180,
-    (0, -1, 1, 0): 270,
+    (1, 0, 0, 1): Turn(0),
+    (0, 1, -1, 0): Turn(90),
+    (-1, 0, 0, -1): Turn(180),
+    (0, -1, 1, 0): Turn(270),
+    (-1, 0, 0, 1): Turn(0, True),
+    (0, -1, -1, 0): Turn(90, True),
+    (1, 0, 0, -1): Turn(180, True),
+    (0, 1, 1, 0): Turn(270, True),
 }
-"""(a, b, c, d) of the transformation matrix -> degrees clockwise."""
+"""(a, b, c, d) of the transformation matrix, by which (x, y) is shown at (ax + cy, bx + dy)."""
 MOST_TRACKS = 100
 _MAX_BOXES = 4096
 """Looked at on one level: a file may be nothing but empty boxes."""
@@ -27,17 +41,14 @@ def has_many_tracks(data: bytes) -> bool:
     return next(islice(tracks, MOST_TRACKS, None), None) is not None
 
 
-def rotation_of(data: bytes, track_id: int) -> int:
-    """Degrees clockwise (0, 90, 180 or 270) by which frames of the track are shown turned.
-
-    0 where the file does not say, says it of no such track, or holds another matrix (mirrored, scaled).
-    """
+def turn_of(data: bytes, track_id: int) -> Turn:
+    """Return how frames of the track are shown: as they are where the file does not say, or says another matrix."""
     for moov in _boxes(data, 0, len(data), b"moov"):
         for trak in islice(_boxes(data, *moov, b"trak"), MOST_TRACKS):
             for begin, end in _boxes(data, *trak, b"tkhd"):
                 if (found := _track_header(data[begin : min(end, begin + 128)])) and found[0] == track_id:
                     return found[1]
-    return 0
+    return Turn()
 
 
 def boxes(data: Data, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -62,8 +73,8 @@ def _boxes(data: Data, begin: int, end: int, kind: bytes) -> Iterator[tuple[int,
     return ((at, to) for name, at, to in boxes(data, begin, end) if name == kind)
 
 
-def _track_header(box: bytes) -> tuple[int, int] | None:
-    """(track id, degrees), None where the box is too short."""
+def _track_header(box: bytes) -> tuple[int, Turn] | None:
+    """(track id, how its frames are shown), None where the box is too short."""
     long = box[:1] == b"\1"  # version 1: 64-bit times and duration
     id_at, matrix_at = (20, 52) if long else (12, 40)
     if len(box) < matrix_at + 36:
@@ -73,5 +84,5 @@ def _track_header(box: bytes) -> tuple[int, int] | None:
     parts = (a, b, c, d)
     unit = max(map(abs, parts))
     if unit == 0 or any(abs(part) not in (0, unit) for part in parts):
-        return track_id, 0
-    return track_id, _MATRICES.get(tuple(part // unit for part in parts), 0)
+        return track_id, Turn()
+    return track_id, _MATRICES.get(tuple(part // unit for part in parts), Turn())

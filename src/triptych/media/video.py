@@ -20,7 +20,7 @@ from triptych.contracts.request import Medium
 from triptych.media.byte_limit import byte_limit
 from triptych.media.errors import DAMAGED, TOO_LARGE, UNSUPPORTED, damaged, problem, too_many_scans
 from triptych.media.image_header import MOST_SCANS, SCAN
-from triptych.media.iso_tracks import MOST_TRACKS, has_many_tracks, rotation_of
+from triptych.media.iso_tracks import MOST_TRACKS, Turn, has_many_tracks, turn_of
 from triptych.media.sniff import check_size, type_of
 
 SUPPORTED_VIDEOS = ("MP4", "QuickTime", "WebM", "Matroska", "AVI")
@@ -61,15 +61,15 @@ class VideoInfo(NamedTuple):
     format: str
     """One of ``SUPPORTED_VIDEOS``."""
     width: int
-    """Pixels as the model will see it: the track's rotation applied."""
+    """Pixels as the model will see it: the track's turn applied."""
     height: int
     frames: int
     """Counted, not what the header states."""
     fps: float
     """Frames a second, on average."""
     duration_s: float
-    rotation: int
-    """Degrees clockwise that decoding has to apply: 0, 90, 180 or 270."""
+    turn: Turn
+    """What decoding has to apply."""
 
 
 def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
@@ -97,12 +97,12 @@ def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
         fps = float(stream.average_rate or 0) or (frames / seen_s if seen_s else 1.0)
         duration_s = max(stated_s, seen_s, frames / min(fps, MAX_FPS))
         _check_duration(duration_s, limits, item)
-        rotation = rotation_of(data, stream.id) if container == "mov" else 0
+        turn = turn_of(data, stream.id) if container == "mov" else Turn()
     if fps > MAX_FPS:
         raise problem(BadRequest, item, DAMAGED, f"the video says that it has {fps:.0f} frames a second")
-    if rotation in (90, 270):
+    if turn.degrees in (90, 270):
         width, height = height, width
-    return VideoInfo(format, width, height, frames, fps, duration_s, rotation)
+    return VideoInfo(format, width, height, frames, fps, duration_s, turn)
 
 
 def decode_video(medium: Medium, limits: MediaLimits, item: str = "video") -> Any:
@@ -137,7 +137,7 @@ def video_bytes(frames: Any) -> int:
 
 def _decode(data: bytes, wanted: tuple[int, ...], info: VideoInfo, limits: MediaLimits, item: str) -> Any:
     np = _library("numpy")
-    turned = info.rotation in (90, 270)
+    turned = info.turn.degrees in (90, 270)
     stored = (info.height, info.width) if turned else (info.width, info.height)
     video = np.empty((len(wanted), info.height, info.width, 3), np.uint8)  # [frames, height, width, 3]
     found = 0
@@ -152,7 +152,8 @@ def _decode(data: bytes, wanted: tuple[int, ...], info: VideoInfo, limits: Media
                 if frame.is_corrupt:
                     raise damaged(item, "video")
                 pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()  # a decoder may start no thread
-                video[found] = np.rot90(pixels, -info.rotation // 90)
+                shown = pixels[:, :: -1 if info.turn.is_mirrored else 1]
+                video[found] = np.rot90(shown, -info.turn.degrees // 90)
                 found += 1
             if found == len(wanted):
                 return video
