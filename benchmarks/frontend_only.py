@@ -21,14 +21,14 @@ _VOWELS = ["a", "e", "i", "o", "u"]
 def make_model(template: Path, folder: Path) -> Path:
     """A copy of ``template`` without weights, and with a byte-level BPE tokenizer of 20,000 tokens."""
     copy_configuration(template, folder)
-    tokenizer = _tokenizer(_special_tokens(template))
+    tokenizer = _tokenizer(special_tokens(template))
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = _renumbered(json.loads((template / "config.json").read_text()), template, tokenizer)
+    config = renumbered(json.loads((template / "config.json").read_text()), template, tokenizer)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     return folder
 
 
-def _special_tokens(template: Path) -> dict[str, int]:
+def special_tokens(template: Path) -> dict[str, int]:
     added = json.loads((template / "tokenizer.json").read_text())["added_tokens"]
     return {token["content"]: token["id"] for token in added if token["special"]}
 
@@ -56,9 +56,9 @@ def words() -> list[str]:
     return [" " + "".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(40_000)]
 
 
-def _renumbered(config: dict[str, Any], template: Path, tokenizer: Any) -> dict[str, Any]:
+def renumbered(config: dict[str, Any], template: Path, tokenizer: Any) -> dict[str, Any]:
     """``config`` with the ids of special tokens and the vocabulary's size replaced, at every depth."""
-    new_id = {old: tokenizer.token_to_id(text) for text, old in _special_tokens(template).items()}
+    new_id = {old: tokenizer.token_to_id(text) for text, old in special_tokens(template).items()}
 
     def walk(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):

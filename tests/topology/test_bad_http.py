@@ -263,7 +263,7 @@ def test_a_head_without_an_end_is_cut_off(piece):
 
 
 def test_large_bodies_are_no_heads(demo):
-    body = json.dumps({**chat_body(), "user": "x" * 1_000_000}).encode()
+    body = json.dumps({**chat_body(), "padding": "x" * 1_000_000}).encode()
     assert demo.http.post("/v1/chat/completions", content=body).status_code == 200
     pieces = [body[at : at + 997] for at in range(0, len(body), 997)]
     assert demo.http.post("/v1/chat/completions", content=iter(pieces)).status_code == 200

@@ -3,6 +3,7 @@ import pytest
 
 from triptych.contracts.request import GenerateRequest, Medium, Sampling
 from triptych.contracts.stages import EncodeRequest
+from triptych.contracts.tokens import TokenIds, dec_hook, enc_hook
 from triptych.stages.calls import INLINE_BYTES, encoded
 
 SMALL, LARGE, OTHER = b"small", b"L" * (INLINE_BYTES + 1), b"O" * (2 * INLINE_BYTES)
@@ -10,7 +11,7 @@ SMALL, LARGE, OTHER = b"small", b"L" * (INLINE_BYTES + 1), b"O" * (2 * INLINE_BY
 
 def request_of(*contents):
     media = [Medium(kind="image", content_hash=data[:1].hex(), format="PNG", data=data, width=3) for data in contents]
-    return GenerateRequest(id="a", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=3), media=media)
+    return GenerateRequest(id="a", model="m", token_ids=TokenIds([1, 2]), sampling=Sampling(max_tokens=3), media=media)
 
 
 @pytest.mark.parametrize("contents", [(LARGE,), (SMALL, LARGE), (OTHER, SMALL, LARGE, LARGE, OTHER), (LARGE, b"")])
@@ -19,11 +20,11 @@ def test_large_media_are_sent_as_they_are(contents):
     pieces = encoded(request)
     for data in contents:
         assert len(data) <= INLINE_BYTES or any(piece is data for piece in pieces)
-    assert msgspec.msgpack.decode(b"".join(pieces), type=GenerateRequest) == request
+    assert msgspec.msgpack.decode(b"".join(pieces), type=GenerateRequest, dec_hook=dec_hook) == request
     only = EncodeRequest(id="a", model="m", media=request.media)
     assert msgspec.msgpack.decode(b"".join(encoded(only)), type=EncodeRequest) == only
 
 
 def test_small_requests_are_one_piece():
     request = request_of(SMALL, SMALL)
-    assert encoded(request) == msgspec.msgpack.encode(request)
+    assert encoded(request) == msgspec.msgpack.encode(request, enc_hook=enc_hook)

@@ -12,13 +12,14 @@ from triptych.config.router import RouterConfig
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, TooManyRequests, Unavailable, WorkerLost
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Medium, Sampling, TokenDelta
+from triptych.contracts.tokens import TokenIds, dec_hook
 from triptych.router.block_hash import named
 from triptych.router.routing import Prompt, Routing, Wish
 from triptych.stages import dispatch
 from triptych.stages.course import ATTEMPTS, RESUMES
 from triptych.stages.dispatch import Dispatcher
 
-REQUEST = GenerateRequest(id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=100))
+REQUEST = GenerateRequest(id="r", model="m", token_ids=TokenIds([1]), sampling=Sampling(max_tokens=100))
 PENALISED = replace(REQUEST, sampling=Sampling(max_tokens=100, presence_penalty=0.5))
 
 
@@ -40,7 +41,7 @@ class Plane:
     def call(self, peer, endpoint, payload, *, silence_s):
         name = f"w{peer.port}"
         self.called.append(name)
-        received = msgspec.msgpack.decode(payload, type=GenerateRequest)
+        received = msgspec.msgpack.decode(payload, type=GenerateRequest, dec_hook=dec_hook)
         assert replace(received, origin="", said=[]) == self.request
         self.said.append(received.said)
         return Call(self, self.says[name])

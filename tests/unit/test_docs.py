@@ -49,6 +49,7 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.observability.lag import LoopLag
     from triptych.observability.metrics import FrontendMetrics
     from triptych.planes.request.tcp_client import TcpRequestClient
+    from triptych.processor.text_work import TextWork
     from triptych.runtime.samples import samples
     from triptych.stages.dispatch import Dispatcher
     from triptych.transfer.base import TransferStats
@@ -61,6 +62,6 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     dispatcher = Dispatcher(TcpRequestClient(), 1.0)
     of_frontends = [*Admission(0, 1, 1.0).samples(), *HeldBytes(1).samples(), *dispatcher.samples()]
-    of_frontends += [*InFlight(1).samples(), *Connections(HttpConfig()).samples()]
+    of_frontends += [*InFlight(1).samples(), *TextWork().samples(), *Connections(HttpConfig()).samples()]
     names |= {one.name + "_total" * (one.kind == "counter") for one in (*of_workers, *of_frontends)}
     assert documented == names

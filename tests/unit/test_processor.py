@@ -138,16 +138,16 @@ def test_a_config_without_its_placeholder(tmp_path):
 
 def test_long_texts_are_tokenised_beside_the_event_loop(monkeypatch):
     processor = Processor.load(card_of(MODEL_DIR, context_length=10**6), None)
-    encode, threads = processor.tokenizer.encode, []
+    prepared, threads = processor.tokenizer.prompt, []
 
     def recorded(text, **settings):
         threads.append(threading.current_thread())
-        return encode(text, **settings)
+        return prepared(text, **settings)
 
-    monkeypatch.setattr(processor.tokenizer, "encode", recorded)
+    monkeypatch.setattr(processor.tokenizer, "prompt", recorded)
     words = "word " * 20_000
     prompt = run(processor.completion(words))
-    assert prompt.token_ids == encode(words, add_special_tokens=True)
+    assert prompt.token_ids.tolist() == processor.tokenizer.encode(words, add_special_tokens=True)
     run(processor.completion("short"))
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
@@ -155,4 +155,4 @@ def test_long_texts_are_tokenised_beside_the_event_loop(monkeypatch):
 @pytest.mark.parametrize("ids", [[], [-1], [10**6], [1, 2, 10**9]])
 def test_ids_outside_of_the_vocabulary(ids):
     with pytest.raises(BadRequest, match="prompt"):
-        Processor.load(card_of(MODEL_DIR), None).tokens(ids)
+        run(Processor.load(card_of(MODEL_DIR), None).tokens(ids))

@@ -118,3 +118,11 @@ _BARE = {
     "TZ",
 }
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def limit_tokenizer_threads() -> None:
+    """Have the `fastokens` library tokenise in its caller's thread alone, unless the environment says otherwise.
+
+    Each thread of its own would keep a table of words of up to 100 MB, and spin for a while after each text.
+    """
+    os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from triptych.config.http import DEFAULT_PORT, HttpConfig
+from triptych.config.http import DEFAULT_PORT
 from triptych.config.media import MIB, MediaLimits
+from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 
@@ -77,7 +78,7 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigError("--events jetstream needs a NATS server to publish by: --plane nats://host:4222")
 
 
-class FrontendConfig(HttpConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP server and the processor in it."""
 
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False

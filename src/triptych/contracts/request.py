@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from triptych.contracts.tensor import TensorHandle
+from triptych.contracts.tokens import TokenIds
 
 FinishReason = Literal["stop", "length", "abort"]
 MediaKind = Literal["image", "video", "audio"]
@@ -134,7 +135,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     id: str
     model: str
-    token_ids: list[int]
+    token_ids: TokenIds
     """Prompt with exactly one placeholder token for each medium, in order."""
     sampling: Sampling
     media: list[Medium] = []

@@ -7,6 +7,7 @@ import hmac
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,8 +42,9 @@ from triptych.frontend.http.asgi import (
 )
 from triptych.frontend.http.body import read_body
 from triptych.frontend.in_flight import InFlight
-from triptych.frontend.long_text import parse_large
 from triptych.frontend.model_view import card_of, health_of
+from triptych.frontend.openai.large_body import is_small, parse_large
+from triptych.frontend.openai.limits import check_counts
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from triptych.memory import let_go
@@ -57,8 +59,6 @@ log = logging.getLogger("triptych.frontend")
 
 encode = msgspec.json.encode
 R = TypeVar("R", ChatRequest, CompletionRequest)
-INLINE_BODY_BYTES = 512 << 10
-"""Bodies up to this are decoded at once (0.4 ms)."""
 Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
 
 
@@ -173,7 +173,8 @@ class App:
         headers: Headers,
     ) -> None:
         with self._in_flight.request() as places, self._held.request() as holder:
-            request = await _parsed(await self._body(scope, receive, holder), parse)
+            request = await self._parsed(await self._body(scope, receive, holder), parse)
+            check_counts(request, self._config)
             places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(receive):
                 model, processor = self._catalog.get(request.model)
@@ -189,6 +190,11 @@ class App:
         if not body:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
         return body
+
+    async def _parsed(self, body: Data, parse: Callable[[Data], R]) -> R:
+        if is_small(body):
+            return parse(body)
+        return await self._builder.work.bodies.run(partial(parse_large, body, parse, self._config))
 
     async def _generate(
         self,
@@ -258,12 +264,6 @@ class App:
         instances = [one for model in self._catalog.models.values() for one in model.instances]
         workers = text_of(await self._dispatcher.metrics(instances))
         await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
-
-
-async def _parsed(body: Data, parse: Callable[[Data], R]) -> R:
-    if len(body) <= INLINE_BODY_BYTES:
-        return parse(body)
-    return await asyncio.to_thread(parse_large, body, parse)
 
 
 def _param_of_many(request: ChatRequest | CompletionRequest) -> str:

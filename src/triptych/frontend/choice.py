@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ class Choice:
     """
 
     tokenizer: Tokenizer
-    prompt_ids: list[int]
+    prompt_ids: Sequence[int]
     stops: list[str]
     min_tokens: int = 0
     counts: Counts = field(default_factory=Counts)

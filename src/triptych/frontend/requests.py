@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from triptych.cache.held_bytes import Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GenerateRequest, MediaKind, Medium, Sampling
+from triptych.contracts.tokens import TokenIds
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
@@ -38,12 +39,13 @@ from triptych.media.data_url import of_base64
 from triptych.media.loader import MediaReference
 from triptych.processor.processor import Processor, Prompt
 from triptych.processor.template import Message
-
-MAX_PROMPTS = 64
+from triptych.processor.text_work import TextWork
 
 
 class MediaSource(Protocol):
     """What is needed of ``media.loader.MediaLoader``."""
+
+    def check_count(self, references: Sequence[MediaReference]) -> None: ...
 
     async def load(self, references: Sequence[MediaReference], holder: Holder) -> list[Medium]: ...
 
@@ -54,6 +56,7 @@ class Builder:
 
     config: FrontendConfig
     media: MediaSource
+    work: TextWork = field(default_factory=TextWork)
 
     async def chat(self, request: ChatRequest, processor: Processor, holder: Holder) -> tuple[list[Job], ChatAnswer]:
         """Raises BadRequest and its like with the field at fault, and what ``holder`` does, which keeps the media."""
@@ -75,11 +78,14 @@ class Builder:
         if request.echo and request.logprobs is not None:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")
         given = _prompts(request.prompt)
-        prompts = [await processor.completion(one) if isinstance(one, str) else processor.tokens(one) for one in given]
+        prompts = [
+            await processor.completion(one) if isinstance(one, str) else await processor.tokens(one) for one in given
+        ]
         longest = max(prompt.length for prompt in prompts)
         sampling = sampling_of(request, processor, self.config, longest)
         count = request.n or 1
-        echoes = [_echo(one, processor) if request.echo else "" for one in given for _ in range(count)]
+        echoed = [await _echo(one, processor) if request.echo else "" for one in given]
+        echoes = [one for one in echoed for _ in range(count)]
         answer = CompletionAnswer(
             processor.card.name, processor.tokenizer, null_usage=_wants_usage(request), echoes=echoes
         )
@@ -93,6 +99,7 @@ class Builder:
                 param=media[0].item,
                 code="multimodal_disabled",
             )
+        self.media.check_count(media)
         embeds = next((one for one in media if one.precomputed), None)
         if embeds is not None and not self.config.enable_mm_embeds:
             raise BadRequest(
@@ -114,9 +121,9 @@ class Builder:
         return settings
 
 
-def _echo(prompt: str | list[int], processor: Processor) -> str:
+async def _echo(prompt: str | Sequence[int], processor: Processor) -> str:
     """A text as it was given: decoding its tokens would lose the special ones among them."""
-    return prompt if isinstance(prompt, str) else processor.tokenizer.decode(prompt)
+    return prompt if isinstance(prompt, str) else await processor.text_of(prompt)
 
 
 def _wants_usage(request: ChatRequest | CompletionRequest) -> bool:
@@ -155,19 +162,17 @@ def _with_seed(sampling: Sampling, copy: int) -> Sampling:
     return msgspec.structs.replace(sampling, seed=seed if seed < 1 << 63 else seed - (1 << 64))
 
 
-def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
+def _prompts(prompt: str | TokenIds | list[Any]) -> list[str | Sequence[int]]:
     """One or several prompts, each as text or as token ids. Raises BadRequest for a mixture."""
-    if isinstance(prompt, str):
+    if isinstance(prompt, str | TokenIds):
         return [prompt]
     if prompt and all(isinstance(one, int) for one in prompt):
         return [prompt]
-    if not prompt or not all(isinstance(one, type(prompt[0])) for one in prompt):
+    if not prompt or len({isinstance(one, str) for one in prompt}) > 1 or int in map(type, prompt):
         raise BadRequest(
             "prompt must be a text, a list of texts, a list of token ids, or a list of such lists",
             param="prompt",
         )
-    if len(prompt) > MAX_PROMPTS:
-        raise BadRequest(f"prompt holds {len(prompt)} prompts; the limit is {MAX_PROMPTS}", param="prompt")
     return prompt
 
 

@@ -126,6 +126,7 @@ class CompletionRequest(GenerationFields, kw_only=True):
     """``POST /v1/completions``."""
 
     prompt: str | list[str | int | list[int]]
+    """A long list of token ids is decoded to ``TokenIds``, alone or among others (``openai.large_body``)."""
     logprobs: int | None = None
     echo: bool | None = None
 

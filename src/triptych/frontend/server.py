@@ -25,6 +25,7 @@ from triptych.planes.events.base import Source
 from triptych.planes.request.base import Peer, RequestClient, peer_of
 from triptych.processor.processor import Processor, Sampling
 from triptych.processor.template import parse_prompt_template
+from triptych.processor.text_work import TextWork
 from triptych.router.routing import Routing
 from triptych.stages.dispatch import Dispatcher
 
@@ -59,21 +60,22 @@ async def serving(
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
         dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s)
         follower = Follower(events, routing)
+        work = TextWork(config.max_texts_waiting, config.max_wait_s)
 
         def on_gone(instance: Instance) -> None:
             forget(peer_of(instance))
             dispatcher.forget(instance)
 
         def load(card: ModelCard) -> Processor:
-            processor = Processor.load(card, config.prompt_template, sampling)
+            processor = Processor.load(card, config.prompt_template, sampling, work)
             on_load()
             return processor
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
         catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble)
-        app = App(config, catalog, Builder(config, media), dispatcher, media.remote.counts)
+        app = App(config, catalog, Builder(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
-        for samples in (media.sandbox.samples, lag.samples, dispatcher.samples):
+        for samples in (media.sandbox.samples, lag.samples, dispatcher.samples, work.samples):
             app.metrics.also(samples)
         server = HttpServer(app, config, config.drain_timeout_s)
         app.metrics.also(server.connections.samples)
@@ -84,6 +86,7 @@ async def serving(
                     yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
             listener.close()
+            work.close()
             await follower.close()
             await dispatcher.close()
             await client.close()

@@ -143,6 +143,13 @@ class MediaLoader:
             raise limit.exceeded(item)
         return await self.sandbox.inspect(kind, data, item)
 
+    def check_count(self, references: Sequence[MediaReference]) -> None:
+        """Raises BadRequest over ``media_max_items``."""
+        limit = self._limits.media_max_items
+        if len(references) > limit:
+            reason = f"the request has {len(references)} media; the limit is {limit} (--media-max-items)"
+            raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
+
     async def load(self, references: Sequence[MediaReference], holder: Holder | None = None) -> list[Medium]:
         """All media of one request, in order; a remote URL that is named twice is fetched once.
 
@@ -150,10 +157,7 @@ class MediaLoader:
         ``load_one``'s errors and those of ``holder``: BadRequest over ``media_max_items``, and PayloadTooLarge over
         ``media_max_request_bytes``.
         """
-        limit = self._limits.media_max_items
-        if len(references) > limit:
-            reason = f"the request has {len(references)} media; the limit is {limit} (--media-max-items)"
-            raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
+        self.check_count(references)
         flights: SingleFlight[_Key, Medium] = SingleFlight("media-load")
         left = self._limits.media_max_request_bytes
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tokenizers.decoders import DecodeStream
@@ -23,10 +24,10 @@ _SILENT = 64
 class Detokenizer:
     """Text of one stream of tokens. What is pushed comes out as soon as it is whole characters."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._fast = tokenizer.fast
-        context = prompt_ids[-_CONTEXT:]
+        context = list(prompt_ids[-_CONTEXT:])
         self._stream = DecodeStream(ids=context, skip_special_tokens=True)
         self._said: deque[int] = deque(context, maxlen=2 * _CONTEXT)
         self._held: list[int] = []

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, TriptychError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.tokens import TokenIds
 from triptych.media.errors import EMBEDDING_REFUSED, by_content, on_item, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
@@ -23,21 +25,22 @@ from triptych.models.positions import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
+from triptych.processor.text_work import TextWork
 from triptych.processor.tokenizer import Tokenizer
-from triptych.router.block_hash import named
 from triptych.router.routing import Prompt as RoutedPrompt
 
-_INLINE_CHARACTERS = 16_384
-"""Longer texts are tokenised in a thread: this many take a few milliseconds."""
 _INLINE_TOKENS = 65_536
 """Longer prompts are named by their media in a thread: this many take a millisecond."""
+_HASHED_AHEAD = 4_096
+"""Tokens from which on a prompt's blocks are named as soon as it is made, which is in a thread."""
+_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A request ready for a worker."""
 
-    token_ids: list[int]
+    token_ids: TokenIds
     """With one placeholder for each medium."""
     media: list[Medium]
     length: int
@@ -92,13 +95,20 @@ class Processor:
     prompt_template: str | None
     _placeholder_ids: dict[MediaKind, int] = field(default_factory=dict)
     _sampling: Sampling = Sampling()
+    work: TextWork = field(default_factory=TextWork)
 
     @classmethod
-    def load(cls, card: ModelCard, prompt_template: str | None, sampling: Sampling | None = None) -> Processor:
+    def load(
+        cls,
+        card: ModelCard,
+        prompt_template: str | None,
+        sampling: Sampling | None = None,
+        work: TextWork | None = None,
+    ) -> Processor:
         """Read the checkpoint's files (blocking: call it in a thread). Raises ConfigError."""
         checkpoint = load_checkpoint(card.path)
         family = family_of(checkpoint)
-        tokenizer = Tokenizer.load(card.path)
+        tokenizer = Tokenizer.load(card.path, for_prompts=True)
         if prompt_template is not None:
             parse_prompt_template(prompt_template)
         try:
@@ -106,7 +116,8 @@ class Processor:
         except KeyError as error:
             raise ConfigError(f"{card.path}/config.json lacks {error}, which {family.name} models have") from error
         template = load_chat_template(card.path, tokenizer)
-        return cls(card, checkpoint, family, tokenizer, template, prompt_template, placeholders, sampling or Sampling())
+        sampling, work = sampling or Sampling(), work or TextWork()
+        return cls(card, checkpoint, family, tokenizer, template, prompt_template, placeholders, sampling, work)
 
     # Chat.
 
@@ -120,10 +131,20 @@ class Processor:
         """Messages whose media parts read ``{"type": <kind>}``, and those media in the same order."""
         self._check_media(media)
         begun = time.perf_counter()
-        ids = await self._tokenise(self._text_of(messages, template_settings), add_special_tokens=False)
-        self._check_placeholders(ids, media)
+        sizes = _sizes(messages)
+        self._check_fits(sizes.characters, "messages")
+        prepare = partial(self._prepared_chat, messages, template_settings, [ref.kind for ref in media])
+        prompt = await self.work.prepare(prepare, *sizes)
         tokenised = time.perf_counter()
-        loaded = await load([self._with_settings(ref) for ref in media]) if media else []
+        if not media:
+            return replace(prompt, tokenise_s=tokenised - begun)
+        return await self._with_media(prompt.token_ids, media, load, tokenised - begun)
+
+    async def _with_media(
+        self, ids: TokenIds, media: Sequence[MediaReference], load: LoadMedia, tokenise_s: float
+    ) -> Prompt:
+        begun = time.perf_counter()
+        loaded = await load([self._with_settings(ref) for ref in media])
         for medium, ref in zip(loaded, media, strict=True):
             self._check_precomputed(medium, ref)
         loaded = [self._sampled(medium) for medium in loaded]
@@ -132,13 +153,43 @@ class Processor:
         routed = RoutedPrompt(await self._named(ids, loaded, expansions))
         loaded = [self._described(medium) for medium in loaded]
         items = [ref.item for ref in media]
-        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - tokenised, tokenised - begun, items)
+        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - begun, tokenise_s, items)
 
-    async def _named(self, ids: list[int], media: list[Medium], expansions: list[Expansion]) -> array[int]:
+    async def _named(self, ids: TokenIds, media: list[Medium], expansions: list[Expansion]) -> array[int]:
         """The prompt as workers' KV caches have it."""
         if sum(len(one.token_ids) for one in expansions) <= _INLINE_TOKENS:
             return named_prompt(ids, media, expansions, self._placeholder_ids)
         return await asyncio.to_thread(named_prompt, ids, media, expansions, self._placeholder_ids)
+
+    def _prepared_chat(self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind]) -> Prompt:
+        """Rendered and tokenised, before its media are there. Computes, and waits for nothing."""
+        ids = self._ids(self._text_of(messages, settings), "messages", add_special_tokens=False)
+        self._check_placeholders(ids, media)
+        return self._of_text(ids)
+
+    def _ids(self, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
+        self._refuse_over(self.tokenizer.bounds.fewest_tokens(text, self.card.context_length), len(text), param)
+        return self.tokenizer.prompt(text, add_special_tokens=add_special_tokens)
+
+    def _check_fits(self, characters: int, param: str) -> None:
+        """So many characters can be within the context. Raises BadRequest."""
+        self._refuse_over(-(-characters // self.tokenizer.bounds.characters), characters, param)
+
+    def _refuse_over(self, fewest_tokens: int, characters: int, param: str) -> None:
+        if fewest_tokens > self.card.context_length:
+            raise BadRequest(
+                f"{param}: {characters:,} characters are at least {fewest_tokens:,} tokens; the model's context "
+                f"length is {self.card.context_length:,} tokens",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+    def _of_text(self, ids: TokenIds) -> Prompt:
+        """A prompt without media. Names the blocks of a long one, where this is a thread that may take its time."""
+        routed = RoutedPrompt(ids)
+        if _HASHED_AHEAD <= len(ids) <= self.card.context_length:
+            routed.hashes(self.card.block_size)
+        return Prompt(ids, [], len(ids), routed)
 
     def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
         if self.prompt_template is not None:
@@ -172,23 +223,35 @@ class Processor:
     # Plain completions.
 
     async def completion(self, text: str) -> Prompt:
-        ids = await self._tokenise(text, add_special_tokens=True)
-        return self.tokens(ids)
+        """A prompt that came as text. Raises BadRequest for one that cannot fit the context."""
+        self._check_fits(len(text), "prompt")
+        return await self.work.prepare(partial(self._prepared_text, text), len(text))
 
-    def tokens(self, ids: list[int]) -> Prompt:
+    async def tokens(self, ids: Sequence[int]) -> Prompt:
         """A prompt that came as ids. Raises BadRequest for ids outside of the vocabulary."""
-        limit = self.tokenizer.vocabulary_size
-        if ids and not 0 <= min(ids) <= max(ids) < limit:
-            raise BadRequest(f"prompt: token ids must be between 0 and {limit - 1}", param="prompt")
+        if not ids:
+            raise BadRequest("prompt: it holds no token", param="prompt")
+        self._refuse_over(len(ids), len(ids), "prompt")
+        return await self.work.prepare(partial(self._prepared_ids, ids), len(ids))
+
+    async def text_of(self, ids: Sequence[int]) -> str:
+        """The text of a prompt that came as ids, without special tokens."""
+        return await self.work.prepare(partial(self.tokenizer.decode_long, ids), len(ids))
+
+    def _prepared_text(self, text: str) -> Prompt:
+        ids = self._ids(text, "prompt", add_special_tokens=True)
         if not ids:
             raise BadRequest("prompt: it holds no token", param="prompt")
         self._check_placeholders(ids, ())
-        return Prompt(ids, [], len(ids), RoutedPrompt(named(ids)))
+        return self._of_text(ids)
 
-    async def _tokenise(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        if len(text) <= _INLINE_CHARACTERS:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+    def _prepared_ids(self, ids: Sequence[int]) -> Prompt:
+        limit = self.tokenizer.vocabulary_size
+        if not all(0 <= min(part) <= max(part) < limit for part in _parts(ids)):
+            raise BadRequest(f"prompt: token ids must be between 0 and {limit - 1}", param="prompt")
+        tokens = TokenIds(ids)
+        self._check_placeholders(tokens, ())
+        return self._of_text(tokens)
 
     # Media.
 
@@ -216,11 +279,11 @@ class Processor:
         except ValueError as error:
             raise problem(BadRequest, ref.item, EMBEDDING_REFUSED, str(error)) from error
 
-    def _check_placeholders(self, ids: list[int], media: Sequence[MediaReference]) -> None:
+    def _check_placeholders(self, ids: TokenIds, media: Sequence[MediaKind]) -> None:
         """Every medium has exactly one placeholder, and no text smuggled in another."""
+        counts = ids.count_each(self._placeholder_ids.values())
         for kind, token in self._placeholder_ids.items():
-            wanted = sum(ref.kind == kind for ref in media)
-            found = ids.count(token)
+            wanted, found = media.count(kind), counts[token]
             if found > wanted:
                 text = self.tokenizer.fast.id_to_token(token)
                 raise BadRequest(
@@ -270,6 +333,28 @@ class Processor:
             return expansion_of(modality, self.checkpoint, medium, self.tokenizer.plain)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
+
+
+class _Sizes(NamedTuple):
+    """Of messages."""
+
+    characters: int
+    parts: int
+
+
+def _sizes(messages: list[Message]) -> _Sizes:
+    characters = parts = 0
+    for message in messages:
+        content = message.get("content") or ""
+        texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+        characters += len(message["role"]) + sum(map(len, texts))
+        parts += 1 + len(texts)
+    return _Sizes(characters, parts)
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """In pieces of which each takes a millisecond, as what computes on one holds the interpreter lock."""
+    return (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))
 
 
 def _with_parts(message: Message) -> Message:

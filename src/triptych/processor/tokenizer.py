@@ -1,8 +1,9 @@
-"""The model's tokenizer, by the ``tokenizers`` library alone (transformers would bring torch along)."""
+"""The model's tokenizer, by the ``tokenizers`` library (transformers would bring torch along), and a faster one where
+that gives the same ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.tokens import TokenIds
 from triptych.models.registry import read_json
+from triptych.processor.fast_tokens import FastTokens, load_fast
+from triptych.processor.token_bounds import TokenBounds, token_bounds
 
 _TEXTS = 8192
 """Short texts whose tokens are remembered: more than there are times, by tenths of a second, in ten minutes."""
@@ -19,8 +23,16 @@ _TEXTS = 8192
 class Tokenizer:
     """Text to ids and ids to text for one model. Thread-safe: nothing changes after loading."""
 
-    def __init__(self, fast: FastTokenizer, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        fast: FastTokenizer,
+        settings: dict[str, Any],
+        faster: FastTokens | None = None,
+        bounds: TokenBounds | None = None,
+    ) -> None:
         self.fast = fast
+        self._faster = faster
+        self.bounds = bounds or TokenBounds()
         self.settings = settings
         """``tokenizer_config.json``."""
         self.token_text = lru_cache(maxsize=65536)(self._token_text)
@@ -29,8 +41,11 @@ class Tokenizer:
         self.vocabulary_size = fast.get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def load(cls, folder: str) -> Tokenizer:
-        """Read ``tokenizer.json`` and ``tokenizer_config.json``. Raises ConfigError naming what is missing."""
+    def load(cls, folder: str, *, for_prompts: bool = False) -> Tokenizer:
+        """Read ``tokenizer.json`` and ``tokenizer_config.json``. Raises ConfigError naming what is missing.
+
+        ``for_prompts``: whole prompts come to it, so it is loaded with what those need.
+        """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise ConfigError(
@@ -43,17 +58,36 @@ class Tokenizer:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         fast.no_truncation()
         fast.no_padding()
-        return cls(fast, read_json(Path(folder) / "tokenizer_config.json"))
+        settings = read_json(Path(folder) / "tokenizer_config.json")
+        if not for_prompts:
+            return cls(fast, settings)
+        return cls(fast, settings, load_fast(path, fast), token_bounds(path))
+
+    @property
+    def by(self) -> str:
+        """The library that makes ids of prompts."""
+        return "tokenizers" if self._faster is None else "fastokens"
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         ids: list[int] = self.fast.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def prompt(self, text: str, *, add_special_tokens: bool) -> TokenIds:
+        """Like ``encode``, for texts of any length: does not hold the interpreter lock while it computes."""
+        if self._faster is not None:
+            return TokenIds(self._faster.encode_batch_flat([text], add_special_tokens)[0])
+        return TokenIds(self.fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def _plain(self, text: str) -> tuple[int, ...]:
         return tuple(self.encode(text, add_special_tokens=False))
 
     def decode(self, ids: list[int]) -> str:
         text: str = self.fast.decode(ids, skip_special_tokens=True)
+        return text
+
+    def decode_long(self, ids: Sequence[int]) -> str:
+        """Like ``decode``, without the interpreter lock while it computes."""
+        text: str = self.fast.decode_batch([list(ids)], skip_special_tokens=True)[0]
         return text
 
     def special_tokens(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
+from triptych.contracts.tokens import dec_hook
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
 from triptych.observability.lag import LoopLag
 from triptych.planes.events.account import Account
@@ -28,7 +29,7 @@ from triptych.transfer.base import Transfer
 T = TypeVar("T")
 
 _ENCODER = msgspec.msgpack.Encoder()
-_GENERATE = msgspec.msgpack.Decoder(GenerateRequest)
+_GENERATE = msgspec.msgpack.Decoder(GenerateRequest, dec_hook=dec_hook)
 _ENCODE = msgspec.msgpack.Decoder(EncodeRequest)
 _RELEASE = msgspec.msgpack.Decoder(Release)
 

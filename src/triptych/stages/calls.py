@@ -25,6 +25,7 @@ from triptych.contracts.stages import (
     Release,
     Sample,
 )
+from triptych.contracts.tokens import enc_hook
 from triptych.planes.request.base import RequestClient, peer_of
 
 METRICS_TIMEOUT_S = 1.0
@@ -34,7 +35,7 @@ INLINE_BYTES = 256 << 10
 MAX_RELEASES = 1024
 """Most releases on their way; past that a lease's own expiry does the work."""
 
-_ENCODER = msgspec.msgpack.Encoder()
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 _DELTA = msgspec.msgpack.Decoder(TokenDelta)
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Helpers around an event loop: threads that compute beside it."""

@@ -1,0 +1,77 @@
+"""Threads that compute beside an event loop: few of them, and a bounded number of calls that wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from triptych.contracts.errors import TooManyRequests, Unavailable
+
+T = TypeVar("T")
+
+RETRY_AFTER_S = 1.0
+
+
+class Lane:
+    """A few threads and the calls that wait for them. For one event loop, until ``close``.
+
+    Calls of one lane are of one size, so that none waits for others that take much longer than itself.
+    """
+
+    def __init__(self, name: str, threads: int, max_waiting: int, max_wait_s: float) -> None:
+        self.name = name
+        self._threads = threads
+        self._max_waiting = max_waiting
+        self._max_wait_s = max_wait_s
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"triptych-{name}")
+        self.calls = 0
+        """That run or wait."""
+        self.refused = 0
+        """Calls that found too many others waiting, or took too long."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that no thread has begun, as far as the event loop knows."""
+        return max(0, self.calls - self._threads)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return what ``call`` returns in a thread.
+
+        Raises what it raises, TooManyRequests where too many wait, and Unavailable where it has not ended in time.
+        Cancelling takes back a call that has not begun; one that has begun ends in its own time, and keeps its thread.
+        """
+        if self.waiting >= self._max_waiting:
+            self.refused += 1
+            raise TooManyRequests(
+                f"{self.waiting} texts wait to be prepared, the limit (--max-texts-waiting)",
+                code="text_queue_full",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        loop = asyncio.get_running_loop()
+        begun = self._executor.submit(call)
+        self.calls += 1
+        begun.add_done_callback(lambda _: _soon(loop, self._ended))
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                return await asyncio.wrap_future(begun)
+        except TimeoutError:
+            self.refused += 1
+            raise Unavailable(
+                f"the text was not prepared within {self._max_wait_s:g} s (--max-wait-s); try again",
+                code="text_timeout",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+
+    def _ended(self) -> None:
+        self.calls -= 1
+
+    def close(self) -> None:
+        """Take back what has not begun, without waiting for what has. May be called twice."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)

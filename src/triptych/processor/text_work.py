@@ -1,0 +1,53 @@
+"""Where texts are decoded, rendered and tokenised: small ones on the event loop, others in threads, by their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from triptych.aio.threads import Lane
+from triptych.contracts.stages import Sample
+
+T = TypeVar("T")
+
+INLINE_CHARACTERS = 8_192
+"""Texts up to this are prepared on the event loop, which takes a few tenths of a millisecond; ..."""
+INLINE_PARTS = 128
+"""... if they come in so few messages and parts."""
+LARGE_CHARACTERS = 1 << 20
+"""Longer texts have a thread of their own, so that others need not wait for seconds behind them."""
+MAX_WAITING = 256
+MAX_WAIT_S = 30.0
+
+
+class TextWork:
+    """The threads of one frontend in which texts are prepared. For one event loop, until ``close``."""
+
+    def __init__(self, max_waiting: int = MAX_WAITING, max_wait_s: float = MAX_WAIT_S) -> None:
+        """``max_waiting``: calls that may wait for each kind of thread. ``max_wait_s``: most time that a call takes."""
+        self.bodies = Lane("body", 2, max_waiting, max_wait_s)
+        self._texts = Lane("text", 2, max_waiting, max_wait_s)
+        self._large = Lane("large_text", 1, max_waiting, max_wait_s)
+
+    async def prepare(self, call: Callable[[], T], characters: int, parts: int = 1) -> T:
+        """Return what ``call`` returns, which works on so many characters. Raises what ``aio.threads.Lane`` does."""
+        if characters <= INLINE_CHARACTERS and parts <= INLINE_PARTS:
+            return call()
+        return await (self._texts if characters <= LARGE_CHARACTERS else self._large).run(call)
+
+    def close(self) -> None:
+        """May be called twice."""
+        for lane in self._lanes:
+            lane.close()
+
+    def samples(self) -> Iterable[Sample]:
+        """Metrics."""
+        calls, refused = sum(lane.calls for lane in self._lanes), sum(lane.refused for lane in self._lanes)
+        text = "Bodies and texts that threads decode, render or tokenise, or that wait for it (--max-texts-waiting)."
+        yield Sample("triptych_text_calls", "gauge", text, calls)
+        text = "Requests refused as too many texts waited, or as theirs took too long (--max-wait-s)."
+        yield Sample("triptych_texts_refused", "counter", text, refused)
+
+    @property
+    def _lanes(self) -> tuple[Lane, ...]:
+        return self.bodies, self._texts, self._large

@@ -1,0 +1,41 @@
+"""Token ids in one block of memory, here and on the wire."""
+
+import random
+
+import msgspec
+import pytest
+
+from triptych.contracts.request import GenerateRequest, Sampling
+from triptych.contracts.tokens import TokenIds, dec_hook, enc_hook
+
+ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)
+DECODER = msgspec.msgpack.Decoder(GenerateRequest, dec_hook=dec_hook)
+
+
+def request_of(ids):
+    return GenerateRequest(id="r", model="m", token_ids=ids, sampling=Sampling(max_tokens=1))
+
+
+@pytest.mark.parametrize("ids", [[], [0], [1, 2, 4294967295], range(70_000)])
+def test_they_cross_the_wire_as_bytes_and_from_older_senders_as_a_list(ids):
+    request = request_of(TokenIds(ids))
+    packed = ENCODER.encode(request)
+    assert len(packed) < 4 * len(ids) + 100
+    for sent in (packed, msgspec.msgpack.encode(request_of(list(ids)))):
+        received = DECODER.decode(sent)
+        assert received == request
+        assert isinstance(received.token_ids, TokenIds)
+
+
+@pytest.mark.parametrize("wrong", [b"abc", [-1], [1 << 32], ["a"], [None], 7, "abcd", {"a": 1}, None])
+def test_what_is_no_token_ids_is_refused_by_field(wrong):
+    sent = msgspec.msgpack.encode({**msgspec.to_builtins(request_of([])), "token_ids": wrong})
+    with pytest.raises(msgspec.ValidationError, match="token_ids"):
+        DECODER.decode(sent)
+
+
+def test_counting():
+    chance = random.Random(3)
+    ids = TokenIds(chance.choices([0, 1, 7, 256, 263, 65543, 151655], k=5000))
+    assert ids.count_each([7, 151655, 263, 9, 0]) == {token: ids.count(token) for token in (7, 151655, 263, 9, 0)}
+    assert TokenIds().count_each([1]) == {1: 0}
