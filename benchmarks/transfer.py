@@ -94,7 +94,7 @@ class Bare:
     """A NIXL agent with one registered range, touched beforehand."""
 
     def __init__(self, name: str) -> None:
-        self.agent = NixlAgent(name, "lo")
+        self.agent = NixlAgent(name, TransferConfig().transfer_devices)
         self.memory = AnonymousMemory(LARGEST)
         self.memory.back(0, LARGEST)
         registered = self.agent.register(Span(self.memory.address, LARGEST))

@@ -6,6 +6,7 @@ Run as a program, this file is the other process: it answers one command a line 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import os
 import random
@@ -27,10 +28,16 @@ from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.registry import make_transfer
 
 MIB = 1 << 20
+PR_SET_DUMPABLE = 4
+NOBODY, SOMEBODY = 65534, 65533
 SETTINGS = {"arena_bytes": 64 * MIB, "slab_bytes": 4 * MIB, "transfer_timeout_s": 1.0}
 
 
-async def main_of_child(backend, lease_s):
+async def main_of_child(backend, lease_s, user="", dumpable="1"):
+    if user and not os.getuid():
+        await start_and_close(backend)  # loads all that the other user may be unable to read
+        become(int(user))
+    prctl(PR_SET_DUMPABLE, int(dumpable))
     transfer = make_transfer(TransferConfig(transfer=backend, lease_s=lease_s, **SETTINGS))
     await transfer.start()
     answer("ready")
@@ -43,6 +50,23 @@ async def main_of_child(backend, lease_s):
             stats = transfer.stats()
             answer(f"{stats.leases} {stats.used_bytes}")
     await transfer.close()
+
+
+async def start_and_close(backend):
+    transfer = make_transfer(TransferConfig(transfer=backend, **SETTINGS))
+    await transfer.start()
+    await transfer.close()
+
+
+def become(user):
+    """Another user, who is not root, and without any right of root's."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def prctl(*arguments):
+    assert ctypes.CDLL(None).prctl(*arguments) == 0
 
 
 def answer(text):
@@ -79,9 +103,10 @@ def decode(handle):
 class Other:
     """The other process."""
 
-    def __init__(self, backend, lease_s):
+    def __init__(self, backend, lease_s=30.0, *more):
+        """``more``: the user that it becomes, and whether it is dumpable."""
         self.process = subprocess.Popen(
-            [sys.executable, __file__, backend, str(lease_s)],
+            [sys.executable, __file__, backend, str(lease_s), *map(str, more)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -237,5 +262,65 @@ def test_shared_memory_of_dead_owners_is_removed():
     run(main())
 
 
+@asynccontextmanager
+async def started(*words):
+    """Other processes, one for each of ``words``; ready, and none of them root."""
+    others = [Other("nixl", 30.0, *more) for more in words]
+    try:
+        for other in others:
+            assert await other.heard() == "ready"
+        yield others
+    finally:
+        for other in others:
+            other.close()
+
+
+needs_nixl = pytest.mark.skipif(find_spec("nixl") is None, reason="NIXL is not installed")
+
+
+def listening(other):
+    """Addresses at which the process listens on TCP, from the kernel."""
+    told = subprocess.run(["ss", "-Htlnp"], check=True, capture_output=True, text=True).stdout
+    return [line.split()[3] for line in told.splitlines() if f"pid={other.process.pid}," in line]
+
+
+async def hand_over(one, two):
+    for seed, size in enumerate((1, 65_536, 4 * MIB)):
+        expected = hashlib.sha256(content(size, seed)).hexdigest()
+        assert await two.ask("fetch", await one.ask("export", size, seed)) == expected
+        assert await one.ask("fetch", await two.ask("export", size, seed)) == expected
+    assert not listening(one) + listening(two)
+
+
+@needs_nixl
+def test_users_without_rights_of_root_hand_over_without_a_port():
+    """Root may read any process's memory, which would hide that others may not."""
+    guarded = [[SOMEBODY], [NOBODY, 0]] if not os.getuid() else []  # another user's, and not dumpable
+
+    async def main():
+        async with started([NOBODY], [NOBODY], *guarded) as (one, two, *others):
+            await hand_over(one, two)
+            for other in others:
+                begun = time.monotonic()
+                for seed in range(2):
+                    assert await one.ask("fetch", await other.ask("export", 1000, seed)) == "transfer_failed"
+                assert time.monotonic() - begun < 4
+            await hand_over(one, two)
+
+    run(main())
+
+
+@needs_nixl
+def test_where_the_kernel_lets_nobody_read_anothers_memory(monkeypatch):
+    """UCX then leaves its transport for that out."""
+    monkeypatch.setenv("UCX_TLS", "self,posix")
+
+    async def main():
+        async with started([NOBODY], [NOBODY]) as (one, two):
+            await hand_over(one, two)
+
+    run(main())
+
+
 if __name__ == "__main__":
-    asyncio.run(main_of_child(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(main_of_child(sys.argv[1], float(sys.argv[2]), *sys.argv[3:]))

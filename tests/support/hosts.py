@@ -56,7 +56,7 @@ def _ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
-def _can_make_hosts() -> bool:
+def can_make_hosts() -> bool:
     if os.getuid() or not all(map(shutil.which, ("ip", "unshare"))):
         return False
     with suppress(subprocess.CalledProcessError), hosts(1) as [one]:
@@ -194,7 +194,7 @@ def site(count: int, folder: Path) -> Iterator[Site]:
     """Skips the test where there cannot be one."""
     pytest.importorskip("nixl", reason="NIXL is not installed")
     program()
-    if not _can_make_hosts():
+    if not can_make_hosts():
         pytest.skip("needs to be root, `ip netns` and `unshare`")
     with ExitStack() as stack:
         yield Site(stack.enter_context(hosts(count)), folder, stack)

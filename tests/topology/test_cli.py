@@ -230,10 +230,11 @@ def test_a_key_from_the_environment_guards_the_api(tmp_path):
 @pytest.mark.parametrize(
     ("warned", "span", "host", "devices"),
     [
+        (True, Span.P, "10.0.0.2", "none"),
         (True, Span.P, "10.0.0.2", "lo"),
-        (True, Span.E, "10.0.0.2", "lo"),
-        (False, Span.EPD, "10.0.0.2", "lo"),
-        (False, Span.P, "127.0.0.1", "lo"),
+        (True, Span.E, "10.0.0.2", "none"),
+        (False, Span.EPD, "10.0.0.2", "none"),
+        (False, Span.P, "127.0.0.1", "none"),
         (False, Span.P, "10.0.0.2", "all"),
     ],
 )

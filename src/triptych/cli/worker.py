@@ -20,6 +20,7 @@ from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
 from triptych.planes.request.tcp_server import TcpRequestServer, is_loopback
 from triptych.runtime.worker import Worker
+from triptych.transfer import ucx
 from triptych.transfer.registry import make_transfer
 
 log = logging.getLogger("triptych.worker")
@@ -50,9 +51,11 @@ def run(args: argparse.Namespace) -> int:
         if is_out_of_reach(config, transfer):
             log.warning(
                 "calls come in from other hosts (--host %s), but tensors are given to workers on this one only "
-                "(--transfer-devices lo)",
+                "(--transfer-devices %s)",
                 config.host,
+                transfer.transfer_devices,
             )
+        ucx.prepare(transfer.transfer_devices)  # the engine makes agents of its own, with any --transfer
         engine = engine_factory(config.engine)(
             EngineOptions(
                 model_path=folder,
@@ -74,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 def is_out_of_reach(config: WorkerConfig, transfer: TransferConfig) -> bool:
     """Whether other hosts may call a worker that hands tensors over, and cannot get them."""
-    return config.span is not Span.EPD and not is_loopback(config.host) and transfer.transfer_devices == "lo"
+    here_only = transfer.transfer_devices in (ucx.NO_DEVICE, "lo")
+    return config.span is not Span.EPD and not is_loopback(config.host) and here_only
 
 
 def _announcement(instance: Instance) -> str:

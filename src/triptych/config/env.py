@@ -89,6 +89,11 @@ def set_default(name: str, value: str) -> None:
     os.environ.setdefault(name, value)
 
 
+def has_default(name: str, value: str) -> bool:
+    """Whether the variable ``name`` is as ``set_default`` sets it to ``value``, and not the user's own."""
+    return os.environ.get(name) == value
+
+
 def child_environment(extra: dict[str, str]) -> dict[str, str]:
     """This process's environment with ``extra`` laid over it, for a child."""
     return {**os.environ, **extra}

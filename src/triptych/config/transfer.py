@@ -34,7 +34,8 @@ class TransferConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     transfer_devices: Annotated[
         str,
         Meta(
-            description="Network devices that NIXL may use, as UCX_NET_DEVICES spells them: `lo` reaches this host "
-            "only, `all` or e.g. `mlx5_0:1` others too. Whoever reaches such a device can reach the tensors."
+            description="Network devices that NIXL may use, as UCX_NET_DEVICES spells them. `none`: processes of this "
+            "host and user only, and no port; a name (`eth0`, `mlx5_0:1`) or `all`: other hosts too. Whoever reaches "
+            "such a device's port can read and write this worker's memory, and end it."
         ),
-    ] = "lo"
+    ] = "none"

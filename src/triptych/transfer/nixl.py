@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import sys
@@ -17,6 +18,7 @@ import msgspec
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.tensor import TensorHandle
+from triptych.transfer import ucx
 from triptych.transfer.checks import LEASE_ENDED, lost
 from triptych.transfer.core import CHUNK_BYTES, BaseTransfer, Move
 from triptych.transfer.extents import FreeExtents
@@ -29,6 +31,8 @@ from triptych.transfer.nixl_location import Location, Slab, checked, metadata_of
 from triptych.transfer.nixl_remotes import Remote, Remotes
 from triptych.transfer.spans import Piece, Span, batched, cut
 from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
+
+log = logging.getLogger("triptych.transfer")
 
 BATCH_PIECES = 128
 """Most pieces of one NIXL transfer."""
@@ -57,6 +61,7 @@ class NixlTransfer(BaseTransfer):
 
     async def start(self) -> None:
         agent = self._agent = await asyncio.to_thread(NixlAgent, self.id, self._config.transfer_devices)
+        self._tell_of_slow_copies()
         self._remotes = Remotes(agent)
         self._memory = AnonymousMemory(self.capacity_bytes)
         self._table = OwnTable(self.id)
@@ -66,6 +71,10 @@ class NixlTransfer(BaseTransfer):
         self._scratch_free.give(0, SCRATCH_ENTRIES * ENTRY_BYTES)
         self._register(Span(self._scratch.address, SCRATCH_ENTRIES * ENTRY_BYTES))
         self._begin(self._memory, self._table.table, base=self._memory.address, on_backed=self._backed)
+
+    def _tell_of_slow_copies(self) -> None:
+        if self._config.transfer_devices == ucx.NO_DEVICE and (why := ucx.why_no_direct_copy()):
+            log.warning("tensors go through shared memory, several times as slow as a direct copy: %s", why)
 
     async def close(self) -> None:
         """Transfers under way are aborted before the memory that they write to can go."""
@@ -169,7 +178,7 @@ class NixlTransfer(BaseTransfer):
             self._let_go(flight, give_back if scratch is None else [*give_back, self._giver(scratch)])
             if isinstance(error, NixlError):
                 remote.failed = not error.refused or remote.users == 1
-                raise lost(f"its owner is gone or out of reach ({error})") from None
+                raise self._out_of_reach(error) from None
             remote.failed = remote.failed or isinstance(error, TimeoutError)
             raise
 
@@ -194,12 +203,17 @@ class NixlTransfer(BaseTransfer):
             scratch = self._take_scratch(1)
         except NixlError as error:
             self._remotes.leave(remote)
-            raise lost(f"its owner is gone or out of reach ({error})") from None
+            raise self._out_of_reach(error) from None
         except BaseException:
             self._remotes.leave(remote)
             raise
         self._scratch.view[scratch.address : scratch.address + 8] = location.token.to_bytes(8, sys.byteorder)
         self._tell(remote, _entries([location], self._scratch, scratch), scratch)
+
+    def _out_of_reach(self, error: NixlError) -> Unavailable:
+        here = self._config.transfer_devices == ucx.NO_DEVICE
+        known = "; --transfer-devices none reaches processes of this host and user only" if here else ""
+        return lost(f"its owner is gone or out of reach ({error}{known})")
 
     def _let_go(self, flight: Flight, give_back: Sequence[Callable[[], None]]) -> None:
         """Call ``give_back`` when ``flight`` has ended, for which nobody waits."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from triptych.config.env import set_default
 from triptych.contracts.errors import ConfigError
+from triptych.transfer import ucx
 from triptych.transfer.spans import Piece, Span
 
 PROGRESS_DELAY_US = 200
@@ -40,12 +41,14 @@ class NixlAgent:
     """One NIXL agent with the UCX back end. Its methods may be called from any thread."""
 
     def __init__(self, name: str, devices: str) -> None:
-        """``devices`` are the network devices that UCX may use, unless the user has set them otherwise.
+        """``devices`` are the network devices that UCX may use, or ``none``; see ``ucx``.
 
         Slow: a second for the first one. Raises ConfigError when NIXL is not installed or cannot work here.
         """
-        for variable, value in {**_QUIET, "UCX_NET_DEVICES": devices}.items():
+        for variable, value in _QUIET.items():
             set_default(variable, value)
+        ucx.prepare(devices)
+        ucx.require_room(devices)
         self._bind = bind = _bindings()
         self._success = bind.NIXL_SUCCESS
         self._errors = tuple(v for k, v in vars(bind).items() if k.startswith("nixl") and k.endswith("Error"))
