@@ -16,7 +16,12 @@ from triptych.contracts.errors import (
     TriptychError,
     Unavailable,
     WorkerLost,
+    WorkerSilent,
+    WorkerStopped,
+    WorkerUnreached,
 )
+from triptych.planes.request import connection
+from triptych.planes.request.base import Peer
 
 
 async def count(payload):
@@ -469,5 +474,125 @@ def test_a_call_is_sent_only_when_its_block_is_entered(plane):
             async with line.call() as call:
                 await anext(call)
             assert handler.started == 1
+
+    run(main())
+
+
+def lost_peers(line):
+    """Peers that the client says it has lost, as they come."""
+    told = []
+    line.client.on_lost(told.append)
+    return told
+
+
+def test_a_call_that_ends_its_server_at_once_was_taken(plane, loop):
+    """The word that it is taken leaves before anything of it is done."""
+
+    async def main():
+        async def fatal(payload):
+            plane.cut(line)
+            yield b""
+
+        async with plane.line(fatal, id="w.1") as line:
+            lost = lost_peers(line)
+            with pytest.raises(WorkerLost) as told:
+                await line.all(to="w.1")
+            assert type(told.value) is WorkerLost
+            assert [peer.id for peer in lost] == ["w.1"]
+
+    run(main(), loop=loop)
+
+
+def test_what_nobody_took_is_unreached(plane, loop):
+    async def main():
+        async with plane.line(echo) as line:
+            lost = lost_peers(line)
+            await line.server.close()
+            with pytest.raises(WorkerUnreached):
+                await line.all()
+            with pytest.raises(WorkerUnreached):
+                await line.all(to="another")
+            assert lost == [], "a peer that never spoke is not lost"
+
+    run(main(), loop=loop)
+
+
+def test_a_call_that_a_frozen_peer_has_not_read_is_not_taken(plane, loop, monkeypatch):
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.25)
+
+    async def main():
+        handler = Watched(1)
+        async with plane.line(handler, id="w.1") as line, line.call(to="w.1") as taken:
+            lost = lost_peers(line)
+            assert await anext(taken) == [b"item"]
+            for one in line.server.connections:
+                one._transport.pause_reading()
+                one.send = lambda *frame: None
+            with pytest.raises(WorkerUnreached):
+                await line.all(to="w.1")
+            with pytest.raises(WorkerLost) as told:
+                await anext(taken)
+            assert type(told.value) is WorkerLost
+            assert [peer.id for peer in lost] == ["w.1"]
+
+    run(main(), loop=loop)
+
+
+def test_who_is_dropped_while_it_answers_no_ping_is_lost(plane, monkeypatch):
+    """Discovery drops a worker that hangs a little before its connection is given up; one that drains is not lost."""
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
+
+    async def main():
+        async with plane.line(echo, id="w.1") as line:
+            lost, peer = lost_peers(line), Peer(line.host, line.port, "w.1")
+            await line.all(to="w.1")
+            line.client.forget(peer)
+            await until(lambda: not line.client.opened, "its connection is closed")
+            assert lost == []
+            await line.all(to="w.1")
+            for one in line.server.connections:
+                one.send = lambda *frame: None
+            await until(lambda: line.client.is_silent(peer), "it answers no ping")
+            line.client.forget(peer)
+            assert lost == [peer]
+
+    run(main())
+
+
+def test_a_server_that_drains_says_so_and_is_not_lost(plane, loop):
+    async def main():
+        handler = Watched(1)
+        async with plane.line(handler, id="w.1") as line, line.call(to="w.1") as call:
+            lost = lost_peers(line)
+            await anext(call)
+            await line.server.drain(0.05)
+            with pytest.raises(WorkerStopped):
+                await anext(call)
+            await line.server.close()
+            await until(lambda: not line.client.opened, "its connection is closed")
+            assert lost == []
+
+    run(main(), loop=loop)
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_who_is_silent_to_one_may_speak_to_others(plane, speaks):
+    async def mixed(payload):
+        if payload == b"silent":
+            await asyncio.Event().wait()
+        yield payload
+
+    async def main():
+        async with plane.line(mixed) as line:
+            assert await line.all(b"before") == [b"before"]
+            waiting = asyncio.create_task(line.all(b"silent", silence_s=0.3))
+            await until(lambda: len(line.server.tasks) == 1, "it is there")
+            await asyncio.sleep(0.05)
+            if speaks:
+                assert await line.all(b"now") == [b"now"]
+            with pytest.raises(WorkerSilent) as told:
+                await waiting
+            assert told.value.speaks is speaks
 
     run(main())

@@ -152,6 +152,7 @@ def test_frames_in_single_bytes_are_put_together(plane, loop):
             for byte in HELLO + pack_call(7, "work", b"slow"):
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0)
+            assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.TAKEN, 7)
             length, kind, stream = HEADER.unpack(await reader.readexactly(9))
             assert (kind, stream, await reader.readexactly(length)) == (Type.DATA, 7, b"slow")
             assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.END, 7)

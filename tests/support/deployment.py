@@ -38,7 +38,7 @@ from triptych.transfer.inproc import InprocTransfer
 FAST_SCAN_S = 0.02
 
 
-@dataclass
+@dataclass(eq=False)
 class MockWorker:
     """One worker with the mock engine, in a task of this process."""
 
@@ -78,6 +78,20 @@ class MockWorker:
         self.break_connections()
         self.task.cancel()
         await asyncio.wait([self.task])
+
+    def vanish(self) -> None:
+        """As ``kill -9``, as long as discovery does not know of it: its heartbeat goes on."""
+        if self.server._server is not None:
+            self.server._server.close()
+        self.server.admits = lambda token: False  # type: ignore[method-assign]  # of connections being accepted
+        self.break_connections()
+
+    def freeze(self) -> None:
+        """As a blocked event loop: what was sent before arrives, and its connections say nothing any more."""
+        for connection in list(self.server.connections):
+            connection._transport.pause_reading()
+            connection._flush()
+            connection.send = lambda *frame: None  # type: ignore[method-assign]
 
     async def drain(self) -> None:
         """As SIGTERM does; returns once the worker has ended."""

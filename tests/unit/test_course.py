@@ -8,7 +8,8 @@ from triptych.contracts.errors import BadRequest, KvLost, TooManyRequests, Unava
 from triptych.contracts.request import GenerateRequest, Guided, Sampling, TokenDelta
 from triptych.router.block_hash import named
 from triptych.router.routing import Prompt
-from triptych.stages.course import ATTEMPTS, FIRST_PAUSE_S, LONGEST_PAUSE_S, RESUMES, Course, Patience
+from triptych.stages.course import FIRST_PAUSE_S, LONGEST_PAUSE_S, Course, Patience
+from triptych.stages.retry import MAX_ATTEMPTS, MAX_RESUMES
 
 LOST, FULL, UNREAD = WorkerLost("gone"), TooManyRequests("full"), KvLost("unread")
 
@@ -65,11 +66,11 @@ def test_a_prefills_token_alone_is_no_progress() -> None:
 
 def test_who_goes_on_starts_the_count_of_tries_anew() -> None:
     one = course()
-    for turn in range(RESUMES):
+    for turn in range(MAX_RESUMES):
         streaming(one, turn).failed(f"a{turn}", LOST, None, 0.0)
-        for number in range(ATTEMPTS - 1):
+        for number in range(MAX_ATTEMPTS - 1):
             one.failed(f"b{turn}{number}", LOST, None, 0.0)
-        assert len(one.tried) == ATTEMPTS
+        assert len(one.tried) == MAX_ATTEMPTS
     with pytest.raises(WorkerLost):
         streaming(one, 9).failed("last", LOST, None, 0.0)
 
@@ -77,7 +78,7 @@ def test_who_goes_on_starts_the_count_of_tries_anew() -> None:
 def test_who_refuses_is_asked_again_after_a_pause_but_who_is_gone_is_not() -> None:
     one = streaming(course(), 5)
     one.failed("a", LOST, None, 0.0)
-    for number in range(2 * ATTEMPTS):
+    for number in range(2 * MAX_ATTEMPTS):
         one.failed("b", FULL, None, float(number))
         assert one.refused is FULL
         one.ask_again({"a"})
@@ -86,7 +87,7 @@ def test_who_refuses_is_asked_again_after_a_pause_but_who_is_gone_is_not() -> No
 
 def test_a_dead_worker_that_discovery_shows_still_counts_once() -> None:
     one = streaming(course(), 5)
-    for now in range(2 * ATTEMPTS):
+    for now in range(2 * MAX_ATTEMPTS):
         one.failed("a", LOST, None, float(now))
         one.ask_again(())
         assert not one.tried
@@ -94,7 +95,7 @@ def test_a_dead_worker_that_discovery_shows_still_counts_once() -> None:
 
 def test_refusals_before_the_first_token_are_tries() -> None:
     one = course()
-    for number in range(ATTEMPTS - 1):
+    for number in range(MAX_ATTEMPTS - 1):
         one.failed(f"a{number}", FULL, None, 0.0)
         assert one.refused is None
     with pytest.raises(TooManyRequests):

@@ -15,9 +15,11 @@ from triptych.contracts.request import GenerateRequest, Medium, Sampling, TokenD
 from triptych.contracts.tokens import TokenIds, dec_hook
 from triptych.router.block_hash import named
 from triptych.router.routing import Prompt, Routing, Wish
-from triptych.stages import dispatch
-from triptych.stages.course import ATTEMPTS, RESUMES
+from triptych.stages import dispatch, retry
 from triptych.stages.dispatch import Dispatcher
+from triptych.stages.isolation import Isolation
+from triptych.stages.retry import MAX_ATTEMPTS, MAX_RESUMES
+from triptych.stages.suspects import Suspects
 
 REQUEST = GenerateRequest(id="r", model="m", token_ids=TokenIds([1]), sampling=Sampling(max_tokens=100))
 PENALISED = replace(REQUEST, sampling=Sampling(max_tokens=100, presence_penalty=0.5))
@@ -35,6 +37,9 @@ class Plane:
         self.silent = set()
         """Names of those whose sign of life is overdue."""
 
+    def on_lost(self, told):
+        """Its connections never break: each call says by itself what became of it."""
+
     def is_silent(self, peer):
         return f"w{peer.port}" in self.silent
 
@@ -50,8 +55,10 @@ class Plane:
 class Call:
     def __init__(self, plane, says):
         self.plane, self.says = plane, iter(says)
+        self.taken = False
 
     async def __aenter__(self):
+        self.taken = True
         return self
 
     async def __aexit__(self, *_):
@@ -72,10 +79,11 @@ class Call:
         return [msgspec.msgpack.encode(word if isinstance(word, TokenDelta) else TokenDelta([word]))]
 
 
-def outcome(alive=None, request=REQUEST, **says):
+def outcome(alive=None, request=REQUEST, quarantine_s=600.0, **says):
     """(tokens, error, workers called) of one request."""
     plane = Plane(request, **says)
-    dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=0.0)
+    isolation = Isolation(Suspects(quarantine_s, 10))
+    dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=0.0, isolation=isolation)
     fleet = [instance(name, port=int(name[1:])) for name in (says if alive is None else alive)]
     tokens, error = [], None
 
@@ -125,7 +133,7 @@ def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
     assert [delta.token_ids for delta in deltas] == [[4, 5], [6], [7], [8]]
     assert [(delta.prompt_tokens, delta.cached_tokens) for delta in deltas] == [(9, 2), (0, 0), (0, 0), (0, 0)]
     assert deltas[-1].finish_reason == "stop"
-    assert [sample.value for sample in dispatcher.samples()] == [2]
+    assert next(one.value for one in dispatcher.samples() if one.name == "triptych_requests_resumed") == 2
 
 
 def test_what_only_the_engine_that_began_can_go_on_with_ends():
@@ -152,13 +160,13 @@ def test_a_loss_after_the_end_is_none():
 
 def test_going_on_is_bounded():
     tokens, error, called = outcome(**{f"w{n}": [n, LOST] for n in range(1, 9)})
-    assert len(called) == len(set(called)) == len(tokens) == RESUMES + 1
+    assert len(called) == len(set(called)) == len(tokens) == MAX_RESUMES + 1
     assert error is LOST
 
 
 def test_tries_to_go_on_are_bounded():
-    tokens, error, called = outcome(w1=[7, LOST], **{f"w{n}": [LOST] for n in range(2, 9)})
-    assert (tokens, error, len(called)) == ([7], LOST, 1 + ATTEMPTS)
+    tokens, error, called = outcome(quarantine_s=0, w1=[7, LOST], **{f"w{n}": [LOST] for n in range(2, 9)})
+    assert (tokens, error, len(called)) == ([7], LOST, 1 + MAX_ATTEMPTS)
 
 
 def test_a_worker_to_go_on_is_waited_for():
@@ -180,7 +188,7 @@ def test_a_worker_to_go_on_is_waited_for():
             return tokens
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dispatch, "AVOID_S", 0.1)
+            patch.setattr(retry, "AFTER_LOSS_S", 0.1)
             assert run(main()) == [7, 8]
         assert plane.called == ["w1", "w2" if comes else "w1"]
 
@@ -235,8 +243,8 @@ def test_what_would_be_the_same_elsewhere_is_not_tried_there(error):
 
 
 def test_tries_are_bounded():
-    tokens, error, called = outcome(**{f"w{n}": [LOST] for n in range(1, 8)})
-    assert len(called) == len(set(called)) == ATTEMPTS
+    tokens, error, called = outcome(quarantine_s=0, **{f"w{n}": [LOST] for n in range(1, 8)})
+    assert len(called) == len(set(called)) == MAX_ATTEMPTS
     assert isinstance(error, WorkerLost)
     assert tokens == []
 
@@ -346,7 +354,7 @@ def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
         for _ in range(3):
             await ask()
         assert plane.called == ["w1", "w2", "w2", "w2"]
-        now[0] += dispatch.AVOID_S + 0.1
+        now[0] += retry.AFTER_LOSS_S + 0.1
         await ask()
         assert plane.called[4:] == ["w1", "w2"], "then it gets another chance"
 

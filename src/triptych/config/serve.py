@@ -177,6 +177,25 @@ class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fi
         float,
         Meta(ge=0, description="Longest wait of an answer whose worker was lost midway for another one to go on."),
     ] = 30.0
+    quarantine_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How long a request under which two workers fell before they had answered it, alone of all, is "
+            "refused by its content; 0: none is.",
+        ),
+    ] = 600.0
+    max_quarantined: Annotated[
+        int, Meta(gt=0, description="Most requests remembered for that; the oldest is forgotten.")
+    ] = 1024
+    suspect_wait_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Longest wait of a request that a worker fell under for a worker at which no other such "
+            "request waits for its first token.",
+        ),
+    ] = 5.0
     drain_timeout_s: Annotated[float, Meta(ge=0, description="On SIGTERM, time for requests in flight to finish.")] = (
         8.0
     )

@@ -142,11 +142,40 @@ class WorkerLost(Unavailable):
     default_code = "worker_lost"
 
 
+class WorkerUnreached(WorkerLost):
+    """The worker did not take the request (503): no connection, or one that ended before the worker had taken it.
+    Within a frontend."""
+
+    default_code = "worker_unreached"
+
+
+class WorkerStopped(WorkerLost):
+    """The worker was told to stop, and its time to finish was over (503). Between workers."""
+
+    default_code = "worker_stopped"
+
+
 class DeadlineExceeded(TriptychError):
     """A stated time limit passed (504)."""
 
     status = 504
     type = "timeout_error"
+
+
+class WorkerSilent(DeadlineExceeded):
+    """The worker took the request and said nothing to it for too long (504)."""
+
+    default_code = "worker_silent"
+    speaks = False
+    """It has spoken to other requests meanwhile."""
+
+
+class RequestQuarantined(TriptychError):
+    """Workers fell silent or died under this request, and it is sent to no other (422)."""
+
+    status = 422
+    type = "invalid_request_error"
+    default_code = "request_fells_workers"
 
 
 class ConfigError(Exception):
@@ -169,11 +198,17 @@ _BY_STATUS: dict[int, type[TriptychError]] = {
         AbilityMissing,
         Unavailable,
         DeadlineExceeded,
+        RequestQuarantined,
     )
+}
+
+
+_BY_CODE: dict[str | None, type[TriptychError]] = {
+    cls.default_code: cls for cls in (WorkerLost, WorkerUnreached, WorkerStopped, WorkerSilent)
 }
 
 
 def from_wire(wire: WireError) -> TriptychError:
     """The error that ``wire`` stands for; an unknown status becomes a plain ``TriptychError`` (500)."""
-    cls = WorkerLost if wire.code == WorkerLost.default_code else _BY_STATUS.get(wire.status, TriptychError)
+    cls = _BY_CODE.get(wire.code) or _BY_STATUS.get(wire.status, TriptychError)
     return cls(wire.message, param=wire.param, code=wire.code, retry_after_s=wire.retry_after_s)

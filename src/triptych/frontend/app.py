@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import uuid
@@ -155,6 +156,11 @@ class App:
         if not hmac.compare_digest(given, f"Bearer {self._config.api_key}".encode()):
             raise Unauthorized("a valid API key is required: Authorization: Bearer KEY", code="invalid_api_key")
 
+    def _tenant(self, scope: Scope) -> str:
+        """Return a name for whose request it is: a digest of its API key."""
+        given = header(scope, b"authorization") if self._config.api_key is not None else None
+        return hashlib.sha256(given or b"").hexdigest() if given else ""
+
     # Generation.
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
@@ -215,6 +221,7 @@ class App:
             include_usage=request.stream_options is not None and request.stream_options.include_usage,
             with_timing=header(scope, b"x-triptych-timing") == b"1",
             plan_header=self._config.plan_header,
+            tenant=self._tenant(scope),
         )
         lane: Lane = "media" if any(job.request.media for job in jobs) else "text"
         with self._admission.party(lane, len(jobs), _param_of_many(request)) as generation.places:

@@ -52,6 +52,8 @@ class Generation:
     plan_header: bool = False
     places: Party | None = None
     """Where each choice has its place before it runs; None: there is no bound."""
+    tenant: str = ""
+    """Whose request it is."""
     begun: float = field(default_factory=time.perf_counter)
 
     # The two ways to answer.
@@ -120,7 +122,9 @@ class Generation:
         try:
             async with (
                 self.places.place() if self.places is not None else nullcontext(),
-                aclosing(self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed)) as batches,
+                aclosing(
+                    self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed, self.tenant)
+                ) as batches,
             ):
                 async for deltas in batches:
                     pieces = job.choice.push(deltas)

@@ -28,6 +28,8 @@ from triptych.processor.template import parse_prompt_template
 from triptych.processor.text_work import TextWork
 from triptych.router.routing import Routing
 from triptych.stages.dispatch import Dispatcher
+from triptych.stages.isolation import Isolation
+from triptych.stages.suspects import Suspects
 
 
 @asynccontextmanager
@@ -58,7 +60,8 @@ async def serving(
     async with media_sources as media:
         routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
-        dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s)
+        isolation = Isolation(Suspects(config.quarantine_s, config.max_quarantined), config.suspect_wait_s)
+        dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s, isolation)
         follower = Follower(events, routing)
         work = TextWork(config.max_texts_waiting, config.max_wait_s)
 

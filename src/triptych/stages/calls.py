@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +26,9 @@ from triptych.contracts.stages import (
     Sample,
 )
 from triptych.contracts.tokens import enc_hook
-from triptych.planes.request.base import RequestClient, peer_of
+from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
+from triptych.stages.retry import FELLS, event_of
+from triptych.stages.unanswered import Unanswered, Visit
 
 METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
@@ -38,6 +40,8 @@ MAX_RELEASES = 1024
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 _DELTA = msgspec.msgpack.Decoder(TokenDelta)
 T = TypeVar("T")
+Name = Callable[[], bytes]
+"""Names what a request asks for; see ``stages.suspects``."""
 
 
 class StepFailed(Exception):
@@ -52,8 +56,17 @@ class StepFailed(Exception):
 class Calls:
     """Calls of one frontend. Every failure of a worker or of the way to it comes as StepFailed."""
 
-    def __init__(self, client: RequestClient, silence_s: float) -> None:
+    def __init__(
+        self,
+        client: RequestClient,
+        silence_s: float,
+        on_fall: Callable[[str, set[bytes]], None] = lambda worker, names: None,
+    ) -> None:
+        """``on_fall`` is told of each worker that fell, with the names of what it had taken and not answered."""
         self._client = client
+        self._on_fall = on_fall
+        self._unanswered = Unanswered()
+        client.on_lost(self._lost)
         self._silence_s = silence_s
         self._in_flight: Counter[str] = Counter()
         self._releases: set[asyncio.Task[None]] = set()
@@ -71,28 +84,39 @@ class Calls:
         """Its sign of life is overdue."""
         return self._client.is_silent(peer_of(instance))
 
-    async def encode(self, target: Instance, request: EncodeRequest, weight: int) -> EncodeAnswer:
+    def _lost(self, peer: Peer) -> None:
+        """The connection to a worker is gone, and the worker had not said that it leaves."""
+        self._on_fall(peer.id, self._unanswered.fell(peer.id))
+
+    def _failed(self, target: Instance, error: TriptychError) -> StepFailed:
+        """``error`` of a call as StepFailed. A worker may fall with its connection whole: its engine died, or hangs."""
+        if event_of(error) in FELLS and (names := self._unanswered.fell(target.id)):
+            self._on_fall(target.id, names)
+        return StepFailed(target, error)
+
+    async def encode(self, target: Instance, request: EncodeRequest, weight: int, name: Name) -> EncodeAnswer:
         """``weight``: the media in it that have to be encoded, as far as is known."""
         with self.counted(target.id, weight):
-            return await self._one(target, ENCODE, request, EncodeAnswer)
+            return await self._one(target, ENCODE, request, EncodeAnswer, name)
 
-    async def prefill(self, target: Instance, request: GenerateRequest) -> PrefillAnswer:
+    async def prefill(self, target: Instance, request: GenerateRequest, name: Name) -> PrefillAnswer:
         with self.counted(target.id, 1):
-            return await self._one(target, PREFILL, request, PrefillAnswer)
+            return await self._one(target, PREFILL, request, PrefillAnswer, name)
 
-    async def generate(self, target: Instance, request: GenerateRequest) -> AsyncGenerator[list[TokenDelta], None]:
+    async def generate(
+        self, target: Instance, request: GenerateRequest, name: Name
+    ) -> AsyncGenerator[list[TokenDelta], None]:
         """Batches of deltas: whatever waits together. Closing it cancels the call at the worker.
 
         It is not in the account: who plans it counts it, from before the steps that lead to it.
         """
         decode = _DELTA.decode
         payload = encoded(request)
-        try:
-            async with self._client.call(peer_of(target), GENERATE, payload, silence_s=self._silence_s) as call:
-                async for batch in call:
-                    yield [decode(item) for item in batch]
-        except TriptychError as error:
-            raise StepFailed(target, error) from error
+        async with self._calling(target, GENERATE, payload, name) as (call, visit):
+            async for batch in call:
+                if not visit.answered:
+                    self._unanswered.end(target.id, visit)
+                yield [decode(item) for item in batch]
 
     async def metrics(self, target: Instance) -> list[Sample]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
@@ -129,18 +153,26 @@ class Calls:
             pass  # it is gone, and what it held with it; or its leases end by themselves
 
     async def _one(
-        self, target: Instance, endpoint: str, request: GenerateRequest | EncodeRequest, answer: type[T]
+        self, target: Instance, endpoint: str, request: GenerateRequest | EncodeRequest, answer: type[T], name: Name
     ) -> T:
         """The single payload that answers a call."""
-        payload = encoded(request)
+        async with self._calling(target, endpoint, encoded(request), name) as (call, _):
+            async for batch in call:
+                return msgspec.msgpack.decode(batch[0], type=answer)
+            raise StepFailed(target, WorkerLost(f"{target.name} ended its answer without a word"))
+
+    @asynccontextmanager
+    async def _calling(
+        self, target: Instance, endpoint: str, payload: bytes | list[Data], name: Name
+    ) -> AsyncIterator[tuple[Call, Visit]]:
+        """A call, and its place among those that have been answered nothing yet. Raises StepFailed."""
         call = self._client.call(peer_of(target), endpoint, payload, silence_s=self._silence_s)
-        try:
-            async with call as answers:
-                async for batch in answers:
-                    return msgspec.msgpack.decode(batch[0], type=answer)
-            raise WorkerLost(f"{target.name} ended its answer without a word")
-        except TriptychError as error:
-            raise StepFailed(target, error) from error
+        with self._unanswered.visit(target.id, name, call) as visit:
+            try:
+                async with call:
+                    yield call, visit
+            except TriptychError as error:
+                raise self._failed(target, error) from error
 
     @contextmanager
     def counted(self, instance_id: str, weight: int) -> Iterator[None]:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from triptych.contracts.errors import KvLost, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.errors import (
+    KvLost,
+    MediaMissing,
+    TriptychError,
+    Unavailable,
+    WorkerLost,
+    WorkerStopped,
+    WorkerUnreached,
+)
 from triptych.contracts.request import GenerateRequest, TokenDelta
 from triptych.router.routing import Prompt
+from triptych.stages.retry import (
+    MAX_ATTEMPTS,
+    MAX_FRESH_PREFILLS,
+    MAX_RESUMES,
+    MAX_SILENCES,
+    RULES,
+    Event,
+    FreeMoves,
+    Rule,
+    Said,
+    event_of,
+)
 from triptych.stages.supply import Supply
 
-ATTEMPTS = 3
-"""Workers tried before the first token, and each time that an answer has to go on elsewhere."""
-RESUMES = 4
-"""Times that one answer goes on elsewhere: a request that ends every worker it comes to must not end them all."""
-FRESH_PREFILLS = 1
-"""Times that a KV cache which could not be read is made again."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
 
 
@@ -55,6 +69,8 @@ class Course:
     prompt: Prompt
     supply: Supply
     patience: Patience
+    name: Callable[[], bytes] = lambda: b""
+    """Names its content, where something is held against anybody (``stages.suspects``)."""
     said: list[int] = field(default_factory=list)
     """Tokens passed on, whoever made them."""
     streaming: bool = False
@@ -71,12 +87,18 @@ class Course:
     """Instances that routing knows to have computed, or got, the prompt."""
     prefilling: ExitStack = field(default_factory=ExitStack)
     """Holds the account of the prefill, until its token is there."""
+    alone: ExitStack = field(default_factory=ExitStack)
+    """Keeps other suspects away while it is one, until a worker has answered it."""
+    apart_since: float | None = None
+    """When it began to wait for a worker without another suspect."""
     last_words: TriptychError | None = None
     """What the last one to fail it said: that tells the client more than that nobody is left."""
     refused: TriptychError | None = None
     """What the last one to be asked to go on said, if it is there, but does not take it."""
     _counted: bool = False
     _cuts: int = 0
+    _silences: int = 0
+    _free: FreeMoves = field(default_factory=FreeMoves)
     _lost: set[str] = field(default_factory=set)
 
     @property
@@ -111,19 +133,27 @@ class Course:
         """
         if self.complete:
             return
+        rule = self.rule(error)
         cut, self.streaming, self.refused = self.streaming, False, None
         if self.said:
             self._cut_off(error, now)
         if cut:
             self._begin_attempts(error)
-        if isinstance(error, KvLost) and giver_id is not None and len(self.unread) < FRESH_PREFILLS:
+        if isinstance(error, KvLost) and giver_id is not None and len(self.unread) < MAX_FRESH_PREFILLS:
             self.unread.add(giver_id)
             return
         self.tried[instance_id] = self.last_words = error
         if not cut:
-            self._count(instance_id, error)
-        if len(self._lost) >= ATTEMPTS or not _elsewhere_may_help(error):
+            self._count(instance_id, error, rule, now)
+        if len(self._lost) >= MAX_ATTEMPTS or not rule.goes_on or self._silences > MAX_SILENCES:
             raise as_told(error)
+
+    def rule(self, error: TriptychError) -> Rule:
+        """Return what follows from ``error``, as things are."""
+        said = Said.HERE if self.streaming else Said.ELSEWHERE if self.said else Said.NOTHING
+        event = event_of(error)
+        # Who has spoken has taken the request: such an error then is its connection's end.
+        return RULES.get((event, said)) or RULES[Event.LOST, said]
 
     def _cut_off(self, error: TriptychError, now: float) -> None:
         if self.request.sampling.needs_history:
@@ -135,17 +165,18 @@ class Course:
         """A worker had gone on: who failed before it is asked again."""
         self._cuts += 1
         self._lost.clear()
+        self._free = FreeMoves()
         self.tried.clear()
         self.unread.clear()
-        if self._cuts > RESUMES:
+        if self._cuts > MAX_RESUMES:
             raise as_told(error)
 
-    def _count(self, instance_id: str, error: TriptychError) -> None:
-        """Who refuses an answer under way is asked again, for as long as there is patience; so is who is gone, but
-        seen by discovery still, and counts once."""
-        if self.resuming and not isinstance(error, WorkerLost):
+    def _count(self, instance_id: str, error: TriptychError, rule: Rule, now: float) -> None:
+        """Count an attempt. Who is gone, but seen by discovery still, counts once."""
+        self._silences += event_of(error) in (Event.SILENT, Event.SLOW)
+        if rule.asked_again:
             self.refused = error
-        else:
+        elif rule.costs or not (self.resuming or self._free.allows(now)):  # an answer's patience has its own end
             self._lost.add(instance_id)
 
     def ask_again(self, out: Container[str]) -> None:
@@ -158,9 +189,6 @@ def as_told(error: TriptychError) -> TriptychError:
     """What is between workers becomes what a client understands."""
     if isinstance(error, KvLost | MediaMissing):
         return Unavailable(f"workers could not hand the request over ({error.message}); try again", code=error.code)
+    if isinstance(error, WorkerUnreached | WorkerStopped):
+        return WorkerLost(error.message)
     return error
-
-
-def _elsewhere_may_help(error: TriptychError) -> bool:
-    """Another worker may do better when this one is gone, drains or is full."""
-    return error.status in (429, 503)

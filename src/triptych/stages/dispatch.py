@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
-from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, Unavailable, WorkerLost
+from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, Unavailable
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
 from triptych.contracts.stages import Release, Sample
@@ -21,11 +22,12 @@ from triptych.router.held import Held
 from triptych.router.routing import Prompt, Routing
 from triptych.stages.calls import Calls, StepFailed
 from triptych.stages.compose import Choose, Need, Plan, Step, plan
-from triptych.stages.course import Course, Patience
+from triptych.stages.course import Course, Patience, as_told
+from triptych.stages.isolation import Isolation
+from triptych.stages.retry import Event, LeftOut, event_of
 from triptych.stages.supply import Supply
+from triptych.stages.suspects import Naming
 
-AVOID_S = 1.0
-"""How long a worker whose connection broke is left out, unless discovery drops it first."""
 RESUME_TIMEOUT_S = 30.0
 
 
@@ -39,18 +41,22 @@ class Dispatcher:
         local_prefill_tokens: int = 0,
         routing: Routing | None = None,
         resume_timeout_s: float = RESUME_TIMEOUT_S,
+        isolation: Isolation | None = None,
     ) -> None:
         """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker.
 
-        ``resume_timeout_s``: how long an answer that was cut off waits for a worker to go on.
+        ``resume_timeout_s``: how long an answer that was cut off waits for a worker to go on. ``isolation``: of
+        requests that may fell workers.
         """
-        self._calls = Calls(client, response_timeout_s)
+        self._isolation = isolation or Isolation()
+        self._calls = Calls(client, response_timeout_s, self._isolation.fell)
         self._local_prefill_tokens = local_prefill_tokens
         self._held = Held()
         self.routing = routing or Routing(RouterConfig())
-        self._avoid_until: dict[str, float] = {}
+        self._left_out = LeftOut()
         self._resume_timeout_s = resume_timeout_s
         self._resumed = 0
+        self._happened: Counter[Event] = Counter()
 
     def load(self, instance_id: str) -> int:
         """Calls of this frontend in flight at an instance."""
@@ -65,6 +71,15 @@ class Dispatcher:
         """Metrics."""
         text = "Times that an answer under way went on at another worker."
         yield Sample("triptych_requests_resumed", "counter", text, self._resumed)
+        text = "Requests that a worker did not take: no connection, or it broke before, or the worker drains."
+        free = sum(self._happened[one] for one in (Event.UNREACHED, Event.DRAINS))
+        yield Sample("triptych_requests_not_taken", "counter", text, free)
+        text = "Times that a worker took a request and said nothing to it (--response-timeout-s)."
+        silent = sum(self._happened[one] for one in (Event.SILENT, Event.SLOW))
+        yield Sample("triptych_requests_met_silence", "counter", text, silent)
+        text = "Workers that get no request while another can take it, for they did not take or lost one lately."
+        yield Sample("triptych_workers_left_out", "gauge", text, len(self._left_out.at(time.monotonic())))
+        yield from self._isolation.samples()
 
     async def metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Sample]]]:
         """What each worker counts, asked of all at once."""
@@ -74,6 +89,7 @@ class Dispatcher:
     def forget(self, instance: Instance) -> None:
         """``instance`` is gone for good."""
         self._held.forget(instance.id)
+        self._left_out.forget(instance.id)
         for _ in self.routing.forget(instance.id):
             pass
 
@@ -86,20 +102,23 @@ class Dispatcher:
         instances: Callable[[], Sequence[Instance]],
         on_plan: Callable[[Plan], None],
         prompt: Prompt | None = None,
+        tenant: str = "",
     ) -> AsyncGenerator[list[TokenDelta], None]:
         """Batches of deltas: whatever waits together. Closing it cancels the calls at the workers.
 
-        ``prompt``: the request's as the model sees it; None: its token ids are all there is.
+        ``prompt``: the request's as the model sees it; None: its token ids are all there is. ``tenant``: whose it is,
+        for what is remembered of it.
 
         A worker that is lost, drains or is full is replaced by another, which goes on after the tokens that are
         there; a KV cache that cannot be read is made once more. Before the first token a few are tried at once; after
-        it one is waited for. Raises what the last worker raised, WorkerLost when it is gone, DeadlineExceeded when
-        silent.
+        it one is waited for. What follows from what, ``stages.retry`` says. Raises what the last worker raised,
+        WorkerLost when it is gone, WorkerSilent when silent, RequestQuarantined for what fells workers.
         """
         request = replace(request, origin=self.routing.origin)
-        supply = Supply(request, self._calls, self._held)
-        patience = Patience(self._resume_timeout_s)
-        course = Course(request, prompt or Prompt(named(request.token_ids)), supply, patience)
+        prompt = prompt or Prompt(named(request.token_ids))
+        name = Naming(request, prompt, tenant)
+        supply = Supply(request, self._calls, self._held, name)
+        course = Course(request, prompt, supply, Patience(self._resume_timeout_s), name)
         try:
             while not course.complete:
                 chosen = await self._next(course, instances)
@@ -110,6 +129,7 @@ class Dispatcher:
                             self._account(chosen, course)
                             self._resumed += course.goes_on()
                             yield deltas
+                    self._isolation.answered(course)
                     return
                 except StepFailed as failure:
                     self._judge(failure, chosen, course)
@@ -125,10 +145,14 @@ class Dispatcher:
         if course.refused is not None:
             await self._pause(course, course.refused)
         while True:
+            forbidden = self._isolation.forbidden(course)
             try:
-                return self._plan(course, instances())
+                return self._plan(course, instances(), forbidden)
             except (Unavailable, BadRequest) as nobody:
-                error = course.last_words or nobody
+                if forbidden != set() and self._could_go(course, instances()):
+                    await self._isolation.room(course)
+                    continue
+                error = as_told(course.last_words or nobody)
                 if isinstance(nobody, BadRequest):  # nobody else may come: the client wants the one that is left out
                     raise error from None
             await self._pause(course, error)
@@ -139,13 +163,20 @@ class Dispatcher:
         if pause_s is None:
             raise error
         await asyncio.sleep(pause_s)
-        now = time.monotonic()
-        course.ask_again({key for key, until in self._avoid_until.items() if until > now})
+        course.ask_again(self._left_out.at(time.monotonic()))
 
-    def _plan(self, course: Course, instances: Sequence[Instance]) -> Plan:
-        """A plan without workers already tried and, unless they are all there is, those full, silent or just lost."""
-        now = time.monotonic()
-        self._avoid_until = {key: until for key, until in self._avoid_until.items() if until > now}
+    def _could_go(self, course: Course, instances: Sequence[Instance]) -> bool:
+        """Whether it is only for other suspects that ``course`` has nowhere to go."""
+        try:
+            self._plan(course, instances, set())
+        except (Unavailable, BadRequest):
+            return False
+        return True
+
+    def _plan(self, course: Course, instances: Sequence[Instance], forbidden: set[str] | None) -> Plan:
+        """A plan without workers already tried or ``forbidden`` (None: all of them) and, unless they are all there is,
+        those full, silent or left out."""
+        instances = [] if forbidden is None else [one for one in instances if one.id not in forbidden]
         need = Need(
             media=tuple(course.supply.names),
             prefills_locally=lambda one: self._little_left(course, one),
@@ -155,7 +186,7 @@ class Dispatcher:
         )
         try:
             busy = (one.id for one in instances if self._is_full(one) or self._calls.is_silent(one))
-            avoid = {*course.tried, *course.unread, *self._avoid_until, *busy}
+            avoid = {*course.tried, *course.unread, *self._left_out.at(time.monotonic()), *busy}
             return plan(need, instances, self.load, avoid, self._choice(course))
         except (Unavailable, BadRequest):  # the second where the only one that the client wants is left out
             return plan(need, instances, self.load, course.tried, self._choice(course))
@@ -180,8 +211,8 @@ class Dispatcher:
     def _judge(self, failure: StepFailed, chosen: Plan, course: Course) -> None:
         """Make another attempt possible, or raise the error that the client gets."""
         error, instance = failure.error, failure.instance
-        if isinstance(error, WorkerLost):
-            self._avoid_until[instance.id] = time.monotonic() + AVOID_S
+        self._happened[event_of(error)] += 1
+        self._left_out.add(instance.id, course.rule(error).avoid_s, time.monotonic())
         if isinstance(error, MediaMissing) and course.supply.more(instance):
             return
         giver = chosen.prefill.instance.id if chosen.prefill else None
@@ -197,7 +228,9 @@ class Dispatcher:
             self._calls.counted(last.id, 1),
             self.routing.taken(last, Load(kv_tokens=len(course.prompt) + len(course.said), requests=1)),
             course.prefilling,
+            course.alone,
         ):
+            course.alone.enter_context(self._isolation.alone(course, [step.instance.id for step in chosen.steps]))
             course.prefilling.enter_context(self.routing.taken(first, Load(prefill_tokens=self._left(course, first))))
             async with aclosing(self._carry_out(chosen, course)) as batches:
                 yield batches
@@ -231,7 +264,7 @@ class Dispatcher:
 
         A delta is among ``course.said`` as soon as the next one is asked for.
         """
-        answer = await self._calls.prefill(giver.instance, request)
+        answer = await self._calls.prefill(giver.instance, request, course.name)
         course.supply.taken(giver.instance)
         first = answer.delta
         if first.token_ids or first.finish_reason:
@@ -250,10 +283,12 @@ class Dispatcher:
     async def _stream(
         self, target: Step, request: GenerateRequest, course: Course
     ) -> AsyncGenerator[list[TokenDelta], None]:
-        async with aclosing(self._calls.generate(target.instance, request)) as batches:
+        async with aclosing(self._calls.generate(target.instance, request, course.name)) as batches:
             async for deltas in batches:
                 if not course.streaming:
                     course.streaming = True
+                    self._isolation.answered(course)
+                    self._left_out.heard(target.instance.id, time.monotonic())
                     if request.kv is None:
                         course.supply.taken(target.instance)
                 yield deltas

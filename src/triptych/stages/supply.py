@@ -13,17 +13,18 @@ from triptych.contracts.request import GenerateRequest, Medium
 from triptych.contracts.stages import EncodedMedium, EncodeRequest, Release
 from triptych.contracts.tensor import TensorHandle
 from triptych.router.held import Held
-from triptych.stages.calls import Calls, StepFailed
+from triptych.stages.calls import Calls, Name, StepFailed
 from triptych.stages.compose import Step
 
 
 class Supply:
     """Media of one request. What a worker is thought to hold is sent by name, until it says otherwise."""
 
-    def __init__(self, request: GenerateRequest, calls: Calls, held: Held) -> None:
+    def __init__(self, request: GenerateRequest, calls: Calls, held: Held, name: Name) -> None:
         self._request = request
         self._calls = calls
         self._held = held
+        self._name = name
         self._encoded: dict[int, EncodedMedium] = {}
         self._leases: list[tuple[Instance, TensorHandle]] = []
         self._asked_for_more: list[str] = []
@@ -73,7 +74,7 @@ class Supply:
             for index in indices.values()
         ]
         request = EncodeRequest(id=self._request.id, model=self._request.model, media=media)
-        answer = await self._calls.encode(step.instance, request, weight)
+        answer = await self._calls.encode(step.instance, request, weight, self._name)
         made = {one.content_hash: one for one in answer.media}
         self._leases += [(step.instance, one.embedding) for one in answer.media if one.embedding]
         for index in step.media:

@@ -34,9 +34,15 @@ class Call(Protocol):
     """An answer on its way. Use as ``async with``: leaving the block early cancels the call at the peer.
 
     Iterating yields *batches*: all payloads that wait together, oldest first, never an empty list. The
-    iteration raises the peer's error (a ``TriptychError``), ``WorkerLost`` when the peer or the connection is
-    gone before the end, or ``DeadlineExceeded`` when the peer says nothing for ``silence_s``.
+    iteration raises the peer's error (a ``TriptychError``), ``WorkerUnreached`` when the connection could not be made
+    or is gone before the peer took the call, ``WorkerLost`` when it is gone later and before the end, or
+    ``WorkerSilent`` when the peer says nothing for ``silence_s``.
     """
+
+    @property
+    def taken(self) -> bool:
+        """Whether the peer has said that it has the call. What becomes of the peer later may be the call's doing."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -59,6 +65,12 @@ class RequestClient(Protocol):
 
     def is_silent(self, peer: Peer) -> bool:
         """Whether a sign of life of the peer is overdue: it is late, or gone."""
+        ...
+
+    def on_lost(self, told: Callable[[Peer], None]) -> None:
+        """Call ``told`` with each peer whose connection is gone though neither end had taken leave, before its calls
+        fail. A peer that answers no ping is gone too; one that discovery dropped before it closed is not.
+        """
         ...
 
     async def close(self) -> None:

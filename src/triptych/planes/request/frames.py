@@ -4,7 +4,8 @@ A frame is ``length:u32 type:u8 stream:u32 payload`` (big-endian; ``length`` cou
 client opens with HELLO and numbers its streams; every other frame belongs to one stream:
 
     client -> server   CALL (endpoint and request), CREDIT (u32 more data frames), CANCEL
-    server -> client   DATA, END, ERROR (msgpack ``WireError``)
+    server -> client   TAKEN (the call is here, and its handler begins next), DATA, END, ERROR (msgpack ``WireError``);
+                       LEAVING, on stream 0: the server takes no new calls, and closes when those that it has ended
     either way         PING, answered by PONG, on stream 0
 """
 
@@ -41,6 +42,8 @@ class Type(IntEnum):
     CREDIT = 7
     PING = 8
     PONG = 9
+    TAKEN = 10
+    LEAVING = 11
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -13,11 +13,12 @@ import msgspec
 
 from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import (
-    DeadlineExceeded,
     PayloadTooLarge,
     TriptychError,
     WireError,
     WorkerLost,
+    WorkerSilent,
+    WorkerUnreached,
     from_wire,
 )
 from triptych.contracts.shortage import shortage_of
@@ -38,8 +39,13 @@ class _ClientConnection(Connection):
     def __init__(self, client: TcpRequestClient, peer: Peer) -> None:
         super().__init__(frames.FRAME_LIMIT_BYTES)
         self.calls: dict[int, TcpCall] = {}
+        self.spoken: dict[str, float] = {}
+        """When calls to each endpoint that have ended were last answered anything."""
         self._next_stream = 0
         self._retired = False
+        self._leaving = False
+        """The worker has said that it is about to close."""
+        self._aborted = False
         self._client = client
         self._peer = peer
 
@@ -54,22 +60,42 @@ class _ClientConnection(Connection):
 
     def release(self, stream: int) -> None:
         """The call on ``stream`` has ended."""
-        self.calls.pop(stream, None)
+        if (call := self.calls.pop(stream, None)) is not None and call.was_answered:
+            self.spoken[call.endpoint] = max(call.heard_at, self.spoken.get(call.endpoint, 0.0))
         if self._retired and not self.calls:
             self.close()
 
     def retire(self) -> None:
-        """Close once the calls on it have ended: a worker that drains finishes them."""
+        """Close once the calls on it have ended: a worker that drains finishes them.
+
+        Discovery also drops who hangs, a little earlier than the connection is given up.
+        """
+        if self.is_silent and not self._leaving:
+            self._client.lost(self._peer)
         self._retired = True
         if not self.calls:
             self.close()
 
+    def abort(self) -> None:
+        self._aborted = True
+        super().abort()
+
+    def speaks(self, endpoint: str, since: float) -> bool:
+        """Whether a call to ``endpoint`` was answered anything after ``since``."""
+        calls = (one for one in self.calls.values() if one.endpoint == endpoint and one.was_answered)
+        return max((self.spoken.get(endpoint, 0.0), *(one.heard_at for one in calls))) > since
+
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
+        if kind == Type.LEAVING:
+            self._leaving = True
+            return
         call = self.calls.get(stream)
         if call is None:
             return  # cancelled here while the frame was on its way
         if kind == Type.DATA:
             call.deliver(bytes(payload))
+        elif kind == Type.TAKEN:
+            call.taken = True
         elif kind == Type.END:
             call.finish(None)
         elif kind == Type.ERROR:
@@ -81,8 +107,11 @@ class _ClientConnection(Connection):
         if not self.heard and not self._ending:
             self.on_broken(f"it {_WITHOUT_A_WORD}")
             error = f"the worker {_WITHOUT_A_WORD}"
+        let_go = self._retired and self._ending and not self._aborted
+        if self.heard and not self._leaving and not let_go:
+            self._client.lost(self._peer)
         for call in list(self.calls.values()):
-            call.finish(WorkerLost(error))
+            call.finish(WorkerLost(error) if call.taken else WorkerUnreached(error))
 
     def on_broken(self, why: str) -> None:
         self._client.complain(self._peer, why)
@@ -108,7 +137,7 @@ class TcpCall:
     ) -> None:
         self._client = client
         self._peer = peer
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._payload = payload
         self._connection: _ClientConnection | None = None
         self._stream = 0
@@ -117,10 +146,16 @@ class TcpCall:
         self._ended = False
         self._error: TriptychError | None = None
         self._consumed = 0
+        self.taken = False
         self._loop = asyncio.get_running_loop()
         self._silence_s = silence_s
-        self._heard_at = 0.0
+        self._begun_at = self.heard_at = 0.0
         self._silence_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether anything has come, ends and errors not counted."""
+        return bool(self._items or self._consumed or self.heard_at > self._begun_at)
 
     async def __aenter__(self) -> Self:
         connection = await self._client.connection(self._peer)
@@ -136,7 +171,7 @@ class TcpCall:
     def _begin(self, connection: _ClientConnection) -> None:
         """Send the request. Raises PayloadTooLarge for what would cost all calls here the connection."""
         if connection.closed:  # in the turn of the event loop that handed it over
-            raise WorkerLost("the worker closed the connection")
+            raise WorkerUnreached("the worker closed the connection")
         size_bytes = sum(map(len, self._payload))
         if size_bytes > frames.FRAME_LIMIT_BYTES - frames.CALL_HEAD_BYTES:
             raise PayloadTooLarge(
@@ -144,9 +179,9 @@ class TcpCall:
             )
         self._connection = connection
         self._stream = connection.open(self)
-        connection.send(call_head(self._stream, self._endpoint, size_bytes), *self._payload)
+        connection.send(call_head(self._stream, self.endpoint, size_bytes), *self._payload)
         self._payload = ()
-        self._heard_at = self._loop.time()
+        self._begun_at = self.heard_at = self._loop.time()
         self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
 
     async def __aexit__(
@@ -187,13 +222,13 @@ class TcpCall:
         if self._consumed >= frames.WINDOW // 2 and not self._ended and self._connection is not None:
             self._connection.send(pack(Type.CREDIT, self._stream, self._consumed.to_bytes(4, "big")))
             self._consumed = 0
-            self._heard_at = self._loop.time()  # until now the peer may have been waiting for room
+            self.heard_at = self._loop.time()  # until now the peer may have been waiting for room
 
     # Called by the connection.
 
     def deliver(self, payload: bytes) -> None:
         self._items.append(payload)
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
         self._wake()
 
     def finish(self, error: TriptychError | None) -> None:
@@ -207,13 +242,15 @@ class TcpCall:
         """Give up when nothing came for too long. One timer a call, set anew only when it rings."""
         if self._ended or self._connection is None:
             return
-        left_s = self._heard_at + self._silence_s - self._loop.time()
+        left_s = self.heard_at + self._silence_s - self._loop.time()
         if left_s > 0 or self._items:  # with items waiting it is this side that is slow
             delay_s = left_s if left_s > 0 else self._silence_s
             self._silence_timer = self._loop.call_later(delay_s, self._check_silence)
             return
         self._connection.send(pack(Type.CANCEL, self._stream))
-        self.finish(DeadlineExceeded(f"the worker said nothing for {self._silence_s:g} s", code="worker_silent"))
+        error = WorkerSilent(f"the worker said nothing for {self._silence_s:g} s")
+        error.speaks = self._connection.speaks(self.endpoint, self.heard_at)
+        self.finish(error)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -230,6 +267,7 @@ class TcpRequestClient:
         self._tls = tls
         self.opened: set[_ClientConnection] = set()
         """Those above, and retired ones whose calls have not ended."""
+        self.lost: Callable[[Peer], None] = lambda peer: None
         self._complaints: dict[Peer, str] = {}
         """The last about each peer: who is tried again and again is complained of once."""
         self._connecting: SingleFlight[Peer, _ClientConnection] = SingleFlight("connect to a worker")
@@ -239,7 +277,7 @@ class TcpRequestClient:
         return TcpCall(self, peer, endpoint, pieces, silence_s)
 
     async def connection(self, peer: Peer) -> _ClientConnection:
-        """The open connection to ``peer``. Raises WorkerLost when it cannot be reached."""
+        """The open connection to ``peer``. Raises WorkerUnreached when there is none."""
         connection = self._connections.get(peer)
         if connection is not None and not connection.closed:
             return connection
@@ -258,12 +296,15 @@ class TcpRequestClient:
                 )
         except ssl.SSLError as error:
             self.complain(peer, why := f"TLS: {reason(error)}")
-            raise WorkerLost(f"the worker cannot be reached: {why}") from None
+            raise WorkerUnreached(f"the worker cannot be reached: {why}") from None
         except (OSError, TimeoutError) as error:
-            raise shortage_of(error) or WorkerLost("the worker cannot be reached") from None
+            raise shortage_of(error) or WorkerUnreached("the worker cannot be reached") from None
         connection.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, self._token, peer.id))))
         self._connections[peer] = connection
         return connection
+
+    def on_lost(self, told: Callable[[Peer], None]) -> None:
+        self.lost = told
 
     def is_silent(self, peer: Peer) -> bool:
         connection = self._connections.get(peer)
@@ -276,6 +317,7 @@ class TcpRequestClient:
             connection.retire()
 
     async def close(self) -> None:
+        self.lost = lambda peer: None
         await self._connecting.close()
         self._connections.clear()
         for connection in list(self.opened):

@@ -12,7 +12,7 @@ from typing import cast
 
 import msgspec
 
-from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable
+from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable, WorkerStopped
 from triptych.memory import let_go
 from triptych.planes.request import frames
 from triptych.planes.request.base import Handler, Payload
@@ -29,6 +29,7 @@ HELLO_TIMEOUT_S = 10.0
 _HELLO = msgspec.msgpack.Decoder(frames.Hello)
 _ENCODER = msgspec.msgpack.Encoder()
 _BROKEN = TriptychError("the worker failed on this request; its log has the cause")
+_STOPPED = _ENCODER.encode(WorkerStopped("the worker was stopped before its answer was complete").to_wire())
 
 
 def is_loopback(host: str) -> bool:
@@ -44,6 +45,8 @@ class _ServerStream:
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.credit = frames.WINDOW
+        self.stands = False
+        """It watches this worker; it is no work."""
         self._room = asyncio.Event()
 
     def grant(self, count: int) -> None:
@@ -110,6 +113,8 @@ class _ServerConnection(Connection):
             self.send(pack(Type.ERROR, number, _ENCODER.encode(error.to_wire())))
             return
         stream = self._streams[number] = _ServerStream()
+        stream.stands = endpoint in self._server.standing
+        self.send(pack(Type.TAKEN, number))
         stream.task = self._server.tasks_of(endpoint).spawn(
             self._serve(number, stream, handler, request), f"call {endpoint} {number}"
         )
@@ -117,6 +122,7 @@ class _ServerConnection(Connection):
         stream.task.add_done_callback(lambda _: self._streams.pop(number, None))
 
     async def _serve(self, number: int, stream: _ServerStream, handler: Handler, request: Payload) -> None:
+        await asyncio.sleep(0)  # until TAKEN has left: a handler that ends or blocks the process cannot undo that
         try:
             async with aclosing(handler(request)) as items:
                 async for item in items:
@@ -134,6 +140,13 @@ class _ServerConnection(Connection):
             log.exception("call failed")
             let_go(error)
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
+
+    def dismiss(self) -> None:
+        """Tell the calls that have not ended that this worker stops, and cancel them."""
+        for number, stream in list(self._streams.items()):
+            if stream.task is not None and not stream.stands:
+                self.send(pack(Type.ERROR, number, _STOPPED))
+                stream.task.cancel()
 
     def on_closed(self) -> None:
         self._greeting.cancel()
@@ -169,7 +182,7 @@ class TcpRequestServer:
         self._server: asyncio.Server | None = None
         self._draining = False
         self.connections: set[_ServerConnection] = set()
-        self._standing: dict[str, Handler] = {}
+        self.standing: dict[str, Handler] = {}
         self._watchers = TaskSet()
         self.tasks = TaskSet()
 
@@ -180,7 +193,7 @@ class TcpRequestServer:
     async def start(
         self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None, *, id: str = ""
     ) -> tuple[str, int]:
-        self._handlers, self._standing, self.id = handlers, standing or {}, id
+        self._handlers, self.standing, self.id = handlers, standing or {}, id
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
@@ -201,8 +214,8 @@ class TcpRequestServer:
 
     def handler(self, endpoint: str) -> Handler:
         """The handler to use for a new call now. Raises what refuses the call."""
-        if endpoint in self._standing:
-            return self._standing[endpoint]
+        if endpoint in self.standing:
+            return self.standing[endpoint]
         if self._draining:
             raise Unavailable("the worker is shutting down", code="worker_draining", retry_after_s=1)
         if len(self.tasks) >= self._max_in_flight:
@@ -216,12 +229,16 @@ class TcpRequestServer:
 
     def tasks_of(self, endpoint: str) -> TaskSet:
         """Where the calls to an endpoint belong."""
-        return self._watchers if endpoint in self._standing else self.tasks
+        return self._watchers if endpoint in self.standing else self.tasks
 
     async def drain(self, timeout_s: float) -> None:
         self._draining = True
+        for connection in list(self.connections):
+            connection.send(pack(Type.LEAVING, 0))
         if not await self.tasks.wait_idle(timeout_s):
             log.warning("%d requests did not finish within %.1f s", len(self.tasks), timeout_s)
+            for connection in list(self.connections):
+                connection.dismiss()
 
     async def close(self) -> None:
         self._draining = True

@@ -1,0 +1,162 @@
+"""Which requests were at workers when they fell, and which of them goes to no other. Pure: times come from the caller.
+
+A worker *falls* when it dies or goes silent without having said that it leaves. What it had taken and not answered may
+have done that. Each such request is a *suspect* from then on, until some worker answers it; suspects are kept apart
+(``stages.apart``), so that the next fall tells: of the requests that a worker had when it fell, one that is alone in
+having been suspect before is the one thing common to two falls, and is put in *quarantine*.
+
+Requests go by a cryptographic name of their content and of whose they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import msgspec
+
+from triptych.contracts.request import GenerateRequest
+from triptych.router.routing import Prompt
+
+MAX_SUSPECTS = 4096
+MAX_FALLEN = 1024
+UNEXPLAINED_S = 5.0
+"""A fall that no request explains, so shortly before, tells of another cause; it excuses each suspect once."""
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def name_of(request: GenerateRequest, prompt: Prompt, tenant: str) -> bytes:
+    """Name what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
+    sampling = msgspec.structs.replace(request.sampling, seed=None)
+    content = (tenant, request.model, sampling, [one.content_hash for one in request.media])
+    digest = hashlib.sha256(_ENCODER.encode(content))
+    digest.update(memoryview(prompt.tokens))
+    return digest.digest()
+
+
+class Naming:
+    """Names one request, once and only when it is called."""
+
+    __slots__ = ("_name", "_of")
+
+    def __init__(self, request: GenerateRequest, prompt: Prompt, tenant: str) -> None:
+        self._of = (request, prompt, tenant)
+        self._name: bytes | None = None
+
+    def __call__(self) -> bytes:
+        if self._name is None:
+            self._name = name_of(*self._of)
+        return self._name
+
+
+@dataclass
+class _Record:
+    """What is held against one request."""
+
+    until: float
+    workers: set[str] = field(default_factory=set)
+    """Those that fell while it was there."""
+    excused: bool = False
+
+
+class Suspects:
+    """See the module. Bounded in number, and each entry in time."""
+
+    def __init__(self, keep_s: float, max_quarantined: int, max_suspects: int = MAX_SUSPECTS) -> None:
+        """``keep_s``: how long a request is suspect, or in quarantine; 0 turns all of this off."""
+        self._keep_s = keep_s
+        self._max_quarantined, self._max_suspects = max_quarantined, max_suspects
+        self._suspects: OrderedDict[bytes, _Record] = OrderedDict()
+        self._quarantine: OrderedDict[bytes, float] = OrderedDict()
+        self._unexplained_at: float | None = None
+        self._fallen: OrderedDict[str, None] = OrderedDict()
+        """Workers whose fall is known: an engine that dies ends its process a moment later."""
+        self.falls = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is held against anybody: while not, no request need be named."""
+        return bool(self._suspects or self._quarantine)
+
+    @property
+    def quarantined(self) -> int:
+        return len(self._quarantine)
+
+    @property
+    def suspected(self) -> int:
+        return len(self._suspects)
+
+    def fell(self, worker: str, names: Collection[bytes], now: float) -> list[bytes]:
+        """Take note that ``worker`` fell while it had these requests; return those that are in quarantine from now."""
+        self.expire(now)
+        is_new = self._is_new(worker)
+        self.falls += is_new
+        if not self._keep_s:
+            return []
+        if not names:
+            if is_new:
+                self._unexplained_at = now
+            return []
+        before = [name for name in set(names) if self._felled_another(name, worker)]
+        for name in set(names):
+            self._record(name, now).workers.add(worker)
+        if len(before) != 1 or self._excused(before[0], now):
+            return []
+        self._put_away(before[0], now)
+        return before
+
+    def _is_new(self, worker: str) -> bool:
+        if worker in self._fallen:
+            return False
+        self._fallen[worker] = None
+        if len(self._fallen) > MAX_FALLEN:
+            self._fallen.popitem(last=False)
+        return True
+
+    def _felled_another(self, name: bytes, worker: str) -> bool:
+        record = self._suspects.get(name)
+        return record is not None and bool(record.workers - {worker})
+
+    def _record(self, name: bytes, now: float) -> _Record:
+        record = self._suspects.setdefault(name, _Record(now))
+        record.until = now + self._keep_s
+        self._suspects.move_to_end(name)
+        if len(self._suspects) > self._max_suspects:
+            self._suspects.popitem(last=False)
+        return record
+
+    def _excused(self, name: bytes, now: float) -> bool:
+        record = self._suspects[name]
+        if record.excused or self._unexplained_at is None or now - self._unexplained_at > UNEXPLAINED_S:
+            return False
+        record.excused = True
+        return True
+
+    def _put_away(self, name: bytes, now: float) -> None:
+        self._suspects.pop(name, None)
+        self._quarantine[name] = now + self._keep_s
+        if len(self._quarantine) > self._max_quarantined:
+            self._quarantine.popitem(last=False)
+
+    def answered(self, name: bytes) -> None:
+        """A worker has said something to this request: it is no suspect any more."""
+        self._suspects.pop(name, None)
+
+    def is_suspect(self, name: bytes) -> bool:
+        return name in self._suspects
+
+    def quarantine_s(self, name: bytes, now: float) -> float | None:
+        """Return how much longer this request is refused; None: it is not."""
+        self.expire(now)
+        until = self._quarantine.get(name)
+        return None if until is None else until - now
+
+    def expire(self, now: float) -> None:
+        """Forget whose time is over. Both are in the order of their end."""
+        while self._suspects and next(iter(self._suspects.values())).until <= now:
+            self._suspects.popitem(last=False)
+        while self._quarantine and next(iter(self._quarantine.values())) <= now:
+            self._quarantine.popitem(last=False)
