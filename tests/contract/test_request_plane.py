@@ -285,17 +285,17 @@ def test_a_lost_connection_ends_every_call_on_it(plane, loop):
     async def main():
         handler = Watched(3)
         async with plane.line(handler) as line:
+            answers = [[] for _ in range(10)]
 
-            async def one():
-                got = []
+            async def one(got):
                 with pytest.raises(WorkerLost):  # noqa: PT012
                     async with line.call() as call:
                         async for batch in call:
                             got.extend(batch)
                 return got
 
-            tasks = [asyncio.create_task(one()) for _ in range(10)]
-            await until(lambda: handler.made == 30, "all are under way")
+            tasks = [asyncio.create_task(one(got)) for got in answers]
+            await until(lambda: sum(map(len, answers)) == 30, "all are under way")
             plane.cut(line)
             assert await asyncio.gather(*tasks) == [[b"item"] * 3] * 10
             await handler.ended(10)
@@ -535,6 +535,7 @@ def test_a_call_that_a_frozen_peer_has_not_read_is_not_taken(plane, loop, monkey
                 await anext(taken)
             assert type(told.value) is WorkerLost
             assert [peer.id for peer in lost] == ["w.1"]
+            plane.cut(line)
 
     run(main(), loop=loop)
 
