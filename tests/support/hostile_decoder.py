@@ -208,8 +208,13 @@ def attempts(folder: str) -> dict[str, Callable[[], Any]]:
 
 def taken_over(medium: Any, limits: Any, item: str) -> Any:
     """Answers as an error what it could do; the folder to try comes as the medium's name."""
+    raise BadRequest(json.dumps(tried(medium.content_hash)), param=item, code=DAMAGED)
+
+
+def tried(folder: str) -> dict[str, Any]:
+    """What of all attempts was reached, and how many were refused."""
     reached, refused = [], 0
-    for name, attempt in attempts(medium.content_hash).items():
+    for name, attempt in attempts(folder).items():
         if name.startswith("*") and "unconfined" in sys.argv:
             continue
         try:
@@ -220,7 +225,7 @@ def taken_over(medium: Any, limits: Any, item: str) -> Any:
                 refused += 1
             else:
                 reached.append(f"{name}: {error.strerror}")
-    raise BadRequest(json.dumps({"refused": refused, "reached": reached}), param=item, code=DAMAGED)
+    return {"refused": refused, "reached": reached}
 
 
 def main() -> None:

@@ -21,9 +21,11 @@ import triptych
 from media_files import picture
 from support.loops import run
 from support.videos import video
+from triptych.cache.lru import ByteLru
 from triptych.config.media import MediaLimits
-from triptych.contracts.errors import ConfigError, Unavailable
+from triptych.contracts.errors import BadRequest, ConfigError, Unavailable
 from triptych.contracts.request import Medium
+from triptych.media import pt_reader
 from triptych.media.sandbox import landlock, process, seccomp
 from triptych.media.sandbox.confinement import Confinement
 from triptych.media.sandbox.pool import Sandbox
@@ -85,6 +87,19 @@ def test_a_decoder_that_is_taken_over_can_do_nothing(folder, user):
     if landlock.version():
         assert "Landlock" in found["as it is"]["confinement"]
     assert "Landlock" not in found["no-landlock no-namespaces"]["confinement"]
+
+
+def test_a_reader_of_pt_files_that_is_taken_over_can_do_nothing(folder, monkeypatch):
+    monkeypatch.setattr(pt_reader, "COMMAND", (str(PARENT.with_name("hostile_pt.py")),))
+
+    async def main():
+        await pt_reader.PtReader(MediaLimits(), ByteLru(0)).as_safetensors(str(folder).encode(), "item")
+
+    with pytest.raises(BadRequest) as caught:
+        run(main())
+    found = json.loads(caught.value.message.removeprefix("item: "))
+    assert found["reached"] == []
+    assert found["refused"] > (100 if platform.machine() == "x86_64" else 50)
 
 
 def levels(sandbox: Sandbox) -> dict[str, float]:

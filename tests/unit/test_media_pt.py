@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import os
 import pickle
@@ -15,7 +16,7 @@ from triptych.cache.lru import ByteLru
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import AbilityMissing, BadRequest, PayloadTooLarge, Unavailable, UnsupportedMedia
-from triptych.media import pt_file
+from triptych.media import pt_file, pt_reader
 from triptych.media.loader import MediaLoader, MediaReference
 from triptych.media.pt_reader import PtReader
 
@@ -322,3 +323,52 @@ def test_one_from_the_net_or_in_the_request_is_refused():
 
     with pytest.raises(UnsupportedMedia, match="file: URL only"):
         asyncio.run(main())
+
+
+def ended_by(monkeypatch, *codes):
+    """Let children end so, in turn; returns how many there were."""
+    started = []
+    run_it = PtReader._run
+
+    async def next_one(self, source, made):
+        monkeypatch.setattr(pt_reader, "COMMAND", ("-c", f"import os; {codes[len(started)]}"))
+        started.append(source)
+        return await run_it(self, source, made)
+
+    monkeypatch.setattr(PtReader, "_run", next_one)
+    return started
+
+
+KILLED, CRASHED, SHORT = "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 11)", "os._exit(75)"
+
+
+@pytest.mark.parametrize("codes", [(KILLED, KILLED), (SHORT, SHORT), (CRASHED, KILLED), (SHORT, CRASHED)])
+def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_file(monkeypatch, codes):
+    started = ended_by(monkeypatch, *codes)
+    error = refused(b"PK", Unavailable)
+    assert (error.code, len(started)) == ("media_decoder_unavailable", 2)
+    assert error.retry_after_s
+
+
+@pytest.mark.parametrize("codes", [(CRASHED, CRASHED), (KILLED, "os._exit(1)"), ("os._exit(1)",)])
+def test_what_the_file_does_is_its_own_fault(monkeypatch, codes):
+    started = ended_by(monkeypatch, *codes)
+    assert refused(b"PK").code == "media_damaged"
+    assert len(started) == len(codes)
+
+
+def test_no_process_to_be_had_is_no_fault_of_the_file(monkeypatch):
+    async def none(*arguments, **settings):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", none)
+    assert refused(b"PK", Unavailable).code == "media_decoder_unavailable"
+
+
+def test_what_a_child_writes_is_bounded(monkeypatch):
+    monkeypatch.setattr(pt_reader, "COMMAND", ("-c", "import os; os.write(1, b'\\x1bx\\n' * 9000); os._exit(3)"))
+    error = refused(b"PK")
+    assert error.message.startswith(f"{ITEM}:  x  x ")
+    assert len(error.message) < 1100
+    monkeypatch.setattr(pt_reader, "COMMAND", ("-c", "import os; os.ftruncate(1, 1 << 40); os._exit(0)"))
+    assert len(converted(b"PK", media_max_embedding_bytes=1000)) == 1000 + pt_file.HEADER_BYTES + 8

@@ -474,7 +474,8 @@ def test_a_child_is_waited_for_by_many():
     assert child.poll() == -signal.SIGKILL
 
 
-def test_decoders_end_with_a_parent_that_is_killed(tmp_path):
+@pytest.mark.parametrize("stuck", [False, True])
+def test_decoders_end_with_a_parent_that_is_killed(tmp_path, stuck):
     code = """
 import asyncio, sys
 from triptych.config.media import MediaLimits
@@ -497,6 +498,8 @@ asyncio.run(main())
         )
         pid = int(await process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
+        if stuck:
+            os.kill(pid, signal.SIGSTOP)
         process.kill()
         await process.wait()
         await until(lambda: is_gone(pid), "the decoder is gone")

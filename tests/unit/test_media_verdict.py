@@ -383,6 +383,41 @@ def test_nothing_is_tried_again_for_nobody(monkeypatch):
     on_decoders(monkeypatch, [("closes_and_stays",)], body)
 
 
+def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):
+    code = "from triptych.media.sandbox import child; child._DECODE['image'] = lambda *_: 1 / 0; child.main()"
+
+    async def main():
+        sandbox = Sandbox(LIMITS)
+        try:
+            with pytest.raises(BadRequest, match="the picture made its decoder fail") as caught:
+                await sandbox.decode(medium(), ITEM)
+            assert "ZeroDivision" not in caught.value.message
+        finally:
+            await sandbox.close()
+
+    monkeypatch.setattr(process, "COMMAND", ("-c", code))
+    run(main())
+    assert caplog.text.count("ZeroDivisionError: division by zero") == 2
+
+
+def test_a_decoder_that_may_have_kept_too_much_is_replaced(monkeypatch):
+    monkeypatch.setattr("triptych.media.sandbox.spare.LEAST_BYTES", 1)
+    monkeypatch.setattr("triptych.media.sandbox.spare.KEPT_BYTES", 1)
+    pids = []
+
+    async def body(sandbox):
+        for _ in range(60):
+            await sandbox.decode(medium(LARGE), ITEM)  # 2.4 MiB of shared memory
+            pids.append(sandbox.pids)
+            if not sandbox.pids:
+                break
+        assert 128 // 2.6 < len(pids) < 60
+        assert pids[0] == pids[-2] != []
+        assert (await sandbox.decode(medium(LARGE), ITEM)).size == (900, 700)
+
+    on_decoders(monkeypatch, [], body, MediaLimits(media_decode_workers=1, media_decode_memory_mib=128))
+
+
 class NoBuffer:
     """A socket for whose messages the machine has no buffer so many times."""
 

@@ -14,12 +14,18 @@ _MEANINGS = {
     errno.ENOBUFS: "memory",
     errno.EMFILE: "open files",
     errno.ENFILE: "open files",
+    errno.ETOOMANYREFS: "open files",
     errno.ENOSPC: "room on a disk",
     errno.EDQUOT: "room on a disk",
     errno.EAGAIN: "processes",
 }
 MAX_CAUSES = 16
 """Most errors that are looked at behind one."""
+
+
+def is_short(error: OSError) -> bool:
+    """Whether a call failed as the machine had not enough of something."""
+    return error.errno in _MEANINGS
 
 
 def shortage_of(error: BaseException) -> Unavailable | None:

@@ -16,11 +16,11 @@ from enum import IntEnum
 from io import BytesIO
 from typing import Any
 
+from triptych.contracts.shortage import is_short
 from triptych.media.safetensors import DTYPES
 from triptych.media.sandbox.confine import confine, there_is_memory
 from triptych.media.sandbox.confinement import WEAK
 from triptych.media.sandbox.readable import folders_for
-from triptych.media.sandbox.verdict import is_short
 from triptych.media.sandbox.wire import SHORT_STATUS
 
 OLDEST_TORCH = (2, 6)

@@ -15,6 +15,7 @@ from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import AbilityMissing, BadRequest, TriptychError, Unavailable
 from triptych.contracts.request import Data
+from triptych.contracts.shortage import is_short
 from triptych.media import pt_file
 from triptych.media.byte_limit import embedding_limit
 from triptych.media.errors import (
@@ -27,7 +28,7 @@ from triptych.media.errors import (
     problem,
 )
 from triptych.media.remote import Kept
-from triptych.media.sandbox.verdict import Cause, Verdict, cause_of, is_short, verdict
+from triptych.media.sandbox.verdict import Cause, Verdict, cause_of, verdict
 from triptych.memory import Growing
 
 log = logging.getLogger("triptych.media")

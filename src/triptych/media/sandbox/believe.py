@@ -105,8 +105,12 @@ def told(error: WireError, item: str) -> WireError:
     """The error that a decoder answers, as it may be passed on. Raises Disbelieved for one that is none of its."""
     if error.status not in _STATUSES or error.code not in _CODES or error.param not in (None, item):
         raise Disbelieved("it answers with an error that is none of its own")
-    message = "".join(one if one.isprintable() else " " for one in error.message[:MAX_MESSAGE_CHARS])
-    return WireError(error.status, message, error.param, error.code)
+    return WireError(error.status, printable(error.message, MAX_MESSAGE_CHARS), error.param, error.code)
+
+
+def printable(text: str, max_chars: int) -> str:
+    """One line of ``text``, which may come from anybody."""
+    return "".join(one if one.isprintable() else " " for one in text[:max_chars])
 
 
 def _image(facts: Facts, limits: MediaLimits) -> bool:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from triptych.config.media import MIB, MediaLimits
 from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.shortage import is_short
 from triptych.media.audio import decode_audio
 from triptych.media.errors import DAMAGED, problem
 from triptych.media.image import decode_image
@@ -27,8 +29,7 @@ from triptych.media.sandbox import export
 from triptych.media.sandbox.believe import expected_of
 from triptych.media.sandbox.confine import confine, peak_bytes, there_is_memory
 from triptych.media.sandbox.spawn import HANDED
-from triptych.media.sandbox.verdict import is_short
-from triptych.media.sandbox.wire import MESSAGE_BYTES, SHORT_STATUS, Done, Job, Ready, Setup
+from triptych.media.sandbox.wire import MAX_FAULT_CHARS, MESSAGE_BYTES, SHORT_STATUS, Done, Job, Ready, Setup
 from triptych.media.video import decode_video
 
 _DECODE: dict[MediaKind, Callable[[Medium, MediaLimits, str], Any]] = {
@@ -106,12 +107,16 @@ def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> Done:
         reason = f"the {job.medium.kind} is of another size than was read of it at first"
         return Done(error=problem(BadRequest, job.item, DAMAGED, reason).to_wire())
     except OSError as error:
-        if not is_short(error):
-            raise
-        return Done(short=True)
+        return Done(short=True) if is_short(error) else _fault(error)
+    except Exception as error:
+        return _fault(error)
     finally:
         for fd in descriptors:
             os.close(fd)
+
+
+def _fault(error: Exception) -> Done:
+    return Done(fault="".join(traceback.format_exception(error))[-MAX_FAULT_CHARS:])
 
 
 def _with_data(job: Job, fd: int) -> Medium:

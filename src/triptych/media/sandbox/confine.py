@@ -40,6 +40,7 @@ def confine(
     has_namespaces = _alone()
     _drop_capabilities()
     kernel.forbid_tracing()
+    kernel.die_with_parent()  # now: new credentials would take it back
     version = landlock.restrict(folders.readable, folders.listed)
     if not version:
         _load(packages)

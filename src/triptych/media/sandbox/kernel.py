@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from typing import Any
 
-_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -35,6 +36,11 @@ def forbid_new_privileges() -> None:
 def forbid_tracing() -> None:
     """Nobody without privileges may trace this process, or look into its memory. Raises OSError."""
     prctl(_PR_SET_DUMPABLE, 0)
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread ends that started this process, as the parent's end does. Raises OSError."""
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _checked(result: int) -> int:

@@ -25,7 +25,7 @@ from triptych.media.sandbox.confinement import Confinement
 from triptych.media.sandbox.process import Answer, Decoder, Died, NotBegun
 from triptych.media.sandbox.seats import Seat, Seats
 from triptych.media.sandbox.verdict import PASSED_OVER, Cause, Verdict, verdict
-from triptych.media.sandbox.wire import INLINE_BYTES, Done, Job
+from triptych.media.sandbox.wire import INLINE_BYTES, MAX_FAULT_CHARS, Done, Job
 from triptych.memory import close_elsewhere
 
 log = logging.getLogger("triptych.media")
@@ -240,6 +240,8 @@ class Sandbox:
                     return await self._answer(decoder, job, work, ask)
                 except NotBegun:  # what the decoder died of was another's doing
                     self._decoders.discard(decoder)
+        except MemoryError as error:
+            raise Died(Cause.SHORT, "no memory for its job") from error
         except OSError as error:
             raise Died(Cause.SHORT, error.strerror or "no answer in time") from error
         raise Died(Cause.SHORT, "decoders died of other media before its turn")
@@ -260,6 +262,12 @@ class Sandbox:
             if answer.done.exhausted:
                 raise Died(Cause.EXHAUSTED, "it needs too much memory")
             raise Died(Cause.SHORT, "the machine had not enough memory")
+        if answer.done.fault:
+            await self._retire(decoder)
+            log.error("decoder %d: %s", decoder.pid, believe.printable(answer.done.fault, MAX_FAULT_CHARS))
+            raise Died(Cause.CRASHED, "it raised an error of its own; the log has it")
+        if decoder.is_worn:
+            await self._retire(decoder)
         return answer
 
     async def _job(self, work: _Work, ask: _Ask) -> Job:
@@ -333,7 +341,7 @@ class Sandbox:
 
 def _check(ask: _Ask, done: Done, lent_bytes: int) -> None:
     """Raise Disbelieved."""
-    if done.exhausted or done.short:
+    if done.exhausted or done.short or done.fault:
         return
     if done.error is not None:
         believe.told(done.error, ask.item)

@@ -19,13 +19,14 @@ import msgspec
 from msgspec.structs import replace
 
 from triptych.config import env
-from triptych.config.media import MediaLimits
+from triptych.config.media import MIB, MediaLimits
+from triptych.contracts.shortage import is_short
 from triptych.media.sandbox.believe import Disbelieved
 from triptych.media.sandbox.confinement import WEAK, Confinement
 from triptych.media.sandbox.readable import MEDIA_PACKAGES, folders_for
 from triptych.media.sandbox.spare import Spares
 from triptych.media.sandbox.spawn import Child, spawn
-from triptych.media.sandbox.verdict import Cause, cause_of, is_short
+from triptych.media.sandbox.verdict import Cause, cause_of
 from triptych.media.sandbox.wire import MESSAGE_BYTES, START_TIMEOUT_S, Done, Job, Ready, Setup, pair
 from triptych.memory import Mapping
 
@@ -81,10 +82,11 @@ class Decoder:
     """
 
     def __init__(
-        self, process: Child, end: socket.socket, reaper: Executor, confinement: Confinement, limit_s: float
+        self, process: Child, end: socket.socket, reaper: Executor, confinement: Confinement, limits: MediaLimits
     ) -> None:
         self.confinement = confinement
-        self._limit_s = limit_s
+        self._limit_s = limits.media_decode_timeout_s
+        self._worn_bytes = limits.media_decode_memory_mib * MIB
         self._process = process
         self._socket = end
         self._reaper = reaper
@@ -109,7 +111,7 @@ class Decoder:
         except asyncio.CancelledError:
             starting.add_done_callback(_drop)
             raise
-        return cls(process, end, executor, confinement, limits.media_decode_timeout_s)
+        return cls(process, end, executor, confinement, limits)
 
     @property
     def pid(self) -> int:
@@ -118,6 +120,11 @@ class Decoder:
     @property
     def alive(self) -> bool:
         return not self._closed and self._process.poll() is None
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it was lent so much memory in all that what it may have kept could be over its bound."""
+        return self._spares.fresh_bytes > self._worn_bytes
 
     @property
     def jobs(self) -> int:
@@ -141,6 +148,7 @@ class Decoder:
         try:
             if loan is not None:
                 job, fds = replace(job, into_bytes=size_bytes), [*fds, loan.fd]
+            self._spares.note(job.shared_bytes)
             message = _ENCODER.encode(job)
             answer: asyncio.Future[Done] = self._loop.create_future()
             pending = _Pending(message, fds, begin, lambda done: check(done, size_bytes), answer)

@@ -31,7 +31,7 @@ _GET_FD, _SET_FD, _GET_FL = 1, 2, 3
 
 _MEMORY = ("mmap", "munmap", "mremap", "mprotect", "madvise", "brk")
 _OPEN_FILES = ("read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "close", "fstat", "fadvise64")
-_NAMES = ("stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink", "readlinkat")
+_NAMES = ("stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2")
 _FOLDERS = ("getdents64", "getcwd")
 _SIGNALS = ("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "setitimer")
 _TIME = ("clock_gettime", "clock_getres", "gettimeofday", "time", "times", "nanosleep", "clock_nanosleep")

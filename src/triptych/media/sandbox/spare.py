@@ -38,6 +38,8 @@ class Spares:
     def __init__(self) -> None:
         self._free: list[_Block] = []
         self._closed = False
+        self.fresh_bytes = 0
+        """That it was ever lent; all of it it may still hold open. Little is not counted: descriptors are bounded."""
 
     def take(self, size_bytes: int) -> Loan:
         """Memory for so many bytes, which was filled before or is fresh. Raises OSError."""
@@ -49,6 +51,10 @@ class Spares:
         mapping = Mapping.again(block.address, block.size_bytes, partial(self._take_back, block.fd))
         return Loan(mapping, block.fd, kept=True)
 
+    def note(self, size_bytes: int) -> None:
+        """Memory of that size was shared with the decoder."""
+        self.fresh_bytes += size_bytes if size_bytes >= LEAST_BYTES else 0
+
     def close(self) -> None:
         """Nothing is kept any more, whenever it comes back."""
         self._closed = True
@@ -56,6 +62,7 @@ class Spares:
 
     def _fresh(self, size_bytes: int) -> Loan:
         keep = LEAST_BYTES <= size_bytes <= KEPT_BYTES
+        self.note(size_bytes)
         fd = shared.make(size_bytes)
         try:
             mapping = Mapping(size_bytes, fd=fd, give_back=partial(self._take_back, fd) if keep else None)

@@ -6,6 +6,7 @@ From ``asm/unistd_64.h`` (x86_64) and ``asm-generic/unistd.h`` (aarch64).
 from __future__ import annotations
 
 import platform
+import sys
 from typing import NamedTuple
 
 _X86_64 = {
@@ -41,7 +42,6 @@ _X86_64 = {
     "uname": 63,
     "fcntl": 72,
     "getcwd": 79,
-    "readlink": 89,
     "gettimeofday": 96,
     "getrusage": 98,
     "sysinfo": 99,
@@ -66,7 +66,6 @@ _X86_64 = {
     "tgkill": 234,
     "openat": 257,
     "newfstatat": 262,
-    "readlinkat": 267,
     "faccessat": 269,
     "prlimit64": 302,
     "seccomp": 317,
@@ -88,7 +87,6 @@ _AARCH64 = {
     "writev": 66,
     "pread64": 67,
     "pwrite64": 68,
-    "readlinkat": 78,
     "newfstatat": 79,
     "fstat": 80,
     "capset": 91,
@@ -150,5 +148,5 @@ _KNOWN = {"x86_64": Architecture(0xC000003E, _X86_64), "aarch64": Architecture(0
 
 
 def architecture() -> Architecture | None:
-    """This process's, or None for one whose numbers are not known here."""
-    return _KNOWN.get(platform.machine())
+    """This process's, or None for one whose numbers are not known here, as is one of 32 bits."""
+    return _KNOWN.get(platform.machine()) if sys.maxsize > 1 << 32 else None

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -65,11 +64,3 @@ def cause_of(status: int) -> Cause:
     if -status in _FROM_OUTSIDE:
         return Cause.KILLED
     return Cause.SHORT if status == SHORT_STATUS else Cause.CRASHED
-
-
-_SHORT = {errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS}
-
-
-def is_short(error: OSError) -> bool:
-    """Whether the machine had not enough of something: another time it may."""
-    return error.errno in _SHORT

@@ -25,6 +25,7 @@ BUFFER_BYTES = 1 << 20
 
 
 START_TIMEOUT_S = 30.0
+MAX_FAULT_CHARS = 4000
 SHORT_STATUS = 75
 """Exit status of a decoder that could not even say that the machine has not enough for it (``EX_TEMPFAIL``)."""
 
@@ -65,6 +66,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     """Memory ran out at the limit."""
     short: bool = False
     """The machine had not enough of something: another time it may have."""
+    fault: str = ""
+    """An exception that no medium should cause, for the log."""
     facts: dict[str, str | int | float] = {}
     """Of ``inspect``."""
     shape: tuple[int, ...] = ()
