@@ -21,6 +21,7 @@ from triptych.config.simulate import SimulateConfig
 from triptych.config.supervise import SuperviseConfig
 from triptych.config.transfer import TransferConfig
 from triptych.config.verify import VerifyConfig
+from triptych.engines.vllm.flags import VllmFlags
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 MARK = "<!-- flags below are written by scripts/flags.py -->\n"
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Frontend: `triptych frontend`, and `frontend:` in a graph": FrontendConfig,
     "Routing: frontend": RouterConfig,
     "Worker: `triptych worker`, and each entry of `workers:` in a graph": WorkerConfig,
+    "Worker on vLLM: beside vLLM's own flags, after `--`": VllmFlags,
     "Transfer: worker": TransferConfig,
     "Media limits: frontend and worker": MediaLimits,
     "Planes: frontend and worker": PlaneConfig,

@@ -15,6 +15,11 @@ from triptych.contracts.request import TokenDelta, TokenLogprob
 from triptych.engines.mock import MockEngine
 
 WITHIN = f"between 0 and {VOCABULARY - 1}"
+SCHEMA = "response_format.json_schema.schema"
+
+
+def schema_of(schema):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
 
 
 def refused(answer, param, *words, status=400):
@@ -63,6 +68,11 @@ def refused(answer, param, *words, status=400):
             "response_format.json_schema.schema",
             ["required"],
         ),
+        (schema_of({"type": "string", "pattern": "[a-z]{1,20000}"}), f"{SCHEMA}.pattern", ["--max-schema-repeats"]),
+        (schema_of({"const": "x" * 200_000}), SCHEMA, ["200,012", "131,072", "--max-schema-bytes"]),
+        (schema_of({"properties": {"a": {"minLength": -5}}}), f"{SCHEMA}.properties.a.minLength", ["between 0"]),
+        (schema_of({"$ref": "#"}), f"{SCHEMA}.$ref", ["leads back to itself"]),
+        (schema_of([]), SCHEMA, ["object"]),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", ["not allowed", "documents"]),
         ({"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs.bos_token", ["not allowed"]),
         (

@@ -42,6 +42,7 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.config.http import HttpConfig
     from triptych.config.media import MediaLimits
     from triptych.engines.base import EngineStats
+    from triptych.engines.vllm.grammar.checker import GrammarChecker
     from triptych.frontend.admission import Admission
     from triptych.frontend.http.connections import Connections
     from triptych.frontend.in_flight import InFlight
@@ -58,7 +59,9 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     documented = set(re.findall(r"`(triptych_[a-z_]+)(?:\{[a-z,]+\})?`", text))
     exposed = set(re.findall(rb"# TYPE (triptych_[a-z_]+) (?!gauge\n.*_created)", FrontendMetrics(lambda: 0).text()))
     of_media = MediaDecoder(MediaLimits()).samples()
-    of_workers = [*samples(EngineStats(media=of_media), EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
+    of_grammars = tuple(GrammarChecker(trials=1, step_budget_s=1.0).samples())
+    stats = EngineStats(media=of_media, grammars=of_grammars)
+    of_workers = [*samples(stats, EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     dispatcher = Dispatcher(TcpRequestClient(), 1.0)
     of_frontends = [*Admission(0, 1, 1.0).samples(), *HeldBytes(1).samples(), *dispatcher.samples()]

@@ -1,4 +1,5 @@
 import random
+import time
 
 import pytest
 
@@ -63,3 +64,22 @@ def test_what_cannot_become_a_stop_string_is_not_held_back():
     assert finder.push("a < b ").text == "a < b "
     assert finder.push("<en").text == ""
     assert finder.push("t").text == "<ent"
+
+
+def test_a_long_stop_string_that_nearly_matches_is_given_up_in_linear_time():
+    """Every tail of what was held was once compared anew: seconds of a frontend's event loop."""
+    finder = StopStrings(["ab" * 100_000 + "#"])
+    assert finder.push("ab" * 98_000).text == ""
+    begun = time.process_time()
+    assert finder.push("c").text == "ab" * 98_000 + "c"
+    assert time.process_time() - begun < 0.5
+
+
+def test_against_plain_search_on_repetitive_texts():
+    rng = random.Random(7)
+    for _ in range(300):
+        stop = "".join(rng.choice("ab") for _ in range(rng.randrange(3, 12)))
+        text = "".join(rng.choice([stop[: rng.randrange(1, len(stop) + 1)], "a", "b"]) for _ in range(8))
+        out, stopped = said([stop], list(text))
+        assert stopped == (stop in text)
+        assert "".join(out) == text.partition(stop)[0]

@@ -1,6 +1,7 @@
 """Bounds on one request: what it may hold is counted before anything is made of it.
 
-A struct extends one other at most, so these stand upon the HTTP server's settings, and the frontend's upon both.
+A struct extends one other at most, so these stand upon the limits of schemas, those upon the HTTP server's settings,
+and the frontend's upon all.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from triptych.config.http import HttpConfig
+from triptych.config.schema_limits import SchemaLimits
 
 
-class RequestLimits(HttpConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RequestLimits(SchemaLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Flags of the frontend. A request over one of them is refused with 400 or 413, the field and the limit."""
 
     max_json_values: Annotated[

@@ -43,6 +43,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Runs of the encoder that they took."""
     media: tuple[Sample, ...] = ()
     """Of the processes that decode media, and of what is decoded."""
+    grammars: tuple[Sample, ...] = ()
+    """Of the grammars that answers follow."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Guided, Sampling
+from triptych.contracts.request import Sampling
+from triptych.frontend.openai.response_format import guided_of
 from triptych.frontend.schema import ChatRequest, CompletionRequest, GenerationFields
 from triptych.processor.processor import Processor
 
@@ -73,7 +72,7 @@ def sampling_of(
         ignore_eos=bool(request.ignore_eos),
         logprobs=_logprobs(request, processor),
         logit_bias=_logit_bias(request, processor),
-        guided=_guided(request),
+        guided=guided_of(request.response_format, config),
     )
 
 
@@ -173,17 +172,3 @@ def _check_ids(ids: list[int], name: str, processor: Processor) -> None:
     limit = processor.tokenizer.vocabulary_size
     if any(not 0 <= token < limit for token in ids):
         raise BadRequest(f"{name}: token ids must be between 0 and {limit - 1}", param=name)
-
-
-def _guided(request: GenerationFields) -> Guided | None:
-    wanted = request.response_format
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return Guided("json_object")
-    if wanted.json_schema is None or wanted.json_schema.schema is None:
-        raise BadRequest(
-            "response_format.json_schema.schema: this field is required",
-            param="response_format.json_schema.schema",
-        )
-    return Guided("json_schema", msgspec.json.encode(wanted.json_schema.schema).decode())

@@ -77,9 +77,13 @@ class StreamOptions(msgspec.Struct):
 
 
 class JsonSchema(msgspec.Struct):
-    schema: dict[str, Any] | None = None
+    schema: msgspec.Raw = msgspec.Raw(b"null")
+    """As it came: its bytes are counted before anything is made of them."""
     name: str | None = None
     strict: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.schema = self.schema.copy()  # else it would keep the whole body
 
 
 class ResponseFormat(msgspec.Struct):

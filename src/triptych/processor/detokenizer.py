@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from tokenizers.decoders import DecodeStream
@@ -85,32 +87,67 @@ class Stopped(NamedTuple):
 
 
 class StopStrings:
-    """Finds the earliest stop string across pieces, holding back only what may become one."""
+    """Finds the earliest stop string across pieces, holding back only what may become one.
+
+    Each character is looked at once for each stop string (Knuth, Morris and Pratt 1977), however long they are.
+    """
 
     def __init__(self, stops: list[str]) -> None:
         self._stops = stops
+        self._first = frozenset(stop[0] for stop in stops)
+        self._borders = [_borders(stop) for stop in stops]
+        self._matched = [0] * len(stops)
+        """Of each stop string, how many of its characters the text so far ends in."""
         self._held = ""
 
     def push(self, text: str) -> Stopped:
         """Text that no stop string can begin in any more; once stopped, what stood before the stop string."""
-        text = self._held + text
-        found = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        if found >= 0:
+        if not self._held and self._first.isdisjoint(text):
+            return Stopped(text, False)
+        before = len(self._held)
+        whole = self._held + text
+        begins = [
+            begin for number in range(len(self._stops)) if (begin := self._find(number, text, before)) is not None
+        ]
+        if begins:
             self._held = ""
-            return Stopped(text[:found], True)
-        keep = self._possible_start(text)
-        self._held = text[len(text) - keep :]
-        return Stopped(text[: len(text) - keep], False)
+            self._matched = [0] * len(self._stops)
+            return Stopped(whole[: min(begins)], True)
+        keep = max(self._matched)
+        self._held = whole[len(whole) - keep :]
+        return Stopped(whole[: len(whole) - keep], False)
 
-    def _possible_start(self, text: str) -> int:
-        """Length of the longest tail of ``text`` that begins some stop string."""
-        longest = min(max(map(len, self._stops)) - 1, len(text))
-        for size in range(longest, 0, -1):
-            tail = text[len(text) - size :]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return size
-        return 0
+    def _find(self, number: int, text: str, before: int) -> int | None:
+        """Where the stop string ``number`` first begins, counted from ``before`` characters ahead of ``text``."""
+        stop, borders, matched = self._stops[number], self._borders[number], self._matched[number]
+        index = 0
+        while index < len(text):
+            if not matched and (index := text.find(stop[0], index)) < 0:
+                break
+            character = text[index]
+            while matched and stop[matched] != character:
+                matched = borders[matched - 1]
+            matched += stop[matched] == character
+            index += 1
+            if matched == len(stop):
+                return before + index - matched
+        self._matched[number] = matched
+        return None
 
     def flush(self) -> str:
         held, self._held = self._held, ""
+        self._matched = [0] * len(self._stops)
         return held
+
+
+@lru_cache(maxsize=256)
+def _borders(stop: str) -> Sequence[int]:
+    """For each beginning of ``stop``, the longest shorter beginning that it ends in. Choices of a request share it."""
+    borders = array("I", [0])
+    matched = 0
+    for character in stop[1:]:
+        while matched and stop[matched] != character:
+            matched = borders[matched - 1]
+        matched += stop[matched] == character
+        borders.append(matched)
+    return borders

@@ -15,6 +15,7 @@ def samples(engine: EngineStats, cache: EmbeddingCache, transfer: TransferStats)
     yield Sample("triptych_worker_tokens", "counter", "Tokens made.", engine.generated_tokens)
     yield Sample("triptych_encoded_media", "counter", "Media that the engine encoded.", engine.encoded)
     yield from engine.media
+    yield from engine.grammars
     yield from _of_cache(cache)
     yield from _of_transfer(transfer)
 

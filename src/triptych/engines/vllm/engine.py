@@ -25,6 +25,8 @@ from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
 from triptych.engines.vllm.environment import without_compiler
 from triptych.engines.vllm.failures import first_line, in_our_terms
+from triptych.engines.vllm.grammar.grammars import Grammars
+from triptych.engines.vllm.grammar.setup import check_backend
 from triptych.engines.vllm.kv_events import Channel, Reporter
 from triptych.engines.vllm.options import engine_args, side_channel, split_flags
 from triptych.engines.vllm.ports import Ports, reserve
@@ -59,6 +61,7 @@ class VllmEngine:
         self._ports: Ports | None = None
         self._channel: Channel | None = None
         self._reporter: Reporter | None = None
+        self._grammars: Grammars | None = None
         self._running = 0
         self._made = 0
 
@@ -77,9 +80,14 @@ class VllmEngine:
             if args.enforce_eager:
                 without_compiler()
             self._prompts = Prompts(self._options, checkpoint, self._flags)
+            if self._options.span is not Span.E:
+                check_backend(args)
+                self._grammars = await Grammars.begin(self._flags)
             # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
             # binds its tasks to the loop it is made on, so it cannot be made in a thread.
             self._engine = AsyncLLM.from_engine_args(args)
+            if self._grammars is not None:
+                await self._grammars.ready(self._engine, self._options.span)
         except Exception as error:  # vLLM and transformers raise all kinds; the user needs the cause in a line
             await self.stop()
             if isinstance(error, ConfigError):
@@ -157,6 +165,8 @@ class VllmEngine:
         if engine is not None:
             logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of the kill that follows every stop
             engine.shutdown(timeout=SHUTDOWN_S)
+        if self._grammars is not None:
+            await self._grammars.close()
         if self._channel is not None:
             self._channel.close()
         if self._ports is not None:
@@ -167,7 +177,10 @@ class VllmEngine:
     def stats(self) -> EngineStats:
         encoded = self._encoding.encoded if self._encoding is not None else 0
         media = self._prompts.decoder.samples() if self._prompts is not None else ()
-        return EngineStats(running=self._running, generated_tokens=self._made, encoded=encoded, media=media)
+        grammars = tuple(self._grammars.samples()) if self._grammars is not None else ()
+        return EngineStats(
+            running=self._running, generated_tokens=self._made, encoded=encoded, media=media, grammars=grammars
+        )
 
     async def failed(self) -> str:
         engine = self._alive()
@@ -188,6 +201,7 @@ class VllmEngine:
         self._running += 1
         try:
             with in_our_terms(request.id):
+                await self._tried().check(request.sampling.guided)  # nothing is prefilled for one that is refused
                 answer = await self._prefill.run(request, embeddings)
         finally:
             self._running -= 1
@@ -205,7 +219,10 @@ class VllmEngine:
         self._running += 1
         try:
             with in_our_terms(request.id):
-                async with aclosing(self._stream(request, embeddings)) as deltas:
+                async with (
+                    self._tried().admitted(request.sampling.guided),
+                    aclosing(self._stream(request, embeddings)) as deltas,
+                ):
                     async for delta in deltas:
                         self._made += len(delta.token_ids)
                         yield delta
@@ -244,6 +261,11 @@ class VllmEngine:
                     # Without stop strings in the engine, only a token can have stopped it.
                     stop_token=reason == "stop",
                 )
+
+    def _tried(self) -> Grammars:
+        if self._grammars is None:
+            raise WorkerLost("the engine is stopped")
+        return self._grammars
 
     def _alive(self) -> AsyncLLM:
         if self._engine is None:

@@ -11,7 +11,21 @@ from triptych.contracts.request import FinishReason, Guided, Sampling, TokenLogp
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say; the value that OpenAI uses."""
 
+GRAMMAR_BACKEND = "xgrammar"
+"""vLLM's engine holds one for all requests: the first one's."""
+
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+
+
+class TriedSampling(SamplingParams):  # type: ignore[misc]
+    """Parameters whose grammar was tried already, beside the engine (``grammar/checker.py``).
+
+    vLLM would convert it once more on the event loop, without a time limit.
+    """
+
+    def _validate_structured_outputs(self, *_: Any) -> None:
+        if self.structured_outputs is not None:
+            self.structured_outputs._backend = GRAMMAR_BACKEND
 
 
 def sampling_params(sampling: Sampling, kv_transfer: dict[str, Any] | None = None) -> SamplingParams:
@@ -19,7 +33,7 @@ def sampling_params(sampling: Sampling, kv_transfer: dict[str, Any] | None = Non
 
     ``kv_transfer``: vLLM's ``kv_transfer_params``, for a prompt whose cache is handed over or comes from elsewhere.
     """
-    return SamplingParams(
+    return TriedSampling(
         max_tokens=sampling.max_tokens,
         min_tokens=sampling.min_tokens,
         temperature=sampling.temperature,

@@ -1,0 +1,222 @@
+"""Lets only grammars into vLLM's engine that were tried, and only as many as its steps have time for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from triptych.cache.lru import ByteLru
+from triptych.cache.room import Room
+from triptych.cache.single_flight import SingleFlight
+from triptych.contracts.errors import BadRequest, Unavailable
+from triptych.contracts.request import Guided
+from triptych.contracts.stages import Sample
+from triptych.engines.vllm.grammar.process import GrammarProcess, ProcessLost
+from triptych.engines.vllm.grammar.wire import Setup, Verdict
+
+JSON_OBJECT = '{"type": "object"}'
+"""The schema that vLLM compiles for ``json_object``."""
+FIELD = "response_format.json_schema.schema"
+KEPT_BYTES = 4 << 20
+"""Verdicts kept, some 300 bytes each."""
+TIMED_OUT_KEPT_S = 60.0
+"""A trial that took too long is tried again after so long: the machine may have been busy."""
+RESTARTS_APART_S = 1.0
+WAIT_S = 3.0
+"""Longest wait for a trial to begin, for the process to come back, and for room in the engine's steps."""
+
+log = logging.getLogger("triptych.vllm")
+
+
+@dataclass
+class Counts:
+    """Since the start."""
+
+    sound: int = 0
+    refused: int = 0
+    timed_out: int = 0
+    known: int = 0
+    """Asked for again: the verdict was there."""
+    unavailable: int = 0
+
+
+class Process(Protocol):
+    """What is needed of ``GrammarProcess``."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def ready(self, setup: Setup) -> None: ...
+
+    async def try_schema(self, schema: str) -> Verdict: ...
+
+    async def close(self) -> None: ...
+
+
+class GrammarChecker:
+    """Asks the process about each content once. Owns the process, and starts another where it is lost.
+
+    ``begin`` before the engine starts, ``ready`` once its tokenizer is known; ``close`` may be called twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        trials: int,
+        step_budget_s: float,
+        begin: Callable[[], Awaitable[Process]] = GrammarProcess.begin,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        """``trials`` are made at once; the costs of all running requests' tokens sum up to ``step_budget_s``."""
+        self._begin = begin
+        self._wait_s = wait_s
+        self._slots = asyncio.Semaphore(trials)
+        self._steps = Room(max(1, int(step_budget_s * 1e6)))
+        """In microseconds, not bytes."""
+        self._verdicts: ByteLru[bytes, tuple[Verdict, float]] = ByteLru(KEPT_BYTES)
+        self._flights: SingleFlight[bytes, Verdict] = SingleFlight("grammar trial")
+        self._process: Process | None = None
+        self._setup: Setup | None = None
+        self._back = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self.counts = Counts()
+
+    async def begin(self) -> None:
+        self._process = await self._begin()
+
+    async def ready(self, setup: Setup) -> None:
+        """Raises ProcessLost where the process does not come up."""
+        assert self._process is not None
+        self._setup = setup
+        await self._process.ready(setup)
+        self._back.set()
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        await self._flights.close()
+        if self._process is not None:
+            await self._process.close()
+
+    async def check(self, guided: Guided | None) -> Verdict | None:
+        """The verdict on a sound grammar; None where there is none.
+
+        Raises BadRequest for one that is invalid or too costly, and Unavailable where it cannot be tried now.
+        """
+        if guided is None:
+            return None
+        schema = JSON_OBJECT if guided.schema is None else guided.schema
+        key = hashlib.blake2b(schema.encode(), digest_size=16).digest()
+        verdict = self._known(key)
+        if verdict is None:
+            verdict = await self._flights.run(key, lambda: self._try(key, schema))
+        if verdict.outcome == "sound":
+            return verdict
+        code = "invalid_schema" if verdict.outcome == "invalid" else "schema_too_costly"
+        raise BadRequest(f"{FIELD}: {verdict.reason}", param=FIELD, code=code)
+
+    @asynccontextmanager
+    async def admitted(self, guided: Guided | None) -> AsyncIterator[None]:
+        """Within the block the engine may run a request under ``guided``. Raises as ``check`` does."""
+        verdict = await self.check(guided)
+        if verdict is None:
+            yield
+            return
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    await held.enter_async_context(self._steps.take(int(verdict.step_s * 1e6)))
+            except TimeoutError:
+                raise self._unavailable("the grammars of other requests take all time between tokens") from None
+            yield
+
+    def _known(self, key: bytes) -> Verdict | None:
+        kept = self._verdicts.get(key)
+        if kept is None or kept[1] < time.monotonic():
+            return None
+        self.counts.known += 1
+        return kept[0]
+
+    async def _try(self, key: bytes, schema: str) -> Verdict:
+        """Once more in another process where the first one was lost."""
+        for _ in range(2):
+            try:
+                verdict = await self._trial(schema)
+            except ProcessLost:
+                self._restart()
+                continue
+            if verdict.outcome == "killed":
+                log.warning("a grammar's trial was lost: %s", verdict.reason)
+                continue
+            self._keep(key, verdict)
+            return verdict
+        raise self._unavailable("the process that tries grammars was lost")
+
+    async def _trial(self, schema: str) -> Verdict:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise self._unavailable("other requests' grammars are being compiled") from None
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._back.wait()
+            assert self._process is not None
+            return await self._process.try_schema(schema)
+        except TimeoutError:
+            raise self._unavailable("the process that tries grammars is starting") from None
+        finally:
+            self._slots.release()
+
+    def _keep(self, key: bytes, verdict: Verdict) -> None:
+        until = time.monotonic() + TIMED_OUT_KEPT_S if verdict.timed_out else float("inf")
+        self._verdicts.put(key, (verdict, until), 256 + len(verdict.reason))
+        self.counts.sound += verdict.outcome == "sound"
+        self.counts.refused += verdict.outcome != "sound"
+        self.counts.timed_out += verdict.timed_out
+
+    def _restart(self) -> None:
+        """Have another process made ready, unless that is under way."""
+        if self._process is None or self._process.alive or (self._keeper is not None and not self._keeper.done()):
+            return
+        log.warning("the process that tries grammars ended; another is started")
+        self._back.clear()
+        self._keeper = asyncio.create_task(self._start_again(), name="grammar process")
+
+    async def _start_again(self) -> None:
+        assert self._setup is not None
+        while True:
+            if self._process is not None:
+                await self._process.close()
+            try:
+                self._process = await self._begin()
+                await self._process.ready(self._setup)
+            except (OSError, ProcessLost) as error:
+                log.warning("no process that tries grammars: %s", error)
+                await asyncio.sleep(RESTARTS_APART_S)
+                continue
+            self._back.set()
+            return
+
+    def _unavailable(self, reason: str) -> Unavailable:
+        self.counts.unavailable += 1
+        return Unavailable(f"{reason}; try again", code="grammars_busy")
+
+    def samples(self) -> Iterator[Sample]:
+        counts, name = self.counts, "triptych_grammar_"
+        yield Sample(name + "sound", "counter", "Grammars compiled on trial and let through.", counts.sound)
+        yield Sample(name + "refused", "counter", "Grammars refused: invalid or too costly.", counts.refused)
+        yield Sample(name + "timed_out", "counter", "Of these, trials ended by their time limit.", counts.timed_out)
+        yield Sample(name + "known", "counter", "Requests whose grammar had a verdict already.", counts.known)
+        yield Sample(
+            name + "unavailable", "counter", "Requests answered 503 for want of a trial or time.", counts.unavailable
+        )
+        step_s = self._steps.taken_bytes / 1e6
+        yield Sample(name + "step_seconds", "gauge", "Time of a token under all grammars that run.", step_s)

@@ -1,0 +1,85 @@
+"""One engine's grammars: trials beside it, from its start to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any
+
+from vllm.inputs.engine import tokens_input
+
+from triptych.contracts.errors import AbilityMissing, ConfigError
+from triptych.contracts.request import Guided, Sampling
+from triptych.contracts.spans import Span
+from triptych.contracts.stages import Sample
+from triptych.engines.vllm.flags import VllmFlags
+from triptych.engines.vllm.grammar.checker import GrammarChecker
+from triptych.engines.vllm.grammar.process import ProcessLost
+from triptych.engines.vllm.grammar.setup import setup_of
+from triptych.engines.vllm.translate import sampling_params
+
+_FIRST = Sampling(max_tokens=1, temperature=0.0, guided=Guided("json_object"))
+
+
+class Grammars:
+    """``begin`` before the engine starts, ``ready`` after; ``close`` may be called twice."""
+
+    def __init__(self, flags: VllmFlags) -> None:
+        self._flags = flags
+        self._able = True
+        self._checker = GrammarChecker(trials=flags.grammar_trials, step_budget_s=flags.grammar_step_budget_s)
+
+    @classmethod
+    async def begin(cls, flags: VllmFlags) -> Grammars:
+        """The process for trials loads its libraries while the engine does. Raises OSError."""
+        grammars = cls(flags)
+        await grammars._checker.begin()
+        return grammars
+
+    async def ready(self, engine: Any, span: Span) -> None:
+        """Raises ConfigError where trials cannot be made."""
+        self._able = not engine.vllm_config.model_config.skip_tokenizer_init
+        if not self._able:
+            await self.close()
+            return
+        try:
+            await self._checker.ready(setup_of(engine.vllm_config, self._flags))
+        except ProcessLost as error:
+            raise ConfigError(f"{error}; its message is above") from error
+        await self.check(_FIRST.guided)
+        if span.value.endswith("d"):
+            await _run_first(engine)
+
+    def admitted(self, guided: Guided | None) -> AbstractAsyncContextManager[None]:
+        """As ``GrammarChecker.admitted``; raises AbilityMissing where the engine has no tokenizer."""
+        self._require(guided)
+        return self._checker.admitted(guided)
+
+    async def check(self, guided: Guided | None) -> None:
+        """As ``GrammarChecker.check``; raises AbilityMissing where the engine has no tokenizer."""
+        self._require(guided)
+        await self._checker.check(guided)
+
+    async def close(self) -> None:
+        await self._checker.close()
+
+    def samples(self) -> Iterator[Sample]:
+        return self._checker.samples()
+
+    def _require(self, guided: Guided | None) -> None:
+        if guided is not None and not self._able:
+            raise AbilityMissing(
+                "response_format: this engine was started without a tokenizer (--skip-tokenizer-init)",
+                param="response_format",
+            )
+
+
+async def _run_first(engine: Any) -> None:
+    """Have the engine set its grammar library up, which takes up to seconds, and holds up whatever runs by then.
+
+    It keeps the library that its first request with a grammar names.
+    """
+    outputs = engine.generate(tokens_input([0]), sampling_params(_FIRST), "first-grammar")
+    async with aclosing(outputs):
+        async for _ in outputs:
+            pass

@@ -1,0 +1,193 @@
+"""The process that stands ready to try grammars: ``python -m triptych.engines.vllm.grammar.template``.
+
+It has loaded what a trial needs, which takes seconds, and forks a process for each, which takes milliseconds. That one
+is killed when it takes too long, so that nothing of the trial is left. It never compiles a grammar itself, and so has
+no threads that a fork would lose.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import msgspec
+
+from triptych.engines.vllm.grammar.trial import try_grammar
+from triptych.engines.vllm.grammar.wire import LENGTH, Cancel, Order, Setup, Trial, Verdict, frame
+
+_IN, _OUT = 0, 1
+_NICE = 5
+"""The engine's steps go first."""
+_MAX_ANSWER_BYTES = 1 << 16
+_PR_SET_PDEATHSIG = 1
+_TOO_LONG = (
+    "it takes more than {limit:g} s to compile; use fewer alternatives, optional properties, enum values and "
+    "repetitions"
+)
+_FELL = "the grammar library ends on it (signal {number}); use less nesting, and fewer alternatives and repetitions"
+
+
+@dataclass
+class _Running:
+    """A trial under way."""
+
+    number: int
+    pid: int
+    ends_at: float
+    answer: bytearray
+
+
+class Template:
+    """Reads orders, forks trials, and writes their verdicts in the order in which they end."""
+
+    def __init__(self, setup: Setup, tokenizer: Any) -> None:
+        self._setup = setup
+        self._tokenizer = tokenizer
+        self._running: dict[int, _Running] = {}
+        """By the descriptor that the trial's verdict comes from."""
+
+    def run(self) -> None:
+        """Until the worker closes its end."""
+        while True:
+            now = time.monotonic()
+            wait = min((one.ends_at - now for one in self._running.values()), default=None)
+            ready, _, _ = select.select([_IN, *self._running], [], [], None if wait is None else max(0.0, wait))
+            for fd in ready:
+                if fd == _IN:
+                    if (body := _read_frame()) is None:
+                        return
+                    self._order(msgspec.msgpack.decode(body, type=Order))
+                elif fd in self._running:
+                    self._hear(fd)
+            now = time.monotonic()
+            for fd in [fd for fd, one in self._running.items() if one.ends_at <= now]:
+                self._end(fd, kill=True, timed_out=True)
+
+    def close(self) -> None:
+        for fd in list(self._running):
+            self._end(fd, kill=True, tell=False)
+
+    def _order(self, order: Order) -> None:
+        if isinstance(order, Cancel):
+            for fd in [fd for fd, one in self._running.items() if one.number == order.number]:
+                self._end(fd, kill=True, tell=False)
+            return
+        ours, theirs = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory or no process to be had
+            os.close(ours)
+            os.close(theirs)
+            _write(frame(Verdict(number=order.number, outcome="killed", reason=str(error))))
+            return
+        if pid == 0:
+            self._try(order, theirs)
+        os.close(theirs)
+        self._running[ours] = _Running(order.number, pid, time.monotonic() + self._setup.timeout_s, bytearray())
+
+    def _try(self, order: Trial, verdict_fd: int) -> NoReturn:
+        """In the new process."""
+        status = 1
+        try:
+            _die_with_parent()
+            for fd in (_IN, _OUT, *self._running):
+                os.close(fd)
+            _bound_memory(self._setup.memory_bytes)
+            verdict = try_grammar(order.schema, self._setup, self._tokenizer)
+            with open(verdict_fd, "wb") as pipe:
+                pipe.write(msgspec.msgpack.encode(verdict))
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _hear(self, fd: int) -> None:
+        part = os.read(fd, 1 << 16)
+        answer = self._running[fd].answer
+        answer += part
+        if not part or len(answer) > _MAX_ANSWER_BYTES:
+            self._end(fd, kill=bool(part))
+
+    def _end(self, fd: int, *, kill: bool = False, timed_out: bool = False, tell: bool = True) -> None:
+        one = self._running.pop(fd)
+        os.close(fd)
+        if kill:
+            os.kill(one.pid, signal.SIGKILL)
+        _, status = os.waitpid(one.pid, 0)
+        if tell:
+            _write(frame(self._verdict(one, os.waitstatus_to_exitcode(status), timed_out)))
+
+    def _verdict(self, one: _Running, status: int, timed_out: bool) -> Verdict:
+        if timed_out:
+            reason = _TOO_LONG.format(limit=self._setup.timeout_s)
+            return Verdict(number=one.number, outcome="too_costly", reason=reason, timed_out=True)
+        if status == 0:
+            with suppress(msgspec.MsgspecError):  # else what it wrote is not believed
+                return msgspec.structs.replace(msgspec.msgpack.decode(one.answer, type=Verdict), number=one.number)
+        if -status in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+            return Verdict(number=one.number, outcome="too_costly", reason=_FELL.format(number=-status))
+        return Verdict(number=one.number, outcome="killed", reason=f"its process ended with status {status}")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _bound_memory(more_bytes: int) -> None:
+    """Of memory that can be written: address space is set aside by the gigabyte for threads, and never used."""
+    with open("/proc/self/statm", "rb") as file:
+        size = int(file.read().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (size + more_bytes, size + more_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _read_frame() -> bytes | None:
+    """None at the end. Blocks: the worker writes frames as a whole."""
+    head = _read(LENGTH.size)
+    return _read(LENGTH.unpack(head)[0]) if head is not None else None
+
+
+def _read(size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        part = os.read(_IN, size - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(_OUT, data) :]
+
+
+def main() -> int:
+    _die_with_parent()
+    os.nice(_NICE)
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; it ends when the worker closes its end
+        signal.signal(number, signal.SIG_IGN)
+    import xgrammar
+
+    body = _read_frame()
+    if body is None:
+        return 0
+    setup = msgspec.msgpack.decode(body, type=Setup)
+    template = Template(setup, xgrammar.TokenizerInfo.deserialize_json(setup.tokenizer))
+    _write(LENGTH.pack(0))
+    try:
+        template.run()
+    finally:
+        template.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

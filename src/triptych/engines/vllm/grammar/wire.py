@@ -1,0 +1,62 @@
+"""Messages between a worker and the process that tries its grammars: frames of a length and msgpack."""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+
+LENGTH = struct.Struct("<I")
+Outcome = Literal["sound", "invalid", "too_costly", "killed"]
+"""``killed``: the trial ended for reasons of the machine, and says nothing of the grammar."""
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """First message to the process, which answers with an empty frame once it can try grammars."""
+
+    tokenizer: str
+    """xgrammar's ``TokenizerInfo`` as its own JSON."""
+    any_whitespace: bool
+    separators: tuple[str, str] | None
+    timeout_s: float
+    """Time limit for one trial."""
+    max_step_s: float
+    """Most processor time that one token may take under a grammar."""
+    memory_bytes: int
+    """Most memory that a trial may take beyond what the process has."""
+    threads: int
+
+
+class Trial(msgspec.Struct, frozen=True, tag="trial"):
+    """Try ``schema``."""
+
+    number: int
+    schema: str
+    """A JSON schema as JSON text."""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """End the trial ``number``, if it is under way; no verdict follows."""
+
+    number: int
+
+
+Order = Trial | Cancel
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How a trial ended."""
+
+    number: int = 0
+    outcome: Outcome
+    reason: str = ""
+    compile_s: float = 0.0
+    step_s: float = 0.0
+    """Processor time of the costliest token of the trial: what each step of the engine may take longer by."""
+    timed_out: bool = False
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    body = msgspec.msgpack.encode(message)
+    return LENGTH.pack(len(body)) + body

@@ -1,0 +1,160 @@
+"""Counts what a regular expression costs to compile, without compiling it. Pure, and linear in its length."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_GROUP = re.compile(r"\?(?:[:]|P?<[A-Za-z_]\w*>)")
+_BRACES = re.compile(r"\{\s*([0-9]*)\s*(?:(,)\s*([0-9]*)\s*)?\}")
+_ESCAPE = re.compile(r"u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|c[A-Za-z]|.", re.DOTALL)
+_SIMPLE_REPEATS = "*+?"
+MAX_GROUP_DEPTH = 64
+"""Groups within each other; compilers of patterns go down by recursion."""
+
+
+class PatternError(ValueError):
+    """A pattern that cannot be counted, or is over a limit; the message says which and where."""
+
+    def __init__(self, reason: str, limit: str = "") -> None:
+        """``limit`` names the limit that it is over."""
+        super().__init__(reason)
+        self.limit = limit
+
+
+@dataclass(slots=True)
+class _Group:
+    """A group under way: the size of what is finished in it, and of its last item, which may be repeated yet."""
+
+    done: int = 0
+    last: int | None = None
+    opened_at: int = 0
+
+    def begin(self, size: int) -> None:
+        """Start an item of ``size`` characters; the one before it is finished."""
+        self.done, self.last = self.size, size
+
+    @property
+    def size(self) -> int:
+        return self.done + (self.last or 0)
+
+
+def pattern_size(pattern: str, *, max_size: int, max_repeats: int) -> int:
+    """Return the characters that ``pattern`` stands for when every repetition is written out.
+
+    A class counts as one character, plus its own text where that is long; alternatives add up. Raises PatternError for
+    a size or a repetition above its limit, for syntax that cannot be counted, and for what no grammar is made of:
+    look-around, references to groups and classes by Unicode property.
+    """
+    groups = [_Group()]
+    at = 0
+    while at < len(pattern):
+        at = _step(pattern, at, groups, max_repeats)
+        if groups[-1].size > max_size:
+            raise PatternError(
+                f"it stands for more than {max_size:,} characters when its repetitions are written out",
+                "max_pattern_size",
+            )
+    if len(groups) > 1:
+        raise PatternError(f"the group at character {groups[-1].opened_at + 1} is not closed")
+    return groups[0].size
+
+
+def _step(pattern: str, at: int, groups: list[_Group], max_repeats: int) -> int:
+    """Account for one item at ``at``; returns where the next one begins."""
+    here, group = pattern[at], groups[-1]
+    if here == "(":
+        if len(groups) > MAX_GROUP_DEPTH:
+            raise PatternError(f"the group at character {at + 1} is nested more than {MAX_GROUP_DEPTH} deep")
+        groups.append(_Group(opened_at=at))
+        return _group_begin(pattern, at + 1)
+    if here == ")":
+        if len(groups) == 1:
+            raise PatternError(f"the parenthesis at character {at + 1} closes nothing")
+        groups.pop()
+        groups[-1].begin(max(1, group.size))
+        return at + 1
+    if here == "[":
+        end = _class_end(pattern, at)
+        group.begin(1 + (end - at) // 32)
+        return end
+    if here in _SIMPLE_REPEATS or _braces(pattern, at) is not None:
+        return _repeat(pattern, at, group, max_repeats)
+    if here in "|^$":
+        group.begin(1)
+        group.done, group.last = group.size, None  # nothing that could be repeated
+        return at + 1
+    group.begin(1)
+    return _escape_end(pattern, at) if here == "\\" else at + 1
+
+
+def _group_begin(pattern: str, at: int) -> int:
+    if not pattern.startswith("?", at):
+        return at
+    kind = _GROUP.match(pattern, at)
+    if kind is None:
+        raise PatternError(f"the group at character {at} is of a kind that is not supported, such as look-around")
+    return kind.end()
+
+
+def _repeat(pattern: str, at: int, group: _Group, max_repeats: int) -> int:
+    """Multiply the last item by its largest count; an open end counts as one time more than the least."""
+    if group.last is None:
+        raise PatternError(f"the repetition at character {at + 1} has nothing to repeat")
+    if pattern[at] in _SIMPLE_REPEATS:
+        end = at + 1
+    else:
+        braces = _braces(pattern, at)
+        assert braces is not None
+        group.last *= max(1, _times(braces, max_repeats))
+        end = braces.end()
+    if pattern.startswith("?", end):  # matches as little as it can: the same language
+        end += 1
+    if end < len(pattern) and (pattern[end] in _SIMPLE_REPEATS or _braces(pattern, end) is not None):
+        raise PatternError(f"the repetition at character {end + 1} repeats a repetition; put that into a group")
+    return end
+
+
+def _braces(pattern: str, at: int) -> re.Match[str] | None:
+    """The ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}`` at ``at``; None where a brace is just a character."""
+    found = _BRACES.match(pattern, at) if pattern[at] == "{" else None
+    return found if found is not None and (found[1] or found[3]) else None
+
+
+def _times(braces: re.Match[str], max_repeats: int) -> int:
+    """The factor of a ``{m,n}``, by digits first: Python takes long over a number of many of them."""
+    place = braces.start() + 1
+    numbers = [digits.lstrip("0") or "0" for digits in (braces[1], braces[3]) if digits]
+    if any(len(digits) > len(str(max_repeats)) or int(digits) > max_repeats for digits in numbers):
+        raise PatternError(
+            f"the repetition at character {place} has a number above {max_repeats:,}", "max_schema_repeats"
+        )
+    least, most = int(numbers[0]) if braces[1] else 0, int(numbers[-1])
+    if most < least:
+        raise PatternError(f"the repetition at character {place} has its numbers the wrong way round")
+    return least + 1 if braces[2] and not braces[3] else most
+
+
+def _class_end(pattern: str, at: int) -> int:
+    """Where the class that begins at ``at`` ends."""
+    end = at + 1
+    while end < len(pattern):
+        if pattern[end] == "]" and end > at + 1:
+            return end + 1
+        end = _escape_end(pattern, end) if pattern[end] == "\\" else end + 1
+    raise PatternError(f"the class at character {at + 1} is not closed")
+
+
+def _escape_end(pattern: str, at: int) -> int:
+    escape = _ESCAPE.match(pattern, at + 1)
+    if escape is None:
+        raise PatternError("it ends in a backslash")
+    kind = escape[0][0]
+    if kind in "pP":
+        raise PatternError(
+            f"\\{kind} at character {at + 1}: classes by Unicode property are not supported; list ranges, such as "
+            "[A-Za-zÀ-ÿ]"
+        )
+    if kind in "123456789k":
+        raise PatternError(f"\\{kind} at character {at + 1}: references to groups are not supported")
+    return escape.end()

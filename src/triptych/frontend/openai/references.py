@@ -1,0 +1,67 @@
+"""Follows ``$ref``s within one JSON schema. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+
+class References:
+    """Tells which references of one schema lead somewhere. Each distinct one is followed once."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._sound: set[str] = set()
+
+    def fault(self, reference: object) -> str | None:
+        """Explain what is wrong with ``reference``: it names nothing here, or leads back to itself through references
+        alone. None if nothing is."""
+        seen: set[str] = set()
+        while reference is not None:
+            if not isinstance(reference, str) or not reference.startswith("#"):
+                return "it must name a place in this schema, such as #/$defs/name"
+            if reference in self._sound:
+                break
+            if reference in seen:
+                return f"{_cut(reference)} leads back to itself with nothing in between"
+            seen.add(reference)
+            target = self._resolve(reference)
+            if not isinstance(target, dict | bool):
+                return f"{_cut(reference)} names no schema in this one"
+            reference = _leads_to(target)
+        self._sound |= seen
+        return None
+
+    def _resolve(self, reference: str) -> Any:
+        """What stands at a JSON pointer in a URL's fragment (RFC 6901), None where nothing does."""
+        pointer = unquote(reference[1:])
+        if pointer and not pointer.startswith("/"):
+            return None  # an anchor, which grammar libraries do not look up
+        target: Any = self._schema
+        for step in pointer.split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, dict):
+                target = target.get(name)
+            elif isinstance(target, list) and name.isascii() and name.isdecimal() and len(name) <= 6:
+                target = target[int(name)] if int(name) < len(target) else None
+            else:
+                return None
+        return target
+
+
+def _leads_to(target: object) -> object:
+    """The reference that all of ``target`` stands or falls with; None where it says something itself."""
+    while isinstance(target, dict):
+        if "$ref" in target:
+            return target["$ref"]
+        all_of = target.get("allOf")
+        if isinstance(all_of, list) and all_of:
+            target = next((one for one in all_of if isinstance(one, dict) and "$ref" in one), all_of[0])
+            continue
+        either = target.get("anyOf") or target.get("oneOf")
+        target = either[0] if isinstance(either, list) and len(either) == 1 else None
+    return None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 128 else text[:125] + "..."
