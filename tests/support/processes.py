@@ -48,10 +48,17 @@ class Child:
 
 @asynccontextmanager
 async def child(
-    *words: str, run_dir: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    *words: str,
+    run_dir: Path,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    max_files: int | None = None,
 ) -> AsyncIterator[Child]:
-    """Run ``triptych`` with ``words``; it is killed at the end of the block, whatever happened in it."""
-    running = _start(words, run_dir, env or {}, cwd)
+    """Run ``triptych`` with ``words``; it is killed at the end of the block, whatever happened in it.
+
+    ``max_files``: its limit on open files.
+    """
+    running = _start(words, run_dir, env or {}, cwd, max_files)
     try:
         assert running.process.stdout is not None
         running.ready = await asyncio.to_thread(_first_line, running.process)
@@ -61,11 +68,14 @@ async def child(
         running.kill()
 
 
-def _start(words: tuple[str, ...], run_dir: Path, env: dict[str, str], cwd: Path | None) -> Child:
+def _start(
+    words: tuple[str, ...], run_dir: Path, env: dict[str, str], cwd: Path | None, max_files: int | None = None
+) -> Child:
+    limited = ["prlimit", f"--nofile={max_files}"] if max_files else []
     log = run_dir / f"{words[0]}-{os.urandom(3).hex()}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "triptych", *words],
+            [*limited, sys.executable, "-m", "triptych", *words],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -30,6 +30,8 @@ MAX_PIPELINED = 64
 """Most requests that wait on a connection for the answer before theirs; more in one read are left unanswered."""
 MAX_UNREAD_BYTES = 64 << 10
 """Most bytes kept of requests after those that wait."""
+MAX_LEFT_BYTES = 4 << 20
+"""Most bytes read and left after the last answer."""
 LAST_REQUEST_S = 0.25
 """How long a connection on which nobody waits for an answer stays open at the end: a request may be on its way."""
 PROBES = ("/live", "/ready", "/health", "/metrics")
@@ -65,6 +67,8 @@ class Connection(asyncio.Protocol):
         """Of the last request: its body may still come."""
         self._waiting: deque[Exchange] = deque()
         self._unread: list[bytes] = []
+        self._left_bytes = 0
+        """Received since it is deaf."""
         self._in_head = False
         self._body_framing: tuple[bytes, bytes] | None = None
         """The header that says how long the body is, of a request that asks for another protocol as well."""
@@ -113,6 +117,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._leave_unread(data)
             return
         if self._waiting:
             self._keep(data)
@@ -123,6 +128,11 @@ class Connection(asyncio.Protocol):
         self._parse(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self._deaf:
             self.refuse(BadRequest("the request's head is too large", code="head_too_large"))
+
+    def _leave_unread(self, data: bytes) -> None:
+        self._left_bytes += len(data)
+        if self._left_bytes > MAX_LEFT_BYTES:
+            self.abort()
 
     def _keep(self, data: bytes) -> None:
         self._unread.append(data)
@@ -191,7 +201,7 @@ class Connection(asyncio.Protocol):
         if self._parser.should_upgrade():
             self._body_framing = _framing(self._headers)
         scope = self._request_scope()
-        keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1" and self.refusal is None
+        keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1"
         exchange = Exchange(self, scope, keep_alive=keep_alive, wants_continue=self._wants_continue)
         self._headers = []  # those that follow a chunked body are not the request's
         self._incoming = exchange
@@ -236,15 +246,16 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._connections.busy(self)
+        self._connections.asks(self)
         if self.refusal is not None and exchange.scope["path"] not in PROBES:
+            self._connections.refused(self)
             self.refuse(self.refusal)
         else:
             self._server.answer(exchange)
 
     def is_last(self, exchange: Exchange) -> bool:
         """Whether the connection ends with the answer to ``exchange``."""
-        return self._ends and not self._waiting
+        return self.refusal is not None or (self._ends and not self._waiting)
 
     def answered(self, exchange: Exchange) -> None:
         """The answer to ``exchange`` is complete."""
@@ -257,11 +268,17 @@ class Connection(asyncio.Protocol):
             self._resume()
 
     def _finish(self, exchange: Exchange) -> None:
-        """Close, after the client had time to read the answer: a body that nobody reads would reset the connection."""
-        self._deaf = True
-        if exchange.whole or not self.transport.can_write_eof():
+        """The connection ends with this answer."""
+        if exchange.whole:
             self.close()
         else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close once the client does, which has time to read the answer: bytes that nobody reads, and which may still
+        come, would reset the connection before."""
+        self._deaf = True
+        if not self.transport.is_closing():
             self.transport.write_eof()
             self._connections.head(self)
             self._resume()
@@ -292,9 +309,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(raw_error(error))
         if exchange is not None:
             exchange.break_off()
-            self._finish(exchange)
-        else:
-            self.close()
+        self._linger()
 
     # Time and room.
 

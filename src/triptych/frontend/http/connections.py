@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import resource
 import sys
@@ -14,11 +15,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from triptych.config.http import HttpConfig
-from triptych.contracts.errors import TooManyRequests, Unavailable
+from triptych.contracts.errors import TooManyRequests, TriptychError, Unavailable
 from triptych.contracts.stages import Sample
 
 if TYPE_CHECKING:
     from triptych.frontend.http.connection import Connection
+
+log = logging.getLogger("triptych.http")
 
 MAX_CONNECTIONS = 16_384
 MAX_FILES_KEPT = 512
@@ -28,7 +31,7 @@ MAX_SURPLUS = 16
 SURPLUS_S = 5.0
 """How long such a connection lives at most."""
 GRACE_S = 0.1
-"""A client has so long to begin its request before it may have to give way to another."""
+"""A client has so long to begin its request before it may have to give way to one that has not asked either."""
 CHECK_S = 1.0
 """Time limits are checked this often, or four times within the shortest of them."""
 
@@ -66,8 +69,8 @@ class Counts:
 
 
 _TEXTS = {
-    "refused_full": "Connections over --max-connections, on which only probes are answered.",
-    "refused_address": "Connections over --max-connections-per-address, on which only probes are answered.",
+    "refused_full": "Requests refused for --max-connections.",
+    "refused_address": "Requests refused for --max-connections-per-address.",
     "gave_way": "Idle or silent connections that were closed for new ones.",
     "malformed": "Connections closed for what was no HTTP.",
     "timed_out_head": "Connections closed after --head-timeout-s.",
@@ -85,9 +88,10 @@ class Connections:
         self.counts = Counts()
         self.open: set[Connection] = set()
         room = _files_left()
-        self.most = config.max_connections or MAX_CONNECTIONS
-        self.most = max(1, min(self.most, room - MAX_SURPLUS, room - room // 4))
         self.most_surplus = max(1, min(MAX_SURPLUS, room // 4))
+        self.most = min(config.max_connections or MAX_CONNECTIONS, room - self.most_surplus)
+        if self.most < config.max_connections:
+            log.warning("the limit on open files leaves room for %d connections, not --max-connections", self.most)
         self.most_per_address = config.max_connections_per_address or max(1, self.most // 2)
         self._all = Line()
         self._addresses: dict[str, Line] = {}
@@ -110,23 +114,46 @@ class Connections:
         now = asyncio.get_running_loop().time()
         if self._timer is None:
             self._check(now)
-        if one.line.count >= self.most_per_address and not self._make_room(one.line, now):
-            self.counts.refused_address += 1
-            one.refusal = TooManyRequests(
+        one.refusal = self._refusal(one, now - GRACE_S)
+        if one.refusal is None:
+            self._count(one)
+            self.head(one)
+        else:
+            self._take_surplus(one, now)
+
+    def asks(self, one: Connection) -> None:
+        """A request's head is there: an answer is expected on ``one``, which others that ask nothing give way to."""
+        if one.refusal is None:
+            self.busy(one)
+            return
+        one.refusal = self._refusal(one, asyncio.get_running_loop().time())
+        if one.refusal is None:
+            self._surplus.pop(one, None)
+            self._count(one)
+
+    def _refusal(self, one: Connection, silent_since: float) -> TriptychError | None:
+        """Why there is no room for ``one``, not even in place of one that is silent since so early a time."""
+        if one.line.count >= self.most_per_address and not self._make_room(one.line, silent_since):
+            return TooManyRequests(
                 f"{one.address} has {one.line.count} connections, the limit (--max-connections-per-address)",
                 code="too_many_connections",
             )
-        elif self._all.count >= self.most and not self._make_room(self._all, now):
-            self.counts.refused_full += 1
-            one.refusal = Unavailable(
+        if self._all.count >= self.most and not self._make_room(self._all, silent_since):
+            return Unavailable(
                 f"{self._all.count} connections are open, the limit (--max-connections)", code="too_many_connections"
             )
-        if one.refusal is not None:
-            self._take_surplus(one, now)
-            return
+        return None
+
+    def _count(self, one: Connection) -> None:
         self._all.count += 1
         one.line.count += 1
-        self.head(one)
+
+    def refused(self, one: Connection) -> None:
+        """Its request was refused for want of room."""
+        if isinstance(one.refusal, TooManyRequests):
+            self.counts.refused_address += 1
+        else:
+            self.counts.refused_full += 1
 
     def head(self, one: Connection) -> None:
         """A request's head is expected now, or the rest of a body that nobody reads."""
@@ -181,17 +208,14 @@ class Connections:
 
     # Room.
 
-    def _make_room(self, line: Line, now: float) -> bool:
+    def _make_room(self, line: Line, silent_since: float) -> bool:
         """Close the longest idle connection of ``line``, else the one that has been silent longest; False: no such."""
         first = next(iter(line.idle), None) or next(iter(line.heads), None)
-        if first is None or (first in line.heads and now - self._since(first) < GRACE_S):
+        if first is None or (first in line.heads and first.deadline - self.config.head_timeout_s > silent_since):
             return False
         self.counts.gave_way += 1
         self._drop(first)
         return True
-
-    def _since(self, one: Connection) -> float:
-        return one.deadline - self.config.head_timeout_s
 
     def _take_surplus(self, one: Connection, now: float) -> None:
         while len(self._surplus) >= self.most_surplus:
