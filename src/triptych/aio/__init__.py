@@ -1,1 +1,1 @@
-"""Helpers around an event loop: threads that compute beside it."""
+"""Helpers for event loops, threads and processes that know nothing of the rest."""

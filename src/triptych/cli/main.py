@@ -6,7 +6,10 @@ import argparse
 import sys
 
 from triptych import __version__
+from triptych.cli import stopping
 from triptych.contracts.errors import ConfigError
+
+_SERVING = ("up", "demo", "frontend", "worker", "nats")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if unknown:
             raise ConfigError(_unknown(args.command, unknown))
-        return int(args.func(args))
+        with stopping.guarded(stopping.STARTING if args.command in _SERVING else "stopped"):
+            return int(args.func(args))
     except ConfigError as error:
         print(f"triptych: error: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from triptych.cli import stopping
 from triptych.config import env
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 SWITCH_INTERVAL_S = 0.001
 """After so long a thread that computes lets another run, at Python's own default after 5 ms: the event loop must not
 wait for that at each of its turns."""
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def set_up_logging() -> None:
@@ -44,24 +43,19 @@ def set_up_logging() -> None:
 
 
 class Life:
-    """A process's way from start to stop. Until ``ready``, SIGINT and SIGTERM end it where it stands, also in
-    the middle of an engine's start, which holds the event loop; from then on they set ``stop``."""
+    """A process's way from start to stop. Until ``ready``, a stop signal ends it where it stands, also in the middle of
+    an engine's start, which holds the event loop; from then on the first one sets ``stop``."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: stopping.StopGuard) -> None:
         self.stop = asyncio.Event()
-        for number in _STOP_SIGNALS:
-            signal.signal(number, _interrupt)
+        self._guard = guard
+        guard.take_over()
 
     def ready(self, text: str) -> None:
         """Tell the supervisor, and whoever watches, that this process serves now."""
         loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, self.stop.set)
+        self._guard.ready(lambda: loop.call_soon_threadsafe(self.stop.set))
         print(f"triptych: ready {text}", flush=True)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
@@ -72,19 +66,18 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
     set_up_logging()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
-    async def live() -> None:
+    async def live(guard: stopping.StopGuard) -> None:
         signs = TaskSet()
         if (path := env.heartbeat()) is not None:
             signs.spawn(beat(path), "signs of life")
         try:
-            await main(Life())
+            await main(Life(guard))
         finally:
             await signs.close()
 
     try:
-        uvloop.run(live())
-    except KeyboardInterrupt:
-        return 130
+        with stopping.guarded(stopping.STARTING) as guard:
+            uvloop.run(live(guard))
     except (ConfigError, EngineFailed) as error:
         return _failed(error)
     except ExceptionGroup as errors:  # of tasks that the command waits for

@@ -63,12 +63,9 @@ def run(args: argparse.Namespace) -> int:
         flush=True,
     )
     outcomes: list[Outcome] = []
-    try:
-        for outcome in _outcomes(runs, asked, config.saturation_share):
-            print(report.table([outcome]) if not outcomes else report.line(outcome), flush=True)
-            outcomes.append(outcome)
-    except KeyboardInterrupt:
-        return 130
+    for outcome in _outcomes(runs, asked, config.saturation_share):
+        print(report.table([outcome]) if not outcomes else report.line(outcome), flush=True)
+        outcomes.append(outcome)
     if folder is not None:
         _write(folder, runs, outcomes)
     return 0

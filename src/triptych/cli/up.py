@@ -62,9 +62,9 @@ def override(graph: Graph, args: argparse.Namespace) -> Graph:
 
 
 def serve_graph(graph: Graph, session: Session) -> int:
-    """Serve until stopped; the exit status, 1 after one line that says what failed."""
+    """Serve until stopped. Returns the exit status: 1 after one line that says what failed, 128 and up for a signal."""
     from triptych.deploy.client import ApiError
-    from triptych.deploy.local import serve
+    from triptych.deploy.local import StoppedWhileStarting, serve
     from triptych.deploy.supervisor import StartFailed
 
     try:
@@ -72,6 +72,9 @@ def serve_graph(graph: Graph, session: Session) -> int:
     except (StartFailed, ApiError) as error:
         print(f"triptych: error: {error}", file=sys.stderr)
         return 1
+    except StoppedWhileStarting as stopped:
+        print(f"triptych: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     return 0
 
 

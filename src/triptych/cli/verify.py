@@ -42,18 +42,15 @@ def run(args: argparse.Namespace) -> int:
     if config.cases is not None:
         listed(config.cases)
     file = _writable(config.json)
-    try:
-        model = asyncio.run(_model(config))
-        reference = Reference(_folder(config.checkpoint, model), str(config.dtype), config.device)
-        cases = make_cases(chosen(config.cases, reference.takes), seed)
-        setting = _setting(config, model, reference, seed)
-        print(report.opening(setting), flush=True)
-        begun = time.monotonic()
-        questions = [(case, reference.expect(case.template_messages, case.media, config.max_tokens)) for case in cases]
-        print(f"reference: {len(cases)} answers in {time.monotonic() - begun:.1f} s\n\n{report.HEADING}", flush=True)
-        results = asyncio.run(_check(config, model, questions))
-    except KeyboardInterrupt:
-        return 130
+    model = asyncio.run(_model(config))
+    reference = Reference(_folder(config.checkpoint, model), str(config.dtype), config.device)
+    cases = make_cases(chosen(config.cases, reference.takes), seed)
+    setting = _setting(config, model, reference, seed)
+    print(report.opening(setting), flush=True)
+    begun = time.monotonic()
+    questions = [(case, reference.expect(case.template_messages, case.media, config.max_tokens)) for case in cases]
+    print(f"reference: {len(cases)} answers in {time.monotonic() - begun:.1f} s\n\n{report.HEADING}", flush=True)
+    results = asyncio.run(_check(config, model, questions))
     print(f"\n{report.verdict(results)}", flush=True)
     if file is not None:
         file.write_bytes(report.document(setting, results))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from triptych.aio.leftovers import PrivateFolder
 from triptych.config import env
 from triptych.contracts.spans import Mode
 from triptych.deploy.client import wait_for_workers
@@ -26,6 +26,14 @@ SUPERVISOR_NAME = "triptych"
 """What the supervisor's own lines start with."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedWhileStarting(Exception):
+    """A signal came before all processes were ready; all are gone."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped while starting ({signal.Signals(number).name})")
+        self.number = number
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +53,7 @@ Session = Callable[[Deployment, Stopper], Awaitable[None]]
 def serve(graph: Graph, session: Session) -> None:
     """Run ``graph`` until it is stopped by a signal or by ``session``. Leaves no process and no file.
 
-    Raises StartFailed, ApiError, and whatever ``session`` raises.
+    Raises StoppedWhileStarting, StartFailed, ApiError, and whatever ``session`` raises.
     """
     with _run_dir(graph.plane.run_dir) as run_dir:
         plane = msgspec.structs.replace(graph.plane, run_dir=run_dir)
@@ -58,8 +66,11 @@ def _run_dir(configured: str) -> Iterator[str]:
     if configured:
         yield configured
         return
-    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
-        yield folder
+    folder = PrivateFolder("triptych-")
+    try:
+        yield str(folder.path)
+    finally:
+        folder.close()
 
 
 async def _serve(graph: Graph, session: Session) -> None:
@@ -68,18 +79,24 @@ async def _serve(graph: Graph, session: Session) -> None:
     stop = Stopper()
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
+        if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # ignored under nohup
+            loop.add_signal_handler(number, stop.by_signal, number)
+    serving = False
 
     async def when_ready(reports: dict[str, Ready]) -> None:
+        nonlocal serving
         deployment = _deployment(graph, reports)
         for _ in range(graph.frontend.replicas * 2):  # each time another of those that share the port may answer
             await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
+        serving = True
         await session(deployment, stop)
 
     with tempfile.TemporaryDirectory(prefix="triptych-signs-", ignore_cleanup_errors=True) as signs:
         pulses = Pulses(Path(signs), graph.supervise.hang_timeout_s)
         supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text), pulses)
         await supervisor.run(stop, when_ready)
+    if stop.number and not serving:
+        raise StoppedWhileStarting(stop.number)
 
 
 def _deployment(graph: Graph, reports: dict[str, Ready]) -> Deployment:

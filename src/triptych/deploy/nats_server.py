@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from triptych.aio import leftovers
 from triptych.contracts.errors import ConfigError
 
 PROGRAM = "nats-server"
@@ -90,6 +91,7 @@ async def nats_server(
     program = _program()
     with tempfile.TemporaryDirectory(prefix="nats-", dir=_made(run_dir), ignore_cleanup_errors=True) as name:
         folder = Path(name)
+        leftovers.add(folder)
         config = folder / "nats-server.conf"  # the folder is this user's alone
         config.write_text(_configuration(host, port, token, folder), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
@@ -111,6 +113,7 @@ async def nats_server(
         finally:
             await server.stop()
             await reading
+            leftovers.discard(folder)
 
 
 def _program() -> str:

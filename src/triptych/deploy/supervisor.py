@@ -16,6 +16,8 @@ from triptych.deploy.restart import History, after_exit
 
 STOP_TIMEOUT_S = 9.5
 """From the wish to stop until what is left is killed."""
+STARTING_STOP_S = 3.5
+"""The part of it that processes get which are not ready yet; by themselves they end within a fraction of it."""
 KEPT_S: dict[Role, float] = {"worker": 1.5, "plane": 0.5}
 """The parts of it that are kept for these when those before them drain for long."""
 
@@ -39,6 +41,12 @@ class Stopper:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
+        self.number = 0
+        """Of the first signal that asked, if one did."""
+
+    def by_signal(self, number: int) -> None:
+        self.number = self.number or number
+        self()
 
     def __call__(self) -> None:
         (self.now if self.asked.is_set() else self.asked).set()
@@ -142,8 +150,15 @@ class Supervisor:
         await when_ready(dict(self._reports))
 
     async def _shut_down(self, stop: Stopper) -> None:
-        """SIGTERM in order, within ``STOP_TIMEOUT_S``; then, or at once when that is wished, SIGKILL."""
+        """SIGTERM in order, within ``STOP_TIMEOUT_S``; then, or at once when that is wished, SIGKILL.
+
+        What is not ready yet has nothing to finish: it gets SIGTERM first, and SIGKILL after ``STARTING_STOP_S``.
+        """
         deadline = time.monotonic() + STOP_TIMEOUT_S
+        for child in self._children.values():
+            if child.ready_at is None:
+                child.terminate()
+                asyncio.get_running_loop().call_later(STARTING_STOP_S, child.kill)
         roles = [role for role in SHUTDOWN_ORDER if self._of(role)]
         for place, role in enumerate(roles):
             for child in self._of(role):
@@ -152,9 +167,7 @@ class Supervisor:
             await self._wait_exited(role, deadline - reserve_s, stop.now)
         for child in self._children.values():
             child.kill()
-        for child in self._children.values():
-            await child.exited.wait()
-            await child.close()
+        await asyncio.gather(*(_ended(child) for child in self._children.values()))
 
     def _of(self, role: Role) -> list[Child]:
         names = {spec.name for spec in self._specs if spec.role == role}
@@ -171,6 +184,11 @@ class Supervisor:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _ended(child: Child) -> None:
+    await child.exited.wait()
+    await child.close()
 
 
 async def _raise_when(event: asyncio.Event) -> None:

@@ -41,6 +41,7 @@ from triptych.engines.base import Encoded, EngineOptions, EngineStats
 from triptych.engines.mock_answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock_args import MockArgs
 from triptych.engines.mock_pace import Pace, Turn
+from triptych.engines.mock_start import hold_start
 from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
 from triptych.media.decoder import MediaDecoder
 from triptych.media.naming import embedding_name
@@ -77,6 +78,8 @@ class MockEngine:
 
     async def start(self, transfer: Transfer) -> ModelCard:
         self._transfer = transfer
+        if self._args.start_s:
+            hold_start(self._args.start_s)
         checkpoint = self._checkpoint = load_checkpoint(self._options.model_path)
         self._family = family_of(checkpoint)
         if self._family.tokenises:

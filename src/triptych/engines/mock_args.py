@@ -31,6 +31,9 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     block_size: Annotated[int, Meta(gt=0)] = 16
     embedding_dtype: str = EMBEDDING_DTYPE
     """What its card says of embeddings; anything but float32 is a lie, for tests."""
+    start_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Time that the start takes. Its main thread waits in a loop that catches every exception, and beside it runs a
+    process that ignores stop signals, both as with real engines."""
     crash_after_tokens: Annotated[int, Meta(ge=0)] = 0
     """Kill this process, as a segmentation fault would, once so many tokens were made; 0: never."""
     hang_after_tokens: Annotated[int, Meta(ge=0)] = 0

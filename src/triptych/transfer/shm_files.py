@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from triptych.aio import leftovers
+
 FOLDER = Path("/dev/shm")
 _PREFIX = "triptych-"
 _ARENA = ".arena"
@@ -40,6 +42,8 @@ def create(folder: Path, owner: str) -> tuple[int, int]:
     """Descriptors of the new, empty arena and of the new, empty, locked table. Raises OSError."""
     path = table_path(folder, owner)
     new = path.with_name(path.name + _NEW)
+    for made in _paths(folder, owner):
+        leftovers.add(made)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     table = os.open(new, flags, 0o600)
     try:
@@ -77,6 +81,13 @@ def remove(folder: Path, owner: str) -> None:
     """Those who have the files mapped keep the memory until they let go of it."""
     arena_path(folder, owner).unlink(missing_ok=True)
     table_path(folder, owner).unlink(missing_ok=True)
+    for path in _paths(folder, owner):
+        leftovers.discard(path)
+
+
+def _paths(folder: Path, owner: str) -> tuple[Path, Path, Path]:
+    table = table_path(folder, owner)
+    return arena_path(folder, owner), table, table.with_name(table.name + _NEW)
 
 
 def remove_dead(folder: Path) -> None:

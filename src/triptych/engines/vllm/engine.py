@@ -23,7 +23,7 @@ from triptych.engines.vllm import kv
 from triptych.engines.vllm.continuation import resumed
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
-from triptych.engines.vllm.environment import without_compiler
+from triptych.engines.vllm.environment import with_private_sockets, without_compiler
 from triptych.engines.vllm.failures import first_line, in_our_terms
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.grammar.setup import check_backend
@@ -75,6 +75,7 @@ class VllmEngine:
             args = engine_args(self._options, checkpoint)
             for name, value in media_args(self._flags, self._options.span, checkpoint).items():
                 setattr(args, name, value)
+            with_private_sockets()
             self._join(args)
             self._tell(args)
             if args.enforce_eager:

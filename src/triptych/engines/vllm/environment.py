@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from importlib.metadata import PackageNotFoundError, version
 
+from triptych.aio.leftovers import PrivateFolder
 from triptych.config import env
+
+_SOCKETS = "VLLM_RPC_BASE_PATH"
+_MAX_FOLDER_BYTES = 60
+"""The path of a Unix socket has at most 107 bytes, of which vLLM takes 37 for a name."""
 
 
 def is_cpu_build() -> bool:
@@ -44,3 +50,19 @@ def without_compiler() -> None:
     """
     if is_cpu_build():
         env.set_default("TORCHDYNAMO_DISABLE", "1")
+
+
+def with_private_sockets() -> None:
+    """Have the sockets between vLLM's processes made in a folder that is removed when this process ends.
+
+    vLLM leaves them behind in the temporary folder when a process of it is killed. Nothing changes where the user has
+    named a folder, or where the path would be too long.
+    """
+    if env.is_set(_SOCKETS):
+        return
+    folder = PrivateFolder("triptych-vllm-")
+    if len(os.fsencode(folder.path)) > _MAX_FOLDER_BYTES:
+        folder.close()
+        return
+    atexit.register(folder.close)
+    env.set_default(_SOCKETS, str(folder.path))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -18,6 +17,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from triptych.aio.leftovers import PrivateFolder
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.kv_events import KvChange, Level
 from triptych.router.block_hash import MediumAt
@@ -151,12 +151,12 @@ class Channel:
     """Where an engine says what its KV cache holds: sockets in a folder that only this user can read."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="triptych-kv-")
-        self.endpoint, self.replay_endpoint = (f"ipc://{self._folder.name}/{name}" for name in ("events", "replay"))
+        self._folder = PrivateFolder("triptych-kv-")
+        self.endpoint, self.replay_endpoint = (f"ipc://{self._folder.path}/{name}" for name in ("events", "replay"))
 
     def close(self) -> None:
         """May be called twice."""
-        self._folder.cleanup()
+        self._folder.close()
 
 
 async def messages(endpoint: str, replay_endpoint: str) -> AsyncGenerator[bytes, None]:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from triptych.aio import leftovers
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
@@ -44,9 +45,11 @@ class LocalLease:
 
     async def start(self) -> None:
         """Raises ConfigError, after which nothing is left."""
+        leftovers.add(self._path)
         try:
             self._write()
         except OSError as error:
+            leftovers.discard(self._path)
             self._path.with_suffix(".part").unlink(missing_ok=True)
             raise ConfigError(f"cannot register in {self._path.parent}: {error.strerror}") from error
         self._tasks.spawn(self._beat(), f"heartbeat {self._path.stem}")
@@ -78,6 +81,7 @@ class LocalLease:
     async def withdraw(self) -> None:
         await self._tasks.close()
         self._path.unlink(missing_ok=True)
+        leftovers.discard(self._path)
 
 
 class _Seen(NamedTuple):

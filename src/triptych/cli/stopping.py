@@ -1,0 +1,155 @@
+"""Stop signals, whatever the main thread is doing.
+
+While an engine starts, its code holds the main thread in C, or in loops that catch every exception, so a handler that
+raises KeyboardInterrupt is not enough. Python's C-level handler writes the number of each signal to a pipe
+(``signal.set_wakeup_fd``), which a thread of its own reads here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from triptych.aio import leftovers
+from triptych.aio.descendants import adopt_orphans, kill_descendants
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STARTING = "stopped while starting"
+"""What is said of commands that serve, until they are ready."""
+KILL_LIMIT_S = 3.0
+"""Time limit for the processes below this one to end once they were killed."""
+
+_SIG_DFL = 0
+_libc_signal = ctypes.CDLL(None).signal
+_libc_signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_libc_signal.restype = ctypes.c_void_p
+
+
+class StopGuard:
+    """Ends this process when a stop signal comes; one for each process, made by ``guarded``.
+
+    Before ``ready``, the first signal ends the process at once, with all processes below it. From then on the first one
+    calls ``on_stop``, and the second ends the process at once.
+    """
+
+    def __init__(self, words: str) -> None:
+        """``words`` say on standard error what has happened when a signal comes before ``ready``."""
+        self._words = words
+        self._on_stop: Callable[[], object] | None = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._numbers = [number for number in STOP_SIGNALS if _is_heeded(number)]
+        self._before = {number: signal.signal(number, _leave_to_thread) for number in self._numbers}
+        self._fd_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        adopt_orphans()
+        self._thread = threading.Thread(target=self._watch, name="stop signals", daemon=True)
+        self._thread.start()
+
+    def take_over(self) -> None:
+        """Receive the signals again after an event loop began to run: uvloop takes the wake-up pipe for its own."""
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def ready(self, on_stop: Callable[[], object]) -> None:
+        """From now on call ``on_stop``, in another thread, for the first signal."""
+        with self._lock:
+            self._on_stop = on_stop
+            self._words = "stopped at once, by a second signal"
+        adopt_orphans(False)
+
+    def close(self) -> None:
+        """Put back what was there before. Does not return if the process is being ended."""
+        with self._lock:
+            if self._ended.is_set():
+                threading.Event().wait()
+            signal.set_wakeup_fd(self._fd_before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        os.close(self._writer)
+        self._thread.join()
+        os.close(self._reader)
+        adopt_orphans(False)
+
+    def reset_in_child(self) -> None:
+        """In a forked process: signals are its own, and do not reach its parent's thread."""
+        signal.set_wakeup_fd(-1)
+        for number in self._numbers:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def _watch(self) -> None:
+        while received := os.read(self._reader, 1):
+            if received[0] in self._numbers:
+                self._received(signal.Signals(received[0]))
+
+    def _received(self, number: signal.Signals) -> None:
+        with self._lock:
+            on_stop, self._on_stop = self._on_stop, None
+            if on_stop is None:
+                self._ended.set()
+        if on_stop is not None:
+            on_stop()
+        else:
+            self._end(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        for one in self._numbers:
+            _libc_signal(one, _SIG_DFL)  # should this hang, the next signal ends the process without it
+        _write_line(f"triptych: {self._words} ({number.name})")
+        _silence()
+        kill_descendants(KILL_LIMIT_S)
+        leftovers.remove_all()
+        os._exit(128 + number)
+
+
+_current: StopGuard | None = None
+
+
+@contextmanager
+def guarded(words: str = "stopped") -> Iterator[StopGuard]:
+    """Guard this process within the block, which must run in its main thread; an outer block's guard stays."""
+    global _current
+    if _current is not None:
+        yield _current
+        return
+    _current = guard = StopGuard(words)
+    try:
+        yield guard
+    finally:
+        guard.close()
+        _current = None
+
+
+def _reset_in_child() -> None:
+    if _current is not None:
+        _current.reset_in_child()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)
+
+
+def _is_heeded(number: signal.Signals) -> bool:
+    """False for SIGHUP under ``nohup``."""
+    return number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+
+
+def _leave_to_thread(number: int, frame: FrameType | None) -> None:
+    """Python's handler: without one, the number is not written to the pipe."""
+
+
+def _write_line(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def _silence() -> None:
+    """Throw away what the main thread says while the processes that it relies on are killed."""
+    with suppress(OSError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)

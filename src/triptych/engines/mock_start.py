@@ -1,0 +1,28 @@
+"""A start of the mock engine that is as hard to stop as a real engine's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+
+_STUBBORN = ("sh", "-c", "trap '' INT TERM HUP; sleep 600; true")
+_WAIT_S = 0.2
+
+
+def hold_start(duration_s: float) -> None:
+    """Block this thread for ``duration_s`` and ignore exceptions.
+
+    Beside it run a child and a grandchild that ignore stop signals, in a session of their own.
+    """
+    deadline = time.monotonic() + duration_s
+    child = subprocess.Popen(_STUBBORN, start_new_session=True)
+    try:
+        while (left_s := deadline - time.monotonic()) > 0:
+            with suppress(BaseException):
+                time.sleep(min(left_s, _WAIT_S))
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
