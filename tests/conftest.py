@@ -9,6 +9,7 @@ import pytest
 
 from support.evidence import Evidence, proves
 from support.nats_server import NatsServer, nats_server
+from triptych.config import credentials
 
 __all__ = ["proves"]
 
@@ -18,6 +19,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set for Triptych must not reach the tests."""
     for name in ("RUN_DIR", "TOKEN", "API_KEY", "LOG_LEVEL", "NATS_PASSWORD", "NATS_TOKEN"):
         monkeypatch.delenv(f"TRIPTYCH_{name}", raising=False)
+        monkeypatch.delenv(f"TRIPTYCH_{name}_FILE", raising=False)
+    credentials.read()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
 from triptych.frontend import server as frontend_server
+from triptych.planes import run_dir
 from triptych.planes.discovery import local
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.request.tcp_client import TcpRequestClient
@@ -194,6 +195,7 @@ async def deployment(
     """
     with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, quick_discovery():
         deployed = Deployed(Path(folder))
+        token = token or run_dir.token(deployed.run_dir)
         try:
             for place, span in enumerate(spans or ["epd"] * workers):
                 named = {"span": Span(span), "instance_name": f"{span}-{place}"} if spans else {}

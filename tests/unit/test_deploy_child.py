@@ -24,6 +24,8 @@ SUPERVISOR = f"""
 import signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {LAUNCH!r}, "worker"], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, start_new_session=True)
+child.stdin.write(b"{{}}\\n")
+child.stdin.flush()
 print(child.stdout.readline().decode(), end="", flush=True)
 signal.pause()
 """

@@ -60,7 +60,7 @@ def test_a_full_graph_becomes_command_lines(tmp_path: Path) -> None:
         "--router-policy=round-robin",
         "--namespace=blue",
     )
-    assert frontend.env == {"TRIPTYCH_API_KEY": "geheim"}, "a flag would show the key in `ps`"
+    assert (frontend.secrets, frontend.env) == ({"TRIPTYCH_API_KEY": "geheim"}, {})
     assert (big_0.name, big_1.name, other.name) == ("big-0", "big-1", "epd-0")
     assert big_1.command == tuple(word.replace("big-0", "big-1") for word in big_0.command)
     assert big_0.command[:4] == (*launch, "worker")

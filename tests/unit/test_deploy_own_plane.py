@@ -21,20 +21,21 @@ def graph(**plane: str) -> Graph:
     return parse_graph({"model": "demo", "run-dir": "/run/x", "workers": workers, **plane})
 
 
-def test_a_server_comes_first_and_its_secret_is_in_the_environment() -> None:
+def test_a_server_comes_first_and_its_secret_is_in_no_environment() -> None:
     server, frontend, worker = specs_with_plane(graph(plane="nats"))
-    token = server.env["TRIPTYCH_NATS_TOKEN"]
+    token = server.secrets["TRIPTYCH_NATS_TOKEN"]
     assert (server.name, server.role) == ("nats", "plane")
     assert server.command[:4] == (sys.executable, "-m", "triptych.deploy.child", "nats")
     port = next(word.removeprefix("--port=") for word in server.command if word.startswith("--port="))
     assert "--run-dir=/run/x" in server.command
     for spec in (frontend, worker):
         assert f"--plane=nats://127.0.0.1:{port}" in spec.command
-        assert spec.env["TRIPTYCH_NATS_TOKEN"] == token
+        assert spec.secrets["TRIPTYCH_NATS_TOKEN"] == token
     assert worker.env["X"] == "1"
     assert len(token) >= 24
-    assert not any(token in word for spec in (server, frontend, worker) for word in spec.command)
-    assert specs_with_plane(graph(plane="nats"))[0].env["TRIPTYCH_NATS_TOKEN"] != token
+    for spec in (server, frontend, worker):
+        assert not any(token in word for word in (*spec.command, *spec.env.values()))
+    assert specs_with_plane(graph(plane="nats"))[0].secrets["TRIPTYCH_NATS_TOKEN"] != token
 
 
 def test_other_planes_are_left_alone() -> None:

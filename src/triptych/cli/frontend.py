@@ -8,7 +8,7 @@ import msgspec
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
-from triptych.config import env
+from triptych.config import credentials
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig
@@ -36,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     async def main(life: process.Life) -> None:
         config = read_options(args, FrontendConfig)
         if config.api_key is None:
-            config = msgspec.structs.replace(config, api_key=env.api_key())
+            config = msgspec.structs.replace(config, api_key=credentials.api_key())
         limits = read_options(args, MediaLimits)
         routes = read_options(args, RouterConfig)
         plane = read_options(args, PlaneConfig)
         tls = process.tls_files(plane).for_calling()
-        client = TcpRequestClient(env.plane_token(), tls)
+        client = TcpRequestClient(process.plane_token(plane), tls)
         discovery = Reachable(process.discovery(plane), tls=tls is not None)
         events = process.event_source(plane, client)
         settle()

@@ -7,6 +7,7 @@ import sys
 
 from triptych import __version__
 from triptych.cli import stopping
+from triptych.config import credentials
 from triptych.contracts.errors import ConfigError
 
 _SERVING = ("up", "demo", "frontend", "worker", "nats")
@@ -35,11 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if unknown:
             raise ConfigError(_unknown(args.command, unknown))
+        credentials.read()
         with stopping.guarded(stopping.STARTING if args.command in _SERVING else "stopped"):
-            return int(args.func(args))
+            status = int(args.func(args))
     except ConfigError as error:
         print(f"triptych: error: {error}", file=sys.stderr)
         return 2
+    if argv is None and args.command in _SERVING:
+        stopping.leave(status)
+    return status
 
 
 def _unknown(command: str, words: list[str]) -> str:

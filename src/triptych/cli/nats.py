@@ -8,7 +8,7 @@ import sys
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
-from triptych.config import env
+from triptych.config import credentials, env
 from triptych.config.nats import NatsServerConfig
 from triptych.contracts.errors import ConfigError
 
@@ -30,9 +30,10 @@ def run(args: argparse.Namespace) -> int:
         from triptych.deploy.nats_server import nats_server
         from triptych.planes.request.tcp_server import is_loopback
 
-        token = env.nats_token()
+        token = credentials.nats_token()
         if token is None and not is_loopback(config.host):
-            raise ConfigError(f"listening on {config.host} needs a shared token: set {env.NATS_TOKEN} in every process")
+            name = credentials.NATS_TOKEN
+            raise ConfigError(f"listening on {config.host} needs a shared token: set {name} in every process")
         async with nats_server(config.host, config.port, token, env.run_dir(config.run_dir), _complain) as server:
             life.ready(f"nats {server.url}")
             stopping, ending = asyncio.create_task(life.stop.wait()), asyncio.create_task(server.ended())

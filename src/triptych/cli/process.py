@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from triptych.cli import stopping
-from triptych.config import env
+from triptych.config import credentials, env
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
 from triptych.demo import MODELS
 from triptych.models.names import model_folder
+from triptych.planes import run_dir
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.events.base import Publisher, Source
 from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.request.base import RequestClient
+from triptych.planes.request.tcp_server import is_loopback
 from triptych.planes.request.tls import TlsFiles
 from triptych.runtime.heartbeat import beat
 from triptych.runtime.tasks import TaskSet
@@ -114,6 +116,17 @@ def discovery(config: PlaneConfig) -> Discovery:
     raise ConfigError(f"unknown plane {config.plane!r}; known: local, nats://host:4222, tls://host:4222")
 
 
+def plane_token(config: PlaneConfig, host: str = "localhost") -> str | None:
+    """Return the token that workers want to hear from frontends; ``host`` is where a worker listens.
+
+    The user's goes first. Without one, processes that share a run directory share the token in it. Off loopback there
+    are others who cannot have that one: None. Raises ConfigError.
+    """
+    if (token := credentials.plane_token()) or config.plane != "local" or not is_loopback(host):
+        return token
+    return run_dir.token(env.run_dir(config.run_dir))
+
+
 def tls_files(config: PlaneConfig) -> TlsFiles:
     return TlsFiles(cert=config.tls_cert, key=config.tls_key, ca=config.tls_ca)
 
@@ -130,7 +143,7 @@ def _nats_discovery(config: PlaneConfig) -> Discovery:
 def _nats_access(config: PlaneConfig) -> NatsAccess:
     from triptych.planes.nats_access import NatsSecrets, read_access
 
-    secrets = NatsSecrets(password=env.nats_password(), token=env.nats_token())
+    secrets = NatsSecrets(password=credentials.nats_password(), token=credentials.nats_token())
     return read_access(
         config.plane,
         secrets,
@@ -151,7 +164,7 @@ def event_publisher(config: PlaneConfig, host: str) -> Publisher:
         if config.events == "zmq":
             from triptych.planes.events.zeromq import ZmqOutlet
 
-            return PubSubPublisher(ZmqOutlet(host, env.plane_token()))
+            return PubSubPublisher(ZmqOutlet(host, plane_token(config, host)))
         from triptych.planes.events.jetstream import JetStreamOutlet
 
         return PubSubPublisher(JetStreamOutlet(_nats_access(config), config.namespace))
@@ -167,7 +180,7 @@ def event_source(config: PlaneConfig, client: RequestClient) -> Source:
         if config.events == "zmq":
             from triptych.planes.events.zeromq import ZmqInlet
 
-            return PubSubSource(client, ZmqInlet(env.plane_token()))
+            return PubSubSource(client, ZmqInlet(plane_token(config)))
         from triptych.planes.events.jetstream import JetStreamInlet
 
         return PubSubSource(client, JetStreamInlet(_nats_access(config), config.namespace))

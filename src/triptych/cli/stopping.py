@@ -7,13 +7,16 @@ raises KeyboardInterrupt is not enough. Python's C-level handler writes the numb
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from triptych.aio import leftovers
 from triptych.aio.descendants import adopt_orphans, kill_descendants
@@ -105,6 +108,20 @@ class StopGuard:
         kill_descendants(KILL_LIMIT_S)
         leftovers.remove_all()
         os._exit(128 + number)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process, which has closed everything, and kill what is still below it.
+
+    Taking the interpreter apart takes seconds where torch was imported, and is left out.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    kill_descendants(KILL_LIMIT_S)
+    leftovers.remove_all()
+    os._exit(status)
 
 
 _current: StopGuard | None = None

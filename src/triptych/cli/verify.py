@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triptych.cli.options import add_options, read_options
-from triptych.config import env
+from triptych.config import credentials
 from triptych.config.verify import VerifyConfig
 from triptych.contracts.errors import ConfigError
 
@@ -98,7 +98,7 @@ async def _model(config: VerifyConfig) -> str:
     from triptych.verify.ask import connect
     from triptych.verify.check import model_to_ask
 
-    async with connect(config.url, config.api_key or env.api_key(), config.timeout_s) as deployment:
+    async with connect(config.url, config.api_key or credentials.api_key(), config.timeout_s) as deployment:
         return await model_to_ask(deployment, config.url, config.model)
 
 
@@ -107,6 +107,6 @@ async def _check(config: VerifyConfig, model: str, questions: Questions) -> list
     from triptych.verify.check import Check
     from triptych.verify.report import lines
 
-    async with connect(config.url, config.api_key or env.api_key(), config.timeout_s) as deployment:
+    async with connect(config.url, config.api_key or credentials.api_key(), config.timeout_s) as deployment:
         check = Check(deployment, model, config.max_tokens, config.concurrency)
         return await check.run(questions, lambda result: print(lines(result), flush=True))

@@ -7,7 +7,6 @@ import logging
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
-from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.config.serve import PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
@@ -65,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
                 args=tuple(args.engine_args),
             )
         )
-        server = TcpRequestServer(
-            config.host, config.port, max_in_flight=config.max_in_flight, token=env.plane_token(), tls=tls
-        )
+        token = process.plane_token(plane, config.host)
+        server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls)
         publisher = process.event_publisher(plane, config.host)
         worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer), publisher)
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)

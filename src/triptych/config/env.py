@@ -1,22 +1,24 @@
-"""The environment, read here and nowhere else."""
+"""The environment, read here and nowhere else. Secrets in it are for ``config.credentials``."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from triptych.contracts.errors import ConfigError
 
 RUN_DIR = "TRIPTYCH_RUN_DIR"
-TOKEN = "TRIPTYCH_TOKEN"
-API_KEY = "TRIPTYCH_API_KEY"
 LOG_LEVEL = "TRIPTYCH_LOG_LEVEL"
 HEARTBEAT = "TRIPTYCH_HEARTBEAT"
-NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
-NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+_libc = ctypes.CDLL(None)
+_libc.getenv.argtypes = [ctypes.c_char_p]
+_libc.getenv.restype = ctypes.c_void_p
 
 
 def run_dir(configured: str = "") -> Path:
@@ -27,26 +29,6 @@ def run_dir(configured: str = "") -> Path:
         return Path(from_env)
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base) / f"triptych-{os.getuid()}"
-
-
-def plane_token() -> str | None:
-    """Shared secret of the request plane; required of listeners that are not on loopback."""
-    return os.environ.get(TOKEN) or None
-
-
-def api_key() -> str | None:
-    """Key that clients must send, unless it is given as a flag (which other users' ``ps`` would show)."""
-    return os.environ.get(API_KEY) or None
-
-
-def nats_password() -> str | None:
-    """Password of the user that the plane's URL names."""
-    return os.environ.get(NATS_PASSWORD) or None
-
-
-def nats_token() -> str | None:
-    """What a NATS server with one shared token wants."""
-    return os.environ.get(NATS_TOKEN) or None
 
 
 def model_files_cache(configured: str = "") -> Path:
@@ -94,7 +76,19 @@ def has_default(name: str, value: str) -> bool:
     return os.environ.get(name) == value
 
 
-def child_environment(extra: dict[str, str]) -> dict[str, str]:
+def take(name: str) -> str | None:
+    """Remove a variable from the environment and return its value. None: it is not set, or empty.
+
+    Its value is overwritten in memory too, since ``/proc/self/environ`` shows what the process was started with.
+    """
+    if name not in os.environ:
+        return None
+    if address := _libc.getenv(os.fsencode(name)):
+        ctypes.memset(address, 0, len(ctypes.string_at(address)))
+    return os.environ.pop(name) or None
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with ``extra`` laid over it, for a child."""
     return {**os.environ, **extra}
 

@@ -1,17 +1,20 @@
 """Start of a supervised process: runs the ``triptych`` command so that it cannot outlive its supervisor.
 
-The supervisor holds the other end of standard input and never writes to it: when it ends, however it ends,
-the pipe does too. The process then has ``GRACE_S`` to drain before its whole group, engine processes
-included, is killed. It is started as the leader of a process group of its own.
+The supervisor holds the other end of standard input and writes one line to it, the process's secrets as a JSON object.
+When it ends, however it ends, the pipe does too. The process then has ``GRACE_S`` to drain before its whole group,
+engine processes included, is killed. It is started as the leader of a process group of its own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import signal
 import sys
 import threading
+
+from triptych.config import credentials
 
 GRACE_S = 10.0
 
@@ -21,6 +24,7 @@ def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
     orphaned = threading.Event()
     lifeline = os.dup(0)  # not inherited by what this process starts
     _close_stdin()
+    credentials.receive(json.loads(_line(lifeline) or b"{}"))
     watch = threading.Thread(target=_watch, args=(lifeline, orphaned, grace_s), name="supervisor watch", daemon=True)
     watch.start()
     sys.argv[0] = module
@@ -29,6 +33,16 @@ def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
     finally:
         if orphaned.is_set():
             os.killpg(0, signal.SIGKILL)
+
+
+def _line(lifeline: int) -> bytes:
+    """The first line, or nothing where the supervisor has ended."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (data := os.read(lifeline, 1)):
+            return b""
+        line += data
+    return line
 
 
 def _close_stdin() -> None:

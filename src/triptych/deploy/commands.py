@@ -11,8 +11,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from triptych.config import env
+from triptych.config import credentials
 from triptych.deploy.graph import FrontendNode, Graph, WorkerNode, kebab
+from triptych.planes.request.tcp_server import is_loopback
+
+_OF_WORKERS = (credentials.TOKEN, credentials.NATS_PASSWORD, credentials.NATS_TOKEN)
+"""Secrets that workers need; the key that clients send is not among them."""
 
 Role = Literal["frontend", "worker", "plane"]
 
@@ -25,28 +29,38 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     command: tuple[str, ...]
     env: dict[str, str] = {}
-    """Laid over the supervisor's own environment."""
+    """Laid over the supervisor's own environment. No secrets: those of the same user could read them there."""
+    secrets: dict[str, str] = {}
+    """By the names of ``config.credentials``; sent through a pipe."""
 
 
-def child_specs(graph: Graph) -> tuple[ChildSpec, ...]:
-    """The processes of ``graph``, the frontend first. Its run directory must be set already."""
+def child_specs(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]:
+    """The processes of ``graph``, the frontend first. Its run directory must be set already.
+
+    They share ``token`` where the user has set none, but for workers that other hosts can reach: their frontends there
+    could not know it.
+    """
     plane = flags(graph.plane)
     workers = (
-        _worker_spec(worker, index, plane) for worker in graph.workers for index in range(worker.placement.replicas)
+        _worker_spec(worker, index, plane, token)
+        for worker in graph.workers
+        for index in range(worker.placement.replicas)
     )
-    return (*_frontend_specs(graph.frontend, plane), *workers)
+    return (*_frontend_specs(graph.frontend, plane, token), *workers)
 
 
-def _frontend_specs(node: FrontendNode, plane: tuple[str, ...]) -> Iterator[ChildSpec]:
+def _frontend_specs(node: FrontendNode, plane: tuple[str, ...], token: str | None) -> Iterator[ChildSpec]:
     config = node.config
-    secrets = {env.API_KEY: config.api_key} if config.api_key else {}  # a flag would show in other users' `ps`
+    secrets = _shared(token) | credentials.some(credentials.NAMES)
+    if config.api_key:  # a flag would show in other users' `ps`
+        secrets[credentials.API_KEY] = config.api_key
     public = replace(config, api_key=None)
     if node.replicas > 1:
         public = replace(public, port=config.port or _free_port(config.host), reuse_port=True)
     command = (*launch("frontend"), *flags(public, node.media, node.router), *plane)
     for index in range(node.replicas):
         name = f"frontend-{index}" if node.replicas > 1 else "frontend"
-        yield ChildSpec(name=name, role="frontend", command=command, env=secrets)
+        yield ChildSpec(name=name, role="frontend", command=command, secrets=secrets)
 
 
 def _free_port(host: str) -> int:
@@ -72,17 +86,28 @@ def _flag(name: str, value: Any) -> str:
     return f"--{kebab(name)}={value.value if isinstance(value, Enum) else value}"
 
 
-def _worker_spec(worker: WorkerNode, index: int, plane: tuple[str, ...]) -> ChildSpec:
+def _worker_spec(worker: WorkerNode, index: int, plane: tuple[str, ...], token: str | None) -> ChildSpec:
     placement = worker.placement
     name = f"{worker.config.name}-{index}"
     config = worker.config if worker.config.instance_name else replace(worker.config, instance_name=name)
+    given = {name: str(value) for name, value in placement.env.items()}
+    secrets = {
+        **_shared(token if is_loopback(config.host) else None),
+        **credentials.some(_OF_WORKERS),
+        **{name: given.pop(name) for name in credentials.NAMES if name in given},
+    }
     engine_args = ("--", *map(str, placement.args)) if placement.args else ()
     return ChildSpec(
         name=name,
         role="worker",
         command=(*launch("worker"), *flags(config, worker.media, worker.transfer), *plane, *engine_args),
-        env={name: str(value) for name, value in placement.env.items()},
+        env=given,
+        secrets=secrets,
     )
+
+
+def _shared(token: str | None) -> dict[str, str]:
+    return {} if token is None else {credentials.TOKEN: token}
 
 
 def launch(command: str) -> tuple[str, ...]:

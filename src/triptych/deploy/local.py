@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from triptych.aio.leftovers import PrivateFolder
-from triptych.config import env
+from triptych.config import credentials
 from triptych.contracts.spans import Mode
 from triptych.deploy.client import wait_for_workers
 from triptych.deploy.graph import Graph
@@ -21,6 +22,7 @@ from triptych.deploy.own_plane import specs_with_plane
 from triptych.deploy.pulse import Pulses
 from triptych.deploy.report import Ready
 from triptych.deploy.supervisor import Stopper, Supervisor
+from triptych.planes.run_dir import token as run_dir_token
 
 SUPERVISOR_NAME = "triptych"
 """What the supervisor's own lines start with."""
@@ -57,7 +59,8 @@ def serve(graph: Graph, session: Session) -> None:
     """
     with _run_dir(graph.plane.run_dir) as run_dir:
         plane = msgspec.structs.replace(graph.plane, run_dir=run_dir)
-        asyncio.run(_serve(msgspec.structs.replace(graph, plane=plane), session))
+        token = run_dir_token(Path(run_dir))
+        asyncio.run(_serve(msgspec.structs.replace(graph, plane=plane), token, session))
 
 
 @contextmanager
@@ -73,8 +76,8 @@ def _run_dir(configured: str) -> Iterator[str]:
         folder.close()
 
 
-async def _serve(graph: Graph, session: Session) -> None:
-    specs = specs_with_plane(graph)
+async def _serve(graph: Graph, token: str, session: Session) -> None:
+    specs = specs_with_plane(graph, token)
     terminal = Terminal(sys.stderr, [SUPERVISOR_NAME, *(spec.name for spec in specs)])
     stop = Stopper()
     loop = asyncio.get_running_loop()
@@ -102,5 +105,5 @@ async def _serve(graph: Graph, session: Session) -> None:
 def _deployment(graph: Graph, reports: dict[str, Ready]) -> Deployment:
     models = sorted({report.model for report in reports.values() if report.model})
     url = next((report.url for report in reports.values() if report.url), "")
-    api_key = graph.frontend.config.api_key or env.api_key()
+    api_key = graph.frontend.config.api_key or credentials.api_key()
     return Deployment(url=url, models=tuple(models), modes=graph.modes, api_key=api_key)

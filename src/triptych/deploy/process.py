@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -20,15 +21,15 @@ KEPT_ERROR_LINES = 50
 OUTPUT_TIMEOUT_S = 2.0
 """For the pipes to close once the process group is dead; a process that left the group may hold them."""
 
-_STDOUT, _STDERR = 1, 2
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class Child(asyncio.SubprocessProtocol):
     """A process in a session of its own, so that a terminal's Ctrl-C does not reach it.
 
     ``on_ready`` is called for its ready line; ``exited`` is set by its end, after which nothing of its group
-    is alive. The pipe to its standard input stays open and unused: ``deploy.child`` takes its closing as the
-    supervisor's end.
+    is alive. The pipe to its standard input carries one line, its secrets, and stays open: ``deploy.child`` takes its
+    closing as the supervisor's end.
     """
 
     def __init__(
@@ -60,11 +61,17 @@ class Child(asyncio.SubprocessProtocol):
             env=environment,
             start_new_session=True,
         )
+        child.send_secrets(spec.secrets)
         return child
 
     @property
     def pid(self) -> int:
         return self._process().get_pid()
+
+    def send_secrets(self, secrets: dict[str, str]) -> None:
+        """Write the line that ``deploy.child`` reads first. A process that has ended already takes nothing."""
+        pipe = self._process().get_pipe_transport(_STDIN)
+        cast(asyncio.WriteTransport, pipe).write(json.dumps(secrets).encode() + b"\n")
 
     async def cause(self) -> str:
         """Why it ended, in one line; waits for the last of its output. Only after ``exited``."""

@@ -24,6 +24,7 @@ from triptych.aio import leftovers
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
+from triptych.planes.run_dir import make as make_run_dir
 from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.discovery")
@@ -110,18 +111,18 @@ class LocalDiscovery:
 
     def __init__(self, run_dir: Path, namespace: str) -> None:
         self._run_dir, self._folder = run_dir, run_dir / namespace / "instances"
+        make_run_dir(run_dir)
         try:
             self._make_folder()
         except OSError as error:
             raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
-        if run_dir.stat().st_uid != os.getuid():
-            raise ConfigError(f"run directory {run_dir} belongs to another user; choose one with --run-dir")
         self._decoder = msgspec.json.Decoder(Instance)
         self._ignored: set[tuple[str, int]] = set()
 
     def _make_folder(self) -> None:
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
 
     async def register(self, instance: Instance) -> LocalLease:
         self._sweep()

@@ -1,0 +1,84 @@
+"""Secrets: read once when a command starts, and from then on in no environment and on no command line.
+
+Each may be given as a variable, or as the name of a file in the variable's name with ``_FILE`` behind it. Processes of
+``triptych up`` have theirs from their supervisor, through a pipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from triptych.config import env
+from triptych.contracts.errors import ConfigError
+
+TOKEN = "TRIPTYCH_TOKEN"
+API_KEY = "TRIPTYCH_API_KEY"
+NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
+NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
+NAMES = (TOKEN, API_KEY, NATS_PASSWORD, NATS_TOKEN)
+MAX_FILE_BYTES = 64 * 1024
+
+_received: dict[str, str] = {}
+_known: dict[str, str] = {}
+
+
+def receive(values: Mapping[str, str]) -> None:
+    """Take over what a supervisor has sent. These go before what ``read`` finds."""
+    _received.update({name: values[name] for name in NAMES if name in values})
+
+
+def read() -> None:
+    """Read this process's secrets and remove them from its environment.
+
+    Raises ConfigError for a file that cannot be read, and where a secret is given twice.
+    """
+    _known.clear()
+    for name in NAMES:
+        value, file = env.take(name), env.take(file_variable(name))
+        if value and file:
+            raise ConfigError(f"{name} and {file_variable(name)} are both set; set one of them")
+        if found := value or (_content(file_variable(name), Path(file)) if file else None):
+            _known[name] = found
+    _known.update(_received)
+
+
+def some(names: Iterable[str]) -> dict[str, str]:
+    """Return those of ``names`` that are known, for a child that needs them."""
+    return {name: _known[name] for name in names if _known.get(name)}
+
+
+def plane_token() -> str | None:
+    """Shared secret of the request plane and of ZMQ's event ports, as the user has set it."""
+    return _known.get(TOKEN) or None
+
+
+def api_key() -> str | None:
+    """Key that clients must send, unless it is given as a flag (which other users' ``ps`` would show)."""
+    return _known.get(API_KEY) or None
+
+
+def nats_password() -> str | None:
+    """Password of the user that the plane's URL names."""
+    return _known.get(NATS_PASSWORD) or None
+
+
+def nats_token() -> str | None:
+    """Token that a NATS server wants, or that ``triptych nats`` is to want."""
+    return _known.get(NATS_TOKEN) or None
+
+
+def file_variable(name: str) -> str:
+    return f"{name}_FILE"
+
+
+def _content(variable: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"{variable}={path}: cannot be read: {reason}") from error
+    if not text or "\n" in text:
+        raise ConfigError(f"{variable}={path}: must hold one line")
+    return text
