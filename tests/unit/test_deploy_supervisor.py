@@ -33,6 +33,13 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("triptych: ready worker w model=m", flush=True)
 while True: signal.pause()
 """
+STARTING = """
+import signal, time
+def told(*_): print("told", flush=True)
+signal.signal(signal.SIGTERM, {handler})
+print("begun", flush=True)
+while True: time.sleep(1)
+"""
 WITH_HELPER = """
 import subprocess, sys
 helper = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -174,6 +181,21 @@ def test_a_process_that_ignores_sigterm_is_killed_in_time() -> None:
     stage.run(when_ready)
 
     assert time.monotonic() - begun < supervisor_module.STOP_TIMEOUT_S + 1.0
+
+
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "told"])
+def test_a_process_that_is_not_ready_is_told_once_and_given_little_time(
+    monkeypatch: pytest.MonkeyPatch, handler: str
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STARTING_STOP_S", 0.5)
+    stage = Stage(spec("frontend", OBEDIENT, "frontend"), spec("w-0", STARTING.replace("{handler}", handler)))
+    stage.hooks["w-0: begun"] = stage.stop
+    begun = time.monotonic()
+
+    stage.run()
+
+    assert time.monotonic() - begun < 5, "not the whole of STOP_TIMEOUT_S"
+    assert len(stage.said("told")) == (handler == "told")
 
 
 def test_the_time_to_stop_is_within_ten_seconds() -> None:

@@ -29,19 +29,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    own, engine_args = _split_at_dashes(words)
-    args, unknown = build_parser().parse_known_args(own)
-    args.engine_args = engine_args
-    try:
-        if unknown:
-            raise ConfigError(_unknown(args.command, unknown))
-        credentials.read()
-        with stopping.guarded(stopping.STARTING if args.command in _SERVING else "stopped"):
+    """Run the command in ``argv``, or in this process's own words, after which the process may end with it."""
+    own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
+    with stopping.guarded() as guard:
+        args, unknown = build_parser().parse_known_args(own)
+        args.engine_args = engine_args
+        if args.command in _SERVING:
+            guard.words = stopping.STARTING
+        try:
+            if unknown:
+                raise ConfigError(_unknown(args.command, unknown))
+            credentials.read()
             status = int(args.func(args))
-    except ConfigError as error:
-        print(f"triptych: error: {error}", file=sys.stderr)
-        return 2
+        except ConfigError as error:
+            print(f"triptych: error: {error}", file=sys.stderr)
+            return 2
     if argv is None and args.command in _SERVING:
         stopping.leave(status)
     return status

@@ -78,7 +78,7 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
             await signs.close()
 
     try:
-        with stopping.guarded(stopping.STARTING) as guard:
+        with stopping.guarded() as guard:
             uvloop.run(live(guard))
     except (ConfigError, EngineFailed) as error:
         return _failed(error)

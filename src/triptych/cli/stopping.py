@@ -41,8 +41,8 @@ class StopGuard:
     """
 
     def __init__(self, words: str) -> None:
-        """``words`` say on standard error what has happened when a signal comes before ``ready``."""
-        self._words = words
+        self.words = words
+        """What is said on standard error when a signal ends the process."""
         self._on_stop: Callable[[], object] | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -63,7 +63,7 @@ class StopGuard:
         """From now on call ``on_stop``, in another thread, for the first signal."""
         with self._lock:
             self._on_stop = on_stop
-            self._words = "stopped at once, by a second signal"
+            self.words = "stopped at once, by a second signal"
         adopt_orphans(False)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class StopGuard:
     def _end(self, number: signal.Signals) -> None:
         for one in self._numbers:
             _libc_signal(one, _SIG_DFL)  # should this hang, the next signal ends the process without it
-        _write_line(f"triptych: {self._words} ({number.name})")
+        _write_line(f"triptych: {self.words} ({number.name})")
         _silence()
         kill_descendants(KILL_LIMIT_S)
         leftovers.remove_all()

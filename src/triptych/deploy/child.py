@@ -7,6 +7,7 @@ engine processes included, is killed. It is started as the leader of a process g
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import runpy
@@ -28,11 +29,14 @@ def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
     watch = threading.Thread(target=_watch, args=(lifeline, orphaned, grace_s), name="supervisor watch", daemon=True)
     watch.start()
     sys.argv[0] = module
-    try:
-        runpy.run_module(module, run_name="__main__")
-    finally:
-        if orphaned.is_set():
-            os.killpg(0, signal.SIGKILL)
+    atexit.register(_end_orphans, orphaned)
+    runpy.run_module(module, run_name="__main__")
+
+
+def _end_orphans(orphaned: threading.Event) -> None:
+    """Kill the process group, helpers included, where no supervisor is left to do so."""
+    if orphaned.is_set():
+        os.killpg(0, signal.SIGKILL)
 
 
 def _line(lifeline: int) -> bytes:

@@ -155,14 +155,15 @@ class Supervisor:
         What is not ready yet has nothing to finish: it gets SIGTERM first, and SIGKILL after ``STARTING_STOP_S``.
         """
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for child in self._children.values():
-            if child.ready_at is None:
-                child.terminate()
-                asyncio.get_running_loop().call_later(STARTING_STOP_S, child.kill)
+        starting = [child for child in self._children.values() if child.ready_at is None]
+        for child in starting:
+            child.terminate()
+            asyncio.get_running_loop().call_later(STARTING_STOP_S, child.kill)
         roles = [role for role in SHUTDOWN_ORDER if self._of(role)]
         for place, role in enumerate(roles):
             for child in self._of(role):
-                child.terminate()
+                if child not in starting:  # a second signal would cut its clean-up short
+                    child.terminate()
             reserve_s = sum(KEPT_S[later] for later in roles[place + 1 :])
             await self._wait_exited(role, deadline - reserve_s, stop.now)
         for child in self._children.values():

@@ -24,6 +24,7 @@ from triptych.aio import leftovers
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
+from triptych.planes.run_dir import TOKEN_FILE
 from triptych.planes.run_dir import make as make_run_dir
 from triptych.runtime.tasks import TaskSet
 
@@ -40,8 +41,9 @@ ABANDONED_S = 3600.0
 class LocalLease:
     """A file kept fresh. Written anew when somebody removed it."""
 
-    def __init__(self, path: Path, content: bytes, make_folder: Callable[[], None]) -> None:
-        self._path, self._content, self._make_folder = path, content, make_folder
+    def __init__(self, path: Path, content: bytes, make_folder: Callable[[], None], token: Path) -> None:
+        """``token`` is kept fresh too: temporary folders are often swept of what is old."""
+        self._path, self._content, self._make_folder, self._token = path, content, make_folder, token
         self._tasks = TaskSet()
 
     async def start(self) -> None:
@@ -73,6 +75,8 @@ class LocalLease:
                 said = why
 
     def _touch(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._token)
         try:
             os.utime(self._path)
         except FileNotFoundError:
@@ -126,7 +130,12 @@ class LocalDiscovery:
 
     async def register(self, instance: Instance) -> LocalLease:
         self._sweep()
-        lease = LocalLease(self._folder / f"{instance.id}.json", msgspec.json.encode(instance), self._make_folder)
+        lease = LocalLease(
+            self._folder / f"{instance.id}.json",
+            msgspec.json.encode(instance),
+            self._make_folder,
+            self._run_dir / TOKEN_FILE,
+        )
         await lease.start()
         # Looked at after the file is there, so that of two who come at once one sees the other.
         if reason := refusal(instance, self._older(instance)):
