@@ -110,6 +110,8 @@ class Deployed:
     http: httpx.AsyncClient = None  # type: ignore[assignment]
     dispatcher: Dispatcher = None  # type: ignore[assignment]
     drain: asyncio.Event = field(default_factory=asyncio.Event)
+    token: str = ""
+    """What workers in other processes of its run directory want to hear."""
 
     @property
     def worker(self) -> MockWorker:
@@ -120,7 +122,7 @@ class Deployed:
         return int(self.url.rsplit(":", 1)[1])
 
     async def add_worker(self, **settings: Any) -> MockWorker:
-        worker = await start_worker(self.run_dir, **settings)
+        worker = await start_worker(self.run_dir, **{"token": self.token, **settings})
         self.workers.append(worker)
         return worker
 
@@ -195,7 +197,7 @@ async def deployment(
     """
     with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, quick_discovery():
         deployed = Deployed(Path(folder))
-        token = token or run_dir.token(deployed.run_dir)
+        token = deployed.token = token or run_dir.token(deployed.run_dir)
         try:
             for place, span in enumerate(spans or ["epd"] * workers):
                 named = {"span": Span(span), "instance_name": f"{span}-{place}"} if spans else {}

@@ -74,7 +74,10 @@ def test_files_changed_since_the_start_are_said(tmp_path: Path) -> None:
         run_dir = tmp_path / "run"
         run_dir.mkdir()
         # The worker has a run directory of its own: the frontend does not see it before its files have changed.
-        async with frontend(tmp_path / "cache") as d, child(*worker("a"), run_dir=run_dir, cwd=there):
+        async with (
+            frontend(tmp_path / "cache") as d,
+            child(*worker("a"), run_dir=run_dir, cwd=there, env={"TRIPTYCH_TOKEN": d.token}),
+        ):
             (there / "checkpoint" / "generation_config.json").write_text('{"temperature": 0.1}')
             [file] = (run_dir / "default" / "instances").glob("*.json")
             (d.run_dir / "default" / "instances" / file.name).write_bytes(file.read_bytes())

@@ -100,7 +100,7 @@ def test_a_frontend_that_comes_late_hears_all_that_is_held(told: Told) -> None:
             early = d.dispatcher.routing
             whole = len(prompt) // BLOCK * BLOCK
             await until(lambda: early.held_tokens(worker.instance, prompt) == whole, "the first frontend knows")
-            client, late = TcpRequestClient(None), Routing(RouterConfig())
+            client, late = TcpRequestClient(d.token), Routing(RouterConfig())
             follower = Follower(RequestSource(client), late)
             follower.update(one.instance for one in d.workers)
             await until(lambda: late.held_tokens(worker.instance, prompt) == whole, "the second one knows as much")
