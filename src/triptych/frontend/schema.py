@@ -77,13 +77,9 @@ class StreamOptions(msgspec.Struct):
 
 
 class JsonSchema(msgspec.Struct):
-    schema: msgspec.Raw = msgspec.Raw(b"null")
-    """As it came: its bytes are counted before anything is made of them."""
+    schema: dict[str, Any] | None = None
     name: str | None = None
     strict: bool | None = None
-
-    def __post_init__(self) -> None:
-        self.schema = self.schema.copy()  # else it would keep the whole body
 
 
 class ResponseFormat(msgspec.Struct):

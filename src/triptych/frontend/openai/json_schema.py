@@ -81,9 +81,13 @@ def check_schema(schema: object, limits: SchemaLimits) -> None:
             left.extend(_within(place, keyword, value))
 
 
+def too_long(limits: SchemaLimits) -> BadRequest:
+    return _over(Place(None, FIELD), f"it has more than {limits.max_schema_bytes:,} bytes", "max_schema_bytes")
+
+
 def _check_size(root: Place, schema: Node, limits: SchemaLimits) -> None:
-    """Count nesting, and objects and arrays, whatever they mean."""
-    nodes = 0
+    """Count nesting, objects and arrays, and the characters of all texts, whatever they mean."""
+    nodes = characters = 0
     left: list[tuple[Place, Any, int]] = [(root, schema, 1)]
     while left:
         place, value, depth = left.pop()
@@ -92,8 +96,15 @@ def _check_size(root: Place, schema: Node, limits: SchemaLimits) -> None:
             raise _over(place, f"it is nested more than {limits.max_schema_depth} deep", "max_schema_depth")
         if nodes > limits.max_schema_nodes:
             raise _over(root, f"it has more than {limits.max_schema_nodes:,} objects and arrays", "max_schema_nodes")
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        left.extend((Place(place, name), item, depth + 1) for name, item in items if isinstance(item, dict | list))
+        named = isinstance(value, dict)
+        characters += sum(map(len, value)) if named else len(value)
+        for name, item in value.items() if named else enumerate(value):
+            if isinstance(item, dict | list):
+                left.append((Place(place, name), item, depth + 1))
+            elif isinstance(item, str):
+                characters += len(item)
+        if characters > limits.max_schema_bytes:
+            raise too_long(limits)
 
 
 def _within(place: Place, keyword: str, value: Any) -> Iterator[tuple[Place, Any]]:

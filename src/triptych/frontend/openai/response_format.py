@@ -7,7 +7,7 @@ import msgspec
 from triptych.config.schema_limits import SchemaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Guided
-from triptych.frontend.openai.json_schema import FIELD, check_schema
+from triptych.frontend.openai.json_schema import FIELD, check_schema, too_long
 from triptych.frontend.schema import JsonSchema, ResponseFormat
 
 
@@ -21,24 +21,10 @@ def guided_of(wanted: ResponseFormat | None, limits: SchemaLimits) -> Guided | N
 
 
 def _schema_text(given: JsonSchema, limits: SchemaLimits) -> str:
-    raw = bytes(given.schema)
-    if raw == b"null":
+    if given.schema is None:
         raise BadRequest(f"{FIELD}: this field is required", param=FIELD)
-    if len(raw) > limits.max_schema_bytes:
-        raise BadRequest(
-            f"{FIELD} has {len(raw):,} bytes; the limit is {limits.max_schema_bytes:,} (--max-schema-bytes)",
-            param=FIELD,
-            code="schema_too_costly",
-        )
-    try:
-        schema = msgspec.json.decode(raw)
-    except RecursionError:
-        raise BadRequest(
-            f"{FIELD} is nested more than {limits.max_schema_depth} deep (--max-schema-depth)",
-            param=FIELD,
-            code="schema_too_costly",
-        ) from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise BadRequest(f"{FIELD}: it is not valid JSON: {error}", param=FIELD, code="invalid_json") from None
-    check_schema(schema, limits)
-    return msgspec.json.encode(schema).decode()
+    check_schema(given.schema, limits)
+    text = msgspec.json.encode(given.schema)  # of no more characters than that are allowed, and a few for each value
+    if len(text) > limits.max_schema_bytes:
+        raise too_long(limits)
+    return text.decode()
