@@ -96,7 +96,7 @@ def data_url(data: bytes, media_type: str = "image/png") -> str:
 UNSUPPORTED = {
     "ICO": lambda: picture("ICO"),
     "SVG": lambda: b'<?xml version="1.0"?>\n<!-- a --><svg xmlns="http://www.w3.org/2000/svg"/>',
-    "HEIC": lambda: b"\0\0\0\x18ftypheic\0\0\0\0",
+    "HEIF without a picture of its own": lambda: b"\0\0\0\x18ftyphevc\0\0\0\0",
     "PDF": lambda: b"%PDF-1.7\n",
     "MP4 video": lambda: b"\0\0\0\x20ftypisom\0\0\2\0",
     "an HTML page": lambda: b"<!DOCTYPE html><html></html>",

@@ -27,6 +27,7 @@ from triptych.media.image_header import MOST_SCANS
 from triptych.media.sniff import SUPPORTED_IMAGES, inspect_image
 
 LIMITS = MediaLimits()
+BY_PILLOW = [one for one in SUPPORTED_IMAGES if one != "HEIC"]
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
 
@@ -209,7 +210,7 @@ def test_the_first_frame_of_an_animation(format):
     assert max(pixel[1:]) < 20
 
 
-@pytest.mark.parametrize("format", SUPPORTED_IMAGES)
+@pytest.mark.parametrize("format", BY_PILLOW)
 def test_cut_off_files_are_refused_in_our_words(format):
     noise = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
     data = encode(noise, format)
@@ -222,7 +223,7 @@ def test_cut_off_files_are_refused_in_our_words(format):
         decode(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("format", SUPPORTED_IMAGES)
+@pytest.mark.parametrize("format", BY_PILLOW)
 def test_flipped_bytes_decode_or_are_refused(format):
     generator = random.Random(1)
     data = picture(format, 32, 24, exif=exif(6)) if format not in ("GIF", "BMP") else picture(format, 32, 24)

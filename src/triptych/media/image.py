@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 import zlib
 from io import BytesIO
+from typing import Any
 
 from PIL import (
     AvifImagePlugin,
@@ -22,6 +24,8 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
 from triptych.contracts.request import Medium
 from triptych.media.errors import UNSUPPORTED, damaged, problem, too_many_scans
+from triptych.media.formats.header import HeaderError
+from triptych.media.formats.heic import decode_heic
 from triptych.media.formats.pixels import PixelsNotServed, to_rgb
 from triptych.media.image_header import MOST_SCANS, has_many_scans
 from triptych.media.sniff import PIXEL_BYTES, ImageInfo, inspect_image
@@ -83,25 +87,50 @@ def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Im
     info = inspect_image(data, limits, item)
     if info.format == "JPEG" and has_many_scans(data):
         raise too_many_scans(item, "the picture", MOST_SCANS)
-    if info.format == "AVIF" and not AvifImagePlugin.SUPPORTED:
-        raise problem(UnsupportedMedia, item, UNSUPPORTED, "this server's Pillow was built without AVIF")
     try:
-        return _decode(data, info)
+        return _decode(data, info, item)
     except PixelsNotServed as kind:
         raise problem(UnsupportedMedia, item, UNSUPPORTED, f"pixels of this kind are not served: {kind}") from None
-    except _DAMAGE:
+    except (*_DAMAGE, HeaderError):
         raise damaged(item) from None
 
 
-def _decode(data: bytes, info: ImageInfo) -> Image.Image:
+def _av(item: str) -> Any:
+    """PyAV, imported when the first HEIC picture comes."""
+    try:
+        return importlib.import_module("av")
+    except ImportError:
+        reason = "HEIC is not read here: PyAV is not installed, which this package's extra `video` brings"
+        raise problem(UnsupportedMedia, item, UNSUPPORTED, reason) from None
+
+
+def _loaded(data: bytes, info: ImageInfo, item: str) -> Image.Image:
+    """The picture in RGB, as it is stored."""
+    if info.format == "HEIC":
+        av = _av(item)
+        try:
+            return decode_heic(data, av)
+        except av.FFmpegError:
+            raise ValueError from None
+    if info.format == "AVIF" and not AvifImagePlugin.SUPPORTED:
+        raise problem(UnsupportedMedia, item, UNSUPPORTED, "AVIF is not read here: Pillow was built without it")
     with _READERS[info.format](BytesIO(data)) as file:
-        stored = (info.height, info.width) if info.orientation >= 5 else (info.width, info.height)
-        if file.size != stored:  # Pillow reads another size than was checked: do not let it allocate that.
+        if file.size != _stored(info):  # Pillow reads another size than was checked: do not let it allocate that.
             raise ValueError
         file.load()
-        picture = to_rgb(file, depth=data[_PNG_DEPTH_AT] if info.format == "PNG" else 8)
+        return to_rgb(file, depth=data[_PNG_DEPTH_AT] if info.format == "PNG" else 8)
+
+
+def _decode(data: bytes, info: ImageInfo, item: str) -> Image.Image:
+    picture = _loaded(data, info, item)
+    if picture.size != _stored(info):
+        raise ValueError
     method = _UPRIGHT.get(info.orientation)
     return picture if method is None else picture.transpose(method)
+
+
+def _stored(info: ImageInfo) -> tuple[int, int]:
+    return (info.height, info.width) if info.orientation >= 5 else (info.width, info.height)
 
 
 def picture_bytes(picture: Image.Image) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from triptych.contracts.request import Data
 from triptych.media.formats.bmp import read_bmp
 from triptych.media.formats.header import Header, HeaderError
-from triptych.media.formats.iso_image import read_avif
+from triptych.media.formats.iso_image import read_avif, read_heic
 from triptych.media.formats.tiff import read_tiff
 
 __all__ = ["MAX_BLOCKS", "MOST_SCANS", "SCAN", "Header", "HeaderError", "has_many_scans", "read_header"]
@@ -187,4 +187,5 @@ _READERS: dict[str, Callable[[Data], Header]] = {
     "BMP": read_bmp,
     "TIFF": read_tiff,
     "AVIF": read_avif,
+    "HEIC": read_heic,
 }

@@ -11,7 +11,7 @@ from triptych.contracts.request import Data
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
 from triptych.media.image_header import HeaderError, read_header
 
-SUPPORTED_IMAGES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+SUPPORTED_IMAGES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
 
 _SUPPORTED = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
@@ -23,11 +23,12 @@ _SUPPORTED = (
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
     # By its own brand, or by that of all pictures with its own among the compatible ones.
     (re.compile(rb".{4}ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,12}?avi[fs])", re.DOTALL), "AVIF"),
+    (re.compile(rb".{4}ftyp(hei[cxms]|mif1.{4}(.{4}){0,12}?hei[cxms])", re.DOTALL), "HEIC"),
 )
 
 # Files that people do send, so that the refusal can name them.
 _UNSUPPORTED = (
-    (re.compile(rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb".{4}ftyp(hevc|hevx|mif1|msf1)", re.DOTALL), "HEIF without a picture of its own"),
     (re.compile(rb".{4}ftypqt", re.DOTALL), "QuickTime video"),
     (re.compile(rb".{4}ftyp", re.DOTALL), "MP4 video"),
     (re.compile(rb"\x1a\x45\xdf\xa3"), "Matroska or WebM video"),

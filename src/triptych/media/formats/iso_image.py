@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from itertools import islice
+from fractions import Fraction
 from typing import NamedTuple
 
 from triptych.contracts.request import Data
 from triptych.media.formats.header import Header, HeaderError
-from triptych.media.iso_tracks import boxes
+from triptych.media.formats.iso_items import Items
 
-MAX_PROPERTIES = 1024
-MAX_ITEMS = 4096
-"""Items whose properties are looked through for those of the primary one (some ms); a picture in tiles has hundreds."""
 _FULL = 4
 """Bytes of version and flags that begin the content of a full box."""
 _TURNED = {
@@ -33,87 +29,72 @@ _TURNED = {
 }
 
 
-class _Found(NamedTuple):
+class Crop(NamedTuple):
+    """The part of a picture that is shown, in pixels."""
+
+    left: int
+    top: int
     width: int
     height: int
-    turns: int
-    axis: int | None
-    cropped: tuple[int, int] | None
+
+
+class Shown(NamedTuple):
+    """How an item is to be shown."""
+
+    width: int
+    """Of all its pixels."""
+    height: int
+    crop: Crop
+    orientation: int
+    """EXIF's."""
 
 
 def read_avif(data: Data) -> Header:
-    """Return the stored size and the orientation. A sequence is shown from its track, which has no orientation."""
-    found = _primary(data)
-    orientation = 1 if bytes(data[8:12]) == b"avis" else _TURNED[found.turns, found.axis]
-    return Header(found.width, found.height, orientation)
+    """Return the stored size and the orientation. A sequence is shown from its track, which has no orientation.
+
+    What a clean aperture leaves out is shown, as libavif does.
+    """
+    shown = _shown(data)
+    return Header(shown.width, shown.height, 1 if bytes(data[8:12]) == b"avis" else shown.orientation)
 
 
 def read_heic(data: Data) -> Header:
-    """Return the size, cropped and upright: the reader does that by itself."""
-    found = _primary(data)
-    width, height = found.cropped or (found.width, found.height)
-    return Header(height, width, 1) if found.turns % 2 else Header(width, height, 1)
+    shown = _shown(data)
+    return Header(shown.crop.width, shown.crop.height, shown.orientation)
 
 
-def _primary(data: Data) -> _Found:
-    """Raises HeaderError where there is no primary item of a known size."""
-    meta = _first(data, 0, len(data), b"meta")
-    inside = meta[0] + _FULL, meta[1]
-    item = _item(data, *_first(data, *inside, b"pitm"))
-    properties = _first(data, *inside, b"iprp")
-    known = list(islice(boxes(data, *_first(data, *properties, b"ipco")), MAX_PROPERTIES))
-    size = turns = axis = cropped = None
-    for index in _associated(data, properties, item):
-        if not 0 < index <= len(known):
-            continue
-        kind, begin, end = known[index - 1]
+def _shown(data: Data) -> Shown:
+    items = Items(data)
+    return shown_of(items, items.primary, data)
+
+
+def shown_of(items: Items, item: int, data: Data) -> Shown:
+    """Raises HeaderError where the size of ``item`` is not told, or nothing of it is to be shown."""
+    size = axis = aperture = None
+    turns = 0
+    for kind, begin, _ in items.properties(item):
         if kind == b"ispe":
             size = struct.unpack_from(">II", data, begin + _FULL)
-        elif kind == b"irot" and begin < end:
+        elif kind == b"irot":
             turns = data[begin] & 3
-        elif kind == b"imir" and begin < end:
+        elif kind == b"imir":
             axis = data[begin] & 1
         elif kind == b"clap":
-            cropped = _clean_aperture(data, begin)
+            aperture = begin
     if size is None:
         raise HeaderError
-    return _Found(size[0], size[1], turns or 0, axis, cropped)
+    width, height = size
+    crop = Crop(0, 0, width, height) if aperture is None else _crop(data, aperture, width, height)
+    return Shown(width, height, crop, _TURNED[turns, axis])
 
 
-def _first(data: Data, begin: int, end: int, kind: bytes) -> tuple[int, int]:
-    found = next(((at, to) for name, at, to in boxes(data, begin, end) if name == kind), None)
-    if found is None:
+def _crop(data: Data, at: int, width: int, height: int) -> Crop:
+    """The clean aperture (ISO/IEC 14496-12, 12.1.4): a size, and how far its centre lies from the picture's."""
+    numbers = struct.unpack_from(">IIIIiIiI", data, at)
+    if not all(numbers[1::2]):
         raise HeaderError
-    return found
-
-
-def _item(data: Data, begin: int, end: int) -> int:
-    (item,) = struct.unpack_from(">I" if data[begin] else ">H", data, begin + _FULL)
-    return int(item)
-
-
-def _associated(data: Data, properties: tuple[int, int], item: int) -> Iterator[int]:
-    """Indices, from 1, of the properties of ``item``, in the order in which they apply."""
-    for kind, begin, end in boxes(data, *properties):
-        if kind != b"ipma":
-            continue
-        wide_id, wide_index = data[begin] > 0, data[begin + 3] & 1
-        (items,) = struct.unpack_from(">I", data, begin + _FULL)
-        at = begin + _FULL + 4
-        for _ in range(min(items, MAX_ITEMS)):
-            if at >= end:
-                break
-            (found,) = struct.unpack_from(">I" if wide_id else ">H", data, at)
-            at += 4 if wide_id else 2
-            count = data[at]
-            form = f">{count}{'H' if wide_index else 'B'}"
-            if found == item:
-                yield from (one & (0x7FFF if wide_index else 0x7F) for one in struct.unpack_from(form, data, at + 1))
-            at += 1 + struct.calcsize(form)
-
-
-def _clean_aperture(data: Data, at: int) -> tuple[int, int]:
-    width, width_by, height, height_by = struct.unpack_from(">IIII", data, at)
-    if not width_by or not height_by:
+    wide, high, right, down = (Fraction(*numbers[one : one + 2]) for one in (0, 2, 4, 6))
+    crop = Crop(int((width - wide) / 2 + right), int((height - high) / 2 + down), int(wide), int(high))
+    if min(crop) < 0 or crop.left + crop.width > width or crop.top + crop.height > height:
         raise HeaderError
-    return width // width_by, height // height_by
+    return crop

@@ -32,13 +32,14 @@ def to_rgb(image: ImageFile.ImageFile, depth: int) -> Image.Image:
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     layered = image.convert("RGBA")
-    return _over_white(layered, layered.getchannel("A"))
+    return over_white(layered, layered.getchannel("A"))
 
 
-def _over_white(picture: Image.Image, shown: Image.Image) -> Image.Image:
-    over_white = Image.new("RGB", picture.size, _WHITE)
-    over_white.paste(picture, mask=shown)
-    return over_white
+def over_white(picture: Image.Image, shown: Image.Image) -> Image.Image:
+    """Lay ``picture`` over white: in mode RGB, where ``shown``, of mode L and the same size, is not 0."""
+    layered = Image.new("RGB", picture.size, _WHITE)
+    layered.paste(picture, mask=shown)
+    return layered
 
 
 def _from_16_bits(image: ImageFile.ImageFile) -> Image.Image:
@@ -55,7 +56,7 @@ def _from_16_bits(image: ImageFile.ImageFile) -> Image.Image:
         return high.convert("RGB")
     low = Image.frombytes("L", image.size, data[0 if little else 1 :: 2])
     shown = ImageChops.lighter(_differs(high, key >> 8), _differs(low, key & 0xFF))
-    return _over_white(high.convert("RGB"), shown)
+    return over_white(high.convert("RGB"), shown)
 
 
 def _differs(grey: Image.Image, value: int) -> Image.Image:
