@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 
 import pytest
 
 from support.deployment import chat_body, deployment
+from support.http_server import reading_nothing
 from support.loops import run, until, until_async
 from support.raw_http import connected, post
 from support.sse import parse
+from triptych.frontend.unsent import LOGPROB_BYTES, MAX_UNSENT_TOKENS
 
 CHAT = "/v1/chat/completions"
 ENDLESS = {"ignore_eos": True, "max_tokens": 4000}
@@ -117,6 +120,49 @@ def test_a_client_that_does_not_read_is_waited_for_not_buffered():
             await gone(d)
 
     run(main())
+
+
+def test_the_engines_places_of_clients_that_do_not_read_come_free():
+    """So many choices of one answer, each of which could be megabytes that nobody takes."""
+
+    async def main():
+        frontend = {"send_timeout_s": 0.5, "max_running": 8}
+        async with deployment(engine_args=("--max-model-len", "2000000"), frontend=frontend) as d:
+            fields = {"stream": True, "ignore_eos": True, "max_tokens": 1_000_000}
+            request = post(CHAT, json.dumps(chat_body("x", n=4, logprobs=True, top_logprobs=20, **fields)).encode())
+            async with reading_nothing(d.port, request), reading_nothing(d.port, request):
+                await d.worker.busy(8)
+
+                async def counted():
+                    return held_bytes((await d.http.get("/metrics")).text) > 8 * most_unsent
+
+                most_unsent = MAX_UNSENT_TOKENS * 21 * LOGPROB_BYTES
+                await until_async(counted, "what waits for them is counted")
+                assert (await d.chat("hello")).status_code == 200, "it had its turn, once theirs was over"
+                await gone(d)
+            metrics = (await d.http.get("/metrics")).text
+            assert "triptych_http_connections_timed_out_send_total 2.0" in metrics
+            assert "triptych_requests_cancelled_total 2.0" in metrics
+            assert held_bytes(metrics) == 0
+
+    run(main())
+
+
+def test_log_probabilities_of_whole_answers_are_counted():
+    async def main():
+        async with deployment(frontend={"max_held_bytes": 300_000}) as d:
+            fields = {"ignore_eos": True, "logprobs": True, "top_logprobs": 20}
+            assert (await d.chat("x", max_tokens=50, **fields)).status_code == 200
+            answer = await d.chat("x", max_tokens=400, **fields)
+            assert answer.status_code in (413, 429)
+            assert "--max-held-bytes" in answer.text
+            await gone(d)
+
+    run(main())
+
+
+def held_bytes(metrics):
+    return float(re.search(r"^triptych_held_bytes (\S+)$", metrics, re.MULTILINE)[1])
 
 
 async def _settled(value):

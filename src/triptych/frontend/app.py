@@ -189,7 +189,7 @@ class App:
                 wish = _wish(scope, request)
                 for job in jobs:
                     job.prompt.routed.wish = wish
-                await self._generate(model, request, jobs, answer, scope, send, headers)
+                await self._generate(model, request, jobs, answer, holder, scope, send, headers)
 
     async def _body(self, scope: Scope, receive: Receive, holder: Holder) -> Data:
         body = await read_body(scope, receive, self._config.max_body_bytes, holder, self._config)
@@ -208,6 +208,7 @@ class App:
         request: ChatRequest | CompletionRequest,
         jobs: list[Job],
         answer: Answer,
+        holder: Holder,
         scope: Scope,
         send: Send,
         headers: Headers,
@@ -218,6 +219,7 @@ class App:
             lambda: model.instances,
             self._dispatcher,
             self.metrics,
+            holder,
             include_usage=request.stream_options is not None and request.stream_options.include_usage,
             with_timing=header(scope, b"x-triptych-timing") == b"1",
             plan_header=self._config.plan_header,

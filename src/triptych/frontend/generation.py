@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from triptych.cache.held_bytes import Holder
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.request import GenerateRequest
@@ -19,6 +20,7 @@ from triptych.frontend.answers import DONE, Answer, Said
 from triptych.frontend.choice import Choice, Piece
 from triptych.frontend.failures import SHUTTING_DOWN, as_told
 from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_json
+from triptych.frontend.unsent import bytes_per_token, most_unsent_bytes
 from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
 from triptych.processor.processor import Prompt
@@ -47,6 +49,8 @@ class Generation:
     instances: Callable[[], Sequence[Instance]]
     dispatcher: Dispatcher
     metrics: FrontendMetrics
+    holder: Holder
+    """Counts what the answer holds."""
     include_usage: bool = False
     with_timing: bool = False
     plan_header: bool = False
@@ -62,6 +66,7 @@ class Generation:
         """Server-sent events. An error after the first event becomes the last event; one before is raised."""
         events = EventStream(send, lambda: self._headers(headers))
         opened: set[int] = set()
+        self.holder.add(sum(most_unsent_bytes(job.request) for job in self.jobs))
         try:
             async with aclosing(self._pieces()) as batches:
                 async for index, pieces in batches:
@@ -89,12 +94,15 @@ class Generation:
         """One JSON object."""
         said = [Said() for _ in self.jobs]
         texts: list[list[str]] = [[] for _ in self.jobs]
+        token_bytes = bytes_per_token(self.jobs[0].request)
         async with aclosing(self._pieces()) as batches:
             async for index, pieces in batches:
                 for piece in pieces:
                     texts[index].append(piece.text)
                     said[index].logprobs.extend(piece.logprobs)
                     said[index].finish_reason = piece.finish_reason
+                if token_bytes:
+                    self.holder.add(token_bytes * sum(len(piece.logprobs) for piece in pieces))
         for one, text in zip(said, texts, strict=True):
             one.text = "".join(text)
         extra = {"triptych": self.timing()} if self.with_timing else {}
@@ -141,7 +149,7 @@ class Generation:
 
     async def _merged(self) -> Pieces:
         """Pieces of all jobs as they come. The first error ends them all; none outlives this generator."""
-        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(4 * len(self.jobs))
+        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(len(self.jobs))
 
         async def pump(index: int) -> None:
             try:

@@ -146,6 +146,8 @@ class TcpCall:
         self._ended = False
         self._error: TriptychError | None = None
         self._consumed = 0
+        self._taken = 0
+        """Frames that the caller has: they count as consumed once it comes for more."""
         self.taken = False
         self._loop = asyncio.get_running_loop()
         self._silence_s = silence_s
@@ -202,6 +204,9 @@ class TcpCall:
         return self
 
     async def __anext__(self) -> list[bytes]:
+        if self._taken:
+            self._grant(self._taken)
+            self._taken = 0
         while not self._items:
             if self._ended:
                 if self._error is not None:
@@ -213,7 +218,7 @@ class TcpCall:
             finally:
                 self._waiter = None
         batch, self._items = self._items, []
-        self._grant(len(batch))
+        self._taken = len(batch)
         return batch
 
     def _grant(self, count: int) -> None:
@@ -243,7 +248,7 @@ class TcpCall:
         if self._ended or self._connection is None:
             return
         left_s = self.heard_at + self._silence_s - self._loop.time()
-        if left_s > 0 or self._items:  # with items waiting it is this side that is slow
+        if left_s > 0 or self._items or self._taken:  # with items not yet handled it is this side that is slow
             delay_s = left_s if left_s > 0 else self._silence_s
             self._silence_timer = self._loop.call_later(delay_s, self._check_silence)
             return
