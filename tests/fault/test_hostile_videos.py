@@ -256,10 +256,12 @@ def test_a_medium_that_no_decoder_survives_fails_its_own_request_only(monkeypatc
 
 
 def test_a_picture_that_swells_is_refused_by_the_flag():
+    url = picture_url(7000, 7000)  # takes seconds, in which no worker may fall silent
+
     async def main():
         async with deployment(limits=MediaLimits(media_decode_workers=1, media_decode_memory_mib=160)) as d:
             for _ in range(2):
-                answer = await d.chat([image_part(picture_url(7000, 7000))])
+                answer = await d.chat([image_part(url)])
                 assert (answer.status_code, answer.json()["error"]["code"]) == (413, "media_decode_failed")
                 assert "--media-decode-memory-mib" in answer.text
             assert (await d.chat([image_part(picture_url(40, 40))])).status_code == 200
