@@ -22,6 +22,8 @@ CODECS = {
     "webm-vorbis": ("webm", "vorbis", "WebM"),
     "mkv-opus": ("matroska", "libopus", "Matroska"),
     "mkv-flac": ("matroska", "flac", "Matroska"),
+    "mkv-pcm": ("matroska", "pcm_f32le", "Matroska"),
+    "mov-pcm": ("mov", "pcm_s24le", "QuickTime"),
 }
 
 

@@ -30,6 +30,7 @@ _SUPPORTED = (
 _UNSUPPORTED = (
     (re.compile(rb".{4}ftyp(hevc|hevx|mif1|msf1)", re.DOTALL), "HEIF without a picture of its own"),
     (re.compile(rb".{4}ftypqt", re.DOTALL), "QuickTime video"),
+    (re.compile(rb".{4}ftypM4[AB] ", re.DOTALL), "audio"),
     (re.compile(rb".{4}ftyp", re.DOTALL), "MP4 video"),
     (re.compile(rb"\x1a\x45\xdf\xa3"), "Matroska or WebM video"),
     (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "AVI video"),

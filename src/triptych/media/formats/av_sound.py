@@ -13,7 +13,16 @@ from typing import Any
 
 from triptych.media.iso_tracks import MOST_TRACKS, has_many_tracks
 
-CODECS = {"aac": "AAC", "alac": "Apple Lossless", "flac": "FLAC", "mp3": "MP3", "opus": "Opus", "vorbis": "Vorbis"}
+_PCM = ("pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le")
+CODECS = {
+    "aac": "AAC",
+    "alac": "Apple Lossless",
+    "flac": "FLAC",
+    "mp3": "MP3",
+    "opus": "Opus",
+    "vorbis": "Vorbis",
+    **dict.fromkeys(_PCM, "PCM"),
+}
 """Served codecs by FFmpeg's names. Decoders of rarer ones are where its faults hide."""
 CONTAINERS = {
     "AAC": "aac",
@@ -136,7 +145,9 @@ def _check_codec(stream: Any) -> None:
     """FFmpeg opens no other codec; this is to say so."""
     name = stream.codec_context.name if stream.codec_context is not None else "unknown"
     if _DECODERS.get(name, name) not in CODECS:
-        raise NoSound(f"the sound's codec is not served ({name:.16}); send one of {', '.join(CODECS.values())}")
+        raise NoSound(
+            f"the sound's codec is not served ({name:.16}); send one of {', '.join(dict.fromkeys(CODECS.values()))}"
+        )
 
 
 def _stated_s(file: Any, stream: Any) -> float:
