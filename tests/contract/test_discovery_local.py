@@ -228,6 +228,18 @@ def test_a_heart_that_misses_a_beat_goes_on(tmp_path, quick, monkeypatch, caplog
     assert caplog.text.count("No space left") == 1, "said once, not at every beat"
 
 
+def test_what_is_registered_only_this_user_reads(tmp_path):
+    """Also in a run directory of others' making: an instance may name a secret."""
+    tmp_path.chmod(0o777)
+
+    async def main():
+        lease = await LocalDiscovery(tmp_path, "default").register(instance("a"))
+        assert file_of(tmp_path, "a").stat().st_mode & 0o777 == 0o600
+        await lease.withdraw()
+
+    run(main())
+
+
 def test_who_cannot_register_is_told_why_in_one_line(tmp_path, monkeypatch):
     async def main():
         discovery = LocalDiscovery(tmp_path, "default")

@@ -59,6 +59,9 @@ class LocalLease:
 
     def _write(self) -> None:
         part = self._path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        # For this user alone, also in a run directory that others may read: it may name a secret.
+        part.touch(mode=0o600, exist_ok=False)
         part.write_bytes(self._content)
         part.replace(self._path)
 

@@ -1,7 +1,9 @@
 """Events over ZMQ: each worker binds a socket on its own address, each frontend connects to each worker.
 
-Where there is a shared token, both ends prove that they have it (CURVE, with keys made of the token) before any message
-passes, and all that passes is encrypted. PLAIN would tell the token to whoever took a worker's port.
+Both ends prove that they have a secret (CURVE, with keys made of it) before any message passes, and all that passes is
+encrypted. The secret is the shared token, or where there is none, one of the publisher's own, which it tells by
+discovery. Whoever has neither cannot subscribe: ZMQ has no bound on what a subscriber makes it remember. PLAIN would
+tell the token to whoever took a worker's port.
 """
 
 from __future__ import annotations
@@ -9,19 +11,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import zmq
 import zmq.asyncio
-from zmq.auth.asyncio import AsyncioAuthenticator
 from zmq.utils import z85
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError, TriptychError
 from triptych.planes.events.base import WAITING, Mail
 from triptych.planes.events.publish import MESSAGE_BYTES
+from triptych.planes.events.zmq_guard import DOMAIN, Guard
+from triptych.planes.events.zmq_listener import BoundedListener
 from triptych.planes.request.tcp_server import is_loopback
 
 SCHEME = "zmq"
@@ -34,7 +38,6 @@ FIRST_WORD_S = 1.0
 RECONNECT_MS, MOST_RECONNECT_MS = 100, 1000
 A_TURN = 64
 """Subscriptions that are read before others run."""
-_DOMAIN = "triptych"
 
 Socket = zmq.Socket[bytes] | zmq.asyncio.Socket
 
@@ -46,43 +49,51 @@ class ZmqOutlet:
         if token is None and not is_loopback(host):
             raise ConfigError(f"publishing on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
         self._host = host
-        self._keys = Keys(token) if token is not None else None
+        own = secrets.token_hex(16) if token is None else ""
+        self._keys = Keys(token if token is not None else own)
+        self._address_end = f":{own}" if own else ""
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
-        self._guard: AsyncioAuthenticator | None = None
+        self._listener: BoundedListener | None = None
+        self._guard: Guard | None = None
         self._on_listener: Callable[[], None] = lambda: None
 
     async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
         self._on_listener = on_listener
         try:
-            one = self._bound(await _address(self._host))
+            one, listener, guard = self._bound(await _address(self._host))
         except (zmq.ZMQError, OSError) as error:
             await self.close()
             raise ConfigError(f"cannot publish on {self._host}: {error.strerror or error}") from error
-        asyncio.get_running_loop().add_reader(one.fileno(), self._read)
-        port = one.get_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1]
-        return f"{SCHEME}:{port}"
+        loop = asyncio.get_running_loop()
+        loop.add_reader(one.fileno(), self._read)
+        for descriptor, look in ((listener.fileno(), self._look), (guard.fileno(), guard.look)):
+            loop.add_reader(descriptor, look)
+            look()  # the descriptor tells of what comes after a look
+        return f"{SCHEME}:{listener.port}{self._address_end}"
 
-    def _bound(self, address: str) -> zmq.Socket[bytes]:
+    def _bound(self, address: str) -> tuple[zmq.Socket[bytes], BoundedListener, Guard]:
         self._context = zmq.Context()
         self._socket = one = self._context.socket(zmq.XPUB)
         _limit(one, SUBSCRIPTION_BYTES)
         one.set(zmq.XPUB_VERBOSE, 1)
-        if self._keys is not None:
-            self._guard = AsyncioAuthenticator(self._context)
-            self._guard.configure_curve_callback(_DOMAIN, self._keys)
-            self._guard.start()
-            one.set_string(zmq.ZAP_DOMAIN, _DOMAIN)
-            one.curve_server = True
-            one.curve_secretkey = self._keys.server_secret
-        _reach(one.bind, one, address, "*")
-        return one
+        self._guard = Guard(self._context, self._keys.client_public)
+        one.set_string(zmq.ZAP_DOMAIN, DOMAIN)
+        one.curve_server = True
+        one.curve_secretkey = self._keys.server_secret
+        self._listener = BoundedListener(one, address)
+        return one, self._listener, self._guard
 
     def send(self, message: bytes) -> None:
         if self._socket is not None:
             with suppress(zmq.Again):
                 self._socket.send(message, zmq.NOBLOCK)
             self._read()  # sending takes the sign away that there is something to read
+
+    def _look(self) -> None:
+        """Who came and went."""
+        if self._listener is not None and self._listener.look():
+            asyncio.get_running_loop().call_soon(self._look)
 
     def _read(self) -> None:
         """What subscribers say: that they are there. All else is ignored."""
@@ -98,15 +109,20 @@ class ZmqOutlet:
             self._on_listener()
 
     async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._listener is not None:
+            loop.remove_reader(self._listener.fileno())
+            self._listener.close()
         if self._socket is not None:
             with suppress(ValueError):
-                asyncio.get_running_loop().remove_reader(self._socket.fileno())
+                loop.remove_reader(self._socket.fileno())
             self._socket.close()
         if self._guard is not None:
-            self._guard.stop()
+            loop.remove_reader(self._guard.fileno())
+            self._guard.close()
         if self._context is not None:
             self._context.destroy(linger=0)
-        self._socket = self._guard = self._context = None
+        self._socket = self._listener = self._guard = self._context = None
 
 
 class ZmqInlet:
@@ -137,12 +153,15 @@ class ZmqInlet:
         _limit(one, FRAME_BYTES)
         one.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         one.set(zmq.RECONNECT_IVL_MAX, MOST_RECONNECT_MS)
-        if self._keys is not None:
-            one.curve_secretkey, one.curve_publickey = self._keys.client_secret, self._keys.client_public
-            one.curve_serverkey = self._keys.server_public
+        port, _, told = instance.events.removeprefix(f"{SCHEME}:").partition(":")
+        if (keys := Keys(told) if told else self._keys) is not None:
+            one.curve_secretkey, one.curve_publickey = keys.client_secret, keys.client_public
+            one.curve_serverkey = keys.server_public
         one.subscribe(b"")
         with suppress(zmq.ZMQError, OSError, TimeoutError):
-            _reach(one.connect, one, await _address(instance.host), instance.events.removeprefix(f"{SCHEME}:"))
+            address = await _address(instance.host)
+            one.set(zmq.IPV6, ":" in address)
+            one.connect(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
             async with asyncio.timeout(FIRST_WORD_S):
                 await one.recv()
 
@@ -161,16 +180,13 @@ class _Mail:
 
 
 class Keys:
-    """Of both ends, made of the shared token: who has it has them. Also says who may connect (ZAP)."""
+    """Of both ends, made of a secret: who has it has them."""
 
     def __init__(self, token: str) -> None:
         self.server_secret = _secret_key(token, b"publisher")
         self.client_secret = _secret_key(token, b"follower")
         self.server_public = zmq.curve_public(self.server_secret)
         self.client_public = zmq.curve_public(self.client_secret)
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return hmac.compare_digest(key, self.client_public)
 
 
 def _secret_key(token: str, end: bytes) -> bytes:
@@ -185,12 +201,6 @@ def _limit(one: Socket, frame_bytes: int) -> None:
 
 
 async def _address(host: str) -> str:
-    """``host`` as a number, which is all that ZMQ binds. Raises OSError."""
+    """Return ``host`` as a number. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return str(found[0][4][0])
-
-
-def _reach(by: Callable[[str], object], one: Socket, address: str, port: str) -> None:
-    """``bind`` or ``connect`` of ``one``. Raises zmq.ZMQError."""
-    one.set(zmq.IPV6, ":" in address)
-    by(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
