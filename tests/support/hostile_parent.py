@@ -1,7 +1,7 @@
 """A server's process with decoders that are taken over: prints as JSON what each could do, by how it is confined.
 
-Takes the folder to try on the command line, and media to decode in honest decoders on standard input: JSON of kinds and
-data in base64. For other users, too: run it as one.
+Takes the folder to try on the command line, and a picture on standard input, or several media to decode in honest
+decoders, too: JSON of kinds and data in base64. For other users, too: run it as one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def main() -> None:
     for way in WAYS:
         out[" ".join(way) or "as it is"] = {
             **await taken_over(sys.argv[1], media["image"], way),
-            "decoded": await honest(media, way) if way != ("unconfined",) else [],
+            "decoded": await honest(media, way) if way != ("unconfined",) and len(media) > 1 else [],
         }
     sys.stdout.write(json.dumps(out))
 

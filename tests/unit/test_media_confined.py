@@ -68,7 +68,9 @@ def as_user(user: int | None) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("user", [None, NOBODY], ids=["as we are", "as nobody"])
 def test_a_decoder_that_is_taken_over_can_do_nothing(folder, user):
-    media = {"image": picture("PNG", 900, 700), "video": video(), "audio": encoded(tones(8))}
+    media = {"image": picture("PNG", 900, 700)}
+    if user is not None:  # as we are: test_media_formats_confined.py
+        media |= {"video": video(), "audio": encoded(tones(8))}
     given = json.dumps({kind: base64.b64encode(data).decode() for kind, data in media.items()})
     python, who = as_user(user)
     ran = subprocess.run(
@@ -82,8 +84,9 @@ def test_a_decoder_that_is_taken_over_can_do_nothing(folder, user):
     for way, what in found.items():
         assert what["reached"] == [], f"{way} ({what['confinement']})"
         assert what["refused"] > (100 if platform.machine() == "x86_64" else 50)
-        assert what["decoded"][0] == 900 * 700
-        assert min(what["decoded"]) > 1000
+        if user is not None:
+            assert what["decoded"][0] == 900 * 700
+            assert min(what["decoded"]) > 1000
     if landlock.version():
         assert "Landlock" in found["as it is"]["confinement"]
     assert "Landlock" not in found["no-landlock no-namespaces"]["confinement"]

@@ -434,6 +434,7 @@ def test_a_decoder_is_confined_and_knows_no_secret(monkeypatch):
             line[:25].strip(): line[25:].split()[0] for line in Path(f"/proc/{pid}/limits").read_text().splitlines()
         }
         assert "NoNewPrivs:\t1" in status
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
         assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
         assert limits["Max address space"] == str(512 << 20)
         assert limits["Max core file size"] == "0"

@@ -127,7 +127,6 @@ def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_medium(monkeypat
         assert (caught.value.param, caught.value.code) == (ITEM, "media_decoder_unavailable")
         assert caught.value.retry_after_s
         assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 0, 1)
-        assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
 
     on_decoders(monkeypatch, [(one,) for one in how], body)
 
@@ -222,7 +221,6 @@ def test_a_lie_fails_its_medium_and_takes_no_memory(monkeypatch, name):
             await sandbox.decode(medium(), ITEM)
         assert caught.value.code == "media_decode_failed"
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 32 << 10, "memory was taken for a lie"
-        assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
         assert sandbox.counts.crashed == 1
 
     on_decoders(monkeypatch, [LIES[name]] * 2, body)

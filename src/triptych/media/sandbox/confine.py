@@ -20,6 +20,8 @@ _PROBE_BYTES = 256 << 20
 _NICE = 10
 """Event loops and engines come first: a stream that waits is noticed, a picture that takes a little longer is not."""
 _NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+_OOM_SCORE = "500"
+"""Half of all memory: where the system has to end a process, it is this one and not the server."""
 _CAPABILITIES_V3 = 0x20080522
 _status = -1
 """A descriptor of ``/proc/self/status``, from when that could still be opened."""
@@ -84,6 +86,8 @@ def _step_aside() -> None:
     """Leave the server's session, folder and standard error, and let others go first."""
     global _status
     os.nice(_NICE)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(_OOM_SCORE)
     with suppress(PermissionError):  # it leads a session already
         os.setsid()
     os.chdir("/")
