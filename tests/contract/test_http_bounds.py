@@ -12,6 +12,7 @@ from support.loops import run, until
 from support.raw_http import connected, response
 from triptych.config.http import HttpConfig
 from triptych.frontend.http import connections
+from triptych.frontend.http.addresses import network_of
 
 WAITS = get("/waits")
 
@@ -175,3 +176,31 @@ def test_the_bound_leaves_descriptors_for_others(monkeypatch):
         assert 2 <= of_all.most <= most
         assert of_all.most_surplus >= 1
         assert of_all.most + of_all.most_surplus < limit - 10
+
+
+def test_what_counts_as_one_address():
+    for address, network in (
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:0:1:2::3", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ):
+        assert network_of(address) == network
+
+
+def test_an_address_is_counted_as_long_as_it_has_connections():
+    """Those over the bound, too: one of them may take a place later."""
+
+    async def main():
+        async with served(max_connections=4, max_connections_per_address=1) as s, AsyncExitStack() as stack:
+            async with AsyncExitStack() as first:
+                await busy(first, s, 1)
+                _, writer = await stack.enter_async_context(connected(s.port))
+                await until(lambda: s.open == 2, "the second is over the bound")
+            await until(lambda: s.open == 1, "the first is gone")
+            writer.write(WAITS)
+            await until(lambda: len(s.seen) == 2, "the second has its place")
+            assert (await asked(s.port, "/a"))[0] == 429
+            assert (await asked(s.port, "/a", "127.0.0.2"))[0] == 200
+
+    run(main())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import random
 
 import pytest
 
@@ -188,5 +191,39 @@ def test_odd_targets_are_answered(method):
         async with served() as s:
             answer = await send(s.port, f"{method} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
             assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+
+    run(main())
+
+
+def test_bytes_at_random_places_of_requests_harm_nobody(caplog):
+    """Cut, doubled, changed: whatever is answered is HTTP, and the server goes on."""
+    rng = random.Random(7)
+    whole = post("/a", b"body", "expect: 100-continue") + get("/refused", "content-length: 3") + b"abc" + get("/b")
+    chunked = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\na: b\r\n\r\n"
+    upgrade = get("/b", "connection: upgrade", "upgrade: h2c")
+
+    async def main():
+        async with served(head_timeout_s=0.2, keep_alive_timeout_s=0.2) as s:
+
+            async def one():
+                data = bytearray(rng.choice((whole, chunked, upgrade, whole + chunked + upgrade)))
+                for _ in range(rng.randrange(4)):
+                    at = rng.randrange(len(data))
+                    data[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
+                answers = b""
+                async with connected(s.port) as (reader, writer):
+                    for at in range(0, len(data), step := rng.choice((1000, 40, 7))):
+                        if not writer.transport.is_closing():
+                            writer.write(data[at : at + step])
+                        await asyncio.sleep(0)
+                    with contextlib.suppress(TimeoutError, ConnectionError):  # the rest of a body may be waited for
+                        async with asyncio.timeout(0.3):
+                            answers = await reader.read()
+                    assert not answers or answers.startswith(b"HTTP/1.1 ")
+
+            for _ in range(8):
+                await asyncio.gather(*(one() for _ in range(40)))
+            await until(lambda: s.open == 0, "no connection is kept")
+        assert not caplog.records, "the server met nothing that it did not expect"
 
     run(main())

@@ -51,8 +51,8 @@ class Served:
                 self.left += 1
                 return
             body, more = body + message["body"], message["more_body"]
-        headers = {key.decode(): value.decode() for key, value in scope["headers"]}
-        answer = json.dumps({"path": scope["path"], "body": body.decode(), "headers": headers}).encode()
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        answer = json.dumps({"path": scope["path"], "body": body.decode("latin-1"), "headers": headers}).encode()
         await _start(send, (b"content-length", b"%d" % len(answer)))
         await send({"type": "http.response.body", "body": answer})
 

@@ -32,8 +32,8 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         int,
         Meta(
             ge=0,
-            description="Most connections from one address, treated likewise, with 429; 0: half of "
-            "`--max-connections`. Behind a proxy give both the same value.",
+            description="Most connections from one address (of IPv6, from one /64), treated likewise, with 429; "
+            "0: half of `--max-connections`. Behind a proxy give both the same value.",
         ),
     ] = 0
     head_timeout_s: Annotated[

@@ -1,22 +1,17 @@
-"""One HTTP connection: bytes to requests, in order, with a bound on whatever comes before an answer.
-
-httptools parses. What it does not do is here: limits, pipelined requests, and an answer to what is no HTTP.
-"""
+"""One HTTP connection: requests are answered in the order of their coming, and what is no request has an answer too."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import urllib.parse
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
-import httptools
-
 from triptych.contracts.errors import BadRequest, RequestTimeout, TriptychError
-from triptych.contracts.shortage import shortage_of
-from triptych.frontend.http.asgi import Headers, Scope
+from triptych.frontend.http.addresses import network_of
+from triptych.frontend.http.asgi import Scope
 from triptych.frontend.http.exchange import Exchange, raw_error
+from triptych.frontend.http.parsing import Parser
 
 if TYPE_CHECKING:
     from triptych.frontend.http.connections import Connections, Line, Reason
@@ -24,8 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("triptych.http")
 
-MAX_HEAD_BYTES = 64 << 10
-"""Most bytes of a request line and headers, give or take one read of the socket."""
 MAX_PIPELINED = 64
 """Most requests that wait on a connection for the answer before theirs; more in one read are left unanswered."""
 MAX_UNREAD_BYTES = 64 << 10
@@ -36,10 +29,6 @@ LAST_REQUEST_S = 0.25
 """How long a connection on which nobody waits for an answer stays open at the end: a request may be on its way."""
 PROBES = ("/live", "/ready", "/health", "/metrics")
 """Answered on connections over the bound, too."""
-
-
-class _Enough(Exception):
-    """No more of what was read is looked at."""
 
 
 class Connection(asyncio.Protocol):
@@ -54,13 +43,7 @@ class Connection(asyncio.Protocol):
         self.line: Line = None  # type: ignore[assignment]
         self._server = server
         self._connections: Connections = server.connections
-        self._parser = httptools.HttpRequestParser(self)
-        self._scope: Scope = {}
-        self._url = b""
-        self._headers: Headers = []
-        self._wants_continue = False
-        self._head_bytes = 0
-        """Received since a head or a piece of a body was complete."""
+        self._parser = Parser(self)
         self._exchange: Exchange | None = None
         """Of the request that is being answered, or was last."""
         self._incoming: Exchange | None = None
@@ -69,11 +52,6 @@ class Connection(asyncio.Protocol):
         self._unread: list[bytes] = []
         self._left_bytes = 0
         """Received since it is deaf."""
-        self._in_head = False
-        self._body_framing: tuple[bytes, bytes] | None = None
-        """The header that says how long the body is, of a request that asks for another protocol as well."""
-        self._head_again = False
-        """The parser sees the head of such a request for the second time."""
         self._deaf = False
         """Nothing more that comes is looked at."""
         self._ends = False
@@ -87,18 +65,22 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
+        self.address = network_of(str(peer[0])) if peer else ""
         self._connections.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.closed(self)
-        self._deaf = True
+        self._turn_deaf()
+        self._parser.close()
+        self._leave()
+        self.resume_writing()
+
+    def _leave(self) -> None:
+        """Tell those who answer requests that their client is gone."""
         for one in (self._exchange, *self._waiting):
             if one is not None and not one.ended:
                 one.leave()
         self._waiting.clear()
-        self.resume_writing()
-        self._parser = None  # type: ignore[assignment]  # it refers to this connection
 
     def eof_received(self) -> None:
         """A client that sends nothing more is gone: the transport closes itself."""
@@ -124,10 +106,13 @@ class Connection(asyncio.Protocol):
             return
         if not self.is_busy:
             self._connections.begins(self)
-        self._head_bytes += len(data)
-        self._parse(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self._deaf:
-            self.refuse(BadRequest("the request's head is too large", code="head_too_large"))
+        try:
+            self._parser.feed(data)
+        except BadRequest as error:
+            self._connections.counts.malformed += 1
+            self._break_off(error)
+        except TriptychError as error:
+            self.refuse(error)
 
     def _leave_unread(self, data: bytes) -> None:
         self._left_bytes += len(data)
@@ -139,102 +124,41 @@ class Connection(asyncio.Protocol):
         if sum(map(len, self._unread)) > MAX_UNREAD_BYTES:
             self._pause()
 
-    def _parse(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._pass_over_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if not self._deaf and (short := shortage_of(error)) is not None:
-                self.refuse(short)
-            elif not self._deaf:
-                log.debug("malformed HTTP from %s: %s", self.address, error)
-                self._connections.counts.malformed += 1
-                self._break_off()
-
-    def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Go on after a request that asked for another protocol, none of which is spoken here.
-
-        The parser took no body for it: a new one is told of it again, and of nothing else of its head.
-        """
-        self._parser = httptools.HttpRequestParser(self)
-        if (framing := self._body_framing) is not None:
-            self._head_again = True
-            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % framing)
-        if rest and not self._deaf:
-            self._parse(rest)
-
-    def _break_off(self) -> None:
+    def _break_off(self, error: BadRequest) -> None:
         """What came is no HTTP. Requests that were complete before are answered, and then the connection ends."""
         if self.is_busy and (self._incoming is None or self._incoming.whole):
-            self._deaf = self._ends = True
+            self._ends = True
+            self._turn_deaf()
         else:
-            self.refuse(BadRequest("this is not well-formed HTTP/1.1", code="malformed_http"))
+            self.refuse(error)
 
-    # Callbacks of the parser.
+    def _turn_deaf(self) -> None:
+        self._deaf = True
+        self._parser.stop()
 
-    def on_message_begin(self) -> None:
-        if self._deaf:
-            raise _Enough
-        if self._head_again:
-            return
-        self._in_head = True
-        self._url, self._headers, self._wants_continue = b"", [], False
+    # parsing.Listener.
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_again:
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._wants_continue = True
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self._head_again:
-            self._head_again, self._body_framing = False, None
-            return
-        self._head_bytes = 0
-        self._in_head = False
-        if self._parser.should_upgrade():
-            self._body_framing = _framing(self._headers)
-        scope = self._request_scope()
-        keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1"
-        exchange = Exchange(self, scope, keep_alive=keep_alive, wants_continue=self._wants_continue)
-        self._headers = []  # those that follow a chunked body are not the request's
+    def begins(self, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
+        exchange = Exchange(self, scope, keep_alive=keep_alive, wants_continue=wants_continue)
         self._incoming = exchange
-        if self.is_busy:
-            self._waiting.append(exchange)
-            if len(self._waiting) == MAX_PIPELINED:
-                self._deaf = self._ends = True
-        else:
+        if not self.is_busy:
             self._begin(exchange)
+            return
+        self._waiting.append(exchange)
+        if len(self._waiting) == MAX_PIPELINED:
+            self._ends = True
+            self._turn_deaf()
 
-    def _request_scope(self) -> Scope:
-        url = httptools.parse_url(self._url)
-        path = (url.path or b"/").decode("ascii")
-        return {
-            "type": "http",
-            "http_version": self._parser.get_http_version(),
-            "method": self._parser.get_method().decode("ascii"),
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "query_string": url.query or b"",
-            "headers": self._headers,
-        }
-
-    def on_body(self, body: bytes) -> None:
-        self._head_bytes = 0
+    def body(self, part: bytes) -> None:
         if self._incoming is not None:
-            self._incoming.feed(body)
+            self._incoming.feed(part)
             if not self._incoming.takes_more:
                 self._pause()
 
-    def on_message_complete(self) -> None:
-        if (incoming := self._incoming) is not None and self._body_framing is None:
+    def complete(self) -> None:
+        if (incoming := self._incoming) is not None:
             incoming.complete()
-            if incoming.ended and incoming is self._exchange:  # it was answered before its body had come
+            if incoming.ended and incoming is self._exchange and not self._deaf:  # answered before its body was there
                 self._next()
 
     # Answers.
@@ -277,11 +201,13 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close once the client does, which has time to read the answer: bytes that nobody reads, and which may still
         come, would reset the connection before."""
-        self._deaf = True
+        self._turn_deaf()
         if not self.transport.is_closing():
             self.transport.write_eof()
             self._connections.head(self)
             self._resume()
+            if self._ends:
+                asyncio.get_running_loop().call_later(LAST_REQUEST_S, self._end_idle)
 
     def _next(self) -> None:
         if self.transport.is_closing():
@@ -290,7 +216,7 @@ class Connection(asyncio.Protocol):
             self._begin(self._waiting.popleft())
         elif self._ends:
             self.close()
-        elif self._in_head:
+        elif self._parser.in_head:
             self._connections.head(self)
         else:
             self._connections.idle(self)
@@ -300,7 +226,7 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, error: TriptychError) -> None:
         """Answer what no application is asked about, and end the connection."""
-        self._deaf = True
+        self._turn_deaf()
         exchange = self._exchange if self.is_busy else None
         if exchange is not None and exchange.started:
             self.abort()
@@ -315,7 +241,7 @@ class Connection(asyncio.Protocol):
 
     def timed_out(self, reason: Reason) -> None:
         """What ``Connections`` waited for did not come."""
-        if reason == "head" and self._head_bytes and not self._deaf and not self.is_busy:
+        if reason == "head" and self._parser.head_bytes and not self._deaf and not self.is_busy:
             limit_s = self._connections.config.head_timeout_s
             self.refuse(
                 RequestTimeout(
@@ -350,12 +276,13 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close once what was written has been sent, for which ``--send-timeout-s`` holds."""
-        self._deaf = True
+        self._turn_deaf()
         self.transport.close()
         self._watch_last_words()
 
     def abort(self) -> None:
-        self._deaf = True
+        self._turn_deaf()
+        self._leave()
         self.transport.abort()
 
     def _watch_last_words(self) -> None:
@@ -376,8 +303,3 @@ class Connection(asyncio.Protocol):
         """The application asks for more of the body, or whether the client is still there."""
         if not self._reading and not self._unread:
             self._resume()
-
-
-def _framing(headers: Headers) -> tuple[bytes, bytes] | None:
-    """The header that says how long a request's body is; None: it has none."""
-    return next((one for one in headers if one[0] in (b"content-length", b"transfer-encoding")), None)

@@ -44,6 +44,8 @@ class Line:
     def __init__(self) -> None:
         self.count = 0
         """All connections within the bound, those that are being answered too."""
+        self.num_open = 0
+        """Those over the bound as well."""
         self.idle: OrderedDict[Connection, None] = OrderedDict()
         """Between two requests."""
         self.heads: OrderedDict[Connection, None] = OrderedDict()
@@ -109,6 +111,7 @@ class Connections:
     def opened(self, one: Connection) -> None:
         """Take ``one`` in, for which another may have to go. Sets its ``refusal`` where none can."""
         one.line = self._addresses.setdefault(one.address, Line())
+        one.line.num_open += 1
         self.open.add(one)
         self._empty.clear()
         now = asyncio.get_running_loop().time()
@@ -201,7 +204,8 @@ class Connections:
             self._all.count -= 1
             one.line.count -= 1
         self._surplus.pop(one, None)
-        if not one.line.count:
+        one.line.num_open -= 1
+        if not one.line.num_open:
             self._addresses.pop(one.address, None)
         if not self.open:
             self._empty.set()

@@ -104,10 +104,10 @@ class Exchange:
             self._connection.abort()
 
     async def receive(self) -> MutableMapping[str, Any]:
-        if self._wants_continue and not self.started:
-            self._wants_continue = False
-            self._connection.write(_CONTINUE)
         if not self.gone and not self.ended:
+            if self._wants_continue and not self.started:
+                self._wants_continue = False
+                self._connection.write(_CONTINUE)
             self._connection.read_on()
             await self._news.wait()
             self._news.clear()

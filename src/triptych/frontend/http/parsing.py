@@ -1,0 +1,149 @@
+"""Bytes of a connection to requests, by httptools, and the limits that it lacks."""
+
+from __future__ import annotations
+
+import urllib.parse
+from typing import Protocol
+
+import httptools
+
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.shortage import shortage_of
+from triptych.frontend.http.asgi import Headers, Scope
+
+MAX_HEAD_BYTES = 64 << 10
+"""Most bytes of a request line and headers, or of what follows a body, give or take one read of the socket."""
+
+
+class Listener(Protocol):
+    """Hears of requests as they come."""
+
+    def begins(self, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
+        """A request's head is complete. ``wants_continue``: its body comes once the client is asked for it."""
+
+    def body(self, part: bytes) -> None: ...
+
+    def complete(self) -> None:
+        """The request's body, if it has one, has come to its end."""
+
+
+class _Stopped(Exception):
+    """No more of what was read is looked at."""
+
+
+class Parser:
+    """Cuts what is fed into requests. For one connection."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.in_head = False
+        """Part of a request's head is there."""
+        self.head_bytes = 0
+        """Received since a head or a piece of a body was complete."""
+        self._listener = listener
+        self._parser = httptools.HttpRequestParser(self)
+        self._stopped = False
+        self._url = b""
+        self._headers: Headers = []
+        self._wants_continue = False
+        self._framing: tuple[bytes, bytes] | None = None
+        """The header that says how long the body is, of a request that asks for another protocol as well."""
+        self._head_again = False
+        """The parser sees the head of such a request for the second time."""
+
+    def feed(self, data: bytes) -> None:
+        """Tell the listener of what ``data`` completes. Raises BadRequest for what is no HTTP or too long a head, and
+        Unavailable where memory is short."""
+        self.head_bytes += len(data)
+        self._feed(data)
+        if self.head_bytes > MAX_HEAD_BYTES and not self._stopped:
+            raise BadRequest("the request's head is too large", code="head_too_large")
+
+    def stop(self) -> None:
+        """Look at no more, not even of what is being fed. May be called twice."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Let go of the connection, which the parser refers to."""
+        self._stopped = True
+        self._parser = None  # type: ignore[assignment]
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._pass_over_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self._stopped:
+                return
+            reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            if reason is not None and not isinstance(reason, (httptools.HttpParserError, UnicodeError, MemoryError)):
+                raise  # a fault of the listener's
+            raise shortage_of(error) or BadRequest("this is not well-formed HTTP/1.1", code="malformed_http") from None
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Go on after a request that asked for another protocol, none of which is spoken here.
+
+        The parser took no body for it: a new one is told of it again, and of nothing else of its head.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        if self._framing is not None:
+            self._head_again = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % self._framing)
+        if rest and not self._stopped:
+            self._feed(rest)
+
+    # Callbacks of httptools.
+
+    def on_message_begin(self) -> None:
+        if self._stopped:
+            raise _Stopped
+        if not self._head_again:
+            self.in_head = True
+            self._url, self._headers, self._wants_continue = b"", [], False
+
+    def on_url(self, url: bytes) -> None:
+        if not self._head_again:
+            self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_again:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._wants_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._head_again:
+            self._head_again, self._framing = False, None
+            return
+        self.head_bytes = 0
+        self.in_head = False
+        if self._parser.should_upgrade():
+            self._framing = next((one for one in self._headers if one[0] in _FRAMING), None)
+        scope, self._headers = self._scope(), []  # what follows a body is no header of the request
+        keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1"
+        self._listener.begins(scope, keep_alive=keep_alive, wants_continue=self._wants_continue)
+
+    def on_body(self, body: bytes) -> None:
+        self.head_bytes = 0
+        self._listener.body(body)
+
+    def on_message_complete(self) -> None:
+        if self._framing is None:
+            self._listener.complete()
+
+    def _scope(self) -> Scope:
+        url = httptools.parse_url(self._url)
+        path = (url.path or b"/").decode("ascii")
+        return {
+            "type": "http",
+            "http_version": self._parser.get_http_version(),
+            "method": self._parser.get_method().decode("ascii"),
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "query_string": url.query or b"",
+            "headers": self._headers,
+        }
+
+
+_FRAMING = (b"content-length", b"transfer-encoding")
