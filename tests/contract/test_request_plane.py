@@ -577,6 +577,24 @@ def test_a_server_that_drains_says_so_and_is_not_lost(plane, loop):
     run(main(), loop=loop)
 
 
+def test_who_has_said_that_it_leaves_is_not_lost_when_its_connection_breaks(plane):
+    async def main():
+        handler = Watched(1)
+        async with plane.line(handler, id="w.1") as line, line.call(to="w.1") as call:
+            lost = lost_peers(line)
+            await anext(call)
+            draining = asyncio.create_task(line.server.drain(20))
+            (connection_there,) = line.client.opened
+            await until(lambda: connection_there._leaving, "it has said so")
+            plane.cut(line)
+            with pytest.raises(WorkerStopped):
+                await anext(call)
+            await draining
+            assert lost == []
+
+    run(main())
+
+
 @pytest.mark.parametrize("speaks", [True, False])
 def test_who_is_silent_to_one_may_speak_to_others(plane, speaks):
     async def mixed(payload):

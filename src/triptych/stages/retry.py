@@ -95,6 +95,7 @@ _FREE = Rule(costs=False, avoid_s=DISCOVERY_S, goes_on=True, suspect=False)
 _LOST = Rule(costs=True, avoid_s=AFTER_LOSS_S, goes_on=True, suspect=True)
 _END = Rule(costs=True, avoid_s=0.0, goes_on=False, suspect=False)
 _SILENT = Rule(costs=True, avoid_s=AFTER_SILENCE_S, goes_on=True, suspect=True)
+_SLOW = Rule(costs=True, avoid_s=0.0, goes_on=True, suspect=False)
 
 RULES: dict[tuple[Event, Said], Rule] = {
     # Nothing was begun: free, and the worker is left out until discovery has had the time to drop it.
@@ -110,12 +111,12 @@ RULES: dict[tuple[Event, Said], Rule] = {
     (Event.LOST, Said.NOTHING): _LOST,
     (Event.LOST, Said.ELSEWHERE): _LOST,
     (Event.LOST, Said.HERE): _LOST._replace(suspect=False),
-    # Once; an answer that has begun ends, for its client has waited long enough.
+    # Once (MAX_SILENCES); a worker that falls silent after tokens of its own has cost its client that wait already.
     (Event.SILENT, Said.NOTHING): _SILENT,
-    (Event.SILENT, Said.ELSEWHERE): _SILENT._replace(goes_on=False),
+    (Event.SILENT, Said.ELSEWHERE): _SILENT,
     (Event.SILENT, Said.HERE): _SILENT._replace(goes_on=False, suspect=False),
-    (Event.SLOW, Said.NOTHING): _SILENT._replace(avoid_s=0.0, suspect=False),
-    (Event.SLOW, Said.ELSEWHERE): _END,
+    (Event.SLOW, Said.NOTHING): _SLOW,
+    (Event.SLOW, Said.ELSEWHERE): _SLOW,
     (Event.SLOW, Said.HERE): _END,
     (Event.FULL, Said.NOTHING): Rule(costs=True, avoid_s=0.0, goes_on=True, suspect=False),
     (Event.FULL, Said.ELSEWHERE): Rule(costs=False, avoid_s=0.0, goes_on=True, suspect=False, asked_again=True),

@@ -18,6 +18,7 @@ from triptych.contracts.errors import (
     WireError,
     WorkerLost,
     WorkerSilent,
+    WorkerStopped,
     WorkerUnreached,
     from_wire,
 )
@@ -110,8 +111,9 @@ class _ClientConnection(Connection):
         let_go = self._retired and self._ending and not self._aborted
         if self.heard and not self._leaving and not let_go:
             self._client.lost(self._peer)
+        of_taken = WorkerStopped if self._leaving else WorkerLost
         for call in list(self.calls.values()):
-            call.finish(WorkerLost(error) if call.taken else WorkerUnreached(error))
+            call.finish(of_taken(error) if call.taken else WorkerUnreached(error))
 
     def on_broken(self, why: str) -> None:
         self._client.complain(self._peer, why)
