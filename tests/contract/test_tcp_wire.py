@@ -65,6 +65,21 @@ def test_a_peer_that_breaks_the_protocol_loses_its_connection_only(plane, loop, 
     run(main(), loop=loop)
 
 
+def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop, monkeypatch):
+    monkeypatch.setattr(tcp_server, "MAX_UNGREETED", 3)
+
+    async def main():
+        async with plane.line(count, token="t", client_token="t") as line, contextlib.AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(plane.connected(line.port)) for _ in range(10)]
+            async with line.call(b"5") as call:
+                assert len(await anext(call)) > 0
+            with contextlib.suppress(ConnectionError):
+                assert await silent[0][0].read() == b"", "the one that was silent longest is closed"
+            await until(lambda: len(line.server.ungreeted) <= 3, "few are left")
+
+    run(main(), loop=loop)
+
+
 def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, monkeypatch, caplog):
     """Anybody may connect; only who has the token may stay."""
     monkeypatch.setattr(tcp_server, "HELLO_TIMEOUT_S", 0.2)

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import threading
 
 import msgspec
@@ -214,6 +215,25 @@ def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
         assert len(files.asked) == 3
 
     follow(test, lambda card: card.path, files)
+
+
+def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
+    monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
+    errors = [MemoryError(), OSError(errno.EMFILE, "Too many open files")]
+
+    def load(card):
+        if errors:
+            raise errors.pop()
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="open files"):
+            catalog.get("demo")
+        await until(lambda: catalog.ready, "it is served")
+        assert not errors
+
+    follow(test, load)
 
 
 def test_no_worker_no_fetch():

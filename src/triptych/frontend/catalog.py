@@ -14,6 +14,7 @@ import msgspec
 
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import ConfigError, NotFound, TriptychError, Unavailable
+from triptych.contracts.shortage import shortage_of
 from triptych.contracts.spans import Mode, Span, modes_of
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
@@ -173,9 +174,24 @@ class Catalog:
         except ConfigError as error:
             model.processor, model.problem = None, str(error)
             log.error("model %s cannot be served: %s", card.name, error)
-        except Exception:  # one checkpoint's files must not take the other models down
+        except Exception as error:  # one checkpoint's files must not take the other models down
+            if (short := shortage_of(error)) is not None:
+                self._load_again(model, card, folder, short.message)
+                return
             model.processor, model.problem = None, "its files cannot be read; the frontend's log has the cause"
             log.exception("model %s cannot be served", card.name)
+
+    def _load_again(self, model: Model, card: ModelCard, folder: str, problem: str) -> None:
+        """Load in a while, in the background: the machine was short of something, and the files are not to blame."""
+        model.processor, model.problem = None, problem
+        log.warning("model %s cannot be served yet: %s", card.name, problem)
+
+        async def again() -> None:
+            await asyncio.sleep(FETCH_AGAIN_S)
+            if model.processor is None and model.instances and card_for_all(model.instances) == card:
+                await self._load_processor(model, card, folder)
+
+        self._fetching[card.name] = asyncio.create_task(again(), name=f"load {card.name} again")
 
     def get(self, name: str) -> tuple[Model, Processor]:
         """The model by its name. Raises NotFound listing the known ones, Unavailable without workers."""

@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._turn_deaf()
         self._parser.close()
         self._leave()
+        self._exchange = self._incoming = None
         self.resume_writing()
 
     def _leave(self) -> None:

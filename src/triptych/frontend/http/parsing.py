@@ -63,9 +63,9 @@ class Parser:
         self._stopped = True
 
     def close(self) -> None:
-        """Let go of the connection, which the parser refers to."""
+        """Let go of the listener, so that neither waits for Python's garbage collection."""
         self._stopped = True
-        self._parser = None  # type: ignore[assignment]
+        self._parser = self._listener = None  # type: ignore[assignment]
 
     def _feed(self, data: bytes) -> None:
         try:

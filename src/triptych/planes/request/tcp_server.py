@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 import ssl
+from collections import OrderedDict
 from contextlib import aclosing
 from ipaddress import ip_address
 from typing import cast
@@ -25,6 +26,9 @@ log = logging.getLogger("triptych.request")
 
 HELLO_TIMEOUT_S = 10.0
 """For a caller to say who it is; then its connection is closed, however much else it says."""
+
+MAX_UNGREETED = 128
+"""Most connections that have not said who they are."""
 
 _HELLO = msgspec.msgpack.Decoder(frames.Hello)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -69,6 +73,7 @@ class _ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._server.connections.add(self)
+        self._server.make_room_for_hello(self)
         self._greeting = self._loop.call_later(HELLO_TIMEOUT_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -100,6 +105,7 @@ class _ServerConnection(Connection):
         if hello.to not in ("", self._server.id):
             raise FrameError(f"it means the worker {hello.to}, this is {self._server.id}")
         self._greeted = True
+        self._server.ungreeted.pop(self, None)
         self._greeting.cancel()
         self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
 
@@ -151,6 +157,7 @@ class _ServerConnection(Connection):
     def on_closed(self) -> None:
         self._greeting.cancel()
         self._server.connections.discard(self)
+        self._server.ungreeted.pop(self, None)
         for stream in list(self._streams.values()):
             if stream.task is not None:
                 stream.task.cancel()
@@ -182,6 +189,8 @@ class TcpRequestServer:
         self._server: asyncio.Server | None = None
         self._draining = False
         self.connections: set[_ServerConnection] = set()
+        self.ungreeted: OrderedDict[_ServerConnection, None] = OrderedDict()
+        """Those that have not said who they are, the oldest first."""
         self.standing: dict[str, Handler] = {}
         self._watchers = TaskSet()
         self.tasks = TaskSet()
@@ -208,6 +217,13 @@ class TcpRequestServer:
             reason = error.strerror or str(error)
             raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error
         return self._host, cast(int, self._server.sockets[0].getsockname()[1])
+
+    def make_room_for_hello(self, new: _ServerConnection) -> None:
+        """Who says nothing keeps nobody out: the longest silent one goes where there are too many."""
+        self.ungreeted[new] = None
+        if len(self.ungreeted) > MAX_UNGREETED:
+            oldest, _ = self.ungreeted.popitem(last=False)
+            oldest.abort()
 
     def admits(self, token: str | None) -> bool:
         return self._token is None or hmac.compare_digest((token or "").encode(), self._token.encode())
