@@ -13,6 +13,7 @@ from support.http_server import get, served
 from support.loops import run, until
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http.connection import MAX_PIPELINED
+from triptych.frontend.http.parsing import MAX_HEADERS
 
 
 def test_what_is_no_http_is_answered_as_json():
@@ -225,5 +226,19 @@ def test_bytes_at_random_places_of_requests_harm_nobody(caplog):
                 await asyncio.gather(*(one() for _ in range(40)))
             await until(lambda: s.open == 0, "no connection is kept")
         assert not caplog.records, "the server met nothing that it did not expect"
+
+    run(main())
+
+
+@pytest.mark.parametrize("place", ["head", "trailers"])
+def test_headers_are_counted(place):
+    many = b"a: b\r\n" * (MAX_HEADERS + 2)
+    head = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n"
+
+    async def main():
+        async with served() as s:
+            answer = await send(s.port, (b"GET /a HTTP/1.1\r\n" if place == "head" else head) + many)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b'"head_too_large"' in answer
 
     run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -225,3 +226,20 @@ def test_a_request_that_leaves_gives_back_what_it_has_and_what_it_waits_for() ->
         assert crowd.admission.waiting == 0
 
     with_crowd(body, most=2)
+
+
+@pytest.mark.parametrize("most", [0, 500])
+def test_a_large_request_begins_over_many_turns_of_the_loop(most) -> None:
+    """Those beside it go on meanwhile."""
+
+    async def body(crowd: Crowd) -> None:
+        await crowd.come("big", count=100)
+        began = [len(crowd.began)]
+        while began[-1] < 100:
+            await asyncio.sleep(0)
+            began.append(len(crowd.began))
+        assert max(after - before for before, after in itertools.pairwise(began)) <= 4
+        await crowd.come("small", count=16)
+        assert len(crowd.began) == 116, "one that is not large begins at once"
+
+    with_crowd(body, most=most)

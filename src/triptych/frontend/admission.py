@@ -10,10 +10,14 @@ from typing import Literal
 
 from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
 from triptych.contracts.stages import Sample
+from triptych.pace import PIECE_BYTES, Pace
 
 Lane = Literal["text", "media"]
 
 RETRY_AFTER_S = 1.0
+MAX_AT_ONCE = 16
+"""Generations of a request that begin in one turn of the event loop. Those of larger requests begin over many turns,
+four in each for all of them together: planning and sending one takes half a millisecond."""
 
 
 class Party:
@@ -28,12 +32,15 @@ class Party:
         """Places that no generation has come for yet."""
         self.waiters: deque[asyncio.Future[None]] = deque()
         self._admission = admission
+        self._is_large = count > MAX_AT_ONCE
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """A place for one generation, for the block. Raises Unavailable where the first took too long to come."""
         await self._admission.wait(self)
         try:
+            if self._is_large:
+                await self._admission.turn()
             yield
         finally:
             self._admission.give_back(1)
@@ -61,6 +68,7 @@ class Admission:
         self._most_waiting = most_waiting
         self._wait_s = wait_s
         self._running = 0
+        self._pace = Pace()
         self.waiting = 0
         """Generations without a place."""
         self._lines: dict[Lane, deque[Party]] = {"text": deque(), "media": deque()}
@@ -137,6 +145,11 @@ class Admission:
             elif turn in party.waiters:
                 party.waiters.remove(turn)
             raise
+
+    async def turn(self) -> None:
+        """Wait for a turn of the event loop in which one more generation of a large request may begin."""
+        await self._pace.room()
+        self._pace.spend(PIECE_BYTES)
 
     def give_back(self, count: int) -> None:
         """So many places are free again."""

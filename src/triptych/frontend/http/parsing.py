@@ -14,6 +14,9 @@ from triptych.frontend.http.asgi import Headers, Scope
 MAX_HEAD_BYTES = 64 << 10
 """Most bytes of a request line and headers, or of what follows a body, give or take one read of the socket."""
 
+MAX_HEADERS = 256
+"""Most headers of a request, those after its body included."""
+
 
 class Listener(Protocol):
     """Hears of requests as they come."""
@@ -29,6 +32,10 @@ class Listener(Protocol):
 
 class _Stopped(Exception):
     """No more of what was read is looked at."""
+
+
+class _TooMany(Exception):
+    """More headers than a request may have."""
 
 
 class Parser:
@@ -76,6 +83,8 @@ class Parser:
             if self._stopped:
                 return
             reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            if isinstance(reason, _TooMany):
+                raise BadRequest(f"the request has over {MAX_HEADERS} headers", code="head_too_large") from None
             if reason is not None and not isinstance(reason, (httptools.HttpParserError, UnicodeError, MemoryError)):
                 raise  # a fault of the listener's
             raise shortage_of(error) or BadRequest("this is not well-formed HTTP/1.1", code="malformed_http") from None
@@ -111,6 +120,8 @@ class Parser:
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self._wants_continue = True
+        if len(self._headers) == MAX_HEADERS:
+            raise _TooMany
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
