@@ -14,7 +14,7 @@ from triptych.contracts.request import GenerateRequest, Guided, Medium, Sampling
 from triptych.router.block_hash import named
 from triptych.router.routing import Prompt
 from triptych.stages.apart import Apart
-from triptych.stages.suspects import UNEXPLAINED_S, Suspects, name_of
+from triptych.stages.suspects import WAVE_S, Suspects, name_of
 from triptych.stages.unanswered import LINGER_S, MAX_LINGERING, Unanswered
 
 P, Q, R, S = b"P", b"Q", b"R", b"S"
@@ -54,8 +54,8 @@ def test_who_was_answered_since_starts_anew() -> None:
     one = suspects()
     one.fell("a", [P], 0.0)
     one.answered(P)
-    assert one.fell("b", [P], 1.0) == []
-    assert one.fell("c", [P], 2.0) == [P]
+    assert one.fell("b", [P], 10.0) == []
+    assert one.fell("c", [P], 20.0) == [P]
 
 
 def test_an_innocent_that_met_another_suspect_is_not_blamed_for_its_fall() -> None:
@@ -66,15 +66,22 @@ def test_an_innocent_that_met_another_suspect_is_not_blamed_for_its_fall() -> No
     assert one.fell("b", [P, R], 1.0) == []
 
 
-def test_a_fall_that_no_request_explains_excuses_once() -> None:
+@pytest.mark.parametrize("others", [[], [R]], ids=["with nothing to answer", "with others' requests"])
+def test_a_fall_elsewhere_at_nearly_the_same_time_excuses_once(others: list[bytes]) -> None:
     one = suspects()
     one.fell("a", [P], 0.0)
-    one.fell("x", [], 0.5)
+    one.fell("x", others, 0.5)
     assert one.fell("b", [P], 1.0) == []
-    one.fell("y", [], 1.1)
+    one.fell("y", others, 1.1)
     assert one.fell("c", [P], 1.2) == [P], "but not again"
-    one.fell("a2", [Q], 2.0)
-    assert one.fell("b2", [Q], 2.0 + UNEXPLAINED_S) == [Q], "nor for long"
+    one.fell("a2", [Q], 10.0)
+    one.fell("z", [], 10.1)
+    assert one.fell("b2", [Q], 10.2 + WAVE_S) == [Q], "nor for long"
+
+
+def test_copies_of_one_request_excuse_each_other_not() -> None:
+    one = suspects()
+    assert [one.fell(worker, [P], 0.0) for worker in "abcd"] == [[], [P], [], []]
 
 
 def test_the_end_of_a_process_whose_engine_died_is_not_another_fall() -> None:
@@ -89,11 +96,11 @@ def test_bounds_in_number_and_time() -> None:
     for number in range(5):
         one.fell(f"a{number}", [b"%d" % number], float(number))
     assert [one.is_suspect(b"%d" % number) for number in range(5)] == [False, False, True, True, True]
-    for number in (2, 3, 4):
-        assert one.fell(f"b{number}", [b"%d" % number], 5.0) == [b"%d" % number]
-    assert [one.quarantine_s(b"%d" % number, 6.0) for number in (2, 3, 4)] == [None, 9.0, 9.0]
+    for number, now in ((2, 7.0), (3, 9.5), (4, 12.0)):
+        assert one.fell(f"b{number}", [b"%d" % number], now) == [b"%d" % number]
+    assert [one.quarantine_s(b"%d" % number, 12.0) for number in (2, 3, 4)] == [None, 7.5, 10.0]
     assert (one.quarantined, one.suspected, one.any) == (2, 0, True)
-    one.expire(15.0)
+    one.expire(22.0)
     assert not one.any
 
 

@@ -14,6 +14,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import msgspec
 
@@ -22,8 +23,9 @@ from triptych.router.routing import Prompt
 
 MAX_SUSPECTS = 4096
 MAX_FALLEN = 1024
-UNEXPLAINED_S = 5.0
-"""A fall that no request explains, so shortly before, tells of another cause; it excuses each suspect once."""
+WAVE_S = 2.0
+"""Another worker's fall, so shortly before, at which a suspect was not, tells of another cause; it excuses each suspect
+once. So workers that are killed from outside, one after another, take no request with them that meets two of them."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -71,9 +73,8 @@ class Suspects:
         self._max_quarantined, self._max_suspects = max_quarantined, max_suspects
         self._suspects: OrderedDict[bytes, _Record] = OrderedDict()
         self._quarantine: OrderedDict[bytes, float] = OrderedDict()
-        self._unexplained_at: float | None = None
-        self._fallen: OrderedDict[str, None] = OrderedDict()
-        """Workers whose fall is known: an engine that dies ends its process a moment later."""
+        self._fallen: OrderedDict[str, float] = OrderedDict()
+        """When workers fell, by the first that was heard of it: an engine that dies ends its process a moment later."""
         self.falls = 0
 
     @property
@@ -92,13 +93,8 @@ class Suspects:
     def fell(self, worker: str, names: Collection[bytes], now: float) -> list[bytes]:
         """Take note that ``worker`` fell while it had these requests; return those that are in quarantine from now."""
         self.expire(now)
-        is_new = self._is_new(worker)
-        self.falls += is_new
+        self._note_fall(worker, now)
         if not self._keep_s:
-            return []
-        if not names:
-            if is_new:
-                self._unexplained_at = now
             return []
         before = [name for name in set(names) if self._felled_another(name, worker)]
         for name in set(names):
@@ -108,13 +104,13 @@ class Suspects:
         self._put_away(before[0], now)
         return before
 
-    def _is_new(self, worker: str) -> bool:
+    def _note_fall(self, worker: str, now: float) -> None:
         if worker in self._fallen:
-            return False
-        self._fallen[worker] = None
+            return
+        self.falls += 1
+        self._fallen[worker] = now
         if len(self._fallen) > MAX_FALLEN:
             self._fallen.popitem(last=False)
-        return True
 
     def _felled_another(self, name: bytes, worker: str) -> bool:
         record = self._suspects.get(name)
@@ -130,10 +126,11 @@ class Suspects:
 
     def _excused(self, name: bytes, now: float) -> bool:
         record = self._suspects[name]
-        if record.excused or self._unexplained_at is None or now - self._unexplained_at > UNEXPLAINED_S:
+        if record.excused:
             return False
-        record.excused = True
-        return True
+        lately = takewhile(lambda fall: fall[1] >= now - WAVE_S, reversed(self._fallen.items()))
+        record.excused = any(worker not in record.workers for worker, _ in lately)
+        return record.excused
 
     def _put_away(self, name: bytes, now: float) -> None:
         self._suspects.pop(name, None)
