@@ -55,7 +55,7 @@ def test_half_of_all_workers_killed_under_load(workers, requests):
             await answered(d, later, str)
             assert await metric(d, "triptych_requests_not_taken_total") > 0
             assert await metric(d, "triptych_requests_quarantined") == 0
-            assert 1 <= await metric(d, "triptych_workers_left_out") <= workers // 2
+            assert await metric(d, "triptych_workers_fallen_total") <= workers // 2
 
     run(main(), limit_s=50)
 
