@@ -104,12 +104,19 @@ def _images_heavy(rng: random.Random, index: int, common: bytes) -> Prompt:
     return Prompt("Describe the pictures.", max_tokens=16, pngs=tuple(picture(rng) for _ in range(1 + index % 4)))
 
 
+def _long(rng: random.Random, index: int, common: bytes) -> Prompt:
+    from benchmarks.long_prompts.model import source_prompt
+
+    return Prompt(source_prompt(rng), max_tokens=4)
+
+
 WORKLOADS: dict[str, Callable[[random.Random, int, bytes], Prompt]] = {
     "text": _text,
     "image-distinct": _image_distinct,
     "image-repeated": _image_repeated,
     "images-heavy": _images_heavy,
     "frontend": _short,
+    "long": _long,
 }
 SERVING = ("text", "image-distinct", "image-repeated")
 

@@ -6,6 +6,7 @@ import json
 import random
 import sysconfig
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,24 @@ def _trained(special: dict[str, int]) -> Any:
     return tokenizer
 
 
+@lru_cache(maxsize=1)
+def _files() -> tuple[Path, ...]:
+    return tuple(sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")))
+
+
 def _sources(chance: random.Random, characters: int) -> Iterator[str]:
-    """Files of the environment in an order by ``chance``, until there are so many characters."""
-    files = sorted(Path(sysconfig.get_path("purelib")).rglob("*.py"))
-    chance.shuffle(files)
-    for file in files:
+    """Files of the environment, drawn by ``chance``, until there are so many characters."""
+    while characters > 0:
         try:
-            text = file.read_text()
+            text = chance.choice(_files()).read_text()
         except (OSError, UnicodeDecodeError):
+            continue
+        if "<|" in text:  # it may name a placeholder of media
             continue
         yield text
         characters -= len(text)
-        if characters <= 0:
-            return
 
 
-def prompts(count: int, seed: int) -> list[str]:
-    """``count`` texts of 240,000 characters, cut from the sources in an order that ``seed`` decides."""
-    whole = "".join(_sources(random.Random(seed), count * PROMPT_CHARACTERS))
-    return [whole[at * PROMPT_CHARACTERS : (at + 1) * PROMPT_CHARACTERS] for at in range(count)]
+def source_prompt(chance: random.Random) -> str:
+    """240,000 characters of sources, cut from whole files."""
+    return "".join(_sources(chance, PROMPT_CHARACTERS))[:PROMPT_CHARACTERS]

@@ -18,6 +18,11 @@ FRONTEND = {
     "triptych": ("triptych", "TriptychFrontend"),
     "dynamo": ("agent", "RemoteDynamoFrontend"),
 }
+LONG = {
+    "triptych": ("triptych", "TriptychLong"),
+    "dynamo": ("agent", "RemoteDynamoLong"),
+    "dynamo-fastokens": ("agent", "RemoteDynamoLongFast"),
+}
 
 
 def create(table: dict[str, tuple[str, str]], name: str, setup: Setup) -> System:

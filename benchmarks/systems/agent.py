@@ -29,6 +29,8 @@ KINDS = {
     "raw-engine": ("raw_engine", "RawEngine"),
     "dynamo": ("dynamo", "DynamoAggregated"),
     "dynamo-frontend": ("dynamo", "DynamoFrontend"),
+    "dynamo-long": ("dynamo", "DynamoLong"),
+    "dynamo-long-fast": ("dynamo", "DynamoLongFast"),
 }
 
 
@@ -108,6 +110,14 @@ class RemoteDynamo(RemoteSystem):
 
 class RemoteDynamoFrontend(RemoteDynamo):
     kind, title = "dynamo-frontend", "Dynamo frontend"
+
+
+class RemoteDynamoLong(RemoteDynamo):
+    kind, title = "dynamo-long", "Dynamo frontend"
+
+
+class RemoteDynamoLongFast(RemoteDynamo):
+    kind, title = "dynamo-long-fast", "Dynamo frontend, fastokens"
 
 
 def _require_peers(setup: Setup) -> None:

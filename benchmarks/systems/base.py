@@ -28,6 +28,15 @@ class Setup:
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
 
 
+FRONTEND_CORE, OTHERS_CORE = 0, 1
+"""Where long prompts are measured: the frontend has the first to itself."""
+
+
+def pinned(argv: list[str], core: int) -> list[str]:
+    """A command that runs on one core alone."""
+    return ["taskset", "-c", str(core), *argv]
+
+
 class System(Protocol):
     """One system under test.
 
@@ -109,7 +118,7 @@ class HttpSystem:
         before, load_before = self.cpu(), time.process_time()
         beside: list[Record] = []
         if leg.beside:
-            texts = self._bytes_of(texts_beside(leg))
+            texts = self.requests_of(texts_beside(leg))
             records, beside, wall_s = await run_load_beside(
                 self.url, requests, leg.concurrency, leg.limit_s, texts, leg.beside
             )
@@ -125,8 +134,8 @@ class HttpSystem:
         await run_load(self.url, self._requests(leg, warmup), leg.concurrency, leg.limit_s)
 
     def _requests(self, leg: Leg, warmup: bool) -> list[Request]:
-        return self._bytes_of(cached_prompts(leg, warmup))
+        return self.requests_of(cached_prompts(leg, warmup))
 
-    def _bytes_of(self, prompts: Iterable[Prompt]) -> list[Request]:
+    def requests_of(self, prompts: Iterable[Prompt]) -> list[Request]:
         host = self.url.removeprefix("http://")
         return [Request(http_request(prompt, self.model_name, host), prompt.max_tokens) for prompt in prompts]

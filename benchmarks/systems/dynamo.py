@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.procs import StartError, free_port
-from benchmarks.systems.base import START_TIMEOUT_S, HttpSystem
+from benchmarks.systems.base import FRONTEND_CORE, START_TIMEOUT_S, HttpSystem, pinned
 from benchmarks.systems.engine_settings import SINGLE_PROCESS_ENV, flags
 
 _PLANES = ["--discovery-backend", "file", "--request-plane", "tcp", "--event-plane", "zmq"]
@@ -22,6 +22,9 @@ class _Dynamo(HttpSystem):
     def worker(self) -> list[str]:
         raise NotImplementedError
 
+    def frontend(self, argv: list[str]) -> list[str]:
+        return argv
+
     async def start(self) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -31,7 +34,7 @@ class _Dynamo(HttpSystem):
         python = [str(self.setup.peers_python), "-m"]
         frontend = ["dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port), *_PLANES]
         try:
-            child = await self.launch("frontend", python + frontend, env)
+            child = await self.launch("frontend", self.frontend(python + frontend), env)
             await child.wait_http(f"{self.url}/v1/models", START_TIMEOUT_S)
             self.ready("frontend")
             await self.launch("worker", [*python, *self.worker(), *_PLANES], env)
@@ -60,3 +63,28 @@ class DynamoFrontend(_Dynamo):
     def worker(self) -> list[str]:
         limits = ["--speedup-ratio", "1000000", "--max-num-seqs", "256", "--block-size", "16"]
         return ["dynamo.mocker", "--model-path", str(self.setup.model), "--model-name", "bench", *limits]
+
+
+@dataclass
+class DynamoLong(_Dynamo):
+    """Its frontend alone on a core, and its mocker with room for the prompts."""
+
+    title: str = "Dynamo frontend"
+
+    def frontend(self, argv: list[str]) -> list[str]:
+        return pinned(argv, FRONTEND_CORE)
+
+    def worker(self) -> list[str]:
+        limits = ["--speedup-ratio", "1000000", "--max-num-seqs", "256", "--block-size", "16"]
+        limits += ["--num-gpu-blocks-override", "400000", "--max-num-batched-tokens", "1000000"]
+        return ["dynamo.mocker", "--model-path", str(self.setup.model), "--model-name", "bench", *limits]
+
+
+@dataclass
+class DynamoLongFast(DynamoLong):
+    """The same with its own fast tokenizer."""
+
+    title: str = "Dynamo frontend, fastokens"
+
+    def frontend(self, argv: list[str]) -> list[str]:
+        return super().frontend([*argv, "--tokenizer", "fastokens", "--no-tokenizer-fallback"])

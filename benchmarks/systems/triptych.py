@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.procs import StartError, free_port
-from benchmarks.systems.base import ROOT, START_TIMEOUT_S, HttpSystem
+from benchmarks.systems.base import FRONTEND_CORE, OTHERS_CORE, ROOT, START_TIMEOUT_S, HttpSystem, pinned
 from benchmarks.systems.engine_settings import SINGLE_PROCESS_ENV, flags
 
 _READY = "triptych: ready "
@@ -71,6 +71,29 @@ class TriptychFrontend(HttpSystem):
             self.url = line.removeprefix(f"{_READY}frontend ").strip()
             argv = [*_COMMAND, "worker", "--engine", "mock", "--model", str(self.setup.model)]
             await self.launch("worker", [*argv, "--run-dir", run_dir])
+            await self.serving("worker")
+        except (StartError, OSError):
+            await self.stop()
+            raise
+
+
+@dataclass
+class TriptychLong(HttpSystem):
+    """The frontend alone on a core, and a mock worker that makes 20 tokens a second for each request."""
+
+    title: str = "Triptych frontend"
+
+    async def start(self) -> None:
+        run_dir = str(self.setup.work_dir / "triptych-long")
+        try:
+            argv = [*_COMMAND, "frontend", "--port", "0", "--run-dir", run_dir]
+            frontend = await self.launch("frontend", pinned(argv, FRONTEND_CORE))
+            line = await frontend.wait_line(f"{_READY}frontend ", START_TIMEOUT_S)
+            self.ready("frontend")
+            self.url = line.removeprefix(f"{_READY}frontend ").strip()
+            argv = [*_COMMAND, "worker", "--engine", "mock", "--model", str(self.setup.model), "--run-dir", run_dir]
+            argv += ["--", "--itl-ms", "50", "--max-model-len", "131072"]
+            await self.launch("worker", pinned(argv, OTHERS_CORE))
             await self.serving("worker")
         except (StartError, OSError):
             await self.stop()

@@ -17,7 +17,7 @@ from triptych.router.block_hash import named
 from triptych.router.kv_index import KvIndex, Match
 from triptych.router.policy import POLICIES, Candidate, Policy, Weights, cost
 from triptych.router.recent import Recent
-from triptych.router.routing import Prompt, Routing, Wish
+from triptych.router.routing import EACH, STEP, Prompt, Routing, Wish
 from triptych.router.workload import Workload
 
 SIZE = 4
@@ -134,9 +134,25 @@ def test_a_prompt_is_looked_up_once_while_nothing_is_told(monkeypatch: pytest.Mo
         assert len(looked_up) == len(held) * len(Level)
     routing.forget("b")
     assert [*held, routing.held_tokens(B, asked)] == [0, 4, 12, 8, 0]
-    routing.prefilled(worker("silent", reports=False), asked, now_s=0)
-    assert routing.held_tokens(worker("silent"), asked) == 16
-    assert routing.held_tokens(worker("silent"), prompt(8)) == 8, "another prompt is looked up by itself"
+    silent = worker("silent", reports=False)
+    routing.prefilled(silent, asked, now_s=0)
+    assert routing.held_tokens(silent, asked) == 16
+    assert routing.held_tokens(silent, prompt(8)) == 8, "another prompt is looked up by itself"
+
+
+def test_of_who_reports_nothing_a_long_prompt_is_known_by_some_of_its_blocks() -> None:
+    routing, asked = Routing(RouterConfig()), prompt((EACH + 3 * STEP) * SIZE + 5)
+    silent = worker("silent", reports=False)
+    assert len(asked.landmarks(SIZE)) == EACH + 3
+    routing.prefilled(silent, asked, now_s=0)
+    assert routing.held_tokens(silent, asked) == (EACH + 3 * STEP) * SIZE
+    for shared, guessed in ((EACH - 1, EACH - 1), (EACH + STEP - 1, EACH), (EACH + 2 * STEP + 1, EACH + 2 * STEP)):
+        other = Prompt(named([*asked.tokens[: shared * SIZE], *[99] * 4000]))
+        assert routing.held_tokens(silent, other) == guessed * SIZE
+    assert routing.choose("pd", [A, silent], asked) is silent
+    for _ in routing.forget("silent"):
+        pass
+    assert routing.held_tokens(silent, asked) == 0
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:

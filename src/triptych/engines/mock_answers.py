@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Container
+from collections.abc import Collection
+from itertools import islice
 
 from triptych.contracts.request import FinishReason, GenerateRequest, Sampling, TokenLogprob
+from triptych.contracts.tokens import TokenIds
 
 
-def answer_of(request: GenerateRequest, placeholders: Container[int]) -> list[int]:
+def answer_of(request: GenerateRequest, placeholders: Collection[int]) -> list[int]:
     """What is left to say after ``request.said``: whoever said that would have gone on so."""
-    sampling = request.sampling
-    said = [token for token in request.token_ids if token not in placeholders] or [0]
-    if sampling.temperature > 0:
-        start = _start(said, request.said) if request.said else random.Random(sampling.seed).randrange(len(said))
-        said = said[start:] + said[:start]
-    wanted = sampling.max_tokens if sampling.ignore_eos else max(len(said), sampling.min_tokens)
-    rounds = math.ceil(wanted / len(said))
-    return (said * rounds)[len(request.said) : min(wanted, sampling.max_tokens)]
+    sampling, ids = request.sampling, TokenIds(request.token_ids)
+    length = len(ids) - sum(ids.count_each(placeholders).values())
+    if not length:
+        ids, length = TokenIds([0]), 1
+    wanted = sampling.max_tokens if sampling.ignore_eos else max(length, sampling.min_tokens)
+    begin = _begin(request, length, placeholders)
+    first, last = begin + len(request.said), begin + min(wanted, sampling.max_tokens)
+    own = (token for token in ids if token not in placeholders)
+    if last <= length:
+        return list(islice(own, first, last))  # of a long prompt no more is looked at than is said
+    return (list(own) * math.ceil(last / length))[first:last]
+
+
+def _begin(request: GenerateRequest, length: int, placeholders: Collection[int]) -> int:
+    """Where in its prompt the answer starts."""
+    if request.sampling.temperature <= 0:
+        return 0
+    if request.said:
+        return _start([token for token in request.token_ids if token not in placeholders] or [0], request.said)
+    return random.Random(request.sampling.seed).randrange(length)
 
 
 def _start(prompt: list[int], said: list[int]) -> int:

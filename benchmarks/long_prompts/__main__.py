@@ -1,0 +1,116 @@
+"""``python -m benchmarks.long_prompts``: prompts of 60,000 tokens, alone and beside paced streams.
+
+The frontend has one core to itself, the load generator and the worker share another. Triptych and both kinds of
+NVIDIA Dynamo's frontend take turns within every round, with the same prompts. About six minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.compare import say
+from benchmarks.load import run_load, run_load_beside
+from benchmarks.long_prompts.model import make_model
+from benchmarks.long_prompts.report import Round, write
+from benchmarks.measure import Leg, Record
+from benchmarks.procs import StartError
+from benchmarks.stats import percentile
+from benchmarks.systems import LONG, create
+from benchmarks.systems.base import OTHERS_CORE, ROOT, HttpSystem, Setup
+from benchmarks.workloads import Prompt, cached_prompts, texts_beside
+from triptych.demo import MODEL_DIR
+
+CONCURRENCY = 16
+STREAMS, STREAM_TOKENS = 16, 256
+LIMIT_S = 90.0
+WORK_DIR = ROOT / "build" / "benchmarks" / "work-long-prompts"
+
+
+async def main(rounds: int, prompts: int, names: Sequence[str], out: Path) -> int:
+    shutil.rmtree(WORK_DIR, ignore_errors=True)
+    WORK_DIR.mkdir(parents=True)
+    setup = Setup(make_model(Path(MODEL_DIR), WORK_DIR / "bench"), WORK_DIR)
+    systems = {name: create(LONG, name, setup) for name in names}
+    measured: list[Round] = []
+    try:
+        for name in list(systems):
+            try:
+                await systems[name].start()
+            except StartError as error:
+                say(f"{name} is not measured: {error}")
+                del systems[name]
+        for number in range(rounds):
+            order = [*systems][number % len(systems) :] + [*systems][: number % len(systems)]
+            this = Round()
+            for name in order:
+                if name == "triptych":
+                    system = systems[name]
+                    assert isinstance(system, HttpSystem)
+                    await _beside_streams(system, prompts, number, this)
+                summary = await systems[name].run(_leg(prompts, number))
+                done = summary.requests - summary.failed
+                this.per_core_s[name] = done / summary.cpu_s["frontend"]
+                this.failed += summary.failed
+                if summary.errors:
+                    say(f"{name}: {summary.errors}")
+            say(f"round {number + 1}: {this}")
+            measured.append(this)
+    finally:
+        for one in systems.values():
+            await one.stop()
+    say(f"wrote {write(out, measured, setup.peers_python)}")
+    return 0
+
+
+def _leg(prompts: int, seed: int) -> Leg:
+    return Leg("long", CONCURRENCY, prompts, 20, seed, LIMIT_S)
+
+
+async def _beside_streams(system: HttpSystem, prompts: int, seed: int, this: Round) -> None:
+    """Streams alone, and the same again while long prompts come as fast as they are answered."""
+    leg = Leg("long", CONCURRENCY, prompts, 0, 1000 + seed, LIMIT_S, beside_requests=STREAMS)
+    streams = system.requests_of([Prompt(one.text, STREAM_TOKENS) for one in texts_beside(leg)])
+    alone, _ = await run_load(system.url, streams, STREAMS, LIMIT_S)
+    this.alone_p99_ms = _itl_p99_ms(alone, alone)
+    before = system.cpu()["frontend"]
+    requests = system.requests_of(cached_prompts(leg, False))
+    records, beside, _ = await run_load_beside(system.url, requests, CONCURRENCY, LIMIT_S, streams, STREAMS)
+    good = [one for one in records if not one.error]
+    this.failed += len(records) - len(good) + sum(bool(one.error) for one in (*alone, *beside))
+    this.per_s = len(good) / (max(one.end for one in good) - min(one.start for one in good))
+    this.beside_p99_ms = _itl_p99_ms(beside, good)
+    this.beside_cpu_s = system.cpu()["frontend"] - before
+
+
+def _itl_p99_ms(streams: Sequence[Record], during: Sequence[Record]) -> float:
+    """Of the gaps that end while ``during`` is under way."""
+    begin, end = min(one.start for one in during), max(one.end for one in during)
+    gaps = [
+        later - earlier
+        for one in streams
+        for earlier, later in zip(one.stamps, one.stamps[1:], strict=False)
+        if begin <= later <= end
+    ]
+    return 1000 * percentile(gaps, 0.99)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_prompts", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=300, help="of each leg")
+    parser.add_argument("--systems", nargs="+", choices=list(LONG), default=list(LONG))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asked = _arguments()
+    os.sched_setaffinity(0, {OTHERS_CORE})
+    raise SystemExit(uvloop.run(asyncio.wait_for(main(asked.rounds, asked.prompts, asked.systems, asked.out), 1800)))
