@@ -134,6 +134,7 @@ class Catalog:
         if instances and (model.processor is None or not _say_the_same(model.card, card_for_all(instances))):
             await self._load_or_fetch(model, card_for_all(instances))
         model.instances = instances
+        _prepare_for(model)
 
     async def _load_or_fetch(self, model: Model, card: ModelCard) -> None:
         """What must come from a worker comes in the background: other models' workers come and go meanwhile."""
@@ -170,6 +171,7 @@ class Catalog:
     async def _load_processor(self, model: Model, card: ModelCard, folder: str) -> None:
         try:
             model.processor = await asyncio.to_thread(self._load, msgspec.structs.replace(card, path=folder))
+            _prepare_for(model)
             model.card, model.problem = card, None
         except ConfigError as error:
             model.processor, model.problem = None, str(error)
@@ -224,6 +226,12 @@ def card_for_all(instances: Sequence[Instance]) -> ModelCard:
         context_length=min(one.context_length for one in limiting),
         max_logprobs=min((one.max_logprobs for one in limiting), key=lambda most: (most < 0, most)),
     )
+
+
+def _prepare_for(model: Model) -> None:
+    """Have the processor name the blocks of prompts where workers report what their KV caches hold."""
+    if isinstance(model.processor, Processor):
+        model.processor.names_blocks = any(one.reports_kv for one in model.instances)
 
 
 def _say_the_same(one: ModelCard, other: ModelCard) -> bool:

@@ -85,7 +85,7 @@ LoadMedia = Callable[[Sequence[MediaReference]], Awaitable[list[Medium]]]
 
 @dataclass
 class Processor:
-    """Everything about one model that lives on the request's way in. Immutable after ``load``."""
+    """Everything about one model that lives on the request's way in. ``names_blocks`` alone changes after ``load``."""
 
     card: ModelCard
     checkpoint: Checkpoint
@@ -96,6 +96,8 @@ class Processor:
     _placeholder_ids: dict[MediaKind, int] = field(default_factory=dict)
     _sampling: Sampling = Sampling()
     work: TextWork = field(default_factory=TextWork)
+    names_blocks: bool = False
+    """Some worker reports what its KV cache holds, so the blocks of all prompts will be asked for."""
 
     @classmethod
     def load(
@@ -134,7 +136,7 @@ class Processor:
         sizes = _sizes(messages)
         self._check_fits(sizes.characters, "messages")
         prepare = partial(self._prepared_chat, messages, template_settings, [ref.kind for ref in media])
-        prompt = await self.work.prepare(prepare, *sizes)
+        prompt = await self._prepare(prepare, *sizes)
         tokenised = time.perf_counter()
         if not media:
             return replace(prompt, tokenise_s=tokenised - begun)
@@ -187,7 +189,7 @@ class Processor:
     def _of_text(self, ids: TokenIds) -> Prompt:
         """A prompt without media. Names the blocks of a long one, where this is a thread that may take its time."""
         routed = RoutedPrompt(ids)
-        if _HASHED_AHEAD <= len(ids) <= self.card.context_length:
+        if self.names_blocks and _HASHED_AHEAD <= len(ids) <= self.card.context_length:
             routed.hashes(self.card.block_size)
         return Prompt(ids, [], len(ids), routed)
 
@@ -225,7 +227,7 @@ class Processor:
     async def completion(self, text: str) -> Prompt:
         """A prompt that came as text. Raises BadRequest for one that cannot fit the context."""
         self._check_fits(len(text), "prompt")
-        return await self.work.prepare(partial(self._prepared_text, text), len(text))
+        return await self._prepare(partial(self._prepared_text, text), len(text))
 
     async def tokens(self, ids: Sequence[int]) -> Prompt:
         """A prompt that came as ids. Raises BadRequest for ids outside of the vocabulary."""
@@ -237,6 +239,9 @@ class Processor:
     async def text_of(self, ids: Sequence[int]) -> str:
         """The text of a prompt that came as ids, without special tokens."""
         return await self.work.prepare(partial(self.tokenizer.decode_long, ids), len(ids))
+
+    async def _prepare(self, call: Callable[[], Prompt], characters: int, parts: int = 1) -> Prompt:
+        return await self.work.prepare(call, characters, parts, quick=self.tokenizer.by == "fastokens")
 
     def _prepared_text(self, text: str) -> Prompt:
         ids = self._ids(text, "prompt", add_special_tokens=True)

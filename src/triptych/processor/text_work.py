@@ -26,14 +26,20 @@ class TextWork:
     def __init__(self, max_waiting: int = MAX_WAITING, max_wait_s: float = MAX_WAIT_S) -> None:
         """``max_waiting``: calls that may wait for each kind of thread. ``max_wait_s``: most time that a call takes."""
         self.bodies = Lane("body", 2, max_waiting, max_wait_s)
+        self._quick = Lane("quick_text", 1, max_waiting, max_wait_s)
         self._texts = Lane("text", 2, max_waiting, max_wait_s)
         self._large = Lane("large_text", 1, max_waiting, max_wait_s)
 
-    async def prepare(self, call: Callable[[], T], characters: int, parts: int = 1) -> T:
-        """Return what ``call`` returns, which works on so many characters. Raises what ``aio.threads.Lane`` does."""
+    async def prepare(self, call: Callable[[], T], characters: int, parts: int = 1, *, quick: bool = False) -> T:
+        """Return what ``call`` returns, which works on so many characters. Raises what ``aio.threads.Lane`` does.
+
+        ``quick``: it takes milliseconds. One thread does that for all, since each keeps its own table of known words.
+        """
         if characters <= INLINE_CHARACTERS and parts <= INLINE_PARTS:
             return call()
-        return await (self._texts if characters <= LARGE_CHARACTERS else self._large).run(call)
+        if characters > LARGE_CHARACTERS:
+            return await self._large.run(call)
+        return await (self._quick if quick else self._texts).run(call)
 
     def close(self) -> None:
         """May be called twice."""
@@ -50,4 +56,4 @@ class TextWork:
 
     @property
     def _lanes(self) -> tuple[Lane, ...]:
-        return self.bodies, self._texts, self._large
+        return self.bodies, self._quick, self._texts, self._large

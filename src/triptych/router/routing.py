@@ -43,6 +43,7 @@ class Prompt:
         self.tokens = tokens
         self.wish = Wish()
         self._hashes: dict[int, list[int]] = {}
+        self._landmarks: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -53,9 +54,13 @@ class Prompt:
         return self._hashes[block_size]
 
     def landmarks(self, block_size: int) -> list[int]:
-        """Some of ``hashes``: each of the first ``EACH`` and every ``STEP``-th after those."""
-        hashes = self.hashes(block_size)
-        return hashes if len(hashes) <= EACH else hashes[:EACH] + hashes[EACH + STEP - 1 :: STEP]
+        """Hashes like ``hashes``, of the first ``EACH`` blocks and of every ``STEP`` blocks after those together."""
+        if block_size not in self._landmarks:
+            first = block_hashes(self.tokens[: EACH * block_size], block_size)
+            rest = self.tokens[EACH * block_size :]
+            more = block_hashes(rest, STEP * block_size, first[-1]) if len(rest) >= STEP * block_size else []
+            self._landmarks[block_size] = first + more
+        return self._landmarks[block_size]
 
 
 def _blocks_at(landmarks: int) -> int:

@@ -35,6 +35,8 @@ KEPT_BYTES = 2 << 20
 """What is left of a body is decoded at once, up to this (3 ms); over it, shorter texts are taken out as well."""
 MAX_KEPT_BYTES = 8 << 20
 _LONG_TEXT_BYTES = (64 << 10, 512, 0)
+_COUNTED_BYTES = 32 << 10
+"""At a time: memory that is in the processor's cache."""
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
 _TEXT = msgspec.json.Decoder(str)
 _NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]])
@@ -45,7 +47,10 @@ def is_small(body: Data) -> bool:
     """Whether ``body`` takes a millisecond at most to decode."""
     if len(body) <= MANY_VALUES_BYTES:
         return True
-    return len(body) <= INLINE_BODY_BYTES and len(bytes(body).translate(None, _NO_STRUCTURE)) <= INLINE_VALUES
+    if len(body) > INLINE_BODY_BYTES:
+        return False
+    pieces = (bytes(body[at : at + _COUNTED_BYTES]) for at in range(0, len(body), _COUNTED_BYTES))
+    return sum(len(piece.translate(None, _NO_STRUCTURE)) for piece in pieces) <= INLINE_VALUES
 
 
 def parse_large(body: Data, parse: Callable[[Data], T], limits: RequestLimits) -> T:
