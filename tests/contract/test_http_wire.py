@@ -13,7 +13,9 @@ from support.http_server import get, served
 from support.loops import run, until
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http.connection import MAX_PIPELINED
+from triptych.frontend.http.exchange import Exchange
 from triptych.frontend.http.parsing import MAX_HEADERS
+from triptych.frontend.http.server import SCRATCH_BYTES
 
 
 def test_what_is_no_http_is_answered_as_json():
@@ -240,5 +242,38 @@ def test_headers_are_counted(place):
             answer = await send(s.port, (b"GET /a HTTP/1.1\r\n" if place == "head" else head) + many)
             assert answer.startswith(b"HTTP/1.1 400 ")
             assert b'"head_too_large"' in answer
+
+    run(main())
+
+
+def test_bodies_in_chunks_of_a_byte_leave_turns_to_others(monkeypatch):
+    """Several at once: no turn of the loop takes in many thousands of them, once all have begun."""
+    count, taken = 60_000, 0
+    feed = Exchange.feed
+
+    def counted(self, part):
+        nonlocal taken
+        taken += 1
+        feed(self, part)
+
+    monkeypatch.setattr(Exchange, "feed", counted)
+    request = (
+        b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * count + b"0\r\n\r\n"
+    )
+
+    async def main():
+        async with served() as s, contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(s.port)) for _ in range(8)]
+            for _, writer in clients:
+                writer.write(request)
+            answers = asyncio.gather(*(response(reader) for reader, _ in clients))
+            before, most = taken, []
+            while not answers.done():
+                await asyncio.sleep(0)
+                most.append(taken - before)
+                before = taken
+            for _, _, body in await answers:
+                assert json.loads(body)["body"] == "a" * count
+            assert sorted(most)[-9] <= 4 * (SCRATCH_BYTES // 6 + 1), "of later turns, four reads are the most"
 
     run(main())

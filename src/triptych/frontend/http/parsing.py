@@ -47,6 +47,7 @@ class Parser:
         self.head_bytes = 0
         """Received since a head or a piece of a body was complete."""
         self._listener = listener
+        self._pieces = 0
         self._parser = httptools.HttpRequestParser(self)
         self._stopped = False
         self._url = b""
@@ -64,6 +65,11 @@ class Parser:
         self._feed(data)
         if self.head_bytes > MAX_HEAD_BYTES and not self._stopped:
             raise BadRequest("the request's head is too large", code="head_too_large")
+
+    def taken_pieces(self) -> int:
+        """Pieces of bodies since it was asked last."""
+        pieces, self._pieces = self._pieces, 0
+        return pieces
 
     def stop(self) -> None:
         """Look at no more, not even of what is being fed. May be called twice."""
@@ -138,6 +144,7 @@ class Parser:
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes = 0
+        self._pieces += 1
         self._listener.body(body)
 
     def on_message_complete(self) -> None:
