@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 
 from test_bad_requests import check_error
 
 from support.deployment import deployment
 from support.loops import run, until, until_async
+from triptych.frontend.answers import ChatAnswer
 
 
 def metric(text, name):
@@ -121,5 +123,28 @@ def test_a_client_that_leaves_a_large_request_leaves_nothing():
             await d.worker.idle()
             assert (await d.chat("hello")).status_code == 200
             await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
+
+    run(main())
+
+
+def test_the_json_of_many_log_probabilities_is_made_beside_the_event_loop(monkeypatch):
+    made_in = []
+    whole = ChatAnswer.whole
+
+    def seen(self, *args):
+        made_in.append(threading.current_thread() is threading.main_thread())
+        return whole(self, *args)
+
+    monkeypatch.setattr(ChatAnswer, "whole", seen)
+
+    async def main():
+        async with deployment() as d:
+            fields = {"ignore_eos": True, "logprobs": True, "top_logprobs": 20}
+            answer = (await d.chat("x", n=4, max_tokens=100, **fields)).json()
+            assert [len(one["logprobs"]["content"]) for one in answer["choices"]] == [100] * 4
+            streamed = await d.chat("x", n=4, max_tokens=100, stream=True, **fields)
+            assert streamed.text.count('"top_logprobs"') == 400
+            await d.chat("x", max_tokens=10, **fields)
+            assert made_in == [False, True]
 
     run(main())

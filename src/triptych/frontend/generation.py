@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,10 +24,15 @@ from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, 
 from triptych.frontend.unsent import bytes_per_token, most_unsent_bytes
 from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
+from triptych.pace import SMALL_BYTES, pace
 from triptych.processor.processor import Prompt
 from triptych.stages.compose import Plan
 from triptych.stages.dispatch import Dispatcher
 
+JSON_COST = 8
+"""Making JSON of log probabilities takes so many times as long as moving as many bytes."""
+LARGE_BYTES = 256 << 10
+"""Of log probabilities, above which a whole answer's JSON is made in a thread (10 ms)."""
 Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
 
 
@@ -74,7 +80,10 @@ class Generation:
                     if index not in opened:
                         opened.add(index)
                         out.insert(0, self.answer.opening(index))
-                    await events.write(b"".join(out))
+                    data = b"".join(out)
+                    await events.write(data)
+                    if len(data) > SMALL_BYTES and not pace().spend(JSON_COST * len(data)):
+                        await pace().room()
             tail = self.answer.usage_chunk(self.usage()) if self.include_usage else b""
             await events.write(tail + DONE)
         except asyncio.CancelledError:
@@ -106,7 +115,9 @@ class Generation:
         for one, text in zip(said, texts, strict=True):
             one.text = "".join(text)
         extra = {"triptych": self.timing()} if self.with_timing else {}
-        await send_json(send, self.answer.whole(said, self.usage(), extra), self._headers(headers))
+        whole = partial(self.answer.whole, said, self.usage(), extra)
+        is_large = token_bytes * sum(len(one.logprobs) for one in said) > LARGE_BYTES
+        await send_json(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
 
     def _as_told(self, error: Exception) -> TriptychError:
         """What the client hears of an error mid-stream."""
