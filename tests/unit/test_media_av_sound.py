@@ -1,7 +1,5 @@
 """Sounds that FFmpeg reads: the same facts, limits and refusals as for others."""
 
-import asyncio
-import base64
 import random
 import tracemalloc
 from io import BytesIO
@@ -22,9 +20,7 @@ from test_media_wav_sizes import ID3
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
 from triptych.media.audio import inspect_audio
-from triptych.media.decoder import MediaDecoder
 from triptych.media.formats.av_sound import CONTAINERS
-from triptych.media.loader import MediaLoader, MediaReference
 
 RATE = 48_000
 STEREO = np.stack([tones(1.0, RATE), tones(1.0, RATE, seed=2)], axis=1)
@@ -135,24 +131,6 @@ def test_a_file_that_is_cut_off_is_refused(kind):
     for cut in (FILES[kind][: len(FILES[kind]) // 2], data[: len(data) // 2]):
         with pytest.raises(BadRequest, match="damaged or truncated"):
             inspect_audio(cut, LIMITS, ITEM)
-
-
-@pytest.mark.parametrize("kind", ["m4a-aac", "webm-opus"])
-def test_it_is_read_and_decoded_in_a_process_of_its_own(kind):
-    async def main():
-        url = f"data:;base64,{base64.b64encode(FILES[kind]).decode()}"
-        async with MediaLoader(LIMITS) as source:
-            found = await source.load_one(MediaReference("audio", url, ITEM, (("decode_rate", 16_000),)))
-        decoder = MediaDecoder(LIMITS)
-        try:
-            async with decoder.decoded([found]) as [sound]:
-                return found, sound.copy()
-        finally:
-            await decoder.close()
-
-    found, sound = asyncio.run(main())
-    assert (found.format, found.sample_rate) == (CODECS[kind][2], RATE)
-    assert np.array_equal(sound, decode(FILES[kind], 16_000))
 
 
 def test_other_codecs_and_files_without_sound_are_named():

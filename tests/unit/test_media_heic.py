@@ -1,6 +1,5 @@
 """HEIC pictures: measured by their header, decoded tile by tile, shown as they say."""
 
-import asyncio
 import random
 import struct
 
@@ -11,12 +10,11 @@ pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 import numpy as np
 from heic_files import ALPHA, Item, box, clap, frame, full, grid, heic, ispe
 from PIL import Image, ImageOps
-from test_media_image import LIMITS, decode, medium
+from test_media_image import LIMITS, decode
 
 from media_files import exif, quadrants
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
-from triptych.media.decoder import MediaDecoder
 from triptych.media.sniff import ImageInfo, inspect_image
 
 PICTURE = quadrants(96, 64)
@@ -96,20 +94,6 @@ def test_exif_does_not_turn_it_a_second_time():
     assert off(decode(data), upright(PICTURE, 6)) < 3
 
 
-def test_it_is_decoded_in_a_process_of_its_own():
-    data = heic(*grid(TILED, 64))
-
-    async def main():
-        decoder = MediaDecoder(LIMITS)
-        try:
-            async with decoder.decoded([medium(data)]) as [picture]:
-                return picture.copy()
-        finally:
-            await decoder.close()
-
-    assert asyncio.run(main()).tobytes() == decode(data).tobytes()
-
-
 def changed(old: bytes, new: bytes, data: bytes) -> bytes:
     assert old in data
     return data.replace(old, new)
@@ -149,6 +133,20 @@ def test_pixels_of_a_frame_are_bounded_whatever_the_file_says_of_its_size():
     large = changed(ispe(1200, 1200), ispe(32, 32), heic(frame(Image.new("RGB", (1200, 1200)))))
     with pytest.raises(BadRequest, match="damaged"):
         decode(large)
+
+
+def test_neither_a_tile_nor_transparency_may_be_much_larger_than_the_picture():
+    large = frame(Image.new("RGB", (1200, 1200)))
+    tile = Item(b"grid", struct.pack(">BBBBHH", 0, 0, 0, 0, 96, 64), ispe(96, 64), refers=(b"dimg", [2]))
+    alpha = frame(Image.new("RGB", (128, 64)), ALPHA)
+    alpha.refers = (b"auxl", [1])
+    for data in (heic(tile, large), heic(frame(PICTURE), alpha)):
+        with pytest.raises(BadRequest, match="damaged"):
+            decode(data)
+    small = Item(b"grid", struct.pack(">BBBBHH", 0, 0, 0, 0, 96, 64), ispe(96, 64), refers=(b"dimg", [2]))
+    padded = Image.new("RGB", (128, 128))
+    padded.paste(PICTURE)
+    assert off(decode(heic(small, frame(padded))), PICTURE) < 3
 
 
 def test_flipped_bytes_and_cuts_decode_or_are_refused():

@@ -79,9 +79,10 @@ class AudioInfo(NamedTuple):
 def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
     """Find format and length of a sound and check them against ``limits``. Blocks: run it in a thread.
 
-    Some 0.1 ms where the header states the length. An MP3 states at best an estimate, so its samples are counted
-    by decoding it: about 0.3 ms a second of sound. Raises UnsupportedMedia (415) for other files, BadRequest (400) for
-    damage or a sound of no samples, PayloadTooLarge (413) over a limit, TriptychError (500) without the libraries.
+    Some 0.1 ms where the header states the length. An MP3 and what FFmpeg reads state at best an estimate, so their
+    samples are counted by decoding them: about 0.3 ms a second of sound. Raises UnsupportedMedia (415) for other
+    files, BadRequest (400) for damage or a sound of no samples, PayloadTooLarge (413) over a limit, TriptychError
+    (500) without the libraries.
     """
     format, data = _read(data, limits, item)
     samples, shape = 0, (0, 0)

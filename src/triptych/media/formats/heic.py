@@ -16,6 +16,8 @@ from triptych.media.formats.pixels import PixelsNotServed, over_white
 
 MAX_TILES = 1024
 """Of a picture; a phone's has some 50 of 512 pixels a side."""
+MAX_BEYOND = 1024
+"""Pixels by which a side of a tile may exceed the whole picture's."""
 _PADDING = 64
 """Pixels by which a coded side may exceed the one that is shown."""
 _FULL = 4
@@ -43,6 +45,8 @@ def decode_heic(data: bytes, av: Any) -> Image.Image:
     picture = _picture(data, items, item, av)
     alpha = next((one for one in items.referring(item, b"auxl") if _is_alpha(data, items, one)), None)
     if alpha is not None:
+        if shown_of(items, alpha, data)[:2] != picture.size:
+            raise ValueError("the transparency is not of the size of the picture")
         picture = over_white(picture, _picture(data, items, alpha, av).getchannel("R"))
     left, top, width, height = shown_of(items, item, data).crop
     return picture if (width, height) == picture.size else picture.crop((left, top, left + width, top + height))
@@ -78,7 +82,7 @@ def _put_together(data: bytes, items: Items, tiles: list[int], grid: _Grid, av: 
         raise ValueError("the grid has not as many tiles as it states, or too many")
     first = shown_of(items, tiles[0], data)
     for sides, side, whole in ((grid.columns, first.width, grid.width), (grid.rows, first.height, grid.height)):
-        if not (sides - 1) * side < whole <= sides * side:
+        if not (sides - 1) * side < whole <= sides * side or side > whole + MAX_BEYOND:
             raise ValueError("the tiles are too many or too few for the picture")
     picture = Image.new("RGB", (grid.width, grid.height))
     for index, tile in enumerate(tiles):

@@ -13,6 +13,8 @@ MAX_ENTRIES = 4096
 """Of a directory that are looked at (2 ms)."""
 MAX_OVERDRAW = 16
 """Strips and tiles together may cover the picture so many times; more is work without an end."""
+MAX_PLANES = 6
+"""Samples a pixel that Pillow reads."""
 _WIDTH, _LENGTH, _ORIENTATION, _PLANES = 256, 257, 274, 277
 _STRIPS, _STRIP_ROWS, _TILE_WIDTH, _TILE_LENGTH, _TILES = 273, 278, 322, 323, 324
 _KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -66,7 +68,7 @@ def _check_work(entries: dict[int, _Entry], width: int, height: int) -> None:
         rows = entries[_STRIP_ROWS].value if _STRIP_ROWS in entries else height
         sides = width, rows or height
         parts = entries[_STRIPS].values if _STRIPS in entries else 1
-    planes = entries[_PLANES].value if _PLANES in entries else 1
+    planes = min(entries[_PLANES].value, MAX_PLANES) if _PLANES in entries else 1
     covered = parts * min(sides[0], width) * min(sides[1], height)
     if covered > MAX_OVERDRAW * max(1, planes) * width * height:
         raise HeaderError
