@@ -1,7 +1,7 @@
 """The wire format of the TCP request plane.
 
 A frame is ``length:u32 type:u8 stream:u32 payload`` (big-endian; ``length`` counts the payload only). The
-client opens with HELLO and numbers its streams; every other frame belongs to one stream:
+client opens with HELLO (see ``handshake``) and numbers its streams; every other frame belongs to one stream:
 
     client -> server   CALL (endpoint and request), CREDIT (u32 more data frames), CANCEL
     server -> client   TAKEN (the call is here, and its handler begins next), DATA, END, ERROR (msgpack ``WireError``);
@@ -20,7 +20,7 @@ import msgspec
 from triptych.memory import fresh
 from triptych.planes.request.base import Payload
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(">IBI")
 WINDOW = 256
 """Data frames that a server may send on a stream ahead of the client's credit."""
@@ -44,15 +44,26 @@ class Type(IntEnum):
     PONG = 9
     TAKEN = 10
     LEAVING = 11
+    CHALLENGE = 12
+    PROOF = 13
 
 
 class Hello(msgspec.Struct, frozen=True):
     """The first frame of a connection; checked before any other payload is looked at."""
 
     version: int
-    token: str | None = None
+    nonce: bytes = b""
+    """Empty: the client has no token."""
     to: str = ""
     """Id of the worker that is meant; empty: whoever listens."""
+
+
+class Challenge(msgspec.Struct, frozen=True):
+    """The server's answer to a HELLO with a nonce."""
+
+    nonce: bytes
+    proof: bytes = b""
+    """That it knows the token; empty: it wants none."""
 
 
 class FrameError(Exception):

@@ -23,7 +23,7 @@ from triptych.contracts.errors import (
     from_wire,
 )
 from triptych.contracts.shortage import shortage_of
-from triptych.planes.request import frames
+from triptych.planes.request import frames, handshake
 from triptych.planes.request.base import Payload, Peer
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, call_head, pack
@@ -33,12 +33,17 @@ log = logging.getLogger("triptych.request")
 
 CONNECT_TIMEOUT_S = 5.0
 _WITHOUT_A_WORD = "closed the connection without a word; its log says why (token, certificate, another worker)"
+_CHALLENGE = msgspec.msgpack.Decoder(frames.Challenge)
 _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
+
+
+class _Refused(Exception):
+    """A peer that is not to be spoken to; the message says why."""
 
 
 class _ClientConnection(Connection):
     def __init__(self, client: TcpRequestClient, peer: Peer) -> None:
-        super().__init__(frames.FRAME_LIMIT_BYTES)
+        super().__init__(frames.HELLO_LIMIT_BYTES)
         self.calls: dict[int, TcpCall] = {}
         self.spoken: dict[str, float] = {}
         """When calls to each endpoint that have ended were last answered anything."""
@@ -49,6 +54,30 @@ class _ClientConnection(Connection):
         self._aborted = False
         self._client = client
         self._peer = peer
+        self._challenge: asyncio.Future[frames.Challenge] = self._loop.create_future()
+        self._greeted = False
+
+    async def greet(self, key: bytes | None) -> None:
+        """Make sure that both ends know the token, before anything else is said.
+
+        Raises _Refused, and WorkerUnreached where the connection ends meanwhile; it is closed then.
+        """
+        hello = frames.Hello(frames.VERSION, handshake.nonce() if key is not None else b"", self._peer.id)
+        self.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(hello)))
+        self._greeted = key is None
+        if self._greeted:
+            self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
+            return
+        try:
+            challenge = await self._challenge
+            if not handshake.is_right(challenge.proof, handshake.proof(key, "server", hello, challenge.nonce)):
+                raise _Refused("it does not know the token (TRIPTYCH_TOKEN) of this process")
+        except BaseException:
+            self.abort()
+            raise
+        self._greeted = True
+        self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
+        self.send(pack(Type.PROOF, 0, handshake.proof(key, "client", hello, challenge.nonce)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -90,6 +119,9 @@ class _ClientConnection(Connection):
         if kind == Type.LEAVING:
             self._leaving = True
             return
+        if kind == Type.CHALLENGE and not self._challenge.done():
+            self._challenge.set_result(_challenge_in(payload))
+            return
         call = self.calls.get(stream)
         if call is None:
             return  # cancelled here while the frame was on its way
@@ -109,8 +141,11 @@ class _ClientConnection(Connection):
             self.on_broken(f"it {_WITHOUT_A_WORD}")
             error = f"the worker {_WITHOUT_A_WORD}"
         let_go = self._retired and self._ending and not self._aborted
-        if self.heard and not self._leaving and not let_go:
+        if self.heard and self._greeted and not self._leaving and not let_go:
             self._client.lost(self._peer)
+        if not self._challenge.done():
+            self._challenge.set_exception(WorkerUnreached(error))
+            self._challenge.exception()  # it may be that nobody waits
         of_taken = WorkerStopped if self._leaving else WorkerLost
         for call in list(self.calls.values()):
             call.finish(of_taken(error) if call.taken else WorkerUnreached(error))
@@ -124,6 +159,13 @@ def _error_in(payload: Payload) -> TriptychError:
         return from_wire(_WIRE_ERROR.decode(payload))
     except msgspec.MsgspecError:
         raise FrameError("malformed error") from None
+
+
+def _challenge_in(payload: Payload) -> frames.Challenge:
+    try:
+        return _CHALLENGE.decode(payload)
+    except msgspec.MsgspecError:
+        raise FrameError("malformed challenge") from None
 
 
 class TcpCall:
@@ -269,7 +311,9 @@ class TcpRequestClient:
 
     def __init__(self, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         """With ``tls`` nothing is said to a peer before its certificate is verified to name its host."""
-        self._token = token
+        self._key = handshake.key_of(token)
+        self._greeting: dict[Peer, _ClientConnection] = {}
+        """Connections whose peers have not proved yet that they know the token."""
         self._connections: dict[Peer, _ClientConnection] = {}
         self._tls = tls
         self.opened: set[_ClientConnection] = set()
@@ -301,12 +345,18 @@ class TcpRequestClient:
                     ssl=self._tls,
                     ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
                 )
+                self._greeting[peer] = connection
+                await connection.greet(self._key)
         except ssl.SSLError as error:
             self.complain(peer, why := f"TLS: {reason(error)}")
             raise WorkerUnreached(f"the worker cannot be reached: {why}") from None
+        except _Refused as refusal:
+            self.complain(peer, str(refusal))
+            raise WorkerUnreached(f"the worker cannot be reached: {refusal}") from None
         except (OSError, TimeoutError) as error:
             raise shortage_of(error) or WorkerUnreached("the worker cannot be reached") from None
-        connection.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(frames.Hello(frames.VERSION, self._token, peer.id))))
+        finally:
+            self._greeting.pop(peer, None)
         self._connections[peer] = connection
         return connection
 
@@ -314,8 +364,8 @@ class TcpRequestClient:
         self.lost = told
 
     def is_silent(self, peer: Peer) -> bool:
-        connection = self._connections.get(peer)
-        return connection is not None and not connection.closed and connection.is_silent
+        connections = (self._connections.get(peer), self._greeting.get(peer))
+        return any(one is not None and not one.closed and one.is_silent for one in connections)
 
     def forget(self, peer: Peer) -> None:
         """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import ssl
 from collections import OrderedDict
@@ -15,7 +14,7 @@ import msgspec
 
 from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable, WorkerStopped
 from triptych.memory import let_go
-from triptych.planes.request import frames
+from triptych.planes.request import frames, handshake
 from triptych.planes.request.base import Handler, Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, pack, split_call
@@ -68,6 +67,8 @@ class _ServerConnection(Connection):
         super().__init__(frames.HELLO_LIMIT_BYTES)
         self._server = server
         self._greeted = False
+        self._hello: frames.Hello | None = None
+        self._nonce = handshake.nonce()
         self._streams: dict[int, _ServerStream] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,6 +93,27 @@ class _ServerConnection(Connection):
                 open_stream.task.cancel()
 
     def _greet(self, kind: int, payload: Payload) -> None:
+        """Take HELLO, then PROOF. Without a token here, HELLO is enough."""
+        if self._hello is None:
+            self._hello = self._hello_in(kind, payload)
+            if self._hello.nonce:
+                challenge = frames.Challenge(self._nonce, self._proof("server", self._hello))
+                self.send(pack(Type.CHALLENGE, 0, _ENCODER.encode(challenge)))
+            if self._server.key is not None:
+                if not self._hello.nonce:
+                    raise FrameError("wrong or missing token")
+                return
+        elif kind != Type.PROOF or not handshake.is_right(bytes(payload), self._proof("client", self._hello)):
+            raise FrameError("wrong or missing token")
+        self._greeted = True
+        self._server.ungreeted.pop(self, None)
+        self._greeting.cancel()
+        self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
+
+    def _proof(self, role: handshake.Role, hello: frames.Hello) -> bytes:
+        return handshake.proof(self._server.key, role, hello, self._nonce)
+
+    def _hello_in(self, kind: int, payload: Payload) -> frames.Hello:
         if kind != Type.HELLO:
             raise FrameError("no hello")
         try:
@@ -100,14 +122,9 @@ class _ServerConnection(Connection):
             raise FrameError("malformed hello") from None
         if hello.version != frames.VERSION:
             raise FrameError(f"peer speaks version {hello.version}, this is version {frames.VERSION}")
-        if not self._server.admits(hello.token):
-            raise FrameError("wrong or missing token")
         if hello.to not in ("", self._server.id):
             raise FrameError(f"it means the worker {hello.to}, this is {self._server.id}")
-        self._greeted = True
-        self._server.ungreeted.pop(self, None)
-        self._greeting.cancel()
-        self.reader.limit_bytes = frames.FRAME_LIMIT_BYTES
+        return hello
 
     def _open(self, number: int, payload: Payload) -> None:
         if number in self._streams:
@@ -181,7 +198,7 @@ class TcpRequestServer:
         if token is None and not is_loopback(host):
             raise ConfigError(f"listening on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
         self._host, self._port = host, port
-        self._token = token
+        self.key = handshake.key_of(token)
         self._tls = tls
         self._max_in_flight = max_in_flight
         self.id = ""
@@ -224,9 +241,6 @@ class TcpRequestServer:
         if len(self.ungreeted) > MAX_UNGREETED:
             oldest, _ = self.ungreeted.popitem(last=False)
             oldest.abort()
-
-    def admits(self, token: str | None) -> bool:
-        return self._token is None or hmac.compare_digest((token or "").encode(), self._token.encode())
 
     def handler(self, endpoint: str) -> Handler:
         """The handler to use for a new call now. Raises what refuses the call."""
