@@ -25,6 +25,7 @@ from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.media.naming import content_hash
 from triptych.models.registry import family_of, load_checkpoint
+from triptych.transfer import ucx
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class Pair:
     @classmethod
     @contextmanager
     def started(cls, checkpoint: Path) -> Iterator[Pair]:
+        ucx.prepare(ucx.NO_DEVICE)  # as a worker does
         with asyncio.Runner() as runner:
             pair = cls(runner, checkpoint)
             try:

@@ -37,18 +37,18 @@ def datagram(pid: int) -> set[str]:
 def send_junk(addresses: set[str], names: set[str] = frozenset(), seed: int = 1) -> None:  # type: ignore[assignment]
     """Bytes of several kinds to each address and each name, each over a connection of its own."""
     chance = random.Random(seed)
-    junk = [UCX_POISON, b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", b"", *(chance.randbytes(300) for _ in range(5))]
+    junk = [UCX_POISON, b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n", chance.randbytes(300)]
     for address in addresses:
         host, _, port = address.rpartition(":")
         for one in junk:
-            with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
+            with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=0.1) as connection:
                 connection.sendall(one)
                 connection.shutdown(socket.SHUT_WR)
-                while connection.recv(4096):
+                while connection.recv(4096):  # some never close it
                     pass
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         for name in names:
-            for one in junk * 20:
+            for one in junk * 40:
                 with suppress(OSError):
                     sender.sendto(one, f"\0{name[1:]}")

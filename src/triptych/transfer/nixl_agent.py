@@ -48,7 +48,7 @@ class NixlAgent:
         for variable, value in _QUIET.items():
             set_default(variable, value)
         ucx.prepare(devices)
-        ucx.require_room(devices)
+        ucx.require_room()
         self._bind = bind = _bindings()
         self._success = bind.NIXL_SUCCESS
         self._errors = tuple(v for k, v in vars(bind).items() if k.startswith("nixl") and k.endswith("Error"))

@@ -40,9 +40,9 @@ def prepare(devices: str) -> None:
         env.set_default(variable, value)
 
 
-def require_room(devices: str) -> None:
-    """Raises ConfigError where shared memory has less room than UCX wants."""
-    if devices != NO_DEVICE or not env.has_default("UCX_TLS", _ONE_HOST["UCX_TLS"]):
+def require_room() -> None:
+    """Raises ConfigError where shared memory has less room than UCX wants, by the transports of ``prepare``."""
+    if not env.has_default("UCX_TLS", _ONE_HOST["UCX_TLS"]):
         return
     with suppress(OSError):
         found = os.statvfs("/dev/shm")

@@ -23,7 +23,7 @@ from triptych.engines.vllm import kv
 from triptych.engines.vllm.continuation import resumed
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
-from triptych.engines.vllm.environment import with_private_sockets, without_compiler
+from triptych.engines.vllm.environment import keep_to_loopback, with_private_sockets, without_compiler
 from triptych.engines.vllm.failures import first_line, in_our_terms
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.grammar.setup import check_backend
@@ -78,6 +78,7 @@ class VllmEngine:
             with_private_sockets()
             self._join(args)
             self._tell(args)
+            keep_to_loopback(args)
             if args.enforce_eager:
                 without_compiler()
             self._prompts = Prompts(self._options, checkpoint, self._flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from triptych.aio.leftovers import PrivateFolder
 from triptych.config import env
@@ -66,3 +67,11 @@ def with_private_sockets() -> None:
         return
     atexit.register(folder.close)
     env.set_default(_SOCKETS, str(folder.path))
+
+
+def keep_to_loopback(args: Any) -> None:
+    """For an engine of ``args`` (``AsyncEngineArgs``) that lies on this host alone: torch's process groups listen on
+    loopback. Left alone, they do so at the address that the host's name stands for, to anybody."""
+    elsewhere = args.nnodes > 1 or args.distributed_executor_backend not in (None, "mp", "uni")
+    if not elsewhere and args.data_parallel_size_local in (None, args.data_parallel_size):
+        env.set_default("GLOO_SOCKET_IFNAME", "lo")

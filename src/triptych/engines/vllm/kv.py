@@ -11,6 +11,7 @@ import msgspec
 from triptych.contracts.errors import ConfigError, KvLost
 from triptych.contracts.request import KvHandle
 from triptych.contracts.spans import Span
+from triptych.transfer import ucx
 
 ENGINE = "vllm"
 """``KvHandle.engine``."""
@@ -54,9 +55,10 @@ def hands_over(span: Span) -> bool:
 
 
 def require_nixl() -> None:
-    """Raises ConfigError when NIXL is not installed."""
+    """Raises ConfigError when NIXL is not installed, or cannot work here."""
     if find_spec("nixl") is None:
         raise ConfigError("prefill and decode in two workers need NIXL: install this package's extra `nixl`")
+    ucx.require_room()
 
 
 def pack(request_id: str, params: dict[str, Any], tokens: int, lease_s: float) -> KvHandle:

@@ -8,6 +8,7 @@ Beyond vLLM's own connector:
 * A lost peer is noticed: by its connection that breaks, else after ``CONNECT_S`` or ``READ_S``.
 * An idle process is idle: NIXL's progress thread pauses between its rounds (``calm_agents``).
 * Host and port of the side channel come from the connector's configuration, not from the environment.
+* The side channel stays alive whatever is sent to it (``side_channel``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from __future__ import annotations
 import importlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.connector import NixlBaseConnector, NixlPullConnector
 from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_scheduler import NixlPullConnectorScheduler
@@ -26,6 +28,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.nixl.pull_worker import NixlPu
 from vllm.distributed.nixl_utils import NixlWrapper
 from vllm.logger import init_logger
 
+from triptych.engines.vllm.side_channel import Rank, SideChannel
 from triptych.transfer.nixl_agent import PROGRESS_DELAY_US
 
 log = init_logger("vllm.triptych.kv")  # below vLLM's logger, whose handlers its engine process has
@@ -68,6 +71,19 @@ class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
         if "side_channel_port" in extra:
             self.side_channel_host: str = extra["side_channel_host"]
             self.side_channel_port: int = extra["side_channel_port"] + vllm_config.parallel_config.data_parallel_index
+        self._side_channel: SideChannel | None = None
+
+    def set_xfer_handshake_metadata(self, metadata: Mapping[Rank, Any]) -> None:
+        """Begin to answer readers, once there is what to answer with. Raises OSError."""
+        if self._side_channel is None:
+            encode = msgspec.msgpack.Encoder().encode
+            answers = {rank: encode(one) for rank, one in metadata.items()}
+            self._side_channel = SideChannel(self.side_channel_host, self.side_channel_port, answers)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._side_channel is not None:
+            self._side_channel.close()
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
         """Tokens to read beyond the ``num_computed_tokens`` held here, and whether that happens between steps."""
