@@ -230,11 +230,12 @@ def damaged(url):
     ("url", "status", "words"),
     [
         ("data:image/png;base64,@@@@", 400, ["base64"]),
-        ("data:image/png;base64,AAA", 400, ["base64"]),
+        ("data:image/png;base64,AAAAA", 400, ["base64"]),
         ("data:image/png;base64", 400, ["comma"]),
         ("data:image/png;base64,", 400, ["empty"]),
         ("data:image/png;base64,aGVsbG8gd29ybGQ=", 415, ["not an image"]),
-        ("data:image/bmp;base64,Qk06AAAAAAAAADYAAAAoAAAA", 415, ["BMP", "PNG"]),
+        ("data:image/bmp;base64,Qk06AAAAAAAAADYAAAAoAAAA", 400, ["damaged"]),
+        ("data:image/x-icon;base64,AAABAAEAEBAQAAEABAAoAQAA", 415, ["ICO", "PNG"]),
         (picture_url(2, 64), 400, ["2 x 64", "at least 4"]),
         (picture_url(200, 200), 413, ["40,000 pixels", "10,000"]),
         ("data:image/png;base64," + "A" * 40_000, 413, ["20,000 bytes"]),
@@ -269,7 +270,7 @@ def test_a_truncated_picture_is_refused_by_who_decodes_it(demo, format):
 
 def test_the_item_at_fault_is_named_among_several(demo):
     good = picture_url()
-    error = check_error(demo.chat(content(good, good, "data:image/png;base64,AAA")), 400)
+    error = check_error(demo.chat(content(good, good, "data:image/png;base64,AAAAA")), 400)
     assert error["param"] == "messages[0].content[2].image_url"
 
 
@@ -341,7 +342,7 @@ def test_a_hundred_bad_requests_leave_good_ones_unharmed():
         {"model": "demo"},
         chat_body(temperature=9),
         chat_body("x" * 200_000),
-        chat_body(content("data:image/png;base64,AAA")),
+        chat_body(content("data:image/png;base64,AAAAA")),
         chat_body(content(damaged(picture_url(64, 64)))),
         chat_body(content("http://127.0.0.1:9/x.png")),
         chat_body(stop=["x"] * 99),
