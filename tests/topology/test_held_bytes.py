@@ -13,6 +13,7 @@ from support.deployment import deployment
 from support.loops import run
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
+from triptych.frontend.openai.weight import BYTES_A_TOKEN
 
 SIZE = 40_000
 """Of a picture with what follows its end."""
@@ -80,5 +81,21 @@ def test_a_picture_that_many_ask_about_is_held_once():
             for task in asked:
                 task.cancel()
             await asyncio.wait(asked)
+
+    run(main())
+
+
+def test_what_becomes_of_a_text_is_held_too():
+    async def main():
+        async with deployment(engine_args=("--prefill-ms", "20000", "--max-model-len", "200000")) as d:
+            text = "word " * 20_000
+            asked = asyncio.create_task(d.chat(text))
+            await d.worker.busy(1)
+            held = held_bytes((await d.http.get("/metrics")).text)
+            assert held > 2 * len(text) + BYTES_A_TOKEN * 20_000, "the body, the text and its tokens"
+            asked.cancel()
+            await asyncio.wait([asked])
+            await d.worker.idle()
+            assert held_bytes((await d.http.get("/metrics")).text) == 0
 
     run(main())

@@ -24,7 +24,7 @@ class Holder(Protocol):
 
 
 class HeldBytes:
-    """Bytes of request bodies and fetched media that a frontend's requests hold. For one event loop."""
+    """Bytes of bodies, texts, tokens and fetched media that a frontend's requests hold. For one event loop."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -47,8 +47,8 @@ class HeldBytes:
             raise PayloadTooLarge(reason, code="body_too_large")
         if self.size_bytes + size_bytes > self._limit:
             raise TooManyRequests(
-                f"the bodies and media of requests have {self.size_bytes:,} bytes, and {size_bytes:,} more would be "
-                f"over the limit of {self._limit:,} (--max-held-bytes); try again",
+                f"the bodies and media of requests have {self.size_bytes:,} bytes, and {size_bytes:,} more would "
+                f"be over the limit of {self._limit:,} (--max-held-bytes); try again",
                 code="memory_full",
             )
         self.size_bytes += size_bytes
@@ -66,7 +66,7 @@ class HeldBytes:
 
     def samples(self) -> Iterable[Sample]:
         """Metrics."""
-        text = "Bytes of bodies and fetched media that requests hold."
+        text = "Bytes of bodies, texts, tokens and fetched media that requests hold."
         yield Sample("triptych_held_bytes", "gauge", text, self.size_bytes)
         yield Sample("triptych_held_limit_bytes", "gauge", "Most that they may hold (--max-held-bytes).", self._limit)
 

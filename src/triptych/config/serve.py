@@ -135,7 +135,11 @@ class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fi
     max_body_bytes: Annotated[int, Meta(gt=0, description="Most bytes of a request body.")] = 64 * MIB
     max_held_bytes: Annotated[
         int,
-        Meta(gt=0, description="Most bytes of bodies and fetched media that requests hold at once; more get 429."),
+        Meta(
+            gt=0,
+            description="Most bytes of bodies, their texts and tokens, and fetched media that requests hold at once; "
+            "more get 429.",
+        ),
     ] = 4096 * MIB
     max_choices: Annotated[int, Meta(gt=0, description="Largest `n` of a request.")] = 16
     max_stop_strings: Annotated[int, Meta(gt=0, description="Most stop strings in a request.")] = 16

@@ -46,6 +46,7 @@ from triptych.frontend.in_flight import InFlight
 from triptych.frontend.model_view import card_of, health_of
 from triptych.frontend.openai.large_body import is_small, parse_large
 from triptych.frontend.openai.limits import check_counts
+from triptych.frontend.openai.weight import weight_of
 from triptych.frontend.requests import Builder
 from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from triptych.memory import let_go
@@ -181,6 +182,7 @@ class App:
         with self._in_flight.request() as places, self._held.request() as holder:
             request = await self._parsed(await self._body(scope, receive, holder), parse)
             check_counts(request, self._config)
+            holder.add(weight_of(request))
             places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(receive):
                 model, processor = self._catalog.get(request.model)

@@ -19,6 +19,7 @@ from triptych.contracts.tokens import TokenIds
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
+from triptych.frontend.openai.weight import BYTES_A_TOKEN
 from triptych.frontend.sampling import sampling_of, stop_strings
 from triptych.frontend.schema import (
     AudioEmbedsPart,
@@ -66,6 +67,7 @@ class Builder:
         self._check_media(media)
         settings = self._template_settings(request.chat_template_kwargs or {})
         prompt = await processor.chat(messages, media, settings, partial(self.media.load, holder=holder))
+        holder.add(BYTES_A_TOKEN * prompt.length)
         sampling = sampling_of(request, processor, self.config, prompt.length)
         answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=_wants_usage(request))
         jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request))
@@ -78,9 +80,7 @@ class Builder:
         if request.echo and request.logprobs is not None:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")
         given = _prompts(request.prompt)
-        prompts = [
-            await processor.completion(one) if isinstance(one, str) else await processor.tokens(one) for one in given
-        ]
+        prompts = [await _prompt(one, processor, holder) for one in given]
         longest = max(prompt.length for prompt in prompts)
         sampling = sampling_of(request, processor, self.config, longest)
         count = request.n or 1
@@ -119,6 +119,12 @@ class Builder:
                     param=f"chat_template_kwargs.{name}",
                 )
         return settings
+
+
+async def _prompt(given: str | Sequence[int], processor: Processor, holder: Holder) -> Prompt:
+    prompt = await (processor.completion(given) if isinstance(given, str) else processor.tokens(given))
+    holder.add(BYTES_A_TOKEN * prompt.length)
+    return prompt
 
 
 async def _echo(prompt: str | Sequence[int], processor: Processor) -> str:
