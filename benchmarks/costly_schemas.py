@@ -43,6 +43,7 @@ class Case:
     status: int = 0
     code: str = ""
     seconds: float = 0.0
+    begun: float = 0.0
 
     @property
     def right(self) -> bool:
@@ -54,8 +55,8 @@ class Case:
 class Streams:
     """Answers that run beside the cases."""
 
-    gaps: list[float] = field(default_factory=list)
-    """Seconds between two pieces of one answer."""
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds between two pieces of one answer, and when the second came."""
     workers: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
     tokens: int = 0
@@ -64,7 +65,7 @@ class Streams:
 async def costly(client: httpx.AsyncClient, name: str, fields: Fields) -> Case:
     case = Case(name)
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 24, **fields}
-    begun = time.perf_counter()
+    begun = case.begun = time.perf_counter()
     try:
         answer = await client.post("/chat/completions", json=body)
         case.status = answer.status_code
@@ -73,6 +74,19 @@ async def costly(client: httpx.AsyncClient, name: str, fields: Fields) -> Case:
         case.code = type(error).__name__
     case.seconds = time.perf_counter() - begun
     return case
+
+
+def longest(seen: Streams) -> float:
+    return max((gap for gap, _ in seen.gaps), default=0.0)
+
+
+def longest_gaps(seen: Streams, cases: list[Case]) -> list[str]:
+    """The five longest pauses, each with the cases that were under way."""
+    told = []
+    for gap, at in sorted(seen.gaps, reverse=True)[:5]:
+        beside = [one.name for one in cases if one.begun < at and one.begun + one.seconds > at - gap]
+        told.append(f"- {gap:.3f} s beside {', '.join(beside) or 'none'}")
+    return told
 
 
 async def stream(client: httpx.AsyncClient, seen: Streams, number: int) -> None:
@@ -96,7 +110,7 @@ async def stream(client: httpx.AsyncClient, seen: Streams, number: int) -> None:
                     continue
                 now = time.perf_counter()
                 if last:
-                    seen.gaps.append(now - last)
+                    seen.gaps.append((now - last, now))
                 last = now
                 seen.tokens += 1
 
@@ -146,9 +160,13 @@ def report(cases: list[Case], alone: Streams, beside: Streams) -> str:
             "| streams | tokens | longest gap (s) | broken |",
             "|---|---|---|---|",
             *(
-                f"| {name} | {seen.tokens} | {max(seen.gaps, default=0):.3f} | {len(seen.broken)} |"
+                f"| {name} | {seen.tokens} | {longest(seen):.3f} | {len(seen.broken)} |"
                 for name, seen in (("alone", alone), ("beside the cases", beside))
             ),
+            "",
+            "Longest gaps:",
+            "",
+            *longest_gaps(beside, cases),
             "",
             "| case | status | code | answered after (s) |",
             "|---|---|---|---|",
@@ -161,8 +179,8 @@ def report(cases: list[Case], alone: Streams, beside: Streams) -> str:
 def wrong(cases: list[Case], beside: Streams) -> list[str]:
     found = [f"{one.name}: {one.status} {one.code} after {one.seconds:.1f} s" for one in cases if not one.right]
     found += [f"{one.name}: {one.status}" for one in cases if one.name.startswith("a plain") and one.status != 200]
-    if (longest := max(beside.gaps, default=0)) >= LONGEST_GAP_S:
-        found.append(f"a stream paused for {longest:.2f} s")
+    if longest(beside) >= LONGEST_GAP_S:
+        found.append(f"a stream paused for {longest(beside):.2f} s")
     if len(beside.workers) < 2:
         found.append(f"the streams ran at {beside.workers} only")
     return found + beside.broken[:5]

@@ -99,7 +99,7 @@ def test_a_stream_runs_on_beside_a_grammar_that_takes_all_time(served: Served) -
         assert answer.status_code == 400, answer.text
     finally:
         longest = stream.close()
-    assert longest < 2.0, f"the stream paused for {longest:.1f} s"  # a machine that is shared adds to it
+    assert longest < 5.0, f"the stream paused for {longest:.1f} s"  # 22 s once; a busy machine adds up to two
     assert ask(served, members(x={"enum": ["a", "b"]}), logprobs=True).status_code == 200
 
 
@@ -129,3 +129,16 @@ def test_the_process_for_trials_is_replaced_when_it_is_lost(served: Served) -> N
     with httpx.Client(trust_env=False, timeout=60) as client:
         metrics = client.get(f"{served.url.removesuffix('/v1')}/metrics").text
     assert "triptych_grammar_refused_total{" in metrics
+
+
+def test_compiling_goes_after_the_engines_steps(served: Served) -> None:
+    """Eight threads of a compilation would else leave the step that streams wait for a ninth of the time."""
+    engines = [
+        pid for pid in descendants(served.process.pid) if b"VLLM" in Path(f"/proc/{pid}/cmdline").read_bytes()[:100]
+    ]
+    assert engines
+    for pid in engines:
+        threads = [int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()]
+        nice = [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads]
+        assert os.getpriority(os.PRIO_PROCESS, pid) < 10
+        assert 10 in nice, nice

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 
 from triptych.engines.vllm.cpu_linear import take_any_layout
 from triptych.engines.vllm.environment import is_cpu_build
+from triptych.engines.vllm.grammar.wire import GRAMMAR_NICE
 
 if is_cpu_build():
     take_any_layout()  # each worker imports this module before it builds its model
+
+_UNNAMED_POOL = "ThreadPoolExecutor-"
 
 
 class KvCalls:
@@ -21,6 +26,17 @@ class KvCalls:
         release = getattr(_connector(), "release", None)
         if release is not None:
             release(name)
+
+    def triptych_compile_grammars_last(self) -> int:
+        """Let the engine's steps go before the compiling of grammars; returns the number of threads concerned.
+
+        vLLM compiles in a pool without a name of its own, by eight threads that inherit what this one is given.
+        """
+        pools = [one for one in threading.enumerate() if one.name.startswith(_UNNAMED_POOL)]
+        for thread in pools:
+            if thread.native_id is not None:
+                os.setpriority(os.PRIO_PROCESS, thread.native_id, GRAMMAR_NICE)
+        return len(pools)
 
     def triptych_waiting_kv(self) -> int:
         """Caches that wait for a reader."""

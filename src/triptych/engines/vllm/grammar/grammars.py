@@ -77,9 +77,11 @@ class Grammars:
 async def _run_first(engine: Any) -> None:
     """Have the engine set its grammar library up, which takes up to seconds, and holds up whatever runs by then.
 
-    It keeps the library that its first request with a grammar names.
+    It keeps the library that its first request with a grammar names, and the thread that compiles.
     """
     outputs = engine.generate(tokens_input([0]), sampling_params(_FIRST), "first-grammar")
     async with aclosing(outputs):
         async for _ in outputs:
             pass
+    if engine.vllm_config.parallel_config.distributed_executor_backend == "uni":  # else it runs in another process
+        await engine.collective_rpc("triptych_compile_grammars_last")

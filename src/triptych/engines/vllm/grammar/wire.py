@@ -8,6 +8,8 @@ from typing import Literal
 import msgspec
 
 LENGTH = struct.Struct("<I")
+GRAMMAR_NICE = 10
+"""Priority of all that compiles grammars: the steps of engines, which streams wait for, go first."""
 Outcome = Literal["sound", "invalid", "too_costly", "killed"]
 """``killed``: the trial ended for reasons of the machine, and says nothing of the grammar."""
 
