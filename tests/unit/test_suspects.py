@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from triptych.router.block_hash import named
 from triptych.router.routing import Prompt
 from triptych.stages.apart import Apart
 from triptych.stages.suspects import WAVE_S, Suspects, name_of
-from triptych.stages.unanswered import LINGER_S, MAX_LINGERING, Unanswered
+from triptych.stages.unanswered import LINGER_S, MAX_LINGERING, Unanswered, Visit
 
 P, Q, R, S = b"P", b"Q", b"R", b"S"
 
@@ -165,17 +164,21 @@ class Call:
 
 
 def test_what_a_worker_has_taken_and_not_answered() -> None:
-    there, now = Unanswered(lambda: 0.0), Call()
-    with (
-        there.visit("a", lambda: P, now),
-        there.visit("a", lambda: Q, Call(taken=False)),
-        there.visit("b", lambda: R, Call()),
-        there.visit("a", lambda: S, Call()) as answered,
-    ):
-        there.end("a", answered)
-        assert there.fell("a") == {P}
-        assert there.fell("a") == set(), "a fall is told once"
-        assert there.fell("b") == {R}
+    there = Unanswered(lambda: 0.0)
+    visits = [
+        Visit("a", lambda: P, Call()),
+        Visit("a", lambda: Q, Call(taken=False)),
+        Visit("b", lambda: R, Call()),
+        Visit("a", lambda: S, Call()),
+    ]
+    for one in visits:
+        there.begin(one)
+    there.end(visits[3])
+    assert there.fell("a") == {P}
+    assert there.fell("a") == set(), "a fall is told once"
+    assert there.fell("b") == {R}
+    for one in visits:
+        there.leave(one, given_up=False)
     assert there._at == {}
 
 
@@ -184,10 +187,11 @@ def test_whose_client_left_counts_for_a_while() -> None:
     there = Unanswered(lambda: now)
 
     def leave(worker: str, name: bytes, call: Call, answered: bool = False) -> None:
-        with suppress(asyncio.CancelledError), there.visit(worker, lambda: name, call) as visit:
-            if answered:
-                there.end(worker, visit)
-            raise asyncio.CancelledError
+        visit = Visit(worker, lambda: name, call)
+        there.begin(visit)
+        if answered:
+            there.end(visit)
+        there.leave(visit, given_up=True)
 
     leave("a", P, Call())
     leave("a", Q, Call(taken=False))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 from typing import TypeVar
 
 import msgspec
@@ -51,6 +52,46 @@ class StepFailed(Exception):
         super().__init__(f"{instance.name}: {error}")
         self.instance = instance
         self.error = error
+
+
+class _Calling:
+    """A call, and its place among those that have been answered nothing yet. Raises StepFailed for what it raises."""
+
+    __slots__ = ("_call", "_failed", "_target", "_unanswered", "visit")
+
+    def __init__(
+        self,
+        call: Call,
+        target: Instance,
+        unanswered: Unanswered,
+        visit: Visit,
+        failed: Callable[[Instance, TriptychError], StepFailed],
+    ) -> None:
+        self._call, self._target, self._unanswered, self.visit, self._failed = call, target, unanswered, visit, failed
+
+    async def __aenter__(self) -> tuple[Call, Visit]:
+        self._unanswered.begin(self.visit)
+        try:
+            await self._call.__aenter__()
+        except BaseException as error:  # of a block that is not entered, __aexit__ is not called
+            self._leave(error)
+            raise
+        return self._call, self.visit
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._call.__aexit__(kind, error, trace)
+        finally:
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            if isinstance(error, TriptychError):
+                raise self._failed(self._target, error) from error
+        finally:
+            self._unanswered.leave(self.visit, given_up=isinstance(error, asyncio.CancelledError | GeneratorExit))
 
 
 class Calls:
@@ -115,7 +156,7 @@ class Calls:
         async with self._calling(target, GENERATE, payload, name) as (call, visit):
             async for batch in call:
                 if not visit.answered:
-                    self._unanswered.end(target.id, visit)
+                    self._unanswered.end(visit)
                 yield [decode(item) for item in batch]
 
     async def metrics(self, target: Instance) -> list[Sample]:
@@ -161,18 +202,9 @@ class Calls:
                 return msgspec.msgpack.decode(batch[0], type=answer)
             raise StepFailed(target, WorkerLost(f"{target.name} ended its answer without a word"))
 
-    @asynccontextmanager
-    async def _calling(
-        self, target: Instance, endpoint: str, payload: bytes | list[Data], name: Name
-    ) -> AsyncIterator[tuple[Call, Visit]]:
-        """A call, and its place among those that have been answered nothing yet. Raises StepFailed."""
+    def _calling(self, target: Instance, endpoint: str, payload: bytes | list[Data], name: Name) -> _Calling:
         call = self._client.call(peer_of(target), endpoint, payload, silence_s=self._silence_s)
-        with self._unanswered.visit(target.id, name, call) as visit:
-            try:
-                async with call:
-                    yield call, visit
-            except TriptychError as error:
-                raise self._failed(target, error) from error
+        return _Calling(call, target, self._unanswered, Visit(target.id, name, call), self._failed)
 
     @contextmanager
     def counted(self, instance_id: str, weight: int) -> Iterator[None]:

@@ -230,7 +230,7 @@ class Dispatcher:
             course.prefilling,
             course.alone,
         ):
-            course.alone.enter_context(self._isolation.alone(course, [step.instance.id for step in chosen.steps]))
+            self._isolation.keep_apart(course, (step.instance.id for step in chosen.steps))
             course.prefilling.enter_context(self.routing.taken(first, Load(prefill_tokens=self._left(course, first))))
             async with aclosing(self._carry_out(chosen, course)) as batches:
                 yield batches

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 
 from triptych.contracts.errors import RequestQuarantined
 from triptych.contracts.stages import Sample
@@ -72,14 +71,13 @@ class Isolation:
         course.apart_since = now if course.apart_since is None else course.apart_since
         await self._apart.somebody_left(self._patience_s(course, now))
 
-    def alone(self, course: Course, workers: Collection[str]) -> AbstractContextManager[None]:
-        """``course`` is at ``workers``; if it is suspect, no other suspect goes there for the block."""
+    def keep_apart(self, course: Course, workers: Iterable[str]) -> None:
+        """``course`` is at ``workers``; if it is suspect, no other suspect goes there until ``course.alone`` closes."""
         if self._suspects.any and self._suspects.is_suspect(name := course.name()):
-            return self._apart.at(workers, name)
-        return nullcontext()
+            course.alone.enter_context(self._apart.at(list(workers), name))
 
     def answered(self, course: Course) -> None:
         """A worker has answered ``course``: it is no suspect any more."""
-        course.alone.close()
         if self._suspects.any:
+            course.alone.close()
             self._suspects.answered(course.name())

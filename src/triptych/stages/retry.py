@@ -195,6 +195,8 @@ class LeftOut:
 
     def at(self, now: float) -> set[str]:
         """Return who is left out now."""
+        if not self._until:
+            return set()
         return {worker for worker, until in self._until.items() if until > now}
 
     def heard(self, worker: str, now: float) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 LINGER_S = 10.0
@@ -23,14 +20,15 @@ class Taken(Protocol):
     def taken(self) -> bool: ...
 
 
-@dataclass(eq=False)
 class Visit:
     """One request at one worker."""
 
-    name: Callable[[], bytes]
-    """Names its content; not called unless something happens."""
-    call: Taken
-    answered: bool = False
+    __slots__ = ("answered", "call", "name", "worker")
+
+    def __init__(self, worker: str, name: Callable[[], bytes], call: Taken) -> None:
+        """``name`` names what the request asks for; it is not called unless something happens."""
+        self.worker, self.name, self.call = worker, name, call
+        self.answered = False
 
 
 class Unanswered:
@@ -42,34 +40,30 @@ class Unanswered:
         self._lingering: dict[str, OrderedDict[bytes, float]] = {}
         """By worker: names of requests that were given up there, and until when they count."""
 
-    @contextmanager
-    def visit(self, worker: str, name: Callable[[], bytes], call: Taken) -> Iterator[Visit]:
-        """A request is at ``worker``, for the block, unless ``end`` comes before."""
-        visit = Visit(name, call)
-        self._at.setdefault(worker, set()).add(visit)
-        try:
-            yield visit
-        except (asyncio.CancelledError, GeneratorExit):
-            if call.taken and not visit.answered:
-                self._linger(worker, name())
-            raise
-        finally:
-            self.end(worker, visit)
+    def begin(self, visit: Visit) -> None:
+        """A request goes to a worker."""
+        self._at.setdefault(visit.worker, set()).add(visit)
 
-    def end(self, worker: str, visit: Visit) -> None:
+    def end(self, visit: Visit) -> None:
         """The worker has answered something, or the visit is over. May be called twice."""
         visit.answered = True
-        if (there := self._at.get(worker)) is not None:
+        if (there := self._at.get(visit.worker)) is not None:
             there.discard(visit)
             if not there:
-                del self._at[worker]
+                del self._at[visit.worker]
+
+    def leave(self, visit: Visit, *, given_up: bool) -> None:
+        """The visit is over. What was ``given_up`` unanswered, though the worker had taken it, counts for a while."""
+        if given_up and visit.call.taken and not visit.answered:
+            self._linger(visit.worker, visit.name())
+        self.end(visit)
 
     def fell(self, worker: str) -> set[bytes]:
         """Name what ``worker`` had taken and not answered; the next call no longer tells of these."""
         there = self._at.get(worker, set())
         taken = [visit for visit in there if visit.call.taken]
         for visit in taken:
-            self.end(worker, visit)
+            self.end(visit)
         now = self._clock()
         left = {name for name, until in self._lingering.pop(worker, {}).items() if until > now}
         return {visit.name() for visit in taken} | left
