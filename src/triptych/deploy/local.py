@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from triptych.aio.descendants import adopt_orphans
 from triptych.aio.leftovers import PrivateFolder
 from triptych.config import credentials
 from triptych.contracts.spans import Mode
@@ -57,6 +58,7 @@ def serve(graph: Graph, session: Session) -> None:
 
     Raises StoppedWhileStarting, StartFailed, ApiError, and whatever ``session`` raises.
     """
+    adopt_orphans(False)  # the event loop waits for the processes that it has started, and for no others
     with _run_dir(graph.plane.run_dir) as run_dir:
         plane = msgspec.structs.replace(graph.plane, run_dir=run_dir)
         token = run_dir_token(Path(run_dir))
