@@ -8,11 +8,11 @@ raises KeyboardInterrupt is not enough. Python's C-level handler writes the numb
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -26,11 +26,8 @@ STARTING = "stopped while starting"
 """What is said of commands that serve, until they are ready."""
 KILL_LIMIT_S = 3.0
 """Time limit for the processes below this one to end once they were killed."""
-
-_SIG_DFL = 0
-_libc_signal = ctypes.CDLL(None).signal
-_libc_signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-_libc_signal.restype = ctypes.c_void_p
+REPEAT_S = 0.1
+"""A signal within this time of the first one belongs to it: a terminal that closes sends SIGHUP twice."""
 
 
 class StopGuard:
@@ -44,6 +41,7 @@ class StopGuard:
         self.words = words
         """What is said on standard error when a signal ends the process."""
         self._on_stop: Callable[[], object] | None = None
+        self._stopped_at = -REPEAT_S
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._reader, self._writer = os.pipe()
@@ -93,7 +91,11 @@ class StopGuard:
     def _received(self, number: signal.Signals) -> None:
         with self._lock:
             on_stop, self._on_stop = self._on_stop, None
-            if on_stop is None:
+            if on_stop is not None:
+                self._stopped_at = time.monotonic()
+            elif time.monotonic() - self._stopped_at < REPEAT_S:
+                return
+            else:
                 self._ended.set()
         if on_stop is not None:
             on_stop()
@@ -101,8 +103,6 @@ class StopGuard:
             self._end(number)
 
     def _end(self, number: signal.Signals) -> None:
-        for one in self._numbers:
-            _libc_signal(one, _SIG_DFL)  # should this hang, the next signal ends the process without it
         _write_line(f"triptych: {self.words} ({number.name})")
         _silence()
         kill_descendants(KILL_LIMIT_S)

@@ -18,6 +18,8 @@ STOP_TIMEOUT_S = 9.5
 """From the wish to stop until what is left is killed."""
 STARTING_STOP_S = 3.5
 """The part of it that processes get which are not ready yet; by themselves they end within a fraction of it."""
+REPEAT_S = 0.1
+"""A signal within this time of the first one belongs to it: a terminal that closes sends SIGHUP twice."""
 KEPT_S: dict[Role, float] = {"worker": 1.5, "plane": 0.5}
 """The parts of it that are kept for these when those before them drain for long."""
 
@@ -43,9 +45,13 @@ class Stopper:
         self.now = asyncio.Event()
         self.number = 0
         """Of the first signal that asked, if one did."""
+        self._signalled_at = 0.0
 
     def by_signal(self, number: int) -> None:
-        self.number = self.number or number
+        if not self.number:
+            self.number, self._signalled_at = number, time.monotonic()
+        elif time.monotonic() - self._signalled_at < REPEAT_S:
+            return
         self()
 
     def __call__(self) -> None:
