@@ -28,7 +28,7 @@ _ONE_HOST = {
 
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 ROOM_BYTES = 24 << 20
-"""Room that UCX wants in ``/dev/shm`` when an agent is made, of which it keeps 5 MiB; with less it crashes."""
+"""Room that UCX wants in ``/dev/shm`` when an agent is made (it keeps 5 MiB of it); with less it refuses or crashes."""
 
 
 def prepare(devices: str) -> None:
