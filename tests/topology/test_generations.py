@@ -19,7 +19,7 @@ def metric(text, name):
 
 def test_more_choices_than_may_run_are_answered_in_turns():
     """Streamed and whole; no more run at once than may."""
-    settings = {"max_running": 2, "max_wait_s": 0.2}
+    settings = {"max_running": 2}
 
     async def main():
         async with deployment(frontend=settings, engine_args=("--itl-ms", "10")) as d:
