@@ -39,6 +39,13 @@ from triptych.transfer.inproc import InprocTransfer
 FAST_SCAN_S = 0.02
 
 
+class _Refused(set[Any]):
+    """Connections that were being accepted when their server vanished."""
+
+    def add(self, connection: Any) -> None:
+        connection.abort()
+
+
 @dataclass(eq=False)
 class MockWorker:
     """One worker with the mock engine, in a task of this process."""
@@ -84,8 +91,8 @@ class MockWorker:
         """As ``kill -9``, as long as discovery does not know of it: its heartbeat goes on."""
         if self.server._server is not None:
             self.server._server.close()
-        self.server.admits = lambda token: False  # type: ignore[method-assign]  # of connections being accepted
         self.break_connections()
+        self.server.connections = _Refused()
 
     def freeze(self) -> None:
         """As a blocked event loop: what was sent before arrives, and its connections say nothing any more."""
