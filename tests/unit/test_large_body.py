@@ -8,6 +8,7 @@ from triptych.config.media import MediaLimits
 from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.tokens import TokenIds
+from triptych.frontend.openai import large_body
 from triptych.frontend.openai.large_body import is_small
 from triptych.frontend.openai.large_body import parse_large as decode_large
 from triptych.frontend.openai.long_values import WINDOW_BYTES as STRIDE_BYTES
@@ -270,3 +271,10 @@ def test_one_text_has_a_bound_that_media_do_not_have(fields, param):
     assert "--max-text-bytes" in error.value.message
     parse_large(body, parse_chat, max_text_bytes=600_000)
     assert parse_large(chat(image(url(data()))), parse_chat, max_text_bytes=250_000)
+
+
+def test_of_what_is_over_a_limit_nothing_is_put_back(monkeypatch):
+    monkeypatch.setattr(large_body, "pieces_of_text", lambda body, value: pytest.fail("put back"))
+    messages = [{"role": "user", "content": "x\\n" * 300} for _ in range(3000)]
+    with pytest.raises(BadRequest, match="--max-messages"):
+        parse_large(msgspec.json.encode({"model": "m", "messages": messages}), parse_chat, max_messages=2999)

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from support.loops import run
-from triptych.aio.threads import Lane
+from triptych.aio.threads import Lane, in_new_thread
 from triptych.contracts.errors import TooManyRequests, Unavailable
 from triptych.processor.text_work import INLINE_CHARACTERS, LARGE_CHARACTERS, TextWork
 
@@ -74,3 +74,12 @@ def test_texts_go_by_their_size():
             assert large.startswith("triptych-large_text")
 
     run(main())
+
+
+def test_a_thread_for_one_call():
+    before = set(threading.enumerate())
+    other = in_new_thread(threading.current_thread)
+    assert other not in before
+    assert not other.is_alive()
+    with pytest.raises(KeyError):
+        in_new_thread(lambda: {}["x"])

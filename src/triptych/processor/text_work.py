@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
-from triptych.aio.threads import Lane
+from triptych.aio.threads import Lane, in_new_thread
 from triptych.contracts.stages import Sample
+from triptych.memory import trim
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class TextWork:
         if characters <= INLINE_CHARACTERS and parts <= INLINE_PARTS:
             return call()
         if characters > LARGE_CHARACTERS:
-            return await self._large.run(call)
+            return await self._large.run(partial(_large, call))
         return await (self._quick if quick else self._texts).run(call)
 
     def close(self) -> None:
@@ -57,3 +59,11 @@ class TextWork:
     @property
     def _lanes(self) -> tuple[Lane, ...]:
         return self.bodies, self._quick, self._texts, self._large
+
+
+def _large(call: Callable[[], T]) -> T:
+    """Return what ``call`` returns; what it took for a while is given back to the system."""
+    try:
+        return in_new_thread(call)
+    finally:
+        trim()

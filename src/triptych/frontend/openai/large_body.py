@@ -19,11 +19,21 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data
 from triptych.contracts.tokens import TokenIds
+from triptych.frontend.openai.limits import check_counts
 from triptych.frontend.openai.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
-from triptych.frontend.schema import AudioData, AudioPart, CompletionRequest, ImagePart, ImageUrl, MediaUrl, VideoPart
+from triptych.frontend.schema import (
+    AudioData,
+    AudioPart,
+    ChatRequest,
+    CompletionRequest,
+    ImagePart,
+    ImageUrl,
+    MediaUrl,
+    VideoPart,
+)
 from triptych.media.data_url import LongUrl
 
-T = TypeVar("T")
+T = TypeVar("T", ChatRequest, CompletionRequest)
 
 INLINE_BODY_BYTES = 512 << 10
 """Bodies up to this are decoded at once (0.4 ms), if they hold few values."""
@@ -68,6 +78,7 @@ def parse_large(body: Data, parse: Callable[[Data], T], limits: RequestLimits) -
         request = parse(_shortened(body, taken, names))
     except BadRequest as error:
         raise _as_sent(error, taken, names) from None
+    check_counts(request, limits)  # of what is refused nothing need be put back
     return _Restore(body, names, limits.max_text_bytes).into(request)
 
 
