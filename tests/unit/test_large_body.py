@@ -231,6 +231,9 @@ def test_many_short_texts_are_taken_out_where_too_much_would_be_left():
         b'{"model":"m","chat_template_kwargs":' + b"[" * 1_000_000,
         b'{"model":"m","x":[' + b"-1," * 1_000_000,
         b'{"model":"m","stop":[' + b'"",' * 1_000_000,
+        b'{"model":"m","x":' + b'""' * 1_000_000,
+        b'{"model":"m","x":' + b'"name":' * 1_000_000,
+        b'{"model":"m","x":' + b'"%s":' % (b"long" * 25) * 200_000,
     ],
     ids=lambda body: repr(body[12:36]),
 )

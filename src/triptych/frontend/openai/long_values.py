@@ -49,7 +49,9 @@ class Scan:
     def __init__(self, body: Data, max_values: int) -> None:
         self._body = body
         self._max_values = max_values
-        self._values = 0
+        self._max_texts = 2 * max_values + 1
+        """Every text is a value, or the name of one."""
+        self._values = self._texts = 0
         self.found: list[LongValue] = []
 
     def run(self) -> None:
@@ -63,6 +65,7 @@ class Scan:
                 at = self._outside(at)
                 continue
             self._count(at, match.end(1))
+            self._add_texts(1)
             begin = match.start(2)
             if match[3]:
                 end, escaped = match.end(2), b"\\" in match[2]
@@ -77,7 +80,9 @@ class Scan:
         match = _SHORT_TEXTS.match(self._body, at, window)
         if match is None or match.end() == at:
             return at
-        self._add(_TEXT.sub(b"", match[0]))
+        outside, texts = _TEXT.subn(b"", match[0])
+        self._add(outside)
+        self._add_texts(texts)
         return match.end()
 
     def _long_text(self, at: int, escaped: bool) -> tuple[int, bool]:
@@ -130,7 +135,14 @@ class Scan:
 
     def _add(self, outside: bytes) -> None:
         self._values += len(outside.translate(None, _NO_STRUCTURE))
-        if self._values > self._max_values:
+        self._check(self._values > self._max_values)
+
+    def _add_texts(self, count: int) -> None:
+        self._texts += count
+        self._check(self._texts > self._max_texts)
+
+    def _check(self, too_many: bool) -> None:
+        if too_many:
             raise BadRequest(
                 f"the body holds more than {self._max_values:,} values, the limit (--max-json-values); token ids of "
                 "long prompts do not count",
