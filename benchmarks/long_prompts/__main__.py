@@ -1,8 +1,8 @@
 """``python -m benchmarks.long_prompts``: prompts of 60,000 tokens, alone and beside paced streams.
 
 The frontend has one core to itself, the load generator and the worker share another. Triptych and both kinds of
-NVIDIA Dynamo's frontend take turns within every round, with the same prompts, each started for its turn. About eight
-minutes.
+NVIDIA Dynamo's frontend take turns within every round, with the same prompts, each started for its turn. About two
+minutes a round.
 """
 
 from __future__ import annotations

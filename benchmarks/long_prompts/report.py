@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,8 @@ class Round:
 def write(folder: Path, rounds: Sequence[Round], peers_python: Path) -> Path:
     """Write ``long-prompts.md``."""
     lines = ["# Prompts of 60,000 tokens", "", f"`python -m benchmarks.long_prompts`, {len(rounds)} rounds."]
-    lines += ["", *(f"- {name}: {value}" for name, value in (describe() | peer_versions(peers_python)).items())]
+    lines += ["", f"- load average at the end: {os.getloadavg()[1]:.1f}"]
+    lines += [*(f"- {name}: {value}" for name, value in (describe() | peer_versions(peers_python)).items())]
     lines += [
         "",
         *_beside(rounds),
