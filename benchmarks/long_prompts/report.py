@@ -35,8 +35,9 @@ class Round:
 def write(folder: Path, rounds: Sequence[Round], peers_python: Path) -> Path:
     """Write ``long-prompts.md``."""
     lines = ["# Prompts of 60,000 tokens", "", f"`python -m benchmarks.long_prompts`, {len(rounds)} rounds."]
+    facts = describe() | {"cores": str(os.cpu_count())} | peer_versions(peers_python)
     lines += ["", f"- load average at the end: {os.getloadavg()[1]:.1f}"]
-    lines += [*(f"- {name}: {value}" for name, value in (describe() | peer_versions(peers_python)).items())]
+    lines += [*(f"- {name}: {value}" for name, value in facts.items())]
     lines += [
         "",
         *_beside(rounds),
