@@ -180,9 +180,8 @@ class App:
         headers: Headers,
     ) -> None:
         with self._in_flight.request() as places, self._held.request() as holder:
-            request = await self._parsed(await self._body(scope, receive, holder), parse)
-            check_counts(request, self._config)
-            holder.add(weight_of(request))
+            request, weight = await self._parsed(await self._body(scope, receive, holder), parse)
+            holder.add(weight)
             places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(receive):
                 model, processor = self._catalog.get(request.model)
@@ -199,10 +198,13 @@ class App:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
         return body
 
-    async def _parsed(self, body: Data, parse: Callable[[Data], R]) -> R:
-        if is_small(body):
-            return parse(body)
-        return await self._builder.work.bodies.run(partial(parse_large, body, parse, self._config))
+    async def _parsed(self, body: Data, parse: Callable[[Data], R]) -> tuple[R, int]:
+        """The request, whose counts are within their limits, and the memory that it takes."""
+        if not is_small(body):
+            return await self._builder.work.bodies.run(partial(_large, body, parse, self._config))
+        request = parse(body)
+        check_counts(request, self._config)
+        return request, weight_of(request)
 
     async def _generate(
         self,
@@ -275,6 +277,12 @@ class App:
         instances = [one for model in self._catalog.models.values() for one in model.instances]
         workers = text_of(await self._dispatcher.metrics(instances))
         await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
+
+
+def _large(body: Data, parse: Callable[[Data], R], config: FrontendConfig) -> tuple[R, int]:
+    request = parse_large(body, parse, config)
+    check_counts(request, config)  # its long texts among them
+    return request, weight_of(request)
 
 
 def _param_of_many(request: ChatRequest | CompletionRequest) -> str:
