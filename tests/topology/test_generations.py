@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
 
@@ -10,7 +11,9 @@ from test_bad_requests import check_error
 
 from support.deployment import deployment
 from support.loops import run, until, until_async
-from triptych.frontend.answers import ChatAnswer
+from triptych.contracts.request import TokenLogprob
+from triptych.frontend.answers import ChatAnswer, CompletionAnswer
+from triptych.frontend.choice import Choice
 
 
 def metric(text, name):
@@ -146,5 +149,59 @@ def test_the_json_of_many_log_probabilities_is_made_beside_the_event_loop(monkey
             assert streamed.text.count('"top_logprobs"') == 400
             await d.chat("x", max_tokens=10, **fields)
             assert made_in == [False, True]
+
+    run(main())
+
+
+def test_log_probabilities_that_were_said_are_no_objects(monkeypatch):
+    """Python's garbage collections would look at each of them, again and again."""
+    left = []
+    whole = CompletionAnswer.whole
+
+    def seen(self, *args):
+        left.append(sum(isinstance(one, TokenLogprob) for one in gc.get_objects()))
+        return whole(self, *args)
+
+    monkeypatch.setattr(CompletionAnswer, "whole", seen)
+
+    async def main():
+        async with deployment() as d:
+            answer = await d.complete(["x", "y"], n=8, max_tokens=100, ignore_eos=True, logprobs=5)
+            choices = answer.json()["choices"]
+            for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+                assert [len(one["logprobs"][name]) for one in choices] == [100] * 16
+            for one in choices:
+                assert "".join(one["logprobs"]["tokens"]) == one["text"]
+            assert left[0] < 100
+
+    run(main())
+
+
+def test_what_gathered_at_many_choices_is_made_over_many_turns(monkeypatch):
+    pushed = [0]
+    push = Choice.push
+
+    def counted(self, deltas):
+        pushed[-1] += len(deltas)
+        return push(self, deltas)
+
+    monkeypatch.setattr(Choice, "push", counted)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def turn():
+            nonlocal ticking
+            pushed.append(0)
+            ticking = loop.call_soon(turn)
+
+        async with deployment() as d:
+            ticking = loop.call_soon(turn)
+            fields = {"max_tokens": 100, "ignore_eos": True, "stream": True}
+            answer = await d.complete([f"{number} is a prompt" for number in range(64)], n=16, **fields)
+            ticking.cancel()
+            assert answer.text.count('"finish_reason":"length"') == 1_024
+            assert sum(pushed) >= 1_024 * 100
+            assert max(pushed) < 1_500
 
     run(main())

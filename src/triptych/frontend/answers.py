@@ -26,11 +26,35 @@ Positions = list[tuple[int, TokenLogprob]]
 
 @dataclass
 class Said:
-    """One choice's whole answer, for requests that are not streamed."""
+    """One choice's whole answer, for requests that are not streamed.
 
-    text: str = ""
-    logprobs: Positions = field(default_factory=list)
+    Its log probabilities are JSON from the start: as objects, millions of them would hold up the process in each of
+    Python's garbage collections.
+    """
+
+    texts: list[str] = field(default_factory=list)
     finish_reason: str | None = None
+    _logprobs: dict[str, list[bytes]] = field(default_factory=dict)
+    """JSON of each list's entries, by the list's name."""
+
+    def add_logprobs(self, lists: dict[str, list[Any]]) -> int:
+        """Take log probabilities in, none of whose lists is empty. Returns how many bytes they have."""
+        size = 0
+        for name, entries in lists.items():
+            part = encode(entries)[1:-1]
+            self._logprobs.setdefault(name, []).append(part)
+            size += len(part)
+        return size
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def logprobs(self) -> dict[str, msgspec.Raw] | None:
+        """All lists by name; None where no log probabilities were taken in."""
+        lists = {name: msgspec.Raw(b"[%b]" % b",".join(parts)) for name, parts in self._logprobs.items()}
+        return lists or None
 
 
 class Answer(Protocol):
@@ -45,6 +69,10 @@ class Answer(Protocol):
     def chunks(self, index: int, piece: Piece) -> bytes: ...
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes: ...
+
+    def logprob_lists(self, index: int, positions: Positions) -> dict[str, list[Any]]:
+        """Return what choice ``index`` says of ``positions``, by the names of its lists."""
+        ...
 
     def whole(self, choices: list[Said], usage: dict[str, Any], extra: dict[str, Any]) -> bytes: ...
 
@@ -97,7 +125,7 @@ class ChatAnswer(_Base):
         out = b""
         if piece.logprobs:
             delta = {"content": piece.text}
-            logprobs = self._logprobs(piece.logprobs)
+            logprobs = {**self.logprob_lists(index, piece.logprobs), "refusal": None}
             out = self._event({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
         elif piece.text:
             out = b'%b[{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null}]%b' % (
@@ -115,15 +143,15 @@ class ChatAnswer(_Base):
             {
                 "index": index,
                 "message": {"role": "assistant", "content": said.text, "refusal": None},
-                "logprobs": self._logprobs(said.logprobs) if said.logprobs else None,
+                "logprobs": {**logprobs, "refusal": None} if (logprobs := said.logprobs) else None,
                 "finish_reason": said.finish_reason,
             }
             for index, said in enumerate(choices)
         ]
         return self._whole(rows, usage, extra)
 
-    def _logprobs(self, positions: Positions) -> dict[str, Any]:
-        return {"content": [self._position(token, entry) for token, entry in positions], "refusal": None}
+    def logprob_lists(self, index: int, positions: Positions) -> dict[str, list[Any]]:
+        return {"content": [self._position(token, entry) for token, entry in positions]}
 
     def _position(self, token: int, entry: TokenLogprob) -> dict[str, Any]:
         top = [self._token(other, logprob) for other, logprob in entry.top]
@@ -158,7 +186,7 @@ class CompletionAnswer(_Base):
                 encode(piece.text),
                 self._tail,
             )
-        logprobs = self._logprobs(index, piece.logprobs) if piece.logprobs else None
+        logprobs = self.logprob_lists(index, piece.logprobs) if piece.logprobs else None
         return self._event(
             {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
         )
@@ -168,14 +196,14 @@ class CompletionAnswer(_Base):
             {
                 "index": index,
                 "text": self._echoes[index] + said.text,
-                "logprobs": self._logprobs(index, said.logprobs) if said.logprobs else None,
+                "logprobs": said.logprobs,
                 "finish_reason": said.finish_reason,
             }
             for index, said in enumerate(choices)
         ]
         return self._whole(rows, usage, extra)
 
-    def _logprobs(self, index: int, positions: Positions) -> dict[str, Any]:
+    def logprob_lists(self, index: int, positions: Positions) -> dict[str, list[Any]]:
         texts = [self._tokenizer.token_text(token) for token, _ in positions]
         offsets = []
         for text in texts:

@@ -33,6 +33,8 @@ JSON_COST = 8
 """Making JSON of log probabilities takes so many times as long as moving as many bytes."""
 LARGE_BYTES = 256 << 10
 """Of log probabilities, above which a whole answer's JSON is made in a thread (10 ms)."""
+MAX_PUMPED = 32
+"""Batches of a request's choices that wait to be written, and so those that one turn of the event loop makes."""
 Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
 
 
@@ -102,22 +104,30 @@ class Generation:
     async def whole(self, send: Send, headers: Headers) -> None:
         """One JSON object."""
         said = [Said() for _ in self.jobs]
-        texts: list[list[str]] = [[] for _ in self.jobs]
-        token_bytes = bytes_per_token(self.jobs[0].request)
+        size = 0
         async with aclosing(self._pieces()) as batches:
             async for index, pieces in batches:
-                for piece in pieces:
-                    texts[index].append(piece.text)
-                    said[index].logprobs.extend(piece.logprobs)
-                    said[index].finish_reason = piece.finish_reason
-                if token_bytes:
-                    self.holder.add(token_bytes * sum(len(piece.logprobs) for piece in pieces))
-        for one, text in zip(said, texts, strict=True):
-            one.text = "".join(text)
+                taken = self._take(said[index], index, pieces)
+                size += taken
+                if taken > SMALL_BYTES and not pace().spend(JSON_COST * taken):
+                    await pace().room()
         extra = {"triptych": self.timing()} if self.with_timing else {}
         whole = partial(self.answer.whole, said, self.usage(), extra)
-        is_large = token_bytes * sum(len(one.logprobs) for one in said) > LARGE_BYTES
+        is_large = size > LARGE_BYTES
         await send_json(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
+
+    def _take(self, said: Said, index: int, pieces: list[Piece]) -> int:
+        """Take pieces of choice ``index`` in. Returns how many bytes their log probabilities have as JSON."""
+        size = 0
+        for piece in pieces:
+            said.texts.append(piece.text)
+            said.finish_reason = piece.finish_reason
+            if piece.logprobs:
+                size += said.add_logprobs(self.answer.logprob_lists(index, piece.logprobs))
+        if size:
+            token_bytes = bytes_per_token(self.jobs[0].request)
+            self.holder.add(token_bytes * sum(len(piece.logprobs) for piece in pieces))
+        return size
 
     def _as_told(self, error: Exception) -> TriptychError:
         """What the client hears of an error mid-stream."""
@@ -160,7 +170,7 @@ class Generation:
 
     async def _merged(self) -> Pieces:
         """Pieces of all jobs as they come. The first error ends them all; none outlives this generator."""
-        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(len(self.jobs))
+        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(MAX_PUMPED)
 
         async def pump(index: int) -> None:
             try:

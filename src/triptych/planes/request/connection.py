@@ -34,6 +34,9 @@ class Connection(asyncio.BufferedProtocol):
     Large ones are received and sent in pieces, over as many turns as ``pace`` has them take.
     """
 
+    small_cost = 1
+    """How many bytes a byte of small frames that are received counts as: what is done with them."""
+
     def __init__(self, limit_bytes: int) -> None:
         self.reader = FrameReader(limit_bytes)
         self.closed = False
@@ -174,7 +177,8 @@ class Connection(asyncio.BufferedProtocol):
             self.warn(str(error))
             self.abort()
             return
-        if not self._pace.spend(nbytes) and self._transport is not None and self._transport.is_reading():
+        cost = nbytes if self._into_frame else nbytes * self.small_cost
+        if not self._pace.spend(cost) and self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
             self._pace.when_room(self._read_on)
 
