@@ -3,6 +3,10 @@
 ``python -m benchmarks.costly_schemas`` sends the cases of ``costly_cases.py``, one a second, while streams run at both
 workers, and then asks each worker for a plain answer. It exits with 1 where a case took more than ``LONGEST_ANSWER_S``,
 was answered with a server's error, or a stream paused for ``LONGEST_GAP_S`` or broke.
+
+What else runs on the machine makes streams pause, for seconds where each deployed process is a session of its own and
+the kernel shares the cores by sessions. ``--cpu-group`` runs all of this in a control group, which gets its share as a
+whole, as a container or a service does: ``mkdir /sys/fs/cgroup/cpu/costly``, with ``cpu.shares`` or ``cpu.weight``.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -202,8 +207,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="", help="a running deployment to ask, instead of starting one")
     parser.add_argument("--apart-s", type=float, default=APART_S, help="time between two cases")
+    parser.add_argument("--cpu-group", type=Path, help="folder of an existing control group to run in")
     parser.add_argument("--output", type=Path, default=RESULT, help="file for the result")
     args = parser.parse_args()
+    if args.cpu_group:
+        (args.cpu_group / "cgroup.procs").write_text(str(os.getpid()))
     with tempfile.TemporaryDirectory() as folder:
         process, url = (None, args.url) if args.url else serve(Path(folder))
         try:

@@ -163,6 +163,19 @@ def test_a_trial_that_the_machine_ended_is_made_once_more_then_503() -> None:
     asyncio.run(main())
 
 
+def test_a_trial_that_the_machine_gave_no_time_is_answered_503_at_once_and_not_remembered() -> None:
+    async def main() -> None:
+        process = FakeProcess({"a": Verdict(outcome="killed", timed_out=True)})
+        async with checker(process) as one:
+            with pytest.raises(Unavailable, match="too busy") as refused:
+                await one.check(schema("a"))
+            assert (refused.value.code, process.tried) == ("grammars_busy", ["a"])
+            process.verdicts.clear()
+            await one.check(schema("a"))
+
+    asyncio.run(main())
+
+
 def test_trials_are_bounded_in_number_and_waiting_in_time() -> None:
     async def main() -> None:
         process = FakeProcess({})

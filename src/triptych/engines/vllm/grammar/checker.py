@@ -154,6 +154,8 @@ class GrammarChecker:
                 continue
             if verdict.outcome == "killed":
                 log.warning("a grammar's trial was lost: %s", verdict.reason)
+                if verdict.timed_out:  # another one would take the client's time, too
+                    raise self._unavailable("the machine is too busy to compile the grammar")
                 continue
             self._keep(key, verdict)
             return verdict

@@ -25,6 +25,8 @@ from triptych.engines.vllm.grammar.wire import GRAMMAR_NICE, LENGTH, Cancel, Ord
 
 _IN, _OUT = 0, 1
 _MAX_ANSWER_BYTES = 1 << 16
+_FAIR_SHARE = 0.5
+"""A trial that had less of its time on a processor was held up by the machine, and says nothing of its grammar."""
 _PR_SET_PDEATHSIG = 1
 _TOO_LONG = (
     "it takes more than {limit:g} s to compile; use fewer alternatives, optional properties, enum values and "
@@ -118,12 +120,17 @@ class Template:
         os.close(fd)
         if kill:
             os.kill(one.pid, signal.SIGKILL)
-        _, status = os.waitpid(one.pid, 0)
+        _, status, used = os.wait4(one.pid, 0)
         if tell:
-            _write(frame(self._verdict(one, os.waitstatus_to_exitcode(status), timed_out)))
+            used_s = used.ru_utime + used.ru_stime
+            _write(frame(self._verdict(one, os.waitstatus_to_exitcode(status), used_s if timed_out else None)))
 
-    def _verdict(self, one: _Running, status: int, timed_out: bool) -> Verdict:
-        if timed_out:
+    def _verdict(self, one: _Running, status: int, used_s: float | None) -> Verdict:
+        """``used_s``: processor time that it took, where it was ended for taking too long."""
+        if used_s is not None and used_s < _FAIR_SHARE * self._setup.timeout_s:
+            reason = f"it had {used_s:.1f} s of the processor in {self._setup.timeout_s:g} s"
+            return Verdict(number=one.number, outcome="killed", reason=reason, timed_out=True)
+        if used_s is not None:
             reason = _TOO_LONG.format(limit=self._setup.timeout_s)
             return Verdict(number=one.number, outcome="too_costly", reason=reason, timed_out=True)
         if status == 0:
