@@ -229,8 +229,8 @@ def test_a_heart_that_misses_a_beat_goes_on(tmp_path, quick, monkeypatch, caplog
 
 
 def test_what_is_registered_only_this_user_reads(tmp_path):
-    """Also in a run directory of others' making: an instance may name a secret."""
-    tmp_path.chmod(0o777)
+    """Also in a run directory that others can read: an instance may name a secret."""
+    tmp_path.chmod(0o755)
 
     async def main():
         lease = await LocalDiscovery(tmp_path, "default").register(instance("a"))

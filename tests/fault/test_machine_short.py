@@ -8,10 +8,10 @@ import json
 import os
 
 import pytest
-from test_bad_requests import check_error
 
 from support.checkpoints import image_part
 from support.deployment import deployment
+from support.errors import check_error
 from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import Unavailable

@@ -9,9 +9,10 @@ import os
 import random
 
 import pytest
-from test_bad_requests import CHAT, check_error
+from test_bad_requests import CHAT
 
 from support.deployment import chat_body, deployment
+from support.errors import check_error
 from support.loops import run, until_async
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http import body

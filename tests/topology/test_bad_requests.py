@@ -9,26 +9,13 @@ import pytest
 
 from support.checkpoints import IMAGE_ID, IMAGE_TEXT, byte_level, image_part, picture_url, text_checkpoint
 from support.deployment import chat_body, deployment
+from support.errors import check_error
 from support.loops import run
 from support.sse import parse
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
-INTERNALS = ("Traceback", "msgspec", "pydantic", "NoneType", "object at 0x", "PIL", "aiohttp", "site-packages")
-
-
-def check_error(answer, *statuses):
-    """The error of ``answer``, of the one shape that all errors have."""
-    assert answer.status_code in statuses, f"{answer.status_code}, expected {statuses}: {answer.text}"
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
-    assert body.keys() == {"error"}
-    assert body["error"].keys() == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    for internal in INTERNALS:
-        assert internal not in answer.text, f"{internal!r} is none of the client's business: {answer.text}"
-    return body["error"]
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])

@@ -7,9 +7,8 @@ import gc
 import re
 import threading
 
-from test_bad_requests import check_error
-
 from support.deployment import deployment
+from support.errors import check_error
 from support.loops import run, until, until_async
 from triptych.contracts.request import TokenLogprob
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer

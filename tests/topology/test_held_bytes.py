@@ -6,10 +6,9 @@ import asyncio
 import base64
 import re
 
-from test_bad_requests import check_error
-
 from support.checkpoints import image_part, picture
 from support.deployment import deployment
+from support.errors import check_error
 from support.loops import run
 from support.media_site import media_site
 from triptych.config.media import MediaLimits

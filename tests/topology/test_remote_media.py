@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from test_bad_requests import check_error
-
 from support.checkpoints import image_part
 from support.deployment import deployment
+from support.errors import check_error
 from support.loops import run, until_async
 from support.media_site import media_site
 from triptych.config.media import MediaLimits

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from support.instances import instance
-from triptych.contracts import errors
+from triptych.contracts import errors, tokens
 from triptych.contracts.card import Instance
 from triptych.contracts.request import (
     GenerateRequest,
@@ -50,7 +50,7 @@ def test_an_unknown_status_is_an_internal_error():
 REQUEST = GenerateRequest(
     id="r",
     model="m",
-    token_ids=[1, 2, 3],
+    token_ids=tokens.TokenIds([1, 2, 3]),
     sampling=Sampling(
         max_tokens=5,
         stop_token_ids=(7,),
@@ -65,8 +65,8 @@ DELTA = TokenDelta([1, 2], "stop", 5, 4, [TokenLogprob(-0.5, [(1, -0.5)])], Timi
 
 @pytest.mark.parametrize("value", [REQUEST, DELTA, TokenDelta([9]), instance("w")])
 def test_what_goes_out_comes_in(value):
-    data = msgspec.msgpack.encode(value)
-    assert msgspec.msgpack.decode(data, type=type(value)) == value
+    data = msgspec.msgpack.encode(value, enc_hook=tokens.enc_hook)
+    assert msgspec.msgpack.decode(data, type=type(value), dec_hook=tokens.dec_hook) == value
 
 
 def test_a_delta_of_an_older_and_of_a_newer_worker_is_understood():
