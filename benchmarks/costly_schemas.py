@@ -53,7 +53,9 @@ class Case:
     @property
     def right(self) -> bool:
         """Refused for its own sake, or answered; not lost, and in time."""
-        return (self.status in (200, 400) or self.code == "grammars_busy") and self.seconds <= LONGEST_ANSWER_S
+        return (
+            self.status in (200, 400) or self.code in ("grammars_busy", "grammar_timeout")
+        ) and self.seconds <= LONGEST_ANSWER_S
 
 
 @dataclass

@@ -103,6 +103,12 @@ def test_a_stream_runs_on_beside_a_grammar_that_takes_all_time(served: Served) -
     assert ask(served, members(x={"enum": ["a", "b"]}), logprobs=True).status_code == 200
 
 
+def test_an_answer_whose_tokens_are_all_ruled_out_is_the_requests_fault(served: Served) -> None:
+    """The engine draws a token that its grammar then rejects, and fails the request."""
+    answer = ask(served, members(x={"type": "string"}), stop_token_ids=list(range(100)))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_token_allowed"), answer.text
+
+
 def test_an_honest_grammar_is_followed_after_all_that(served: Served) -> None:
     schema = members(colour={"enum": ["red", "blue"]}, code={"type": "string", "pattern": r"^[A-Z]{2}\d{4}$"})
     answer = ask(served, schema, temperature=0)

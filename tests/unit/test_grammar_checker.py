@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from triptych.contracts.errors import BadRequest, Unavailable
+from triptych.contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from triptych.contracts.request import Guided
 from triptych.engines.vllm.grammar import checker as module
 from triptych.engines.vllm.grammar.checker import GrammarChecker
 from triptych.engines.vllm.grammar.process import ProcessLost
 from triptych.engines.vllm.grammar.wire import Setup, Verdict
+from triptych.stages.retry import Event, event_of
 
 SETUP = Setup(
     tokenizer="",
@@ -163,13 +164,14 @@ def test_a_trial_that_the_machine_ended_is_made_once_more_then_503() -> None:
     asyncio.run(main())
 
 
-def test_a_trial_that_the_machine_gave_no_time_is_answered_503_at_once_and_not_remembered() -> None:
+def test_a_trial_that_the_machine_gave_no_time_is_answered_504_at_once_and_not_remembered() -> None:
     async def main() -> None:
         process = FakeProcess({"a": Verdict(outcome="killed", timed_out=True)})
         async with checker(process) as one:
-            with pytest.raises(Unavailable, match="too busy") as refused:
+            with pytest.raises(DeadlineExceeded, match="too busy") as refused:
                 await one.check(schema("a"))
-            assert (refused.value.code, process.tried) == ("grammars_busy", ["a"])
+            assert (refused.value.code, process.tried) == ("grammar_timeout", ["a"])
+            assert event_of(refused.value) is Event.FAULT  # no other worker spends as long on it
             process.verdicts.clear()
             await one.check(schema("a"))
 

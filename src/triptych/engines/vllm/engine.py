@@ -249,7 +249,9 @@ class VllmEngine:
             async for output in outputs:
                 made = output.outputs[0]
                 if made.finish_reason == "error":
-                    raise failure(prompt) if cache is None else KvLost("the prefilled KV cache could not be read")
+                    if cache is None or (first_at and sampling.guided):
+                        raise failure(prompt, guided=sampling.guided is not None)
+                    raise KvLost("the prefilled KV cache could not be read")
                 told = bool(first_at) or cache is not None  # the prefill has told what the prompt was
                 first_at = first_at or time.perf_counter()
                 reason = finish_reason(made.finish_reason)

@@ -70,7 +70,7 @@ class Prefill:
             async for output in outputs:
                 last = output
         if last is None or last.outputs[0].finish_reason not in ("stop", "length"):
-            raise failure(prompt)
+            raise failure(prompt, guided=params.structured_outputs is not None)
         return last
 
     def _reader_goes_on(self) -> bool:

@@ -184,14 +184,22 @@ def _given(medium: Medium, decoded: Any) -> Any:
     return decoded, told
 
 
-def failure(prompt: Any) -> TriptychError:
+def failure(prompt: Any, *, guided: bool) -> TriptychError:
     """What it means that vLLM ended ``prompt`` with ``finish_reason`` ``error``.
 
     MediaMissing where the engine needed more than was in it: what a cache or the EC connector held a while ago.
+    BadRequest for an answer under a grammar: vLLM then drew a token where all were ruled out.
     """
     kinds = prompt.get("mm_kwargs") or {}
     if any(item is None or not has_values(item) for items in kinds.values() for item in items):
         return MediaMissing("a medium that this worker held is gone: send its embedding or its data")
+    if guided:
+        return BadRequest(
+            "response_format: no token is left that its grammar allows and that neither stop_token_ids, min_tokens nor "
+            "ignore_eos rules out",
+            param="response_format",
+            code="no_token_allowed",
+        )
     return TriptychError("the engine failed on this request; the worker's log has the cause")
 
 

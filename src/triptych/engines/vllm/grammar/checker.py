@@ -14,7 +14,7 @@ from typing import Protocol
 from triptych.cache.lru import ByteLru
 from triptych.cache.room import Room
 from triptych.cache.single_flight import SingleFlight
-from triptych.contracts.errors import BadRequest, Unavailable
+from triptych.contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from triptych.contracts.request import Guided
 from triptych.contracts.stages import Sample
 from triptych.engines.vllm.grammar.process import GrammarProcess, ProcessLost
@@ -28,8 +28,10 @@ KEPT_BYTES = 4 << 20
 TIMED_OUT_KEPT_S = 60.0
 """A trial that took too long is tried again after so long: the machine may have been busy."""
 RESTARTS_APART_S = 1.0
-WAIT_S = 3.0
+WAIT_S = 2.0
 """Longest wait for a trial to begin, for the process to come back, and for room in the engine's steps."""
+
+_HELD_UP = "the worker's machine was too busy to compile it in time; try again"
 
 log = logging.getLogger("triptych.vllm")
 
@@ -108,7 +110,8 @@ class GrammarChecker:
     async def check(self, guided: Guided | None) -> Verdict | None:
         """The verdict on a sound grammar; None where there is none.
 
-        Raises BadRequest for one that is invalid or too costly, and Unavailable where it cannot be tried now.
+        Raises BadRequest for one that is invalid or too costly, Unavailable where it cannot be tried now, and
+        DeadlineExceeded where the machine gave its trial no time.
         """
         if guided is None:
             return None
@@ -154,8 +157,9 @@ class GrammarChecker:
                 continue
             if verdict.outcome == "killed":
                 log.warning("a grammar's trial was lost: %s", verdict.reason)
-                if verdict.timed_out:  # another one would take the client's time, too
-                    raise self._unavailable("the machine is too busy to compile the grammar")
+                if verdict.timed_out:  # another one, here or elsewhere, would take the client's time once more
+                    self.counts.unavailable += 1
+                    raise DeadlineExceeded(f"{FIELD}: {_HELD_UP}", param=FIELD, code="grammar_timeout")
                 continue
             self._keep(key, verdict)
             return verdict
@@ -218,7 +222,7 @@ class GrammarChecker:
         yield Sample(name + "timed_out", "counter", "Of these, trials ended by their time limit.", counts.timed_out)
         yield Sample(name + "known", "counter", "Requests whose grammar had a verdict already.", counts.known)
         yield Sample(
-            name + "unavailable", "counter", "Requests answered 503 for want of a trial or time.", counts.unavailable
+            name + "unavailable", "counter", "Requests refused for want of a trial or time.", counts.unavailable
         )
         step_s = self._steps.taken_bytes / 1e6
         yield Sample(name + "step_seconds", "gauge", "Time of a token under all grammars that run.", step_s)
