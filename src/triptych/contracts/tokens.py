@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 TOKEN_BYTES = array("I").itemsize
 assert TOKEN_BYTES == 4
 assert sys.byteorder == "little", "ids cross the wire as they lie in memory"
+_FEW = 64
+"""Places of a token that are looked for one by one, each by a call of the C library's (1 us)."""
+assert ctypes.sizeof(ctypes.c_wchar) == TOKEN_BYTES, "the C library's wide characters are as wide as ids"
+_find = ctypes.CDLL(None).wmemchr
+_find.restype = ctypes.c_void_p
+_find.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t]
 
 if TYPE_CHECKING:
     _Array = array[int]
@@ -27,9 +34,20 @@ class TokenIds(_Array):
         return cast(TokenIds, super().__new__(cls, "I", ids))
 
     def count_each(self, tokens: Iterable[int]) -> dict[int, int]:
-        """Like ``count`` of each of ``tokens``, in a tenth of its time where they are rare."""
-        low = self.tobytes()[::TOKEN_BYTES]
-        return {token: sum(self[at] == token for at in _places(low, token & 0xFF)) for token in tokens}
+        """Like ``count`` of each of ``tokens``, in a hundredth of its time where they are rare."""
+        return {token: self._count(token) for token in tokens}
+
+    def _count(self, token: int) -> int:
+        begin, size = self.buffer_info()
+        at, end = begin, begin + size * TOKEN_BYTES
+        for found in range(_FEW):
+            place = _find(at, token, (end - at) // TOKEN_BYTES) if at < end else None
+            if place is None:
+                return found
+            at = place + TOKEN_BYTES
+        low = self.tobytes()[at - begin :: TOKEN_BYTES]
+        first = (at - begin) // TOKEN_BYTES
+        return _FEW + sum(self[first + place] == token for place in _places(low, token & 0xFF))
 
 
 def _places(data: bytes, byte: int) -> Iterator[int]:

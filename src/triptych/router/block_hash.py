@@ -98,8 +98,8 @@ def content_token(content_hash: str) -> int:
     return xxh3_64_intdigest(content_hash.encode()) & _MASK
 
 
-def block_hashes(tokens: array[int], block_size: int, parent: int = 0) -> list[int]:
+def block_hashes(tokens: array[int] | memoryview, block_size: int, parent: int = 0) -> list[int]:
     """A hash of 64 bits for each full block of ``tokens``; ``parent``: that of the block before, or the ``root``."""
-    whole = tokens[: len(tokens) // block_size * block_size]
+    whole = memoryview(tokens)[: len(tokens) // block_size * block_size]
     blocks = iter_unpack(f"{block_size * TOKEN_BYTES}s", whole)
     return [parent := xxh3_64_intdigest(block, parent) for (block,) in blocks]

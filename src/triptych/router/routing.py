@@ -22,9 +22,9 @@ from triptych.router.workload import Workload
 
 INSTANCE_HEADER = "x-triptych-instance"
 SESSION_HEADER = "x-session-id"
-EACH, STEP = 32, 32
+EACH, STEP = 32, 64
 """Of workers that report nothing, what they may hold is remembered by so few of a prompt's blocks: a guess need be no
-closer, and 60,000 tokens are then 150 blocks and not 3,750, which took the event loop 4 ms."""
+closer, and 60,000 tokens are then 90 blocks and not 3,750, which took the event loop 4 ms."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class Prompt:
     def landmarks(self, block_size: int) -> list[int]:
         """Hashes like ``hashes``, of the first ``EACH`` blocks and of every ``STEP`` blocks after those together."""
         if block_size not in self._landmarks:
-            first = block_hashes(self.tokens[: EACH * block_size], block_size)
-            rest = self.tokens[EACH * block_size :]
+            tokens = memoryview(self.tokens)
+            first = block_hashes(tokens[: EACH * block_size], block_size)
+            rest = tokens[EACH * block_size :]
             more = block_hashes(rest, STEP * block_size, first[-1]) if len(rest) >= STEP * block_size else []
             self._landmarks[block_size] = first + more
         return self._landmarks[block_size]

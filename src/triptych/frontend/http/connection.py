@@ -106,10 +106,13 @@ class Connection(asyncio.BufferedProtocol):
             self._connections.flows(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._server.scratch
+        """Room for much of a body whose length is stated, and otherwise for little, which may be many small chunks."""
+        expected = 0 if self._incoming is None else self._incoming.expected_bytes
+        scratch = self._server.scratch
+        return scratch if expected <= len(scratch) else self._server.body_scratch[:expected]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(self._server.scratch[:nbytes]))
+        self._received(bytes(self._server.body_scratch[:nbytes]))
 
     def _received(self, data: bytes) -> None:
         if self._deaf:

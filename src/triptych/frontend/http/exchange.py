@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from triptych.contracts.errors import TriptychError
-from triptych.frontend.http.asgi import Application, Headers, Scope, error_body, error_headers
+from triptych.frontend.http.asgi import Application, Headers, Scope, error_body, error_headers, header
 
 if TYPE_CHECKING:
     from triptych.frontend.http.connection import Connection
@@ -50,6 +50,9 @@ class Exchange:
         self._connection = connection
         self._wants_continue = wants_continue
         """The client sends no body before it is asked to."""
+        length = header(scope, b"content-length") or b""
+        self.expected_bytes = int(length) if length.isdigit() else 0
+        """Of a body whose length is stated, what is still to come."""
         self._body: list[bytes] = []
         self._waiting_bytes = 0
         self._news = asyncio.Event()
@@ -60,6 +63,7 @@ class Exchange:
     # The request, as the connection's parser finds it.
 
     def feed(self, part: bytes) -> None:
+        self.expected_bytes -= len(part)
         if self.ended:
             return
         self._body.append(part)

@@ -20,6 +20,8 @@ log = logging.getLogger("triptych.http")
 BACKLOG = 2048
 SCRATCH_BYTES = 32 << 10
 """Most bytes read at once: of bodies in chunks of a byte, some 4 ms of work."""
+BODY_BYTES = 128 << 10
+"""Most bytes read at once of a body with a stated length, which comes in one piece (0.05 ms)."""
 LAST_WORDS_S = 1.0
 """Past the drain's deadline, for writing to clients that their answer was cut off."""
 UNSENT_BYTES = 128 << 10
@@ -34,8 +36,9 @@ class HttpServer:
     def __init__(self, app: Application, config: HttpConfig, drain_timeout_s: float) -> None:
         self.connections = Connections(config)
         self.serves = asyncio.Event()
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.body_scratch = memoryview(bytearray(BODY_BYTES))
         """What is read is here until its connection has looked at it, before anything else is read."""
+        self.scratch = self.body_scratch[:SCRATCH_BYTES]
         self._app = app
         self._drain_timeout_s = drain_timeout_s
         self._stop = asyncio.Event()
