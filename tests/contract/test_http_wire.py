@@ -14,8 +14,8 @@ from support.loops import run, until
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http.connection import MAX_PIPELINED
 from triptych.frontend.http.exchange import Exchange
-from triptych.frontend.http.parsing import MAX_HEADERS
-from triptych.frontend.http.server import SCRATCH_BYTES
+from triptych.frontend.http.parsing import MAX_HEADERS, Parser
+from triptych.frontend.http.server import BODY_BYTES, SCRATCH_BYTES
 
 
 def test_what_is_no_http_is_answered_as_json():
@@ -275,5 +275,31 @@ def test_bodies_in_chunks_of_a_byte_leave_turns_to_others(monkeypatch):
             for _, _, body in await answers:
                 assert json.loads(body)["body"] == "a" * count
             assert sorted(most)[-9] <= 4 * (SCRATCH_BYTES // 6 + 1), "of later turns, four reads are the most"
+
+    run(main())
+
+
+def test_a_body_of_stated_length_is_read_in_large_pieces_and_one_in_chunks_is_not(monkeypatch):
+    given = []
+    feed = Parser.feed
+    monkeypatch.setattr(Parser, "feed", lambda self, data: (given.append(len(data)), feed(self, data))[1])
+    stated = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 600000\r\n\r\n" + b"a" * 600_000
+    chunked = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"30000\r\n%b\r\n" % (
+        b"a" * 0x30000
+    )
+
+    async def main():
+        async with served() as s:
+            for request, size, most in (
+                (stated, 600_000, BODY_BYTES),
+                (chunked + b"0\r\n\r\n", 0x30000, SCRATCH_BYTES),
+            ):
+                given.clear()
+                async with connected(s.port) as (reader, writer):
+                    writer.write(request)
+                    _, _, body = await response(reader)
+                    assert json.loads(body)["body"] == "a" * size
+                assert max(given) <= most
+                assert max(given[1:]) > SCRATCH_BYTES or most == SCRATCH_BYTES
 
     run(main())

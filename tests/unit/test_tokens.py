@@ -39,3 +39,6 @@ def test_counting():
     ids = TokenIds(chance.choices([0, 1, 7, 256, 263, 65543, 151655], k=5000))
     assert ids.count_each([7, 151655, 263, 9, 0]) == {token: ids.count(token) for token in (7, 151655, 263, 9, 0)}
     assert TokenIds().count_each([1]) == {1: 0}
+    many = TokenIds([5, 261, 6] * 1000 + [5])
+    assert many.count_each([5, 6, 7]) == {5: 1001, 6: 1000, 7: 0}
+    assert TokenIds([9] * 64).count_each([9]) == {9: 64}

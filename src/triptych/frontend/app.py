@@ -44,7 +44,7 @@ from triptych.frontend.http.asgi import (
 from triptych.frontend.http.body import read_body
 from triptych.frontend.in_flight import InFlight
 from triptych.frontend.model_view import card_of, health_of
-from triptych.frontend.openai.large_body import is_small, parse_large
+from triptych.frontend.openai.large_body import parse_large, parse_quick
 from triptych.frontend.openai.limits import check_counts
 from triptych.frontend.openai.weight import weight_of
 from triptych.frontend.requests import Builder
@@ -200,9 +200,9 @@ class App:
 
     async def _parsed(self, body: Data, parse: Callable[[Data], R]) -> tuple[R, int]:
         """The request, whose counts are within their limits, and the memory that it takes."""
-        if not is_small(body):
+        request = parse_quick(body, parse)
+        if request is None:
             return await self._builder.work.bodies.run(partial(_large, body, parse, self._config))
-        request = parse(body)
         check_counts(request, self._config)
         return request, weight_of(request)
 

@@ -21,6 +21,7 @@ from triptych.contracts.request import Data
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.openai.limits import check_counts
 from triptych.frontend.openai.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
+from triptych.frontend.openai.one_text import parse_one_text
 from triptych.frontend.schema import (
     AudioData,
     AudioPart,
@@ -53,6 +54,13 @@ _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
 _TEXT = msgspec.json.Decoder(str)
 _NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]])
 _PLACE = re.compile(r"\(byte (\d+)\)")
+
+
+def parse_quick(body: Data, parse: Callable[[Data], T]) -> T | None:
+    """What ``parse(body)`` gives; None where that may take more than a millisecond: see ``parse_large``."""
+    if MANY_VALUES_BYTES < len(body) <= INLINE_BODY_BYTES and (request := parse_one_text(body, parse)) is not None:
+        return request
+    return parse(body) if is_small(body) else None
 
 
 def is_small(body: Data) -> bool:
