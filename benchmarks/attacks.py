@@ -49,6 +49,18 @@ BODIES: dict[str, Callable[[int], bytes]] = {
     ),
     "one text of 60 MB": lambda _: _chat(f"[{_user(json.dumps('word ' * 12_000_000))}]"),
     "nested 10,000,000 deep": lambda _: _chat("[" * 10_000_000),
+    "60,000,000 quotation marks": lambda _: b'"' * 60_000_000,
+    "15,000,000 names without values": lambda _: b'{"x":' + b'"a":' * 15_000_000,
+    "1,024 choices with log probabilities": lambda _: json.dumps(
+        {
+            "model": "instant",
+            "prompt": [f"{number} is a number" for number in range(64)],
+            "n": 16,
+            "max_tokens": 100,
+            "ignore_eos": True,
+            "logprobs": 20,
+        }
+    ).encode(),
     "20,000,000 token ids": lambda _: (
         b'{"model": "instant", "max_tokens": 1, "prompt": [' + b"7," * 20_000_000 + b"7]}"
     ),
