@@ -13,6 +13,8 @@ import httpx
 import pytest
 from engine_support import Served, descendants
 
+from triptych.engines.vllm.grammar.wire import GRAMMAR_NICE
+
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -146,5 +148,5 @@ def test_compiling_goes_after_the_engines_steps(served: Served) -> None:
     for pid in engines:
         threads = [int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()]
         nice = [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads]
-        assert os.getpriority(os.PRIO_PROCESS, pid) < 10
-        assert 10 in nice, nice
+        assert os.getpriority(os.PRIO_PROCESS, pid) < GRAMMAR_NICE
+        assert GRAMMAR_NICE in nice, nice

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from triptych.engines.vllm.grammar.trial import try_grammar
-from triptych.engines.vllm.grammar.wire import LENGTH, TRIAL_NICE, Cancel, Order, Setup, Trial, Verdict, frame
+from triptych.engines.vllm.grammar.wire import GRAMMAR_NICE, LENGTH, Cancel, Order, Setup, Trial, Verdict, frame
 
 _IN, _OUT = 0, 1
 _MAX_ANSWER_BYTES = 1 << 16
@@ -176,7 +176,7 @@ def _write(data: bytes) -> None:
 
 def main() -> int:
     _die_with_parent()
-    os.nice(TRIAL_NICE)
+    os.nice(GRAMMAR_NICE)
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; it ends when the worker closes its end
         signal.signal(number, signal.SIG_IGN)
     import xgrammar

@@ -8,10 +8,9 @@ from typing import Literal
 import msgspec
 
 LENGTH = struct.Struct("<I")
-GRAMMAR_NICE = 10
-"""Priority of what compiles grammars in an engine, by eight threads: its steps, which streams wait for, go first."""
-TRIAL_NICE = 5
-"""Priority of trials, which have one thread each and a time limit: a quarter of a core beside engines that take all."""
+GRAMMAR_NICE = 5
+"""Priority of all that compiles grammars: the steps of engines, which streams wait for, go first. Lower, and beside
+engines that take all cores a grammar of one second takes ten, which is longer than its request may take."""
 Outcome = Literal["sound", "invalid", "too_costly", "killed"]
 """``killed``: the trial ended for reasons of the machine, and says nothing of the grammar."""
 
