@@ -21,7 +21,7 @@ SETUP = Setup(
 
 
 @pytest.mark.parametrize(
-    ("used_s", "outcome"), [(0.4, "killed"), (1.9, "killed"), (2.1, "too_costly"), (30.0, "too_costly")]
+    ("used_s", "outcome"), [(0.4, "killed"), (0.9, "killed"), (1.1, "too_costly"), (30.0, "too_costly")]
 )
 def test_a_grammar_is_held_costly_only_where_its_trial_had_the_time(used_s: float, outcome: str) -> None:
     verdict = Template(SETUP, None)._verdict(_Running(7, 0, 0.0, bytearray()), -9, used_s)
