@@ -200,7 +200,20 @@ def test_lists_of_token_ids(ids, blanks):
     assert isinstance(request.prompt, TokenIds if len(written) > 2 * STRIDE_BYTES else list | TokenIds)
     several = same(f'{{"model":"m","prompt":[{written},[1,2],{written}]}}'.encode())
     assert [list(one) for one in several.prompt] == [ids, [1, 2], ids]
-    same(f'{{"model":"m","prompt":"x","stop_token_ids":{written}}}'.encode())
+    stops = f'{{"model":"m","prompt":"x","stop_token_ids":{written}}}'.encode()
+    if len(ids) == 1:
+        same(stops)
+    else:
+        with pytest.raises(BadRequest, match=f"{len(ids):,}") as refused:
+            parse_large(stops, parse_completion)
+        assert refused.value.param == "stop_token_ids"
+
+
+def test_too_many_stop_token_ids_are_counted_where_they_are(monkeypatch):
+    monkeypatch.setattr(large_body, "TokenIds", None)  # a list of them would be made through it
+    body = f'{{"model":"m","prompt":"x","stop_token_ids":[{",".join(["5"] * 1_000_000)}]}}'.encode()
+    with pytest.raises(BadRequest, match="1,000,000"):
+        parse_large(body, parse_completion)
 
 
 @pytest.mark.parametrize("wrong", ["-1", "4294967296", "1.5", "null", '"a"', "", "1 2", "01"])

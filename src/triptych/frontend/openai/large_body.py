@@ -19,7 +19,7 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data
 from triptych.contracts.tokens import TokenIds
-from triptych.frontend.openai.limits import check_counts
+from triptych.frontend.openai.limits import check_counts, check_stop_token_ids
 from triptych.frontend.openai.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
 from triptych.frontend.openai.one_text import parse_one_text
 from triptych.frontend.schema import (
@@ -163,11 +163,17 @@ class _Restore:
         self._place: list[str] = []
 
     def into(self, request: T) -> T:
-        """Raises BadRequest for texts that are not valid."""
+        """Raises BadRequest for texts that are not valid, and for too many stop token ids."""
+        self._check_stop_ids(request.stop_token_ids)
         if isinstance(request, CompletionRequest):
             request.prompt = self._prompt(request.prompt)
         self._walk(request)
         return request
+
+    def _check_stop_ids(self, ids: Any) -> None:
+        """Count them in the body: to make a list of a million holds streams up for 0.2 s."""
+        if (value := self._list(ids)) is not None:
+            check_stop_token_ids(sum(1 + piece.count(b",") for piece in pieces_of_numbers(self._body, value)))
 
     def _walk(self, value: Any) -> Any:
         """``value`` with all that is in it; structs and lists are changed in place."""
@@ -231,12 +237,17 @@ class _Restore:
             return numbers
         return [one if (ids := self._numbers(one)) is None else ids for one in prompt]
 
+    def _list(self, value: Any) -> LongValue | None:
+        """The list of numbers that ``value`` stands for."""
+        named = isinstance(value, list) and len(value) == 2 and value[0] == self._names.mark
+        return self._names.taken[value[1]] if named else None
+
     def _numbers(self, value: Any) -> TokenIds | None:
-        if not isinstance(value, list) or len(value) != 2 or value[0] != self._names.mark:
+        if (taken := self._list(value)) is None:
             return None
         ids = TokenIds()
         try:
-            for piece in pieces_of_numbers(self._body, self._names.taken[value[1]]):
+            for piece in pieces_of_numbers(self._body, taken):
                 ids.extend(array("I", _NUMBERS.decode(piece)))
         except msgspec.ValidationError:
             raise BadRequest("prompt: token ids must be between 0 and 4294967295", param="prompt") from None

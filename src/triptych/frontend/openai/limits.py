@@ -36,8 +36,13 @@ def _check_stops(request: ChatRequest | CompletionRequest) -> None:
     for stop in stops:
         if len(stop) > MAX_STOP_CHARACTERS:
             raise _too_many("stop", len(stop), "characters in one string", MAX_STOP_CHARACTERS)
-    if len(request.stop_token_ids or ()) > MAX_STOP_TOKEN_IDS:
-        raise _too_many("stop_token_ids", len(request.stop_token_ids or ()), "ids", MAX_STOP_TOKEN_IDS)
+    check_stop_token_ids(len(request.stop_token_ids or ()))
+
+
+def check_stop_token_ids(count: int) -> None:
+    """Raises BadRequest."""
+    if count > MAX_STOP_TOKEN_IDS:
+        raise _too_many("stop_token_ids", count, "ids", MAX_STOP_TOKEN_IDS)
 
 
 def _are_several(prompt: list[Any]) -> bool:
