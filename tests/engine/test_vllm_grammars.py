@@ -98,7 +98,7 @@ def test_a_stream_runs_on_beside_a_grammar_that_takes_all_time(served: Served) -
     try:
         words = [f"a rather long word, {n:05}" * 2 for n in range(2500)]
         answer = ask(served, members(x={"enum": words}, y=text("^.{0,999}$")))
-        assert answer.status_code == 400, answer.text
+        assert answer.status_code in (400, 504), answer.text  # 504 where the machine gave the trial no time
     finally:
         longest = stream.close()
     assert longest < 5.0, f"the stream paused for {longest:.1f} s"  # 22 s once; a busy machine adds up to two
