@@ -97,11 +97,11 @@ def test_costly_and_impossible_grammars_are_refused(served: Served, schema: Any,
     assert time.monotonic() - begun < 10
 
 
-def test_a_stream_runs_on_beside_a_grammar_that_takes_all_time(served: Served) -> None:
+def test_a_stream_runs_on_beside_a_grammar_that_takes_seconds(served: Served) -> None:
     stream = Stream(served)
     try:
         answer = ask(served, members(x={"enum": [f"a rather long word, {n:05}" for n in range(4000)]}))
-        assert answer.status_code in (400, 504), answer.text  # 504 where the machine gave the trial no time
+        assert answer.status_code in (200, 400, 504), answer.text  # as fast as the machine is
     finally:
         longest = stream.close()
     assert longest < 5.0, f"the stream paused for {longest:.1f} s"  # 22 s once; a busy machine adds up to two
