@@ -52,7 +52,10 @@ def test_not_ready_for_workers_that_refuse_this_frontend():
             await d.add_worker(token="theirs", instance_name="stranger")
 
             async def told():
-                return "stranger: the worker closed the connection without a word" in (await d.http.get("/ready")).text
+                return (
+                    "stranger: the worker cannot be reached: it does not know the token"
+                    in (await d.http.get("/ready")).text
+                )
 
             await until_async(told, "it says who refuses it")
             refused = await d.http.get("/ready")

@@ -158,7 +158,7 @@ def test_checking_is_quick_whatever_the_schema(schema: dict[str, Any]) -> None:
     begun = time.process_time()
     with contextlib.suppress(BadRequest):
         check_schema(schema, LIMITS)
-    assert time.process_time() - begun < 0.25
+    assert time.process_time() - begun < 1.0
 
 
 def wanted(schema: dict[str, Any] | None) -> ResponseFormat:

@@ -26,13 +26,16 @@ class _Clock:
         self._begun = asyncio.get_running_loop().time()
         self._limit_s = config.body_timeout_s
         self._rate = config.min_body_bytes_per_s
+        self._is_slow = False
+        """The rate ends the time that there is, and not the limit."""
 
     def deadline(self, received_bytes: int) -> float:
         slowest_s = GRACE_S + received_bytes / self._rate if self._rate else self._limit_s
+        self._is_slow = slowest_s < self._limit_s
         return self._begun + min(self._limit_s, slowest_s)
 
     def error(self) -> RequestTimeout:
-        if asyncio.get_running_loop().time() < self._begun + self._limit_s:
+        if self._is_slow:
             reason = f"the request body came at less than {self._rate} bytes a second (--min-body-bytes-per-s)"
             return RequestTimeout(reason, code="body_too_slow")
         reason = f"the request body was not there after {self._limit_s:g} s (--body-timeout-s)"
