@@ -136,10 +136,10 @@ def test_a_huge_one_is_refused_before_decoding_or_copying(head):
     url = head + "A" * (64 << 20)
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(PayloadTooLarge):
             decode_data_url(url, ByteLimit(20 << 20), ITEM)
-        took_s, peak_bytes = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        took_s, peak_bytes = time.thread_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak_bytes < 100_000
