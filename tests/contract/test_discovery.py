@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from support.instances import CARD, instance
-from support.loops import run
+from support.loops import run, until
 from triptych.contracts.errors import ConfigError
 
 
@@ -35,6 +35,16 @@ def test_the_first_snapshot_comes_at_once_also_when_empty(discovery_plane):
     async def main():
         async with watching(discovery_plane.discovery()) as seen:
             assert await seen() == ()
+
+    run(main())
+
+
+def test_what_nobody_serves_is_certain_after_a_while(discovery_plane):
+    async def main():
+        discovery = discovery_plane.discovery()
+        async with watching(discovery) as seen:
+            await seen()
+            await until(lambda: discovery.doubt("demo") is None, "a new watch has settled")
 
     run(main())
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 
+import msgspec
 import pytest
 from test_discovery import watching
 
@@ -274,6 +275,7 @@ def test_a_scan_that_fails_leaves_the_view_as_it_was(tmp_path, quick, monkeypatc
             with monkeypatch.context() as patch:
                 patch.setattr(local.os, "scandir", scandir)
                 await failed.wait()
+                assert "cannot be read" in discovery.doubt("other")
             second = await discovery.register(instance("b"))
             await waiting
             await second.withdraw()
@@ -298,8 +300,29 @@ def test_a_file_that_cannot_be_read_now_is_read_later(tmp_path, quick, monkeypat
                 patch.setattr(local.Path, "read_bytes", read_bytes)
                 lease = await discovery.register(instance("a"))
                 await failed.wait()
+                assert "cannot be read" in discovery.doubt("other")
             await waiting
+            assert discovery.doubt("other") is None
             await lease.withdraw()
+
+    run(main())
+
+
+def test_owners_of_old_files_have_a_moment_to_touch_them(tmp_path, quick, monkeypatch):
+    """The machine slept, say: a watcher that starts before their next heartbeat does not know that they are alive."""
+
+    async def main():
+        discovery = LocalDiscovery(tmp_path, "default")
+        async with watching(discovery) as seen:
+            await seen()
+            assert discovery.doubt("demo") is None, "there is no file, and so nobody"
+        file = file_of(tmp_path, "a")
+        file.write_bytes(msgspec.json.encode(instance("a")))
+        os.utime(file, (0, 0))
+        async with watching(discovery) as seen:
+            await seen()
+            assert "just started" in discovery.doubt("demo")
+            await until(lambda: discovery.doubt("demo") is None, "nobody has touched it")
 
     run(main())
 

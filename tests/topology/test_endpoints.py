@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.checkpoints import CONTEXT
 from support.deployment import deployment
+from support.errors import check_error
 from support.loops import run, until_async
 
 
@@ -36,6 +37,81 @@ def test_an_unknown_model_is_404(demo):
     answer = demo.http.get("/v1/models/gone")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def check_later(answer, code):
+    """It says 503, and when to try again."""
+    error = check_error(answer, 503)
+    assert (error["type"], error["code"]) == ("service_unavailable", code)
+    assert int(answer.headers["retry-after"]) >= 1
+    return error["message"]
+
+
+async def asked(d, model):
+    """Every route that names a model."""
+    return [
+        await d.chat(model=model),
+        await d.chat(model=model, stream=True),
+        await d.http.post("/v1/completions", json={"model": model, "prompt": "hi"}),
+        await d.http.get(f"/v1/models/{model}"),
+    ]
+
+
+def test_a_model_that_may_exist_is_503_on_every_route_and_404_only_where_nobody_has_it():
+    async def main():
+        async with deployment(workers=0, frontend={"expected_models": "slow, slower"}) as d:
+            for answer in [*await asked(d, "demo"), *await asked(d, "slow")]:
+                assert "no worker" in check_later(answer, "no_worker")
+            assert "no worker is alive yet" in check_later(await d.http.get("/ready"), "not_ready")
+
+            worker = await d.add_worker(instance_name="first")
+            await d.ready()
+            assert [one.status_code for one in await asked(d, "demo")] == [200] * 4
+            for answer in await asked(d, "gone"):
+                assert check_error(answer, 404)["code"] == "model_not_found"
+            for answer in await asked(d, "slower"):
+                assert "'slower'" in check_later(answer, "no_worker")
+
+            other = await d.add_worker(name="other", instance_name="second")
+            await until_async(lambda: is_served(d, "other"), "the other model is served")
+            await worker.drain()
+            await until_async(lambda: is_served(d, "demo", 503), "its worker is gone")
+            for answer in await asked(d, "demo"):
+                assert "no worker for model 'demo' is alive" in check_later(answer, "no_worker")
+            assert (await d.http.get("/ready")).status_code == 200, "another model is served"
+            await other.kill()
+            for answer in await asked(d, "gone"):
+                check_error(answer, 404, 503)
+
+    run(main())
+
+
+async def is_served(d, model, status=200):
+    return (await d.http.get(f"/v1/models/{model}")).status_code == status
+
+
+def test_a_model_of_encode_workers_only_exists():
+    async def main():
+        async with deployment(spans=["e"]) as d:
+            assert (await d.http.get("/v1/models/demo")).status_code == 200
+            assert "no worker with span 'pd'" in check_later(await d.chat(), "no_worker")
+            assert "no worker with span 'pd'" in check_later(await d.http.get("/ready"), "not_ready")
+
+    run(main())
+
+
+def test_a_model_whose_worker_cannot_be_reached_exists():
+    async def main():
+        async with deployment() as d:
+            await d.ready()
+            d.worker.vanish()
+            assert (await d.http.get("/v1/models/demo")).status_code == 200
+            answer = await d.chat()
+            check_error(answer, 503)
+            assert answer.headers["retry-after"]
+            await d.ready(False)
+
+    run(main())
 
 
 def test_a_model_name_with_slashes_is_found():

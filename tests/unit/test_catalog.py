@@ -21,6 +21,10 @@ class Snapshots:
     def __init__(self):
         self.queue = asyncio.Queue()
         self.shown = 0
+        self.doubts = {}
+
+    def doubt(self, model):
+        return self.doubts.get(model)
 
     async def watch(self):
         while True:
@@ -33,10 +37,10 @@ class Snapshots:
         await until(lambda: self.shown == count, "the snapshot was taken in")
 
 
-def follow(test, load=lambda card: f"processor of {card.name}", files=None):
+def follow(test, load=lambda card: f"processor of {card.name}", files=None, expected=()):
     async def main():
         snapshots, gone = Snapshots(), []
-        catalog = Catalog(snapshots, load, gone.append, files=files)
+        catalog = Catalog(snapshots, load, gone.append, files=files, expected=expected)
         task = asyncio.create_task(catalog.follow())
         try:
             await test(catalog, snapshots, gone)
@@ -49,7 +53,7 @@ def follow(test, load=lambda card: f"processor of {card.name}", files=None):
 
 def test_models_come_and_go():
     async def test(catalog, snapshots, gone):
-        with pytest.raises(NotFound, match="none yet"):
+        with pytest.raises(Unavailable, match="no worker is alive yet"):
             catalog.get("demo")
         await snapshots.show(instance("a"), instance("b"), instance("c", model=OTHER))
         assert catalog.first_snapshot.is_set()
@@ -66,6 +70,69 @@ def test_models_come_and_go():
         assert catalog.ready
         await snapshots.show()
         assert not catalog.ready
+        with pytest.raises(Unavailable, match="no worker is alive yet"):
+            catalog.get("nope")
+
+    follow(test)
+
+
+def test_a_model_is_missing_only_where_that_is_certain():
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="no worker for model 'slow'") as caught:
+            catalog.find("slow")
+        assert (caught.value.code, caught.value.retry_after_s) == ("no_worker", 2.0)
+        snapshots.doubts["other"] = "NATS is away"
+        with pytest.raises(Unavailable, match="NATS is away") as caught:
+            catalog.find("other")
+        assert (caught.value.code, caught.value.retry_after_s) == ("discovery_unsettled", 2.0)
+        snapshots.doubts.clear()
+        with pytest.raises(NotFound, match="served here: demo"):
+            catalog.find("other")
+
+    follow(test, expected=["slow"])
+
+
+def test_few_models_without_workers_are_kept_and_their_names_for_longer(monkeypatch):
+    monkeypatch.setattr(catalog_module, "MAX_GONE_MODELS", 2)
+
+    async def test(catalog, snapshots, gone):
+        for name in "abcd":
+            await snapshots.show(instance("x"), instance(name, model=msgspec.structs.replace(OTHER, name=name)))
+        await snapshots.show(instance("x"))
+        assert sorted(catalog.models) == ["c", "d", "demo"]
+        for name in "abcd":
+            with pytest.raises(Unavailable, match="no worker"):
+                catalog.find(name)
+
+    follow(test)
+
+
+def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
+    go = threading.Event()
+
+    def load(card):
+        go.wait(5)
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.queue.put((instance("a"), instance("b", model=OTHER)))
+        await until(lambda: catalog.models, "they are known")
+        for name in ("demo", "other"):
+            with pytest.raises(Unavailable, match="being loaded"):
+                catalog.get(name)
+        go.set()
+        await until(lambda: catalog.ready, "it is loaded")
+
+    follow(test, load)
+
+
+def test_a_long_name_is_not_repeated():
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(NotFound) as caught:
+            catalog.find("x" * 10_000_000)
+        assert len(caught.value.message) < 300
 
     follow(test)
 

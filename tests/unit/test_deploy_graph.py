@@ -56,6 +56,7 @@ def test_a_full_graph_becomes_command_lines(tmp_path: Path) -> None:
         "frontend",
         "--port=8123",
         "--enable-multimodal",
+        "--expected-models=shapes",
         "--media-max-items=3",
         "--router-policy=round-robin",
         "--namespace=blue",

@@ -31,6 +31,9 @@ class Told:
         for one in self._snapshots:
             yield one
 
+    def doubt(self, model: str) -> str | None:
+        return None
+
 
 @pytest.mark.parametrize(
     ("tls", "seen", "why"), [(True, SECURE, "plain at .* has no TLS"), (False, PLAIN, "secure at .* give --tls-ca")]
@@ -39,8 +42,13 @@ def test_who_is_left_out_is_named_once(tls: bool, seen: Instance, why: str, capl
     discovery = Reachable(Told((PLAIN, SECURE), (PLAIN, SECURE), (), (PLAIN, SECURE)), tls=tls)
 
     async def main() -> list[tuple[Instance, ...]]:
+        seen = []
         async with aclosing(discovery.watch()) as snapshots:
-            return [one async for one in snapshots]
+            async for one in snapshots:
+                seen.append(one)
+                told = discovery.doubt("demo")
+                assert told is None if not one else told is not None and "TLS" in told, "a model of theirs exists"
+        return seen
 
     with caplog.at_level(logging.INFO):
         assert run(main()) == [(seen,), (seen,), (), (seen,)]

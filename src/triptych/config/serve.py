@@ -171,6 +171,13 @@ class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fi
             "before do not count) stay at the decode worker, if it can prefill; 0: none do.",
         ),
     ] = 0
+    expected_models: Annotated[
+        str,
+        Meta(
+            description="Names of models that exist although their workers may not be there yet, separated by commas: "
+            "503 until they are, and not 404. `triptych up` gives those of its graph."
+        ),
+    ] = ""
     plan_header: Annotated[bool, Meta(description="Say in the header `x-triptych-plan` which workers answered.")] = (
         False
     )

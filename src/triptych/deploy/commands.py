@@ -12,7 +12,9 @@ import msgspec
 from msgspec.structs import replace
 
 from triptych.config import credentials
-from triptych.deploy.graph import FrontendNode, Graph, WorkerNode, kebab
+from triptych.config.serve import FrontendConfig
+from triptych.deploy.graph import Graph, WorkerNode, kebab
+from triptych.models.names import served_name
 from triptych.planes.request.tcp_server import is_loopback
 
 _OF_WORKERS = (credentials.TOKEN, credentials.NATS_PASSWORD, credentials.NATS_TOKEN)
@@ -46,11 +48,19 @@ def child_specs(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]
         for worker in graph.workers
         for index in range(worker.placement.replicas)
     )
-    return (*_frontend_specs(graph.frontend, plane, token), *workers)
+    return (*_frontend_specs(graph, plane, token), *workers)
 
 
-def _frontend_specs(node: FrontendNode, plane: tuple[str, ...], token: str | None) -> Iterator[ChildSpec]:
-    config = node.config
+def _expecting(graph: Graph) -> FrontendConfig:
+    """The frontends' configuration, which names the graph's models: those that start slowly exist all the same."""
+    config = graph.frontend.config
+    names = [worker.config.served_model_name or served_name(worker.config.model) for worker in graph.workers]
+    given = [config.expected_models] if config.expected_models else []
+    return replace(config, expected_models=",".join(dict.fromkeys([*given, *names])))
+
+
+def _frontend_specs(graph: Graph, plane: tuple[str, ...], token: str | None) -> Iterator[ChildSpec]:
+    node, config = graph.frontend, _expecting(graph)
     secrets = _shared(token) | credentials.some(credentials.NAMES)
     if config.api_key:  # a flag would show in other users' `ps`
         secrets[credentials.API_KEY] = config.api_key

@@ -24,6 +24,7 @@ from triptych.contracts.errors import (
     Unavailable,
 )
 from triptych.contracts.request import Data
+from triptych.contracts.shown import shown
 from triptych.frontend.admission import Admission, Lane
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
@@ -144,7 +145,7 @@ class App:
             return self._model
         if path in self._paths:
             raise MethodNotAllowed(f"{path} does not take {method}", code="method_not_allowed")
-        raise NotFound(f"there is no {path}; see docs/api.md", code="path_not_found")
+        raise NotFound(f"there is no {shown(path)}; see docs/api.md", code="path_not_found")
 
     def _known_path(self, path: str) -> str:
         """The path as a metric's label: a bounded set, whatever clients ask for."""
@@ -241,10 +242,7 @@ class App:
 
     async def _model(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         name = scope["path"].removeprefix("/v1/models/")
-        model = self._catalog.models.get(name)
-        if model is None or not model.instances:
-            raise NotFound(f"model {name!r} does not exist", param="model", code="model_not_found")
-        await send_json(send, encode(card_of(model)), headers)
+        await send_json(send, encode(card_of(self._catalog.find(name))), headers)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         await send_json(send, b'{"status":"live"}', headers)
@@ -255,8 +253,8 @@ class App:
         await send_json(send, b'{"status":"ready"}', headers)
 
     def _why_not_ready(self) -> str:
-        if not self._catalog.models:
-            return "no worker has registered yet"
+        if not any(model.instances for model in self._catalog.models.values()):
+            return "no worker is alive yet"
         return "; ".join(
             f"{name}: {model.problem or model.gap('pd')}" for name, model in sorted(self._catalog.models.items())
         )

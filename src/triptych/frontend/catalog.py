@@ -15,7 +15,9 @@ import msgspec
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import ConfigError, NotFound, TriptychError, Unavailable
 from triptych.contracts.shortage import shortage_of
+from triptych.contracts.shown import shown
 from triptych.contracts.spans import Mode, Span, modes_of
+from triptych.frontend.known_models import KnownModels
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
 from triptych.stages.compose import RETRY_AFTER_S, gap
@@ -27,6 +29,10 @@ FETCH_AGAIN_S = 0.5
 MOST_FETCH_AGAIN_S = 15.0
 MOST_TOLD = 3
 """Workers whose trouble is told in one line."""
+MOST_NAMED = 20
+"""Models that are named to a client who asks for another one."""
+MAX_GONE_MODELS = 8
+"""Models without workers whose processor is kept: they take as much memory as any other's."""
 
 
 class FilesSource(Protocol):
@@ -78,7 +84,7 @@ class Model:
 
 
 class Catalog:
-    """Follows discovery. A model once seen stays known (503, not 404) when its workers go away."""
+    """Follows discovery, and says of any model whether it can be asked, may be tried again (503), or does not exist."""
 
     def __init__(
         self,
@@ -88,8 +94,11 @@ class Catalog:
         on_change: Callable[[tuple[Instance, ...]], None] = lambda instances: None,
         files: FilesSource | None = None,
         trouble: Callable[[Instance], str | None] = lambda instance: None,
+        expected: Iterable[str] = (),
     ) -> None:
-        """``files``: where a model's files are; left out, they are where its card says. ``trouble``: ``Model``'s."""
+        """``files``: where a model's files are; left out, they are where its card says. ``trouble``: ``Model``'s.
+        ``expected``: models that exist, although their workers may not be there yet."""
+        self._known = KnownModels(expected)
         self._trouble = trouble
         self._discovery = discovery
         self._load = load
@@ -120,14 +129,24 @@ class Catalog:
         by_name: dict[str, list[Instance]] = {name: [] for name in self.models}
         for instance in snapshot:
             by_name.setdefault(instance.model.name, []).append(instance)
+        self._known.served(name for name, instances in by_name.items() if instances)
+        for name, instances in by_name.items():  # before any is loaded, which takes its time
+            if name not in self.models:
+                self.models[name] = Model(instances[0].model, trouble=self._trouble)
         for name, instances in by_name.items():
             await self._update(name, tuple(instances))
+        self._drop_gone()
         self._on_change(snapshot)
 
+    def _drop_gone(self) -> None:
+        """Keep few of the models without workers: those that were served last."""
+        gone = [name for name in self._known.by_age(self.models) if not self.models[name].instances]
+        for name in gone[: max(0, len(gone) - MAX_GONE_MODELS)]:
+            del self.models[name]
+            self._fetching.pop(name, None)  # it ends by itself, without workers to ask
+
     async def _update(self, name: str, instances: tuple[Instance, ...]) -> None:
-        model = self.models.get(name)
-        if model is None:
-            model = self.models[name] = Model(instances[0].model, trouble=self._trouble)
+        model = self.models[name]
         for instance in instances:
             if instance not in model.instances:
                 log.info("worker %s serves %s as %s", instance.id, name, instance.span.value)
@@ -196,23 +215,44 @@ class Catalog:
         self._fetching[card.name] = asyncio.create_task(again(), name=f"load {card.name} again")
 
     def get(self, name: str) -> tuple[Model, Processor]:
-        """The model by its name. Raises NotFound listing the known ones, Unavailable without workers."""
-        model = self.models.get(name)
-        if model is None:
-            known = ", ".join(sorted(self.models)) or "none yet"
-            raise NotFound(
-                f"model {name!r} does not exist; served here: {known}", param="model", code="model_not_found"
-            )
+        """The model by its name, ready to be asked. Raises what ``find`` does, and Unavailable while it is loaded."""
+        model = self.find(name)
         if model.processor is None:
             problem = model.problem or "its files are being loaded"
-            raise Unavailable(f"model {name!r} cannot be served: {problem}", retry_after_s=RETRY_AFTER_S)
-        if not model.instances:
-            raise Unavailable(f"no worker for model {name!r} is alive", code="no_worker", retry_after_s=RETRY_AFTER_S)
+            raise Unavailable(f"model {shown(name)} cannot be served: {problem}", retry_after_s=RETRY_AFTER_S)
         return model, model.processor
+
+    def find(self, name: str) -> Model:
+        """A model that has workers. Raises NotFound, listing the others, only where it is certain that nobody serves
+        it; otherwise Unavailable, since its workers may come."""
+        model = self.models.get(name)
+        if model is not None and (model.instances or model.processor is None):
+            return model
+        if model is not None or name in self._known:
+            raise _no_worker(f"no worker for model {shown(name)} is alive")
+        if not any(one.instances for one in self.models.values()):
+            raise _no_worker("no worker is alive yet")
+        if (doubt := self._discovery.doubt(name)) is not None:
+            raise Unavailable(
+                f"model {shown(name)} cannot be served now: {doubt}",
+                code="discovery_unsettled",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        raise NotFound(
+            f"model {shown(name)} does not exist; served here: {self._names()}", param="model", code="model_not_found"
+        )
+
+    def _names(self) -> str:
+        names = sorted(self.models)
+        return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" * (len(names) > MOST_NAMED))
 
     @property
     def ready(self) -> bool:
         return any(model.ready for model in self.models.values())
+
+
+def _no_worker(reason: str) -> Unavailable:
+    return Unavailable(f"{reason}; try again", code="no_worker", retry_after_s=RETRY_AFTER_S)
 
 
 def card_for_all(instances: Sequence[Instance]) -> ModelCard:

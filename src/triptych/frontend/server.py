@@ -75,7 +75,8 @@ async def serving(
             return processor
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
-        catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble)
+        expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
+        catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble, expected)
         app = App(config, catalog, Builder(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.samples, lag.samples, dispatcher.samples, work.samples):

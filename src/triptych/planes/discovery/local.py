@@ -34,6 +34,8 @@ HEARTBEAT_S = 0.5
 STALE_S = 2.5
 STARVED_S = 5.0
 SCAN_S = 0.2
+SETTLE_S = 2 * HEARTBEAT_S
+"""After its first look, when it has met files of old, a watcher waits so long for their owners to touch them."""
 ABANDONED_S = 3600.0
 """Files that were not touched for so long are removed when somebody registers: who is killed cannot."""
 
@@ -125,6 +127,10 @@ class LocalDiscovery:
             raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
         self._decoder = msgspec.json.Decoder(Instance)
         self._ignored: set[tuple[str, int]] = set()
+        self._unread = False
+        """The last scan could not read all that is there."""
+        self._settled_s = 0.0
+        """When the owners of files that a watcher found stale have had their time, by the monotonic clock."""
 
     def _make_folder(self) -> None:
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,20 +171,32 @@ class LocalDiscovery:
         seen: _View = {}
         said: dict[str, Instance] | None = None
         while True:
+            self._unread = False
             try:
                 seen = self._scan(seen)
             except OSError as error:  # too many open files, say: what was seen last is the best guess
+                self._unread = True
                 log.warning("cannot read %s: %s", self._folder, error)
+            if said is None and any(one.instance is None for one in seen.values()):
+                self._settled_s = time.monotonic() + SETTLE_S
             if (now := _alive(seen)) != said:
                 said = now
                 yield tuple(now[key] for key in sorted(now))
             await asyncio.sleep(SCAN_S)
+
+    def doubt(self, model: str) -> str | None:
+        if self._unread:
+            return "the run directory cannot be read completely now"
+        if time.monotonic() < self._settled_s:
+            return "this frontend has just started, and some workers were not heard of yet"
+        return None
 
     def _scan(self, before: _View) -> _View:
         found: _View = {}
         try:
             entries = os.scandir(self._folder)
         except FileNotFoundError:  # nobody has withdrawn: the folder was removed, and comes again
+            self._unread = True
             return before
         with entries:
             for entry in entries:
@@ -210,6 +228,7 @@ class LocalDiscovery:
         try:
             return self._decoder.decode(Path(entry.path).read_bytes())
         except OSError as error:
+            self._unread = True
             log.warning("cannot read %s: %s", entry.path, error)
             return None
         except msgspec.MsgspecError as error:

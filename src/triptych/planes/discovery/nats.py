@@ -220,6 +220,10 @@ class NatsDiscovery:
 
     def __init__(self, access: NatsAccess, namespace: str) -> None:
         self._access, self._namespace = access, namespace
+        self._away = False
+        """A watch has lost NATS, and has not read the bucket again."""
+        self._settled_s = 0.0
+        """When workers have had their time to come back to it, by the monotonic clock."""
 
     async def register(self, instance: Instance) -> NatsLease:
         if _is_unspecified(instance.host):
@@ -244,6 +248,7 @@ class NatsDiscovery:
                                 said = snapshot
                                 yield snapshot
                 except NatsProblem as error:
+                    self._away = True
                     log.warning(
                         "NATS (%s) is away: %s; keeping the %d known workers until it is back",
                         self._access,
@@ -254,6 +259,13 @@ class NatsDiscovery:
                 link = await connect_again(self._access, "watch")
         finally:
             await link.close()
+
+    def doubt(self, model: str) -> str | None:
+        if self._away:
+            return "NATS is away, and with it the news of workers"
+        if time.monotonic() < self._settled_s:
+            return "NATS was reached just now, and some workers may not have been heard of yet"
+        return None
 
     async def _follow(self, link: Link, leases: Leases, is_first: bool) -> AsyncGenerator[tuple[Instance, ...], None]:
         """Snapshots, after everything that may have changed them. Raises NatsProblem when NATS is away."""
@@ -272,6 +284,7 @@ class NatsDiscovery:
                 if entry.registration:
                     leases.found(entry.key, entry.registration.instance, time.monotonic(), entry.age_s)
             leases.expire(time.monotonic())
+            self._away, self._settled_s = False, time.monotonic() + GRACE_S
             while True:
                 yield leases.snapshot()
                 version = leases.version

@@ -21,6 +21,8 @@ class Reachable:
     def __init__(self, discovery: Discovery, *, tls: bool) -> None:
         self._discovery = discovery
         self._tls = tls
+        self._left_out: frozenset[str] = frozenset()
+        """Models of workers that are left out."""
 
     async def register(self, instance: Instance) -> Lease:
         return await self._discovery.register(instance)
@@ -34,7 +36,13 @@ class Reachable:
                     if one.id not in said:
                         log.error("leaving out worker %s at %s:%d: %s", one.id, one.host, one.port, self._why)
                 said = {one.id for one in left_out}
+                self._left_out = frozenset(one.model.name for one in left_out)
                 yield tuple(one for one in snapshot if one.tls == self._tls)
+
+    def doubt(self, model: str) -> str | None:
+        if model in self._left_out:
+            return "its workers cannot be spoken to from here (TLS); the frontend's log says why"
+        return self._discovery.doubt(model)
 
     @property
     def _why(self) -> str:

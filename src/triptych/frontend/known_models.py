@@ -1,0 +1,33 @@
+"""Remembers which models there are, though nobody serves them now: a request for one may be tried again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MAX_KNOWN = 1024
+"""Names remembered of models that were served."""
+
+
+class KnownModels:
+    """Names of models that are expected, and of those that were served: the one not seen for longest is forgotten."""
+
+    def __init__(self, expected: Iterable[str] = (), max_known: int = MAX_KNOWN) -> None:
+        self._expected = frozenset(expected)
+        self._max_known = max_known
+        self._served: dict[str, None] = {}
+        """The one seen last stands last."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._expected or name in self._served
+
+    def by_age(self, names: Iterable[str]) -> list[str]:
+        """Return those of ``names`` that were served, the one not seen for longest first."""
+        return [name for name in self._served if name in set(names)]
+
+    def served(self, names: Iterable[str]) -> None:
+        """Take in the models that are served now."""
+        for name in names:
+            self._served.pop(name, None)
+            self._served[name] = None
+        while len(self._served) > self._max_known:
+            del self._served[next(iter(self._served))]
