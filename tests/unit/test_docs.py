@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
-@pytest.mark.parametrize("script", ["flags.py", "support_matrix.py"])
+@pytest.mark.parametrize("script", ["fields.py", "flags.py", "support_matrix.py"])
 def test_written_pages_are_up_to_date(script: str) -> None:
     check = subprocess.run(
         [sys.executable, f"scripts/{script}", "--check"], cwd=ROOT, capture_output=True, text=True, check=False

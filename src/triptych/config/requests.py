@@ -16,6 +16,13 @@ from triptych.config.schema_limits import SchemaLimits
 class RequestLimits(SchemaLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Flags of the frontend. A request over one of them is refused with 400 or 413, the field and the limit."""
 
+    strict_fields: Annotated[
+        bool,
+        Meta(
+            description="Refuse requests with a field that nobody knows, which is otherwise ignored and named in the "
+            "header `x-triptych-ignored`."
+        ),
+    ] = False
     max_json_values: Annotated[
         int,
         Meta(

@@ -48,8 +48,8 @@ from triptych.frontend.model_view import card_of, health_of
 from triptych.frontend.openai.large_body import parse_large, parse_quick
 from triptych.frontend.openai.limits import check_counts
 from triptych.frontend.openai.weight import weight_of
-from triptych.frontend.requests import Builder
-from triptych.frontend.schema import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from triptych.frontend.requests import Builder, wants_usage
+from triptych.frontend.schema import ChatRequest, CompletionRequest, RequestDecoder, parse_chat, parse_completion
 from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics, MediaCounts
 from triptych.observability.workers import text_of
@@ -60,6 +60,8 @@ from triptych.stages.dispatch import Dispatcher
 
 log = logging.getLogger("triptych.frontend")
 
+IGNORED_HEADER = b"x-triptych-ignored"
+"""Names the fields of a request that nobody knows."""
 encode = msgspec.json.encode
 R = TypeVar("R", ChatRequest, CompletionRequest)
 Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
@@ -173,7 +175,7 @@ class App:
 
     async def _generation(
         self,
-        parse: Callable[[Data], R],
+        parse: RequestDecoder[R],
         build: Callable[[R, Processor, Holder], Awaitable[tuple[list[Job], Answer]]],
         scope: Scope,
         receive: Receive,
@@ -183,6 +185,7 @@ class App:
         with self._in_flight.request() as places, self._held.request() as holder:
             request, weight = await self._parsed(await self._body(scope, receive, holder), parse)
             holder.add(weight)
+            self._tell_ignored(request, headers)
             places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(receive):
                 model, processor = self._catalog.get(request.model)
@@ -199,13 +202,24 @@ class App:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
         return body
 
-    async def _parsed(self, body: Data, parse: Callable[[Data], R]) -> tuple[R, int]:
+    async def _parsed(self, body: Data, parse: RequestDecoder[R]) -> tuple[R, int]:
         """The request, whose counts are within their limits, and the memory that it takes."""
         request = parse_quick(body, parse)
         if request is None:
             return await self._builder.work.bodies.run(partial(_large, body, parse, self._config))
         check_counts(request, self._config)
         return request, weight_of(request)
+
+    def _tell_ignored(self, request: R, headers: Headers) -> None:
+        """Name the fields that nobody knows in ``headers``. Raises BadRequest where they are not to be ignored."""
+        if (ignored := request.ignored) is None:
+            return
+        self.metrics.ignored(ignored.count)
+        headers.append((IGNORED_HEADER, ignored.header()))
+        if self._config.strict_fields:
+            path = ignored.paths()[0]
+            reason = "this field is not known, and this server ignores none (--strict-fields)"
+            raise BadRequest(f"{path}: {reason}", param=path, code="unknown_parameter")
 
     async def _generate(
         self,
@@ -225,7 +239,7 @@ class App:
             self._dispatcher,
             self.metrics,
             holder,
-            include_usage=request.stream_options is not None and request.stream_options.include_usage,
+            include_usage=wants_usage(request),
             with_timing=header(scope, b"x-triptych-timing") == b"1",
             plan_header=self._config.plan_header,
             tenant=self._tenant(scope),
@@ -277,7 +291,7 @@ class App:
         await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
 
 
-def _large(body: Data, parse: Callable[[Data], R], config: FrontendConfig) -> tuple[R, int]:
+def _large(body: Data, parse: RequestDecoder[R], config: FrontendConfig) -> tuple[R, int]:
     request = parse_large(body, parse, config)
     check_counts(request, config)  # its long texts among them
     return request, weight_of(request)

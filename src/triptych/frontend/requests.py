@@ -19,6 +19,7 @@ from triptych.contracts.tokens import TokenIds
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
+from triptych.frontend.openai.message_fields import DETAIL
 from triptych.frontend.openai.weight import BYTES_A_TOKEN
 from triptych.frontend.sampling import sampling_of, stop_strings
 from triptych.frontend.schema import (
@@ -30,6 +31,7 @@ from triptych.frontend.schema import (
     EmbedsPart,
     ImageEmbedsPart,
     ImagePart,
+    ImageUrl,
     MediaPart,
     MediaUrl,
     Part,
@@ -69,7 +71,7 @@ class Builder:
         prompt = await processor.chat(messages, media, settings, partial(self.media.load, holder=holder))
         holder.add(BYTES_A_TOKEN * prompt.length)
         sampling = sampling_of(request, processor, self.config, prompt.length)
-        answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=_wants_usage(request))
+        answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=wants_usage(request))
         jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request))
         return jobs, answer
 
@@ -87,7 +89,7 @@ class Builder:
         echoed = [await _echo(one, processor) if request.echo else "" for one in given]
         echoes = [one for one in echoed for _ in range(count)]
         answer = CompletionAnswer(
-            processor.card.name, processor.tokenizer, null_usage=_wants_usage(request), echoes=echoes
+            processor.card.name, processor.tokenizer, null_usage=wants_usage(request), echoes=echoes
         )
         return _jobs(answer.id, prompts, sampling, count, processor, stop_strings(request)), answer
 
@@ -132,8 +134,8 @@ async def _echo(prompt: str | Sequence[int], processor: Processor) -> str:
     return prompt if isinstance(prompt, str) else await processor.text_of(prompt)
 
 
-def _wants_usage(request: ChatRequest | CompletionRequest) -> bool:
-    return request.stream_options is not None and request.stream_options.include_usage
+def wants_usage(request: ChatRequest | CompletionRequest) -> bool:
+    return request.stream_options is not None and bool(request.stream_options.include_usage)
 
 
 def _jobs(
@@ -221,6 +223,8 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
+    if isinstance(part, ImagePart) and isinstance(part.image_url, ImageUrl):
+        DETAIL.check(part.image_url.detail, f"{place}.image_url.detail")
     precomputed = isinstance(part, EmbedsPart)
     kind, field, url = _embeds(part) if isinstance(part, EmbedsPart) else _medium(part)
     media.append(MediaReference(kind, url, f"{place}.{field}", precomputed=precomputed))

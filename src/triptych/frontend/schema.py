@@ -1,61 +1,69 @@
-"""What the OpenAI API's requests look like. Unknown fields are ignored, wrong types are refused by name."""
+"""Describes the OpenAI API's requests as far as they are honoured, and decodes them.
+
+Wrong types are refused by name. The classes take no other fields than their own: a body with others is sifted first,
+by the tables in ``openai.fields``, which say what becomes of each.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
+from triptych.frontend.openai.field import Fields
+from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.sift import Ignored, sift
 
-T = TypeVar("T")
+T = TypeVar("T", bound="GenerationFields")
+_HAS_OTHERS = "Object contains unknown field"
 
 
-class ImageUrl(msgspec.Struct):
+class ImageUrl(msgspec.Struct, forbid_unknown_fields=True):
     url: str
     detail: str | None = None
 
 
-class MediaUrl(msgspec.Struct):
+class MediaUrl(msgspec.Struct, forbid_unknown_fields=True):
     url: str
 
 
-class AudioData(msgspec.Struct):
+class AudioData(msgspec.Struct, forbid_unknown_fields=True):
     data: str
     format: str
 
 
-class TextPart(msgspec.Struct, tag="text"):
+class TextPart(msgspec.Struct, tag="text", forbid_unknown_fields=True):
     text: str
 
 
-class ImagePart(msgspec.Struct, tag="image_url"):
+class ImagePart(msgspec.Struct, tag="image_url", forbid_unknown_fields=True):
     image_url: ImageUrl | str
 
 
-class VideoPart(msgspec.Struct, tag="video_url"):
+class VideoPart(msgspec.Struct, tag="video_url", forbid_unknown_fields=True):
     video_url: MediaUrl | str
 
 
-class AudioPart(msgspec.Struct, tag="audio_url"):
+class AudioPart(msgspec.Struct, tag="audio_url", forbid_unknown_fields=True):
     audio_url: MediaUrl | str
 
 
-class InputAudioPart(msgspec.Struct, tag="input_audio"):
+class InputAudioPart(msgspec.Struct, tag="input_audio", forbid_unknown_fields=True):
     input_audio: AudioData
 
 
-class ImageEmbedsPart(msgspec.Struct, tag="image_embeds"):
+class ImageEmbedsPart(msgspec.Struct, tag="image_embeds", forbid_unknown_fields=True):
     image_embeds: MediaUrl | str
 
 
-class VideoEmbedsPart(msgspec.Struct, tag="video_embeds"):
+class VideoEmbedsPart(msgspec.Struct, tag="video_embeds", forbid_unknown_fields=True):
     video_embeds: MediaUrl | str
 
 
-class AudioEmbedsPart(msgspec.Struct, tag="audio_embeds"):
+class AudioEmbedsPart(msgspec.Struct, tag="audio_embeds", forbid_unknown_fields=True):
     audio_embeds: MediaUrl | str
 
 
@@ -64,7 +72,7 @@ MediaPart = ImagePart | VideoPart | AudioPart | InputAudioPart
 Part = TextPart | MediaPart | EmbedsPart
 
 
-class ChatMessage(msgspec.Struct):
+class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     role: str
     content: str | list[Part] | None = None
     name: str | None = None
@@ -72,22 +80,23 @@ class ChatMessage(msgspec.Struct):
     tool_call_id: str | None = None
 
 
-class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
 
 
-class JsonSchema(msgspec.Struct):
+class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
     schema: dict[str, Any] | None = None
     name: str | None = None
+    description: str | None = None
     strict: bool | None = None
 
 
-class ResponseFormat(msgspec.Struct):
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class GenerationFields(msgspec.Struct, kw_only=True):
+class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
     """What chat and plain completions share."""
 
     model: str
@@ -111,6 +120,11 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     response_format: ResponseFormat | None = None
     user: str | None = None
 
+    @property
+    def ignored(self) -> Ignored | None:
+        """The fields of the body that nobody knows; None where there were none."""
+        return self.__dict__.get("ignored")
+
 
 class ChatRequest(GenerationFields, kw_only=True):
     """``POST /v1/chat/completions``."""
@@ -131,30 +145,65 @@ class CompletionRequest(GenerationFields, kw_only=True):
     echo: bool | None = None
 
 
-_CHAT = msgspec.json.Decoder(ChatRequest)
-_COMPLETION = msgspec.json.Decoder(CompletionRequest)
+class RequestDecoder(Generic[T]):
+    """Decodes the bodies of one route."""
+
+    def __init__(self, schema: type[T], fields: Fields) -> None:
+        self._decoder = msgspec.json.Decoder(schema)
+        self._fields = fields
+
+    def __call__(self, body: Data) -> T:
+        """Raises BadRequest naming the field at fault."""
+        request = self.quick(body)
+        return self._sifted(body) if request is None else request
+
+    def quick(self, body: Data) -> T | None:
+        """The same, but None where ``body`` has other fields than those that are read, which takes longer."""
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            if str(error).startswith(_HAS_OTHERS):
+                return None
+            raise _refusal(error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _no_json(error) from None
+
+    def _sifted(self, body: Data) -> T:
+        try:
+            sifted, ignored = sift(body, self._fields)
+            request = self._decoded(sifted, body)
+        except msgspec.ValidationError as error:
+            raise _refusal(error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _no_json(error) from None
+        if ignored.count:
+            request.__dict__["ignored"] = ignored
+        return request
+
+    def _decoded(self, sifted: bytes, body: Data) -> T:
+        try:
+            return self._decoder.decode(sifted)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            msgspec.json.decode(body)  # raises the same, with the place in what was sent
+            raise
 
 
-def parse_chat(body: Data) -> ChatRequest:
-    return _parse(_CHAT, body)
+parse_chat = RequestDecoder(ChatRequest, CHAT)
+parse_completion = RequestDecoder(CompletionRequest, COMPLETION)
 
 
-def parse_completion(body: Data) -> CompletionRequest:
-    return _parse(_COMPLETION, body)
+def _refusal(error: msgspec.ValidationError) -> BadRequest:
+    reason, _, path = str(error).partition(" - at ")
+    path = path.strip("`").removeprefix("$").removeprefix(".")
+    missing = re.search(r"missing required field `(\w+)`", reason)
+    if missing:
+        path = f"{path}.{missing[1]}".lstrip(".")
+        reason = "this field is required"
+    return BadRequest(f"{path or 'body'}: {reason}", param=path or None, code="invalid_type")
 
 
-def _parse(decoder: msgspec.json.Decoder[T], body: Data) -> T:
-    """Decode ``body``. Raises BadRequest naming the field at fault."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at ")
-        path = path.strip("`").removeprefix("$").removeprefix(".")
-        missing = re.search(r"missing required field `(\w+)`", reason)
-        if missing:
-            path = f"{path}.{missing[1]}".lstrip(".")
-            reason = "this field is required"
-        raise BadRequest(f"{path or 'body'}: {reason}", param=path or None, code="invalid_type") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise BadRequest(f"the body is not valid JSON: {reason}", code="invalid_json") from None
+def _no_json(error: Exception) -> BadRequest:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return BadRequest(f"the body is not valid JSON: {reason}", code="invalid_json")

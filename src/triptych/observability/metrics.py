@@ -119,6 +119,9 @@ class FrontendMetrics:
             registry=registry,
         )
         self._cancelled = Counter("triptych_requests_cancelled", "Requests whose client went away.", registry=registry)
+        self._ignored = Counter(
+            "triptych_ignored_fields", "Fields of requests that nobody knows, which were ignored.", registry=registry
+        )
         self.prompt_tokens = Counter("triptych_prompt_tokens", "Prompt tokens of answers.", registry=registry)
         self.completion_tokens = Counter("triptych_completion_tokens", "Tokens made.", registry=registry)
         gauge = Gauge("triptych_requests_in_flight", "Requests being answered.", registry=registry)
@@ -137,6 +140,9 @@ class FrontendMetrics:
 
     def cancelled(self) -> None:
         self._cancelled.inc()
+
+    def ignored(self, fields: int) -> None:
+        self._ignored.inc(fields)
 
     def planned(self, calls: str) -> None:
         self._plans.labels(calls).inc()

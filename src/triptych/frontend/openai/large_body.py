@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import secrets
 from array import array
-from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -30,6 +29,7 @@ from triptych.frontend.schema import (
     ImagePart,
     ImageUrl,
     MediaUrl,
+    RequestDecoder,
     VideoPart,
 )
 from triptych.media.data_url import LongUrl
@@ -48,6 +48,8 @@ KEPT_BYTES = 2 << 20
 """What is left of a body is decoded at once, up to this (3 ms); over it, shorter texts are taken out as well."""
 MAX_KEPT_BYTES = 8 << 20
 _LONG_TEXT_BYTES = (64 << 10, 512, 0)
+SHOWN_BYTES = 256
+"""Of a name that is only told to the client."""
 _COUNTED_BYTES = 32 << 10
 """At a time: memory that is in the processor's cache."""
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
@@ -56,11 +58,13 @@ _NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 
 _PLACE = re.compile(r"\(byte (\d+)\)")
 
 
-def parse_quick(body: Data, parse: Callable[[Data], T]) -> T | None:
+def parse_quick(body: Data, parse: RequestDecoder[T]) -> T | None:
     """What ``parse(body)`` gives; None where that may take more than a millisecond: see ``parse_large``."""
-    if MANY_VALUES_BYTES < len(body) <= INLINE_BODY_BYTES and (request := parse_one_text(body, parse)) is not None:
+    if len(body) <= MANY_VALUES_BYTES:
+        return parse(body)
+    if len(body) <= INLINE_BODY_BYTES and (request := parse_one_text(body, parse)) is not None:
         return request
-    return parse(body) if is_small(body) else None
+    return parse.quick(body) if is_small(body) else None
 
 
 def is_small(body: Data) -> bool:
@@ -75,7 +79,7 @@ def is_small(body: Data) -> bool:
     return len(structure) - commas <= INLINE_VALUES and commas <= INLINE_COMMAS
 
 
-def parse_large(body: Data, parse: Callable[[Data], T], limits: RequestLimits) -> T:
+def parse_large(body: Data, parse: RequestDecoder[T], limits: RequestLimits) -> T:
     """What ``parse(body)`` gives, the long URLs of its media as ``LongUrl`` over ``body``. Run it in a thread.
 
     Raises BadRequest, and PayloadTooLarge for a body of too many values.
@@ -165,6 +169,8 @@ class _Restore:
     def into(self, request: T) -> T:
         """Raises BadRequest for texts that are not valid, and for too many stop token ids."""
         self._check_stop_ids(request.stop_token_ids)
+        if request.ignored is not None:
+            request.ignored.rename(self._shown)
         if isinstance(request, CompletionRequest):
             request.prompt = self._prompt(request.prompt)
         self._walk(request)
@@ -209,6 +215,13 @@ class _Restore:
             return "".join([_TEXT.decode(b'"' + piece + b'"') for piece in pieces_of_text(self._body, value)])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+    def _shown(self, name: str) -> str:
+        """The begin of a field's name, to be told and not to be used."""
+        value = self._names.value(name)
+        if value is None:
+            return name
+        return bytes(self._body[value.begin : min(value.end, value.begin + SHOWN_BYTES)]).decode(errors="replace")
 
     def _too_long(self, size: int) -> PayloadTooLarge:
         place = "".join(self._place).removeprefix(".")

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
-from triptych.frontend.schema import ChatRequest, CompletionRequest
+from triptych.frontend.schema import ChatRequest, CompletionRequest, RequestDecoder
 
 T = TypeVar("T", ChatRequest, CompletionRequest)
 
@@ -31,7 +30,7 @@ _TEXT_ENDS = re.compile(rb'(?<!\\)"(?:[\s,:\[\]{}0-9.eE+-]++|true|false|null|"(?
 _TEXT = msgspec.json.Decoder(str)
 
 
-def parse_one_text(body: Data, parse: Callable[[Data], T]) -> T | None:
+def parse_one_text(body: Data, parse: RequestDecoder[T]) -> T | None:
     """What ``parse(body)`` gives; None where ``body`` is not of this form, or not valid."""
     view = memoryview(body)
     begin, end = _ends(view)
@@ -41,6 +40,8 @@ def parse_one_text(body: Data, parse: Callable[[Data], T]) -> T | None:
     try:
         text = _TEXT.decode(view[begin:end])
         request = parse(b"".join([view[:begin], f'"{name}"'.encode(), view[end:]]))
+        if request.ignored is not None:
+            request.ignored.rename(lambda one: text if one == name else one)
         return _with(request, name, text)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadRequest):
         return None
