@@ -97,7 +97,9 @@ class App:
             ("GET", "/ready"): self._ready,
             ("GET", "/health"): self._health,
             ("GET", "/metrics"): self._metrics_text,
+            ("GET", "/openapi.json"): self._openapi,
         }
+        self._document = b""
         self._paths = {path for _, path in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -283,6 +285,13 @@ class App:
             "models": models,
         }
         await send_json(send, encode(body), headers)
+
+    async def _openapi(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        if not self._document:
+            from triptych.frontend.openai.document import document_of  # only those pay for it who ask for it
+
+            self._document = encode(document_of(self._config))
+        await send_json(send, self._document, headers)
 
     async def _metrics_text(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")

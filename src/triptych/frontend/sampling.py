@@ -38,7 +38,7 @@ class Bounds:
         raise BadRequest(f"{name} must be {opening} {self.low}{ceiling}", param=name)
 
 
-_BOUNDS = {
+BOUNDS: dict[str, Bounds] = {
     "temperature": Bounds(0, 2),
     "top_p": Bounds(0, 1, open_low=True),
     "min_p": Bounds(0, 1),
@@ -55,7 +55,7 @@ def sampling_of(
     request: ChatRequest | CompletionRequest, processor: Processor, config: FrontendConfig, prompt_tokens: int
 ) -> Sampling:
     """The checked parameters. Raises BadRequest with the field and its limit."""
-    for name, bounds in _BOUNDS.items():
+    for name, bounds in BOUNDS.items():
         bounds.check(name, getattr(request, name))
     _check_counts(request, config)
     max_tokens = _max_tokens(request, processor, prompt_tokens)

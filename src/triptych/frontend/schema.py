@@ -171,7 +171,7 @@ class RequestDecoder(Generic[T]):
     def _sifted(self, body: Data) -> T:
         try:
             sifted, ignored = sift(body, self._fields)
-            request = self._decoded(sifted, body)
+            request = self._decoder.decode(sifted)
         except msgspec.ValidationError as error:
             raise _refusal(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -179,15 +179,6 @@ class RequestDecoder(Generic[T]):
         if ignored.count:
             request.__dict__["ignored"] = ignored
         return request
-
-    def _decoded(self, sifted: bytes, body: Data) -> T:
-        try:
-            return self._decoder.decode(sifted)
-        except msgspec.ValidationError:
-            raise
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            msgspec.json.decode(body)  # raises the same, with the place in what was sent
-            raise
 
 
 parse_chat = RequestDecoder(ChatRequest, CHAT)

@@ -41,7 +41,8 @@ class Ignored:
         self.found = {(schema, name_of(name)): place for (schema, name), place in self.found.items()}
 
     def paths(self) -> list[str]:
-        return [f"{place}.{name}"[:MAX_PATH_CHARACTERS].lstrip(".") for (_, name), place in self.found.items()]
+        found = [(place, name[:MAX_PATH_CHARACTERS]) for (_, name), place in self.found.items()]
+        return [(f"{place}.{name}" if place else name)[:MAX_PATH_CHARACTERS] for place, name in found]
 
     def header(self) -> bytes:
         """The paths, for a response's header: without what does not belong there, and bounded in length."""
