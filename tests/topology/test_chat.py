@@ -144,7 +144,7 @@ def test_the_text_around_pictures_keeps_its_order(demo):
 
 def test_user_and_unknown_fields_are_ignored(demo):
     plain = demo.chat("same").json()["choices"]
-    extra = {"user": "someone", "metadata": {"a": 1}, "store": True, "made_up": [1, {"x": None}], "seed": None}
+    extra = {"user": "someone", "metadata": {"a": "1"}, "store": False, "made_up": [1, {"x": None}], "seed": None}
     assert demo.chat("same", **extra).json()["choices"] == plain
 
 
