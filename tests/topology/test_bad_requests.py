@@ -102,6 +102,91 @@ def test_wrong_and_missing_fields_are_named(demo, path, body, param):
     assert param in error["message"], error
 
 
+VALUES = [
+    ({"logit_bias": {"5": 1, "-1": 1}}, "logit_bias.-1", "not a token id"),
+    ({"logit_bias": {"5": 1, "99999999": 1}}, "logit_bias.99999999", "below the size of its vocabulary, "),
+    ({"logit_bias": {"5": 1, "abc": 5}}, "logit_bias.abc", "token id"),
+    ({"logit_bias": {"5": 101}}, "logit_bias.5", "at most 100"),
+    ({"stop_token_ids": [1, 99999999]}, "stop_token_ids[1]", "below the size of its vocabulary, "),
+    ({"n": 0}, "n", "between 1 and"),
+    ({"n": -1}, "n", "between 1 and"),
+    ({"max_tokens": 0}, "max_tokens", "at least 1"),
+    ({"max_tokens": -5}, "max_tokens", "not -5"),
+    ({"temperature": -0.1}, "temperature", "not -0.1"),
+    ({"temperature": 2.1}, "temperature", "at most 2"),
+    ({"top_p": 0}, "top_p", "above 0"),
+    ({"top_p": 1.1}, "top_p", "at most 1"),
+    ({"top_k": -2}, "top_k", "at least -1"),
+    ({"min_p": 1.5}, "min_p", "at most 1"),
+    ({"presence_penalty": 3}, "presence_penalty", "at most 2"),
+    ({"frequency_penalty": -3}, "frequency_penalty", "at least -2"),
+    ({"repetition_penalty": 0}, "repetition_penalty", "above 0"),
+    ({"min_tokens": -1}, "min_tokens", "at least 0"),
+    ({"min_tokens": 5, "max_tokens": 4}, "min_tokens", "at most max_tokens, 4"),
+    ({"seed": 1 << 64}, "seed", "at most"),
+    ({"stop": ""}, "stop", "empty"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "reason"), VALUES, ids=lambda value: str(value)[:40])
+def test_a_value_out_of_its_bounds_is_named_with_them(demo, fields, param, reason):
+    for answer in (demo.chat("hi", **fields), demo.complete("hi", **fields)):
+        error = check_error(answer, 400)
+        assert (error["param"], error["type"]) == (param, "invalid_request_error")
+        assert reason in error["message"]
+
+
+SCHEMA = "response_format.json_schema.schema"
+SCHEMAS = [
+    ({"$ref": "#"}, ".$ref"),
+    ({"$ref": "#/$defs/nothing"}, ".$ref"),
+    ({"type": 5}, ".type"),
+    ({"type": "string", "minLength": -5}, ".minLength"),
+    ({"type": "string", "pattern": "("}, ".pattern"),
+    ({"type": "object", "properties": {"a": {"type": "string", "pattern": "[a"}}}, ".properties.a.pattern"),
+    ({"type": "object", "properties": {"a": {"anyOf": [{}, {"enum": []}]}}}, ".properties.a.anyOf[1].enum"),
+    ({"type": "array", "items": {"type": "string", "pattern": "\\p{L}{1,5000}"}}, ".items.pattern"),
+    (None, ""),
+]
+
+
+@pytest.mark.parametrize(("schema", "path"), SCHEMAS, ids=str)
+def test_a_bad_schema_is_refused_by_the_path_within_the_request(demo, schema, path):
+    given = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    for answer in (demo.chat("hi", response_format=given), demo.complete("hi", response_format=given)):
+        error = check_error(answer, 400)
+        assert error["param"] == SCHEMA + path
+        assert error["message"].startswith(f"{SCHEMA}{path}: ")
+
+
+LONG = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda demo: demo.chat("hi", model=LONG),
+        lambda demo: demo.chat("hi", logit_bias={LONG: 1}),
+        lambda demo: demo.chat("hi", response_format={"type": LONG}),
+        lambda demo: demo.chat("hi", chat_template_kwargs={LONG: 1}),
+        lambda demo: demo.chat([{"type": LONG}]),
+        lambda demo: demo.chat(content(LONG)),
+        lambda demo: demo.chat(content(f"http://{LONG}/")),
+        lambda demo: demo.chat(content(f"data:{LONG},x")),
+        lambda demo: demo.chat("hi", tools=[{"type": LONG}], user=LONG),
+        lambda demo: demo.http.post(CHAT, json={"model": "demo", "messages": [{"role": LONG, "content": "hi"}]}),
+        lambda demo: demo.http.get("/v1/models/" + LONG[:30_000]),
+        lambda demo: demo.http.get("/" + LONG[:30_000]),
+        lambda demo: demo.http.request(LONG[:30_000], "/v1/models"),
+    ],
+)
+def test_an_answer_repeats_little_of_what_a_client_sent(demo, ask):
+    answer = ask(demo)
+    check_error(answer, 400, 404, 405, 415)
+    assert len(answer.text) < 3_000
+    assert LONG[:500] not in answer.text
+
+
 HUGE = 10**400
 NUMBERS = {"1e400": HUGE, "-1e400": -HUGE, "2**64": 1 << 64, "-2**64": -(1 << 64), "2**31": 1 << 31}
 
@@ -300,9 +385,11 @@ def test_media_for_a_model_of_text(tmp_path):
 
 
 def test_placeholders_in_text_are_refused(demo):
-    for answer in (demo.chat(f"see {IMAGE_TEXT}"), demo.complete(f"see {IMAGE_TEXT}"), demo.complete([1, IMAGE_ID])):
+    chat = (demo.chat(f"see {IMAGE_TEXT}"), "messages")
+    texts = [(demo.complete(f"see {IMAGE_TEXT}"), "prompt"), (demo.complete([1, IMAGE_ID]), "prompt")]
+    for answer, param in [chat, *texts]:
         error = check_error(answer, 400)
-        assert error["code"] == "placeholder_in_text"
+        assert (error["code"], error["param"]) == ("placeholder_in_text", param)
         assert IMAGE_TEXT in error["message"]
     with_picture = demo.chat([image_part(picture_url()), {"type": "text", "text": IMAGE_TEXT}])
     assert check_error(with_picture, 400)["code"] == "placeholder_in_text"

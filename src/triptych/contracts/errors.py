@@ -11,6 +11,12 @@ from typing import ClassVar
 
 import msgspec
 
+from triptych.contracts.shown import cut
+
+MAX_MESSAGE = 2000
+"""Characters of a message: whatever of a client's request is in it, an answer and a log line stay small."""
+MAX_PARAM = 400
+
 
 class WireError(msgspec.Struct, frozen=True):
     """An error as it crosses the request plane."""
@@ -38,9 +44,10 @@ class TriptychError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        message = cut(message, MAX_MESSAGE)
         super().__init__(message)
         self.message = message
-        self.param = param
+        self.param = None if param is None else cut(param, MAX_PARAM)
         self.code = code if code is not None else self.default_code
         self.retry_after_s = retry_after_s if retry_after_s is not None else self.default_retry_after_s
 

@@ -89,7 +89,7 @@ class Pace:
         if not self._model.fits(len(tokens) + output_tokens):
             raise BadRequest(
                 f"{len(tokens) + output_tokens} tokens do not fit a KV cache of {self._profile.kv_tokens}",
-                param="messages",
+                param="prompt",
             )
         job = Job(
             next(self._ids),

@@ -15,6 +15,7 @@ from triptych.cache.held_bytes import Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GenerateRequest, MediaKind, Medium, Sampling
+from triptych.contracts.shown import cut
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
@@ -116,9 +117,9 @@ class Builder:
         for name in settings:
             if name not in allowed:
                 raise BadRequest(
-                    f"chat_template_kwargs.{name} is not allowed; allowed here: {', '.join(sorted(allowed))} "
+                    f"chat_template_kwargs.{cut(name, 64)} is not allowed; allowed here: {', '.join(sorted(allowed))} "
                     "(--chat-template-kwargs)",
-                    param=f"chat_template_kwargs.{name}",
+                    param=f"chat_template_kwargs.{cut(name, 64)}",
                 )
         return settings
 

@@ -9,6 +9,7 @@ from typing import Any
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Sampling
+from triptych.contracts.shown import cut
 from triptych.frontend.openai.response_format import guided_of
 from triptych.frontend.schema import ChatRequest, CompletionRequest, GenerationFields
 from triptych.processor.processor import Processor
@@ -35,7 +36,7 @@ class Bounds:
             return  # NaN compares as false, and an int too large for a float compares as it should
         opening = "above" if self.open_low else "at least"
         ceiling = "" if self.high == math.inf else f" and at most {self.high}"
-        raise BadRequest(f"{name} must be {opening} {self.low}{ceiling}", param=name)
+        raise BadRequest(f"{name} must be {opening} {self.low}{ceiling}, not {cut(str(value), 32)}", param=name)
 
 
 BOUNDS: dict[str, Bounds] = {
@@ -125,11 +126,11 @@ def _max_tokens(request: ChatRequest | CompletionRequest, processor: Processor, 
         usual = processor.checkpoint.generation.get("max_new_tokens") or room
         return min(usual if isinstance(request, ChatRequest) else COMPLETION_MAX_TOKENS, room)
     if wanted < 1:
-        raise BadRequest(f"{name} must be at least 1, not {wanted}", param=name)
+        raise BadRequest(f"{name} must be at least 1, not {cut(str(wanted), 32)}", param=name)
     if wanted > room:
         raise BadRequest(
-            f"{name} is {wanted:,} and the prompt has {prompt_tokens:,} tokens; together they may be at most "
-            f"{context:,}, the model's context length",
+            f"{name} is {cut(f'{wanted:,}', 32)} and the prompt has {prompt_tokens:,} tokens; together they may be "
+            f"at most {context:,}, the model's context length",
             param=name,
             code="context_length_exceeded",
         )
@@ -146,13 +147,14 @@ def _logprobs(request: ChatRequest | CompletionRequest, processor: Processor) ->
             raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         name, wanted = "top_logprobs", (request.top_logprobs or 0) if request.logprobs else None
     if wanted is not None and not 0 <= wanted <= most:
-        raise BadRequest(f"{name} must be between 0 and {most}, not {wanted}", param=name)
+        raise BadRequest(f"{name} must be between 0 and {most}, not {cut(str(wanted), 32)}", param=name)
     return wanted
 
 
 def _token_ids(request: GenerationFields, processor: Processor) -> tuple[int, ...]:
     ids = request.stop_token_ids or []
-    _check_ids(ids, "stop_token_ids", processor)
+    for index, token in enumerate(ids):
+        _check_id(f"stop_token_ids[{index}]", token, processor)
     return tuple(ids)
 
 
@@ -162,13 +164,18 @@ def _logit_bias(request: GenerationFields, processor: Processor) -> dict[int, fl
         return None
     if len(bias) > MAX_LOGIT_BIASES:
         raise BadRequest(f"logit_bias has {len(bias)} entries; the limit is {MAX_LOGIT_BIASES}", param="logit_bias")
-    _check_ids(list(bias), "logit_bias", processor)
-    for value in bias.values():
-        Bounds(-100, 100).check("logit_bias", value)
+    for token, value in bias.items():
+        name = f"logit_bias.{cut(str(token), 32)}"
+        _check_id(name, token, processor)
+        Bounds(-100, 100).check(name, value)
     return bias
 
 
-def _check_ids(ids: list[int], name: str, processor: Processor) -> None:
-    limit = processor.tokenizer.vocabulary_size
-    if any(not 0 <= token < limit for token in ids):
-        raise BadRequest(f"{name}: token ids must be between 0 and {limit - 1}", param=name)
+def _check_id(name: str, token: int, processor: Processor) -> None:
+    size = processor.tokenizer.vocabulary_size
+    if not 0 <= token < size:
+        raise BadRequest(
+            f"{name}: {cut(str(token), 32)} is not a token id: those of this model are between 0 and {size - 1}, "
+            f"below the size of its vocabulary, {size}",
+            param=name,
+        )

@@ -6,15 +6,15 @@ by the tables in ``openai.fields``, which say what becomes of each.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
 from triptych.frontend.openai.field import Fields
 from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.invalid_json import not_json
+from triptych.frontend.openai.invalid_type import wrong_type
 from triptych.frontend.openai.sift import Ignored, sift
 
 T = TypeVar("T", bound="GenerationFields")
@@ -149,7 +149,7 @@ class RequestDecoder(Generic[T]):
     """Decodes the bodies of one route."""
 
     def __init__(self, schema: type[T], fields: Fields) -> None:
-        self._decoder = msgspec.json.Decoder(schema)
+        self._schema, self._decoder = schema, msgspec.json.Decoder(schema)
         self._fields = fields
 
     def __call__(self, body: Data) -> T:
@@ -164,37 +164,31 @@ class RequestDecoder(Generic[T]):
         except msgspec.ValidationError as error:
             if str(error).startswith(_HAS_OTHERS):
                 return None
-            raise _refusal(error) from None
+            raise wrong_type(error, body, self._schema) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _no_json(error) from None
+            raise not_json(error, body) from None
 
     def _sifted(self, body: Data) -> T:
         try:
             sifted, ignored = sift(body, self._fields)
-            request = self._decoder.decode(sifted)
+            request = self._decoded(sifted, body)
         except msgspec.ValidationError as error:
-            raise _refusal(error) from None
+            raise wrong_type(error, body, self._schema) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _no_json(error) from None
+            raise not_json(error, body) from None
         if ignored.count:
             request.__dict__["ignored"] = ignored
         return request
 
+    def _decoded(self, sifted: bytes, body: Data) -> T:
+        try:
+            return self._decoder.decode(sifted)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            msgspec.json.decode(body)  # raises the same, with the place in what was sent
+            raise
+
 
 parse_chat = RequestDecoder(ChatRequest, CHAT)
 parse_completion = RequestDecoder(CompletionRequest, COMPLETION)
-
-
-def _refusal(error: msgspec.ValidationError) -> BadRequest:
-    reason, _, path = str(error).partition(" - at ")
-    path = path.strip("`").removeprefix("$").removeprefix(".")
-    missing = re.search(r"missing required field `(\w+)`", reason)
-    if missing:
-        path = f"{path}.{missing[1]}".lstrip(".")
-        reason = "this field is required"
-    return BadRequest(f"{path or 'body'}: {reason}", param=path or None, code="invalid_type")
-
-
-def _no_json(error: Exception) -> BadRequest:
-    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return BadRequest(f"the body is not valid JSON: {reason}", code="invalid_json")

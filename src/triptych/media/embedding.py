@@ -8,6 +8,7 @@ import struct
 
 from triptych.contracts.errors import BadRequest, UnsupportedMedia
 from triptych.contracts.request import MAX_NUMBERS, Data, MediaKind, Medium, Metadata, Numbers, Precomputed
+from triptych.contracts.shown import shown
 from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, UNSUPPORTED, problem
 from triptych.media.naming import embedding_name
 from triptych.media.safetensors import FormatError, Tensor, is_safetensors, read_tensors
@@ -74,10 +75,10 @@ def _matrix(name: str, tensor: Tensor, item: str) -> tuple[int, int]:
     """(tokens, width) of an embedding [tokens, width] or [1, tokens, width]."""
     shape = tensor.shape[1:] if len(tensor.shape) == 3 and tensor.shape[0] == 1 else tensor.shape
     if len(shape) != 2 or 0 in shape:
-        reason = f"tensor {name!r} is of shape {list(tensor.shape)}; an embedding is [tokens, width]"
+        reason = f"tensor {shown(name)} is of shape {list(tensor.shape)}; an embedding is [tokens, width]"
         raise _refused(item, reason)
     if tensor.dtype not in FLOATS:
-        raise _refused(item, f"tensor {name!r} is of dtype {tensor.dtype}; an embedding is of {', '.join(FLOATS)}")
+        raise _refused(item, f"tensor {shown(name)} is of dtype {tensor.dtype}; an embedding is of {', '.join(FLOATS)}")
     return shape[0], shape[1]
 
 
@@ -86,7 +87,7 @@ def _numbers(name: str, tensor: Tensor, data: Data, item: str) -> Numbers:
     shape = tensor.shape[1:] if len(tensor.shape) == 2 and tensor.shape[0] == 1 else tensor.shape
     if len(shape) != 1 or not 0 < shape[0] <= MAX_NUMBERS or tensor.dtype not in _NUMBERS:
         reason = (
-            f"tensor {name!r} is {list(tensor.shape)} {tensor.dtype}; what goes with an embedding is of "
+            f"tensor {shown(name)} is {list(tensor.shape)} {tensor.dtype}; what goes with an embedding is of "
             f"{', '.join(_NUMBERS)}, and of 1 to {MAX_NUMBERS} numbers"
         )
         raise _refused(item, reason)
@@ -97,7 +98,7 @@ def _numbers(name: str, tensor: Tensor, data: Data, item: str) -> Numbers:
 
 
 def _not_finite(name: str, item: str) -> BadRequest:
-    return _refused(item, f"tensor {name!r} holds a value that is infinite or not a number")
+    return _refused(item, f"tensor {shown(name)} holds a value that is infinite or not a number")
 
 
 def _refused(item: str, reason: str) -> BadRequest:

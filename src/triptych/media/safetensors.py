@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from triptych.contracts.request import Data
+from triptych.contracts.shown import shown
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of a few tensors; a checkpoint's may be larger, but is no embedding."""
@@ -111,12 +112,12 @@ def _tensor(name: str, value: Any, start: int) -> Tensor:
     try:
         entry = msgspec.convert(value, _Entry)
     except msgspec.ValidationError:
-        raise FormatError(f"its header does not say dtype, shape and place of {name!r}") from None
+        raise FormatError(f"its header does not say dtype, shape and place of {shown(name)}") from None
     if entry.dtype not in DTYPES:
         known = ", ".join(DTYPES)
-        raise FormatError(f"tensor {name!r} is of dtype {entry.dtype[:16]!r}; read are {known}")
+        raise FormatError(f"tensor {shown(name)} is of dtype {shown(entry.dtype, 16)}; read are {known}")
     dtype, size = DTYPES[entry.dtype]
     begin, end = entry.data_offsets
     if end - begin != size * math.prod(entry.shape):
-        raise FormatError(f"tensor {name!r} has other bytes than its shape and dtype take")
+        raise FormatError(f"tensor {shown(name)} has other bytes than its shape and dtype take")
     return Tensor(tuple(entry.shape), dtype, start + begin, start + end)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from triptych.contracts.request import Medium, Metadata, Numbers
+from triptych.contracts.shown import shown
 from triptych.models.base import Checkpoint, Expansion, Modality, Tokenise
 
 _GRID = "three positive whole numbers (time, rows, columns)"
@@ -76,7 +77,7 @@ def only(metadata: Metadata, *known: str) -> None:
     names = ", ".join(known) or "nothing"
     for name in metadata:
         if name not in known:
-            raise ValueError(f"the embedding comes with {name!r}; this model wants with it: {names}")
+            raise ValueError(f"the embedding comes with {shown(name)}; this model wants with it: {names}")
 
 
 def grid_rule(
@@ -114,7 +115,7 @@ def grid_rule(
 def _needed(metadata: Metadata, name: str, wanted: str, fits: Callable[[Numbers], bool]) -> Numbers:
     """Raises ValueError where there is none, or none that ``fits``."""
     if name not in metadata:
-        raise ValueError(f"the embedding comes without {name!r}, which this model needs with it: {wanted}")
+        raise ValueError(f"the embedding comes without {shown(name)}, which this model needs with it: {wanted}")
     values = metadata[name]
     if not fits(values):
         more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""

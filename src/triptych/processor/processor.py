@@ -51,12 +51,20 @@ class Prompt:
     tokenise_s: float = 0.0
     items: Sequence[str] = ()
     """The request's fields that name ``media``."""
+    field: str = "messages"
+    """The request's field that it was made of."""
 
     def by_field(self, error: TriptychError) -> TriptychError:
         """``error`` of a worker, which names a medium by its content, as one about the request's field."""
-        for medium, item in zip(self.media, self.items, strict=True):
-            error = on_item(error, by_content(medium), item)
+        for index, (medium, item) in enumerate(zip(self.media, self.items, strict=True)):
+            error = on_item(on_item(error, by_content(medium), item), f"media[{index}]", item)
+        for name in _WORKERS_NAMES:
+            error = on_item(error, name, self.field)
         return error
+
+
+_WORKERS_NAMES = ("prompt", "media")
+"""What workers call the prompt, and its media together."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class Processor:
     def _prepared_chat(self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind]) -> Prompt:
         """Rendered and tokenised, before its media are there. Computes, and waits for nothing."""
         ids = self._ids(self._text_of(messages, settings), "messages", add_special_tokens=False)
-        self._check_placeholders(ids, media)
+        self._check_placeholders(ids, media, "messages")
         return self._of_text(ids)
 
     def _ids(self, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
@@ -247,16 +255,16 @@ class Processor:
         ids = self._ids(text, "prompt", add_special_tokens=True)
         if not ids:
             raise BadRequest("prompt: it holds no token", param="prompt")
-        self._check_placeholders(ids, ())
-        return self._of_text(ids)
+        self._check_placeholders(ids, (), "prompt")
+        return replace(self._of_text(ids), field="prompt")
 
     def _prepared_ids(self, ids: Sequence[int]) -> Prompt:
         limit = self.tokenizer.vocabulary_size
         if not all(0 <= min(part) <= max(part) < limit for part in _parts(ids)):
             raise BadRequest(f"prompt: token ids must be between 0 and {limit - 1}", param="prompt")
         tokens = TokenIds(ids)
-        self._check_placeholders(tokens, ())
-        return self._of_text(tokens)
+        self._check_placeholders(tokens, (), "prompt")
+        return replace(self._of_text(tokens), field="prompt")
 
     # Media.
 
@@ -284,7 +292,7 @@ class Processor:
         except ValueError as error:
             raise problem(BadRequest, ref.item, EMBEDDING_REFUSED, str(error)) from error
 
-    def _check_placeholders(self, ids: TokenIds, media: Sequence[MediaKind]) -> None:
+    def _check_placeholders(self, ids: TokenIds, media: Sequence[MediaKind], param: str) -> None:
         """Every medium has exactly one placeholder, and no text smuggled in another."""
         counts = ids.count_each(self._placeholder_ids.values())
         for kind, token in self._placeholder_ids.items():
@@ -292,14 +300,14 @@ class Processor:
             if found > wanted:
                 text = self.tokenizer.fast.id_to_token(token)
                 raise BadRequest(
-                    f"the text holds {text!r}, which stands for a medium in this model's prompts: leave it out",
-                    param="messages",
+                    f"{param}: it holds {text!r}, which stands for a medium in this model's prompts: leave it out",
+                    param=param,
                     code="placeholder_in_text",
                 )
             if found < wanted:
                 raise BadRequest(
                     f"the model's chat template left out {wanted - found} of {wanted} media of kind {kind}",
-                    param="messages",
+                    param=param,
                 )
 
     def _with_settings(self, ref: MediaReference) -> MediaReference:

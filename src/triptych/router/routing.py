@@ -13,6 +13,7 @@ from triptych.config.router import RouterConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
+from triptych.contracts.shown import shown
 from triptych.router.affinity import home
 from triptych.router.block_hash import block_hashes
 from triptych.router.kv_index import KvIndex, Match
@@ -222,7 +223,7 @@ def _named(name: str, pool: Sequence[Instance]) -> Instance:
     found = next((one for one in pool if one.name == name), None)
     if found is None:
         those = ", ".join(sorted(one.name for one in pool))
-        reason = f"names {name[:64]!r}" if name else "is missing"
+        reason = f"names {shown(name)}" if name else "is missing"
         raise BadRequest(
             f"the header {INSTANCE_HEADER} {reason}; workers that can take this request now: {those}",
             param=INSTANCE_HEADER,

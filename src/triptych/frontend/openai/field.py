@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from triptych.contracts.errors import BadRequest
+from triptych.frontend.openai.invalid_type import in_words
 
 Status = Literal["honoured", "accepted", "refused"]
 UNSUPPORTED = "unsupported_parameter"
@@ -46,7 +47,7 @@ class Field:
         try:
             msgspec.convert(value, self.type)
         except msgspec.ValidationError as error:
-            reason = str(error).partition(" - at ")[0]
+            reason = in_words(str(error).rpartition(" - at ")[0] or str(error))
             raise BadRequest(f"{path}: {reason}", param=path, code="invalid_type") from None
 
     def _refusal(self, path: str) -> str:

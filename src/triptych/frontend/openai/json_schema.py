@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from triptych.config.schema_limits import SchemaLimits
 from triptych.contracts.errors import BadRequest
+from triptych.frontend.openai.invalid_type import step_of
 from triptych.frontend.openai.pattern import PatternError, pattern_size
 from triptych.frontend.openai.references import References
 
@@ -54,11 +55,7 @@ class Place(NamedTuple):
         place: Place | None = self
         while place is not None:
             name, place = place.name, place.parent
-            if isinstance(name, int):
-                names.append(f"[{name}]")
-            else:
-                cut = name if len(name) <= 64 else name[:61] + "..."
-                names.append(cut if place is None else f".{cut}")
+            names.append(str(name) if place is None else step_of(name))
         return "".join(reversed(names))
 
 

@@ -18,6 +18,7 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data
 from triptych.contracts.tokens import TokenIds
+from triptych.frontend.openai.invalid_json import moved, not_json, offset_of
 from triptych.frontend.openai.limits import check_counts, check_stop_token_ids
 from triptych.frontend.openai.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
 from triptych.frontend.openai.one_text import parse_one_text
@@ -55,7 +56,6 @@ _COUNTED_BYTES = 32 << 10
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
 _TEXT = msgspec.json.Decoder(str)
 _NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]])
-_PLACE = re.compile(r"\(byte (\d+)\)")
 
 
 def parse_quick(body: Data, parse: RequestDecoder[T]) -> T | None:
@@ -93,7 +93,7 @@ def parse_large(body: Data, parse: RequestDecoder[T], limits: RequestLimits) -> 
     try:
         request = parse(_shortened(body, taken, names))
     except BadRequest as error:
-        raise _as_sent(error, taken, names) from None
+        raise _as_sent(error, body, taken, names) from None
     check_counts(request, limits)  # of what is refused nothing need be put back
     return _Restore(body, names, limits.max_text_bytes).into(request)
 
@@ -129,6 +129,10 @@ class _Names:
             return f"{self._secret}{index:08x}".encode()
         return f"{self.mark},{index}".encode()
 
+    def hidden(self, message: str) -> str:
+        """Return ``message`` without names of this kind."""
+        return re.sub(self._secret + "[0-9a-f]{8}", "...", message)
+
     def value(self, name: str) -> LongValue | None:
         """The text that ``name`` stands for."""
         return self.taken[int(name[24:], 16)] if len(name) == 32 and name.startswith(self._secret) else None
@@ -143,18 +147,23 @@ def _shortened(body: Data, taken: list[LongValue], names: _Names) -> bytes:
     return b"".join([*parts, body[at:]])
 
 
-def _as_sent(error: BadRequest, taken: list[LongValue], names: _Names) -> BadRequest:
+def _as_sent(error: BadRequest, body: Data, taken: list[LongValue], names: _Names) -> BadRequest:
     """``error`` of the shortened body, as one that speaks of the body that was sent."""
-
-    def place(match: re.Match[str]) -> str:
-        at = int(match[1])
+    message = names.hidden(error.message)
+    if (at := offset_of(message)) is not None:
         for index, value in enumerate(taken):
             if at < value.begin + len(names.of(index)):
                 break
             at += value.end - value.begin - len(names.of(index))
-        return f"(byte {at})"
+        message = moved(message, body, at)
+    return BadRequest(message, param=error.param, code=error.code)
 
-    return BadRequest(_PLACE.sub(place, error.message), param=error.param, code=error.code)
+
+def _in_body(error: BadRequest, body: Data, begin: int) -> BadRequest:
+    """``error`` of a piece that begins at ``begin``, as one of the whole body."""
+    at = offset_of(error.message)
+    message = error.message if at is None else moved(error.message, body, begin + at)
+    return BadRequest(message, param=error.param, code=error.code)
 
 
 class _Restore:
@@ -211,10 +220,15 @@ class _Restore:
             return name
         if value.end - value.begin > self._max_text_bytes:
             raise self._too_long(value.end - value.begin)
-        try:
-            return "".join([_TEXT.decode(b'"' + piece + b'"') for piece in pieces_of_text(self._body, value)])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+        texts, at = [], value.begin
+        for piece in pieces_of_text(self._body, value):
+            try:
+                texts.append(_TEXT.decode(quoted := b'"' + piece + b'"'))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                told = not_json(error, quoted)
+                raise _in_body(told, self._body, at - 1) from None
+            at += len(piece)
+        return "".join(texts)
 
     def _shown(self, name: str) -> str:
         """The begin of a field's name, to be told and not to be used."""
@@ -258,12 +272,13 @@ class _Restore:
     def _numbers(self, value: Any) -> TokenIds | None:
         if (taken := self._list(value)) is None:
             return None
-        ids = TokenIds()
+        ids, begin = TokenIds(), taken.begin - 1
         try:
             for piece in pieces_of_numbers(self._body, taken):
                 ids.extend(array("I", _NUMBERS.decode(piece)))
+                begin += len(piece) - 1
         except msgspec.ValidationError:
             raise BadRequest("prompt: token ids must be between 0 and 4294967295", param="prompt") from None
         except msgspec.DecodeError as error:
-            raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+            raise _in_body(not_json(error, piece), self._body, begin) from None
         return ids

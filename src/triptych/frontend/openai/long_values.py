@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
+from triptych.frontend.openai.invalid_json import told_at
 from triptych.memory import find
 
 WINDOW_BYTES = 64 << 10
@@ -164,7 +165,7 @@ def pieces_of_text(body: Data, value: LongValue) -> Iterator[bytes]:
         while at < end < value.end and body[end] & 0xC0 == 0x80:
             end -= 1
         if end == at:
-            raise BadRequest("the body is not valid JSON: a text in it has a wrong escape", code="invalid_json")
+            raise told_at("a text has a wrong escape", body, at)
         yield bytes(body[at:end])
         at = end
 

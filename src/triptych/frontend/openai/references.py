@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote
 
+from triptych.contracts.shown import shown
+
 
 class References:
     """Tells which references of one schema lead somewhere. Each distinct one is followed once."""
@@ -23,11 +25,11 @@ class References:
             if reference in self._sound:
                 break
             if reference in seen:
-                return f"{_cut(reference)} leads back to itself with nothing in between"
+                return f"{shown(reference)} leads back to itself with nothing in between"
             seen.add(reference)
             target = self._resolve(reference)
             if not isinstance(target, dict | bool):
-                return f"{_cut(reference)} names no schema in this one"
+                return f"{shown(reference)} names no schema in this one"
             reference = _leads_to(target)
         self._sound |= seen
         return None
@@ -61,7 +63,3 @@ def _leads_to(target: object) -> object:
         either = target.get("anyOf") or target.get("oneOf")
         target = either[0] if isinstance(either, list) and len(either) == 1 else None
     return None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 128 else text[:125] + "..."

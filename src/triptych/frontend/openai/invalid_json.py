@@ -1,0 +1,92 @@
+"""Says what is wrong with a body that is no JSON, and where: line, column and byte. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import Data
+
+CODE = "invalid_json"
+_PLACE = re.compile(r" \(byte (\d+)\)")
+_TOLD_PLACE = re.compile(r"line [\d,]+, column [\d,]+ \(byte (\d+)\)")
+_NO_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
+_LONE_SURROGATE = re.compile(
+    rb"(?<!\\)(?:\\\\)*(\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|[c-fC-F][0-9a-fA-F]{2}))"
+)
+_WINDOW_BYTES = 64 << 10
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def not_json(error: Exception, body: Data) -> BadRequest:
+    """Return what a client is told of ``error``, which msgspec raised for ``body``."""
+    if isinstance(error, RecursionError):
+        return BadRequest("the body is not valid JSON: it is nested too deeply", code=CODE)
+    reason = str(error).removeprefix("JSON is malformed: ")
+    place = _PLACE.search(reason)
+    if place is not None:
+        offset = int(place[1])
+        return told_at(_reason_at(body, offset) or reason[: place.start()], body, offset)
+    if "UTF-8" in reason or isinstance(error, UnicodeDecodeError):
+        return told_at("a text is not valid UTF-8", body, _first_wrong_utf8(body))
+    if (lone := _lone_surrogate(body)) is not None:
+        return told_at("an escape is half of a surrogate pair, without its other half", body, lone)
+    return told_at("it ends too early", body, len(body))
+
+
+def told_at(reason: str, body: Data, offset: int) -> BadRequest:
+    """Return the error for what stands at ``offset`` of ``body``."""
+    return BadRequest(f"the body is not valid JSON: {reason}, at {_place(body, offset)}", code=CODE)
+
+
+def moved(message: str, body: Data, offset_in_body: int) -> str:
+    """Return ``message``, which speaks of a shortened body, with the place in ``body`` that is meant."""
+    return _TOLD_PLACE.sub(lambda _: _place(body, offset_in_body), message)
+
+
+def offset_of(message: str) -> int | None:
+    """Return the offset that ``message`` tells, None where it tells none."""
+    place = _TOLD_PLACE.search(message)
+    return None if place is None else int(place[1])
+
+
+def _place(body: Data, offset: int) -> str:
+    line, begin = 1, 0
+    for at in range(0, offset, _WINDOW_BYTES):
+        window = bytes(body[at : min(offset, at + _WINDOW_BYTES)])
+        if (breaks := window.count(b"\n")) > 0:
+            line, begin = line + breaks, at + window.rfind(b"\n") + 1
+    column = 1 + sum(
+        sum(byte & 0xC0 != 0x80 for byte in bytes(body[at : min(offset, at + _WINDOW_BYTES)]))
+        for at in range(max(begin, offset - _WINDOW_BYTES), offset, _WINDOW_BYTES)
+    )
+    column += max(0, offset - _WINDOW_BYTES - begin)  # of what is far from here, a byte counts as a character
+    return f"line {line:,}, column {column:,} (byte {offset})"
+
+
+def _reason_at(body: Data, offset: int) -> str | None:
+    """Explain faults that are met often better than the decoder does."""
+    around = bytes(body[max(0, offset - 1) : offset + 10])
+    if _NO_NUMBER.search(around):
+        return "NaN and Infinity are no JSON"
+    here = bytes(body[offset : offset + 3])
+    if offset == 0 and here == _BYTE_ORDER_MARK:
+        return "it begins with a byte order mark"
+    if here[:1] == b"'":
+        return "texts stand in double quotation marks"
+    if here and here[0] < 0x20:
+        return "a line break or another control character where none may be; in a text it must be escaped"
+    return None
+
+
+def _first_wrong_utf8(body: Data) -> int:
+    try:
+        str(body, "utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(body)
+
+
+def _lone_surrogate(body: Data) -> int | None:
+    found = _LONE_SURROGATE.search(body)
+    return None if found is None else found.start(1)

@@ -1,0 +1,159 @@
+"""Says which field of a request is not of its type, by the path that clients know, and what it should be. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import msgspec
+from msgspec import inspect
+
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.request import Data
+from triptych.contracts.shown import cut, shown
+
+CODE = "invalid_type"
+MAX_NAME = 64
+"""Characters of a name in a path."""
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
+_EXPECTED = re.compile(r"Expected `([^`]+)`(.*?)(?:, got `([^`]+)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_INVALID = re.compile(r"Invalid (?:enum )?value '?(.*?)'?", re.DOTALL)
+_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+_GOT = {"bool": "a boolean", "float": "a number with a fraction"}
+_KEYS = {"logit_bias": "the name must be a token id, a whole number below the size of the model's vocabulary"}
+"""What a name must be, of fields whose names mean something."""
+
+Step = str | int
+_NAMED = object()
+"""A step by a name that msgspec does not tell."""
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def wrong_type(error: msgspec.ValidationError, body: Data, schema: type[msgspec.Struct]) -> BadRequest:
+    """Return what a client is told of ``error``, which the decoder of ``schema`` raised for ``body``."""
+    reason, _, where = str(error).rpartition(" - at ")
+    if not reason:
+        reason, where = where, ""  # of the body itself
+    path = _found(where, body, schema)
+    if (missing := _MISSING.fullmatch(reason)) is not None:
+        known = _allowed(schema, [*path, missing[1]])
+        path.append(missing[1])
+        told = "this field is required" + (f"; known: {', '.join(known)}" if known else "")
+    elif where.startswith("`key`"):
+        told = _KEYS.get(str(path[0]), "the name must be an integer")
+    elif (invalid := _INVALID.fullmatch(reason)) is not None:
+        known = _allowed(schema, path)
+        told = f"{shown(invalid[1])} is not known here" + (f"; known: {', '.join(known)}" if known else "")
+    else:
+        told = in_words(reason)
+    param = path_of(path)
+    return BadRequest(f"{param or 'the body'}: {told}", param=param or None, code=CODE)
+
+
+def in_words(reason: str) -> str:
+    """Return what msgspec says of a type in the words of JSON."""
+    if "out of range" in reason:
+        return "this number is out of range"
+    expected = _EXPECTED.fullmatch(reason)
+    if expected is None:
+        return cut(reason, 200)
+    kinds = [_WORDS.get(one, one) for one in expected[1].split(" | ")]
+    kinds = [one for one in kinds if one != "null"] or kinds
+    told = f"must be {', '.join(kinds[:-1])}{' or ' * (len(kinds) > 1)}{kinds[-1]}{expected[2]}"
+    got = expected[3]
+    return told if got is None else f"{told}, not {_GOT.get(got) or _WORDS.get(got, got)}"
+
+
+def path_of(steps: list[Step]) -> str:
+    """Return a path as ``messages[0].content``."""
+    return "".join(map(step_of, steps)).removeprefix(".")
+
+
+def step_of(step: Step) -> str:
+    return f"[{step}]" if isinstance(step, int) else f".{cut(step, MAX_NAME)}"
+
+
+def _found(where: str, body: Data, schema: type[msgspec.Struct]) -> list[Step]:
+    """The steps to the value at fault, with the names that msgspec leaves out."""
+    steps: list[Any] = []
+    for name, index, _ in _STEP.findall(where):
+        steps.append(name or (int(index) if index else _NAMED))
+    if where.startswith("`key`"):
+        steps.append(_NAMED)
+    path: list[Step] = []
+    try:
+        for step in _looked_up(steps, body, schema, of_name=where.startswith("`key`")):
+            path.append(step)  # noqa: PERF402 (what was found stays, where the rest cannot be)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError):
+        pass
+    return path
+
+
+def _looked_up(steps: list[Any], body: Data, schema: type[msgspec.Struct], *, of_name: bool) -> Iterator[Step]:
+    if _NAMED not in steps:
+        yield from steps
+        return
+    value: Any = body
+    for count, step in enumerate(steps):
+        if step is _NAMED:
+            members = _OBJECT.decode(value)
+            is_typed = count == 1  # below a field of the request itself; deeper are values of any type
+            kind = get_type_hints(schema)[steps[0]] if is_typed else dict[str, Any]
+            unfit = [name for name, one in members.items() if not _fits(name, one, kind, of_name=of_name)]
+            step = unfit[0]
+        elif isinstance(step, str):
+            members = _OBJECT.decode(value)
+        else:
+            yield step
+            value = _LIST.decode(value)[step]
+            continue
+        yield step
+        value = members[step]
+
+
+def _fits(name: str, value: msgspec.Raw, kind: Any, *, of_name: bool) -> bool:
+    alone = msgspec.json.encode({name: 0 if of_name else value})
+    try:
+        msgspec.json.decode(alone, type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _allowed(schema: type[msgspec.Struct], path: list[Step]) -> list[str]:
+    """The values that a field may have where these are few: kinds of objects, or names."""
+    kinds: list[inspect.Type] = [inspect.type_info(schema)]
+    for step in path[:-1]:
+        kinds = [inner for one in kinds for inner in _inner(one, step)]
+    name = path[-1] if path else None
+    tags = [str(one.tag) for one in kinds if isinstance(one, inspect.StructType) and one.tag_field == name]
+    if tags:
+        return tags
+    values = [inner for one in kinds for inner in _inner(one, name)] if name is not None else []
+    return [str(one) for inner in values if isinstance(inner, inspect.LiteralType) for one in inner.values]
+
+
+def _inner(kind: inspect.Type, step: Step | None) -> list[inspect.Type]:
+    """What stands at ``step`` of a value of this kind."""
+    if isinstance(kind, inspect.StructType):
+        return [inner for one in kind.fields if one.encode_name == step for inner in _flat(one.type)]
+    if isinstance(kind, inspect.ListType):
+        return _flat(kind.item_type)
+    if isinstance(kind, inspect.DictType):
+        return _flat(kind.value_type)
+    return []
+
+
+def _flat(kind: inspect.Type) -> list[inspect.Type]:
+    return list(kind.types) if isinstance(kind, inspect.UnionType) else [kind]
