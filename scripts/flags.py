@@ -16,7 +16,7 @@ from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
 from triptych.config.nats import NatsServerConfig
 from triptych.config.router import RouterConfig
-from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
+from triptych.config.serve import FrontendConfig, JoinConfig, PlaneConfig, WorkerConfig
 from triptych.config.simulate import SimulateConfig
 from triptych.config.supervise import SuperviseConfig
 from triptych.config.transfer import TransferConfig
@@ -33,6 +33,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "Transfer: worker": TransferConfig,
     "Media limits: frontend and worker": MediaLimits,
     "Planes: frontend and worker": PlaneConfig,
+    "Joining a deployment: frontend and worker": JoinConfig,
     "Supervisor: `triptych up` and `triptych demo`, and the top level of a graph": SuperviseConfig,
     "NATS server: `triptych nats`": NatsServerConfig,
     "Check: `triptych verify`": VerifyConfig,

@@ -13,7 +13,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.deploy import nats_server
 from triptych.deploy.commands import child_specs
 from triptych.deploy.graph import Graph, parse_graph
-from triptych.deploy.own_plane import specs_with_plane
+from triptych.deploy.own_plane import planned
 
 
 def graph(**plane: str) -> Graph:
@@ -22,7 +22,7 @@ def graph(**plane: str) -> Graph:
 
 
 def test_a_server_comes_first_and_its_secret_is_in_no_environment() -> None:
-    server, frontend, worker = specs_with_plane(graph(plane="nats"))
+    server, frontend, worker = planned(graph(plane="nats")).specs
     token = server.secrets["TRIPTYCH_NATS_TOKEN"]
     assert (server.name, server.role) == ("nats", "plane")
     assert server.command[:4] == (sys.executable, "-m", "triptych.deploy.child", "nats")
@@ -35,28 +35,28 @@ def test_a_server_comes_first_and_its_secret_is_in_no_environment() -> None:
     assert len(token) >= 24
     for spec in (server, frontend, worker):
         assert not any(token in word for word in (*spec.command, *spec.env.values()))
-    assert specs_with_plane(graph(plane="nats"))[0].secrets["TRIPTYCH_NATS_TOKEN"] != token
+    assert planned(graph(plane="nats")).specs[0].secrets["TRIPTYCH_NATS_TOKEN"] != token
 
 
 def test_other_planes_are_left_alone() -> None:
     for plane in ("local", "nats://elsewhere:4222"):
         one = graph(plane=plane)
-        assert specs_with_plane(one) == child_specs(one)
+        assert planned(one).specs == child_specs(one)
 
 
 def test_the_carrier_of_events_is_told_to_every_process_and_needs_its_server() -> None:
-    _, frontend, worker = specs_with_plane(graph(plane="nats", events="jetstream"))
+    _, frontend, worker = planned(graph(plane="nats", events="jetstream")).specs
     assert "--events=jetstream" in frontend.command
     assert "--events=jetstream" in worker.command
     with pytest.raises(ConfigError, match="--events jetstream needs a NATS server"):
-        specs_with_plane(graph(events="jetstream"))
+        planned(graph(events="jetstream"))
 
 
 @pytest.mark.parametrize("name", ["nats_credentials", "nats_ca", "nats_cert", "nats_key"])
 def test_settings_of_a_server_elsewhere_are_refused(name: str) -> None:
     one = graph(plane="nats")
     with pytest.raises(ConfigError, match=name.replace("_", "-")):
-        specs_with_plane(replace(one, plane=replace(one.plane, **{name: "file"})))
+        planned(replace(one, plane=replace(one.plane, **{name: "file"})))
 
 
 def test_a_missing_program_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from triptych.aio.leftovers import PrivateFolder
 from triptych.cli import up
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from triptych.demo.exams import EXAMS
 
     exam = EXAMS[args.about]
-    with tempfile.TemporaryDirectory(prefix="triptych-demo-") as folder:
-        exhibit = _exhibit(exam, Path(args.file or Path(folder, f"{args.about}.{exam.suffix}")), args.seed)
+    with PrivateFolder("triptych-demo-") as folder:
+        exhibit = _exhibit(exam, Path(args.file or folder.path / f"{args.about}.{exam.suffix}"), args.seed)
 
         async def session(deployment: Deployment, stop: Stopper) -> None:
             await _show(deployment, exhibit)

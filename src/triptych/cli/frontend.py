@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 import msgspec
 
@@ -11,7 +12,9 @@ from triptych.cli.options import add_options, read_options
 from triptych.config import credentials
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
-from triptych.config.serve import FrontendConfig, PlaneConfig
+from triptych.config.serve import FrontendConfig, JoinConfig, PlaneConfig
+
+log = logging.getLogger("triptych.frontend")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="serve the OpenAI-compatible API",
         description="Serve the OpenAI-compatible API over the workers of a namespace.",
     )
-    for model in (FrontendConfig, RouterConfig, PlaneConfig, MediaLimits):
+    for model in (FrontendConfig, RouterConfig, JoinConfig, PlaneConfig, MediaLimits):
         add_options(parser, model)
     parser.set_defaults(func=run)
 
@@ -30,22 +33,27 @@ def run(args: argparse.Namespace) -> int:
     from triptych.memory import settle
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
+    from triptych.planes.request.tcp_server import is_loopback
 
     process.allow_many_files()
 
     async def main(life: process.Life) -> None:
         config = read_options(args, FrontendConfig)
+        needed = credentials.NAMES if config.api_key is None else credentials.OF_WORKERS
+        plane = process.plane_config(args, config.host, needed)
         if config.api_key is None:
             config = msgspec.structs.replace(config, api_key=credentials.api_key())
         limits = read_options(args, MediaLimits)
         routes = read_options(args, RouterConfig)
-        plane = read_options(args, PlaneConfig)
         tls = process.tls_files(plane).for_calling()
         client = TcpRequestClient(process.plane_token(plane), tls)
         discovery = Reachable(process.discovery(plane), tls=tls is not None)
         events = process.event_source(plane, client)
         settle()
-        async with serving(config, limits, routes, discovery, client, client.forget, events, settle) as url:
+        where = process.where(plane)
+        log.info("looks for workers in %s", where)
+        shown = where if is_loopback(config.host) else f"namespace {plane.namespace!r}"  # no paths for other hosts
+        async with serving(config, limits, routes, discovery, client, client.forget, events, settle, shown) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 
+from triptych.aio import leftovers
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
@@ -34,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         if token is None and not is_loopback(config.host):
             name = credentials.NATS_TOKEN
             raise ConfigError(f"listening on {config.host} needs a shared token: set {name} in every process")
-        async with nats_server(config.host, config.port, token, env.run_dir(config.run_dir), _complain) as server:
+        folder = env.run_dir(config.run_dir)
+        leftovers.share(folder)
+        async with nats_server(config.host, config.port, token, folder, _complain) as server:
             life.ready(f"nats {server.url}")
             stopping, ending = asyncio.create_task(life.stop.wait()), asyncio.create_task(server.ended())
             await asyncio.wait([stopping, ending], return_when=asyncio.FIRST_COMPLETED)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import resource
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from triptych.aio import leftovers
 from triptych.cli import stopping
+from triptych.cli.options import flag, read_options
 from triptych.config import credentials, env
-from triptych.config.serve import PlaneConfig
+from triptych.config.serve import JoinConfig, PlaneConfig
 from triptych.contracts.errors import ConfigError
 from triptych.demo import MODELS
 from triptych.models.names import model_folder
@@ -103,6 +107,42 @@ def allow_many_files() -> None:
     """Raise the soft limit on open files, one a connection, to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def plane_config(args: argparse.Namespace, host: str, needed: tuple[str, ...]) -> PlaneConfig:
+    """The plane that the flags name, or with ``--join`` the one of the deployment that is up. Raises ConfigError.
+
+    ``host``: where this process listens. ``needed``: names of the secrets that such a process has.
+    """
+    config = read_options(args, PlaneConfig)
+    leftovers.remove_abandoned()
+    if read_options(args, JoinConfig).join:
+        config = _joined(args, config, is_loopback(host), needed)
+    leftovers.share(env.run_dir(config.run_dir))
+    return config
+
+
+def _joined(args: argparse.Namespace, config: PlaneConfig, is_here: bool, needed: tuple[str, ...]) -> PlaneConfig:
+    from triptych.deploy import record
+
+    selects = ("run_dir", "namespace")
+    if given := [name for name in PlaneConfig.__struct_fields__ if name in vars(args) and name not in selects]:
+        raise ConfigError(f"--join takes the plane of the deployment that is up: leave out {flag(given[0])}")
+    namespace = config.namespace if "namespace" in vars(args) else None
+    found = record.only_one(env.chosen_run_dir(config.run_dir), env.default_run_dir(), namespace)
+    if lacking := [name for name in found.needs if name in needed and name not in credentials.some(needed)]:
+        raise ConfigError(f"--join: the deployment that is up has a secret of yours: set {lacking[0]} here, too")
+    if credentials.TOKEN not in found.needs and is_here:
+        token = run_dir.token(Path(found.plane.run_dir))
+        credentials.adopt({credentials.TOKEN: token})
+    credentials.adopt(found.secrets)
+    return found.plane
+
+
+def where(config: PlaneConfig) -> str:
+    """Where workers and frontends look for each other, in words."""
+    place = f"run directory {env.run_dir(config.run_dir)}" if config.plane == "local" else f"plane {config.plane}"
+    return f"namespace {config.namespace!r}, {place}"
 
 
 def discovery(config: PlaneConfig) -> Discovery:

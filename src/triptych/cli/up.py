@@ -85,7 +85,8 @@ async def _summarise(deployment: Deployment, stop: Stopper) -> None:
 def summary(deployment: Deployment) -> str:
     return (
         f"\nServing {', '.join(deployment.models)} at {deployment.url}/v1 "
-        f"(mode {', '.join(mode.value for mode in deployment.modes)}). Ctrl-C stops.\n"
+        f"(mode {', '.join(mode.value for mode in deployment.modes)}). Ctrl-C stops.\n\n"
+        f"{deployment.joining}\n"
     )
 
 

@@ -7,8 +7,9 @@ import logging
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
+from triptych.config import credentials
 from triptych.config.media import MediaLimits
-from triptych.config.serve import PlaneConfig, WorkerConfig
+from triptych.config.serve import JoinConfig, PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.spans import Span
@@ -32,14 +33,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Host one span of one model on one engine. Flags after `--` go to the engine as it spells them.",
         usage="triptych worker --model MODEL [options] [-- engine flags]",
     )
-    for model in (WorkerConfig, PlaneConfig, TransferConfig, MediaLimits):
+    for model in (WorkerConfig, JoinConfig, PlaneConfig, TransferConfig, MediaLimits):
         add_options(parser, model)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     config = read_options(args, WorkerConfig)
-    plane = read_options(args, PlaneConfig)
+    plane = process.plane_config(args, config.host, credentials.OF_WORKERS)
     transfer = read_options(args, TransferConfig)
     tls = process.tls_files(plane).for_listening()
     folder = process.checkpoint_folder(config.model)
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls)
         publisher = process.event_publisher(plane, config.host)
         worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer), publisher)
+        log.info("registers in %s", process.where(plane))
         await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)
 
     return process.run_to_the_end(main)

@@ -17,6 +17,8 @@ API_KEY = "TRIPTYCH_API_KEY"
 NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
 NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
 NAMES = (TOKEN, API_KEY, NATS_PASSWORD, NATS_TOKEN)
+OF_WORKERS = (TOKEN, NATS_PASSWORD, NATS_TOKEN)
+"""Those that workers need; the key that clients send is not among them."""
 MAX_FILE_BYTES = 64 * 1024
 
 _received: dict[str, str] = {}
@@ -41,6 +43,11 @@ def read() -> None:
         if found := value or (_content(file_variable(name), Path(file)) if file else None):
             _known[name] = found
     _known.update(_received)
+
+
+def adopt(values: Mapping[str, str]) -> None:
+    """Take over what a deployment has that this process belongs to. These go before what ``read`` found."""
+    _known.update({name: values[name] for name in NAMES if name in values})
 
 
 def some(names: Iterable[str]) -> dict[str, str]:

@@ -23,10 +23,17 @@ _libc.getenv.restype = ctypes.c_void_p
 
 def run_dir(configured: str = "") -> Path:
     """The run directory: as configured, else ``TRIPTYCH_RUN_DIR``, else one of this user's own."""
-    if configured:
-        return Path(configured)
-    if from_env := os.environ.get(RUN_DIR):
-        return Path(from_env)
+    return chosen_run_dir(configured) or default_run_dir()
+
+
+def chosen_run_dir(configured: str = "") -> Path | None:
+    """The run directory that the user has named, by a flag, in a graph or by ``TRIPTYCH_RUN_DIR``."""
+    name = configured or os.environ.get(RUN_DIR)
+    return Path(name).absolute() if name else None
+
+
+def default_run_dir() -> Path:
+    """The run directory of processes that are started by hand, where the user has named none."""
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base) / f"triptych-{os.getuid()}"
 

@@ -27,7 +27,10 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = "local"
     run_dir: Annotated[
         str,
-        Meta(description="Run directory of the local plane (default: TRIPTYCH_RUN_DIR, else one per user)."),
+        Meta(
+            description="Run directory: files by which processes of one machine find and trust each other (default: "
+            "TRIPTYCH_RUN_DIR; else `triptych up` makes one of its own, and other commands have one per user)."
+        ),
     ] = ""
     nats_credentials: Annotated[
         str,
@@ -76,6 +79,18 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Raises ConfigError where a setting needs another one."""
         if self.events == "jetstream" and self.plane == "local":
             raise ConfigError("--events jetstream needs a NATS server to publish by: --plane nats://host:4222")
+
+
+class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a process that is started by hand comes to a deployment."""
+
+    join: Annotated[
+        bool,
+        Meta(
+            description="Belong to the deployment that `triptych up` has started: on its plane, with its token. Where "
+            "several are up, `--run-dir` and `--namespace` say which."
+        ),
+    ] = False
 
 
 class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -248,4 +263,4 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 4096
 
 
-__all__ = ["DEFAULT_PORT", "FrontendConfig", "MediaLimits", "PlaneConfig", "WorkerConfig"]
+__all__ = ["DEFAULT_PORT", "FrontendConfig", "JoinConfig", "MediaLimits", "PlaneConfig", "WorkerConfig"]

@@ -17,9 +17,6 @@ from triptych.deploy.graph import Graph, WorkerNode, kebab
 from triptych.models.names import served_name
 from triptych.planes.request.tcp_server import is_loopback
 
-_OF_WORKERS = (credentials.TOKEN, credentials.NATS_PASSWORD, credentials.NATS_TOKEN)
-"""Secrets that workers need; the key that clients send is not among them."""
-
 Role = Literal["frontend", "worker", "plane"]
 
 
@@ -103,7 +100,7 @@ def _worker_spec(worker: WorkerNode, index: int, plane: tuple[str, ...], token: 
     given = {name: str(value) for name, value in placement.env.items()}
     secrets = {
         **_shared(token if is_loopback(config.host) else None),
-        **credentials.some(_OF_WORKERS),
+        **credentials.some(credentials.OF_WORKERS),
         **{name: given.pop(name) for name in credentials.NAMES if name in given},
     }
     engine_args = ("--", *map(str, placement.args)) if placement.args else ()

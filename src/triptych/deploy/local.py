@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from triptych.aio import leftovers
 from triptych.aio.descendants import adopt_orphans
 from triptych.aio.leftovers import PrivateFolder
-from triptych.config import credentials
+from triptych.config import credentials, env
+from triptych.config.serve import PlaneConfig
 from triptych.contracts.spans import Mode
 from triptych.deploy.client import wait_for_workers
 from triptych.deploy.graph import Graph
+from triptych.deploy.joining import instructions
 from triptych.deploy.output import Terminal
-from triptych.deploy.own_plane import specs_with_plane
+from triptych.deploy.own_plane import Planned, planned
 from triptych.deploy.pulse import Pulses
+from triptych.deploy.record import FOLDER_PREFIX, Record, Write, claimed
 from triptych.deploy.report import Ready
 from triptych.deploy.supervisor import Stopper, Supervisor
 from triptych.planes.run_dir import token as run_dir_token
@@ -47,6 +51,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Names that clients use."""
     modes: tuple[Mode, ...]
     api_key: str | None = None
+    joining: str = ""
+    """How processes are added, in lines to copy."""
 
 
 Session = Callable[[Deployment, Stopper], Awaitable[None]]
@@ -59,28 +65,43 @@ def serve(graph: Graph, session: Session) -> None:
     Raises StoppedWhileStarting, StartFailed, ApiError, and whatever ``session`` raises.
     """
     adopt_orphans(False)  # the event loop waits for the processes that it has started, and for no others
-    with _run_dir(graph.plane.run_dir) as run_dir:
-        plane = msgspec.structs.replace(graph.plane, run_dir=run_dir)
-        token = run_dir_token(Path(run_dir))
-        asyncio.run(_serve(msgspec.structs.replace(graph, plane=plane), token, session))
+    leftovers.remove_abandoned()
+    with _run_dir(graph.plane.run_dir) as folder, claimed(folder, graph.plane.namespace) as write:
+        plane = msgspec.structs.replace(_from_anywhere(graph.plane), run_dir=str(folder))
+        asyncio.run(_serve(msgspec.structs.replace(graph, plane=plane), run_dir_token(folder), session, write))
 
 
 @contextmanager
-def _run_dir(configured: str) -> Iterator[str]:
-    """The configured run directory, else a private one that is removed at the end."""
-    if configured:
-        yield configured
+def _run_dir(configured: str) -> Iterator[Path]:
+    """The run directory that the user has named, else a private one that is removed at the end."""
+    if (chosen := env.chosen_run_dir(configured)) is not None:
+        leftovers.share(chosen)
+        yield chosen
         return
-    folder = PrivateFolder("triptych-")
-    try:
-        yield str(folder.path)
-    finally:
-        folder.close()
+    with PrivateFolder(FOLDER_PREFIX) as folder:
+        yield folder.path
 
 
-async def _serve(graph: Graph, token: str, session: Session) -> None:
-    specs = specs_with_plane(graph, token)
-    terminal = Terminal(sys.stderr, [SUPERVISOR_NAME, *(spec.name for spec in specs)])
+def _from_anywhere(plane: PlaneConfig) -> PlaneConfig:
+    """``plane`` with the names of its files as processes in other folders see them."""
+    files = ("nats_credentials", "nats_ca", "nats_cert", "nats_key", "tls_cert", "tls_key", "tls_ca")
+    named = {name: getattr(plane, name) for name in files}
+    absolute = {name: str(Path(file).absolute()) for name, file in named.items() if file}
+    return msgspec.structs.replace(plane, **absolute)
+
+
+def _record(graph: Graph, plan: Planned) -> Record:
+    needs = [*credentials.some(name for name in credentials.NAMES if name not in plan.secrets)]
+    if graph.frontend.config.api_key and credentials.API_KEY not in needs:
+        needs.append(credentials.API_KEY)
+    return Record(pid=os.getpid(), plane=plan.plane, secrets=plan.secrets, needs=tuple(needs))
+
+
+async def _serve(graph: Graph, token: str, session: Session, write: Write) -> None:
+    plan = planned(graph, token)
+    write(_record(graph, plan))
+    terminal = Terminal(sys.stderr, [SUPERVISOR_NAME, *(spec.name for spec in plan.specs)])
+    terminal.write(SUPERVISOR_NAME, f"run directory {graph.plane.run_dir}, namespace {graph.plane.namespace}")
     stop = Stopper()
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
@@ -96,9 +117,9 @@ async def _serve(graph: Graph, token: str, session: Session) -> None:
         serving = True
         await session(deployment, stop)
 
-    with tempfile.TemporaryDirectory(prefix="triptych-signs-", ignore_cleanup_errors=True) as signs:
-        pulses = Pulses(Path(signs), graph.supervise.hang_timeout_s)
-        supervisor = Supervisor(specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text), pulses)
+    with PrivateFolder("triptych-signs-") as signs:
+        pulses = Pulses(signs.path, graph.supervise.hang_timeout_s)
+        supervisor = Supervisor(plan.specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text), pulses)
         await supervisor.run(stop, when_ready)
     if stop.number and not serving:
         raise StoppedWhileStarting(stop.number)
@@ -108,4 +129,4 @@ def _deployment(graph: Graph, reports: dict[str, Ready]) -> Deployment:
     models = sorted({report.model for report in reports.values() if report.model})
     url = next((report.url for report in reports.values() if report.url), "")
     api_key = graph.frontend.config.api_key or credentials.api_key()
-    return Deployment(url=url, models=tuple(models), modes=graph.modes, api_key=api_key)
+    return Deployment(url=url, models=tuple(models), modes=graph.modes, api_key=api_key, joining=instructions(graph))

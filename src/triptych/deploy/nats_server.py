@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import sys
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -90,9 +89,9 @@ async def nats_server(
     Raises ConfigError where the program is missing, or does not start.
     """
     program = _program()
-    with tempfile.TemporaryDirectory(prefix="nats-", dir=make(run_dir), ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        leftovers.add(folder)
+    leftovers.remove_abandoned(make(run_dir))
+    with leftovers.PrivateFolder("nats-", run_dir) as private:
+        folder = private.path
         config = folder / "nats-server.conf"
         config.touch(mode=0o600)  # it holds the token
         config.write_text(_configuration(host, port, token, folder), encoding="utf-8")
@@ -115,7 +114,6 @@ async def nats_server(
         finally:
             await server.stop()
             await reading
-            leftovers.discard(folder)
 
 
 def _program() -> str:

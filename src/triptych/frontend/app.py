@@ -270,10 +270,11 @@ class App:
 
     def _why_not_ready(self) -> str:
         if not any(model.instances for model in self._catalog.models.values()):
-            return "no worker is alive yet"
-        return "; ".join(
+            return f"no worker is alive yet{self._catalog.looked_in}"
+        problems = "; ".join(
             f"{name}: {model.problem or model.gap('pd')}" for name, model in sorted(self._catalog.models.items())
         )
+        return problems + self._catalog.looked_in
 
     async def _health(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         models = {name: health_of(model) for name, model in sorted(self._catalog.models.items())}

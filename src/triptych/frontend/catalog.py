@@ -95,9 +95,12 @@ class Catalog:
         files: FilesSource | None = None,
         trouble: Callable[[Instance], str | None] = lambda instance: None,
         expected: Iterable[str] = (),
+        where: str = "",
     ) -> None:
         """``files``: where a model's files are; left out, they are where its card says. ``trouble``: ``Model``'s.
-        ``expected``: models that exist, although their workers may not be there yet."""
+        ``expected``: models that exist, although their workers may not be there yet. ``where``: where workers are looked
+        for, in words."""
+        self.looked_in = f" (looked in {where})" if where else ""
         self._known = KnownModels(expected)
         self._trouble = trouble
         self._discovery = discovery
@@ -229,9 +232,9 @@ class Catalog:
         if model is not None and (model.instances or model.processor is None):
             return model
         if model is not None or name in self._known:
-            raise _no_worker(f"no worker for model {shown(name)} is alive")
+            raise _no_worker(f"no worker for model {shown(name)} is alive{self.looked_in}")
         if not any(one.instances for one in self.models.values()):
-            raise _no_worker("no worker is alive yet")
+            raise _no_worker(f"no worker is alive yet{self.looked_in}")
         if (doubt := self._discovery.doubt(name)) is not None:
             raise Unavailable(
                 f"model {shown(name)} cannot be served now: {doubt}",

@@ -42,10 +42,12 @@ async def serving(
     forget: Callable[[Peer], None],
     events: Source,
     on_load: Callable[[], None] = lambda: None,
+    where: str = "",
 ) -> AsyncIterator[str]:
     """Serve within the block, which gets the base URL; leaving it drains and closes everything.
 
-    ``on_load`` is called, in a thread, when a model's files have been loaded.
+    ``on_load`` is called, in a thread, when a model's files have been loaded. ``where`` says where workers are looked
+    for, to clients that find none.
     """
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
@@ -76,7 +78,7 @@ async def serving(
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
         expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
-        catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble, expected)
+        catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble, expected, where)
         app = App(config, catalog, Builder(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
         for samples in (media.sandbox.samples, lag.samples, dispatcher.samples, work.samples):

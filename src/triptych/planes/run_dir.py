@@ -40,32 +40,41 @@ def token(path: Path) -> str:
     file = make(path) / TOKEN_FILE
     try:
         if not file.is_symlink() and not file.exists():
-            _create(file)
-        return _content(file)
+            write_private(file, secrets.token_urlsafe(32).encode() + b"\n", replace=False)
+        content = read_private(file, _MAX_TOKEN_BYTES).strip()
     except OSError as error:
         raise ConfigError(f"{file}: the token of this run directory cannot be used: {error.strerror}") from error
+    if len(content) < _MIN_TOKEN_BYTES or not content.isascii():
+        raise ConfigError(f"{file} holds no token: remove it, and a new one is made")
+    return content.decode()
 
 
-def _create(file: Path) -> None:
-    """Make the file with all that is in it at once, unless another process does so first. Raises OSError."""
+def write_private(file: Path, content: bytes, *, replace: bool = True) -> None:
+    """Make the file, which only this user can read, with all that is in it at once. Raises OSError.
+
+    Without ``replace``, a file that is there stays as it is.
+    """
     part = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "w") as made:
-            made.write(secrets.token_urlsafe(32) + "\n")
-        with suppress(FileExistsError):
-            os.link(part, file)
+        with open(fd, "wb") as made:
+            made.write(content)
+        if replace:
+            part.rename(file)
+        else:
+            with suppress(FileExistsError):
+                os.link(part, file)
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
 
 
-def _content(file: Path) -> str:
-    """Raises OSError, or ConfigError for what is not a file of this user's alone."""
+def read_private(file: Path, max_bytes: int) -> bytes:
+    """Return the first ``max_bytes`` of a file that only this user can read.
+
+    Raises OSError, and ConfigError for what is no such file.
+    """
     with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
         found = os.fstat(opened.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise ConfigError(f"{file} must be a file that only you can read: remove it, and a new one is made")
-        content = opened.read(_MAX_TOKEN_BYTES).strip()
-    if len(content) < _MIN_TOKEN_BYTES or not content.isascii():
-        raise ConfigError(f"{file} holds no token: remove it, and a new one is made")
-    return content.decode()
+        return opened.read(max_bytes)

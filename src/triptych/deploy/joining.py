@@ -1,0 +1,65 @@
+"""The command lines by which workers and frontends are added to a deployment that is up."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from triptych.config import credentials
+from triptych.config.serve import PlaneConfig
+from triptych.deploy.commands import flags
+from triptych.deploy.graph import Graph, WorkerNode
+
+
+def instructions(graph: Graph) -> str:
+    """Lines to copy, one for each kind of worker of ``graph`` and one for a frontend. Its run directory must be set."""
+    join = ("--join", *flags(PlaneConfig(run_dir=graph.plane.run_dir, namespace=graph.plane.namespace)))
+    workers = dict.fromkeys(_worker(node, join) for node in graph.workers)
+    return "\n".join(
+        [
+            "From another terminal, add a worker:",
+            *(f"  {line}" for line in workers),
+            "or a frontend:",
+            f"  {_frontend(graph, join)}",
+        ]
+    )
+
+
+def _worker(node: WorkerNode, join: tuple[str, ...]) -> str:
+    config = replace(node.config, model=_from_anywhere(node.config.model), instance_name="", port=0)
+    placement = node.placement
+    variables = {name: value for name, value in placement.env.items() if name not in credentials.NAMES}
+    return shlex.join(
+        [
+            *(["env", *(f"{name}={value}" for name, value in variables.items())] if variables else []),
+            *_program(),
+            "worker",
+            *join,
+            *flags(config, node.media, node.transfer),
+            *(["--", *map(str, placement.args)] if placement.args else []),
+        ]
+    )
+
+
+def _frontend(graph: Graph, join: tuple[str, ...]) -> str:
+    node = graph.frontend
+    config = replace(node.config, port=0, api_key=None)
+    return shlex.join([*_program(), "frontend", *join, *flags(config, node.media, node.router)])
+
+
+def _from_anywhere(model: str) -> str:
+    """``model`` for a shell in another folder, too."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
+def _program() -> list[str]:
+    """The words that run this program from another terminal."""
+    called = Path(sys.argv[0])
+    if called.name != "triptych":
+        return [sys.executable, "-m", "triptych"]
+    found = shutil.which("triptych")
+    return ["triptych"] if found is not None and called.samefile(found) else [str(called.absolute())]
