@@ -68,6 +68,13 @@ class PrivateFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def keep(self) -> None:
+        """Let the next command of this user remove the folder, in place of ``close``."""
+        self._closed = True
+        discard(self.path)
+        if self._lock is not None:
+            os.close(self._lock)
+
     def close(self) -> None:
         """Remove the folder, unless another process uses it still. May be called twice."""
         if self._closed:

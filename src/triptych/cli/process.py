@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from triptych.aio import leftovers
+from triptych.aio import leftovers, terminal
 from triptych.cli import stopping
 from triptych.cli.options import flag, read_options
 from triptych.config import credentials, env
@@ -42,10 +42,20 @@ SWITCH_INTERVAL_S = 0.001
 wait for that at each of its turns."""
 
 
+OWN_LOGGERS = ("triptych", "asyncio", "nats")
+"""Their lines reach the terminal also while the standard error is kept in a file."""
+
+
 def set_up_logging() -> None:
-    logging.basicConfig(
-        level=env.log_level(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    own, others = logging.StreamHandler(terminal.Stream()), logging.StreamHandler(sys.stderr)
+    own.addFilter(_is_own)
+    others.addFilter(lambda record: not _is_own(record))
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=env.log_level(), format=form, handlers=(own, others))
+
+
+def _is_own(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in OWN_LOGGERS
 
 
 class Life:
@@ -61,7 +71,7 @@ class Life:
         """Tell the supervisor, and whoever watches, that this process serves now."""
         loop = asyncio.get_running_loop()
         self._guard.ready(lambda: loop.call_soon_threadsafe(self.stop.set))
-        print(f"triptych: ready {text}", flush=True)
+        terminal.say(f"triptych: ready {text}")
 
 
 def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:

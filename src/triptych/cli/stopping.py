@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-from triptych.aio import leftovers
+from triptych.aio import leftovers, terminal
 from triptych.aio.descendants import adopt_orphans, kill_descendants
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -103,8 +103,7 @@ class StopGuard:
             self._end(number)
 
     def _end(self, number: signal.Signals) -> None:
-        _write_line(f"triptych: {self.words} ({number.name})")
-        _silence()
+        terminal.last_line(f"triptych: {self.words} ({number.name})")
         kill_descendants(KILL_LIMIT_S)
         leftovers.remove_all()
         os._exit(128 + number)
@@ -157,16 +156,3 @@ def _is_heeded(number: signal.Signals) -> bool:
 
 def _leave_to_thread(number: int, frame: FrameType | None) -> None:
     """Python's handler: without one, the number is not written to the pipe."""
-
-
-def _write_line(text: str) -> None:
-    with suppress(OSError):
-        os.write(2, f"{text}\n".encode())
-
-
-def _silence() -> None:
-    """Throw away what the main thread says while the processes that it relies on are killed."""
-    with suppress(OSError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)

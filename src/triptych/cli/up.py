@@ -14,7 +14,7 @@ from triptych.config.serve import FrontendConfig, PlaneConfig
 from triptych.config.supervise import SuperviseConfig
 
 if TYPE_CHECKING:
-    from triptych.deploy.graph import Graph
+    from triptych.deploy.graph import Graph, WorkerNode
     from triptych.deploy.local import Deployment, Session
     from triptych.deploy.supervisor import Stopper
 
@@ -39,6 +39,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Flags that stand over what the graph file says."""
     parser.add_argument("--model", help="Model in place of the graph's: a folder, an id, `demo` or `demo-audio`.")
     parser.add_argument("--served-model-name", help="Name that clients use.")
+    parser.add_argument(
+        "--verbose", action="store_true", help="Show what engines write on the terminal, too (see triptych worker)."
+    )
     skipped = (name for name in FrontendConfig.__struct_fields__ if name not in OVERRIDDEN)
     add_options(parser, FrontendConfig, skip=tuple(skipped))
     add_options(parser, PlaneConfig)
@@ -58,7 +61,12 @@ def override(graph: Graph, args: argparse.Namespace) -> Graph:
     plane = _given(args, PlaneConfig, graph.plane, PlaneConfig.__struct_fields__)
     frontend = msgspec.structs.replace(graph.frontend, config=config)
     supervise = _given(args, SuperviseConfig, graph.supervise, SuperviseConfig.__struct_fields__)
-    return msgspec.structs.replace(graph, frontend=frontend, plane=plane, supervise=supervise)
+    workers = tuple(_with_output(node) for node in graph.workers) if args.verbose else graph.workers
+    return msgspec.structs.replace(graph, frontend=frontend, workers=workers, plane=plane, supervise=supervise)
+
+
+def _with_output(node: WorkerNode) -> WorkerNode:
+    return msgspec.structs.replace(node, config=msgspec.structs.replace(node.config, verbose=True))
 
 
 def serve_graph(graph: Graph, session: Session) -> int:

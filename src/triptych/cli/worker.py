@@ -7,7 +7,7 @@ import logging
 
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
-from triptych.config import credentials
+from triptych.config import credentials, env
 from triptych.config.media import MediaLimits
 from triptych.config.serve import JoinConfig, PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
@@ -18,7 +18,9 @@ from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
+from triptych.observability import phases
 from triptych.planes.request.tcp_server import TcpRequestServer, is_loopback
+from triptych.runtime import engine_log
 from triptych.runtime.worker import Worker
 from triptych.transfer import ucx
 from triptych.transfer.registry import make_transfer
@@ -56,21 +58,31 @@ def run(args: argparse.Namespace) -> int:
                 transfer.transfer_devices,
             )
         ucx.prepare(transfer.transfer_devices)  # the engine makes agents of its own, with any --transfer
-        engine = engine_factory(config.engine)(
-            EngineOptions(
-                model_path=folder,
-                model_name=name,
-                span=config.span,
-                media=read_options(args, MediaLimits),
-                args=tuple(args.engine_args),
-            )
+        options = EngineOptions(
+            model_path=folder,
+            model_name=name,
+            span=config.span,
+            media=read_options(args, MediaLimits),
+            args=tuple(args.engine_args),
         )
-        token = process.plane_token(plane, config.host)
-        server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls)
-        publisher = process.event_publisher(plane, config.host)
-        worker = Worker(config, engine, server, process.discovery(plane), make_transfer(transfer), publisher)
-        log.info("registers in %s", process.where(plane))
-        await worker.run(life.stop, lambda instance: life.ready(_announcement(instance)), settle)
+        discovery = process.discovery(plane)
+        called = config.instance_name or config.span.value
+        logs = env.run_dir(plane.run_dir), plane.namespace
+        with engine_log.kept(*logs, called, verbose=config.verbose) as stop_telling:
+            phases.enter(f"loading the engine ({config.engine})")
+            engine = engine_factory(config.engine)(options)
+            token = process.plane_token(plane, config.host)
+            server = TcpRequestServer(
+                config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls
+            )
+            publisher = process.event_publisher(plane, config.host)
+            worker = Worker(config, engine, server, discovery, make_transfer(transfer), publisher)
+
+            def on_ready(instance: Instance) -> None:
+                stop_telling()
+                life.ready(_announcement(instance))
+
+            await worker.run(life.stop, on_ready, settle)
 
     return process.run_to_the_end(main)
 

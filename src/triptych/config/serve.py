@@ -261,6 +261,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_in_flight: Annotated[
         int, Meta(gt=0, description="Most requests that this worker holds at once; more get 429.")
     ] = 4096
+    verbose: Annotated[
+        bool,
+        Meta(
+            description="Show what the engine writes on the terminal, too; it is kept in a file of the run directory."
+        ),
+    ] = False
 
 
 __all__ = ["DEFAULT_PORT", "FrontendConfig", "JoinConfig", "MediaLimits", "PlaneConfig", "WorkerConfig"]

@@ -30,7 +30,7 @@ def instructions(graph: Graph) -> str:
 
 
 def _worker(node: WorkerNode, join: tuple[str, ...]) -> str:
-    config = replace(node.config, model=_from_anywhere(node.config.model), instance_name="", port=0)
+    config = replace(node.config, model=_from_anywhere(node.config.model), instance_name="", port=0, verbose=False)
     placement = node.placement
     variables = {name: value for name, value in placement.env.items() if name not in credentials.NAMES}
     return shlex.join(

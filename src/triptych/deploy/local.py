@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from triptych.aio import leftovers
+from triptych.aio import leftovers, terminal
 from triptych.aio.descendants import adopt_orphans
 from triptych.aio.leftovers import PrivateFolder
 from triptych.config import credentials, env
@@ -26,7 +26,7 @@ from triptych.deploy.own_plane import Planned, planned
 from triptych.deploy.pulse import Pulses
 from triptych.deploy.record import FOLDER_PREFIX, Record, Write, claimed
 from triptych.deploy.report import Ready
-from triptych.deploy.supervisor import Stopper, Supervisor
+from triptych.deploy.supervisor import StartFailed, Stopper, Supervisor
 from triptych.planes.run_dir import token as run_dir_token
 
 SUPERVISOR_NAME = "triptych"
@@ -79,7 +79,13 @@ def _run_dir(configured: str) -> Iterator[Path]:
         yield chosen
         return
     with PrivateFolder(FOLDER_PREFIX) as folder:
-        yield folder.path
+        try:
+            yield folder.path
+        except StartFailed:
+            if any(log.stat().st_size for log in folder.path.glob("*/logs/*.log")):
+                terminal.complain(f"triptych: {folder.path} is kept until the next start, for its logs")
+                folder.keep()
+            raise
 
 
 def _from_anywhere(plane: PlaneConfig) -> PlaneConfig:

@@ -10,12 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import cast
 
 from triptych.config import env
 from triptych.deploy.commands import ChildSpec
 from triptych.deploy.output import Lines
 from triptych.deploy.report import Ready, exit_cause, parse_ready
+from triptych.runtime.engine_log import last_lines, told_in
 
 KEPT_ERROR_LINES = 50
 OUTPUT_TIMEOUT_S = 2.0
@@ -42,6 +44,7 @@ class Child(asyncio.SubprocessProtocol):
         self._write_line = write_line
         self._on_ready = on_ready
         self._lines = {_STDOUT: Lines(), _STDERR: Lines()}
+        self._engine_log: Path | None = None
         self._errors: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
         self._closed = asyncio.Event()
         self._transport: asyncio.SubprocessTransport | None = None
@@ -74,9 +77,16 @@ class Child(asyncio.SubprocessProtocol):
         cast(asyncio.WriteTransport, pipe).write(json.dumps(secrets).encode() + b"\n")
 
     async def cause(self) -> str:
-        """Why it ended, in one line; waits for the last of its output. Only after ``exited``."""
+        """Why it ended, in one line; waits for the last of its output. Only after ``exited``.
+
+        Shows the end of its engine's log where it was killed and could not do so itself.
+        """
         await self._output_ended()
-        return exit_cause(self._process().get_returncode() or 0, self._errors)
+        status = self._process().get_returncode() or 0
+        if status < 0 and self._engine_log is not None and (lines := last_lines(self._engine_log)):
+            for line in (f"the end of {self._engine_log}:", *(f"  {line}" for line in lines)):
+                self._write_line(self.name, line)
+        return exit_cause(status, self._errors)
 
     def terminate(self) -> None:
         """Ask the process, not its helpers, to end."""
@@ -128,6 +138,7 @@ class Child(asyncio.SubprocessProtocol):
         self._write_line(self.name, line)
         if fd == _STDERR:
             self._errors.append(line)
+            self._engine_log = told_in(line) or self._engine_log
         elif (report := parse_ready(line)) is not None:
             self.ready_at = time.monotonic()
             self._on_ready(self.name, report)

@@ -8,6 +8,8 @@ import subprocess
 import time
 from contextlib import suppress
 
+from triptych.observability import phases
+
 _STUBBORN = ("sh", "-c", "trap '' INT TERM HUP; sleep 600; true")
 _WAIT_S = 0.2
 
@@ -17,6 +19,7 @@ def hold_start(duration_s: float) -> None:
 
     Beside it run a child and a grandchild that ignore stop signals, in a session of their own.
     """
+    phases.enter("holding the start up (--start-s)")
     deadline = time.monotonic() + duration_s
     child = subprocess.Popen(_STUBBORN, start_new_session=True)
     try:

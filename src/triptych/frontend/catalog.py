@@ -98,8 +98,8 @@ class Catalog:
         where: str = "",
     ) -> None:
         """``files``: where a model's files are; left out, they are where its card says. ``trouble``: ``Model``'s.
-        ``expected``: models that exist, although their workers may not be there yet. ``where``: where workers are looked
-        for, in words."""
+        ``expected``: models that exist, although their workers may not be there yet. ``where``: where workers are
+        looked for, in words."""
         self.looked_in = f" (looked in {where})" if where else ""
         self._known = KnownModels(expected)
         self._trouble = trouble
@@ -242,7 +242,9 @@ class Catalog:
                 retry_after_s=RETRY_AFTER_S,
             )
         raise NotFound(
-            f"model {shown(name)} does not exist; served here: {self._names()}", param="model", code="model_not_found"
+            f"model {shown(name)} does not exist; served here: {self._names()}{self.looked_in}",
+            param="model",
+            code="model_not_found",
         )
 
     def _names(self) -> str:

@@ -19,6 +19,7 @@ from triptych.contracts.card import Instance, ModelCard
 from triptych.engines.base import Engine
 from triptych.models.files import digest_of_files
 from triptych.models.weights import weights_in
+from triptych.observability import phases
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.events.base import Publisher
@@ -80,8 +81,10 @@ class Worker:
             name, id = self._called()
             host, port = await self._server.start(self.endpoints.handlers(self._config.span), standing, id=id)
             instance = self._instance(card, name, id, host, port, events)
+            phases.enter("naming the model's weights")
             weights = await asyncio.to_thread(weights_in, Path(card.path))
             instance = msgspec.structs.replace(instance, weights=weights)
+            phases.enter("registering")
             lease = await self._discovery.register(instance)
             stack.push_async_callback(lease.withdraw)
             on_ready(instance)

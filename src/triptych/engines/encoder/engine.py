@@ -33,6 +33,7 @@ from triptych.media.errors import by_content
 from triptych.media.inspect import QUICK
 from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of, load_checkpoint
+from triptych.observability import phases
 from triptych.transfer.base import Transfer
 
 log = logging.getLogger("triptych.encoder")
@@ -86,7 +87,9 @@ class EncoderEngine:
         args = self._args
         build = partial(load, dtype=args.dtype, device=args.device, threads=args.threads or _default_threads())
         loop = asyncio.get_running_loop()
+        phases.enter("loading the weights")
         encoder = self._encoder = await loop.run_in_executor(self._torch, build, checkpoint)
+        phases.enter("encoding a first picture")
         await loop.run_in_executor(self._torch, self._try_out, encoder)
         self._batcher = Batcher(
             encoder.encode, self._torch, max_cost=args.max_batch_patches, window_s=args.batch_window_ms / 1000
@@ -109,7 +112,7 @@ class EncoderEngine:
 
     async def failed(self) -> str:
         await self._broken.wait()
-        return "the accelerator failed; its error is in the log above"
+        return "the accelerator failed; its error is in the engine's log"
 
     async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
         """See ``engines.base.Encoding``. Raises also TooManyRequests when ``--max-waiting`` is reached."""

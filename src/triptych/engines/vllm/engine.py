@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
@@ -19,7 +20,7 @@ from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Timing
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
-from triptych.engines.vllm import kv
+from triptych.engines.vllm import kv, start_lines
 from triptych.engines.vllm.continuation import resumed
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
@@ -35,6 +36,7 @@ from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
+from triptych.observability import phases
 from triptych.transfer.base import Buffer, Transfer
 
 SHUTDOWN_S = 1.5
@@ -43,8 +45,6 @@ SHUTDOWN_S = 1.5
 _ABLE = {Span.P: Span.EP, Span.D: Span.EPD, Span.PD: Span.EPD}
 """What a worker can beyond its span while vLLM holds the encoder too."""
 _ABLE_WITHOUT_ENCODER = {Span.D: Span.PD}
-
-log = logging.getLogger("triptych.vllm")
 
 
 class VllmEngine:
@@ -71,6 +71,8 @@ class VllmEngine:
 
     async def start(self, transfer: Transfer | None = None) -> ModelCard:
         checkpoint = load_checkpoint(self._options.model_path)
+        phases.recognise(start_lines.PHASES)
+        phases.enter("checking the engine's settings")
         try:
             args = engine_args(self._options, checkpoint)
             for name, value in media_args(self._flags, self._options.span, checkpoint).items():
@@ -85,16 +87,18 @@ class VllmEngine:
             if self._options.span is not Span.E:
                 check_backend(args)
                 self._grammars = await Grammars.begin(self._flags)
+            phases.enter("starting the engine's process")
             # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
             # binds its tasks to the loop it is made on, so it cannot be made in a thread.
             self._engine = AsyncLLM.from_engine_args(args)
             if self._grammars is not None:
+                phases.enter("loading the grammar library")
                 await self._grammars.ready(self._engine, self._options.span)
         except Exception as error:  # vLLM and transformers raise all kinds; the user needs the cause in a line
             await self.stop()
             if isinstance(error, ConfigError):
                 raise
-            log.exception("vLLM did not start")
+            traceback.print_exception(error)
             raise ConfigError(f"vLLM did not start: {first_line(error)}") from error
         self._prefill = Prefill(self._engine, self._prompts)
         self._encoding = VllmEncoding(self._prompts, self._prompts.store)
@@ -189,7 +193,7 @@ class VllmEngine:
         while (handler := engine.output_handler) is None:
             engine._run_output_handler()
         await asyncio.wait([handler])
-        return "vLLM's engine process died; its log is above"
+        return "vLLM's engine process died"
 
     async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
         engine = self._alive()

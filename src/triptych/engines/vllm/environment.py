@@ -27,16 +27,14 @@ def is_cpu_build() -> bool:
 def prepare() -> None:
     """Defaults for this process and the engine's own.
 
-    * ``VLLM_LOGGING_LEVEL``: warnings; its start-up report would bury Triptych's own lines.
-
-    And for the CPU build:
+    vLLM's own log level is left as it is: its report goes to a file, and tells how far the start has come. For the CPU
+    build:
 
     * ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` runs the model inside the engine's process. By default that is one
       process more, and each of the two spends most of its time in ``sched_yield`` waiting for the other.
     * ``VLLM_CPU_OMP_THREADS_BIND=nobind``: left alone, every engine binds itself to the same first core.
     * ``OMP_NUM_THREADS``: half of the cores; the rest is for pre-processing, the worker and the frontend.
     """
-    env.set_default("VLLM_LOGGING_LEVEL", "WARNING")
     if is_cpu_build():
         env.set_default("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         env.set_default("VLLM_CPU_OMP_THREADS_BIND", "nobind")

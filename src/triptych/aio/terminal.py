@@ -1,0 +1,81 @@
+"""This process's own lines, which reach whoever started it also while its standard output and error go elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_saved: tuple[int, int] | None = None
+"""Descriptors of the standard output and error while they are diverted."""
+
+
+def say(line: str) -> None:
+    """Write a line to the standard output."""
+    _write(0, line)
+
+
+def complain(line: str) -> None:
+    """Write a line to the standard error."""
+    _write(1, line)
+
+
+class Stream:
+    """The standard error for a logging handler."""
+
+    def write(self, text: str) -> None:
+        """Write ``text`` as it is."""
+        if _saved is None:
+            sys.stderr.write(text)
+            return
+        with suppress(OSError):  # nobody reads any more; the process goes on
+            os.write(_saved[1], text.encode(errors="replace"))
+
+    def flush(self) -> None:
+        """Nothing is held back while the output is diverted."""
+        if _saved is None:
+            sys.stderr.flush()
+
+
+@contextmanager
+def diverted(fd: int) -> Iterator[None]:
+    """Have what this process and its children write go to ``fd`` within the block, but for this module's lines."""
+    global _saved
+    _flush()
+    before = os.dup(1), os.dup(2)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    _saved = before
+    try:
+        yield
+    finally:
+        _flush()
+        _saved = None
+        for number, old in enumerate(before, start=1):
+            os.dup2(old, number)
+            os.close(old)
+
+
+def last_line(text: str) -> None:
+    """Write a line to the standard error without any lock, and nothing more from now on: the process is ended."""
+    with suppress(OSError):
+        os.write(_saved[1] if _saved is not None else 2, f"{text}\n".encode())
+    with suppress(OSError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        for number in (1, 2, *(_saved or ())):
+            os.dup2(nothing, number)
+
+
+def _write(place: int, line: str) -> None:
+    if _saved is None:
+        print(line, file=(sys.stdout, sys.stderr)[place], flush=True)
+        return
+    with suppress(OSError):
+        os.write(_saved[place], f"{line}\n".encode(errors="replace"))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()

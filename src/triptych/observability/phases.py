@@ -1,0 +1,48 @@
+"""What this process does while it starts, for whoever waits: told by its own code, and by lines that its engine writes.
+
+A phase is what is really being done, never a guess from the time that has passed. Any thread may call these functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Phase(NamedTuple):
+    """A part of the start."""
+
+    name: str
+    begun_s: float
+    """Monotonic time."""
+
+
+_now = Phase("starting", time.monotonic())
+_markers: Sequence[tuple[str, str]] = ()
+
+
+def enter(name: str) -> None:
+    """Say that ``name``, such as "loading the weights", is being done from now on."""
+    global _now
+    if name != _now.name:
+        _now = Phase(name, time.monotonic())
+
+
+def current() -> Phase:
+    """Return what is being done."""
+    return _now
+
+
+def recognise(markers: Sequence[tuple[str, str]]) -> None:
+    """Set what lines of the engine say: a text that a line contains, and the phase that begins with it."""
+    global _markers
+    _markers = markers
+
+
+def read(line: str) -> None:
+    """Enter the phase that a line of the engine begins, if it does."""
+    for text, name in _markers:
+        if text in line:
+            enter(name)
+            return

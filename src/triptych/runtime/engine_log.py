@@ -1,0 +1,187 @@
+"""What an engine writes, kept in a bounded file of the run directory, and lines that tell how far its start has come.
+
+Engines and their processes write to the standard output and error, which lead to a file meanwhile. They append to it by
+themselves, so that none ever waits for a reader, and what they wrote last is there however they end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from triptych.aio import locks, terminal
+from triptych.contracts.errors import ConfigError
+from triptych.observability import phases
+from triptych.planes.run_dir import make
+
+log = logging.getLogger("triptych.worker")
+
+MAX_BYTES = 8 << 20
+"""Of one file. A file that has grown to this is moved to ``NAME.log.1`` and begun anew."""
+MAX_ENDED = 8
+"""Most logs of workers that have ended kept in a folder."""
+LAST_LINES = 20
+"""Shown when the worker fails."""
+TELL_S = 5.0
+"""Time between two lines about the start."""
+NEW_PHASE_S = 1.5
+"""The same where another phase has begun."""
+POLL_S = 0.25
+SERVING_POLL_S = 5.0
+KEPT_IN = "the engine writes to"
+"""Before the file's path, in the line that tells it."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_LAST_BYTES = 64 * 1024
+_READ_BYTES = 1 << 20
+
+
+class EngineLog:
+    """The file ``path``, and a thread that reads it."""
+
+    def __init__(self, path: Path, *, verbose: bool) -> None:
+        """Make the file. ``verbose``: what comes is written to the terminal too. Raises OSError."""
+        self.path = path
+        self._verbose = verbose
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_old(path.parent)
+        path.unlink(missing_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self.fd = os.open(path, flags, 0o600)
+        with suppress(OSError):
+            fcntl.flock(self.fd, fcntl.LOCK_SH)  # for as long as anybody writes to it
+        self._begun_s = self._told_s = time.monotonic()
+        self._told = ""
+        self._offset, self._rest = 0, b""
+        self._is_ready = False
+        self._wake, self._ended = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, name="engine log", daemon=True)
+        self._thread.start()
+
+    def ready(self) -> None:
+        """From now on nothing is told of the start."""
+        self._is_ready = True
+
+    def close(self) -> None:
+        """End the thread, after what has been written is read. The file stays."""
+        self._ended = True
+        self._wake.set()
+        self._thread.join()
+        os.close(self.fd)
+
+    def last_lines(self) -> list[str]:
+        """Return the end of what was written."""
+        return _last_lines(self.fd)
+
+    def _watch(self) -> None:
+        while not self._ended:
+            self._wake.wait(SERVING_POLL_S if self._is_ready and not self._verbose else POLL_S)
+            with suppress(OSError):
+                self._look()
+
+    def _look(self) -> None:
+        if not self._is_ready or self._verbose:
+            self._read()
+        if not self._is_ready:
+            self._tell()
+        if os.fstat(self.fd).st_size > MAX_BYTES:
+            self._begin_anew()
+
+    def _read(self) -> None:
+        while data := os.pread(self.fd, _READ_BYTES, self._offset):
+            self._offset += len(data)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").rstrip("\r")
+                phases.read(text)
+                if self._verbose:
+                    terminal.complain(text)
+            if len(self._rest) > _READ_BYTES:
+                self._rest = b""
+
+    def _tell(self) -> None:
+        now, phase = time.monotonic(), phases.current()
+        since_s = now - self._told_s
+        if since_s >= TELL_S or (since_s >= NEW_PHASE_S and phase.name != self._told):
+            self._told_s, self._told = now, phase.name
+            terminal.complain(
+                f"triptych: not ready after {now - self._begun_s:.0f} s: {phase.name} ({now - phase.begun_s:.0f} s)"
+            )
+
+    def _begin_anew(self) -> None:
+        """Others go on writing to the same file, at its new end. A line that comes just now may be lost."""
+        part = self.path.with_name(f"{self.path.name}.part")
+        shutil.copyfile(self.path, part)
+        part.replace(self.path.with_name(f"{self.path.name}.1"))
+        os.ftruncate(self.fd, 0)
+        self._offset, self._rest = 0, b""
+
+
+@contextmanager
+def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[Callable[[], None]]:
+    """Keep what the engine writes within the block in a file of the run directory ``folder``.
+
+    The block gets what to call once the start is over. Where the block fails, the end of the file is written to the
+    standard error. Where there can be no such file, nothing is kept apart.
+    """
+    try:
+        place = make(folder) / namespace / "logs"
+        opened = EngineLog(place / f"{_UNSAFE.sub('_', name)}-{os.getpid()}.log", verbose=verbose)
+    except (OSError, ConfigError) as error:
+        log.warning("what the engine writes is kept in no file: %s", error)
+        yield lambda: None
+        return
+    log.info("%s %s", KEPT_IN, opened.path)
+    try:
+        with terminal.diverted(opened.fd):
+            yield opened.ready
+    except Exception:
+        if (lines := opened.last_lines()) and not verbose:
+            terminal.complain(f"triptych: the end of {opened.path}:")
+            for line in lines:
+                terminal.complain(f"  {line}")
+        raise
+    finally:
+        opened.close()
+
+
+def told_in(line: str) -> Path | None:
+    """Return the file that a line of a worker names as its engine's log, if it does."""
+    _, found, path = line.partition(f"{KEPT_IN} ")
+    return Path(path) if found and path.startswith("/") else None
+
+
+def last_lines(path: Path) -> list[str]:
+    """Return the end of a log; nothing where it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        return _last_lines(fd)
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+
+
+def _last_lines(fd: int) -> list[str]:
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, _LAST_BYTES, max(0, size - _LAST_BYTES))
+    return [line.rstrip() for line in data.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove all but the newest logs of workers that have ended."""
+    ended = [path for path in folder.glob("*.log") if not path.is_symlink() and not locks.is_held(path)]
+    ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in ended[MAX_ENDED:]:
+        for one in (path, path.with_name(f"{path.name}.1")):
+            one.unlink(missing_ok=True)
