@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"TRIPTYCH_{name}", raising=False)
         monkeypatch.delenv(f"TRIPTYCH_{name}_FILE", raising=False)
     credentials.read()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_real_time_priority() -> Iterator[None]:
+    """Fail a file whose tests leave this process with real-time priority, which its children would inherit.
+
+    Some libraries (SVT-AV1) take it where they run as root; two busy children then starve all other processes.
+    """
+    yield
+    policy = os.sched_getscheduler(0)
+    if policy != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        pytest.fail(f"a test of this file left the process with scheduling policy {policy}")
 
 
 @pytest.fixture(scope="session")
