@@ -149,6 +149,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Prefilled elsewhere: the cache of the prompt (without ``said``) is read from there."""
     origin: str = ""
     """Which frontend sent it: a worker tells each of them what the others have there."""
+    salt: str = ""
+    """Separates the KV cache of this prompt from that of requests with another one: a digest of the client's
+    ``cache_salt``, never the text itself. The names of ``media`` have it in them already."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -44,7 +44,7 @@ from triptych.engines.mock_pace import Pace, Turn
 from triptych.engines.mock_start import hold_start
 from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
 from triptych.media.decoder import MediaDecoder
-from triptych.media.naming import embedding_name
+from triptych.media.naming import embedding_name, salted_name
 from triptych.models.base import Checkpoint, Tokenise
 from triptych.models.expanded import named_prompt
 from triptych.models.precomputed import checked, expansion_of
@@ -144,17 +144,19 @@ class MockEngine:
             with self._turn(request, 1, embeddings) as turn:
                 if turn is not None:
                     await turn.token()
+            cached = turn.cached_tokens if turn is not None else 0
             spent = asyncio.get_running_loop().time() - begun
             answer = answer_of(request, self._placeholders)
             timing = Timing(prefill_s=spent)
             if request.sampling.needs_history:  # as for a real engine that must know all that was said
-                delta = TokenDelta([], prompt_tokens=prompt_tokens, timing=timing)
+                delta = TokenDelta([], prompt_tokens=prompt_tokens, cached_tokens=cached, timing=timing)
                 return PrefillAnswer(delta=delta, kv=await self._export(request))
             self._count()
             delta = TokenDelta(
                 answer[:1],
                 finish_reason=finish_of(request.sampling, len(request.said) + 1) if len(answer) == 1 else None,
                 prompt_tokens=prompt_tokens,
+                cached_tokens=cached,
                 logprobs=logprobs_of(answer[0], request.sampling),
                 timing=timing,
             )
@@ -189,6 +191,7 @@ class MockEngine:
                         token_ids=[token],
                         finish_reason=finish_of(request.sampling, len(request.said) + len(answer)) if last else None,
                         prompt_tokens=prompt_tokens if index == 0 else 0,
+                        cached_tokens=turn.cached_tokens if turn is not None and index == 0 else 0,
                         logprobs=logprobs_of(token, request.sampling),
                         timing=Timing(prefill_s=prefilled - begun, decode_s=loop.time() - prefilled) if last else None,
                     )
@@ -205,7 +208,7 @@ class MockEngine:
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
             tokens = buffer.shape[0] if buffer else await self._decoded_tokens(medium)
-            if buffer and not self._is_right(medium, buffer):
+            if buffer and not self._is_right(medium, buffer, request.salt):
                 raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
             expanded += tokens - 1 + self._beside(medium)
         if self._args.prefill_ms and self._pace is None:
@@ -225,13 +228,13 @@ class MockEngine:
         tokens = named_prompt(request.token_ids, request.media, expansions, placeholders)
         if request.kv is not None:
             made = max(1, len(request.said))
-            return self._pace.turn(tokens, made + output_tokens, made=made)
+            return self._pace.turn(tokens, made + output_tokens, made=made, salt=request.salt)
         here = [not (embeddings and embeddings[index]) for index in range(len(request.media))]
         rows = [(one.content_hash, expansion.rows) for one, expansion in zip(request.media, expansions, strict=True)]
         media = [one for one, encoded_here in zip(rows, here, strict=True) if encoded_here]
-        return self._pace.turn(tokens + array("I", request.said), output_tokens, media)
+        return self._pace.turn(tokens + array("I", request.said), output_tokens, media, salt=request.salt)
 
-    def _is_right(self, medium: Medium, buffer: Buffer) -> bool:
+    def _is_right(self, medium: Medium, buffer: Buffer, salt: str) -> bool:
         """Whether ``buffer`` holds what ``medium`` is about. Raises BadRequest for what the model refuses."""
         form = medium.precomputed
         if form is None:
@@ -244,7 +247,7 @@ class MockEngine:
         if form.dtype != buffer.dtype:
             return tuple(buffer.shape) == form.shape
         name = embedding_name(medium.kind, bytes(buffer.data), form.shape, form.dtype, medium.metadata)
-        return name == medium.content_hash
+        return salted_name(name, salt) == medium.content_hash
 
     async def _decoded_tokens(self, medium: Medium) -> int:
         if medium.precomputed is not None:

@@ -11,7 +11,7 @@ from itertools import count, groupby
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvChange, packed
-from triptych.router.block_hash import block_hashes, content_token
+from triptych.router.block_hash import block_hashes, content_token, root
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Job
 from triptych.simulate.profiles import SECOND, Profile
 
@@ -23,6 +23,11 @@ class Turn:
         self.job = job
         self.changed = asyncio.Event()
         self._seen = job.made
+
+    @property
+    def cached_tokens(self) -> int:
+        """At the prompt's start, found in the prefix cache; known once there is a token."""
+        return max(0, self.job.cached_tokens)
 
     async def token(self) -> None:
         """Until the next token is there."""
@@ -79,12 +84,17 @@ class Pace:
 
     @contextmanager
     def turn(
-        self, tokens: array[int], output_tokens: int, media: Sequence[tuple[str, int]] = (), made: int = 0
+        self,
+        tokens: array[int],
+        output_tokens: int,
+        media: Sequence[tuple[str, int]] = (),
+        made: int = 0,
+        salt: str = "",
     ) -> Iterator[Turn]:
         """A request whose prompt is ``tokens``, as ``router.block_hash`` names them, at the model for the block.
 
-        ``made``: so many tokens of its output were made where its KV cache comes from; 0: it is prefilled here. Raises
-        BadRequest for what could never fit the cache.
+        ``salt``: prompts with another one share no block with it. ``made``: so many tokens of its output were made
+        where its KV cache comes from; 0: it is prefilled here. Raises BadRequest for what could never fit the cache.
         """
         if not self._model.fits(len(tokens) + output_tokens):
             raise BadRequest(
@@ -95,7 +105,7 @@ class Pace:
             next(self._ids),
             len(tokens),
             output_tokens,
-            block_hashes(tokens, self._block_size),
+            block_hashes(tokens, self._block_size, root(salt=salt)),
             [(content_token(name), count) for name, count in media],
             arrived_kv=made > 0,
             made=made,

@@ -20,6 +20,7 @@ from triptych.contracts.tokens import TokenIds
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
+from triptych.frontend.openai.cache_salt import salt_of
 from triptych.frontend.openai.message_fields import DETAIL
 from triptych.frontend.openai.weight import BYTES_A_TOKEN
 from triptych.frontend.sampling import sampling_of, stop_strings
@@ -69,11 +70,12 @@ class Builder:
         messages, media = split_media(request.messages)
         self._check_media(media)
         settings = self._template_settings(request.chat_template_kwargs or {})
-        prompt = await processor.chat(messages, media, settings, partial(self.media.load, holder=holder))
+        salt = salt_of(request.cache_salt)
+        prompt = await processor.chat(messages, media, settings, partial(self.media.load, holder=holder), salt)
         holder.add(BYTES_A_TOKEN * prompt.length)
         sampling = sampling_of(request, processor, self.config, prompt.length)
         answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=wants_usage(request))
-        jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request))
+        jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request), salt)
         return jobs, answer
 
     async def completion(
@@ -82,8 +84,8 @@ class Builder:
         """Raises BadRequest and its like with the field at fault."""
         if request.echo and request.logprobs is not None:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")
-        given = _prompts(request.prompt)
-        prompts = [await _prompt(one, processor, holder) for one in given]
+        given, salt = _prompts(request.prompt), salt_of(request.cache_salt)
+        prompts = [await _prompt(one, processor, holder, salt) for one in given]
         longest = max(prompt.length for prompt in prompts)
         sampling = sampling_of(request, processor, self.config, longest)
         count = request.n or 1
@@ -92,7 +94,7 @@ class Builder:
         answer = CompletionAnswer(
             processor.card.name, processor.tokenizer, null_usage=wants_usage(request), echoes=echoes
         )
-        return _jobs(answer.id, prompts, sampling, count, processor, stop_strings(request)), answer
+        return _jobs(answer.id, prompts, sampling, count, processor, stop_strings(request), salt), answer
 
     def _check_media(self, media: Sequence[MediaReference]) -> None:
         if media and not self.config.enable_multimodal:
@@ -124,8 +126,8 @@ class Builder:
         return settings
 
 
-async def _prompt(given: str | Sequence[int], processor: Processor, holder: Holder) -> Prompt:
-    prompt = await (processor.completion(given) if isinstance(given, str) else processor.tokens(given))
+async def _prompt(given: str | Sequence[int], processor: Processor, holder: Holder, salt: str) -> Prompt:
+    prompt = await (processor.completion(given, salt) if isinstance(given, str) else processor.tokens(given, salt))
     holder.add(BYTES_A_TOKEN * prompt.length)
     return prompt
 
@@ -146,6 +148,7 @@ def _jobs(
     count: int,
     processor: Processor,
     stops: list[str],
+    salt: str,
 ) -> list[Job]:
     """``count`` choices of each prompt; a given seed counts up over them, so that they differ."""
     jobs: list[Job] = []
@@ -158,6 +161,7 @@ def _jobs(
                 sampling=_with_seed(sampling, copy),
                 media=prompt.media,
                 prompt_tokens=prompt.length,
+                salt=salt,
             )
             choice = Choice(processor.tokenizer, prompt.token_ids, stops, sampling.min_tokens)
             jobs.append(Job(request, prompt, choice))

@@ -10,6 +10,7 @@ from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Sampling
 from triptych.contracts.shown import cut
+from triptych.frontend.openai.cache_salt import salt_of, salted_grammar
 from triptych.frontend.openai.response_format import guided_of
 from triptych.frontend.schema import ChatRequest, CompletionRequest, GenerationFields
 from triptych.processor.processor import Processor
@@ -73,7 +74,7 @@ def sampling_of(
         ignore_eos=bool(request.ignore_eos),
         logprobs=_logprobs(request, processor),
         logit_bias=_logit_bias(request, processor),
-        guided=guided_of(request.response_format, config),
+        guided=salted_grammar(guided_of(request.response_format, config), salt_of(request.cache_salt)),
     )
 
 

@@ -119,6 +119,7 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
+    cache_salt: str | None = None
 
     @property
     def ignored(self) -> Ignored | None:

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
+import msgspec
 from aiohttp.abc import AbstractResolver
 
 from triptych.cache.held_bytes import Holder
@@ -25,7 +26,7 @@ from triptych.media.errors import TOO_LARGE, TOO_MANY, problem
 from triptych.media.fetch.fetcher import MediaFetcher
 from triptych.media.inspect import QUICK, Facts, inspect
 from triptych.media.local_file import LocalFiles, is_file_url
-from triptych.media.naming import content_hash
+from triptych.media.naming import content_hash, salted_name
 from triptych.media.pt_reader import PtReader
 from triptych.media.remote import Kept, RemoteMedia
 from triptych.media.sandbox.pool import Sandbox
@@ -56,6 +57,8 @@ class MediaReference(NamedTuple):
     """Fields of ``Medium`` that say how the model wants it decoded, with their values (``models.base``)."""
     precomputed: bool = False
     """It is the medium's embedding that the URL leads to."""
+    salt: str = ""
+    """Who asks with another one shares nothing of it: no fetch, no copy that is kept, no name."""
 
 
 class MediaLoader:
@@ -110,7 +113,7 @@ class MediaLoader:
         Raises BadRequest, PayloadTooLarge and UnsupportedMedia with the codes in ``media.errors``;
         TooManyRequests where no fetch could start in time. Cancelling closes the connection.
         """
-        kind, url, item, settings, precomputed = reference
+        kind, url, item, settings, precomputed, salt = reference
         limit = embedding_limit(self._limits) if precomputed else byte_limit(kind, self._limits)
         if is_data_url(url):
             inline = len(url) <= INLINE_DATA_URL_CHARS and not isinstance(url, LongUrl)
@@ -118,14 +121,21 @@ class MediaLoader:
         elif is_file_url(url):
             data = await self._files.read(url, item, limit)
             if precomputed and is_pt(data):
-                data = await self._pt.as_safetensors(data, item)
+                data = await self._pt.as_safetensors(data, item, salt)
         else:
-            variant = (kind, settings, precomputed)
+            variant = (kind, settings, precomputed, salt)
             return await self.remote.load(url, item, limit, variant, partial(self._medium, reference))
         return await self._medium(reference, data, item)
 
     async def _medium(self, reference: MediaReference, data: Data, item: str) -> Medium:
         """``data`` checked and named; errors are about ``item``."""
+        medium = await self._named(reference, data, item)
+        if not reference.salt:
+            return medium
+        return msgspec.structs.replace(medium, content_hash=salted_name(medium.content_hash, reference.salt))
+
+    async def _named(self, reference: MediaReference, data: Data, item: str) -> Medium:
+        """The same by the content's own name, whoever asks."""
         if reference.precomputed:
             inline = len(data) <= INLINE_EMBEDDING_BYTES
             return await self._run(inline, lambda: embedding_medium(reference.kind, data, item))

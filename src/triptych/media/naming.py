@@ -12,6 +12,7 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 _SCHEME = b"triptych.medium.1"
 """Changes when the encoding below does, so that old and new names never meet."""
+_SALTED = b"triptych.salted.1"
 
 
 def content_hash(kind: MediaKind, data: Data, settings: Mapping[str, str] = NO_SETTINGS) -> str:
@@ -50,6 +51,19 @@ def embedding_name(
     described = {f"metadata.{name}": ",".join(map(str, one)) for name, one in metadata.items()}
     form = f"{dtype} {shape[0]} x {shape[1]}"
     return content_hash(kind, values, {**described, "precomputed": form})
+
+
+def salted_name(name: str, salt: str) -> str:
+    """The name of the content ``name`` for requests with ``salt``: no cache finds it under another; "" changes nothing.
+
+    Every cache, record and single flight of media is keyed by names, so this separates all of them.
+    """
+    if not salt:
+        return name
+    digest = hashlib.sha256(_SALTED)
+    _add(digest, bytes.fromhex(name))
+    _add(digest, salt.encode())
+    return digest.hexdigest()
 
 
 def _add(digest: hashlib._Hash, field: Data) -> None:

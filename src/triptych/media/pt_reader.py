@@ -42,8 +42,8 @@ COMMAND = ("-m", pt_file.__name__)
 MAX_WORDS_BYTES = 1000
 _FOR_GOOD = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
-_Key = tuple[type, bytes]
-"""What tells these from others that are kept, and the file's SHA-256."""
+_Key = tuple[type, bytes, str]
+"""What tells these from others that are kept, the file's SHA-256, and the salt of who asks."""
 
 
 class PtReader:
@@ -66,15 +66,17 @@ class PtReader:
     async def close(self) -> None:
         await self._flights.close()
 
-    async def as_safetensors(self, data: Data, item: str) -> Data:
+    async def as_safetensors(self, data: Data, item: str, salt: str = "") -> Data:
         """What the file ``data`` holds, as a safetensors file, yet to be checked like any other.
+
+        Shared only among those who ask with the same ``salt``.
 
         Raises BadRequest for a file that ``torch.load(weights_only=True)`` refuses or that holds anything but dense,
         contiguous tensors; PayloadTooLarge where those are larger than an embedding's file may be; AbilityMissing where
         torch is not installed; Unavailable for the machine's reasons. Cancelling ends the child, where nobody else
         waits for it. Errors are not kept.
         """
-        key = (PtReader, (await asyncio.to_thread(sha256, data)).digest())
+        key = (PtReader, (await asyncio.to_thread(sha256, data)).digest(), salt)
         made: Data | None = self._kept.get(key)
         if made is not None:
             return made

@@ -137,22 +137,26 @@ class Processor:
         media: Sequence[MediaReference],
         template_settings: dict[str, Any],
         load: LoadMedia,
+        salt: str = "",
     ) -> Prompt:
-        """Messages whose media parts read ``{"type": <kind>}``, and those media in the same order."""
+        """Messages whose media parts read ``{"type": <kind>}``, and those media in the same order.
+
+        ``salt``: names of media and of blocks are those of requests with the same one (``GenerateRequest.salt``).
+        """
         self._check_media(media)
         begun = time.perf_counter()
         sizes = _sizes(messages)
         self._check_fits(sizes.characters, "messages")
-        prepare = partial(self._prepared_chat, messages, template_settings, [ref.kind for ref in media])
+        prepare = partial(self._prepared_chat, messages, template_settings, [ref.kind for ref in media], salt)
         prompt = await self._prepare(prepare, *sizes)
         tokenised = time.perf_counter()
         if not media:
             return replace(prompt, tokenise_s=tokenised - begun)
-        return await self._with_media(prompt.token_ids, media, load, tokenised - begun)
+        salted = [ref._replace(salt=salt) for ref in media]
+        media_ready = await self._with_media(prompt.token_ids, salted, load, salt)
+        return replace(media_ready, tokenise_s=tokenised - begun)
 
-    async def _with_media(
-        self, ids: TokenIds, media: Sequence[MediaReference], load: LoadMedia, tokenise_s: float
-    ) -> Prompt:
+    async def _with_media(self, ids: TokenIds, media: Sequence[MediaReference], load: LoadMedia, salt: str) -> Prompt:
         begun = time.perf_counter()
         loaded = await load([self._with_settings(ref) for ref in media])
         for medium, ref in zip(loaded, media, strict=True):
@@ -160,10 +164,10 @@ class Processor:
         loaded = [self._sampled(medium) for medium in loaded]
         expansions = [self._expansion(medium, ref) for medium, ref in zip(loaded, media, strict=True)]
         self._check_positions(loaded, media)
-        routed = RoutedPrompt(await self._named(ids, loaded, expansions))
+        routed = RoutedPrompt(await self._named(ids, loaded, expansions), salt)
         loaded = [self._described(medium) for medium in loaded]
         items = [ref.item for ref in media]
-        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - begun, tokenise_s, items)
+        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - begun, items=items)
 
     async def _named(self, ids: TokenIds, media: list[Medium], expansions: list[Expansion]) -> array[int]:
         """The prompt as workers' KV caches have it."""
@@ -171,11 +175,13 @@ class Processor:
             return named_prompt(ids, media, expansions, self._placeholder_ids)
         return await asyncio.to_thread(named_prompt, ids, media, expansions, self._placeholder_ids)
 
-    def _prepared_chat(self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind]) -> Prompt:
+    def _prepared_chat(
+        self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind], salt: str
+    ) -> Prompt:
         """Rendered and tokenised, before its media are there. Computes, and waits for nothing."""
         ids = self._ids(self._text_of(messages, settings), "messages", add_special_tokens=False)
         self._check_placeholders(ids, media, "messages")
-        return self._of_text(ids)
+        return self._of_text(ids, salt)
 
     def _ids(self, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
         self._refuse_over(self.tokenizer.bounds.fewest_tokens(text, self.card.context_length), len(text), param)
@@ -194,9 +200,9 @@ class Processor:
                 code="context_length_exceeded",
             )
 
-    def _of_text(self, ids: TokenIds) -> Prompt:
+    def _of_text(self, ids: TokenIds, salt: str) -> Prompt:
         """A prompt without media. Names the blocks of a long one, where this is a thread that may take its time."""
-        routed = RoutedPrompt(ids)
+        routed = RoutedPrompt(ids, salt)
         if self.names_blocks and _HASHED_AHEAD <= len(ids) <= self.card.context_length:
             routed.hashes(self.card.block_size)
         return Prompt(ids, [], len(ids), routed)
@@ -232,17 +238,17 @@ class Processor:
 
     # Plain completions.
 
-    async def completion(self, text: str) -> Prompt:
+    async def completion(self, text: str, salt: str = "") -> Prompt:
         """A prompt that came as text. Raises BadRequest for one that cannot fit the context."""
         self._check_fits(len(text), "prompt")
-        return await self._prepare(partial(self._prepared_text, text), len(text))
+        return await self._prepare(partial(self._prepared_text, text, salt), len(text))
 
-    async def tokens(self, ids: Sequence[int]) -> Prompt:
+    async def tokens(self, ids: Sequence[int], salt: str = "") -> Prompt:
         """A prompt that came as ids. Raises BadRequest for ids outside of the vocabulary."""
         if not ids:
             raise BadRequest("prompt: it holds no token", param="prompt")
         self._refuse_over(len(ids), len(ids), "prompt")
-        return await self.work.prepare(partial(self._prepared_ids, ids), len(ids))
+        return await self.work.prepare(partial(self._prepared_ids, ids, salt), len(ids))
 
     async def text_of(self, ids: Sequence[int]) -> str:
         """The text of a prompt that came as ids, without special tokens."""
@@ -251,20 +257,20 @@ class Processor:
     async def _prepare(self, call: Callable[[], Prompt], characters: int, parts: int = 1) -> Prompt:
         return await self.work.prepare(call, characters, parts, quick=self.tokenizer.by == "fastokens")
 
-    def _prepared_text(self, text: str) -> Prompt:
+    def _prepared_text(self, text: str, salt: str) -> Prompt:
         ids = self._ids(text, "prompt", add_special_tokens=True)
         if not ids:
             raise BadRequest("prompt: it holds no token", param="prompt")
         self._check_placeholders(ids, (), "prompt")
-        return replace(self._of_text(ids), field="prompt")
+        return replace(self._of_text(ids, salt), field="prompt")
 
-    def _prepared_ids(self, ids: Sequence[int]) -> Prompt:
+    def _prepared_ids(self, ids: Sequence[int], salt: str) -> Prompt:
         limit = self.tokenizer.vocabulary_size
         if not all(0 <= min(part) <= max(part) < limit for part in _parts(ids)):
             raise BadRequest(f"prompt: token ids must be between 0 and {limit - 1}", param="prompt")
         tokens = TokenIds(ids)
         self._check_placeholders(tokens, (), "prompt")
-        return replace(self._of_text(tokens), field="prompt")
+        return replace(self._of_text(tokens, salt), field="prompt")
 
     # Media.
 

@@ -15,7 +15,7 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
 from triptych.contracts.shown import shown
 from triptych.router.affinity import home
-from triptych.router.block_hash import block_hashes
+from triptych.router.block_hash import block_hashes, root
 from triptych.router.kv_index import KvIndex, Match
 from triptych.router.policy import Candidate, Policy, PolicyName
 from triptych.router.recent import Recent
@@ -40,8 +40,10 @@ class Wish:
 class Prompt:
     """A prompt's tokens, ``named`` by their media, and the hashes of its blocks, made once for each block size."""
 
-    def __init__(self, tokens: array[int]) -> None:
+    def __init__(self, tokens: array[int], salt: str = "") -> None:
+        """``salt``: blocks of prompts with another one have other hashes (``GenerateRequest.salt``)."""
         self.tokens = tokens
+        self._root = root(salt=salt)
         self.wish = Wish()
         self._hashes: dict[int, list[int]] = {}
         self._landmarks: dict[int, list[int]] = {}
@@ -51,14 +53,14 @@ class Prompt:
 
     def hashes(self, block_size: int) -> list[int]:
         if block_size not in self._hashes:
-            self._hashes[block_size] = block_hashes(self.tokens, block_size)
+            self._hashes[block_size] = block_hashes(self.tokens, block_size, self._root)
         return self._hashes[block_size]
 
     def landmarks(self, block_size: int) -> list[int]:
         """Hashes like ``hashes``, of the first ``EACH`` blocks and of every ``STEP`` blocks after those together."""
         if block_size not in self._landmarks:
             tokens = memoryview(self.tokens)
-            first = block_hashes(tokens[: EACH * block_size], block_size)
+            first = block_hashes(tokens[: EACH * block_size], block_size, self._root)
             rest = tokens[EACH * block_size :]
             more = block_hashes(rest, STEP * block_size, first[-1]) if len(rest) >= STEP * block_size else []
             self._landmarks[block_size] = first + more

@@ -115,7 +115,7 @@ class Dispatcher:
         WorkerLost when it is gone, WorkerSilent when silent, RequestQuarantined for what fells workers.
         """
         request = replace(request, origin=self.routing.origin)
-        prompt = prompt or Prompt(named(request.token_ids))
+        prompt = prompt or Prompt(named(request.token_ids), request.salt)
         name = Naming(request, prompt, tenant)
         supply = Supply(request, self._calls, self._held, name)
         course = Course(request, prompt, supply, Patience(self._resume_timeout_s), name)

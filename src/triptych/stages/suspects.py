@@ -33,7 +33,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 def name_of(request: GenerateRequest, prompt: Prompt, tenant: str) -> bytes:
     """Name what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
     sampling = msgspec.structs.replace(request.sampling, seed=None)
-    content = (tenant, request.model, sampling, [one.content_hash for one in request.media])
+    content = (tenant, request.salt, request.model, sampling, [one.content_hash for one in request.media])
     digest = hashlib.sha256(_ENCODER.encode(content))
     digest.update(memoryview(prompt.tokens))
     return digest.digest()

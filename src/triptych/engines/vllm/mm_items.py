@@ -224,12 +224,17 @@ def _range(offset: int, expansion: Expansion) -> PlaceholderRange:
 
 
 def assemble(
-    token_ids: Sequence[int], items: Sequence[Item], placeholders: Mapping[Any, int], said: Sequence[int]
+    token_ids: Sequence[int],
+    items: Sequence[Item],
+    placeholders: Mapping[Any, int],
+    said: Sequence[int],
+    salt: str = "",
 ) -> Any:
     """vLLM's multimodal input: each medium's one placeholder becomes its expansion; ``said`` follows.
 
-    The names in it are the content hashes, whatever the form: they key the encoder cache and, with the tokens, the
-    blocks of the KV cache, alike on every worker. Raises BadRequest when placeholders and media do not match.
+    The names in it are the content hashes, whatever the form: they key the encoder cache and, with the tokens and
+    ``salt``, the blocks of the KV cache, alike on every worker. Raises BadRequest when placeholders and media do not
+    match.
     """
     expanded: list[int] = []
     ranges: dict[str, list[PlaceholderRange]] = {kind: [] for kind in placeholders}
@@ -252,4 +257,5 @@ def assemble(
         mm_kwargs=MultiModalKwargsItems({kind: [i.data for i in items if i.kind == kind] for kind in placeholders}),
         mm_hashes={kind: [i.content_hash for i in items if i.kind == kind] for kind in placeholders},
         mm_placeholders=ranges,
+        cache_salt=salt or None,
     )

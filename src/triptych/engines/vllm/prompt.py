@@ -60,7 +60,7 @@ class Prompts:
         not fit the model. What passes here cannot end the engine by its media.
         """
         if not request.media:
-            return tokens_input([*request.token_ids, *request.said])
+            return tokens_input([*request.token_ids, *request.said], cache_salt=request.salt or None)
         placeholders = {medium.kind: self._items.placeholder(medium.kind) for medium in request.media}
         _check_counts(engine, request.media)
         self._items.check_positions(request.media)
@@ -74,7 +74,7 @@ class Prompts:
         missing = [medium for medium, item in zip(request.media, found, strict=True) if item is None]
         pixels = iter(await self.pixels(engine, missing, frames) if missing else ())
         items = [item or next(pixels) for item in found]
-        return assemble(request.token_ids, items, placeholders, request.said)
+        return assemble(request.token_ids, items, placeholders, request.said, request.salt)
 
     def encoding(self, media: Sequence[Item]) -> Any:
         """A prompt of nothing but ``media``, for an engine that only encodes."""

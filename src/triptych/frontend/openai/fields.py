@@ -72,6 +72,7 @@ _DRAWING: tuple[Field, ...] = (
     honoured("stream_options", "what a stream tells besides", _ALL),
     honoured("response_format", "the form that the answer follows", _ALL),
     honoured("user", "keeps a user's requests together, where the router has sessions (docs/routing.md)", _ALL),
+    honoured("cache_salt", "keeps the caches of tenants apart (docs/tenants.md)", _BOTH),
 )
 
 _BOOKKEEPING: tuple[Field, ...] = (
@@ -153,7 +154,6 @@ _REFUSED_ROUTES: tuple[Field, ...] = (
     refused("session_id", "use the header x-session-id", _BOTH),
     refused("session_params", "send the whole conversation; its prefix is cached", _SGLANG, {}),
     refused("extra_key", "", _SGLANG),
-    refused("cache_salt", "", _BOTH),
     refused("lora_path", "adapters are not served", _SGLANG),
     refused("kv_transfer_params", _PLACED, _VLLM),
     refused("ec_transfer_params", _PLACED, _VLLM),

@@ -10,7 +10,7 @@ from triptych.contracts.errors import BadRequest
 from triptych.frontend.schema import ChatMessage, ChatRequest, CompletionRequest
 
 MAX_NAME_CHARACTERS = 256
-"""Of `model`, `role`, `name`, `tool_call_id` and `user`."""
+"""Of `model`, `role`, `name`, `tool_call_id`, `user` and `cache_salt`."""
 MAX_DEPTH = 32
 """Of `chat_template_kwargs` and `tool_calls`."""
 MAX_STOP_CHARACTERS = 1024
@@ -23,6 +23,7 @@ def check_counts(request: ChatRequest | CompletionRequest, limits: RequestLimits
     """Raises BadRequest with the field and its limit."""
     _check_name("model", request.model)
     _check_name("user", request.user)
+    _check_name("cache_salt", request.cache_salt)
     _check_stops(request)
     if isinstance(request, ChatRequest):
         _check_messages(request.messages, limits)

@@ -1,0 +1,130 @@
+"""Requests of different ``cache_salt``, in all four modes: none finds what was made for another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from support.checkpoints import image_part, picture_url
+from support.deployment import deployment
+from support.loops import run, until
+from triptych.frontend.openai.cache_salt import salt_of
+
+MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
+PACE = ("--pace", "demo-cpu")
+LONG = "once upon a time nobody could tell who else had heard this story before. " * 4
+PICTURE = [image_part(picture_url(96, 96, "teal")), {"type": "text", "text": "what is it? " * 8}]
+ROUND = ["tenant-a", "tenant-a", "tenant-b", None, "tenant-b", None]
+
+
+async def cached(d, content, **fields):
+    answer = await d.chat(content, max_tokens=4, **fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"], answer.json()["choices"][0]["message"]
+
+
+async def by_salt(d, content):
+    """[cached tokens] in the order of ROUND; all answers are equal."""
+    found = []
+    for salt in ROUND:
+        fields = {} if salt is None else {"cache_salt": salt}
+        found.append(await cached(d, content, **fields))
+    assert len({str(message) for _, message in found}) == 1, "a salt changes no answer"
+    return [count for count, _ in found]
+
+
+def known_media(d):
+    """Names under which anything of a medium is kept or remembered anywhere."""
+    names = set()
+    for worker in d.workers:
+        names |= set(worker.engine._decoder.cache._entries) | set(worker.worker.endpoints._cache.store._entries)
+    for held in d.dispatcher._held._names.values():
+        names |= set(held)
+    return names
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_found_under_another_salt(mode):
+    async def main():
+        async with deployment(spans=MODES[mode], engine_args=PACE) as d:
+            texts, pictures = await by_salt(d, LONG), await by_salt(d, PICTURE)
+            encoded = sum(worker.counts["encoded_media"] for worker in d.workers)
+            return texts, pictures, known_media(d), encoded
+
+    texts, pictures, names, encoded = run(main())
+    for counts in (texts, pictures):
+        # Chat templates begin alike, so a prompt may find its own tenant's first block, and only that.
+        first_a, again_a, first_b, first_none, again_b, again_none = counts
+        assert again_a >= 64
+        assert (again_b, again_none) == (again_a, again_a)
+        assert first_a == first_b == first_none < again_a
+    assert texts[0] == 0
+    assert len(names) == 3, "each tenant's picture has a name of its own, and one at all workers"
+    assert encoded == (3 if "e" in MODES[mode] else 0), "each tenant's picture is encoded, once"
+
+
+@pytest.mark.parametrize("policy", ["kv", "round-robin"])
+def test_a_salted_prompt_comes_back_to_who_holds_it(policy):
+    """What workers tell of salted blocks is what the frontend asks for; the same text of another goes anywhere."""
+
+    async def main():
+        frontend = {"plan_header": True, "router_policy": policy}
+        async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=PACE) as d:
+            where = []
+            for number in range(6):
+                answer = await d.chat(f"{number} {LONG}", max_tokens=2, cache_salt="tenant-a")
+                where.append(answer.headers["x-triptych-plan"])
+            levels, tokens = d.dispatcher.routing._levels, answer.json()["usage"]["prompt_tokens"]
+            await until(lambda: len(levels[0]) >= 6 * (tokens // 16) - 6, "the frontend was told")
+            again = []
+            for number in (3, 0, 5, 1, 4, 2):
+                count, _ = await cached(d, f"{number} {LONG}", cache_salt="tenant-a")
+                again.append(count)
+            other = [(await cached(d, f"{number} {LONG}", cache_salt="tenant-b"))[0] for number in range(2)]
+            return where, again, other
+
+    where, again, other = run(main())
+    assert len(set(where)) == 2, "both workers have some"
+    assert all(count >= 64 for count in again) is (policy == "kv")
+    assert other[0] == 0
+
+
+def test_no_log_metric_or_worker_has_the_salt(caplog):
+    secret = "a-secret-that-only-its-tenant-knows"
+    caplog.set_level(logging.DEBUG)
+
+    async def main():
+        async with deployment(engine_args=PACE) as d:
+            seen = []
+            generate = d.worker.engine.generate
+            d.worker.engine.generate = lambda request, *rest: (seen.append(request), generate(request, *rest))[1]
+            answers = [
+                await d.chat(PICTURE, max_tokens=2, cache_salt=secret),
+                await d.chat(max_tokens=0, cache_salt=secret),
+                await d.chat(cache_salt=secret * 20),
+                await d.complete(LONG, max_tokens=2, cache_salt=secret),
+            ]
+            metrics = (await d.http.get("/metrics")).text + (await d.http.get("/health")).text
+            return answers, metrics, seen
+
+    answers, metrics, seen = run(main())
+    assert [answer.status_code for answer in answers] == [200, 400, 400, 200]
+    assert len(seen) == 2
+    assert {request.salt for request in seen} == {salt_of(secret)}
+    for text in (caplog.text, metrics, repr(seen), *(answer.text + str(answer.headers) for answer in answers)):
+        assert secret not in text
+    assert salt_of(secret) not in metrics + caplog.text
+
+
+def test_requests_of_two_tenants_at_once_share_no_work():
+    async def main():
+        async with deployment(spans=["e", "pd"], engine_args=("--encode-ms", "50")) as d:
+            content = [image_part(picture_url(64, 64, "navy"))]
+            salts = ["a", "a", "b", "b"]
+            await asyncio.gather(*(d.chat(content, max_tokens=2, cache_salt=salt) for salt in salts))
+            return d.workers[0].counts
+
+    counts = run(main())
+    assert counts["encoded_media"] == 2
