@@ -65,6 +65,8 @@ def test_logprobs_are_those_of_the_model(client: openai.OpenAI) -> None:
         assert len(position.top_logprobs) == 4
         assert position.top_logprobs[0].logprob == pytest.approx(position.logprob)  # greedy takes the likeliest
         assert sum(math.exp(other.logprob) for other in position.top_logprobs) <= 1.0001
+    said = b"".join(bytes(position.bytes) for position in content)
+    assert said.decode(errors="replace") == answer.choices[0].message.content
 
 
 def test_seed_repeats_and_choices_differ(client: openai.OpenAI) -> None:

@@ -214,11 +214,18 @@ def test_logprobs_of_chat(demo, top, stream):
     else:
         positions = answer.json()["choices"][0]["logprobs"]["content"]
         count = answer.json()["usage"]["completion_tokens"]
-    assert len(positions) == count == demo.chat("Hi 😀").json()["usage"]["completion_tokens"]
+    plain = demo.chat("Hi 😀").json()
+    assert len(positions) == count == plain["usage"]["completion_tokens"]
+    said = b"".join(bytes(position["bytes"]) for position in positions)
+    assert said.decode() == plain["choices"][0]["message"]["content"]
     for position in positions:
         assert position["logprob"] == pytest.approx(math.log(0.5))
-        assert position["bytes"] == list(position["token"].encode())
         assert len(position["top_logprobs"]) == (top or 0)
+        assert (
+            position["top_logprobs"][:1] == [{key: position[key] for key in ("token", "logprob", "bytes")}][: top or 0]
+        )
+    parts = [position["token"] for position in positions if position["token"].startswith("bytes:")]
+    assert parts == ["bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80"]
     assert positions[0]["token"] == "<|im_start|>", "also tokens that are no part of the text are listed"
 
 
@@ -235,6 +242,15 @@ def test_logprobs_of_completions(demo, stream):
     assert joined["text_offset"] == offsets
     assert len(joined["token_logprobs"]) == len(joined["top_logprobs"]) == len(joined["tokens"])
     assert all(len(top) == 2 for top in joined["top_logprobs"])
+
+
+def test_offsets_of_completions_count_characters(demo):
+    answer = demo.complete("é 😀 日本!", logprobs=3).json()["choices"][0]
+    tokens, offsets = answer["logprobs"]["tokens"], answer["logprobs"]["text_offset"]
+    assert answer["text"] == "é 😀 日本!"
+    assert offsets[-1] == len(answer["text"]) - 1
+    assert {offset for token, offset in zip(tokens, offsets, strict=True) if token.startswith("bytes:\\xf0")} == {2}
+    assert all(len(top) == 3 for top in answer["logprobs"]["top_logprobs"]), "no two alternatives share a key"
 
 
 def test_without_asking_there_are_no_logprobs(demo):

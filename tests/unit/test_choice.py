@@ -77,5 +77,5 @@ def test_logprobs_wait_for_the_text_they_belong_to():
     tokens = ids("😀!")
     pieces = one.push([TokenDelta([token], logprobs=[entry]) for token in tokens])
     pieces += one.push([TokenDelta([], "stop")])
-    assert [(token, entry) for token in tokens] == [pair for piece in pieces for pair in piece.logprobs]
+    assert [(token, entry) for token in tokens] == [one[:2] for piece in pieces for one in piece.logprobs]
     assert len(pieces[0].logprobs) == 4, "four tokens made the first character"

@@ -65,13 +65,6 @@ def test_what_is_wrong_with_the_files_is_one_line(tmp_path, name, content, words
     assert "\n" not in str(caught.value)
 
 
-def test_a_token_by_itself():
-    ours = Tokenizer.load(str(MODEL_DIR))
-    first = ours.encode("😀", add_special_tokens=False)[0]
-    assert ours.token_text(first) == "\ufffd", "a part of a character"
-    assert ours.token_text(10**6) == "", "an id that stands for nothing"
-
-
 def test_short_texts_of_prompts_are_tokenised_once():
     ours = Tokenizer.load(str(MODEL_DIR))
     ids = ours.plain("<0.5 seconds>")

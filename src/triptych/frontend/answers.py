@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
-from triptych.contracts.request import TokenLogprob
 from triptych.frontend.choice import Piece
+from triptych.frontend.positions import Position
+from triptych.processor.token_bytes import by_id
 from triptych.processor.tokenizer import Tokenizer
 
 encode = msgspec.json.encode
 
 DONE = b"data: [DONE]\n\n"
-
-Positions = list[tuple[int, TokenLogprob]]
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Answer(Protocol):
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes: ...
 
-    def logprob_lists(self, index: int, positions: Positions) -> dict[str, list[Any]]:
+    def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
         """Return what choice ``index`` says of ``positions``, by the names of its lists."""
         ...
 
@@ -150,16 +150,17 @@ class ChatAnswer(_Base):
         ]
         return self._whole(rows, usage, extra)
 
-    def logprob_lists(self, index: int, positions: Positions) -> dict[str, list[Any]]:
-        return {"content": [self._position(token, entry) for token, entry in positions]}
+    def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
+        return {"content": list(map(self._position, positions))}
 
-    def _position(self, token: int, entry: TokenLogprob) -> dict[str, Any]:
-        top = [self._token(other, logprob) for other, logprob in entry.top]
-        return {**self._token(token, entry.logprob), "top_logprobs": top}
-
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._tokenizer.token_text(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    def _position(self, one: Position) -> dict[str, Any]:
+        spelling, own = self._tokenizer.spelling, (one.text, one.data)
+        top = []
+        for token, logprob in one.entry.top:
+            text, data = own if token == one.token else spelling(token)
+            top.append({"token": text, "logprob": logprob, "bytes": list(data)})
+        logprob = one.entry.logprob
+        return {"token": one.text, "logprob": logprob, "bytes": list(one.data), "top_logprobs": top}
 
 
 class CompletionAnswer(_Base):
@@ -172,7 +173,6 @@ class CompletionAnswer(_Base):
     def __init__(self, model: str, tokenizer: Tokenizer, *, null_usage: bool, echoes: list[str]) -> None:
         super().__init__(model, tokenizer, null_usage=null_usage)
         self._echoes = echoes
-        self._offsets = [len(echo) for echo in echoes]
 
     def opening(self, index: int) -> bytes:
         echo = self._echoes[index]
@@ -203,22 +203,26 @@ class CompletionAnswer(_Base):
         ]
         return self._whole(rows, usage, extra)
 
-    def logprob_lists(self, index: int, positions: Positions) -> dict[str, list[Any]]:
-        texts = [self._tokenizer.token_text(token) for token, _ in positions]
-        offsets = []
-        for text in texts:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(text)
+    def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
+        echoed = len(self._echoes[index])
         return {
-            "tokens": texts,
-            "token_logprobs": [entry.logprob for _, entry in positions],
-            "top_logprobs": [self._top(token, entry) for token, entry in positions],
-            "text_offset": offsets,
+            "tokens": [one.text for one in positions],
+            "token_logprobs": [one.entry.logprob for one in positions],
+            "top_logprobs": list(map(self._top, positions)),
+            "text_offset": [echoed + one.offset for one in positions],
         }
 
-    def _top(self, token: int, entry: TokenLogprob) -> dict[str, float]:
-        """The likeliest ones, and the chosen one where it is not of them, as OpenAI's API has it."""
+    def _top(self, one: Position) -> dict[str, float]:
+        """The likeliest ones, and the chosen one where it is not of them, as OpenAI's API has it.
+
+        Each has a key of its own: of tokens with equal texts, all but the first go by their ids.
+        """
         top: dict[str, float] = {}
-        for other, logprob in (*entry.top, (token, entry.logprob)):
-            top.setdefault(self._tokenizer.token_text(other), logprob)
+        for token, logprob in one.entry.top:
+            if token == one.token:
+                top[one.text] = logprob
+                continue
+            text = self._tokenizer.spelling(token).text
+            top[by_id(token) if text in top or text == one.text else text] = logprob
+        top.setdefault(one.text, one.entry.logprob)
         return top

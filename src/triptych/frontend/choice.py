@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from triptych.contracts.request import Timing, TokenDelta, TokenLogprob
+from triptych.contracts.request import Timing, TokenDelta
+from triptych.frontend.positions import Position, Positions
 from triptych.processor.detokenizer import Detokenizer, StopStrings
 from triptych.processor.tokenizer import Tokenizer
 
@@ -15,8 +16,8 @@ class Piece(NamedTuple):
     """What one token, or the end, adds to a choice."""
 
     text: str
-    logprobs: list[tuple[int, TokenLogprob]]
-    """(token id, its logprobs) of the tokens since the last piece that carried some."""
+    logprobs: list[Position]
+    """Of the tokens since the last piece that carried some, where they are wanted."""
     finish_reason: str | None
 
 
@@ -47,7 +48,9 @@ class Choice:
     def __post_init__(self) -> None:
         self._detokenizer = Detokenizer(self.tokenizer, self.prompt_ids)
         self._stops = StopStrings(self.stops) if self.stops else None
-        self._logprobs: list[tuple[int, TokenLogprob]] = []
+        self._positions = Positions(self.tokenizer.spelling)
+        self._told = 0
+        """Characters let through."""
 
     def push(self, deltas: list[TokenDelta]) -> list[Piece]:
         """Pieces of a batch, in order; none after the one with a ``finish_reason``."""
@@ -71,26 +74,33 @@ class Choice:
             if delta.stop_token and index == last:
                 return
             if delta.logprobs is not None:
-                self._logprobs.append((token, delta.logprobs[index]))
+                self._positions.add(token, delta.logprobs[index])
             text = self._detokenizer.push(token)
+            if text and delta.logprobs is not None:
+                self._positions.said(text)
             if self._stops is not None and self.counts.completion > self.min_tokens:
                 text, stopped = self._stops.push(text)
                 if stopped:
-                    self._emit(text, "stop", pieces)
+                    self._end(text, "stop", pieces, cut=True)
                     return
             if text:
-                self._emit(text, None, pieces)
+                self._told += len(text)
+                told = [] if delta.logprobs is None else self._positions.up_to(self._told)
+                pieces.append(Piece(text, told, None))
 
     def _finish(self, reason: str, pieces: list[Piece]) -> None:
         """Say what was held back: characters that never became whole, text that became no stop string."""
-        text = self._detokenizer.flush()
+        text, stopped = self._detokenizer.flush(), False
+        self._positions.said(text)
         if self._stops is not None:
             text, stopped = self._stops.push(text)
             text += "" if stopped else self._stops.flush()
             reason = "stop" if stopped else reason
-        self._emit(text, reason, pieces)
+        self._end(text, reason, pieces, cut=stopped)
 
-    def _emit(self, text: str, reason: str | None, pieces: list[Piece]) -> None:
-        logprobs, self._logprobs = self._logprobs, []
+    def _end(self, text: str, reason: str, pieces: list[Piece], *, cut: bool) -> None:
+        """``cut``: a stop string ended the text, of which tokens may go further."""
+        self._told += len(text)
+        left = self._positions.cut(self._told) if cut else self._positions.up_to(self._told)
         self.finish_reason = reason
-        pieces.append(Piece(text, logprobs, reason))
+        pieces.append(Piece(text, left, reason))

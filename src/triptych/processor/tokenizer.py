@@ -15,13 +15,14 @@ from triptych.contracts.tokens import TokenIds
 from triptych.models.registry import read_json
 from triptych.processor.fast_tokens import FastTokens, load_fast
 from triptych.processor.token_bounds import TokenBounds, token_bounds
+from triptych.processor.token_bytes import TokenBytes
 
 _TEXTS = 8192
 """Short texts whose tokens are remembered: more than there are times, by tenths of a second, in ten minutes."""
 
 
 class Tokenizer:
-    """Text to ids and ids to text for one model. Thread-safe: nothing changes after loading."""
+    """Text to ids and ids to text for one model. Thread-safe: nothing changes after loading, but what is remembered."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Tokenizer:
         self.bounds = bounds or TokenBounds()
         self.settings = settings
         """``tokenizer_config.json``."""
-        self.token_text = lru_cache(maxsize=65536)(self._token_text)
+        self.spelling = TokenBytes(fast)
         self.plain: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=_TEXTS)(self._plain)
         """``models.base.Tokenise``: what was asked before is known, as videos' times come again and again."""
         self.vocabulary_size = fast.get_vocab_size(with_added_tokens=True)
@@ -95,8 +96,3 @@ class Tokenizer:
         named = {key: value for key, value in self.settings.items() if key.endswith("_token")}
         texts = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
         return {key: text for key, text in texts.items() if isinstance(text, str)}
-
-    def _token_text(self, token_id: int) -> str:
-        """One token by itself, for logprobs; U+FFFD where it holds a part of a character."""
-        text: str = self.fast.decode([token_id], skip_special_tokens=False)
-        return text

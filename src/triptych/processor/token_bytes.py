@@ -1,0 +1,120 @@
+"""The bytes that each token has of a text, by the tokenizer's own decoder.
+
+Byte-level vocabularies (GPT-2, Qwen, Llama 3) spell each byte as a letter. Those with byte fallback (SentencePiece,
+Llama 2, Mistral) have a token for each byte beside whole words. Either way a token may be a part of a character, which
+no text can say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from tokenizers import Tokenizer as FastTokenizer
+
+_PRINTED = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTED}
+"""The letter of each byte in byte-level vocabularies: its own where that is printed, else one from 256 up."""
+_BYTE_OF_LETTER |= {chr(256 + place): byte for place, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))}
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+_Rule = Callable[[str], bytes]
+"""A token's bytes within a text, from the token as the vocabulary has it."""
+
+
+class Spelling(NamedTuple):
+    """A token by itself."""
+
+    text: str
+    """Its text; of a part of a character its bytes, as OpenAI's API spells them: ``bytes:\\xe4\\xbd``."""
+    data: bytes
+    """What it adds to a text: nothing where it is special, or stands for nothing."""
+
+
+class TokenBytes:
+    """Spells tokens; each is looked up once, and remembered. Thread-safe."""
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self._fast = fast
+        self._rule = _rule_of(_decoder_of(fast))
+        self._special = {number: one.content for number, one in fast.get_added_tokens_decoder().items() if one.special}
+        self._known: dict[int, Spelling] = {}
+        """Of the vocabulary only, so that it is bounded."""
+
+    def __call__(self, token_id: int) -> Spelling:
+        if (known := self._known.get(token_id)) is None:
+            known = self._spelling(token_id)
+            if self._fast.id_to_token(token_id) is not None:
+                self._known[token_id] = known
+        return known
+
+    def _spelling(self, token_id: int) -> Spelling:
+        if token_id in self._special:
+            return Spelling(self._special[token_id], b"")
+        token = self._fast.id_to_token(token_id)
+        if token is None:
+            return Spelling(by_id(token_id), b"")
+        data = self._rule(token) if self._rule is not None else self._decoded(token_id)
+        return Spelling(spelled(data), data)
+
+    def _decoded(self, token_id: int) -> bytes:
+        text: str = self._fast.decode([token_id], skip_special_tokens=False)
+        return text.encode()
+
+
+def spelled(data: bytes) -> str:
+    """The text of ``data``, or its bytes where they are no whole characters."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def by_id(token_id: int) -> str:
+    """Spell a token that has no text of its own, or the same as another one: as vLLM does where it is told to."""
+    return f"token_id:{token_id}"
+
+
+def _decoder_of(fast: FastTokenizer) -> list[dict[str, Any]]:
+    """The steps of its decoder, as ``tokenizer.json`` has them."""
+    if fast.decoder is None:
+        return []
+    decoder = msgspec.json.decode(fast.decoder.__getstate__())
+    return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
+
+
+def _rule_of(steps: list[dict[str, Any]]) -> _Rule | None:
+    """None for decoders of another kind, whose tokens' texts do not depend on bytes."""
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return _byte_level
+    if not kinds or not set(kinds) <= {"Replace", "Metaspace", "ByteFallback", "Fuse", "Strip"}:
+        return None
+    replaced = [pair for step in steps if (pair := _replaced(step)) is not None]
+    return lambda token: _with_fallback(token, replaced)
+
+
+def _replaced(step: dict[str, Any]) -> tuple[str, str] | None:
+    if step["type"] == "Metaspace":
+        return step["replacement"], " "
+    if step["type"] == "Replace" and "String" in step["pattern"]:
+        return step["pattern"]["String"], step["content"]
+    return None
+
+
+def _byte_level(token: str) -> bytes:
+    """Of an added token that is not spelled in letters of bytes, its own text, as the library has it."""
+    try:
+        return bytes([_BYTE_OF_LETTER[letter] for letter in token])
+    except KeyError:
+        return token.encode()
+
+
+def _with_fallback(token: str, replaced: list[tuple[str, str]]) -> bytes:
+    if (found := _BYTE_TOKEN.fullmatch(token)) is not None:
+        return bytes.fromhex(found[1])
+    for old, new in replaced:
+        token = token.replace(old, new)
+    return token.encode()

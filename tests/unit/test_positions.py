@@ -1,0 +1,164 @@
+"""What log probabilities tell of each token: bytes that join to the text, and where it begins."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from support.checkpoints import byte_level, sentencepiece_like
+from triptych.contracts.request import TokenDelta, TokenLogprob
+from triptych.demo import MODEL_DIR
+from triptych.frontend.answers import ChatAnswer, CompletionAnswer
+from triptych.frontend.choice import Choice
+from triptych.frontend.positions import Position
+from triptych.processor.tokenizer import Tokenizer
+
+KINDS = {
+    "demo": Tokenizer.load(str(MODEL_DIR)),
+    "byte-level": Tokenizer(byte_level("日本é", "a😀b", " ünder"), {}),
+    "sentencepiece": Tokenizer(sentencepiece_like("▁Hello", "▁two", "▁日"), {}),
+}
+TEXTS = ["Hello two 日本!", "é 😀 日本", "a😀b 👩‍👩‍👧 ünder", "plain", "😀"]
+ENTRY = TokenLogprob(-0.5, [])
+
+
+def told(
+    tokenizer: Tokenizer, tokens: list[int], stops: tuple[str, ...] = (), prompt: tuple[int, ...] = (), step: int = 1
+) -> tuple[str, list[Position], list[tuple[str, list[Position]]]]:
+    """(text, positions, both by piece) of an answer that comes in deltas of ``step`` tokens."""
+    choice = Choice(tokenizer, list(prompt), list(stops))
+    deltas = [
+        TokenDelta(part := tokens[at : at + step], logprobs=[ENTRY] * len(part)) for at in range(0, len(tokens), step)
+    ]
+    pieces = choice.push([*deltas, TokenDelta([], "length")])
+    by_piece = [(piece.text, piece.logprobs) for piece in pieces]
+    return "".join(text for text, _ in by_piece), [one for _, some in by_piece for one in some], by_piece
+
+
+def joined(positions: list[Position]) -> bytes:
+    return b"".join(one.data for one in positions)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("step", [1, 3])
+def test_bytes_join_to_the_text_and_offsets_count_its_characters(kind: str, text: str, step: int) -> None:
+    tokenizer = KINDS[kind]
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    said, positions, by_piece = told(tokenizer, tokens, step=step)
+    assert joined(positions) == said.encode()
+    assert [one.token for one in positions] == tokens
+    before = 0
+    for one in positions:
+        whole = said.encode()[:before].decode(errors="ignore")
+        assert one.offset == len(whole)
+        before += len(one.data)
+        if not one.text.startswith("bytes:"):
+            assert said[one.offset :].startswith(one.text)
+    text_so_far = bytes_so_far = b""
+    for part, some in by_piece:
+        text_so_far, bytes_so_far = text_so_far + part.encode(), bytes_so_far + joined(some)
+        assert text_so_far == bytes_so_far, "a piece's positions are those of its text"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_stop_string_ends_the_bytes_where_it_ends_the_text(kind: str, text: str) -> None:
+    tokenizer = KINDS[kind]
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    for begin, length in itertools.product(range(len(text)), (1, 2, 3)):
+        stop = text[begin : begin + length]
+        said, positions, by_piece = told(tokenizer, tokens, stops=(stop,))
+        assert stop not in said
+        assert joined(positions) == said.encode(), (stop, said, positions)
+        shown = told_so_far = 0
+        for part, some in by_piece:
+            shown, told_so_far = shown + len(part.encode()), told_so_far + len(joined(some))
+            assert told_so_far <= shown, "nothing is told of text that is held back"
+
+
+def test_random_tokens_have_the_bytes_that_there_are() -> None:
+    chance = random.Random(7)
+    for tokenizer in KINDS.values():
+        size = tokenizer.vocabulary_size
+        for _ in range(200):
+            tokens = [chance.randrange(size) for _ in range(12)]
+            said, positions, _ = told(tokenizer, tokens)
+            assert [one.token for one in positions] == tokens
+            assert all(one.offset <= one.end <= len(said) for one in positions)
+            assert [one.offset for one in positions] == sorted(one.offset for one in positions)
+            if "\ufffd" not in said:
+                assert joined(positions) == said.encode()
+
+
+def test_special_tokens_are_told_and_have_no_bytes() -> None:
+    tokenizer = KINDS["demo"]
+    tokens = tokenizer.encode("a<|im_end|>b<|im_end|>", add_special_tokens=False)
+    said, positions, _ = told(tokenizer, tokens)
+    assert said == "ab"
+    assert [(one.text, one.data, one.offset) for one in positions] == [
+        ("a", b"a", 0),
+        ("<|im_end|>", b"", 1),
+        ("b", b"b", 1),
+        ("<|im_end|>", b"", 2),
+    ]
+
+
+def test_a_space_that_is_dropped_at_the_beginning_is_not_told() -> None:
+    tokenizer = KINDS["sentencepiece"]
+    tokens = tokenizer.encode("Hello two", add_special_tokens=False)
+    said, positions, _ = told(tokenizer, tokens)
+    assert said == "Hello two"
+    assert joined(positions) == b"Hello two"
+    assert positions[0].text == "Hello"
+    after, positions, _ = told(tokenizer, tokens, prompt=tuple(tokens))
+    assert after == " Hello two"
+    assert joined(positions) == b" Hello two"
+
+
+def test_incomplete_characters_keep_their_bytes() -> None:
+    tokenizer = KINDS["byte-level"]
+    tokens = tokenizer.encode("a日", add_special_tokens=False)[:-1]
+    said, positions, _ = told(tokenizer, tokens)
+    assert said == "a\ufffd"
+    assert joined(positions) == "a日".encode()[: len(joined(positions))]
+    assert positions[-1].text.startswith("bytes:\\xe6")
+
+
+def byte_tokens(tokenizer: Tokenizer, *bytes_: int) -> list[int]:
+    return [tokenizer.fast.token_to_id(f"<0x{byte:02X}>") for byte in bytes_]
+
+
+def test_alternatives_have_keys_of_their_own() -> None:
+    tokenizer = KINDS["sentencepiece"]
+    letter = tokenizer.fast.token_to_id("H")
+    first, second, same = byte_tokens(tokenizer, 0xE6, 0xE7, ord("H"))
+    entry = TokenLogprob(-0.1, [(letter, -0.1), (first, -1.0), (second, -2.0), (same, -3.0)])
+    answer = CompletionAnswer("m", tokenizer, null_usage=False, echoes=[""])
+    position = Position(letter, entry, "H", b"H", 0, 1)
+    (top,) = answer.logprob_lists(0, [position])["top_logprobs"]
+    assert top == {"H": -0.1, "bytes:\\xe6": -1.0, "bytes:\\xe7": -2.0, f"token_id:{same}": -3.0}
+    unlikely = Position(same, entry, "H", b"H", 0, 1)
+    (top,) = answer.logprob_lists(0, [unlikely])["top_logprobs"]
+    assert top[f"token_id:{letter}"] == -0.1
+    assert top["H"] == -3.0
+    assert len(top) == 4
+
+
+def test_chat_tells_the_bytes_of_alternatives() -> None:
+    tokenizer = KINDS["sentencepiece"]
+    (first,) = byte_tokens(tokenizer, 0xE6)
+    entry = TokenLogprob(-0.1, [(first, -0.1), (2, -1.0)])
+    answer = ChatAnswer("m", tokenizer, null_usage=False)
+    (told_of,) = answer.logprob_lists(0, [Position(first, entry, "bytes:\\xe6", b"\xe6", 0, 0)])["content"]
+    assert told_of == {
+        "token": "bytes:\\xe6",
+        "logprob": -0.1,
+        "bytes": [0xE6],
+        "top_logprobs": [
+            {"token": "bytes:\\xe6", "logprob": -0.1, "bytes": [0xE6]},
+            {"token": "</s>", "logprob": -1.0, "bytes": []},
+        ],
+    }
