@@ -14,7 +14,7 @@ from support.reference import Reference, make_checkpoint
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
 from triptych.contracts.request import Medium, Precomputed
 from triptych.contracts.spans import Span
-from triptych.engines.vllm.flags import VllmFlags
+from triptych.engines.vllm_flags import VllmFlags
 from triptych.models.registry import family_of, load_checkpoint
 
 PICTURES = ((1, 140, 112), (2, 84, 84), (3, 200, 120), (4, 112, 168))

@@ -17,7 +17,7 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampling
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
-from triptych.engines.vllm.flags import VllmFlags
+from triptych.engines.vllm_flags import VllmFlags
 from triptych.media.naming import content_hash
 from triptych.models.registry import family_of, load_checkpoint
 

@@ -22,7 +22,8 @@ from support.deployment import http_client
 from support.loops import run
 from support.processes import CLEAN, child, command, mock_worker
 from triptych import __version__
-from triptych.cli.main import main
+from triptych.cli.main import build_parser, main
+from triptych.cli.parser import commands_of
 from triptych.cli.worker import is_out_of_reach
 from triptych.config.media import MediaLimits
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
@@ -82,23 +83,53 @@ def test_help_of_a_command_lists_every_field(name, models):
             assert f"--{field.name.replace('_', '-')}" in out, field.name
 
 
-def test_no_command_is_a_usage_error():
-    status, _, err = said()
-    assert status == 2
-    assert "COMMAND" in err
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), ["COMMAND", "triptych --help"]),
+        (("fronted",), ["unknown command 'fronted'; did you mean frontend?", "triptych --help"]),
+        (("train",), ["unknown command 'train'; known: up, frontend, worker"]),
+        (("--verison",), ["no flag --verison", "did you mean --version?"]),
+        (("--port", "5", "frontend"), ["no flag --port", "the command comes first"]),
+        (("worker",), ["--model is required"]),
+        (("frontend", "--port"), ["frontend: --port: expected one argument"]),
+        (("demo", "--about", "pictures"), ["--about: unknown value 'pictures'; did you mean picture?"]),
+        (("simulate", "x", "--policy", "kvv"), ["--policy kvv: unknown; did you mean kv?"]),
+        (("simulate", "x", "--mode", "E/P"), ["--mode E/P: unknown; did you mean E/PD? Known: EPD, E/PD"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(words, expected):
+    status, _, err = said(*words)
+    one_line_error(status, err, *expected)
+
+
+@pytest.mark.parametrize("command", commands_of(build_parser()))
+def test_no_command_takes_an_abbreviated_flag(command):
+    assert commands_of(build_parser())[command].allow_abbrev is False
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("worker", "--model", "demo", "--engine", "tgi"), ["unknown engine 'tgi'", "mock, vllm"]),
+        (("worker", "--model", "demo", "--engine", "tgi"), ["unknown engine 'tgi'; known: encoder, mock, vllm"]),
+        (("worker", "--model", "demo", "--engine", "vlm"), ["unknown engine 'vlm'; did you mean vllm?"]),
+        (("worker", "--model", "dmeo", "--engine", "mock"), ["did you mean demo?"]),
         (("worker", "--model", "/nowhere/at/all", "--engine", "mock"), ["/nowhere/at/all", "does not exist"]),
         (("worker", "--model", "no-one/nothing", "--engine", "mock"), ["in the cache", "hf download no-one/nothing"]),
-        (("worker", "--model", "demo", "--span", "ed"), ["--span ed"]),
+        (("worker", "--model", "demo", "--span", "ed"), ["--span ed: unknown span; did you mean epd? Known: e, p"]),
+        (("worker", "--model", "demo", "--spam", "e"), ["worker does not take --spam; did you mean --span?"]),
+        (("worker", "--model", "demo", "--max-model-len", "9"), ["does not take --max-model-len", "after `--`"]),
+        (("worker", "--model-files", "demo"), ["does not take --model-files", "see triptych worker --help"]),
+        (("frontend", "--model-files", "demo"), ["did you mean --model-files-cache?", "triptych frontend --help"]),
+        (("frontend", "--prot=5"), ["frontend does not take --prot; did you mean --port?"]),
+        (("frontend", "here"), ["frontend does not take here;"]),
+        (("frontend", "--", "--max-model-len", "9"), ["frontend takes no engine flags", "--max-model-len 9"]),
         (("worker", "--model", "demo", "--engine", "encoder", "--span", "pd"), ["span e", "not pd"]),
         (("worker", "--model", "demo", "--engine", "mock", "--", "--speed", "5"), ["--speed", "--itl-ms"]),
         (("worker", "--model", "demo", "--engine", "mock", "--host", "0.0.0.0"), ["TRIPTYCH_TOKEN"]),
         (("worker", "--model", "demo", "--engine", "mock", "--plane", "carrier-pigeon"), ["unknown plane", "local"]),
+        (("worker", "--model", "demo", "--engine", "mock", "--plane", "lokal"), ["did you mean local? known: local"]),
         (("frontend", "--port", "0", "--plane", "nats"), ["triptych up", "nats://host:4222"]),
         (("frontend", "--port", "0", "--plane", "nats://me:pw@h"), ["TRIPTYCH_NATS_PASSWORD"]),
         (("frontend", "--port", "0", "--events", "jetstream"), ["--events jetstream", "--plane nats://host:4222"]),
@@ -107,12 +138,13 @@ def test_no_command_is_a_usage_error():
             ("frontend", "--port", "0", "--events", "pigeons"),
             ["--events pigeons: unknown events; known: request, zmq"],
         ),
+        (("frontend", "--router-policy", "round_robin"), ["unknown router-policy; did you mean round-robin?"]),
         (("nats", "--host", "0.0.0.0", "--port", "0"), ["TRIPTYCH_NATS_TOKEN"]),
         (("worker", "--model", "demo", "--engine", "mock", "--tls-ca", "/nowhere"), ["need --tls-cert"]),
         (("worker", "--model", "demo", "--engine", "mock", "--tls-cert", "/nowhere"), ["--tls-cert", "No such file"]),
         (("frontend", "--port", "0", "--tls-cert", "/nowhere"), ["need --tls-ca"]),
         (("frontend", "--port", "0", "--tls-ca", "/nowhere"), ["--tls-ca", "No such file"]),
-        (("frontend", "--port", "many"), ["--port many"]),
+        (("frontend", "--port", "many"), ["--port many: must be a whole number"]),
         (("frontend", "--port", "0", "--prompt-template", "no place"), ["--prompt-template", "<prompt>"]),
         (("frontend", "--port", "0", "--media-max-bytes", "0"), ["--media-max-bytes 0"]),
         (("frontend", "--port", "0", "--run-dir", "/dev/null/x"), ["run directory /dev/null/x"]),

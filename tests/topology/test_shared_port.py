@@ -52,7 +52,7 @@ async def connect(port: int, count: int) -> None:
 
 def test_until_it_knows_who_is_alive_others_get_all_connections():
     async def main():
-        other = listen("127.0.0.1", 0, shared=True)
+        (other,) = listen("127.0.0.1", 0, shared=True)
         other.listen(2 * CONNECTIONS)
         port = other.getsockname()[1]
         discovery, client = Gated(), TcpRequestClient()
@@ -96,9 +96,10 @@ def test_who_has_connected_when_it_ends_is_answered(monkeypatch):
 
     async def main():
         server = HttpServer(app, FrontendConfig(max_connections_per_address=200), 2.0)
-        with listen("127.0.0.1", 0) as listener:
+        (listener,) = listen("127.0.0.1", 0)
+        with listener:
             address = listener.getsockname()[:2]
-            serving = asyncio.create_task(server.serve(listener))
+            serving = asyncio.create_task(server.serve([listener]))
             await server.serves.wait()
             silent, kept = [await asyncio.open_connection(*address) for _ in range(2)]
             kept[1].write(REQUEST)

@@ -86,8 +86,8 @@ def test_the_same_is_printed_twice(sample, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--policy", "best"], "--policy best: known: kv,"),
-        (["--mode", "PD"], "--mode PD: known: EPD, E/PD"),
+        (["--policy", "best"], "--policy best: unknown; known: kv,"),
+        (["--mode", "PD"], "--mode PD: unknown; did you mean EPD? Known: EPD, E/PD"),
         (["--speed", "0"], "--speed 0: a number above 0"),
         (["--profile", "b200"], "unknown profile b200; known: llama-8b-h100"),
         (["--workers", "2", "--mode", "E/P/D"], "--workers 2: mode E/P/D needs at least 3"),

@@ -142,7 +142,7 @@ def test_a_key_by_flag_or_environment(verify, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--model", "other"), "does not serve other; served now: demo"),
+        (("--model", "other"), "does not serve other; known: demo"),
         (("--checkpoint", "/nowhere"), "/nowhere does not exist"),
         (("--cases", "text,five"), "five"),
         (("--cases", "text,sound"), "takes no audio, for the case sound"),

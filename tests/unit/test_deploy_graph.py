@@ -99,14 +99,15 @@ def test_the_demo_without_a_graph_file_is_the_example() -> None:
 WORKER = "model: demo\nworkers: [{engine: mock}]\n"
 
 WRONG = {
-    "unknown top key": (WORKER + "modle: x", "modle: unknown key; known: events, frontend, hang-timeout-s, model,"),
+    "unknown top key": (WORKER + "modle: x", "modle: unknown key; did you mean model?"),
+    "a key like none": (WORKER + "xyz: x", "xyz: unknown key; known: events, frontend, hang-timeout-s, model,"),
     "unknown frontend key": (
         WORKER + "frontend: {prot: 1}",
-        "frontend.prot: unknown key; known: allowed-local-media-path,",
+        "frontend.prot: unknown key; did you mean port?",
     ),
     "unknown worker key": (
         "model: demo\nworkers: [{}, {replica: 1}]",
-        "workers[1].replica: unknown key; known: arena-bytes, arena-queue,",
+        "workers[1].replica: unknown key; did you mean replicas?",
     ),
     "python spelling": (WORKER + "frontend: {max_choices: 1}", "frontend.max_choices: unknown key"),
     "bad span": ("model: demo\nworkers: [{span: de}]", "workers[0].span: unknown span; known: e, p, d, ep"),
@@ -115,7 +116,7 @@ WRONG = {
         WORKER + "frontend: {router-policy: x}",
         "frontend.router-policy: unknown router-policy; known:",
     ),
-    "bad type": (WORKER + "frontend: {port: http}", "frontend.port: Expected `int`, got `str`"),
+    "bad type": (WORKER + "frontend: {port: http}", "frontend.port: must be a whole number"),
     "out of range": ("model: d\nworkers: [{replicas: 0}]", "workers[0].replicas: Expected `int` >= 1"),
     "no model": ("workers: [{engine: mock}]", "model: missing; name a checkpoint folder or `demo`"),
     "no workers": ("model: demo", "workers: give at least one worker"),
@@ -127,7 +128,13 @@ WRONG = {
     "shared port": ("model: d\nworkers: [{port: 1, replicas: 2}]", "workers[0].port: 2 replicas cannot share"),
     "not YAML": ("model: [", "line 1: not YAML: "),
     "a list": ("[1]", "top level: must hold `key: value` lines"),
-    "a scalar section": (WORKER + "frontend: 3", "frontend: Expected `object"),
+    "a scalar section": (WORKER + "frontend: 3", "frontend: must hold `key: value` lines"),
+    "no list": ("model: demo\nworkers: 5", "workers: must be a list"),
+    "bad engine": ("model: d\nworkers: [{engine: vlm}]", "workers[0].engine: unknown engine 'vlm'; did you mean vllm?"),
+    "bad engine flag": (
+        "model: demo\nworkers: [{engine: mock}, {name: b, engine: mock, args: [--itl, 5]}]",
+        "workers[1].args: unknown engine flag --itl; did you mean --itl-ms?",
+    ),
 }
 
 

@@ -95,18 +95,3 @@ def test_unknown_fields_and_changes_are_refused():
 )
 def test_engine_flags(args, expected):
     assert parse_engine_args(args, MockArgs) == expected
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("--itl",), "pairs"),
-        (("itl-ms", "5"), "pairs"),
-        (("--speed", "5"), "unknown engine flag --speed; known: .*--itl-ms"),
-        (("--itl-ms", "fast"), "engine flags: "),
-        (("--itl-ms", "-1"), "engine flags: "),
-    ],
-)
-def test_bad_engine_flags(args, words):
-    with pytest.raises(ConfigError, match=words):
-        parse_engine_args(args, MockArgs)

@@ -344,8 +344,8 @@ def test_a_failure_is_a_result_and_the_rest_is_asked():
     ("served", "wanted", "words"),
     [
         (["a", "b"], None, "several models.*--model: a, b"),
-        (["a", "b"], "c", "does not serve c; served now: a, b"),
-        ([], None, "does not serve a model; served now: none"),
+        (["a", "b"], "c", "does not serve c; known: a, b"),
+        ([], None, "serves no model now"),
         (AskFailed("cannot connect"), None, "--url http://h: cannot connect"),
     ],
 )

@@ -29,11 +29,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
+    from triptych.aio.listeners import is_loopback
     from triptych.frontend.server import serving
     from triptych.memory import settle
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
-    from triptych.planes.request.tcp_server import is_loopback
 
     process.allow_many_files()
 

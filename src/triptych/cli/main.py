@@ -7,22 +7,25 @@ import sys
 
 from triptych import __version__
 from triptych.cli import stopping
+from triptych.cli.parser import Parser, refuse_early_flags, refuse_unknown
 from triptych.config import credentials
+from triptych.config.serve import DEFAULT_ENGINE
 from triptych.contracts.errors import ConfigError
 
 _SERVING = ("up", "demo", "frontend", "worker", "nats")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     # Imported here, by need of a command's own parts: each module imports only light configuration at the top.
     from triptych.cli import demo, frontend, nats, simulate, up, verify, worker
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="triptych",
         description="Serve multimodal language models with encode, prefill and decode together or apart.",
     )
     parser.add_argument("--version", action="version", version=f"triptych {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    root: argparse.ArgumentParser = parser
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (up, frontend, worker, nats, demo, verify, simulate):
         module.add_parser(commands)
     return parser
@@ -32,13 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command in ``argv``, or in this process's own words, after which the process may end with it."""
     own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
     with stopping.guarded() as guard:
-        args, unknown = build_parser().parse_known_args(own)
-        args.engine_args = engine_args
-        if args.command in _SERVING:
-            guard.words = stopping.STARTING
         try:
-            if unknown:
-                raise ConfigError(_unknown(args.command, unknown))
+            args = _parsed(own, engine_args)
+            if args.command in _SERVING:
+                guard.words = stopping.STARTING
             credentials.read()
             status = int(args.func(args))
         except ConfigError as error:
@@ -49,9 +49,20 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _unknown(command: str, words: list[str]) -> str:
-    hint = "; an engine's own flags go after `--`" if command == "worker" else ""
-    return f"{command} does not take {' '.join(words)}; see triptych {command} --help{hint}"
+def _parsed(own: list[str], engine_args: list[str]) -> argparse.Namespace:
+    """Raises ConfigError for words that the command does not take."""
+    parser = build_parser()
+    refuse_early_flags(parser, own[0] if own else "")
+    args, unknown = parser.parse_known_args(own)
+    takes_engine_args = args.command == "worker"
+    if unknown:
+        refuse_unknown(
+            parser, args.command, unknown, vars(args).get("engine", DEFAULT_ENGINE) if takes_engine_args else None
+        )
+    if engine_args and not takes_engine_args:
+        raise ConfigError(f"{args.command} takes no engine flags: nothing may follow `--`, got {' '.join(engine_args)}")
+    args.engine_args = engine_args
+    return args
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 from triptych.aio import leftovers
+from triptych.aio.listeners import bare, is_loopback
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
@@ -29,15 +30,14 @@ def run(args: argparse.Namespace) -> int:
 
     async def main(life: process.Life) -> None:
         from triptych.deploy.nats_server import nats_server
-        from triptych.planes.request.tcp_server import is_loopback
 
-        token = credentials.nats_token()
-        if token is None and not is_loopback(config.host):
+        token, host = credentials.nats_token(), bare(config.host)
+        if token is None and not is_loopback(host):
             name = credentials.NATS_TOKEN
-            raise ConfigError(f"listening on {config.host} needs a shared token: set {name} in every process")
+            raise ConfigError(f"listening on {host} needs a shared token: set {name} in every process")
         folder = env.run_dir(config.run_dir)
         leftovers.share(folder)
-        async with nats_server(config.host, config.port, token, folder, _complain) as server:
+        async with nats_server(host, config.port, token, folder, _complain) as server:
             life.ready(f"nats {server.url}")
             stopping, ending = asyncio.create_task(life.stop.wait()), asyncio.create_task(server.ended())
             await asyncio.wait([stopping, ending], return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from triptych.config.choices import choices
+from triptych.config.choices import reason_of
 from triptych.contracts.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -56,20 +56,22 @@ def add_options(
         else:
             settings["metavar"] = plain.__name__.upper() if plain in (int, float) else field.name.upper()
             settings["action"] = "append" if field.name in repeated else "store"
-        group.add_argument(flag(field.name), default=argparse.SUPPRESS, required=required, **settings)
+        group.add_argument(flag(field.name), default=argparse.SUPPRESS, **settings)
 
 
 def read_options(args: argparse.Namespace, model: type[T]) -> T:
-    """``model`` from parsed flags. Raises ConfigError naming the flag at fault."""
+    """``model`` from parsed flags. Raises ConfigError naming the flag at fault, or missing.
+
+    A missing flag is found here and not by the parser, which would not say that another one is misspelled.
+    """
     given = {f.name: vars(args)[f.name] for f in msgspec.structs.fields(model) if f.name in vars(args)}
     for name, value in given.items():
         try:
             msgspec.convert({**_filler(model), name: value}, model, strict=False)
         except msgspec.ValidationError as error:
-            reason = str(error).split(" - at ")[0]
-            if reason.startswith("Invalid enum value"):
-                reason = f"unknown {name}; known: {', '.join(choices(model, name))}"
-            raise ConfigError(f"{flag(name)} {value}: {reason}") from error
+            raise ConfigError(f"{flag(name)} {value}: {reason_of(error, model, name, value)}") from error
+    if missing := next((name for name in _filler(model) if name not in given), None):
+        raise ConfigError(f"{flag(missing)} is required")
     return msgspec.convert(given, model, strict=False)
 
 

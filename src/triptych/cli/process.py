@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from triptych.aio import leftovers, terminal
+from triptych.aio.listeners import is_loopback
 from triptych.cli import stopping
 from triptych.cli.options import flag, read_options
 from triptych.config import credentials, env
 from triptych.config.serve import JoinConfig, PlaneConfig
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import did_you_mean
 from triptych.demo import MODELS
 from triptych.models.names import model_folder
 from triptych.planes import run_dir
@@ -28,7 +30,6 @@ from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.events.base import Publisher, Source
 from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.request.base import RequestClient
-from triptych.planes.request.tcp_server import is_loopback
 from triptych.planes.request.tls import TlsFiles
 from triptych.runtime.heartbeat import beat
 from triptych.runtime.tasks import TaskSet
@@ -163,7 +164,8 @@ def discovery(config: PlaneConfig) -> Discovery:
         raise ConfigError("--plane nats is for `triptych up`, which starts a server; name yours: nats://host:4222")
     if "://" in config.plane:
         return _nats_discovery(config)
-    raise ConfigError(f"unknown plane {config.plane!r}; known: local, nats://host:4222, tls://host:4222")
+    hint = did_you_mean(config.plane, ("local", "nats"))
+    raise ConfigError(f"unknown plane {config.plane!r}{hint or ';'} known: local, nats://host:4222, tls://host:4222")
 
 
 def plane_token(config: PlaneConfig, host: str = "localhost") -> str | None:
@@ -249,4 +251,4 @@ def _event_packages(config: PlaneConfig) -> Iterator[None]:
 
 def checkpoint_folder(model: str) -> str:
     """The folder that ``--model`` names; those of ``MODELS`` are shipped. Raises ConfigError for what is nowhere."""
-    return str(MODELS.get(model) or model_folder(model, env.hub_cache()))
+    return str(MODELS.get(model) or model_folder(model, env.hub_cache(), MODELS))

@@ -11,6 +11,7 @@ from triptych.cli.options import add_options, read_options
 from triptych.config.simulate import SimulateConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span
+from triptych.contracts.suggest import or_all
 
 if TYPE_CHECKING:
     from triptych.router.policy import PolicyName
@@ -139,7 +140,7 @@ def _mode(name: str) -> Mode:
 
 def _one_of(flag: str, name: str, known: dict[str, T]) -> T:
     if name.strip() not in known:
-        raise ConfigError(f"{flag} {name}: known: {', '.join(known)}")
+        raise ConfigError(f"{flag} {name}: unknown{or_all(name.strip(), known)}")
     return known[name.strip()]
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 
+import msgspec
+
+from triptych.aio.listeners import authority, bare, is_loopback
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
@@ -14,12 +17,13 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions, engine_factory
+from triptych.engines.flags import check_flags
 from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
 from triptych.observability import phases
-from triptych.planes.request.tcp_server import TcpRequestServer, is_loopback
+from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime import engine_log
 from triptych.runtime.worker import Worker
 from triptych.transfer import ucx
@@ -42,9 +46,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     config = read_options(args, WorkerConfig)
+    config = msgspec.structs.replace(config, host=bare(config.host))
     plane = process.plane_config(args, config.host, credentials.OF_WORKERS)
     transfer = read_options(args, TransferConfig)
     tls = process.tls_files(plane).for_listening()
+    check_flags(config.engine, tuple(args.engine_args))
     folder = process.checkpoint_folder(config.model)
     require_span(load_checkpoint(folder), config.span)
     name = config.served_model_name or served_name(config.model)
@@ -68,21 +74,23 @@ def run(args: argparse.Namespace) -> int:
         discovery = process.discovery(plane)
         called = config.instance_name or config.span.value
         logs = env.run_dir(plane.run_dir), plane.namespace
-        with engine_log.kept(*logs, called, verbose=config.verbose) as stop_telling:
-            phases.enter(f"loading the engine ({config.engine})")
-            engine = engine_factory(config.engine)(options)
-            token = process.plane_token(plane, config.host)
-            server = TcpRequestServer(
-                config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls
-            )
-            publisher = process.event_publisher(plane, config.host)
-            worker = Worker(config, engine, server, discovery, make_transfer(transfer), publisher)
+        token = process.plane_token(plane, config.host)
+        server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls)
+        server.bind()
+        try:
+            with engine_log.kept(*logs, called, verbose=config.verbose) as stop_telling:
+                phases.enter(f"loading the engine ({config.engine})")
+                engine = engine_factory(config.engine)(options)
+                publisher = process.event_publisher(plane, config.host)
+                worker = Worker(config, engine, server, discovery, make_transfer(transfer), publisher)
 
-            def on_ready(instance: Instance) -> None:
-                stop_telling()
-                life.ready(_announcement(instance))
+                def on_ready(instance: Instance) -> None:
+                    stop_telling()
+                    life.ready(_announcement(instance))
 
-            await worker.run(life.stop, on_ready, settle)
+                await worker.run(life.stop, on_ready, settle)
+        finally:
+            await server.close()
 
     return process.run_to_the_end(main)
 
@@ -96,5 +104,5 @@ def is_out_of_reach(config: WorkerConfig, transfer: TransferConfig) -> bool:
 def _announcement(instance: Instance) -> str:
     return (
         f"worker {instance.id} span={instance.span.value} engine={instance.engine} "
-        f"model={instance.model.name} at {instance.host}:{instance.port}"
+        f"model={instance.model.name} at {authority(instance.host, instance.port)}"
     )

@@ -1,11 +1,24 @@
-"""What a setting of few values may be."""
+"""What a setting of few values may be, and why a value is refused."""
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
+
+from triptych.contracts.suggest import or_all
+
+_EXPECTED = re.compile(r"Expected `(\w+)[^`]*`, got `")
+_WANTED = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "str": "must be text; put it in quotes",
+    "array": "must be a list",
+    "object": "must hold `key: value` lines",
+}
 
 
 def choices(model: type[msgspec.Struct], field: str) -> list[str]:
@@ -14,3 +27,12 @@ def choices(model: type[msgspec.Struct], field: str) -> list[str]:
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
     return [str(one.value) for one in hint] if issubclass(hint, Enum) else []
+
+
+def reason_of(error: msgspec.ValidationError, model: type[msgspec.Struct], field: str, value: object) -> str:
+    """Why ``value`` cannot be that of ``field``, without the place, which the caller names."""
+    if str(error).startswith("Invalid enum value"):
+        return f"unknown {field.replace('_', '-')}{or_all(str(value), choices(model, field))}"
+    reason = str(error).split(" - at ")[0]
+    found = _EXPECTED.match(reason)
+    return _WANTED.get(found[1], reason) if found else reason

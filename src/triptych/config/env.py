@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import or_all
 
 RUN_DIR = "TRIPTYCH_RUN_DIR"
 LOG_LEVEL = "TRIPTYCH_LOG_LEVEL"
@@ -58,7 +59,7 @@ def log_level() -> str:
     """Raises ConfigError for a level that is none of ``LOG_LEVELS``."""
     level = (os.environ.get(LOG_LEVEL) or "INFO").upper()
     if level not in LOG_LEVELS:
-        raise ConfigError(f"{LOG_LEVEL} is {level!r}; known: {', '.join(LOG_LEVELS)}")
+        raise ConfigError(f"{LOG_LEVEL} is {level!r}{or_all(level, LOG_LEVELS)}")
     return level
 
 

@@ -13,6 +13,8 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 
+DEFAULT_ENGINE = "vllm"
+
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How processes of one deployment find each other, and whom they trust."""
@@ -235,7 +237,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(description="Folder, id of a model in Hugging Face's cache, or `demo` or `demo-audio` (shipped)."),
     ]
     span: Annotated[Span, Meta(description="Stages hosted: e, p, d, ep, pd or epd.")] = Span.EPD
-    engine: Annotated[str, Meta(description="Back end: vllm, encoder (span e only) or mock.")] = "vllm"
+    engine: Annotated[str, Meta(description="Back end: vllm, encoder (span e only) or mock.")] = DEFAULT_ENGINE
     name: Annotated[str, Meta(description="Component name, shared by replicas (default: the span).")] = ""
     served_model_name: Annotated[
         str | None, Meta(description="Name that clients use (default: the model's id, or its folder's name).")
@@ -253,7 +255,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     embedding_cache_bytes: Annotated[
         int, Meta(ge=0, description="Most bytes of embeddings kept, by content; 0 keeps none.")
     ] = 256 * MIB
-    host: Annotated[str, Meta(description="Address that the request plane listens on.")] = "127.0.0.1"
+    host: Annotated[
+        str, Meta(description="Address that the request plane listens on; `localhost`: 127.0.0.1 and ::1.")
+    ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port of the request plane; 0 takes a free one.")] = 0
     drain_timeout_s: Annotated[float, Meta(ge=0, description="On SIGTERM, time for requests in flight to finish.")] = (
         8.0

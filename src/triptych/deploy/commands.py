@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 from enum import Enum
@@ -11,11 +10,11 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from triptych.aio.listeners import bind, is_loopback
 from triptych.config import credentials
 from triptych.config.serve import FrontendConfig
 from triptych.deploy.graph import Graph, WorkerNode, kebab
 from triptych.models.names import served_name
-from triptych.planes.request.tcp_server import is_loopback
 
 Role = Literal["frontend", "worker", "plane"]
 
@@ -72,9 +71,11 @@ def _frontend_specs(graph: Graph, plane: tuple[str, ...], token: str | None) -> 
 
 def _free_port(host: str) -> int:
     """One that all replicas can listen on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    probes = bind(host, 0)
+    port = int(probes[0].getsockname()[1])
+    for probe in probes:
+        probe.close()
+    return port
 
 
 def flags(*models: msgspec.Struct) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from triptych.config.choices import choices
+from triptych.config.choices import reason_of
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
@@ -22,6 +22,8 @@ from triptych.config.supervise import SuperviseConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span, modes_of
+from triptych.contracts.suggest import or_all
+from triptych.engines.flags import check_flags, require_engine
 
 T = TypeVar("T", bound=msgspec.Struct)
 Scalar = str | int | float
@@ -141,7 +143,20 @@ def _read_worker(raw: dict[str, Any], where: str, defaults: dict[str, str | None
     for key in ("port", "instance_name"):
         if getattr(config, key) and placement.replicas > 1:
             raise ConfigError(f"{where}.{kebab(key)}: {placement.replicas} replicas cannot share one; leave it out")
+    _check_engine(config.engine, tuple(map(str, placement.args)), where)
     return WorkerNode(config=config, media=media, transfer=transfer, placement=placement)
+
+
+def _check_engine(engine: str, args: tuple[str, ...], where: str) -> None:
+    """Raises ConfigError for what the worker would refuse once it has started."""
+    try:
+        require_engine(engine)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.engine: {error}") from error
+    try:
+        check_flags(engine, args)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.args: {error}") from error
 
 
 def _read(raw: object, where: str, *models: type[Any]) -> tuple[Any, ...]:
@@ -150,7 +165,7 @@ def _read(raw: object, where: str, *models: type[Any]) -> tuple[Any, ...]:
         raise ConfigError(f"{where or 'top level'}: must hold `key: value` lines")
     known = {kebab(name) for model in models for name in model.__struct_fields__}
     if unknown := [str(key) for key in raw if key not in known]:
-        raise ConfigError(f"{_at(where, unknown[0])}: unknown key; known: {', '.join(sorted(known))}")
+        raise ConfigError(f"{_at(where, unknown[0])}: unknown key{or_all(unknown[0], sorted(known))}")
     return tuple(_convert(raw, where, model) for model in models)
 
 
@@ -159,11 +174,8 @@ def _convert(raw: dict[str, Any], where: str, model: type[T]) -> T:
     try:
         return msgspec.convert(own, model)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        name = path.rstrip("`")
-        if reason.startswith("Invalid enum value"):
-            reason = f"unknown {kebab(name)}; known: {', '.join(choices(model, name))}"
-        raise ConfigError(f"{_at(where, kebab(name))}: {reason}") from error
+        name = str(error).partition(" - at `$.")[2].rstrip("`")
+        raise ConfigError(f"{_at(where, kebab(name))}: {reason_of(error, model, name, own.get(name))}") from error
 
 
 def _at(where: str, key: str) -> str:

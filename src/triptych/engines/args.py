@@ -6,22 +6,45 @@ from typing import TypeVar
 
 import msgspec
 
+from triptych.config.choices import reason_of
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import or_all
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 def parse_engine_args(args: tuple[str, ...], into: type[T]) -> T:
-    """``--key value`` pairs (``--key=value`` too) as ``into``. Raises ConfigError listing the known flags."""
-    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-    if len(words) % 2 or any(not key.startswith("--") for key in words[::2]):
-        raise ConfigError(f"engine flags come as `--key value` pairs, got: {' '.join(args)}")
-    pairs = {key[2:].replace("-", "_"): value for key, value in zip(words[::2], words[1::2], strict=True)}
-    known = {field.name for field in msgspec.structs.fields(into)}
-    if unknown := sorted(pairs.keys() - known):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(known))
-        raise ConfigError(f"unknown engine flag --{unknown[0].replace('_', '-')}; known: {flags}")
-    try:
-        return msgspec.convert(pairs, into, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"engine flags: {error}") from error
+    """``--key value`` pairs (``--key=value`` too) as ``into``. Raises ConfigError for what it does not have."""
+    pairs = _pairs(args)
+    known = flags_of(into)
+    if unknown := next((flag for flag in pairs if flag not in known), None):
+        raise ConfigError(f"unknown engine flag {unknown}{or_all(unknown, known)}")
+    values = {flag[2:].replace("-", "_"): value for flag, value in pairs.items()}
+    for name, value in values.items():
+        try:
+            msgspec.convert({name: value}, into, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"engine flag {_flag(name)} {value}: {reason_of(error, into, name, value)}") from error
+    return msgspec.convert(values, into, strict=False)
+
+
+def flags_of(model: type[msgspec.Struct]) -> list[str]:
+    return [_flag(field.name) for field in msgspec.structs.fields(model)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _pairs(args: tuple[str, ...]) -> dict[str, str]:
+    """The value of each flag, which is spelled with hyphens."""
+    words = iter(args)
+    pairs: dict[str, str] = {}
+    for word in words:
+        if not word.startswith("--"):
+            raise ConfigError(f"engine flags come as `--key value` pairs; {word!r} belongs to no flag")
+        key, equals, value = word.partition("=")
+        if not equals and (value := next(words, "--")).startswith("--"):
+            raise ConfigError(f"engine flag {key}: its value is missing")
+        pairs[key.replace("_", "-")] = value
+    return pairs

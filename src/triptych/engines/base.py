@@ -16,6 +16,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Metadata, TokenDelta
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer, Sample
+from triptych.engines.flags import require_engine
 from triptych.transfer.base import Buffer, Transfer
 
 
@@ -164,8 +165,7 @@ _REGISTRY = {
 
 def engine_factory(name: str) -> EngineFactory:
     """The back end called ``name``, imported now. Raises ConfigError listing the known ones."""
-    if name not in _REGISTRY:
-        raise ConfigError(f"unknown engine {name!r}; known: {', '.join(sorted(_REGISTRY))}")
+    require_engine(name)
     module, attribute, install = _REGISTRY[name]
     try:
         return cast(EngineFactory, getattr(import_module(module), attribute))

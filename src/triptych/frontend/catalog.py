@@ -17,6 +17,7 @@ from triptych.contracts.errors import ConfigError, NotFound, TriptychError, Unav
 from triptych.contracts.shortage import shortage_of
 from triptych.contracts.shown import shown
 from triptych.contracts.spans import Mode, Span, modes_of
+from triptych.contracts.suggest import did_you_mean
 from triptych.frontend.known_models import KnownModels
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
@@ -241,8 +242,9 @@ class Catalog:
                 code="discovery_unsettled",
                 retry_after_s=RETRY_AFTER_S,
             )
+        hint = did_you_mean(name, self.models) or ";"
         raise NotFound(
-            f"model {shown(name)} does not exist; served here: {self._names()}{self.looked_in}",
+            f"model {shown(name)} does not exist{hint} served here: {self._names()}{self.looked_in}",
             param="model",
             code="model_not_found",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from triptych.aio.listeners import authority
 from triptych.frontend.catalog import Model
 
 
@@ -30,7 +31,7 @@ def health_of(model: Model) -> dict[str, Any]:
                 "span": one.span.value,
                 "able": one.able.value,
                 "engine": one.engine,
-                "address": f"{one.host}:{one.port}",
+                "address": authority(one.host, one.port),
             }
             for one in model.instances
         ],

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from triptych.aio.listeners import authority
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
@@ -58,7 +59,7 @@ async def serving(
         local_path=config.allowed_local_media_path,
         cache_bytes=config.media_cache_bytes,
     )
-    listener = listen(config.host, config.port, shared=config.reuse_port)
+    listeners = listen(config.host, config.port, shared=config.reuse_port)
     async with media_sources as media:
         routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
@@ -85,13 +86,14 @@ async def serving(
             app.metrics.also(samples)
         server = HttpServer(app, config, config.drain_timeout_s)
         app.metrics.also(server.connections.samples)
-        host, port = listener.getsockname()[:2]
+        host, port = listeners[0].getsockname()[:2]
         try:
-            async with _running(server, listener, catalog):
+            async with _running(server, listeners, catalog):
                 with lag.watching():
-                    yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                    yield f"http://{authority(host, port)}"
         finally:
-            listener.close()
+            for one in listeners:
+                one.close()
             work.close()
             await follower.close()
             await dispatcher.close()
@@ -99,13 +101,13 @@ async def serving(
 
 
 @asynccontextmanager
-async def _running(server: HttpServer, listener: socket.socket, catalog: Catalog) -> AsyncIterator[None]:
+async def _running(server: HttpServer, listeners: list[socket.socket], catalog: Catalog) -> AsyncIterator[None]:
     """Discovery is followed and HTTP served within the block, and not before it is known who is alive."""
     async with asyncio.TaskGroup() as group:
         following = group.create_task(catalog.follow(), name="follow discovery")
         try:
             await catalog.first_snapshot.wait()
-            group.create_task(server.serve(listener), name="http server")
+            group.create_task(server.serve(listeners), name="http server")
             await server.serves.wait()
             yield
         finally:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import did_you_mean
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _REPO, _SNAPSHOTS, _MAIN = "models--", "snapshots", "refs/main"
@@ -28,22 +30,41 @@ def served_name(model: str) -> str:
     return path.name or model
 
 
-def model_folder(model: str, cache: Path) -> Path:
+def model_folder(model: str, cache: Path, shipped: Iterable[str] = ()) -> Path:
     """The folder of ``model``, which is a folder or the id of a model in the hub's ``cache``. Opens no connection.
 
-    Raises ConfigError for what is neither.
+    Raises ConfigError for what is neither, with the most similar name there, or among the ``shipped`` ones.
     """
     path = Path(model).expanduser()
     if path.is_dir():
         return _snapshot(path) or path
-    if path.exists() or not _HUB_ID.fullmatch(model):
-        raise ConfigError(f"model folder {path} does not exist; --model takes the folder of a checkpoint")
+    if path.exists():
+        raise ConfigError(f"model {path} is a file; --model takes the folder of a checkpoint")
+    if not _HUB_ID.fullmatch(model):
+        hint = did_you_mean(path.name, _folders(path.parent))
+        raise ConfigError(f"model folder {path} does not exist{hint or ';'} --model takes the folder of a checkpoint")
     found = _snapshot(cache / (_REPO + model.replace("/", "--")))
     if found is None:
+        hint = did_you_mean(model, [*shipped, *_cached(cache)])
         raise ConfigError(
-            f"{model} is neither a folder nor a model in the cache {cache}; download it first (`hf download {model}`)"
+            f"{model} is neither a folder nor a model in the cache {cache}{hint or ';'} "
+            f"download it first (`hf download {model}`)"
         )
     return found
+
+
+def _folders(parent: Path) -> list[str]:
+    """Names of the folders in ``parent``; none where it cannot be read."""
+    try:
+        return [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _cached(cache: Path) -> list[str]:
+    """Ids of the models in the hub's cache."""
+    names = (name.removeprefix(_REPO) for name in _folders(cache) if name.startswith(_REPO))
+    return [name.replace("--", "/", 1) for name in names]
 
 
 def _snapshot(repository: Path) -> Path | None:

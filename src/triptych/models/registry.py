@@ -27,11 +27,13 @@ TEXT_ONLY = ModelFamily(name="text", model_types=())
 
 def read_json(path: Path) -> Json:
     """The JSON object in a checkpoint's file, empty where there is no such file. Raises ConfigError."""
-    if not path.is_file():
-        return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict)
-    except msgspec.MsgspecError as error:
+    except (FileNotFoundError, IsADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a JSON object: {error}") from error
 
 
@@ -42,7 +44,7 @@ def load_checkpoint(path: str) -> Checkpoint:
         raise ConfigError(f"model folder {path} does not exist")
     config = read_json(folder / "config.json")
     if not config:
-        raise ConfigError(f"{path} is no checkpoint: it has no config.json")
+        raise ConfigError(f"{path} is no checkpoint: it has no config.json, or an empty one")
     preprocessor = read_json(folder / "preprocessor_config.json")
     if not preprocessor:  # transformers 5 saves all processors of a model in one file
         preprocessor = read_json(folder / "processor_config.json").get("image_processor") or {}
@@ -63,11 +65,13 @@ class _TokenizerFile(msgspec.Struct):
 
 
 def _added_tokens(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        return {}
     try:
         read = msgspec.json.decode(path.read_bytes(), type=_TokenizerFile)
-    except msgspec.MsgspecError as error:
+    except (FileNotFoundError, IsADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a tokenizer: {error}") from error
     return {token.content: token.id for token in read.added_tokens}
 

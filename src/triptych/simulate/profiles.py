@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import or_all
 
 MICROSECOND = 10**6
 MILLISECOND = 10**9
@@ -130,5 +131,5 @@ PROFILES = {one.name: one for one in (LLAMA_8B_H100, DEMO_CPU)}
 def profile_named(name: str) -> Profile:
     """Raises ConfigError that lists the known ones."""
     if name not in PROFILES:
-        raise ConfigError(f"unknown profile {name}; known: {', '.join(PROFILES)}")
+        raise ConfigError(f"unknown profile {name}{or_all(name, PROFILES)}")
     return PROFILES[name]

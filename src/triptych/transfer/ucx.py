@@ -26,6 +26,9 @@ _ONE_HOST = {
     "UCX_NET_DEVICES": "lo",  # where the user names transports of his own, they still stay on this host
 }
 
+_EVERYWHERE = {"UCX_DEBUG_SIGNO": "0"}
+"""UCX would take SIGHUP for itself: a closed terminal would stop no worker, and ``nohup`` would change nothing."""
+
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 ROOM_BYTES = 24 << 20
 """Room that UCX wants in ``/dev/shm`` when an agent is made (it keeps 5 MiB of it); with less it refuses or crashes."""
@@ -36,7 +39,10 @@ def prepare(devices: str) -> None:
 
     UCX reads them when an agent is made, in this process or a child, so this must come before.
     """
-    for variable, value in (_ONE_HOST if devices == NO_DEVICE else {"UCX_NET_DEVICES": devices}).items():
+    for variable, value in {
+        **_EVERYWHERE,
+        **(_ONE_HOST if devices == NO_DEVICE else {"UCX_NET_DEVICES": devices}),
+    }.items():
         env.set_default(variable, value)
 
 

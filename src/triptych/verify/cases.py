@@ -15,6 +15,7 @@ from PIL import Image
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import MediaKind
+from triptych.contracts.suggest import or_all
 from triptych.demo.audio import clips
 from triptych.demo.scenes import draw, make_scene
 from triptych.demo.video import films
@@ -107,8 +108,10 @@ def listed(names: str) -> list[str]:
     """``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown ones, and for none."""
     wanted = [name for one in names.split(",") if (name := one.strip())]
     unknown = [name for name in wanted if name not in CASES]
-    if unknown or not wanted:
-        raise ConfigError(f"--cases: unknown case {', '.join(unknown) or '(none given)'}; known: {', '.join(CASES)}")
+    if unknown:
+        raise ConfigError(f"--cases: unknown case {unknown[0]}{or_all(unknown[0], CASES)}")
+    if not wanted:
+        raise ConfigError(f"--cases: none given; known: {', '.join(CASES)}")
     return [name for name in CASES if name in wanted]
 
 

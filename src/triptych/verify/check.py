@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import or_all
 from triptych.verify.ask import AskFailed, Deployment, Said
 from triptych.verify.cases import Case
 from triptych.verify.compare import Difference, compare
@@ -60,10 +61,11 @@ async def model_to_ask(deployment: Deployment, url: str, wanted: str | None) -> 
         return served[0]
     if wanted in served:
         return str(wanted)
-    names = ", ".join(served) or "none"
-    if wanted is None and served:
-        raise ConfigError(f"{url} serves several models, choose one with --model: {names}")
-    raise ConfigError(f"{url} does not serve {wanted or 'a model'}; served now: {names}")
+    if wanted is None:
+        names = ", ".join(served)
+        several = f"serves several models, choose one with --model: {names}"
+        raise ConfigError(f"{url} {several if served else 'serves no model now'}")
+    raise ConfigError(f"{url} does not serve {wanted}{or_all(wanted, served)}")
 
 
 class Check:

@@ -29,11 +29,12 @@ from triptych.engines.vllm.failures import first_line, in_our_terms
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.grammar.setup import check_backend
 from triptych.engines.vllm.kv_events import Channel, Reporter
-from triptych.engines.vllm.options import engine_args, side_channel, split_flags
+from triptych.engines.vllm.options import engine_args, side_channel
 from triptych.engines.vllm.ports import Ports, reserve
 from triptych.engines.vllm.prefill import Prefill
 from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
+from triptych.engines.vllm_flags import split_flags
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.observability import phases

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydantic import ValidationError
 from vllm.exceptions import VLLMClientError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from triptych.contracts.errors import BadRequest, TriptychError, WorkerLost
 
 log = logging.getLogger("triptych.vllm")
+
+_PYDANTIC_PREFIX = re.compile(r"^(Value error|Assertion failed), ")
 
 
 @contextmanager
@@ -34,4 +38,16 @@ def first_line(error: BaseException) -> str:
     """The cause in one line: of a chain, the innermost error that says anything."""
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__
+    if isinstance(error, ValidationError):
+        return _of_validation(error)
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _of_validation(error: ValidationError) -> str:
+    """Pydantic's reasons, each after its flag, without the values of all other settings."""
+    reasons = []
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        flag = ".".join(str(part) for part in one["loc"]).replace("_", "-")
+        reason = _PYDANTIC_PREFIX.sub("", " ".join(one["msg"].split()))
+        reasons.append(f"--{flag}: {reason}" if flag else reason)
+    return "; ".join(dict.fromkeys(reasons))

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any, NoReturn
 
-import msgspec
-
 from triptych.config import env
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
-from triptych.engines.args import parse_engine_args
 from triptych.engines.base import EngineOptions
-from triptych.engines.vllm.flags import VllmFlags
+from triptych.engines.vllm_flags import VllmFlags
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
 
@@ -21,24 +18,6 @@ CPU_KV_CACHE_BYTES = 1 << 30
 CPU_BLOCK_SIZE = 32
 """vLLM's CPU attention takes multiples of 32; its default of 128 leaves short prompts without a cached block."""
 WORKER_CALLS = "triptych.engines.vllm.kv_worker.KvCalls"
-
-
-def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
-    """Triptych's own flags, and the words that are vLLM's. Raises ConfigError for a wrong value."""
-    known = {field.name for field in msgspec.structs.fields(VllmFlags)}
-    own: list[str] = []
-    rest: list[str] = []
-    awaits_value = False
-    for word in words:
-        if awaits_value:
-            own.append(word)
-            awaits_value = False
-        elif word.startswith("--") and word[2:].split("=")[0].replace("-", "_") in known:
-            own.append(word)
-            awaits_value = "=" not in word
-        else:
-            rest.append(word)
-    return parse_engine_args(tuple(own), VllmFlags), tuple(rest)
 
 
 def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
@@ -51,8 +30,6 @@ def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
     parser.set_defaults(
         **_machine_defaults(current_platform.is_cpu(), words, checkpoint), **_span_defaults(options.span, checkpoint)
     )
-    if any(word.split("=")[0] == "--model" for word in words):
-        raise ConfigError("give the model to the worker (--model), not to the engine")
     parsed = parser.parse_args([*words, "--model", options.model_path])
     args = AsyncEngineArgs.from_cli_args(parsed)
     args.mm_processor_kwargs = processor_settings(checkpoint, args.mm_processor_kwargs)
@@ -136,4 +113,4 @@ def _flexible_parser() -> Any:
         def error(self, message: str) -> NoReturn:
             raise ConfigError(f"vLLM engine flags: {message}")
 
-    return Parser(prog="vllm")
+    return Parser(prog="vllm", allow_abbrev=False)

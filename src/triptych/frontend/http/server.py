@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from triptych.aio.listeners import bind, refusal
 from triptych.config.http import HttpConfig
-from triptych.contracts.errors import ConfigError
 from triptych.frontend.http.asgi import Application
 from triptych.frontend.http.connection import Connection
 from triptych.frontend.http.connections import Connections
@@ -31,7 +31,7 @@ _TCP_NOTSENT_LOWAT = 25
 
 
 class HttpServer:
-    """Serves one application on one listener. At the end no connection that was made is lost."""
+    """Serves one application on all addresses of a host. At the end no connection that was made is lost."""
 
     def __init__(self, app: Application, config: HttpConfig, drain_timeout_s: float) -> None:
         self.connections = Connections(config)
@@ -54,18 +54,21 @@ class HttpServer:
         """Have ``serve`` come to its end."""
         self._stop.set()
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serve until told to stop, then drain: ``listener`` is closed, and what is being answered has its time."""
+    async def serve(self, listeners: Sequence[socket.socket]) -> None:
+        """Serve until told to stop, then drain: ``listeners`` are closed, and what is being answered has its time."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
+        servers: list[asyncio.AbstractServer] = []
         try:
+            servers += [await loop.create_server(self._connection, sock=one, backlog=BACKLOG) for one in listeners]
             self.serves.set()
             await self._stop.wait()
-            await self._stop_listening(server, listener)
+            await self._stop_listening(servers, listeners)
             await self._drain()
         finally:
-            server.close()
-            listener.close()
+            for server in servers:
+                server.close()
+            for one in listeners:
+                one.close()
             for task in self._tasks:
                 task.cancel()
             self.connections.close()
@@ -73,13 +76,18 @@ class HttpServer:
     def _connection(self) -> Connection:
         return Connection(self)
 
-    async def _stop_listening(self, server: asyncio.AbstractServer, listener: socket.socket) -> None:
-        accepted = list(_waiting_at(listener))
-        server.close()  # in the same turn: whoever comes now comes to another frontend, or is refused
+    async def _stop_listening(
+        self, servers: Sequence[asyncio.AbstractServer], listeners: Sequence[socket.socket]
+    ) -> None:
+        accepted: list[socket.socket] = []
+        for server, listener in zip(servers, listeners, strict=True):
+            accepted += _waiting_at(listener)
+            server.close()  # in the same turn: whoever comes now comes to another frontend, or is refused
         for one in accepted:
             await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
         await asyncio.sleep(0)  # those that the event loop has accepted are connections after its turn
-        listener.close()
+        for listener in listeners:
+            listener.close()
 
     async def _drain(self) -> None:
         for connection in list(self.connections.open):
@@ -104,28 +112,22 @@ def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
             yield one
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; one whose port is ``shared`` with other processes listens when it is served.
+def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Listening sockets; those whose port is ``shared`` with other processes listen when they are served.
 
     Until then others get all connections, and those that come to one of its own wait.
 
     Raises ConfigError, in words for the user, when the address cannot be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listeners = bind(host, port, shared=shared)
     try:
-        listener.bind((host, port))
-        with contextlib.suppress(OSError):  # a system without it keeps more
-            listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-        if not shared:
-            listener.listen(BACKLOG)
+        for one in listeners:
+            with contextlib.suppress(OSError):  # a system without it keeps more
+                one.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            if not shared:
+                one.listen(BACKLOG)
     except OSError as error:
-        listener.close()
-        if error.errno == 98:
-            raise ConfigError(f"port {port} on {host} is taken; choose another with --port") from error
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
+        for one in listeners:
+            one.close()
+        raise refusal(host, port, error) from error
+    return listeners

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from triptych.aio.listeners import authority
 from triptych.contracts.card import EmbeddingSpec, Instance, ModelCard
 
 
@@ -13,8 +14,9 @@ def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
         if other.id == instance.id:
             continue
         if other.name == instance.name:
+            where = authority(other.host, other.port)
             return (
-                f"a worker named {instance.name!r} is alive already (process {other.pid}, {other.host}:{other.port}); "
+                f"a worker named {instance.name!r} is alive already (process {other.pid}, {where}); "
                 "give this one another name with --instance-name"
             )
         if other.model.name != instance.model.name:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from triptych.aio.listeners import authority
 from triptych.contracts.card import Instance
 from triptych.planes.discovery.base import Discovery, Lease
 
@@ -34,7 +35,7 @@ class Reachable:
                 left_out = [one for one in snapshot if one.tls != self._tls]
                 for one in left_out:
                     if one.id not in said:
-                        log.error("leaving out worker %s at %s:%d: %s", one.id, one.host, one.port, self._why)
+                        log.error("leaving out worker %s at %s: %s", one.id, authority(one.host, one.port), self._why)
                 said = {one.id for one in left_out}
                 self._left_out = frozenset(one.model.name for one in left_out)
                 yield tuple(one for one in snapshot if one.tls == self._tls)

@@ -20,13 +20,13 @@ import zmq
 import zmq.asyncio
 from zmq.utils import z85
 
+from triptych.aio.listeners import is_loopback
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError, TriptychError
 from triptych.planes.events.base import WAITING, Mail
 from triptych.planes.events.publish import MESSAGE_BYTES
 from triptych.planes.events.zmq_guard import DOMAIN, Guard
 from triptych.planes.events.zmq_listener import BoundedListener
-from triptych.planes.request.tcp_server import is_loopback
 
 SCHEME = "zmq"
 SUBSCRIPTION_BYTES = 4096

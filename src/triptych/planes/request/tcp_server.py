@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections import OrderedDict
 from contextlib import aclosing
-from ipaddress import ip_address
-from typing import cast
 
 import msgspec
 
+from triptych.aio.listeners import bare, bind, is_loopback, refusal
 from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable, WorkerStopped
 from triptych.memory import let_go
 from triptych.planes.request import frames, handshake
@@ -33,13 +33,6 @@ _HELLO = msgspec.msgpack.Decoder(frames.Hello)
 _ENCODER = msgspec.msgpack.Encoder()
 _BROKEN = TriptychError("the worker failed on this request; its log has the cause")
 _STOPPED = _ENCODER.encode(WorkerStopped("the worker was stopped before its answer was complete").to_wire())
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _ServerStream:
@@ -197,13 +190,14 @@ class TcpRequestServer:
     ) -> None:
         if token is None and not is_loopback(host):
             raise ConfigError(f"listening on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
-        self._host, self._port = host, port
+        self._host, self._port = bare(host), port
         self.key = handshake.key_of(token)
         self._tls = tls
         self._max_in_flight = max_in_flight
         self.id = ""
         self._handlers: dict[str, Handler] = {}
-        self._server: asyncio.Server | None = None
+        self._listeners: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
         self._draining = False
         self.connections: set[_ServerConnection] = set()
         self.ungreeted: OrderedDict[_ServerConnection, None] = OrderedDict()
@@ -220,20 +214,29 @@ class TcpRequestServer:
         self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None, *, id: str = ""
     ) -> tuple[str, int]:
         self._handlers, self.standing, self.id = handlers, standing or {}, id
-        loop = asyncio.get_running_loop()
+        self.bind()
+        port = int(self._listeners[0].getsockname()[1])
         try:
-            self._server = await loop.create_server(
-                lambda: _ServerConnection(self),
-                self._host,
-                self._port,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls else None,
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
-            )
+            for one in self._listeners:
+                self._servers.append(await self._listen(one))
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error
-        return self._host, cast(int, self._server.sockets[0].getsockname()[1])
+            raise refusal(self._host, port, error) from error
+        return self._host, port
+
+    def bind(self) -> None:
+        """Take the address, if that is not done yet: before an engine starts, for which another process would wait in
+        vain. Raises ConfigError."""
+        if not self._listeners:
+            self._listeners = bind(self._host, self._port)
+
+    async def _listen(self, one: socket.socket) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            lambda: _ServerConnection(self),
+            sock=one,
+            ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls else None,
+            ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
+        )
 
     def make_room_for_hello(self, new: _ServerConnection) -> None:
         """Who says nothing keeps nobody out: the longest silent one goes where there are too many."""
@@ -272,8 +275,10 @@ class TcpRequestServer:
 
     async def close(self) -> None:
         self._draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        for one in self._listeners:
+            one.close()
         await self._watchers.close()
         await self.tasks.close()
         for connection in list(self.connections):

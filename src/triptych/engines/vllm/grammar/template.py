@@ -178,7 +178,11 @@ def _write(data: bytes) -> None:
 def main() -> int:
     _die_with_parent()
     os.nice(GRAMMAR_NICE)
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; it ends when the worker closes its end
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # sent to a whole group; it ends when the worker closes its end
         signal.signal(number, signal.SIG_IGN)
     import xgrammar
 

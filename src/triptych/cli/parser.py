@@ -1,0 +1,70 @@
+"""The parser of the command line: no abbreviations, errors of one line, and suggestions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import did_you_mean, or_all
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError, one line, where argparse would print its usage and end the process.
+
+    Sub-commands get parsers of the same class. A flag must be written in full: an abbreviation would mean another flag
+    in a later version that has more of them.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.partition(" ")[2]
+        said = message.removeprefix("argument ")
+        raise ConfigError(
+            f"{command}: {said}; see {self.prog} --help" if command else f"{said}; see {self.prog} --help"
+        )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if action.dest == "command" else "value"
+            raise argparse.ArgumentError(
+                None if kind == "command" else action,
+                f"unknown {kind} {value!r}{or_all(str(value), map(str, action.choices))}",
+            )
+
+    @property
+    def flags(self) -> list[str]:
+        return [word for word in self._option_string_actions if word.startswith("--")]
+
+
+def refuse_early_flags(parser: Parser, word: str) -> None:
+    """Raises ConfigError where ``word``, the first of the command line, is a flag that only a command can have."""
+    name = word.partition("=")[0]
+    if name.startswith("-") and name not in parser._option_string_actions:
+        hint = did_you_mean(name, parser.flags) or "; the command comes first, then its flags;"
+        raise ConfigError(f"triptych has no flag {name}{hint} see triptych --help")
+
+
+def refuse_unknown(parser: Parser, command: str, words: list[str], engine: str | None) -> NoReturn:
+    """Raises ConfigError for ``words``, which ``command`` does not take; ``engine``: of a worker."""
+    from triptych.engines.flags import known_flags
+
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    first = flags[0] if flags else words[0]
+    said = f"{command} does not take {first}"
+    if flags and engine is not None and first in known_flags(engine):
+        raise ConfigError(f"{said}: it is a flag of the engine {engine}; put it after `--`, behind all others")
+    known = commands_of(parser)[command].flags
+    hint = did_you_mean(first, known) if flags else ""
+    after = "; an engine's own flags go after `--`" if engine is not None and not hint else ""
+    raise ConfigError(f"{said}{hint}{'' if hint else ';'} see triptych {command} --help{after}")
+
+
+def commands_of(parser: Parser) -> dict[str, Parser]:
+    """The parsers of the sub-commands."""
+    action = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    found: Iterable[tuple[str, Parser]] = action.choices.items()
+    return dict(found)

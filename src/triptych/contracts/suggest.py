@@ -1,0 +1,48 @@
+"""Messages about a name that is not known: the most similar known name, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from itertools import islice
+
+MAX_LISTED = 16
+"""Longer lists are left out where a similar name was found."""
+MAX_COMPARED = 1000
+"""Known names that are compared at most: names of models come from clients, and comparing takes time."""
+MAX_CHARACTERS = 100
+"""A longer word is compared with none."""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the name of ``known`` that ``word`` most likely stands for, or None if none is similar.
+
+    Case and leading hyphens are ignored. A word that is the beginning of exactly one name stands for it.
+    """
+    if len(word) > MAX_CHARACTERS or not (wanted := _plain(word)):
+        return None
+    names = {_plain(name): name for name in islice(known, MAX_COMPARED)}
+    if near := get_close_matches(wanted, names, n=1, cutoff=0.7):
+        return names[near[0]]
+    begun = [name for plain, name in names.items() if plain.startswith(wanted)]
+    return begun[0] if len(begun) == 1 else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean NAME?``, or nothing where no name is similar."""
+    near = closest(word, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def or_all(word: str, known: Iterable[str]) -> str:
+    """Return what follows ``unknown NAME``: ``; did you mean ...?`` and, unless there are many, all known names."""
+    names = list(known)
+    hint = did_you_mean(word, names)
+    if hint and len(names) > MAX_LISTED:
+        return hint
+    listed = ", ".join(names) or "none"
+    return f"{hint} Known: {listed}" if hint else f"; known: {listed}"
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").lower()

@@ -1,0 +1,136 @@
+"""Flags of the vLLM engine: Triptych's own, and the names of vLLM's, both known without importing vLLM.
+
+This module stands outside of the package ``engines.vllm``, which sets variables of the environment when it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import did_you_mean
+from triptych.engines.args import parse_engine_args
+
+
+class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this worker's engine is joined to others."""
+
+    ec_connector_backend: Annotated[
+        str, Meta(description="vLLM EC connector that carries embeddings from `e` to the workers that prefill.")
+    ] = "ECExampleConnector"
+    ec_storage_path: Annotated[
+        str, Meta(description="Folder shared by the EC connector's producers and consumers; empty: no EC connector.")
+    ] = ""
+    ec_extra_config: Annotated[str, Meta(description="JSON object: more of the EC connector's configuration.")] = ""
+    kv_events: Annotated[
+        bool, Meta(description="Tell frontends what the KV cache holds, for routing (spans that prefill).")
+    ] = True
+    nixl_side_channel_host: Annotated[
+        str, Meta(description="Address at which this worker's NIXL agent is found by decode workers.")
+    ] = "127.0.0.1"
+    nixl_side_channel_port: Annotated[
+        int, Meta(ge=0, le=65535, description="First port of the NIXL side channel; 0 takes free ones.")
+    ] = 0
+    grammar_timeout_s: Annotated[
+        float, Meta(gt=0, description="Time limit for compiling the grammar of a `response_format` on trial.")
+    ] = 4.0
+    grammar_trials: Annotated[int, Meta(gt=0, description="Most grammars that are compiled on trial at once.")] = 2
+    grammar_threads: Annotated[
+        int, Meta(ge=0, description="Threads that compile one of them; 0: half of the cores, at most 8.")
+    ] = 0
+    grammar_memory_mib: Annotated[
+        int, Meta(ge=64, description="Most memory that compiling one of them may take, in MiB.")
+    ] = 1024
+    grammar_max_step_s: Annotated[
+        float,
+        Meta(gt=0, description="Most processor time that a token may take under a grammar; costlier ones are refused."),
+    ] = 0.1
+    grammar_step_budget_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Most processor time that a token may take under the grammars of all running requests "
+            "together, by which any other stream is held up; more requests wait, then get 503.",
+        ),
+    ] = 0.25
+
+
+PLUGINS = ("vllm.general_plugins", "vllm.platform_plugins")
+"""Entry points of packages that may add flags of their own to vLLM's parser."""
+_ALWAYS = ("--help", "--config")
+"""Flags that vLLM's parser takes itself."""
+
+
+def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
+    """Triptych's own flags, and the words that are vLLM's. Raises ConfigError for a wrong value or an unknown flag."""
+    known = {field.name for field in msgspec.structs.fields(VllmFlags)}
+    own: list[str] = []
+    rest: list[str] = []
+    awaits_value = False
+    for word in words:
+        if awaits_value:
+            own.append(word)
+            awaits_value = False
+        elif word.startswith("--") and word[2:].split("=")[0].replace("-", "_") in known:
+            own.append(word)
+            awaits_value = "=" not in word
+        else:
+            rest.append(word)
+    _check_names(rest)
+    return parse_engine_args(tuple(own), VllmFlags), tuple(rest)
+
+
+def known_flags() -> list[str]:
+    """The flags of both, as far as they are known."""
+    own = (f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(VllmFlags))
+    return sorted({*own, *(vllm_flags() or ())})
+
+
+@cache
+def vllm_flags() -> frozenset[str] | None:
+    """Return the flags that the installed vLLM names in its source, which takes 40 ms to read; importing it takes 5 s.
+
+    None where they cannot be known so: vLLM is not installed, or a plugin may add to them.
+    """
+    spec = find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations or any(entry_points(group=group) for group in PLUGINS):
+        return None
+    source = Path(spec.submodule_search_locations[0], "engine", "arg_utils.py")
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    found = {
+        word.value
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+        for word in call.args
+        if isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.startswith("--")
+    }
+    return frozenset({*found, *_ALWAYS}) if found else None
+
+
+def _check_names(words: list[str]) -> None:
+    """Raises ConfigError for a flag that vLLM does not have, and for the worker's own."""
+    names = [_name(word) for word in words if word.startswith("--") and " " not in word]
+    if "--model" in names:
+        raise ConfigError("give the model to the worker (--model), not to the engine")
+    if (known := vllm_flags()) is None:
+        return
+    for name in names:
+        if name not in known and f"--{name.removeprefix('--no-')}" not in known:
+            raise ConfigError(f"vLLM has no engine flag {name}{did_you_mean(name, known_flags())}")
+
+
+def _name(word: str) -> str:
+    """The flag in ``word``, spelled with hyphens: without its value, and without the key within a JSON value."""
+    return word.split("=")[0].split(".")[0].replace("_", "-")

@@ -1,0 +1,132 @@
+"""An engine's flags, checked without importing the engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from triptych.contracts.errors import ConfigError
+from triptych.engines import base, vllm_flags
+from triptych.engines.flags import ENGINES, check_flags, known_flags
+
+VLLM = "\n".join(
+    [
+        "class EngineArgs:",
+        "    def add_cli_args(parser):",
+        '        group.add_argument("--max-model-len", **kwargs["max_model_len"])',
+        '        group.add_argument("--tensor-parallel-size", "-tp", **kwargs["x"])',
+        '        group.add_argument("--enforce-eager", **kwargs["y"])',
+        '        group.add_argument("--compilation-config", "-cc", **kwargs["z"])',
+    ]
+)
+
+
+@pytest.fixture
+def vllm(tmp_path, monkeypatch):
+    """A package of this name whose source names a few flags, and which cannot be imported."""
+    folder = tmp_path / "vllm" / "engine"
+    folder.mkdir(parents=True)
+    folder.parent.joinpath("__init__.py").write_text("raise AssertionError('imported')")
+    source = folder / "arg_utils.py"
+    source.write_text(VLLM)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ())
+    vllm_flags.vllm_flags.cache_clear()
+    yield source
+    vllm_flags.vllm_flags.cache_clear()
+
+
+def test_every_engine_has_its_check():
+    assert set(ENGINES) == set(base._REGISTRY)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_own_flags_are_known(engine):
+    assert len(known_flags(engine)) >= 8
+
+
+def test_no_engine_of_that_name():
+    with pytest.raises(ConfigError, match=r"unknown engine 'vlm'; did you mean vllm\?"):
+        check_flags("vlm", ())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--max-model-len", "4096"),
+        ("--max_model_len=4096",),
+        ("--no-enforce-eager",),
+        ("-tp", "2", "-O3"),
+        ("--compilation-config.mode", "0"),
+        ("--compilation-config", '{"mode": 0}'),
+        ("--config", "file.yaml"),
+        ("--help",),
+        ("--grammar-timeout-s", "3"),
+    ],
+)
+def test_flags_of_vllm_pass(vllm, words):
+    check_flags("vllm", words)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--max-modl-len=5", r"no engine flag --max-modl-len; did you mean --max-model-len\?"),
+        ("--max-model", r"no engine flag --max-model; did you mean --max-model-len\?"),
+        ("--tensor-paralel-size", r"did you mean --tensor-parallel-size\?"),
+        ("--grammar-timeout", r"did you mean --grammar-timeout-s\?"),
+        ("--compilation-confg.mode", r"no engine flag --compilation-confg; did you mean --compilation-config\?"),
+        ("--model=x", "give the model to the worker"),
+        ("--grammar-timeout-s=x", "--grammar-timeout-s x: must be a number"),
+    ],
+)
+def test_other_flags_are_refused_by_name(vllm, word, expected):
+    with pytest.raises(ConfigError, match=expected):
+        check_flags("vllm", (word,))
+
+
+def test_flags_that_cannot_be_known_are_left_to_vllm(vllm, monkeypatch):
+    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ("a plugin",))
+    check_flags("vllm", ("--of-the-plugin", "1"))
+    vllm_flags.vllm_flags.cache_clear()
+    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ())
+    vllm.write_text("no python")
+    check_flags("vllm", ("--whatever", "1"))
+
+
+def test_the_check_imports_no_engine():
+    code = "import sys; from triptych.engines.flags import *; check_flags('vllm', ()); known_flags('encoder')"
+    heavy = "print(*({'torch', 'vllm', 'transformers', 'numpy', 'triptych.engines.vllm'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--itl", "5"), r"unknown engine flag --itl; did you mean --itl-ms\?"),
+        (("--itl-ms",), "--itl-ms: its value is missing"),
+        (("--itl-ms", "--prefill-ms", "1"), "--itl-ms: its value is missing"),
+        (("5",), "'5' belongs to no flag"),
+        (("--itl-ms", "fast"), "--itl-ms fast: must be a number"),
+        (("--poison", "crsh"), r"--poison crsh: unknown poison; did you mean crash\? Known: crash, hang"),
+    ],
+)
+def test_errors_of_own_engines_are_exact(words, expected):
+    with pytest.raises(ConfigError, match=expected):
+        check_flags("mock", words)
+
+
+def test_values_are_read_as_their_fields_say():
+    from triptych.engines.args import parse_engine_args
+
+    class Flags(msgspec.Struct, frozen=True):
+        some_size: int = 0
+        name: str = ""
+
+    assert parse_engine_args(("--some_size=5", "--name", "-x"), Flags) == Flags(some_size=5, name="-x")

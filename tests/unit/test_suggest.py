@@ -1,0 +1,50 @@
+"""What is suggested for a name that is not known."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from triptych.contracts.suggest import closest, did_you_mean, or_all
+
+ENGINES = ("encoder", "mock", "vllm")
+FLAGS = ("--host", "--port", "--media-max-bytes", "--media-max-pixels", "--model", "--model-files-cache")
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "expected"),
+    [
+        ("vlm", ENGINES, "vllm"),
+        ("VLLM", ENGINES, "vllm"),
+        ("tgi", ENGINES, None),
+        ("", ENGINES, None),
+        ("--prot", FLAGS, "--port"),
+        ("--media_max_byte", FLAGS, "--media-max-bytes"),
+        ("--model-files", FLAGS, "--model-files-cache"),
+        ("--x", FLAGS, None),
+        ("--" + 200_000 * "p", FLAGS, None),
+    ],
+)
+def test_the_closest_name(word, known, expected):
+    assert closest(word, known) == expected
+
+
+def test_messages():
+    assert did_you_mean("vlm", ENGINES) == "; did you mean vllm?"
+    assert did_you_mean("tgi", ENGINES) == ""
+    assert or_all("vlm", ENGINES) == "; did you mean vllm? Known: encoder, mock, vllm"
+    assert or_all("tgi", ENGINES) == "; known: encoder, mock, vllm"
+    assert or_all("x", ()) == "; known: none"
+
+
+def test_many_names_are_listed_only_where_none_is_similar():
+    names = [f"name-{index:03}" for index in range(40)]
+    assert or_all("name-0012", names) == "; did you mean name-012?"
+    assert or_all("other", names) == f"; known: {', '.join(names)}"
+
+
+def test_a_word_as_long_as_a_request_costs_nothing():
+    begun = time.perf_counter()
+    closest("x" * 10_000_000, [f"model-{index}" for index in range(100_000)])
+    assert time.perf_counter() - begun < 0.5
