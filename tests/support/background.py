@@ -37,8 +37,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(**settings: Any) -> Iterator[Served]:
-    """``deployment(**settings)`` in a thread of its own, until the end of the block."""
+def served(limit_s: float = LIMIT_S, **settings: Any) -> Iterator[Served]:
+    """``deployment(**settings)`` in a thread of its own, until the end of the block, or for ``limit_s``."""
     started: dict[str, Any] = {}
     up = threading.Event()
 
@@ -51,7 +51,7 @@ def served(**settings: Any) -> Iterator[Served]:
 
     def thread() -> None:
         try:
-            run(main(), limit_s=LIMIT_S)
+            run(main(), limit_s=limit_s)
         except BaseException as error:
             started["error"] = error
         finally:

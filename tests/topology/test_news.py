@@ -148,6 +148,7 @@ def test_a_session_stays_at_its_worker() -> None:
             went = {}
             for session in ("ann", "bob", "cid", "dan"):
                 by_field = [await d.chat(f"hello {number}", user=session) for number in range(3)]
+                by_field.append(await d.chat("hello", user="another", session_id=session))
                 body, named = chat_body("again"), {"x-session-id": session}
                 by_header = await d.http.post("/v1/chat/completions", json=body, headers=named)
                 went[session] = {one.headers["x-triptych-plan"] for one in (*by_field, by_header)}

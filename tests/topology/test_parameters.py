@@ -13,6 +13,7 @@ from support.loops import run
 from support.sse import parse
 from triptych.contracts.request import TokenDelta, TokenLogprob
 from triptych.engines.mock import MockEngine
+from triptych.processor.tokenizer import Tokenizer
 
 WITHIN = f"between 0 and {VOCABULARY - 1}"
 SCHEMA = "response_format.json_schema.schema"
@@ -269,6 +270,64 @@ def test_the_templates_settings_reach_the_template(tmp_path):
             refused(await d.chat("x", chat_template_kwargs={"tools": []}), "chat_template_kwargs.tools", "mine")
 
     run(main())
+
+
+def said(answer):
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+def test_how_a_prompt_ends_and_what_it_is_told(tmp_path):
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}.{% endfor %}{{ documents | tojson if documents else '' }}"
+        "{% if add_generation_prompt %}[a]{% endif %}"
+    )
+    folder = copy_demo(tmp_path, chat_template=template)
+    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "it is "}]
+
+    async def main():
+        async with deployment(model=folder, frontend={"chat_template_kwargs": "documents"}) as d:
+            assert said(await d.chat("x")) == "[user]x.[a]"
+            assert said(await d.chat("x", add_generation_prompt=True)) == "[user]x.[a]"
+            assert said(await d.chat("x", add_generation_prompt=False)) == "[user]x."
+            assert said(await d.chat("x", documents=[{"text": "y"}])) == '[user]x.[{"text": "y"}][a]'
+            for more in ({}, {"add_generation_prompt": False}):
+                answer = await d.chat(messages=chat, continue_final_message=True, **more)
+                assert said(answer) == "[user]x.[assistant]it is "
+            both = {"continue_final_message": True, "add_generation_prompt": True}
+            refused(await d.chat("x", **both), "continue_final_message", "exclude")
+            twice = {"documents": [], "chat_template_kwargs": {"documents": [{}]}}
+            refused(await d.chat("x", **twice), "documents", "either")
+            deep = {"text": "y"}
+            for _ in range(40):
+                deep = {"a": deep}
+            refused(await d.chat("x", documents=[deep]), "documents", "32 levels")
+        async with deployment(model=folder, frontend={"chat_template_kwargs": "thinking"}) as d:
+            refused(await d.chat("x", documents=[]), "documents", "--chat-template-kwargs")
+        async with deployment(frontend={"prompt_template": "Q: <prompt> A:"}) as d:
+            refused(await d.chat("x", continue_final_message=True), "continue_final_message", "--prompt-template")
+            refused(await d.chat("x", add_generation_prompt=False), "add_generation_prompt", "--prompt-template")
+
+    run(main())
+
+
+def test_a_completion_without_special_tokens(tmp_path, monkeypatch):
+    got = []
+    prompt = Tokenizer.prompt
+
+    def recording(self, text, *, add_special_tokens):
+        got.append(add_special_tokens)
+        return prompt(self, text, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "prompt", recording)
+
+    async def main():
+        async with deployment() as d:
+            for given in (None, True, False):
+                assert (await d.complete("x", add_special_tokens=given)).status_code == 200
+
+    run(main())
+    assert got == [True, True, False]
 
 
 def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):

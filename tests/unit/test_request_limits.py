@@ -61,6 +61,9 @@ def nested(levels):
         (chat(chat_template_kwargs={"a": nested(MAX_DEPTH + 1)}), "chat_template_kwargs", "deeply"),
         (chat(model=LONG), "model", "256"),
         (completion(user=LONG), "user", "256"),
+        (completion(session_id=LONG), "session_id", "256"),
+        (chat(documents=[{"a": "b"}] * 3), "documents", "--max-template-values"),
+        (chat(documents=[{"a": "b" * 20}]), "documents", "--max-template-characters"),
         (completion(stop="s" * (MAX_STOP_CHARACTERS + 1)), "stop", "1,024"),
         (chat(stop=["a", "s" * (MAX_STOP_CHARACTERS + 1)]), "stop", "1,024"),
         (chat(stop_token_ids=[1] * (MAX_STOP_TOKEN_IDS + 1)), "stop_token_ids", "1,024"),
@@ -100,4 +103,4 @@ def test_every_text_that_is_no_prompt_has_a_bound():
     assert strings - {"content"} == {"role", "name", "tool_call_id"}
     fields = GenerationFields.__annotations__ | ChatRequest.__annotations__ | CompletionRequest.__annotations__
     texts = {name for name, kind in fields.items() if kind.startswith("str")}
-    assert texts == {"model", "user", "stop", "prompt"}
+    assert texts == {"model", "user", "session_id", "stop", "prompt"}

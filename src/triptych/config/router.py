@@ -47,7 +47,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     router_sessions: Annotated[
         bool,
         Meta(
-            description="Requests of one session (header `x-session-id`, else `user`) go to one worker, unless "
+            description="Requests of one session (header `x-session-id`, else the field `session_id` or `user`) go to "
+            "one worker, unless "
             "it has a quarter more to do than the average."
         ),
     ] = False

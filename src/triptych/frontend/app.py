@@ -313,6 +313,6 @@ def _param_of_many(request: ChatRequest | CompletionRequest) -> str:
 
 
 def _wish(scope: Scope, request: ChatRequest | CompletionRequest) -> Wish:
-    session = header(scope, SESSION_HEADER.encode()) or (request.user or "").encode()
+    session = header(scope, SESSION_HEADER.encode()) or (request.session_id or request.user or "").encode()
     instance = header(scope, INSTANCE_HEADER.encode()) or b""
     return Wish(session.decode(errors="replace"), instance.decode(errors="replace"))

@@ -43,7 +43,7 @@ from triptych.frontend.schema import (
 from triptych.media.data_url import of_base64
 from triptych.media.loader import MediaReference
 from triptych.processor.processor import Processor, Prompt
-from triptych.processor.template import Message
+from triptych.processor.template import Ending, Message
 from triptych.processor.text_work import TextWork
 
 
@@ -69,9 +69,9 @@ class Builder:
             raise BadRequest("messages: at least one message is required", param="messages")
         messages, media = split_media(request.messages)
         self._check_media(media)
-        settings = self._template_settings(request.chat_template_kwargs or {})
-        salt = salt_of(request.cache_salt)
-        prompt = await processor.chat(messages, media, settings, partial(self.media.load, holder=holder), salt)
+        settings, salt = self._template_settings(request), salt_of(request.cache_salt)
+        load = partial(self.media.load, holder=holder)
+        prompt = await processor.chat(messages, media, settings, load, salt, _ending(request))
         holder.add(BYTES_A_TOKEN * prompt.length)
         sampling = sampling_of(request, processor, self.config, prompt.length)
         answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=wants_usage(request))
@@ -85,7 +85,8 @@ class Builder:
         if request.echo and request.logprobs is not None:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")
         given, salt = _prompts(request.prompt), salt_of(request.cache_salt)
-        prompts = [await _prompt(one, processor, holder, salt) for one in given]
+        special = request.add_special_tokens is not False
+        prompts = [await _prompt(one, processor, holder, salt, special) for one in given]
         longest = max(prompt.length for prompt in prompts)
         sampling = sampling_of(request, processor, self.config, longest)
         count = request.n or 1
@@ -114,20 +115,39 @@ class Builder:
                 code="mm_embeds_disabled",
             )
 
-    def _template_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def _template_settings(self, request: ChatRequest) -> dict[str, Any]:
+        """What the chat template gets beside the messages. Raises BadRequest for what the operator does not allow."""
+        settings = {
+            f"chat_template_kwargs.{name}": value for name, value in (request.chat_template_kwargs or {}).items()
+        }
+        if request.documents is not None:
+            if settings.get("chat_template_kwargs.documents") is not None:
+                reason = "give them either by themselves or in chat_template_kwargs"
+                raise BadRequest(f"documents: {reason}", param="documents")
+            settings["documents"] = request.documents
         allowed = {name.strip() for name in self.config.chat_template_kwargs.split(",")}
-        for name in settings:
-            if name not in allowed:
-                raise BadRequest(
-                    f"chat_template_kwargs.{cut(name, 64)} is not allowed; allowed here: {', '.join(sorted(allowed))} "
-                    "(--chat-template-kwargs)",
-                    param=f"chat_template_kwargs.{cut(name, 64)}",
-                )
-        return settings
+        for path in settings:
+            if path.removeprefix("chat_template_kwargs.") not in allowed:
+                path, known = cut(path, 96), ", ".join(sorted(allowed))
+                reason = f"is not allowed; allowed here: {known} (--chat-template-kwargs)"
+                raise BadRequest(f"{path} {reason}", param=path)
+        return {path.removeprefix("chat_template_kwargs."): value for path, value in settings.items()}
 
 
-async def _prompt(given: str | Sequence[int], processor: Processor, holder: Holder, salt: str) -> Prompt:
-    prompt = await (processor.completion(given, salt) if isinstance(given, str) else processor.tokens(given, salt))
+def _ending(request: ChatRequest) -> Ending:
+    if not request.continue_final_message:
+        return "message" if request.add_generation_prompt is False else "answer"
+    if request.add_generation_prompt:
+        field = "continue_final_message"
+        raise BadRequest(f"{field} and add_generation_prompt exclude each other: give one of them", param=field)
+    return "open"
+
+
+async def _prompt(given: str | Sequence[int], processor: Processor, holder: Holder, salt: str, special: bool) -> Prompt:
+    if isinstance(given, str):
+        prompt = await processor.completion(given, salt, add_special_tokens=special)
+    else:
+        prompt = await processor.tokens(given, salt)
     holder.add(BYTES_A_TOKEN * prompt.length)
     return prompt
 

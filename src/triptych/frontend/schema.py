@@ -119,6 +119,7 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
+    session_id: str | None = None
     cache_salt: str | None = None
 
     @property
@@ -135,6 +136,9 @@ class ChatRequest(GenerationFields, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
@@ -144,6 +148,7 @@ class CompletionRequest(GenerationFields, kw_only=True):
     """A long list of token ids is decoded to ``TokenIds``, alone or among others (``openai.large_body``)."""
     logprobs: int | None = None
     echo: bool | None = None
+    add_special_tokens: bool | None = None
 
 
 class RequestDecoder(Generic[T]):

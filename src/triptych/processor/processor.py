@@ -24,7 +24,8 @@ from triptych.models.expanded import named_prompt
 from triptych.models.positions import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
-from triptych.processor.template import ChatTemplate, Message, load_chat_template, parse_prompt_template
+from triptych.processor.continued import render_continued
+from triptych.processor.template import ChatTemplate, Ending, Message, load_chat_template, parse_prompt_template
 from triptych.processor.text_work import TextWork
 from triptych.processor.tokenizer import Tokenizer
 from triptych.router.routing import Prompt as RoutedPrompt
@@ -138,6 +139,7 @@ class Processor:
         template_settings: dict[str, Any],
         load: LoadMedia,
         salt: str = "",
+        ending: Ending = "answer",
     ) -> Prompt:
         """Messages whose media parts read ``{"type": <kind>}``, and those media in the same order.
 
@@ -147,7 +149,7 @@ class Processor:
         begun = time.perf_counter()
         sizes = _sizes(messages)
         self._check_fits(sizes.characters, "messages")
-        prepare = partial(self._prepared_chat, messages, template_settings, [ref.kind for ref in media], salt)
+        prepare = partial(self._prepared_chat, messages, template_settings, [ref.kind for ref in media], salt, ending)
         prompt = await self._prepare(prepare, *sizes)
         tokenised = time.perf_counter()
         if not media:
@@ -176,10 +178,10 @@ class Processor:
         return await asyncio.to_thread(named_prompt, ids, media, expansions, self._placeholder_ids)
 
     def _prepared_chat(
-        self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind], salt: str
+        self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind], salt: str, ending: Ending
     ) -> Prompt:
         """Rendered and tokenised, before its media are there. Computes, and waits for nothing."""
-        ids = self._ids(self._text_of(messages, settings), "messages", add_special_tokens=False)
+        ids = self._ids(self._text_of(messages, settings, ending), "messages", add_special_tokens=False)
         self._check_placeholders(ids, media, "messages")
         return self._of_text(ids, salt)
 
@@ -207,8 +209,13 @@ class Processor:
             routed.hashes(self.card.block_size)
         return Prompt(ids, [], len(ids), routed)
 
-    def _text_of(self, messages: list[Message], settings: dict[str, Any]) -> str:
+    def _text_of(self, messages: list[Message], settings: dict[str, Any], ending: Ending) -> str:
         if self.prompt_template is not None:
+            if ending != "answer":
+                raise BadRequest(
+                    "this server's prompts end as --prompt-template says: leave this field out",
+                    param="continue_final_message" if ending == "open" else "add_generation_prompt",
+                )
             return parse_prompt_template(self.prompt_template)(self._joined_user_text(messages))
         if self.template is None:
             raise BadRequest(
@@ -217,7 +224,10 @@ class Processor:
                 param="messages",
             )
         as_model_reads = _with_parts if self.template.takes_parts else self._with_plain_text
-        return self.template.render([as_model_reads(message) for message in messages], settings)
+        messages = [as_model_reads(message) for message in messages]
+        if ending == "open":
+            return render_continued(self.template, messages, settings)
+        return self.template.render(messages, {"add_generation_prompt": ending == "answer", **settings})
 
     def _with_plain_text(self, message: Message) -> Message:
         """Parts as one text, media first, for templates that know plain text only."""
@@ -238,10 +248,10 @@ class Processor:
 
     # Plain completions.
 
-    async def completion(self, text: str, salt: str = "") -> Prompt:
+    async def completion(self, text: str, salt: str = "", *, add_special_tokens: bool = True) -> Prompt:
         """A prompt that came as text. Raises BadRequest for one that cannot fit the context."""
         self._check_fits(len(text), "prompt")
-        return await self._prepare(partial(self._prepared_text, text, salt), len(text))
+        return await self._prepare(partial(self._prepared_text, text, salt, add_special_tokens), len(text))
 
     async def tokens(self, ids: Sequence[int], salt: str = "") -> Prompt:
         """A prompt that came as ids. Raises BadRequest for ids outside of the vocabulary."""
@@ -257,8 +267,8 @@ class Processor:
     async def _prepare(self, call: Callable[[], Prompt], characters: int, parts: int = 1) -> Prompt:
         return await self.work.prepare(call, characters, parts, quick=self.tokenizer.by == "fastokens")
 
-    def _prepared_text(self, text: str, salt: str) -> Prompt:
-        ids = self._ids(text, "prompt", add_special_tokens=True)
+    def _prepared_text(self, text: str, salt: str, add_special_tokens: bool) -> Prompt:
+        ids = self._ids(text, "prompt", add_special_tokens=add_special_tokens)
         if not ids:
             raise BadRequest("prompt: it holds no token", param="prompt")
         self._check_placeholders(ids, (), "prompt")

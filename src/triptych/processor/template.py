@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -24,6 +24,8 @@ from triptych.models.registry import read_json
 from triptych.processor.tokenizer import Tokenizer
 
 Message = dict[str, Any]
+Ending = Literal["answer", "message", "open"]
+"""How a prompt ends: with the opening of the answer, behind the last message, or within the last message's text."""
 _PROBE = "probe 8d2f"
 _ALWAYS_GIVEN = {"add_generation_prompt": True, "tools": None, "documents": None}
 """Names that are always defined, as transformers defines them."""

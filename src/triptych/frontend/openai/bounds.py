@@ -35,6 +35,7 @@ def _shared(config: FrontendConfig) -> dict[str, dict[str, Any]]:
         "model": {"maxLength": MAX_NAME_CHARACTERS},
         "user": {"maxLength": MAX_NAME_CHARACTERS},
         "cache_salt": {"minLength": 1, "maxLength": MAX_NAME_CHARACTERS},
+        "session_id": {"maxLength": MAX_NAME_CHARACTERS},
         "max_tokens": {"minimum": 1},
         "n": {"minimum": 1, "maximum": config.max_choices},
         "stop": {"minLength": 1, "maxItems": config.max_stop_strings},

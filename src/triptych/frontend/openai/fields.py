@@ -71,6 +71,7 @@ _DRAWING: tuple[Field, ...] = (
     honoured("stream", "answers as server-sent events", _ALL),
     honoured("stream_options", "what a stream tells besides", _ALL),
     honoured("response_format", "the form that the answer follows", _ALL),
+    honoured("session_id", "keeps a session's requests together, as the header x-session-id does", _BOTH),
     honoured("user", "keeps a user's requests together, where the router has sessions (docs/routing.md)", _ALL),
     honoured("cache_salt", "keeps the caches of tenants apart (docs/tenants.md)", _BOTH),
 )
@@ -151,7 +152,6 @@ _REFUSED_ANSWERS: tuple[Field, ...] = (
 _REFUSED_ROUTES: tuple[Field, ...] = (
     refused("request_id", "use the header x-request-id", _VLLM),
     refused("rid", "use the header x-request-id", _SGLANG),
-    refused("session_id", "use the header x-session-id", _BOTH),
     refused("session_params", "send the whole conversation; its prefix is cached", _SGLANG, {}),
     refused("extra_key", "", _SGLANG),
     refused("lora_path", "adapters are not served", _SGLANG),
@@ -175,6 +175,9 @@ _CHAT_OWN: tuple[Field, ...] = (
     honoured("logprobs", "the log probability of each token", _ALL),
     honoured("top_logprobs", "so many of the likeliest tokens beside each", _ALL),
     honoured("chat_template_kwargs", "settings of the chat template (--chat-template-kwargs)", _BOTH),
+    honoured("documents", "go to the chat template, where --chat-template-kwargs allows them", _VLLM),
+    honoured("add_generation_prompt", "false: the prompt ends behind the last message", _VLLM),
+    honoured("continue_final_message", "the answer goes on from the last message's text", _BOTH),
 )
 
 _CHAT_REFUSED: tuple[Field, ...] = (
@@ -194,12 +197,7 @@ _CHAT_REFUSED: tuple[Field, ...] = (
     accepted("separate_reasoning", "no model's reasoning is told apart from its answer", _SGLANG, type=bool | None),
     accepted("stream_reasoning", "no model's reasoning is told apart from its answer", _SGLANG, type=bool | None),
     refused("echo", "the answer follows the last message; put them together yourself", _VLLM, False),
-    refused("add_generation_prompt", "the prompt ends where the answer begins", _VLLM, True),
-    refused(
-        "continue_final_message", "use /v1/completions, and end the prompt where the answer is to go on", _BOTH, False
-    ),
     refused("add_special_tokens", "the chat template sets them", _VLLM, False),
-    refused("documents", "use chat_template_kwargs.documents", _VLLM, []),
     refused("chat_template", "the checkpoint's own is used", _VLLM),
     refused("media_io_kwargs", "flags of the frontend say how media are read", _VLLM, {}),
     refused("mm_processor_kwargs", "the checkpoint's own settings are used", _VLLM, {}),
@@ -217,6 +215,7 @@ _COMPLETION_OWN: tuple[Field, ...] = (
     honoured("prompt", "a text, token ids, or a list of either", _ALL),
     honoured("logprobs", "the log probability of each token, and so many of the likeliest", _ALL),
     honoured("echo", "the prompt stands before the answer", _ALL),
+    honoured("add_special_tokens", "false: no tokens of the tokenizer's own around a text", _VLLM),
 )
 
 _COMPLETION_REFUSED: tuple[Field, ...] = (
@@ -224,7 +223,6 @@ _COMPLETION_REFUSED: tuple[Field, ...] = (
     refused("prompt_embeds", "", _VLLM, []),
     refused("multi_modal_data", "use /v1/chat/completions with content parts", _VLLM, {}),
     refused("mm_processor_kwargs", "the checkpoint's own settings are used", _VLLM, {}),
-    refused("add_special_tokens", "send token ids", _VLLM, True),
 )
 
 _SHARED = {"stream_options": _STREAM_OPTIONS, "response_format": _RESPONSE_FORMAT}

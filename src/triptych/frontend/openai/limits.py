@@ -10,9 +10,9 @@ from triptych.contracts.errors import BadRequest
 from triptych.frontend.schema import ChatMessage, ChatRequest, CompletionRequest
 
 MAX_NAME_CHARACTERS = 256
-"""Of `model`, `role`, `name`, `tool_call_id`, `user` and `cache_salt`."""
+"""Of `model`, `role`, `name`, `tool_call_id`, `user`, `session_id` and `cache_salt`."""
 MAX_DEPTH = 32
-"""Of `chat_template_kwargs` and `tool_calls`."""
+"""Of `chat_template_kwargs`, `documents` and `tool_calls`."""
 MAX_STOP_CHARACTERS = 1024
 """Of one stop string."""
 MAX_STOP_TOKEN_IDS = 1024
@@ -24,10 +24,12 @@ def check_counts(request: ChatRequest | CompletionRequest, limits: RequestLimits
     _check_name("model", request.model)
     _check_name("user", request.user)
     _check_name("cache_salt", request.cache_salt)
+    _check_name("session_id", request.session_id)
     _check_stops(request)
     if isinstance(request, ChatRequest):
         _check_messages(request.messages, limits)
-        _check_template_settings(request.chat_template_kwargs, limits)
+        _check_template_values("chat_template_kwargs", request.chat_template_kwargs, limits)
+        _check_template_values("documents", request.documents, limits)
     elif isinstance(request.prompt, list) and len(request.prompt) > MAX_PROMPTS and _are_several(request.prompt):
         raise _too_many("prompt", len(request.prompt), "prompts", MAX_PROMPTS)
 
@@ -69,19 +71,19 @@ def _check_messages(messages: list[ChatMessage], limits: RequestLimits) -> None:
             raise _too_many(f"{place}.content", parts, "parts and tool calls up to here", most, "--max-content-parts")
 
 
-def _check_template_settings(settings: dict[str, Any] | None, limits: RequestLimits) -> None:
-    if not settings:
+def _check_template_values(place: str, given: dict[str, Any] | list[Any] | None, limits: RequestLimits) -> None:
+    if not given:
         return
     values = characters = 0
-    for value in _values(settings, "chat_template_kwargs"):
+    for value in _values(given, place):
         values += 1
         characters += len(value) if isinstance(value, str) else 0
     if values > limits.max_template_values:
         most = limits.max_template_values
-        raise _too_many("chat_template_kwargs", values, "values", most, "--max-template-values")
+        raise _too_many(place, values, "values", most, "--max-template-values")
     if characters > limits.max_template_characters:
         most = limits.max_template_characters
-        raise _too_many("chat_template_kwargs", characters, "characters", most, "--max-template-characters")
+        raise _too_many(place, characters, "characters", most, "--max-template-characters")
 
 
 def _check_depth(place: str, value: Any) -> None:

@@ -19,7 +19,7 @@ def weight_of(request: ChatRequest | CompletionRequest) -> int:
     """Bytes of the request's texts, messages and settings. A text of one emoji among letters takes four a letter."""
     if isinstance(request, CompletionRequest):
         return _prompt(request.prompt)
-    return sum(map(_message, request.messages)) + _anything(request.chat_template_kwargs)
+    return sum(map(_message, request.messages)) + _anything(request.chat_template_kwargs) + _anything(request.documents)
 
 
 def _prompt(prompt: Any) -> int:
