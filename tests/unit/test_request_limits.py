@@ -103,4 +103,4 @@ def test_every_text_that_is_no_prompt_has_a_bound():
     assert strings - {"content"} == {"role", "name", "tool_call_id"}
     fields = GenerationFields.__annotations__ | ChatRequest.__annotations__ | CompletionRequest.__annotations__
     texts = {name for name, kind in fields.items() if kind.startswith("str")}
-    assert texts == {"model", "user", "session_id", "stop", "prompt"}
+    assert texts == {"model", "user", "session_id", "cache_salt", "stop", "prompt"}
