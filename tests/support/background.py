@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from support.deployment import Deployed, deployment
+from support.deployment import JSON, Deployed, deployment
 from support.loops import BACKGROUND, run
 
 LIMIT_S = 120.0
@@ -63,7 +63,7 @@ def served(limit_s: float = LIMIT_S, **settings: Any) -> Iterator[Served]:
     try:
         if "error" not in started:
             url = started["deployed"].url
-            with httpx.Client(base_url=url, timeout=30, trust_env=False, verify=False) as http:
+            with httpx.Client(base_url=url, timeout=30, trust_env=False, verify=False, headers=JSON) as http:
                 yield Served(started["deployed"], http)
     finally:
         if "stop" in started:

@@ -37,6 +37,8 @@ from triptych.transfer.base import Transfer
 from triptych.transfer.inproc import InprocTransfer
 
 FAST_SCAN_S = 0.02
+JSON = {"content-type": "application/json"}
+"""What clients say of their bodies, also of those that tests write by hand."""
 
 
 class _Refused(set[Any]):
@@ -246,7 +248,7 @@ async def _frontend(
 async def http_client(url: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client without TLS (loading certificates takes longer than most tests) and without proxies."""
     async with httpx.AsyncClient(
-        base_url=url, timeout=30, trust_env=False, verify=False, limits=httpx.Limits(), **settings
+        base_url=url, timeout=30, trust_env=False, verify=False, limits=httpx.Limits(), headers=JSON, **settings
     ) as client:
         yield client
 

@@ -41,5 +41,6 @@ async def response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], b
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    kind = "content-type: application/json"
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", kind, *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -55,21 +55,77 @@ def test_unknown_paths(demo, method, path):
     ],
 )
 def test_wrong_methods(demo, method, path):
-    error = check_error(demo.http.request(method, path), 405)
+    answer = demo.http.request(method, path)
+    error = check_error(answer, 405)
     assert method in error["message"]
+    assert answer.headers["allow"] == ("GET, HEAD" if demo.http.get(path).status_code == 200 else "POST")
 
 
 @pytest.mark.parametrize("path", ["/live", CHAT, "/nowhere"])
 def test_head_gets_no_body_and_leaves_the_connection_usable(demo, path):
     answer = demo.http.head(path)
-    assert answer.status_code in (200, 404, 405)
+    same = demo.http.get(path)
+    assert answer.status_code == same.status_code
     assert answer.content == b""
+    assert answer.headers["content-type"] == same.headers["content-type"]
+    assert int(answer.headers["content-length"]) >= len(same.content), "that of the body that it would have had"
     assert demo.http.get("/live").status_code == 200
 
 
-def test_a_post_of_another_content_type_is_read_as_json(demo):
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-8"):
-        assert demo.http.post(CHAT, content=BODY, headers={"content-type": kind}).status_code == 200
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo", "/ready", "/health", "/metrics", "/openapi.json"])
+def test_head_is_wherever_get_is(demo, path):
+    answer = demo.http.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == demo.http.get(path).headers["content-type"]
+
+
+JSON_KINDS = [
+    "application/json",
+    "application/json; charset=utf-8",
+    'Application/JSON ; charset="UTF-8"',
+    "application/vnd.api+json",
+    "application/json; profile=x",
+]
+OTHER_KINDS = [
+    "text/plain",
+    "text/plain; application/json",
+    "text/plain, application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "application/json; charset=latin-1",
+    "application/jsonp",
+    "+json",
+    "",
+    "x" * 5_000,
+]
+
+
+@pytest.mark.parametrize("kind", JSON_KINDS)
+def test_a_body_that_says_that_it_is_json_is_taken(demo, kind):
+    assert demo.http.post(CHAT, content=BODY, headers={"content-type": kind}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("kind", OTHER_KINDS, ids=lambda kind: kind[:40])
+def test_a_body_that_does_not_is_refused(demo, path, kind):
+    """A web page may send it without asking."""
+    error = check_error(demo.http.post(path, content=BODY, headers={"content-type": kind}), 415)
+    assert error["code"] == "unsupported_content_type"
+    assert "application/json" in error["message"]
+
+
+def test_a_body_of_no_kind_or_two_is_refused(demo):
+    async def main():
+        async with connected(demo.deployed.port) as (reader, writer):
+            request = post(CHAT, BODY)
+            for kind in (b"", b"content-type: application/json\r\ncontent-type: text/plain\r\n"):
+                writer.write(request.replace(b"content-type: application/json\r\n", kind))
+                status, _, body = await response(reader)
+                assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_content_type")
+            writer.write(request)
+            assert (await response(reader))[0] == 200, "the connection goes on"
+
+    run(main())
 
 
 @pytest.mark.parametrize(

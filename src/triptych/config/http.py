@@ -19,6 +19,20 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         bool,
         Meta(description="Share the port with other frontends that do too (SO_REUSEPORT); connections are dealt out."),
     ] = False
+    allowed_origins: Annotated[
+        str,
+        Meta(
+            description="Sites whose pages may use this server from a browser (CORS), separated by commas: "
+            "`https://chat.example`, or `*` for all (default: none)."
+        ),
+    ] = ""
+    allowed_hosts: Annotated[
+        str,
+        Meta(
+            description="Names in the header `Host` that a server on loopback without an API key takes, beside "
+            "addresses and local names, separated by commas; `*`: any. For a proxy that passes its own name on."
+        ),
+    ] = ""
     max_connections: Annotated[
         int,
         Meta(

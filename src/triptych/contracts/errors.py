@@ -69,6 +69,13 @@ class Unauthorized(TriptychError):
     type = "authentication_error"
 
 
+class Forbidden(TriptychError):
+    """The browser's page, or the name that it used, may not use this server (403)."""
+
+    status = 403
+    type = "permission_error"
+
+
 class NotFound(TriptychError):
     """The named thing does not exist here (404)."""
 
@@ -81,6 +88,15 @@ class MethodNotAllowed(TriptychError):
 
     status = 405
     type = "invalid_request_error"
+    allow: tuple[str, ...] = ()
+    """The methods that it takes."""
+
+    @classmethod
+    def only(cls, allow: tuple[str, ...], message: str) -> MethodNotAllowed:
+        """Return the error of a path that takes only the methods ``allow``."""
+        error = cls(f"{message}; it takes {', '.join(allow)}", code="method_not_allowed")
+        error.allow = allow
+        return error
 
 
 class RequestTimeout(TriptychError):
@@ -194,6 +210,7 @@ _BY_STATUS: dict[int, type[TriptychError]] = {
     for cls in (
         BadRequest,
         Unauthorized,
+        Forbidden,
         NotFound,
         MethodNotAllowed,
         RequestTimeout,

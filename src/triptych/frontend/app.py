@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
@@ -20,11 +18,11 @@ from triptych.contracts.errors import (
     MethodNotAllowed,
     NotFound,
     TriptychError,
-    Unauthorized,
     Unavailable,
 )
 from triptych.contracts.request import Data
 from triptych.contracts.shown import shown
+from triptych.frontend.access import Access
 from triptych.frontend.admission import Admission, Lane
 from triptych.frontend.answers import Answer
 from triptych.frontend.catalog import Catalog, Model
@@ -43,6 +41,7 @@ from triptych.frontend.http.asgi import (
     send_whole,
 )
 from triptych.frontend.http.body import read_body
+from triptych.frontend.http.content_type import check_json
 from triptych.frontend.in_flight import InFlight
 from triptych.frontend.model_view import card_of, health_of
 from triptych.frontend.openai.large_body import parse_large, parse_quick
@@ -62,6 +61,8 @@ log = logging.getLogger("triptych.frontend")
 
 IGNORED_HEADER = b"x-triptych-ignored"
 """Names the fields of a request that nobody knows."""
+MODEL_PATH = "/v1/models/{id}"
+"""Stands for the path of every model."""
 encode = msgspec.json.encode
 R = TypeVar("R", ChatRequest, CompletionRequest)
 Route = Callable[[Scope, Receive, Send, Headers], Awaitable[None]]
@@ -89,24 +90,25 @@ class App:
         self.metrics.also(self._admission.samples)
         self.metrics.also(self._held.samples)
         self.metrics.also(self._in_flight.samples)
-        self._routes: dict[tuple[str, str], Route] = {
-            ("POST", "/v1/chat/completions"): self._chat,
-            ("POST", "/v1/completions"): self._completions,
-            ("GET", "/v1/models"): self._models,
-            ("GET", "/live"): self._live,
-            ("GET", "/ready"): self._ready,
-            ("GET", "/health"): self._health,
-            ("GET", "/metrics"): self._metrics_text,
-            ("GET", "/openapi.json"): self._openapi,
+        self._access = Access(config)
+        self._routes: dict[str, dict[str, Route]] = {
+            "/v1/chat/completions": {"POST": self._chat},
+            "/v1/completions": {"POST": self._completions},
+            "/v1/models": {"GET": self._models},
+            MODEL_PATH: {"GET": self._model},
+            "/live": {"GET": self._live},
+            "/ready": {"GET": self._ready},
+            "/health": {"GET": self._health},
+            "/metrics": {"GET": self._metrics_text},
+            "/openapi.json": {"GET": self._openapi},
         }
         self._document = b""
-        self._paths = {path for _, path in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         request_id = header(scope, b"x-request-id") or uuid.uuid4().hex.encode()
-        headers: Headers = [(b"x-request-id", request_id[:128])]
+        headers: Headers = [(b"x-request-id", request_id[:128]), *self._access.cors.headers(scope)]
         status = 0  # nothing was answered yet
 
         async def recorded_send(message: Any) -> None:
@@ -141,31 +143,26 @@ class App:
 
     def _route(self, scope: Scope) -> Route:
         method, path = scope["method"], scope["path"]
+        if self._access.cors.asks(scope):
+            return self._options
         if path.startswith("/v1/"):
-            self._authorise(scope)
-        if route := self._routes.get((method, path)):
-            return route
-        if path.startswith("/v1/models/") and method == "GET":
-            return self._model
-        if path in self._paths:
-            raise MethodNotAllowed(f"{path} does not take {method}", code="method_not_allowed")
-        raise NotFound(f"there is no {shown(path)}; see docs/api.md", code="path_not_found")
+            self._access.check(scope)
+        routes = self._routes.get(self._known_path(path))
+        if routes is None:
+            raise NotFound(f"there is no {shown(path)}; see docs/api.md", code="path_not_found")
+        if (route := routes.get("GET" if method == "HEAD" else method)) is None:
+            raise MethodNotAllowed.only(tuple(self._methods(path)), f"{shown(path)} does not take {method}")
+        return route
+
+    def _methods(self, path: str) -> list[str]:
+        """The methods that ``path`` takes: HEAD wherever GET is, and OPTIONS where browsers may ask."""
+        taken = self._routes.get(self._known_path(path), {})
+        also = ["HEAD"] if "GET" in taken else []
+        return [*taken, *also, *(["OPTIONS"] if self._access.cors else [])]
 
     def _known_path(self, path: str) -> str:
         """The path as a metric's label: a bounded set, whatever clients ask for."""
-        return path if path in self._paths else "/v1/models/{id}" if path.startswith("/v1/models/") else "other"
-
-    def _authorise(self, scope: Scope) -> None:
-        if self._config.api_key is None:
-            return
-        given = header(scope, b"authorization") or b""
-        if not hmac.compare_digest(given, f"Bearer {self._config.api_key}".encode()):
-            raise Unauthorized("a valid API key is required: Authorization: Bearer KEY", code="invalid_api_key")
-
-    def _tenant(self, scope: Scope) -> str:
-        """Return a name for whose request it is: a digest of its API key."""
-        given = header(scope, b"authorization") if self._config.api_key is not None else None
-        return hashlib.sha256(given or b"").hexdigest() if given else ""
+        return path if path in self._routes else MODEL_PATH if path.startswith("/v1/models/") else "other"
 
     # Generation.
 
@@ -199,6 +196,7 @@ class App:
                 await self._generate(model, request, jobs, answer, holder, scope, send, headers)
 
     async def _body(self, scope: Scope, receive: Receive, holder: Holder) -> Data:
+        check_json(scope)
         body = await read_body(scope, receive, self._config.max_body_bytes, holder, self._config)
         if not body:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
@@ -244,13 +242,18 @@ class App:
             include_usage=wants_usage(request),
             with_timing=header(scope, b"x-triptych-timing") == b"1",
             plan_header=self._config.plan_header,
-            tenant=self._tenant(scope),
+            tenant=self._access.tenant(scope),
         )
         lane: Lane = "media" if any(job.request.media for job in jobs) else "text"
         with self._admission.party(lane, len(jobs), _param_of_many(request)) as generation.places:
             await (generation.stream if request.stream else generation.whole)(send, headers)
 
     # Everything else.
+
+    async def _options(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        said = self._access.cors.answer(scope, self._methods(scope["path"]))
+        await send({"type": "http.response.start", "status": 204, "headers": [*headers, *said]})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _models(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         cards = [card_of(model) for _, model in sorted(self._catalog.models.items()) if model.instances]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from triptych.contracts.errors import TriptychError
+from triptych.contracts.errors import MethodNotAllowed, TriptychError, Unauthorized
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -40,6 +40,10 @@ def error_headers(error: TriptychError) -> Headers:
     headers = list(_JSON)
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allow).encode()))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.status in (408, 413):  # the rest of the body is not going to be read
         headers.append((b"connection", b"close"))
     return headers

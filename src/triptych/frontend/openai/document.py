@@ -23,10 +23,11 @@ _REF = "#/components/schemas/{name}"
 _ERRORS = {
     400: "the request is wrong; `param` names the field",
     401: "the API key is missing or wrong",
+    403: "a browser's page of another site, or a host name that is not this server's",
     404: "there is no such model",
     408: "the request came too slowly",
     413: "the body, a text or a medium is too large",
-    415: "not a medium, or of a format that is not served",
+    415: "the body does not say that it is JSON, or a medium is of a format that is not served",
     422: "workers fell under this request",
     429: "a bound is reached; try again after `Retry-After` seconds",
     500: "a fault of the server",
@@ -126,10 +127,10 @@ def _paths() -> Json:
     return {
         "/v1/chat/completions": {"post": _generation("chat", "Answer a conversation", "ChatRequest", "ChatCompletion")},
         "/v1/completions": {"post": _generation("complete", "Go on from a prompt", "CompletionRequest", "Completion")},
-        "/v1/models": {"get": _get("models", "List the models that are served", "ModelList", 401)},
+        "/v1/models": {"get": _get("models", "List the models that are served", "ModelList", 401, 403)},
         "/v1/models/{id}": {
             "get": {
-                **_get("model", "Tell about one model", "Model", 401, 404),
+                **_get("model", "Tell about one model", "Model", 401, 403, 404, 503),
                 "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
             }
         },

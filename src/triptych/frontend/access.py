@@ -1,0 +1,38 @@
+"""Decides who may ask what, before a request's body is read: API key, host name, origin, kind of body."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.errors import Unauthorized
+from triptych.frontend.http.asgi import Scope, header
+from triptych.frontend.http.cors import Cors
+from triptych.frontend.http.host import HostCheck
+
+
+class Access:
+    """What one frontend's configuration says of that."""
+
+    def __init__(self, config: FrontendConfig) -> None:
+        """Raises ConfigError."""
+        self._key = None if config.api_key is None else config.api_key.encode()
+        self._host = HostCheck(config.host, has_key=self._key is not None, allowed=config.allowed_hosts)
+        self.cors = Cors(config.allowed_origins)
+
+    def check(self, scope: Scope) -> None:
+        """Raises Unauthorized without the API key, and Forbidden for a host name that is not this server's."""
+        self._host.check(scope)
+        if self._key is not None and not hmac.compare_digest(_bearer(scope), self._key):
+            raise Unauthorized("a valid API key is required: Authorization: Bearer KEY", code="invalid_api_key")
+
+    def tenant(self, scope: Scope) -> str:
+        """Return a name for whose request it is: a digest of its API key, empty where none is wanted."""
+        return "" if self._key is None else hashlib.sha256(_bearer(scope)).hexdigest()
+
+
+def _bearer(scope: Scope) -> bytes:
+    """The key that a request brings; empty: none."""
+    scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""

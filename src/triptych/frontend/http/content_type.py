@@ -1,0 +1,38 @@
+"""Wants request bodies to say that they are JSON. Pure.
+
+A web page may send ``text/plain`` or a form to any server that its browser reaches, without asking; for JSON the
+browser asks first (``cors``). So a body that does not say so is no client's of this API.
+"""
+
+from __future__ import annotations
+
+import re
+
+from triptych.contracts.errors import UnsupportedMedia
+from triptych.contracts.shown import shown
+from triptych.frontend.http.asgi import Scope
+
+_JSON = re.compile(rb"(?:application/json|[\w.+!#$&^-]+/[\w.+!#$&^-]+\+json)")
+_CHARSET = re.compile(rb'charset\s*=\s*"?([^";\s]*)"?')
+_UTF8 = (b"utf-8", b"utf8")
+
+
+def check_json(scope: Scope) -> None:
+    """Raises UnsupportedMedia for a request that does not say that its body is JSON in UTF-8."""
+    given = [value for name, value in scope["headers"] if name == b"content-type"]
+    if not given:
+        raise _refusal("the request has no Content-Type")
+    value = given[0].lower()
+    kind, _, parameters = value.partition(b";")
+    if len(given) > 1 or not _JSON.fullmatch(kind.strip()):
+        raise _refusal(f"the request's Content-Type is {shown(b', '.join(given).decode('latin-1'))}")
+    charset = _CHARSET.search(parameters)
+    if charset is not None and charset[1] not in _UTF8:
+        raise _refusal(f"the body's charset is {shown(charset[1].decode('latin-1'))}, and JSON is UTF-8")
+
+
+def _refusal(reason: str) -> UnsupportedMedia:
+    return UnsupportedMedia(
+        f"{reason}; send Content-Type: application/json (curl: -H 'content-type: application/json')",
+        code="unsupported_content_type",
+    )

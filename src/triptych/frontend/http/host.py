@@ -1,0 +1,63 @@
+"""Refuses pages of other sites that reach a server on loopback under a name of their own (DNS rebinding). Pure.
+
+Such a page's browser takes the server for the page's own, and lets the page send and read what it likes. Its requests
+carry the page's name in ``Host``, which no client of a server on loopback does. A server that wants an API key needs no
+such check: the page does not know it.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+from triptych.contracts.errors import Forbidden
+from triptych.contracts.shown import shown
+from triptych.frontend.http.asgi import Scope, header
+
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+_LOCAL_ENDINGS = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+"""Names of which the Internet's DNS tells nothing."""
+
+
+class HostCheck:
+    """Which names a server may be asked by."""
+
+    def __init__(self, listens_at: str, *, has_key: bool, allowed: str) -> None:
+        """``allowed``: more names, separated by commas; ``*``: any."""
+        self._allowed = frozenset(name.strip().lower() for name in allowed.split(",") if name.strip())
+        self._is_on = is_loopback(listens_at) and not has_key and "*" not in self._allowed
+
+    def check(self, scope: Scope) -> None:
+        """Raises Forbidden for a name that somebody may have made up."""
+        if not self._is_on or (given := header(scope, b"host")) is None:
+            return
+        found = _HOST.fullmatch(given.decode("latin-1").lower())
+        name = found[1].rstrip(".") if found is not None else ""
+        if found is None or not (_is_local(name) or name in self._allowed):
+            raise Forbidden(
+                f"this server listens on loopback only, and does not take requests for {shown(given)}: a page of that "
+                "name may have led a browser here. Its operator can allow the name by --allowed-hosts, or set an API "
+                "key",
+                code="host_not_allowed",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches who listens at ``host``."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(name: str) -> bool:
+    """Whether ``name`` is an address, or a name that the Internet's DNS does not know: those have a dot."""
+    if "." not in name or name.endswith(_LOCAL_ENDINGS):
+        return True
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
