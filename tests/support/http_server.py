@@ -104,16 +104,16 @@ async def served(**settings: Any) -> AsyncIterator[Served]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await one.app(scope, receive, send)
 
-    with listen("127.0.0.1", 0) as listener:
-        server = HttpServer(app, HttpConfig(**settings), 0.0)
-        one = Served(server, listener.getsockname()[1])
-        task = asyncio.create_task(server.serve(listener))
-        try:
-            await server.serves.wait()
-            yield one
-        finally:
-            server.stop()
-            await task
+    listeners = listen("127.0.0.1", 0)
+    server = HttpServer(app, HttpConfig(**settings), 0.0)
+    one = Served(server, listeners[0].getsockname()[1])
+    task = asyncio.create_task(server.serve(listeners))
+    try:
+        await server.serves.wait()
+        yield one
+    finally:
+        server.stop()
+        await task
 
 
 @asynccontextmanager
