@@ -164,6 +164,102 @@ def test_an_upgrade_that_is_not_spoken_is_passed_over():
     run(main())
 
 
+UPGRADE = "connection: upgrade\r\nupgrade: h2c\r\n"
+SECOND = b"GET /second HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def asking(method: str, *lines: str, version: str = "1.1", path: str = "/a") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "host: x", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "body"),
+    [
+        (asking("POST", "content-length: 6", UPGRADE[:-2]) + b"body12", "body12"),
+        (
+            asking("POST", "transfer-encoding: chunked", UPGRADE[:-2]) + b"3\r\nbod\r\n3\r\ny12\r\n0\r\nx: y\r\n\r\n",
+            "body12",
+        ),
+        (asking("POST", "content-length: 0", UPGRADE[:-2]), ""),
+        (asking("GET", UPGRADE[:-2]), ""),
+        (asking("GET", "connection: keep-alive, upgrade", "upgrade: websocket"), ""),
+        (asking("POST", "upgrade: h2c", "content-length: 6") + b"body12", "body12"),
+    ],
+    ids=["length", "chunks", "empty", "none", "websocket", "not asked for"],
+)
+def test_one_answer_for_one_request_whatever_it_asks_to_change_to(request_bytes, body):
+    """Wherever what comes is cut in two; the request behind it is another one."""
+
+    async def main():
+        async with served() as s:
+            for at in range(1, len(request_bytes), 5):
+                s.seen.clear()
+                async with connected(s.port) as (reader, writer):
+                    writer.write(request_bytes[:at])
+                    await asyncio.sleep(0)
+                    writer.write(request_bytes[at:] + SECOND)
+                    first, second = [json.loads((await response(reader))[2]) for _ in range(2)]
+                assert (first["path"], first["body"], second["path"]) == ("/a", body, "/second")
+                assert len(s.seen) == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("upgrade", ["", UPGRADE], ids=["plain", "upgrade"])
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "transfer-encoding: gzip",
+        "transfer-encoding: identity",
+        "transfer-encoding: gzip, chunked",
+        "transfer-encoding: gzip\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 5",
+        "content-length: 5\r\ntransfer-encoding: chunked",
+        "content-length: 5\r\ncontent-length: 6",
+        "content-length: +5",
+        "content-length: 5x",
+        "content-length: 5, 5",
+    ],
+)
+def test_a_body_that_may_be_read_in_two_ways_is_refused(framing, upgrade, caplog):
+    """What is behind it is taken for no request, and nobody sees the first."""
+
+    async def main():
+        async with served() as s:
+            answer = await send(s.port, asking("POST", framing, *upgrade.split("\r\n")[:-1]) + b"0\r\n\r\n" + SECOND)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert answer.count(b"HTTP/1.1 ") == 1
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+            assert not s.seen
+        assert "ERROR" not in {record.levelname for record in caplog.records}
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0", "HTTP/2 (prior knowledge)"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), "ask by http://"),
+        (asking("GET", version="2.0"), "not HTTP/2.0"),
+        (asking("CONNECT", path="a.example:443"), "no proxy"),
+        (asking("GET", "host: y"), "two different Host"),
+        (asking("BREW"), "not well-formed"),
+    ],
+)
+def test_what_is_no_http_of_ours_is_told_what_to_do(sent, words):
+    async def main():
+        async with served() as s:
+            head, _, body = (await send(s.port, sent)).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert b"content-type: application/json" in head
+            assert words in json.loads(body)["error"]["message"]
+            assert not s.seen
+
+    run(main())
+
+
 def test_http_1_0_gets_no_chunks():
     async def main():
         async with served() as s:

@@ -79,6 +79,14 @@ def test_head_is_wherever_get_is(demo, path):
     assert answer.headers["content-type"] == demo.http.get(path).headers["content-type"]
 
 
+@pytest.mark.parametrize("path", ["/", "/v1/realtime", "/v1/models", CHAT, "/live"])
+def test_a_web_socket_is_refused(demo, path):
+    asks = {"connection": "Upgrade", "upgrade": "WebSocket", "sec-websocket-version": "13", "sec-websocket-key": "eA=="}
+    error = check_error(demo.http.get(path, headers=asks), 400)
+    assert error["code"] == "websocket_not_supported"
+    assert "server-sent events" in error["message"]
+
+
 JSON_KINDS = [
     "application/json",
     "application/json; charset=utf-8",

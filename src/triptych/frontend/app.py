@@ -143,6 +143,11 @@ class App:
 
     def _route(self, scope: Scope) -> Route:
         method, path = scope["method"], scope["path"]
+        if (header(scope, b"upgrade") or b"").lower() == b"websocket":
+            raise BadRequest(
+                "there is no WebSocket here: answers are streamed by server-sent events over HTTP (`stream`: true)",
+                code="websocket_not_supported",
+            )
         if self._access.cors.asks(scope):
             return self._options
         if path.startswith("/v1/"):

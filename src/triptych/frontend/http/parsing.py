@@ -18,6 +18,12 @@ MAX_HEADERS = 256
 """Most headers of a request, those after its body included."""
 
 
+MALFORMED = "malformed_http"
+_TLS_BEGINS = b"\x16\x03"
+_HTTP_2_BEGINS = b"PRI * HTTP/2"
+_VERSIONS = ("1.1", "1.0")
+
+
 class Listener(Protocol):
     """Hears of requests as they come."""
 
@@ -34,8 +40,12 @@ class _Stopped(Exception):
     """No more of what was read is looked at."""
 
 
-class _TooMany(Exception):
-    """More headers than a request may have."""
+class _Refused(Exception):
+    """A head that is well-formed, and of a request that is not taken. Its message says why."""
+
+    def __init__(self, reason: str, code: str = MALFORMED) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Parser:
@@ -52,6 +62,8 @@ class Parser:
         self._stopped = False
         self._url = b""
         self._headers: Headers = []
+        self._begin = b""
+        """The first bytes of the connection: what it speaks."""
         self._wants_continue = False
         self._framing: tuple[bytes, bytes] | None = None
         """The header that says how long the body is, of a request that asks for another protocol as well."""
@@ -62,6 +74,8 @@ class Parser:
         """Tell the listener of what ``data`` completes. Raises BadRequest for what is no HTTP or too long a head, and
         Unavailable where memory is short."""
         self.head_bytes += len(data)
+        if len(self._begin) < len(_HTTP_2_BEGINS):
+            self._begin += data[: len(_HTTP_2_BEGINS) - len(self._begin)]
         self._feed(data)
         if self.head_bytes > MAX_HEAD_BYTES and not self._stopped:
             raise BadRequest("the request's head is too large", code="head_too_large")
@@ -89,11 +103,19 @@ class Parser:
             if self._stopped:
                 return
             reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-            if isinstance(reason, _TooMany):
-                raise BadRequest(f"the request has over {MAX_HEADERS} headers", code="head_too_large") from None
+            if isinstance(reason, _Refused):
+                raise BadRequest(str(reason), code=reason.code) from None
             if reason is not None and not isinstance(reason, (httptools.HttpParserError, UnicodeError, MemoryError)):
                 raise  # a fault of the listener's
-            raise shortage_of(error) or BadRequest("this is not well-formed HTTP/1.1", code="malformed_http") from None
+            raise shortage_of(error) or BadRequest(self._not_http(), code=MALFORMED) from None
+
+    def _not_http(self) -> str:
+        """Say what a connection speaks that does not speak HTTP/1.1, where that is clear."""
+        if self._begin.startswith(_TLS_BEGINS):
+            return "this port speaks HTTP without TLS, and was sent a TLS handshake: ask by http:// and not by https://"
+        if self._begin.startswith(_HTTP_2_BEGINS):
+            return "this server speaks HTTP/1.1, and was sent HTTP/2 (prior knowledge): ask by HTTP/1.1"
+        return "this is not well-formed HTTP/1.1"
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Go on after a request that asked for another protocol, none of which is spoken here.
@@ -127,13 +149,14 @@ class Parser:
         if name == b"expect" and value.lower() == b"100-continue":
             self._wants_continue = True
         if len(self._headers) == MAX_HEADERS:
-            raise _TooMany
+            raise _Refused(f"the request has over {MAX_HEADERS} headers", "head_too_large")
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._head_again:
             self._head_again, self._framing = False, None
             return
+        self._check_head()
         self.head_bytes = 0
         self.in_head = False
         if self._parser.should_upgrade():
@@ -141,6 +164,19 @@ class Parser:
         scope, self._headers = self._scope(), []  # what follows a body is no header of the request
         keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1"
         self._listener.begins(scope, keep_alive=keep_alive, wants_continue=self._wants_continue)
+
+    def _check_head(self) -> None:
+        """Refuse what the parser lets pass, and what would make two readers see two different requests."""
+        version = self._parser.get_http_version()
+        if version not in _VERSIONS:
+            raise _Refused(f"this server speaks HTTP/1.1, and not HTTP/{version}")
+        if self._parser.get_method() == b"CONNECT":
+            raise _Refused("this server is no proxy: it takes no CONNECT")
+        codings = [value.strip().lower() for name, value in self._headers if name == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):
+            raise _Refused("the request's body has a Transfer-Encoding that is not taken; chunked is", "body_encoding")
+        if len({value for name, value in self._headers if name == b"host"}) > 1:
+            raise _Refused("the request has two different Host headers")
 
     def on_body(self, body: bytes) -> None:
         self.head_bytes = 0
