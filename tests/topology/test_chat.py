@@ -53,6 +53,26 @@ def test_parts_of_text_are_put_together_as_the_template_does(demo):
     assert demo.chat(parts).json()["choices"][0]["message"]["content"] == "user\none two\nassistant\n"
 
 
+def test_a_developer_speaks_as_the_system_and_a_refusal_is_said(demo):
+    """The demo model's template prints any role, and the mock engine the prompt."""
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": "Help me"},
+        {"role": "assistant", "content": None, "refusal": "I cannot."},
+        {"role": "user", "content": "Why?"},
+    ]
+    answer = demo.chat(messages=messages).json()["choices"][0]["message"]["content"]
+    told = "system\nBe kind.\n\nBe brief.\nuser\nHelp me\nassistant\nI cannot.\nuser\nWhy?\nassistant\n"
+    assert answer == told
+
+
+def test_a_role_that_nobody_knows_is_refused_by_name(demo):
+    answer = demo.chat(messages=[{"role": "user", "content": "x"}, {"role": "pirate", "content": "arr"}])
+    assert answer.status_code == 400
+    assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == ("messages[1].role", "role_unsupported")
+
+
 def test_a_conversation_of_several_roles(demo):
     messages = [
         {"role": "system", "content": "Be brief."},

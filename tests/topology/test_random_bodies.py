@@ -17,7 +17,7 @@ from support.from_schema import ANYTHING, NAME, TEXT, Bodies
 
 PATHS = {"ChatRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}
 MODELS = st.sampled_from(["demo"] * 19 + ["other"])
-ROLES = st.sampled_from(["user"] * 6 + ["assistant", "system", "tool", "developer", "x"])
+ROLES = st.sampled_from(["user"] * 6 + ["assistant", "system", "tool", "developer", "function"])
 URLS = st.sampled_from([picture_url()] * 6 + ["data:,", "data:image/png;base64,AAAA", "x", ""])
 FEW = st.integers(1, 30)
 IDS = st.lists(st.integers(0, 200), min_size=1, max_size=5)
@@ -30,6 +30,7 @@ SPECIAL = {
     ("CompletionRequest", "prompt"): PROMPTS,
     ("ChatRequest", "max_completion_tokens"): FEW,
     ("ChatMessage", "role"): ROLES,
+    ("ChatMessage", "refusal"): st.none(),
     ("ImageUrl", "url"): URLS,
     ("MediaUrl", "url"): URLS,
     ("AudioData", "data"): URLS,

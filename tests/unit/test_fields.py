@@ -225,8 +225,8 @@ def test_values_that_ask_for_nothing(fields: dict[str, object], param: str | Non
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"refusal": "no"}, "messages[1].refusal"),
-        ({"refusal": None, "audio": None, "function_call": None, "annotations": []}, None),
+        ({"audio": {"id": "a"}}, "messages[1].audio"),
+        ({"refusal": "no", "audio": None, "function_call": None, "annotations": []}, None),
         ({"reasoning_content": "hm"}, "messages[1].reasoning_content"),
         ({"content": [{**IMAGE, "uuid": "a"}]}, "messages[1].content[0].uuid"),
         ({"content": [{**IMAGE, "uuid": None, "modalities": "image"}]}, None),

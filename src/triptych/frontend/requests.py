@@ -37,6 +37,7 @@ from triptych.frontend.schema import (
     MediaPart,
     MediaUrl,
     Part,
+    RefusalPart,
     TextPart,
     VideoPart,
 )
@@ -217,10 +218,17 @@ def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaR
     media: list[MediaReference] = []
     plain: list[Message] = []
     for number, message in enumerate(messages):
+        place = f"messages[{number}]"
         entry: Message = {"role": message.role, "content": message.content or ""}
         if isinstance(message.content, list):
-            place = f"messages[{number}].content"
-            entry["content"] = [_part(part, f"{place}[{index}]", media) for index, part in enumerate(message.content)]
+            _check_parts(message, place)
+            entry["content"] = [
+                _part(part, f"{place}.content[{index}]", media) for index, part in enumerate(message.content)
+            ]
+        if message.refusal:
+            _check_refuses(message, f"{place}.refusal")
+            more = entry["content"] if isinstance(entry["content"], list) else _as_parts(entry["content"])
+            entry["content"] = [*more, {"type": "text", "text": message.refusal}] if more else message.refusal
         if message.tool_calls:
             entry["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
         for name in ("name", "tool_call_id"):
@@ -228,6 +236,22 @@ def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaR
                 entry[name] = value
         plain.append(entry)
     return plain, media
+
+
+def _check_parts(message: ChatMessage, place: str) -> None:
+    for index, part in enumerate(message.content or ()):
+        if isinstance(part, RefusalPart):
+            _check_refuses(message, f"{place}.content[{index}]")
+
+
+def _check_refuses(message: ChatMessage, place: str) -> None:
+    """Raises BadRequest where somebody else than the assistant is said to have refused."""
+    if message.role != "assistant":
+        raise BadRequest(f"{place}: a refusal is what an assistant said, not {message.role[:40]!r}", param=place)
+
+
+def _as_parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if text else []
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -248,6 +272,8 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
+    if isinstance(part, RefusalPart):
+        return {"type": "text", "text": part.refusal}
     if isinstance(part, ImagePart) and isinstance(part.image_url, ImageUrl):
         DETAIL.check(part.image_url.detail, f"{place}.image_url.detail")
     precomputed = isinstance(part, EmbedsPart)

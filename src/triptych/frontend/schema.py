@@ -39,6 +39,12 @@ class TextPart(msgspec.Struct, tag="text", forbid_unknown_fields=True):
     text: str
 
 
+class RefusalPart(msgspec.Struct, tag="refusal", forbid_unknown_fields=True):
+    """Of an assistant's message."""
+
+    refusal: str
+
+
 class ImagePart(msgspec.Struct, tag="image_url", forbid_unknown_fields=True):
     image_url: ImageUrl | str
 
@@ -69,7 +75,7 @@ class AudioEmbedsPart(msgspec.Struct, tag="audio_embeds", forbid_unknown_fields=
 
 EmbedsPart = ImageEmbedsPart | VideoEmbedsPart | AudioEmbedsPart
 MediaPart = ImagePart | VideoPart | AudioPart | InputAudioPart
-Part = TextPart | MediaPart | EmbedsPart
+Part = TextPart | RefusalPart | MediaPart | EmbedsPart
 
 
 class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,6 +84,8 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    refusal: str | None = None
+    """Of an assistant: what it said in the place of an answer."""
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from triptych.models.positions import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.continued import render_continued
+from triptych.processor.roles import fitted
 from triptych.processor.template import ChatTemplate, Ending, Message, load_chat_template, parse_prompt_template
 from triptych.processor.text_work import TextWork
 from triptych.processor.tokenizer import Tokenizer
@@ -224,7 +225,7 @@ class Processor:
                 param="messages",
             )
         as_model_reads = _with_parts if self.template.takes_parts else self._with_plain_text
-        messages = [as_model_reads(message) for message in messages]
+        messages = list(fitted([as_model_reads(message) for message in messages], self.template))
         if ending == "open":
             return render_continued(self.template, messages, settings)
         return self.template.render(messages, {"add_generation_prompt": ending == "answer", **settings})
@@ -242,7 +243,7 @@ class Processor:
         texts = [
             self._plain(content) if isinstance(content := message.get("content"), list) else content or ""
             for message in messages
-            if message["role"] in ("user", "system")
+            if message["role"] in ("user", "system", "developer")
         ]
         return "\n".join(text for text in texts if text)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jinja2
 import jinja2.ext
-from jinja2.nodes import Node
+from jinja2.nodes import Const, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -79,21 +80,48 @@ class ChatTemplate:
     """A compiled template. ``takes_parts`` tells whether it reads content as parts or as plain text."""
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            constants = environment.parse(source).find_all(Const)
         except jinja2.TemplateError as error:
             raise ConfigError(f"the model's chat template does not compile: {error}") from error
         self._special_tokens = special_tokens
+        self._texts = frozenset(one.value for one in constants if isinstance(one.value, str))
         self.takes_parts = self._probe()
 
     def _probe(self) -> bool:
         """Try it: a template made for plain text prints a list of parts as Python would, or fails."""
-        message = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
-        try:
-            text = self.render([message], {})
-        except BadRequest:
-            return False
+        text = self._tried([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
         return _PROBE in text and "'type'" not in text
+
+    def _tried(self, messages: list[Message]) -> str:
+        """What is made of ``messages``; "" where they are refused."""
+        try:
+            return self.render(messages, {})
+        except BadRequest:
+            return ""
+
+    def names(self, role: str) -> bool:
+        """Whether the template itself speaks of ``role``, and does not print whatever role there is."""
+        return role in self._texts
+
+    @cached_property
+    def takes_tool(self) -> bool:
+        """Whether it says what a tool answered, after a call of it or anywhere."""
+        call = {"id": "probe0000", "type": "function", "function": {"name": "f", "arguments": {}}}
+        asked, called = self._message("user", "x"), {"role": "assistant", "content": "", "tool_calls": [call]}
+        answer = {**self._message("tool", _PROBE), "name": "f", "tool_call_id": "probe0000"}
+        return any(_PROBE in self._tried(messages) for messages in ([asked, called, answer], [asked, answer], [answer]))
+
+    @cached_property
+    def takes_late_system(self) -> bool:
+        """Whether it says what the system does once the conversation has begun."""
+        said = [("user", "x"), ("assistant", "x"), ("system", _PROBE), ("user", "x")]
+        return _PROBE in self._tried([self._message(*one) for one in said])
+
+    def _message(self, role: str, text: str) -> Message:
+        return {"role": role, "content": [{"type": "text", "text": text}] if self.takes_parts else text}
 
     def render(self, messages: list[Message], settings: dict[str, Any]) -> str:
         """The prompt up to and including the opening of the answer. Raises BadRequest when it refuses."""

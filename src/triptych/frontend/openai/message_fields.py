@@ -50,6 +50,7 @@ def _embedding(schema: str, name: str) -> Fields:
 PARTS = Tagged(
     {
         "text": Fields("TextPart", (_TYPE, honoured("text", "the text", _ALL), _CACHED)),
+        "refusal": Fields("RefusalPart", (_TYPE, honoured("refusal", "what the assistant said, as text", "OpenAI"))),
         "image_url": _medium(
             "ImagePart",
             "image_url",
@@ -69,13 +70,13 @@ PARTS = Tagged(
 MESSAGE = Fields(
     "ChatMessage",
     (
-        honoured("role", "who speaks", _ALL),
+        honoured("role", "who speaks: see docs/api.md", _ALL),
         honoured("content", "a text, or a list of content parts", _ALL),
         honoured("name", "goes to the chat template", _ALL),
         honoured("tool_calls", "go to the chat template, their arguments as objects", _ALL),
         honoured("tool_call_id", "goes to the chat template", _ALL),
         refused("function_call", "use tool_calls", "OpenAI"),
-        refused("refusal", "send what was said as content", "OpenAI"),
+        honoured("refusal", "what the assistant said, behind its content", "OpenAI"),
         refused("audio", "send a sound as input_audio", "OpenAI"),
         refused("annotations", "leave them out: they are of an answer", "OpenAI", []),
         refused("reasoning", "put it into content, as the model's template writes it", _VLLM),

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from triptych.contracts.tokens import TOKEN_BYTES, TokenIds
-from triptych.frontend.schema import ChatMessage, ChatRequest, CompletionRequest, TextPart
+from triptych.frontend.schema import ChatMessage, ChatRequest, CompletionRequest, Part, RefusalPart, TextPart
 
 BYTES_A_TOKEN = 8
 """Of a prompt: its id, and its share of the names of blocks (``router``)."""
@@ -36,10 +36,18 @@ def _message(message: ChatMessage) -> int:
     content, parts = message.content, 0
     if isinstance(content, list):
         parts = len(content)
-        texts = sum(sys.getsizeof(part.text) for part in content if isinstance(part, TextPart))
+        texts = sum(sys.getsizeof(_text(part)) for part in content)
     else:
         texts = sys.getsizeof(content)
+    texts += sys.getsizeof(message.refusal) if message.refusal else 0
     return _OBJECT_BYTES * (1 + parts) + texts + (_anything(message.tool_calls) if message.tool_calls else 0)
+
+
+def _text(part: Part) -> str | None:
+    """Media are counted as they are loaded."""
+    if isinstance(part, TextPart):
+        return part.text
+    return part.refusal if isinstance(part, RefusalPart) else None
 
 
 def _anything(value: Any) -> int:

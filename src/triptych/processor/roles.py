@@ -1,0 +1,104 @@
+"""Messages by the roles that a model's chat template knows: ``developer`` and ``function`` are other names of two.
+
+OpenAI's reasoning models take instructions as ``developer``, where all other models have ``system``; ``function`` is
+what ``tool`` was called first. Templates that print any role would print one that the model has never seen, and others
+leave such a message out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from triptych.contracts.errors import BadRequest
+
+Message = dict[str, Any]
+_EVERY_TEMPLATES = frozenset(("system", "user", "assistant"))
+_BETWEEN = "\n\n"
+"""Between the texts of two messages that become one."""
+
+
+class Template(Protocol):
+    """What is needed of ``template.ChatTemplate``."""
+
+    @property
+    def takes_tool(self) -> bool: ...
+
+    @property
+    def takes_late_system(self) -> bool: ...
+
+    def names(self, role: str) -> bool: ...
+
+
+def fitted(messages: Sequence[Message], template: Template) -> Sequence[Message]:
+    """``messages``, whose contents are all texts or all parts, as ``template`` wants them.
+
+    A ``developer`` that the template does not know becomes ``system``. Those at the beginning become one message, with
+    the system's own; later ones stay where they are if the template prints them there, and are else put behind the
+    first. Raises BadRequest for a role that the template has no place for.
+    """
+    if all(message["role"] in _EVERY_TEMPLATES for message in messages):
+        return messages
+    known = [_renamed(index, message, template) for index, message in enumerate(messages)]
+    if template.names("developer") or all(one["role"] != "developer" for one in known):
+        return known
+    return _merged(known, template)
+
+
+def _renamed(index: int, message: Message, template: Template) -> Message:
+    role = message["role"]
+    if role in _EVERY_TEMPLATES or role == "developer":
+        return message
+    if role in ("tool", "function"):
+        if not template.takes_tool:
+            raise _refused(index, f"the model's chat template has no place for what a {role} answered")
+        return {**message, "role": "tool"}
+    if not template.names(role):
+        known = "developer, system, user, assistant and tool"
+        raise _refused(index, f"{role[:40]!r} is none that the model's chat template names; known are {known}")
+    return message
+
+
+def _refused(index: int, reason: str) -> BadRequest:
+    place = f"messages[{index}].role"
+    return BadRequest(f"{place}: {reason}", param=place, code="role_unsupported")
+
+
+def _merged(messages: Sequence[Message], template: Template) -> list[Message]:
+    head = list(_instructions_first(messages))
+    rest = [{**one, "role": "system"} if one["role"] == "developer" else one for one in messages[len(head) :]]
+    if not template.takes_late_system:
+        late = [place for place, one in enumerate(messages[len(head) :]) if one["role"] == "developer"]
+        movable = [place for place in late if not _has_media(rest[place])]
+        head += [rest[place] for place in movable]
+        rest = [one for place, one in enumerate(rest) if place not in set(movable)]
+    return [_one(head), *rest] if head else rest
+
+
+def _instructions_first(messages: Sequence[Message]) -> Iterator[Message]:
+    for message in messages:
+        if message["role"] not in ("system", "developer"):
+            return
+        yield message
+
+
+def _has_media(message: Message) -> bool:
+    """Media must keep their order."""
+    content = message.get("content")
+    return isinstance(content, list) and any(part["type"] != "text" for part in content)
+
+
+def _one(messages: Sequence[Message]) -> Message:
+    first, *others = messages
+    content = first.get("content")
+    for other in others:
+        content = _joined(content, other.get("content"))
+    return {**first, "role": "system", "content": content}
+
+
+def _joined(content: Any, more: Any) -> Any:
+    if not content or not more:
+        return content or more
+    if isinstance(content, list):
+        return [*content, {"type": "text", "text": _BETWEEN}, *more]
+    return content + _BETWEEN + more
