@@ -126,14 +126,17 @@ def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog)
         async with registered(discovery, "a", "b"), recorded(discovery) as seen:
             await until(lambda: ("a", "b") in seen, "both are seen")
             server.stop()
+            await until(lambda: "NATS is away" in (discovery.doubt("other") or ""), "nothing is certain meanwhile")
             await asyncio.sleep(AWAY_S)
             server.start()
             back = time.monotonic()
+            await until(lambda: "just now" in (discovery.doubt("other") or ""), "nor while workers come back")
             async with watching(discovery) as late:
                 await late("a", "b")
             assert time.monotonic() - back < 3.0, "both registered again by themselves"
             await asyncio.sleep(nats_link.RETRY_S + 6.0)  # past the grace
             assert seen == [("a", "b")], "nothing was lost on the way"
+            assert discovery.doubt("other") is None
             async with registered(discovery, "c"):
                 await until(lambda: seen[-1] == ("a", "b", "c"), "the watch sees what is new")
 

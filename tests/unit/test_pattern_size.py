@@ -34,6 +34,14 @@ def size(pattern: str, max_size: int = 10_000, max_repeats: int = 1000) -> int:
         (r"\u0041{3}\x41\\", 5),
         ("()" * 5, 5),
         ("{}", 2),
+        (r"[\b]", 1),
+        ("[^]", 1),
+        ("[a-]", 1),
+        ("[-a]", 1),
+        ("[a-z-9]", 1),
+        (r"[\d-z]", 1),
+        (r"[\x41-\u{5A}]", 1),
+        (r"[+-\-]", 1),
     ],
 )
 def test_sizes(pattern: str, expected: int) -> None:
@@ -68,6 +76,16 @@ def test_sizes(pattern: str, expected: int) -> None:
         ("a**", "repeats a repetition", ""),
         ("a{3}{4}", "repeats a repetition", ""),
         ("\\", "backslash", ""),
+        (r"\bword", "word boundaries", ""),
+        (r"a\B", "word boundaries", ""),
+        ("[]", "is empty", ""),
+        ("[]a]", "is empty", ""),
+        ("a[z-a]", "z-a at character 3 has its ends the wrong way round", ""),
+        (r"[\u0062-\x61]", "wrong way round", ""),
+        (r"[b-\u{61}]", "wrong way round", ""),
+        (r"[\--\+]", "wrong way round", ""),
+        (r"\c", "not complete", ""),
+        (r"[a-\d]", "ends in a class", ""),
     ],
 )
 def test_refusals(pattern: str, word: str, limit: str) -> None:

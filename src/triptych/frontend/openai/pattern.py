@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 
 _GROUP = re.compile(r"\?(?:[:]|P?<[A-Za-z_]\w*>)")
@@ -85,6 +86,8 @@ def _step(pattern: str, at: int, groups: list[_Group], max_repeats: int) -> int:
         group.done, group.last = group.size, None  # nothing that could be repeated
         return at + 1
     group.begin(1)
+    if pattern.startswith(("\\b", "\\B"), at):
+        raise PatternError(f"\\{pattern[at + 1]} at character {at + 1}: word boundaries are not supported")
     return _escape_end(pattern, at) if here == "\\" else at + 1
 
 
@@ -137,12 +140,40 @@ def _times(braces: re.Match[str], max_repeats: int) -> int:
 
 def _class_end(pattern: str, at: int) -> int:
     """Where the class that begins at ``at`` ends."""
-    end = at + 1
+    end = at + 2 if pattern.startswith("^", at + 1) else at + 1
+    if pattern.startswith("]", at + 1):
+        raise PatternError(f"the class at character {at + 1} is empty; a bracket in a class is written \\]")
     while end < len(pattern):
-        if pattern[end] == "]" and end > at + 1:
+        if pattern[end] == "]":
             return end + 1
-        end = _escape_end(pattern, end) if pattern[end] == "\\" else end + 1
+        begin, end = end, _member_end(pattern, end)
+        if pattern.startswith("-", end) and end + 1 < len(pattern) and pattern[end + 1] != "]":
+            last, end = end + 1, _member_end(pattern, end + 1)
+            _check_range(pattern[begin : last - 1], pattern[last:end], begin + 1)
     raise PatternError(f"the class at character {at + 1} is not closed")
+
+
+def _member_end(pattern: str, at: int) -> int:
+    return _escape_end(pattern, at) if pattern[at] == "\\" else at + 1
+
+
+def _check_range(first: str, last: str, place: int) -> None:
+    """Raises PatternError for a range of a class that has no ends, or has them the wrong way round."""
+    low, high = _character(first), _character(last)
+    if low is not None and last[0] == "\\" and last[1] in "dDsSwW":
+        raise PatternError(f"the range {first}-{last} at character {place} ends in a class, and not in a character")
+    if low is not None and high is not None and low > high:
+        raise PatternError(f"the range {first}-{last} at character {place} has its ends the wrong way round")
+
+
+def _character(member: str) -> str | None:
+    """The character that a class's member stands for; None where that is another escape."""
+    if member[0] != "\\":
+        return member
+    if member[1] in "xu":
+        digits = member[2:].strip("{}")
+        return chr(int(digits, 16)) if digits and int(digits, 16) <= sys.maxunicode else None
+    return None if member[1].isalnum() else member[1]
 
 
 def _escape_end(pattern: str, at: int) -> int:
@@ -150,6 +181,8 @@ def _escape_end(pattern: str, at: int) -> int:
     if escape is None:
         raise PatternError("it ends in a backslash")
     kind = escape[0][0]
+    if escape[0] == "c":
+        raise PatternError(f"\\c at character {at + 1} is not complete")
     if kind in "pP":
         raise PatternError(
             f"\\{kind} at character {at + 1}: classes by Unicode property are not supported; list ranges, such as "

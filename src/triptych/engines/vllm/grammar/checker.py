@@ -17,6 +17,7 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from triptych.contracts.request import Guided
 from triptych.contracts.stages import Sample
+from triptych.engines.vllm.grammar.place import place_of
 from triptych.engines.vllm.grammar.process import GrammarProcess, ProcessLost
 from triptych.engines.vllm.grammar.wire import Setup, Verdict
 
@@ -123,7 +124,8 @@ class GrammarChecker:
         if verdict.outcome == "sound":
             return verdict
         code = "invalid_schema" if verdict.outcome == "invalid" else "schema_too_costly"
-        raise BadRequest(f"{FIELD}: {verdict.reason}", param=FIELD, code=code)
+        field = FIELD + place_of(schema, verdict.reason)
+        raise BadRequest(f"{field}: {verdict.reason}", param=field, code=code)
 
     @asynccontextmanager
     async def admitted(self, guided: Guided | None) -> AsyncIterator[None]:

@@ -1,0 +1,35 @@
+"""Finds the pattern of a schema that a grammar library means, which names no place. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+_OF_A_PATTERN = ("Regex parsing error", "EBNF parser error")
+MAX_NAME = 64
+
+
+def place_of(schema: str, reason: str) -> str:
+    """Return the path, from the schema on, of the only pattern in ``schema`` where ``reason`` is about one; else
+    nothing."""
+    if not reason.startswith(_OF_A_PATTERN):
+        return ""
+    found = list(_patterns(msgspec.json.decode(schema)))
+    return found[0] if len(found) == 1 else ""
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    left: list[tuple[str, Any]] = [("", schema)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("pattern"), str):
+                yield f"{path}.pattern"
+            named = value.get("patternProperties")
+            if isinstance(named, dict):
+                yield from (f"{path}.patternProperties.{name[:MAX_NAME]}" for name in named)
+            left += [(f"{path}.{name[:MAX_NAME]}", one) for name, one in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{path}[{index}]", one) for index, one in enumerate(value)]
