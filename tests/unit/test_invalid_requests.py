@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from triptych.frontend.openai.large_body import parse_large
 from triptych.frontend.schema import parse_chat, parse_completion
 
 HI = {"role": "user", "content": "hi"}
-PARTS = "text, image_url, video_url, audio_url, input_audio"
+PARTS = "text, "
 
 
 def told(body, parse=parse_chat):
@@ -135,6 +136,33 @@ def test_a_long_value_of_a_large_body_is_not_told_by_the_name_it_goes_by():
     error = told(body, lambda one: parse_large(one, parse_chat, FrontendConfig()))
     assert error.param == "response_format.type"
     assert "'...' is not known here" in error.message
+
+
+DEEP = {"a": 1}
+for _ in range(150):
+    DEEP = {**{str(number): number for number in range(80)}, "z": DEEP}
+MANY = {str(number): 1 for number in range(16_000)}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (json.dumps(chat(logit_bias={**MANY, "x": 1})), "logit_bias.x"),
+        (json.dumps(chat(logit_bias={**MANY, "15999": "x"})), "logit_bias.15999"),
+        (json.dumps(chat(chat_template_kwargs=DEEP)).replace('"a": 1', '"a": 1e999'), "chat_template_kwargs.z.z.z.z"),
+        ('{"model": "' + r"\u00e9" * 80_000, None),
+        ('{"x": "' + r"\\" * 200_000 + r'", "model": "\ud800"}', None),
+        ('{"x": "' + "é" * 200_000 + '", "model": NaN}', None),
+        ("\n" * 400_000 + "x", None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_refusal_holds_nobody_up(body, param):
+    """It is made on the event loop, of bodies of half a megabyte."""
+    begun = time.process_time()
+    error = told(body.encode())
+    assert time.process_time() - begun < 0.03
+    assert error.param == param or error.param.startswith(param)
 
 
 def test_the_last_of_equal_names_counts():

@@ -11,10 +11,15 @@ CODE = "invalid_json"
 _PLACE = re.compile(r" \(byte (\d+)\)")
 _TOLD_PLACE = re.compile(r"line [\d,]+, column [\d,]+ \(byte (\d+)\)")
 _NO_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
-_LONE_SURROGATE = re.compile(
-    rb"(?<!\\)(?:\\\\)*(\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|[c-fC-F][0-9a-fA-F]{2}))"
+_WHOLE_CHARACTERS = re.compile(
+    rb"(?:[^\\]++|\\(?:[^u]|u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|(?![dD][89a-fA-F])[0-9a-fA-F])))*+",
+    re.DOTALL,
 )
+"""Up to the first escape that is half of a surrogate pair."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WINDOW_BYTES = 64 << 10
+_NOT_FIRST = bytes(range(0x80, 0xC0))
+"""Bytes of a character behind its first one."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -57,10 +62,9 @@ def _place(body: Data, offset: int) -> str:
         if (breaks := window.count(b"\n")) > 0:
             line, begin = line + breaks, at + window.rfind(b"\n") + 1
     column = 1 + sum(
-        sum(byte & 0xC0 != 0x80 for byte in bytes(body[at : min(offset, at + _WINDOW_BYTES)]))
-        for at in range(max(begin, offset - _WINDOW_BYTES), offset, _WINDOW_BYTES)
+        len(bytes(body[at : min(offset, at + _WINDOW_BYTES)]).translate(None, _NOT_FIRST))
+        for at in range(begin, offset, _WINDOW_BYTES)
     )
-    column += max(0, offset - _WINDOW_BYTES - begin)  # of what is far from here, a byte counts as a character
     return f"line {line:,}, column {column:,} (byte {offset})"
 
 
@@ -88,5 +92,6 @@ def _first_wrong_utf8(body: Data) -> int:
 
 
 def _lone_surrogate(body: Data) -> int | None:
-    found = _LONE_SURROGATE.search(body)
-    return None if found is None else found.start(1)
+    whole = _WHOLE_CHARACTERS.match(body)
+    end = 0 if whole is None else whole.end()
+    return end if _SURROGATE.match(body, end) else None

@@ -14,6 +14,8 @@ from triptych.contracts.request import Data
 from triptych.contracts.shown import cut, shown
 
 CODE = "invalid_type"
+MAX_STEPS = 16
+"""Of a path that is told; below that is a value of any type, and each step costs as much as what is in it."""
 MAX_NAME = 64
 """Characters of a name in a path."""
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
@@ -87,7 +89,7 @@ def step_of(step: Step) -> str:
 def _found(where: str, body: Data, schema: type[msgspec.Struct]) -> list[Step]:
     """The steps to the value at fault, with the names that msgspec leaves out."""
     steps: list[Any] = []
-    for name, index, _ in _STEP.findall(where):
+    for name, index, _ in _STEP.findall(where)[:MAX_STEPS]:
         steps.append(name or (int(index) if index else _NAMED))
     if where.startswith("`key`"):
         steps.append(_NAMED)
@@ -110,8 +112,7 @@ def _looked_up(steps: list[Any], body: Data, schema: type[msgspec.Struct], *, of
             members = _OBJECT.decode(value)
             is_typed = count == 1  # below a field of the request itself; deeper are values of any type
             kind = get_type_hints(schema)[steps[0]] if is_typed else dict[str, Any]
-            unfit = [name for name, one in members.items() if not _fits(name, one, kind, of_name=of_name)]
-            step = unfit[0]
+            step = _first_unfit(list(members), members, kind, of_name=of_name)
         elif isinstance(step, str):
             members = _OBJECT.decode(value)
         else:
@@ -122,13 +123,19 @@ def _looked_up(steps: list[Any], body: Data, schema: type[msgspec.Struct], *, of
         value = members[step]
 
 
-def _fits(name: str, value: msgspec.Raw, kind: Any, *, of_name: bool) -> bool:
-    alone = msgspec.json.encode({name: 0 if of_name else value})
-    try:
-        msgspec.json.decode(alone, type=kind)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
+def _first_unfit(names: list[str], members: dict[str, msgspec.Raw], kind: Any, *, of_name: bool) -> str:
+    """The first of ``names`` whose member is at fault, found by halves: it costs as much as to decode all again."""
+    decoder = msgspec.json.Decoder(kind)
+    while len(names) > 1:
+        half = names[: len(names) // 2]
+        given = msgspec.json.encode({name: 0 if of_name else members[name] for name in half})
+        try:
+            decoder.decode(given)
+        except (msgspec.DecodeError, RecursionError):
+            names = half
+        else:
+            names = names[len(half) :]
+    return names[0]
 
 
 def _allowed(schema: type[msgspec.Struct], path: list[Step]) -> list[str]:
