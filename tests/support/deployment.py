@@ -91,8 +91,8 @@ class MockWorker:
 
     def vanish(self) -> None:
         """As ``kill -9``, as long as discovery does not know of it: its heartbeat goes on."""
-        if self.server._server is not None:
-            self.server._server.close()
+        for server in self.server._servers:
+            server.close()
         self.break_connections()
         self.server.connections = _Refused()
 

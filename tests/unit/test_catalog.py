@@ -119,8 +119,9 @@ def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
         await snapshots.queue.put((instance("a"), instance("b", model=OTHER)))
         await until(lambda: catalog.models, "they are known")
         for name in ("demo", "other"):
-            with pytest.raises(Unavailable, match="being loaded"):
-                catalog.get(name)
+            for ask in (catalog.get, catalog.find):
+                with pytest.raises(Unavailable, match="being loaded"):
+                    ask(name)
         go.set()
         await until(lambda: catalog.ready, "it is loaded")
 
@@ -199,6 +200,10 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(error, 
         with pytest.raises(Unavailable, match=told):
             catalog.get("other")
         assert told in catalog.models["other"].problem
+        assert catalog.find("other").instances, "its workers are there"
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="no worker for model 'other'"):
+            catalog.find("other")
 
     follow(test, load)
 

@@ -137,7 +137,7 @@ class App:
         except ClientGone:
             raise
         except Exception as error:
-            told = as_told(error, f"request {headers[0][1].decode(errors='replace')}")
+            told = as_told(error, f"request {shown(headers[0][1])}")
             let_go(error)
             await send_error(send, told, headers)
 

@@ -219,19 +219,20 @@ class Catalog:
         self._fetching[card.name] = asyncio.create_task(again(), name=f"load {card.name} again")
 
     def get(self, name: str) -> tuple[Model, Processor]:
-        """The model by its name, ready to be asked. Raises what ``find`` does, and Unavailable while it is loaded."""
+        """The model by its name, ready to be asked. Raises what ``find`` does, and Unavailable without its files."""
         model = self.find(name)
         if model.processor is None:
-            problem = model.problem or "its files are being loaded"
-            raise Unavailable(f"model {shown(name)} cannot be served: {problem}", retry_after_s=RETRY_AFTER_S)
+            raise _not_loaded(name, model)
         return model, model.processor
 
     def find(self, name: str) -> Model:
         """A model that has workers. Raises NotFound, listing the others, only where it is certain that nobody serves
         it; otherwise Unavailable, since its workers may come."""
         model = self.models.get(name)
-        if model is not None and (model.instances or model.processor is None):
+        if model is not None and model.instances:
             return model
+        if model is not None and model.processor is None and model.problem is None:
+            raise _not_loaded(name, model)  # for the first time: its workers are told of when it is
         if model is not None or name in self._known:
             raise _no_worker(f"no worker for model {shown(name)} is alive{self.looked_in}")
         if not any(one.instances for one in self.models.values()):
@@ -256,6 +257,11 @@ class Catalog:
     @property
     def ready(self) -> bool:
         return any(model.ready for model in self.models.values())
+
+
+def _not_loaded(name: str, model: Model) -> Unavailable:
+    problem = model.problem or "its files are being loaded"
+    return Unavailable(f"model {shown(name)} cannot be served: {problem}", retry_after_s=RETRY_AFTER_S)
 
 
 def _no_worker(reason: str) -> Unavailable:
