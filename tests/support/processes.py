@@ -53,12 +53,13 @@ async def child(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     max_files: int | None = None,
+    process_group: int | None = None,
 ) -> AsyncIterator[Child]:
     """Run ``triptych`` with ``words``; it is killed at the end of the block, whatever happened in it.
 
-    ``max_files``: its limit on open files.
+    ``max_files``: its limit on open files. ``process_group``: 0 for a group of its own, as a shell makes.
     """
-    running = _start(words, run_dir, env or {}, cwd, max_files)
+    running = _start(words, run_dir, env or {}, cwd, max_files, process_group)
     try:
         assert running.process.stdout is not None
         running.ready = await asyncio.to_thread(_first_line, running.process)
@@ -69,7 +70,12 @@ async def child(
 
 
 def _start(
-    words: tuple[str, ...], run_dir: Path, env: dict[str, str], cwd: Path | None, max_files: int | None = None
+    words: tuple[str, ...],
+    run_dir: Path,
+    env: dict[str, str],
+    cwd: Path | None,
+    max_files: int | None = None,
+    process_group: int | None = None,
 ) -> Child:
     limited = ["prlimit", f"--nofile={max_files}"] if max_files else []
     log = run_dir / f"{words[0]}-{os.urandom(3).hex()}.log"
@@ -80,6 +86,7 @@ def _start(
             stderr=stderr,
             text=True,
             cwd=cwd,
+            process_group=process_group,
             env={**CLEAN, "TRIPTYCH_RUN_DIR": str(run_dir), **env},
         )
     return Child(process, log)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from triptych.aio import terminal
+from triptych.contracts.errors import ConfigError
 from triptych.observability import phases
 from triptych.runtime import engine_log
 
@@ -135,6 +136,18 @@ def test_logs_of_ended_workers_are_few_and_those_of_running_ones_stay(
         "new.log",
         "running.log",
     ]
+
+
+def test_what_our_own_checks_refuse_needs_no_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with engine_log.kept(tmp_path, "default", "w", verbose=False):
+            os.system("echo a line of a child")
+            raise ConfigError("a folder is missing")
+
+    with pytest.raises(ConfigError):
+        fail()
+    assert "a line of a child" not in "".join(capfd.readouterr())
+    assert list((tmp_path / "default" / "logs").iterdir()) == []
 
 
 def test_where_no_file_can_be_made_the_output_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

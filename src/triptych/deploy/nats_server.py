@@ -105,6 +105,7 @@ async def nats_server(
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=_end_with_parent,
+            start_new_session=True,  # a terminal's signals are for its parent, which then ends it
         )
         server = NatsServer(process, write_line)
         reading = asyncio.create_task(server.read(), name="nats-server's output")

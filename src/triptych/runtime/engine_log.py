@@ -129,7 +129,8 @@ def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[
     """Keep what the engine writes within the block in a file of the run directory ``folder``.
 
     The block gets what to call once the start is over. Where the block fails, the end of the file is written to the
-    standard error. Where there can be no such file, nothing is kept apart.
+    standard error, unless it is a ConfigError without a cause, after which there is no file. Where there can be no
+    such file, nothing is kept apart.
     """
     try:
         place = make(folder) / namespace / "logs"
@@ -142,8 +143,10 @@ def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[
     try:
         with terminal.diverted(opened.fd):
             yield opened.ready
-    except Exception:
-        if (lines := opened.last_lines()) and not verbose:
+    except Exception as error:
+        if isinstance(error, ConfigError) and error.__cause__ is None:  # our own check, which says all
+            opened.path.unlink(missing_ok=True)
+        elif (lines := opened.last_lines()) and not verbose:
             terminal.complain(f"triptych: the end of {opened.path}:")
             for line in lines:
                 terminal.complain(f"  {line}")

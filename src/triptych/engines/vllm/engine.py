@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from triptych.aio.shielded import shielded
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
@@ -91,7 +92,8 @@ class VllmEngine:
             phases.enter("starting the engine's process")
             # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
             # binds its tasks to the loop it is made on, so it cannot be made in a thread.
-            self._engine = AsyncLLM.from_engine_args(args)
+            with shielded():  # else Ctrl-C ends it before the drain
+                self._engine = AsyncLLM.from_engine_args(args)
             if self._grammars is not None:
                 phases.enter("loading the grammar library")
                 await self._grammars.ready(self._engine, self._options.span)

@@ -5,6 +5,7 @@ from __future__ import annotations
 PHASES = (
     ("Initializing a V1 LLM engine", "making the model's executor"),
     ("Starting to load model", "loading the weights"),
+    ("Loading weights took", "making the KV cache"),
     ("Model loading took", "measuring the memory that is left"),
     ("Encoder cache will be initialized", "measuring the memory that is left"),
     ("Available KV cache memory", "making the KV cache"),

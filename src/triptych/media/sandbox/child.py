@@ -50,7 +50,8 @@ _FFMPEG_BLOCK_BYTES = 2 << 30
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's signals are for the parent, which then ends this
+        signal.signal(number, signal.SIG_IGN)
     os.closerange(HANDED + 1, os.sysconf("SC_OPEN_MAX"))
     with socket.socket(fileno=HANDED) as parent:
         setup = _SETUP.decode(parent.recv(MESSAGE_BYTES))
