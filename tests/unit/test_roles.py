@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def _content(content: Any, parts: bool) -> Any:
         (SYSTEM_FIRST, [("user", "hi"), ("developer", "b"), ("user", "x")], "<<b>>[user]hi[user]x"),
         (KNOWS_DEVELOPER, [("system", "a"), ("developer", "b"), ("user", "hi")], "[system]a<dev>b[user]hi"),
         (PARTS, [("system", "a"), ("developer", "b"), ("user", "hi")], "[system]a\n\nb[user]hi"),
+        (PARTS, [("system", "a"), ("developer", ""), ("user", "hi")], "[system]a[user]hi"),
+        (ANY_ROLE, [("system", ""), ("developer", ""), ("user", "hi")], "[system][user]hi"),
         (ANY_ROLE, [("user", "hi"), ("tool", "42"), ("function", "43")], "[user]hi[tool]42[tool]43"),
         (LEAVES_OUT, [("user", "hi"), ("ipython", "42")], "[user]hi[ipython]42"),
     ],
@@ -79,6 +82,13 @@ def test_roles_are_those_of_the_template(source: str, messages: list[tuple[str, 
 def test_parts_are_joined_in_order() -> None:
     one, two = [{"type": "text", "text": "a"}, {"type": "image"}], [{"type": "image"}, {"type": "text", "text": "b"}]
     assert rendered(PARTS, ("system", one), ("developer", two)) == "[system]a<image>\n\n<image>b"
+
+
+def test_many_messages_are_joined_in_a_moment() -> None:
+    begun = time.process_time()
+    said = rendered(SYSTEM_FIRST, *[("developer", "x" * 4000)] * 2000, ("user", "hi"), *[("developer", "y")] * 2000)
+    assert len(said) > 2000 * 4000
+    assert time.process_time() - begun < 2
 
 
 def test_a_medium_stays_where_it_is() -> None:

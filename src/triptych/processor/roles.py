@@ -66,12 +66,14 @@ def _refused(index: int, reason: str) -> BadRequest:
 
 def _merged(messages: Sequence[Message], template: Template) -> list[Message]:
     head = list(_instructions_first(messages))
-    rest = [{**one, "role": "system"} if one["role"] == "developer" else one for one in messages[len(head) :]]
-    if not template.takes_late_system:
-        late = [place for place, one in enumerate(messages[len(head) :]) if one["role"] == "developer"]
-        movable = [place for place in late if not _has_media(rest[place])]
-        head += [rest[place] for place in movable]
-        rest = [one for place, one in enumerate(rest) if place not in set(movable)]
+    rest: list[Message] = []
+    for message in messages[len(head) :]:
+        if message["role"] != "developer":
+            rest.append(message)
+        elif template.takes_late_system or _has_media(message):
+            rest.append({**message, "role": "system"})
+        else:
+            head.append(message)
     return [_one(head), *rest] if head else rest
 
 
@@ -89,16 +91,19 @@ def _has_media(message: Message) -> bool:
 
 
 def _one(messages: Sequence[Message]) -> Message:
-    first, *others = messages
-    content = first.get("content")
-    for other in others:
-        content = _joined(content, other.get("content"))
-    return {**first, "role": "system", "content": content}
+    contents = [content for message in messages if _says_something(content := message.get("content"))]
+    return {**messages[0], "role": "system", "content": _joined(contents)}
 
 
-def _joined(content: Any, more: Any) -> Any:
-    if not content or not more:
-        return content or more
-    if isinstance(content, list):
-        return [*content, {"type": "text", "text": _BETWEEN}, *more]
-    return content + _BETWEEN + more
+def _says_something(content: Any) -> bool:
+    return any(part.get("text") != "" for part in content) if isinstance(content, list) else bool(content)
+
+
+def _joined(contents: list[Any]) -> Any:
+    """All texts as one, or all parts."""
+    if not contents or isinstance(contents[0], str):
+        return _BETWEEN.join(contents)
+    parts = list(contents[0])
+    for more in contents[1:]:
+        parts += [{"type": "text", "text": _BETWEEN}, *more]
+    return parts
