@@ -77,6 +77,26 @@ def test_a_half_character_is_told_at_the_end():
     assert "".join(pieces[:-1]) == "ok"
 
 
+@pytest.mark.parametrize("tokenizer", ["demo", "byte level", "sentencepiece"], indirect=True)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_character_that_the_prompt_began_is_said_whole_and_nothing_else_of_the_prompt(tokenizer, cut):
+    ids = tokenizer.encode("well 🜚!", add_special_tokens=False)
+    begin = next(place for place in range(len(ids)) if "\ufffd" in tokenizer.decode(ids[: place + 1]))
+    prompt, rest = ids[: begin + cut], ids[begin + cut :]
+    begun = tokenizer.decode(prompt).endswith("\ufffd")
+    assert "".join(pieces_of(tokenizer, rest, prompt)) == ("🜚!" if begun else "!")
+    assert "".join(pieces_of(tokenizer, [], prompt)) == "", "nothing was said"
+
+
+@pytest.mark.parametrize("tokenizer", ["demo", "byte level"], indirect=True)
+def test_of_a_prompt_that_ends_in_what_is_no_character_nothing_is_said(tokenizer):
+    by_byte = {tokenizer.spelling(token).data: token for token in reversed(range(tokenizer.vocabulary_size))}
+    for broken in (b"\xa9", b"\xff", b"\xa9\xa9\xa9\xa9\xa9\xa9\xa9", b"x\x80", b"\xe6\xff"):
+        prompt = [*tokenizer.encode("Hello", add_special_tokens=False), *(by_byte[bytes([byte])] for byte in broken)]
+        ids = tokenizer.encode("there", add_special_tokens=False)
+        assert "".join(pieces_of(tokenizer, ids, prompt)) == "there", broken
+
+
 def test_the_first_word_of_an_answer_keeps_its_space():
     tokenizer = NAMED["sentencepiece"]
     prompt = tokenizer.encode("Hello", add_special_tokens=False)

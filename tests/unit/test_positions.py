@@ -79,18 +79,18 @@ def test_a_stop_string_ends_the_bytes_where_it_ends_the_text(kind: str, text: st
             assert told_so_far <= shown, "nothing is told of text that is held back"
 
 
-def test_random_tokens_have_the_bytes_that_there_are() -> None:
+def test_of_random_tokens_the_bytes_join_to_the_text() -> None:
     chance = random.Random(7)
     for tokenizer in KINDS.values():
         size = tokenizer.vocabulary_size
         for _ in range(200):
             tokens = [chance.randrange(size) for _ in range(12)]
-            said, positions, _ = told(tokenizer, tokens)
+            prompt = tuple(chance.randrange(size) for _ in range(chance.randrange(7)))
+            said, positions, _ = told(tokenizer, tokens, prompt=prompt)
             assert [one.token for one in positions] == tokens
             assert all(one.offset <= one.end <= len(said) for one in positions)
             assert [one.offset for one in positions] == sorted(one.offset for one in positions)
-            if "\ufffd" not in said:
-                assert joined(positions) == said.encode()
+            assert joined(positions) == said.encode()
 
 
 def test_special_tokens_are_told_and_have_no_bytes() -> None:
@@ -118,13 +118,27 @@ def test_a_space_that_is_dropped_at_the_beginning_is_not_told() -> None:
     assert joined(positions) == b" Hello two"
 
 
-def test_incomplete_characters_keep_their_bytes() -> None:
-    tokenizer = KINDS["byte-level"]
-    tokens = tokenizer.encode("a日", add_special_tokens=False)[:-1]
-    said, positions, _ = told(tokenizer, tokens)
-    assert said == "a\ufffd"
-    assert joined(positions) == "a日".encode()[: len(joined(positions))]
-    assert positions[-1].text.startswith("bytes:\\xe6")
+@pytest.mark.parametrize(
+    ("kind", "bytes_", "said", "told_as"),
+    [
+        ("byte-level", b"a\xe6", "a\ufffd", ["a", "\ufffd"]),
+        ("byte-level", b"\xa9x", "\ufffdx", ["\ufffd", "x"]),
+        ("byte-level", b"\xf0\x9f\x98", "\ufffd", ["\ufffd", "", ""]),
+        ("byte-level", b"\xa9\xf0\x9f\x98\x80", "\ufffd😀", ["\ufffd", b"\xf0", b"\x9f", b"\x98", b"\x80"]),
+        ("byte-level", b"\xe6\xf0\x9f!", "\ufffd\ufffd!", ["\ufffd", "\ufffd", "", "!"]),
+        ("sentencepiece", b"\xe6\x97", "\ufffd\ufffd", ["\ufffd", "\ufffd"]),
+    ],
+)
+def test_what_never_became_a_character_is_told_as_the_text_has_it(
+    kind: str, bytes_: bytes, said: str, told_as: list[str | bytes]
+) -> None:
+    tokenizer = KINDS[kind]
+    by_byte = {tokenizer.spelling(token).data: token for token in reversed(range(tokenizer.vocabulary_size))}
+    text, positions, _ = told(tokenizer, [by_byte[bytes([byte])] for byte in bytes_])
+    assert text == said
+    assert [one.data for one in positions] == [one.encode() if isinstance(one, str) else one for one in told_as]
+    broken = {one.text for one in positions if one.text.startswith("bytes:")}
+    assert broken == {f"bytes:\\x{byte:02x}" for byte in bytes_ if byte > 127}, "which bytes there were is spelled"
 
 
 def byte_tokens(tokenizer: Tokenizer, *bytes_: int) -> list[int]:

@@ -1,7 +1,8 @@
 """What each token of a choice has of its text, for log probabilities: its bytes, and where it begins.
 
 The tokens' bytes, joined, are the text's in UTF-8, whatever the tokenizer does where a text begins, and wherever a stop
-string ended it. Characters that the model left incomplete are U+FFFD in the text and the bytes that there are here.
+string ended it. Characters that the model left incomplete are U+FFFD in the text, and so they are here; how the token
+is spelled says which bytes there were.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 from triptych.contracts.request import TokenLogprob
-from triptych.processor.token_bytes import Spelling, spelled
+from triptych.processor.token_bytes import Spelling, is_whole, spelled
 
-_WHOLE = "\ufffd"
-"""Stands for bytes that are no characters."""
+_REPLACEMENT = "\ufffd"
+"""Stands in the text for bytes that are no character."""
 
 
 class Position(NamedTuple):
@@ -60,7 +62,7 @@ class Positions:
         shares = _shares([spelling.data for _, _, spelling in group], text)
         places = _places(shares, len(text))
         for (token, entry, spelling), data, (offset, end) in zip(group, shares, places, strict=True):
-            told = spelling.text if data == spelling.data else spelled(data)
+            told = spelling.text if data == spelling.data or not is_whole(spelling.data) else spelled(data)
             self._ready.append(Position(token, entry, told, data, before + offset, before + end))
 
     def up_to(self, characters: int) -> list[Position]:
@@ -80,18 +82,61 @@ class Positions:
 
 
 def _shares(data: list[bytes], text: str) -> list[bytes]:
-    """What each of some tokens has of the ``text`` that they made together."""
+    """What each of some tokens has of the ``text`` that they made together. Joined, it always is that text."""
     joined, wanted = b"".join(data), text.encode()
-    if joined == wanted or _WHOLE in text:
+    if joined == wanted:
         return data
-    if not joined.endswith(wanted):
-        return [*(b"" for _ in data[1:]), wanted]
-    surplus = len(joined) - len(wanted)  # a space that the decoder drops where a text begins
+    if joined.endswith(wanted):  # without a space, which the decoder drops where a text begins
+        return _without_first(len(joined) - len(wanted), data)
+    if joined.decode(errors="replace") == text:
+        return _with_replacements(data)
+    return _from_both_ends(data, text)
+
+
+def _without_first(surplus: int, data: list[bytes]) -> list[bytes]:
     shares = []
     for one in data:
         shares.append(one[surplus:])
         surplus = max(0, surplus - len(one))
     return shares
+
+
+def _with_replacements(data: list[bytes]) -> list[bytes]:
+    """With U+FFFD for each run of bytes that are no character, at the token in which it begins."""
+    joined = b"".join(data)
+    told = [bytes([byte]) for byte in joined]
+    begin = 0
+    while begin < len(joined):
+        try:
+            joined[begin:].decode()
+            break
+        except UnicodeDecodeError as error:
+            first, end = begin + error.start, begin + error.end
+            told[first:end] = [_REPLACEMENT.encode(), *[b""] * (end - first - 1)]
+            begin = end
+    ends = list(accumulate(map(len, data)))
+    return [b"".join(told[end - len(one) : end]) for one, end in zip(data, ends, strict=True)]
+
+
+def _from_both_ends(data: list[bytes], text: str) -> list[bytes]:
+    """For decoders with ways of their own: what does not fit goes to the tokens between those that do."""
+    left = text.encode()
+    before, after = 0, len(data)
+    while after > before and is_whole(data[after - 1]) and left.endswith(data[after - 1]):
+        after -= 1
+        left = left.removesuffix(data[after])
+    while before < after and is_whole(data[before]) and left.startswith(data[before]):
+        left = left.removeprefix(data[before])
+        before += 1
+    between, characters = data[before:after], left.decode(errors="replace")
+    if len(between) == len(characters):
+        shares = [one.encode() for one in characters]
+    elif between:
+        shares = [left, *[b""] * (len(between) - 1)]
+    else:
+        shares = []
+        data = [*data[:-1], data[-1] + left] if before == len(data) else [left + data[0], *data[1:]]
+    return [*data[:before], *shares, *data[after:]]
 
 
 def _places(shares: list[bytes], characters: int) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _CONTEXT = 6
 """Prompt tokens that the decoder sees first, since a token's text may depend on its neighbours (leading
 spaces of SentencePiece models)."""
 
+_REPLACEMENT = "\ufffd"
 _SILENT = 64
 """Tokens without text in a row, such as ends of sequence that are ignored, after which a stream begins anew."""
 
@@ -29,10 +31,14 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._fast = tokenizer.fast
-        context = list(prompt_ids[-_CONTEXT:])
+        context, begun = _split(tokenizer, list(prompt_ids[-_CONTEXT:]))
         self._stream = DecodeStream(ids=context, skip_special_tokens=True)
         self._said: deque[int] = deque(context, maxlen=2 * _CONTEXT)
         self._held: list[int] = []
+        for token in begun:
+            self.push(token)
+        self._begun = list(self._held)
+        """What is held of the prompt, and is nothing to be said by itself."""
 
     def push(self, token_id: int) -> str:
         """The text that ``token_id`` completes; empty while a character is incomplete."""
@@ -71,12 +77,30 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What is left at the end: characters that never became whole, as U+FFFD, as ``decode`` gives them."""
-        if not self._held:
+        if not self._held or self._held == self._begun:
+            self._held.clear()
             return ""
         known = self._tokenizer.decode(list(self._said))
         whole = self._tokenizer.decode([*self._said, *self._held])
         self._held.clear()
         return whole[len(known) :] if whole.startswith(known) else ""
+
+
+def _split(tokenizer: Tokenizer, context: list[int]) -> tuple[list[int], list[int]]:
+    """Whole text of a prompt's last tokens, and the tokens of a character behind it that the answer may complete.
+
+    A decoder that is given less than whole characters says all that it was given once more.
+    """
+    rest: list[int] = []
+    while context and tokenizer.decode(context).endswith(_REPLACEMENT):
+        rest.insert(0, context.pop())
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(b"".join(tokenizer.spelling(token).data for token in rest))
+    missing, begun = len(decoder.getstate()[0]), len(rest)
+    while missing > 0 and begun:
+        begun -= 1
+        missing -= len(tokenizer.spelling(rest[begun]).data)
+    return context, rest[begun:]
 
 
 class Stopped(NamedTuple):

@@ -66,10 +66,16 @@ class TokenBytes:
 
 def spelled(data: bytes) -> str:
     """The text of ``data``, or its bytes where they are no whole characters."""
+    return data.decode() if is_whole(data) else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether ``data`` are whole characters in UTF-8."""
     try:
-        return data.decode()
+        data.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        return False
+    return True
 
 
 def by_id(token_id: int) -> str:
