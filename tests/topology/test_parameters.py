@@ -54,11 +54,11 @@ def refused(answer, param, *words, status=400):
         ({"stop": ["x"] * 17}, "stop", ["17", "16", "--max-stop-strings"]),
         ({"stop": ""}, "stop", ["empty"]),
         ({"stop": ["a", ""]}, "stop", ["empty"]),
-        ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids", [WITHIN]),
-        ({"stop_token_ids": [-1]}, "stop_token_ids", [WITHIN]),
-        ({"logit_bias": {str(VOCABULARY): 1}}, "logit_bias", [WITHIN]),
-        ({"logit_bias": {"1": 101}}, "logit_bias", ["at most 100"]),
-        ({"logit_bias": {"1": -101}}, "logit_bias", ["at least -100"]),
+        ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids[0]", [WITHIN]),
+        ({"stop_token_ids": [1, -1]}, "stop_token_ids[1]", [WITHIN]),
+        ({"logit_bias": {str(VOCABULARY): 1}}, f"logit_bias.{VOCABULARY}", [WITHIN]),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1", ["at most 100"]),
+        ({"logit_bias": {"1": -101}}, "logit_bias.1", ["at least -100"]),
         ({"top_logprobs": 3}, "top_logprobs", ["logprobs"]),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", ["between 0 and 20"]),
         ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", ["between 0 and 20"]),
@@ -328,6 +328,31 @@ def test_a_completion_without_special_tokens(tmp_path, monkeypatch):
 
     run(main())
     assert got == [True, True, False]
+
+
+def test_reasoning_reaches_the_template(tmp_path):
+    template = "{% for m in messages %}<{{ m.reasoning }}|{{ m.reasoning_content }}>{{ m.content }}{% endfor %}"
+    folder = copy_demo(tmp_path, chat_template=template)
+
+    async def main():
+        async with deployment(model=folder) as d:
+            for fields in (
+                {"reasoning": "a"},
+                {"reasoning_content": "a"},
+                {"reasoning": "a", "reasoning_content": "b"},
+            ):
+                chat = [{"role": "assistant", "content": "x", **fields}]
+                assert said(await d.chat(messages=chat)) == "<a|a>x"
+            long = [{"role": "assistant", "content": "x", "reasoning": "a" * (CONTEXT * 40)}]
+            refused(await d.chat(messages=long), "messages", "context length")
+        async with deployment() as d:
+            for name in ("reasoning", "reasoning_content"):
+                chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x", name: "a"}]
+                refused(await d.chat(messages=chat), f"messages[1].{name}", "no place")
+            assert (await d.chat(messages=[{**chat[1], "reasoning_content": ""}])).status_code == 200
+            refused(await d.chat("x", documents=[{"text": "y"}]), "documents", "no place")
+
+    run(main())
 
 
 def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):

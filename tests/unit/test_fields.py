@@ -16,10 +16,12 @@ import pytest
 from openai.types import completion_create_params as openai_completion
 from openai.types.chat import completion_create_params as openai_chat_create
 
+from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
 from triptych.frontend import schema
 from triptych.frontend.openai.field import Field, Fields, Tagged
 from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.large_body import parse_large
 from triptych.frontend.openai.message_fields import MESSAGE, PARTS
 from triptych.frontend.openai.sift import MAX_NAMED
 from triptych.frontend.schema import parse_chat, parse_completion
@@ -227,7 +229,7 @@ def test_values_that_ask_for_nothing(fields: dict[str, object], param: str | Non
     [
         ({"audio": {"id": "a"}}, "messages[1].audio"),
         ({"refusal": "no", "audio": None, "function_call": None, "annotations": []}, None),
-        ({"reasoning_content": "hm"}, "messages[1].reasoning_content"),
+        ({"tools": [{}]}, "messages[1].tools"),
         ({"content": [{**IMAGE, "uuid": "a"}]}, "messages[1].content[0].uuid"),
         ({"content": [{**IMAGE, "uuid": None, "modalities": "image"}]}, None),
         ({"content": [{"type": "image_url", "image_url": {"url": "u", "max_dynamic_patch": 2}}]},
@@ -334,3 +336,38 @@ def test_the_place_of_a_fault_is_that_in_the_body_as_sent() -> None:
         place = re.search(r"\(byte (\d+)\)", refusal(lambda body=body: parse_chat(body)).message)
         assert place is not None
         assert body.index(fault) <= int(place[1]) <= body.index(fault) + len(fault)
+
+
+def long_bodies() -> Iterator[bytes]:
+    """Of more than is decoded at once, with others' fields at all places."""
+    long = "\u00e9x" * 40_000
+    part = {"type": "text", "text": long, "colour": long}
+    for more in (
+        {"zz": long},
+        {long: 1},
+        {"zz": list(range(10_000))},
+        {"metadata": {"a": long}},
+        {"metadata": {"a": [long]}},
+        {"suffix": long, "tools": [long]},
+        {"modalities": [long]},
+        {"best_of": list(range(10_000))},
+        {"stream_options": {long: long}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": long}, "description": long}}},
+    ):
+        for ascii_only in (True, False):
+            given = {**CHAT_BODY, "messages": [{"role": "user", "content": [part], "mood": long}], **more}
+            yield json.dumps(given, ensure_ascii=ascii_only).encode()
+
+
+@pytest.mark.parametrize("body", list(long_bodies()), ids=lambda body: str(len(body)))
+def test_a_large_body_is_sifted_alike(body: bytes) -> None:
+    def outcome(parse: typing.Callable[[], schema.ChatRequest]) -> object:
+        try:
+            request = parse()
+        except BadRequest as error:
+            return error.message, error.param, error.code
+        assert request.ignored is not None
+        return request, sorted(request.ignored.paths()), request.ignored.count
+
+    large = outcome(lambda: parse_large(body, parse_chat, RequestLimits()))
+    assert large == outcome(lambda: parse_chat(body))

@@ -100,7 +100,7 @@ def test_at_a_limit(request_):
 def test_every_text_that_is_no_prompt_has_a_bound():
     """Fields whose texts reach a template, a log or a worker without being counted as prompt."""
     strings = {name for name, kind in ChatMessage.__annotations__.items() if kind.startswith("str |") or kind == "str"}
-    assert strings - {"content", "refusal"} == {"role", "name", "tool_call_id"}
+    assert strings - {"content", "refusal", "reasoning", "reasoning_content"} == {"role", "name", "tool_call_id"}
     fields = GenerationFields.__annotations__ | ChatRequest.__annotations__ | CompletionRequest.__annotations__
     texts = {name for name, kind in fields.items() if kind.startswith("str")}
     assert texts == {"model", "user", "session_id", "cache_salt", "stop", "prompt"}

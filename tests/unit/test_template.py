@@ -93,6 +93,14 @@ def test_the_demo_model_equals_transformers():
         assert Tokenizer.load(str(MODEL_DIR)).encode(expected, add_special_tokens=False) == ids
 
 
+@pytest.mark.parametrize("source", ["{{ a }}", "{{ m.a }}", "{{ m['a'] }}", "{% if m.a is defined %}{% endif %}"])
+def test_what_a_template_reads(source):
+    template = ChatTemplate(source, {})
+    assert template.reads("a")
+    assert template.reads("b", "a")
+    assert not template.reads("b")
+
+
 def test_raise_exception_is_the_clients_fault():
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
     with pytest.raises(BadRequest, match="roles must alternate") as caught:

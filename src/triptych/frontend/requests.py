@@ -21,6 +21,7 @@ from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
 from triptych.frontend.openai.cache_salt import salt_of
+from triptych.frontend.openai.field import UNSUPPORTED
 from triptych.frontend.openai.message_fields import DETAIL
 from triptych.frontend.openai.weight import BYTES_A_TOKEN
 from triptych.frontend.sampling import sampling_of, stop_strings
@@ -70,6 +71,7 @@ class Builder:
             raise BadRequest("messages: at least one message is required", param="messages")
         messages, media = split_media(request.messages)
         self._check_media(media)
+        _check_read(request, processor)
         settings, salt = self._template_settings(request), salt_of(request.cache_salt)
         load = partial(self.media.load, holder=holder)
         prompt = await processor.chat(messages, media, settings, load, salt, _ending(request))
@@ -133,6 +135,23 @@ class Builder:
                 reason = f"is not allowed; allowed here: {known} (--chat-template-kwargs)"
                 raise BadRequest(f"{path} {reason}", param=path)
         return {path.removeprefix("chat_template_kwargs."): value for path, value in settings.items()}
+
+
+def _check_read(request: ChatRequest, processor: Processor) -> None:
+    """Raises BadRequest for what the model's chat template would leave out in silence."""
+    if request.documents and not processor.reads("documents"):
+        raise _unread("documents")
+    if processor.reads("reasoning", "reasoning_content"):
+        return
+    for number, message in enumerate(request.messages):
+        for name in ("reasoning", "reasoning_content"):
+            if getattr(message, name):
+                raise _unread(f"messages[{number}].{name}")
+
+
+def _unread(path: str) -> BadRequest:
+    reason = "the model's chat template has no place for it: leave it out, or put it into content"
+    return BadRequest(f"{path}: {reason}", param=path, code=UNSUPPORTED)
 
 
 def _ending(request: ChatRequest) -> Ending:
@@ -234,6 +253,9 @@ def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaR
         for name in ("name", "tool_call_id"):
             if (value := getattr(message, name)) is not None:
                 entry[name] = value
+        reasoning = message.reasoning_content if message.reasoning is None else message.reasoning
+        if reasoning is not None:
+            entry["reasoning"] = entry["reasoning_content"] = reasoning  # templates know it by either name
         plain.append(entry)
     return plain, media
 

@@ -178,6 +178,10 @@ class Processor:
             return named_prompt(ids, media, expansions, self._placeholder_ids)
         return await asyncio.to_thread(named_prompt, ids, media, expansions, self._placeholder_ids)
 
+    def reads(self, *names: str) -> bool:
+        """Whether prompts of chats are made of what has one of ``names``, too."""
+        return self.prompt_template is None and self.template is not None and self.template.reads(*names)
+
     def _prepared_chat(
         self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind], salt: str, ending: Ending
     ) -> Prompt:
@@ -377,7 +381,7 @@ def _sizes(messages: list[Message]) -> _Sizes:
     for message in messages:
         content = message.get("content") or ""
         texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-        characters += len(message["role"]) + sum(map(len, texts))
+        characters += len(message["role"]) + sum(map(len, texts)) + len(message.get("reasoning") or "")
         parts += 1 + len(texts)
     return _Sizes(characters, parts)
 

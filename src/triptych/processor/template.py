@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 
 import jinja2
 import jinja2.ext
-from jinja2.nodes import Const, Node
+from jinja2.nodes import Const, Getattr, Name, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -83,11 +83,12 @@ class ChatTemplate:
         environment = _environment()
         try:
             self._template = environment.from_string(source)
-            constants = environment.parse(source).find_all(Const)
+            tree = environment.parse(source)
         except jinja2.TemplateError as error:
             raise ConfigError(f"the model's chat template does not compile: {error}") from error
         self._special_tokens = special_tokens
-        self._texts = frozenset(one.value for one in constants if isinstance(one.value, str))
+        self._texts = frozenset(one.value for one in tree.find_all(Const) if isinstance(one.value, str))
+        self._read = frozenset(one.name for one in tree.find_all(Name)) | {one.attr for one in tree.find_all(Getattr)}
         self.takes_parts = self._probe()
 
     def _probe(self) -> bool:
@@ -105,6 +106,10 @@ class ChatTemplate:
     def names(self, role: str) -> bool:
         """Whether the template itself speaks of ``role``, and does not print whatever role there is."""
         return role in self._texts
+
+    def reads(self, *names: str) -> bool:
+        """Whether the template looks at a variable, or at a field of a message, that has one of ``names``."""
+        return any(name in self._read or name in self._texts for name in names)
 
     @cached_property
     def takes_tool(self) -> bool:

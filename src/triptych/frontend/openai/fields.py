@@ -175,7 +175,7 @@ _CHAT_OWN: tuple[Field, ...] = (
     honoured("logprobs", "the log probability of each token", _ALL),
     honoured("top_logprobs", "so many of the likeliest tokens beside each", _ALL),
     honoured("chat_template_kwargs", "settings of the chat template (--chat-template-kwargs)", _BOTH),
-    honoured("documents", "go to the chat template, where --chat-template-kwargs allows them", _VLLM),
+    honoured("documents", "go to the chat template, if that reads them and --chat-template-kwargs allows them", _VLLM),
     honoured("add_generation_prompt", "false: the prompt ends behind the last message", _VLLM),
     honoured("continue_final_message", "the answer goes on from the last message's text", _BOTH),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from array import array
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -49,8 +50,6 @@ KEPT_BYTES = 2 << 20
 """What is left of a body is decoded at once, up to this (3 ms); over it, shorter texts are taken out as well."""
 MAX_KEPT_BYTES = 8 << 20
 _LONG_TEXT_BYTES = (64 << 10, 512, 0)
-SHOWN_BYTES = 256
-"""Of a name that is only told to the client."""
 _COUNTED_BYTES = 32 << 10
 """At a time: memory that is in the processor's cache."""
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
@@ -220,22 +219,24 @@ class _Restore:
             return name
         if value.end - value.begin > self._max_text_bytes:
             raise self._too_long(value.end - value.begin)
-        texts, at = [], value.begin
+        return "".join(self._pieces(value))
+
+    def _pieces(self, value: LongValue) -> Iterator[str]:
+        at = value.begin
         for piece in pieces_of_text(self._body, value):
             try:
-                texts.append(_TEXT.decode(quoted := b'"' + piece + b'"'))
+                yield _TEXT.decode(quoted := b'"' + piece + b'"')
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 told = not_json(error, quoted)
                 raise _in_body(told, self._body, at - 1) from None
             at += len(piece)
-        return "".join(texts)
 
     def _shown(self, name: str) -> str:
         """The begin of a field's name, to be told and not to be used."""
         value = self._names.value(name)
         if value is None:
             return name
-        return bytes(self._body[value.begin : min(value.end, value.begin + SHOWN_BYTES)]).decode(errors="replace")
+        return next(self._pieces(value))
 
     def _too_long(self, size: int) -> PayloadTooLarge:
         place = "".join(self._place).removeprefix(".")

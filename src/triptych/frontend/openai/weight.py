@@ -39,7 +39,9 @@ def _message(message: ChatMessage) -> int:
         texts = sum(sys.getsizeof(_text(part)) for part in content)
     else:
         texts = sys.getsizeof(content)
-    texts += sys.getsizeof(message.refusal) if message.refusal else 0
+    texts += sum(
+        sys.getsizeof(text) for text in (message.refusal, message.reasoning, message.reasoning_content) if text
+    )
     return _OBJECT_BYTES * (1 + parts) + texts + (_anything(message.tool_calls) if message.tool_calls else 0)
 
 
