@@ -9,7 +9,9 @@ import pytest
 
 from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
+from support.embeddings import floats, grid, part, safetensors, url_of
 from support.loops import run, until
+from triptych.engines.mock_tensors import EMBEDDING_WIDTH
 from triptych.frontend.openai.cache_salt import salt_of
 
 MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
@@ -128,3 +130,45 @@ def test_requests_of_two_tenants_at_once_share_no_work():
 
     counts = run(main())
     assert counts["encoded_media"] == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_embeddings_that_clients_computed_are_kept_for_each(mode):
+    """The mock engine looks whether an embedding is what its name says."""
+    file = safetensors(image_embeds=floats(8, EMBEDDING_WIDTH), image_grid_thw=grid(1, 4, 8))
+    content = [part("image", url_of(file)), {"type": "text", "text": "what is it?"}]
+
+    async def main():
+        async with deployment(spans=MODES[mode], frontend={"enable_mm_embeds": True}) as d:
+            answers = [await cached(d, content, cache_salt=salt) for salt in ("tenant-a", "tenant-b", "tenant-a")]
+            return answers, known_media(d)
+
+    answers, names = run(main())
+    assert len({str(message) for _, message in answers}) == 1
+    assert len(names) == 2
+
+
+def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
+    """By content and salt: another tenant is not told what somebody sent."""
+
+    async def main():
+        async with deployment(workers=4, frontend={"suspect_wait_s": 0.1}) as d:
+            for worker in d.workers:
+                generate = worker.engine.generate
+                worker.engine.generate = lambda request, *rest, g=generate, w=worker: poisoned(w, g, request, *rest)
+            bad = await d.chat("poison", max_tokens=4, cache_salt="tenant-a")
+            again = await d.chat("poison", max_tokens=4, cache_salt="tenant-a")
+            return (
+                bad.status_code,
+                again.status_code,
+                (await d.chat("poison", max_tokens=4, cache_salt="b")).status_code,
+            )
+
+    async def poisoned(worker, generate, request, *rest):
+        if request.salt == salt_of("tenant-a"):
+            worker.vanish()
+            await asyncio.Event().wait()
+        async for delta in generate(request, *rest):
+            yield delta
+
+    assert run(main()) == [422, 422, 200]
