@@ -84,6 +84,13 @@ def test_parts_are_joined_in_order() -> None:
     assert rendered(PARTS, ("system", one), ("developer", two)) == "[system]a<image>\n\n<image>b"
 
 
+def test_the_message_with_which_the_answer_goes_on_stays_the_last() -> None:
+    template = ChatTemplate(SYSTEM_FIRST, {})
+    said = [{"role": role, "content": role} for role in ("user", "developer", "assistant", "developer")]
+    assert [one["role"] for one in fitted(said, template, keeps_last=True)] == ["system", "user", "assistant", "system"]
+    assert [one["role"] for one in fitted(said, template)] == ["system", "user", "assistant"]
+
+
 def test_many_messages_are_joined_in_a_moment() -> None:
     begun = time.process_time()
     said = rendered(SYSTEM_FIRST, *[("developer", "x" * 4000)] * 2000, ("user", "hi"), *[("developer", "y")] * 2000)

@@ -229,7 +229,8 @@ class Processor:
                 param="messages",
             )
         as_model_reads = _with_parts if self.template.takes_parts else self._with_plain_text
-        messages = list(fitted([as_model_reads(message) for message in messages], self.template))
+        read = [as_model_reads(message) for message in messages]
+        messages = list(fitted(read, self.template, keeps_last=ending == "open"))
         if ending == "open":
             return render_continued(self.template, messages, settings)
         return self.template.render(messages, {"add_generation_prompt": ending == "answer", **settings})

@@ -30,19 +30,20 @@ class Template(Protocol):
     def names(self, role: str) -> bool: ...
 
 
-def fitted(messages: Sequence[Message], template: Template) -> Sequence[Message]:
+def fitted(messages: Sequence[Message], template: Template, *, keeps_last: bool = False) -> Sequence[Message]:
     """``messages``, whose contents are all texts or all parts, as ``template`` wants them.
 
     A ``developer`` that the template does not know becomes ``system``. Those at the beginning become one message, with
     the system's own; later ones stay where they are if the template prints them there, and are else put behind the
-    first. Raises BadRequest for a role that the template has no place for.
+    first. ``keeps_last``: not the last one, with which the answer is to go on. Raises BadRequest for a role that the
+    template has no place for.
     """
     if all(message["role"] in _EVERY_TEMPLATES for message in messages):
         return messages
     known = [_renamed(index, message, template) for index, message in enumerate(messages)]
     if template.names("developer") or all(one["role"] != "developer" for one in known):
         return known
-    return _merged(known, template)
+    return _merged(known, template, known[-1] if keeps_last else None)
 
 
 def _renamed(index: int, message: Message, template: Template) -> Message:
@@ -64,13 +65,13 @@ def _refused(index: int, reason: str) -> BadRequest:
     return BadRequest(f"{place}: {reason}", param=place, code="role_unsupported")
 
 
-def _merged(messages: Sequence[Message], template: Template) -> list[Message]:
+def _merged(messages: Sequence[Message], template: Template, last: Message | None) -> list[Message]:
     head = list(_instructions_first(messages))
     rest: list[Message] = []
     for message in messages[len(head) :]:
         if message["role"] != "developer":
             rest.append(message)
-        elif template.takes_late_system or _has_media(message):
+        elif template.takes_late_system or _has_media(message) or message is last:
             rest.append({**message, "role": "system"})
         else:
             head.append(message)
