@@ -47,14 +47,22 @@ class Said:
         return size
 
     @property
+    def has_logprobs(self) -> bool:
+        return bool(self._logprobs)
+
+    @property
     def text(self) -> str:
         return "".join(self.texts)
 
     @property
-    def logprobs(self) -> dict[str, msgspec.Raw] | None:
-        """All lists by name; None where no log probabilities were taken in."""
-        lists = {name: msgspec.Raw(b"[%b]" % b",".join(parts)) for name, parts in self._logprobs.items()}
-        return lists or None
+    def logprobs(self) -> list[bytes]:
+        """The JSON members of all lists, in pieces; empty where no log probabilities were taken in."""
+        pieces: list[bytes] = []
+        for name, parts in self._logprobs.items():
+            pieces += [b'%b"%b":[' % (b"," if pieces else b"", name.encode()), parts[0]]
+            pieces += (b"," + part for part in parts[1:])
+            pieces.append(b"]")
+        return pieces
 
 
 class Answer(Protocol):
@@ -74,13 +82,19 @@ class Answer(Protocol):
         """Return what choice ``index`` says of ``positions``, by the names of its lists."""
         ...
 
-    def whole(self, choices: list[Said], usage: dict[str, Any], extra: dict[str, Any]) -> bytes: ...
+    def whole(self, choices: list[Said], usage: dict[str, Any], extra: dict[str, Any]) -> list[bytes]:
+        """Return the answer's JSON in pieces.
+
+        Log probabilities may be 100 MB, which one call would copy with the interpreter lock held.
+        """
+        ...
 
 
 class _Base:
     _prefix: str
     _object: str
     _chunk_object: str
+    _logprobs_end = b"}"
 
     def __init__(self, model: str, tokenizer: Tokenizer, *, null_usage: bool) -> None:
         self.id = f"{self._prefix}-{uuid.uuid4().hex}"
@@ -100,8 +114,24 @@ class _Base:
     def usage_chunk(self, usage: dict[str, Any]) -> bytes:
         return self._head_bytes + b'[],"usage":' + encode(usage) + b"}\n\n"
 
-    def _whole(self, choices: list[dict[str, Any]], usage: dict[str, Any], extra: dict[str, Any]) -> bytes:
-        return encode({**self._head(self._object), "choices": choices, "usage": usage, **extra})
+    def whole(self, choices: list[Said], usage: dict[str, Any], extra: dict[str, Any]) -> list[bytes]:
+        head, tail = self._head(self._object), {"usage": usage, **extra}
+        rows = [{"index": index, **self._row(index, said)} for index, said in enumerate(choices)]
+        if not any(said.has_logprobs for said in choices):
+            return [encode({**head, "choices": [{**row, "logprobs": None} for row in rows], **tail})]
+        pieces = [encode(head)[:-1], b',"choices":[']
+        for row, said in zip(rows, choices, strict=True):
+            pieces += [b"," if row["index"] else b"", encode(row)[:-1], *self._logprobs(said), b"}"]
+        return [*pieces, b"],", encode(tail)[1:]]
+
+    def _row(self, index: int, said: Said) -> dict[str, Any]:
+        """Return what a whole answer says of choice ``index`` beside its log probabilities."""
+        raise NotImplementedError
+
+    def _logprobs(self, said: Said) -> list[bytes]:
+        """Return the JSON member of a choice's log probabilities; choices without a token have none."""
+        members = said.logprobs
+        return [b',"logprobs":{', *members, self._logprobs_end] if members else [b',"logprobs":null']
 
 
 class ChatAnswer(_Base):
@@ -110,6 +140,7 @@ class ChatAnswer(_Base):
     _prefix = "chatcmpl"
     _object = "chat.completion"
     _chunk_object = "chat.completion.chunk"
+    _logprobs_end = b',"refusal":null}'
 
     def opening(self, index: int) -> bytes:
         return self._event(
@@ -138,17 +169,9 @@ class ChatAnswer(_Base):
             out += self._event({"index": index, "delta": {}, "logprobs": None, "finish_reason": piece.finish_reason})
         return out
 
-    def whole(self, choices: list[Said], usage: dict[str, Any], extra: dict[str, Any]) -> bytes:
-        rows = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": said.text, "refusal": None},
-                "logprobs": {**logprobs, "refusal": None} if (logprobs := said.logprobs) else None,
-                "finish_reason": said.finish_reason,
-            }
-            for index, said in enumerate(choices)
-        ]
-        return self._whole(rows, usage, extra)
+    def _row(self, index: int, said: Said) -> dict[str, Any]:
+        message = {"role": "assistant", "content": said.text, "refusal": None}
+        return {"message": message, "finish_reason": said.finish_reason}
 
     def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
         return {"content": list(map(self._position, positions))}
@@ -191,17 +214,8 @@ class CompletionAnswer(_Base):
             {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
         )
 
-    def whole(self, choices: list[Said], usage: dict[str, Any], extra: dict[str, Any]) -> bytes:
-        rows = [
-            {
-                "index": index,
-                "text": self._echoes[index] + said.text,
-                "logprobs": said.logprobs,
-                "finish_reason": said.finish_reason,
-            }
-            for index, said in enumerate(choices)
-        ]
-        return self._whole(rows, usage, extra)
+    def _row(self, index: int, said: Said) -> dict[str, Any]:
+        return {"text": self._echoes[index] + said.text, "finish_reason": said.finish_reason}
 
     def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
         echoed = len(self._echoes[index])

@@ -20,7 +20,7 @@ from triptych.frontend.admission import Party
 from triptych.frontend.answers import DONE, Answer, Said
 from triptych.frontend.choice import Choice, Piece
 from triptych.frontend.failures import SHUTTING_DOWN, as_told
-from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_json
+from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_pieces
 from triptych.frontend.unsent import bytes_per_token, most_unsent_bytes
 from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
@@ -114,7 +114,7 @@ class Generation:
         extra = {"triptych": self.timing()} if self.with_timing else {}
         whole = partial(self.answer.whole, said, self.usage(), extra)
         is_large = size > LARGE_BYTES
-        await send_json(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
+        await send_pieces(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
 
     def _take(self, said: Said, index: int, pieces: list[Piece]) -> int:
         """Take pieces of choice ``index`` in. Returns how many bytes their log probabilities have as JSON."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 import msgspec
 
 from triptych.contracts.errors import MethodNotAllowed, TriptychError, Unauthorized
+from triptych.pace import PIECE_BYTES, pace
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -62,6 +63,33 @@ async def send_whole(send: Send, status: int, body: bytes, headers: Headers) -> 
 
 async def send_json(send: Send, body: bytes, extra: Headers | None = None, status: int = 200) -> None:
     await send_whole(send, status, body, [*_JSON, *(extra or [])])
+
+
+async def send_pieces(send: Send, pieces: list[bytes], extra: Headers) -> None:
+    """Send JSON that comes in pieces; a lot of it in several turns of the event loop."""
+    if len(pieces) == 1:
+        await send_json(send, pieces[0], extra)
+        return
+    length = (b"content-length", str(sum(map(len, pieces))).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [*_JSON, *extra, length]})
+    for body in _joined(pieces):
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        if not pace().spend(len(body)):
+            await pace().room()
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _joined(pieces: list[bytes]) -> Iterator[bytes]:
+    """Yield ``pieces`` joined to pieces of PIECE_BYTES and a little more."""
+    joined: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        joined.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(joined)
+            joined, size = [], 0
+    yield b"".join(joined)
 
 
 async def send_error(send: Send, error: TriptychError, extra: Headers | None = None) -> None:
