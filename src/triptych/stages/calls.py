@@ -27,6 +27,7 @@ from triptych.contracts.stages import (
     Sample,
 )
 from triptych.contracts.tokens import enc_hook
+from triptych.pace import SMALL_BYTES, pace
 from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
 from triptych.stages.retry import FELLS, event_of
 from triptych.stages.unanswered import Unanswered, Visit
@@ -35,6 +36,8 @@ METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
 INLINE_BYTES = 256 << 10
 """Of a medium, up to which its data are copied into the request's encoding (0.1 ms)."""
+DELTA_COST = 64
+"""Making an answer of a delta's bytes takes so many times as long as moving as many bytes."""
 MAX_RELEASES = 1024
 """Most releases on their way; past that a lease's own expiry does the work."""
 
@@ -157,6 +160,9 @@ class Calls:
             async for batch in call:
                 if not visit.answered:
                     self._unanswered.end(visit)
+                if (cost := DELTA_COST * sum(map(len, batch))) > SMALL_BYTES:  # they have log probabilities
+                    await pace().room()
+                    pace().spend(cost)
                 yield [decode(item) for item in batch]
 
     async def metrics(self, target: Instance) -> list[Sample]:
