@@ -103,11 +103,11 @@ def test_wrong_and_missing_fields_are_named(demo, path, body, param):
 
 
 VALUES = [
-    ({"logit_bias": {"5": 1, "-1": 1}}, "logit_bias.-1", "not a token id"),
-    ({"logit_bias": {"5": 1, "99999999": 1}}, "logit_bias.99999999", "below the size of its vocabulary, "),
+    ({"logit_bias": {"5": 1, "-1": 1}}, "logit_bias", "logit_bias.-1: -1 is not a token id"),
+    ({"logit_bias": {"5": 1, "99999999": 1}}, "logit_bias", "below the size of its vocabulary, "),
     ({"logit_bias": {"5": 1, "abc": 5}}, "logit_bias.abc", "token id"),
-    ({"logit_bias": {"5": 101}}, "logit_bias.5", "at most 100"),
-    ({"stop_token_ids": [1, 99999999]}, "stop_token_ids[1]", "below the size of its vocabulary, "),
+    ({"logit_bias": {"5": 101}}, "logit_bias", "logit_bias.5 must be at least -100 and at most 100"),
+    ({"stop_token_ids": [1, 99999999]}, "stop_token_ids", "below the size of its vocabulary, "),
     ({"n": 0}, "n", "between 1 and"),
     ({"n": -1}, "n", "between 1 and"),
     ({"max_tokens": 0}, "max_tokens", "at least 1"),

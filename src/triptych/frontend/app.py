@@ -277,7 +277,7 @@ class App:
         await send_json(send, b'{"status":"ready"}', headers)
 
     def _why_not_ready(self) -> str:
-        if not any(model.instances for model in self._catalog.models.values()):
+        if not self._catalog.models:
             return f"no worker is alive yet{self._catalog.looked_in}"
         problems = "; ".join(
             f"{name}: {model.problem or model.gap('pd')}" for name, model in sorted(self._catalog.models.items())

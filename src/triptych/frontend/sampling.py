@@ -32,12 +32,14 @@ class Bounds:
     high: float
     open_low: bool = False
 
-    def check(self, name: str, value: float | None) -> None:
+    def check(self, name: str, value: float | None, param: str | None = None) -> None:
         if value is None or self.low < value <= self.high or (value == self.low and not self.open_low):
             return  # NaN compares as false, and an int too large for a float compares as it should
         opening = "above" if self.open_low else "at least"
         ceiling = "" if self.high == math.inf else f" and at most {self.high}"
-        raise BadRequest(f"{name} must be {opening} {self.low}{ceiling}, not {cut(str(value), 32)}", param=name)
+        raise BadRequest(
+            f"{name} must be {opening} {self.low}{ceiling}, not {cut(str(value), 32)}", param=param or name
+        )
 
 
 BOUNDS: dict[str, Bounds] = {
@@ -155,7 +157,7 @@ def _logprobs(request: ChatRequest | CompletionRequest, processor: Processor) ->
 def _token_ids(request: GenerationFields, processor: Processor) -> tuple[int, ...]:
     ids = request.stop_token_ids or []
     for index, token in enumerate(ids):
-        _check_id(f"stop_token_ids[{index}]", token, processor)
+        _check_id(f"stop_token_ids[{index}]", token, processor, "stop_token_ids")
     return tuple(ids)
 
 
@@ -167,16 +169,16 @@ def _logit_bias(request: GenerationFields, processor: Processor) -> dict[int, fl
         raise BadRequest(f"logit_bias has {len(bias)} entries; the limit is {MAX_LOGIT_BIASES}", param="logit_bias")
     for token, value in bias.items():
         name = f"logit_bias.{cut(str(token), 32)}"
-        _check_id(name, token, processor)
-        Bounds(-100, 100).check(name, value)
+        _check_id(name, token, processor, "logit_bias")
+        Bounds(-100, 100).check(name, value, "logit_bias")
     return bias
 
 
-def _check_id(name: str, token: int, processor: Processor) -> None:
+def _check_id(name: str, token: int, processor: Processor, param: str) -> None:
     size = processor.tokenizer.vocabulary_size
     if not 0 <= token < size:
         raise BadRequest(
             f"{name}: {cut(str(token), 32)} is not a token id: those of this model are between 0 and {size - 1}, "
             f"below the size of its vocabulary, {size}",
-            param=name,
+            param=param,
         )
