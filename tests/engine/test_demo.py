@@ -57,6 +57,14 @@ def test_unseen_sounds_as_served() -> None:
         deployment.stop()
 
 
+def test_the_graph_with_vllms_ec_connector_starts_as_it_is() -> None:
+    deployment = Served(ROOT / "examples" / "e-pd-ec-connector.yaml", "demo")
+    try:
+        _evaluate("--url", deployment.url, "--served-model", "demo", "--count", "100", "--at-least", "0.97")
+    finally:
+        deployment.stop()
+
+
 def _evaluate(*flags: str) -> None:
     command = [sys.executable, "-m", "triptych.demo.evaluate", "--count", "1000", "--at-least", "0.98", *flags]
     run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

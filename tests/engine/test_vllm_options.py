@@ -11,6 +11,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
+from triptych.engines.vllm_flags import vllm_flags
 from triptych.models.registry import load_checkpoint
 
 CHECKPOINT = load_checkpoint(str(MODEL_DIR))
@@ -62,16 +63,31 @@ def test_frames_of_videos_are_not_sampled_again() -> None:
     assert arguments(checkpoint=pictures_only).mm_processor_kwargs is None
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("--no-such-flag", "1"), "--no-such-flag"),
-        (("--max-num-seqs", "many"), "--max-num-seqs"),
-        (("--model", "other"), "--model"),
-        (("--model=other",), "--model"),
-    ],
-)
-def test_wrong_flags_are_named_in_one_line(words: tuple[str, ...], says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as refused:
+def test_every_flag_of_vllms_parser_is_known_from_its_source() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    words = (word for action in parser._actions for word in action.option_strings if word.startswith("--"))
+    known = vllm_flags() or frozenset()
+    assert [word for word in words if word not in known and f"--{word.removeprefix('--no-')}" not in known] == []
+
+
+def test_the_reason_for_a_wrong_combination_is_vllms_own() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from triptych.engines.vllm.failures import first_line
+
+    with pytest.raises(ValueError, match="validation error") as refused:
+        AsyncEngineArgs(model=str(MODEL_DIR), max_model_len=10**12).create_engine_config()
+    reason = first_line(refused.value)
+    assert reason.startswith("User-specified max_model_len (1000000000000) is greater")
+    assert "\n" not in reason
+    assert "pydantic" not in reason
+
+
+@pytest.mark.parametrize("words", [("--no-such-flag", "1"), ("--max-num-seqs", "many"), ("--max-num-seq", "1")])
+def test_wrong_flags_are_named_in_one_line(words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=words[0]) as refused:
         arguments(*words)
     assert "\n" not in str(refused.value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import msgspec
 import pytest
@@ -91,12 +93,26 @@ def test_other_flags_are_refused_by_name(vllm, word, expected):
 
 
 def test_flags_that_cannot_be_known_are_left_to_vllm(vllm, monkeypatch):
-    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ("a plugin",))
+    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: (EntryPoint("own", "own.module:add", group),))
     check_flags("vllm", ("--of-the-plugin", "1"))
     vllm_flags.vllm_flags.cache_clear()
     monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ())
     vllm.write_text("no python")
     check_flags("vllm", ("--whatever", "1"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_the_installed_vllm_names_its_flags_in_its_source():
+    vllm_flags.vllm_flags.cache_clear()
+    assert {"--max-model-len", "--tensor-parallel-size", "--gpu-memory-utilization"} <= vllm_flags.vllm_flags()
+    with pytest.raises(ConfigError, match=r"vLLM has no engine flag --max-modl-len; did you mean --max-model-len\?"):
+        check_flags("vllm", ("--max-modl-len", "3"))
+
+
+def test_plugins_of_vllms_own_add_no_flags(vllm, monkeypatch):
+    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: (EntryPoint("own", "vllm.plugins.x:add", group),))
+    with pytest.raises(ConfigError, match="no engine flag --max-modl-len"):
+        check_flags("vllm", ("--max-modl-len", "3"))
 
 
 def test_the_check_imports_no_engine():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -21,8 +23,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SEVERAL = ("policy", "mode", "speed")
+TELL_S = 1.0
+"""Time between two lines about how far a run has come."""
 _AROUND = (0.8, 0.9, 1.0, 1.1)
 """Speeds that are run, in those of saturation."""
+
+
+class Progress:
+    """Tells on the standard error how far a run has come, every ``TELL_S``."""
+
+    def __init__(self, total: int, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._quiet, self._clock = total, quiet, clock
+        self._told_s = clock()
+
+    def __call__(self, what: str, done: int) -> None:
+        if self._quiet or self._clock() - self._told_s < TELL_S:
+            return
+        self._told_s = self._clock()
+        share = 100 * done // self._total
+        print(f"{what} times the speed: {done} of {self._total} requests, {share} %", file=sys.stderr, flush=True)
 
 
 class _Asked(NamedTuple):
@@ -102,6 +121,7 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
         news_delay_s=config.news_delay_s,
         seed=config.seed,
         share_out=share_out,
+        tell=Progress(len(trace.requests), quiet=config.quiet or not sys.stderr.isatty()),
     )
 
 

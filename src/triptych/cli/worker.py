@@ -15,6 +15,7 @@ from triptych.config.media import MediaLimits
 from triptych.config.serve import JoinConfig, PlaneConfig, WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import Instance
+from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions, engine_factory
 from triptych.engines.flags import check_flags
@@ -23,6 +24,7 @@ from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.splits import require_span
 from triptych.observability import phases
+from triptych.planes import run_dir
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime import engine_log
 from triptych.runtime.worker import Worker
@@ -30,6 +32,9 @@ from triptych.transfer import ucx
 from triptych.transfer.registry import make_transfer
 
 log = logging.getLogger("triptych.worker")
+
+SHARED = "{shared}"
+"""Within an engine's flag: a folder that all workers of this run directory and namespace share."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             model_name=name,
             span=config.span,
             media=read_options(args, MediaLimits),
-            args=tuple(args.engine_args),
+            args=with_shared_folder(tuple(args.engine_args), plane),
         )
         discovery = process.discovery(plane)
         called = config.instance_name or config.span.value
@@ -93,6 +98,18 @@ def run(args: argparse.Namespace) -> int:
             await server.close()
 
     return process.run_to_the_end(main)
+
+
+def with_shared_folder(words: tuple[str, ...], plane: PlaneConfig) -> tuple[str, ...]:
+    """``words`` with the path of a folder for ``SHARED``, which is made if it is used. Raises ConfigError."""
+    if not any(SHARED in word for word in words):
+        return words
+    folder = run_dir.make(env.run_dir(plane.run_dir)) / plane.namespace / "shared"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
+    return tuple(word.replace(SHARED, str(folder)) for word in words)
 
 
 def is_out_of_reach(config: WorkerConfig, transfer: TransferConfig) -> bool:

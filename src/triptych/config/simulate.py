@@ -55,6 +55,9 @@ class SimulateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         float, Meta(ge=0, le=1, description="Share of media that came before, in a trace that does not tell.")
     ] = 0.0
     seed: Annotated[int, Meta(ge=0, description="Of whatever is drawn.")] = 0
+    quiet: Annotated[
+        bool, Meta(description="Say nothing of how far it has come, which else is told where a terminal reads.")
+    ] = False
     out: Annotated[
         str | None, Meta(description="Folder for the results as JSON and as a plot (default: none is written).")
     ] = None

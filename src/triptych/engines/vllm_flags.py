@@ -101,7 +101,7 @@ def vllm_flags() -> frozenset[str] | None:
     None where they cannot be known so: vLLM is not installed, or a plugin may add to them.
     """
     spec = find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations or any(entry_points(group=group) for group in PLUGINS):
+    if spec is None or not spec.submodule_search_locations or _has_plugins():
         return None
     source = Path(spec.submodule_search_locations[0], "engine", "arg_utils.py")
     try:
@@ -117,6 +117,12 @@ def vllm_flags() -> frozenset[str] | None:
         if isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.startswith("--")
     }
     return frozenset({*found, *_ALWAYS}) if found else None
+
+
+def _has_plugins() -> bool:
+    """Whether others than vLLM itself bring plugins."""
+    found = (one for group in PLUGINS for one in entry_points(group=group))
+    return any(one.value.partition(":")[0].partition(".")[0] != "vllm" for one in found)
 
 
 def _check_names(words: list[str]) -> None:

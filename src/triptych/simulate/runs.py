@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from triptych.contracts.spans import Mode, Span
 from triptych.router.policy import PolicyName, Weights
@@ -30,6 +31,8 @@ class Runs:
     news_delay_s: float
     seed: int
     share_out: Callable[[Mode], dict[Span, int]]
+    tell: Callable[[str, int], None] = lambda what, done: None
+    """Called now and then with the run that is under way and the number of its requests that are done."""
 
     def run(self, mode: Mode, policy: PolicyName, speed: float) -> Outcome:
         workers = self.share_out(mode)
@@ -43,7 +46,8 @@ class Runs:
             seed=self.seed,
         )
         trace = self.trace.faster(speed)
-        measures = World(setting, trace.block_size).run(trace)
+        tell = partial(self.tell, f"{mode.value} {policy} at {speed:.4g}")
+        measures = World(setting, trace.block_size).run(trace, tell)
         return outcome(measures, trace, policy, mode, workers, speed, self._ideal(workers), self.targets)
 
     def _ideal(self, workers: dict[Span, int]) -> float:

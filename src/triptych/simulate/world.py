@@ -21,6 +21,8 @@ from triptych.simulate.profiles import SECOND, Profile
 from triptych.simulate.trace import Trace, TraceRequest
 
 _ARRIVES, _ENDS = 0, 1
+_TELL_EVERY = 1024
+"""Events between two words about how far a run has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +115,22 @@ class World:
         self._heap: list[tuple[int, int, int, Callable[[int], None]]] = []
         self._order = count()
         self._courses: dict[int, _Course] = {}
+        self._arrived = 0
         self._measures = Measures()
 
-    def run(self, trace: Trace) -> Measures:
+    def run(self, trace: Trace, tell: Callable[[int], None] = lambda done: None) -> Measures:
+        """``tell`` is called now and then with the number of requests that are done."""
         for index, request in enumerate(trace.requests):
             arrival = round(request.arrival_s * SECOND)
             self._measures.records.append(Record(arrival, request.prompt_tokens, request.output_tokens))
             self._at(arrival, _ARRIVES, partial(self._arrive, index, request))
-        while self._heap:
+        for turn in count():
+            if not self._heap:
+                break
             now, _, _, happen = heapq.heappop(self._heap)
             happen(now)
+            if turn % _TELL_EVERY == 0:
+                tell(self._arrived - len(self._courses))
         return self._measures
 
     def _at(self, when: int, kind: int, happen: Callable[[int], None]) -> None:
@@ -131,6 +139,7 @@ class World:
     # The way of a request.
 
     def _arrive(self, index: int, request: TraceRequest, now: int) -> None:
+        self._arrived += 1
         if not self._decode.nodes[0].engine.fits(request.prompt_tokens + request.output_tokens):
             return
         self._courses[index] = course = self._course(index, request)

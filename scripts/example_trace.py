@@ -1,0 +1,51 @@
+"""Write examples/conversations.jsonl, a made-up trace in Mooncake's format: ``python scripts/example_trace.py``.
+
+Conversations of a few applications: each prompt is its application's system prompt, all that was said before, and a new
+turn. So prompts share prefixes within a conversation, and a little across them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).resolve().parent.parent / "examples" / "conversations.jsonl"
+BLOCK = 512
+"""Tokens of a block, which one id of ``hash_ids`` stands for."""
+APPLICATIONS, SYSTEM_BLOCKS = 4, 3
+CONVERSATIONS, MOST_TURNS = 150, 8
+SECONDS = 600
+
+
+def rows() -> list[dict[str, Any]]:
+    chance = random.Random(1)
+    names = iter(range(10**6))
+    systems = [[next(names) for _ in range(SYSTEM_BLOCKS)] for _ in range(APPLICATIONS)]
+    found = [row for _ in range(CONVERSATIONS) for row in _conversation(chance, names, list(chance.choice(systems)))]
+    return sorted(found, key=lambda row: int(row["timestamp"]))
+
+
+def _conversation(chance: random.Random, names: Iterator[int], said: list[int]) -> Iterator[dict[str, Any]]:
+    at_ms = chance.randrange(1000 * SECONDS)
+    for _ in range(chance.randint(1, MOST_TURNS)):
+        said += [next(names) for _ in range(chance.randint(1, 6))]
+        yield {
+            "timestamp": at_ms,
+            "input_length": BLOCK * len(said) + chance.randint(1, BLOCK - 1),
+            "output_length": chance.randint(40, 400),
+            "hash_ids": [*said, next(names)],
+        }
+        at_ms += chance.randint(10_000, 60_000)
+
+
+def main() -> int:
+    FILE.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
