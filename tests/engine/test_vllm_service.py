@@ -152,3 +152,20 @@ def _until(condition: Callable[[], bool], limit_s: float = 10) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
+
+
+def test_only_allowed_tokens_are_drawn(client: openai.OpenAI, reference: Reference) -> None:
+    """As transformers draws them, whose ``generate`` may be told which tokens there are."""
+    allowed = [33, 65, 66, 77, 101, 120, 150, 200]
+    model, processor = reference._parts
+    prompt = processor.apply_chat_template(HELLO, tokenize=False, add_generation_prompt=True)
+    inputs = processor.tokenizer(prompt, return_tensors="pt")
+    made = model.generate(
+        **inputs, max_new_tokens=8, do_sample=False, prefix_allowed_tokens_fn=lambda *_: allowed
+    )  # fmt: skip
+    ids = made[0, inputs["input_ids"].shape[1] :].tolist()
+    assert len(set(ids)) > 1
+    settings = {"model": "tiny", "messages": HELLO, "max_tokens": 8, "temperature": 0}
+    for fields in ({}, {"min_tokens": 8}):
+        answer = client.chat.completions.create(**settings, extra_body={"allowed_token_ids": allowed, **fields})
+        assert answer.choices[0].message.content == reference.text(ids)

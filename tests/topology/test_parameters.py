@@ -12,10 +12,12 @@ from support.deployment import deployment
 from support.loops import run
 from support.sse import parse
 from triptych.contracts.request import TokenDelta, TokenLogprob
+from triptych.demo import MODEL_DIR
 from triptych.engines.mock import MockEngine
 from triptych.processor.tokenizer import Tokenizer
 
 WITHIN = f"between 0 and {VOCABULARY - 1}"
+END = Tokenizer.load(str(MODEL_DIR)).fast.token_to_id("<|im_end|>")
 SCHEMA = "response_format.json_schema.schema"
 
 
@@ -54,11 +56,16 @@ def refused(answer, param, *words, status=400):
         ({"stop": ["x"] * 17}, "stop", ["17", "16", "--max-stop-strings"]),
         ({"stop": ""}, "stop", ["empty"]),
         ({"stop": ["a", ""]}, "stop", ["empty"]),
-        ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids[0]", [WITHIN]),
-        ({"stop_token_ids": [1, -1]}, "stop_token_ids[1]", [WITHIN]),
-        ({"logit_bias": {str(VOCABULARY): 1}}, f"logit_bias.{VOCABULARY}", [WITHIN]),
-        ({"logit_bias": {"1": 101}}, "logit_bias.1", ["at most 100"]),
-        ({"logit_bias": {"1": -101}}, "logit_bias.1", ["at least -100"]),
+        ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids", [WITHIN]),
+        ({"stop_token_ids": [1, -1]}, "stop_token_ids", [WITHIN]),
+        ({"allowed_token_ids": []}, "allowed_token_ids", ["empty"]),
+        ({"allowed_token_ids": [1, VOCABULARY]}, "allowed_token_ids", [WITHIN, "[1]"]),
+        ({"allowed_token_ids": [4], "stop_token_ids": [4], "min_tokens": 1}, "allowed_token_ids", ["min_tokens"]),
+        ({"allowed_token_ids": [END], "min_tokens": 1}, "allowed_token_ids", ["min_tokens"]),
+        ({"allowed_token_ids": [1], **schema_of({})}, "allowed_token_ids", ["response_format"]),
+        ({"logit_bias": {str(VOCABULARY): 1}}, "logit_bias", [WITHIN]),
+        ({"logit_bias": {"1": 101}}, "logit_bias", ["at most 100"]),
+        ({"logit_bias": {"1": -101}}, "logit_bias", ["at least -100"]),
         ({"top_logprobs": 3}, "top_logprobs", ["logprobs"]),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", ["between 0 and 20"]),
         ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", ["between 0 and 20"]),
@@ -114,7 +121,9 @@ def test_completions_refuse_by_name_too(demo, fields, param, words):
         {"temperature": 0.0, "top_p": 0.001, "top_k": 0, "min_p": 1},
         {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 0.1},
         {"logit_bias": {"0": 100, str(VOCABULARY - 1): -100}},
-        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "text"}, "allowed_token_ids": [1]},
+        {"allowed_token_ids": [END, 1], "min_tokens": 1},
+        {"allowed_token_ids": None},
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},
         {"chat_template_kwargs": {"enable_thinking": False, "documents": []}},
@@ -147,12 +156,14 @@ def test_what_reaches_the_worker(monkeypatch):
         "ignore_eos": True,
         "logit_bias": {"3": -1.5},
         "stop_token_ids": [4, 5],
+        "allowed_token_ids": [3, 4],
     }
 
     async def main():
         async with deployment() as d:
             schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
-            await d.chat("hi", response_format=schema, logprobs=True, top_logprobs=2, **fields)
+            await d.chat("hi", logprobs=True, top_logprobs=2, **fields)
+            await d.chat("hi", response_format=schema)
             await d.complete("hi", n=3, seed=5, top_k=-1)
             await d.chat("hi", response_format={"type": "json_object"})
 
@@ -161,12 +172,13 @@ def test_what_reaches_the_worker(monkeypatch):
     for name, value in fields.items():
         expected = {3: -1.5} if name == "logit_bias" else tuple(value) if isinstance(value, list) else value
         assert getattr(sampling, name) == expected, name
-    assert (sampling.logprobs, sampling.guided.kind, sampling.guided.schema) == (2, "json_schema", '{"type":"object"}')
-    assert sorted(r.sampling.seed for r in got[1:4]) == [5, 6, 7], "choices have seeds of their own"
-    assert got[1].sampling.top_k == 0, "-1 and 0 both mean every token"
-    assert len({r.id for r in got}) == 5
-    assert got[4].sampling.guided.kind == "json_object"
-    assert got[4].sampling.logprobs is None
+    guided = got[1].sampling.guided
+    assert (sampling.logprobs, guided.kind, guided.schema) == (2, "json_schema", '{"type":"object"}')
+    assert sorted(r.sampling.seed for r in got[2:5]) == [5, 6, 7], "choices have seeds of their own"
+    assert got[2].sampling.top_k == 0, "-1 and 0 both mean every token"
+    assert len({r.id for r in got}) == 6
+    assert got[5].sampling.guided.kind == "json_object"
+    assert got[5].sampling.logprobs is None
 
 
 def test_long_texts_of_a_schema_arrive_whole(monkeypatch):

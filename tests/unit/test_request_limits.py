@@ -9,7 +9,7 @@ from triptych.frontend.openai.limits import (
     MAX_NAME_CHARACTERS,
     MAX_PROMPTS,
     MAX_STOP_CHARACTERS,
-    MAX_STOP_TOKEN_IDS,
+    MAX_TOKEN_IDS,
     check_counts,
 )
 from triptych.frontend.schema import (
@@ -66,7 +66,8 @@ def nested(levels):
         (chat(documents=[{"a": "b" * 20}]), "documents", "--max-template-characters"),
         (completion(stop="s" * (MAX_STOP_CHARACTERS + 1)), "stop", "1,024"),
         (chat(stop=["a", "s" * (MAX_STOP_CHARACTERS + 1)]), "stop", "1,024"),
-        (chat(stop_token_ids=[1] * (MAX_STOP_TOKEN_IDS + 1)), "stop_token_ids", "1,024"),
+        (chat(stop_token_ids=[1] * (MAX_TOKEN_IDS + 1)), "stop_token_ids", "1,024"),
+        (chat(allowed_token_ids=[1] * (MAX_TOKEN_IDS + 1)), "allowed_token_ids", "1,024"),
         (completion(["x"] * (MAX_PROMPTS + 1)), "prompt", "64"),
         (completion([[1]] * (MAX_PROMPTS + 1)), "prompt", "64"),
     ],
@@ -90,7 +91,7 @@ def test_over_a_limit(request_, param, flag):
         completion([1] * 100_000),
         completion(["x"] * MAX_PROMPTS),
         completion([]),
-        completion(stop=["s" * MAX_STOP_CHARACTERS], stop_token_ids=[1] * MAX_STOP_TOKEN_IDS),
+        completion(stop=["s" * MAX_STOP_CHARACTERS], stop_token_ids=[1] * MAX_TOKEN_IDS),
     ],
 )
 def test_at_a_limit(request_):

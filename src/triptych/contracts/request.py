@@ -58,6 +58,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None: no logprobs; k: the chosen token's and the k most likely ones'."""
     logit_bias: dict[int, float] | None = None
     guided: Guided | None = None
+    allowed_token_ids: tuple[int, ...] = ()
+    """No other tokens are drawn; empty: all may be."""
 
     @property
     def needs_history(self) -> bool:

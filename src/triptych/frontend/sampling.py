@@ -72,10 +72,11 @@ def sampling_of(
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         seed=request.seed,
-        stop_token_ids=_token_ids(request, processor),
+        stop_token_ids=_token_ids("stop_token_ids", request.stop_token_ids, processor),
         ignore_eos=bool(request.ignore_eos),
         logprobs=_logprobs(request, processor),
         logit_bias=_logit_bias(request, processor),
+        allowed_token_ids=_allowed(request, processor),
         guided=salted_grammar(guided_of(request.response_format, config), salt_of(request.cache_salt)),
     )
 
@@ -154,11 +155,35 @@ def _logprobs(request: ChatRequest | CompletionRequest, processor: Processor) ->
     return wanted
 
 
-def _token_ids(request: GenerationFields, processor: Processor) -> tuple[int, ...]:
-    ids = request.stop_token_ids or []
-    for index, token in enumerate(ids):
-        _check_id(f"stop_token_ids[{index}]", token, processor, "stop_token_ids")
-    return tuple(ids)
+def _token_ids(name: str, ids: list[int] | None, processor: Processor) -> tuple[int, ...]:
+    for index, token in enumerate(ids or ()):
+        _check_id(f"{name}[{index}]", token, processor, name)
+    return tuple(ids or ())
+
+
+def _allowed(request: GenerationFields, processor: Processor) -> tuple[int, ...]:
+    """Raises BadRequest where no token could be drawn: no engine says what becomes of that."""
+    name, ids = "allowed_token_ids", request.allowed_token_ids
+    if ids is None:
+        return ()
+    if not ids:
+        raise BadRequest(f"{name} must not be empty: leave it out to allow all", param=name)
+    if request.response_format is not None and request.response_format.type != "text":
+        raise BadRequest(
+            f"{name} cannot be combined with response_format, which says itself what is allowed", param=name
+        )
+    if request.min_tokens and set(ids) <= {*(request.stop_token_ids or ()), *_ends(processor)}:
+        raise BadRequest(f"{name} needs a token that does not end the answer, as min_tokens forbids that", param=name)
+    return _token_ids(name, ids, processor)
+
+
+def _ends(processor: Processor) -> set[int]:
+    """Tokens that engines take for the end of the text, by whichever file says so."""
+    said: list[Any] = [processor.tokenizer.fast.token_to_id(processor.tokenizer.special_tokens().get("eos_token", ""))]
+    for file in (processor.checkpoint.generation, processor.checkpoint.text_config):
+        ends = file.get("eos_token_id")
+        said += ends if isinstance(ends, list) else [ends]
+    return {one for one in said if isinstance(one, int)}
 
 
 def _logit_bias(request: GenerationFields, processor: Processor) -> dict[int, float] | None:

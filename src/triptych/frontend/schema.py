@@ -120,6 +120,7 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
     repetition_penalty: float | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
+    allowed_token_ids: list[int] | None = None
     seed: int | None = None
     n: int | None = None
     logit_bias: dict[int, float] | None = None

@@ -48,6 +48,7 @@ def sampling_params(sampling: Sampling, kv_transfer: dict[str, Any] | None = Non
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
         logit_bias=sampling.logit_bias,
+        allowed_token_ids=list(sampling.allowed_token_ids) or None,
         structured_outputs=_structured(sampling.guided),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from triptych.config.serve import FrontendConfig
-from triptych.frontend.openai.limits import MAX_NAME_CHARACTERS, MAX_STOP_TOKEN_IDS
+from triptych.frontend.openai.limits import MAX_NAME_CHARACTERS, MAX_TOKEN_IDS
 from triptych.frontend.sampling import BOUNDS, MAX_LOGIT_BIASES
 
 Bounds = dict[tuple[str, str], dict[str, Any]]
@@ -39,7 +39,8 @@ def _shared(config: FrontendConfig) -> dict[str, dict[str, Any]]:
         "max_tokens": {"minimum": 1},
         "n": {"minimum": 1, "maximum": config.max_choices},
         "stop": {"minLength": 1, "maxItems": config.max_stop_strings},
-        "stop_token_ids": {"maxItems": MAX_STOP_TOKEN_IDS},
+        "stop_token_ids": {"maxItems": MAX_TOKEN_IDS},
+        "allowed_token_ids": {"minItems": 1, "maxItems": MAX_TOKEN_IDS},
         "logit_bias": {"maxProperties": MAX_LOGIT_BIASES},
     }
     for name, bounds in BOUNDS.items():

@@ -20,7 +20,7 @@ from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.openai.invalid_json import moved, not_json, offset_of
-from triptych.frontend.openai.limits import check_counts, check_stop_token_ids
+from triptych.frontend.openai.limits import TOKEN_ID_LISTS, check_counts, check_token_ids
 from triptych.frontend.openai.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
 from triptych.frontend.openai.one_text import parse_one_text
 from triptych.frontend.schema import (
@@ -175,8 +175,9 @@ class _Restore:
         self._place: list[str] = []
 
     def into(self, request: T) -> T:
-        """Raises BadRequest for texts that are not valid, and for too many stop token ids."""
-        self._check_stop_ids(request.stop_token_ids)
+        """Raises BadRequest for texts that are not valid, and for too many token ids beside prompts."""
+        for name in TOKEN_ID_LISTS:
+            self._check_ids(name, getattr(request, name))
         if request.ignored is not None:
             request.ignored.rename(self._shown)
         if isinstance(request, CompletionRequest):
@@ -184,10 +185,10 @@ class _Restore:
         self._walk(request)
         return request
 
-    def _check_stop_ids(self, ids: Any) -> None:
+    def _check_ids(self, name: str, ids: Any) -> None:
         """Count them in the body: to make a list of a million holds streams up for 0.2 s."""
         if (value := self._list(ids)) is not None:
-            check_stop_token_ids(sum(1 + piece.count(b",") for piece in pieces_of_numbers(self._body, value)))
+            check_token_ids(name, sum(1 + piece.count(b",") for piece in pieces_of_numbers(self._body, value)))
 
     def _walk(self, value: Any) -> Any:
         """``value`` with all that is in it; structs and lists are changed in place."""

@@ -15,7 +15,9 @@ MAX_DEPTH = 32
 """Of `chat_template_kwargs`, `documents` and `tool_calls`."""
 MAX_STOP_CHARACTERS = 1024
 """Of one stop string."""
-MAX_STOP_TOKEN_IDS = 1024
+TOKEN_ID_LISTS = ("stop_token_ids", "allowed_token_ids")
+MAX_TOKEN_IDS = 1024
+"""Of each of these lists."""
 MAX_PROMPTS = 64
 
 
@@ -39,13 +41,14 @@ def _check_stops(request: ChatRequest | CompletionRequest) -> None:
     for stop in stops:
         if len(stop) > MAX_STOP_CHARACTERS:
             raise _too_many("stop", len(stop), "characters in one string", MAX_STOP_CHARACTERS)
-    check_stop_token_ids(len(request.stop_token_ids or ()))
+    for name in TOKEN_ID_LISTS:
+        check_token_ids(name, len(getattr(request, name) or ()))
 
 
-def check_stop_token_ids(count: int) -> None:
-    """Raises BadRequest."""
-    if count > MAX_STOP_TOKEN_IDS:
-        raise _too_many("stop_token_ids", count, "ids", MAX_STOP_TOKEN_IDS)
+def check_token_ids(name: str, count: int) -> None:
+    """Raises BadRequest for too many ids in one of TOKEN_ID_LISTS."""
+    if count > MAX_TOKEN_IDS:
+        raise _too_many(name, count, "ids", MAX_TOKEN_IDS)
 
 
 def _are_several(prompt: list[Any]) -> bool:
