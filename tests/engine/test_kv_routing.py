@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,32 @@ def test_prompts_go_where_their_prefix_is(deployed: tuple[str, Served]) -> None:
         assert cached / total >= 0.8
     else:
         assert cached / total < 0.55
+
+
+def test_salted_prompts_go_where_they_are_held(deployed: tuple[str, Served]) -> None:
+    """What vLLM tells of blocks under a salt is what the frontend looks for; another tenant finds nothing."""
+    policy, served = deployed
+    if policy != "kv":
+        pytest.skip("about routing by content")
+
+    def ask(client: httpx.Client, prompt: list[int], salt: str | None) -> tuple[int, str]:
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 2, "temperature": 0, "cache_salt": salt}
+        answer = client.post(f"{served.url}/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"], answer.headers["x-triptych-plan"]
+
+    chance = random.Random(5)
+    prompts = [[chance.randrange(3, 250) for _ in range(300)] for _ in range(6)]
+    with httpx.Client(trust_env=False, timeout=120) as client:
+        with ThreadPoolExecutor(len(prompts)) as threads:  # all at once, so that both workers get some
+            first = list(threads.map(lambda prompt: ask(client, prompt, "tenant-a"), prompts))
+        again = [ask(client, prompt, "tenant-a") for prompt in prompts]
+        others = [ask(client, prompt, salt)[0] for prompt in prompts for salt in ("tenant-b", None)]
+    assert [cached for cached, _ in first] == [0] * 6
+    assert len({plan for _, plan in first}) == 2, "both workers hold some"
+    assert [plan for _, plan in again] == [plan for _, plan in first]
+    assert [cached for cached, _ in again] == [288] * 6
+    assert others == [0] * 12
 
 
 def test_prompts_go_where_their_picture_is(deployed: tuple[str, Served]) -> None:

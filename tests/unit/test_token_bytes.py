@@ -60,6 +60,15 @@ def test_every_byte_has_a_token_of_its_own() -> None:
         assert single == {bytes([byte]) for byte in range(256)}
 
 
+def test_all_can_be_looked_up_at_once() -> None:
+    spelling = TokenBytes(KINDS["demo"])
+    spelling.fill()
+    known = dict(spelling._known)
+    assert len(known) == KINDS["demo"].get_vocab_size()
+    spelling.fill()
+    assert spelling._known == known
+
+
 def test_added_tokens_are_their_own_text() -> None:
     fast = byte_level("hello")
     fast.add_tokens([AddedToken("<tool 日>", special=False), AddedToken("Ġx", special=False)])

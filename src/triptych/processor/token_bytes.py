@@ -50,6 +50,12 @@ class TokenBytes:
                 self._known[token_id] = known
         return known
 
+    def fill(self) -> None:
+        """Look all tokens up that were not asked for yet: for who will ask for most of them. Call it in a thread."""
+        if len(self._known) < (size := self._fast.get_vocab_size()):
+            for token_id in range(size):
+                self(token_id)
+
     def _spelling(self, token_id: int) -> Spelling:
         if token_id in self._special:
             return Spelling(self._special[token_id], b"")
