@@ -180,3 +180,7 @@ def test_a_prompt_template_takes_the_developers_text(tmp_path: Path) -> None:
     messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]
     prompt = asyncio.run(processor.chat(messages, [], {}, None))  # type: ignore[arg-type]
     assert processor.tokenizer.decode(list(prompt.token_ids)) == "be brief\nhi"
+    messages.append({"role": "assistant", "content": "hello"})
+    with pytest.raises(BadRequest, match="'assistant' has no place in --prompt-template") as refused:
+        asyncio.run(processor.chat(messages, [], {}, None))  # type: ignore[arg-type]
+    assert refused.value.param == "messages[2].role"

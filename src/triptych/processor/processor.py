@@ -25,7 +25,7 @@ from triptych.models.positions import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.continued import render_continued
-from triptych.processor.roles import fitted
+from triptych.processor.roles import check_all_ask, fitted
 from triptych.processor.template import ChatTemplate, Ending, Message, load_chat_template, parse_prompt_template
 from triptych.processor.text_work import TextWork
 from triptych.processor.tokenizer import Tokenizer
@@ -245,10 +245,10 @@ class Processor:
         return "\n".join([*media, *(part["text"] for part in parts if part["type"] == "text")])
 
     def _joined_user_text(self, messages: list[Message]) -> str:
+        check_all_ask(messages)
         texts = [
             self._plain(content) if isinstance(content := message.get("content"), list) else content or ""
             for message in messages
-            if message["role"] in ("user", "system", "developer")
         ]
         return "\n".join(text for text in texts if text)
 

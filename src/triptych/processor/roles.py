@@ -46,6 +46,16 @@ def fitted(messages: Sequence[Message], template: Template, *, keeps_last: bool 
     return _merged(known, template, known[-1] if keeps_last else None)
 
 
+def check_all_ask(messages: Sequence[Message]) -> None:
+    """Raises BadRequest where somebody else speaks than a prompt of one text has a place for."""
+    for index, message in enumerate(messages):
+        if message["role"] not in ("system", "developer", "user"):
+            reason = (
+                f"{message['role'][:40]!r} has no place in --prompt-template, which takes what is asked as one text"
+            )
+            raise _refused(index, reason)
+
+
 def _renamed(index: int, message: Message, template: Template) -> Message:
     role = message["role"]
     if role in _EVERY_TEMPLATES or role == "developer":
