@@ -101,6 +101,7 @@ OTHER_KINDS = [
     "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=x",
     "application/json; charset=latin-1",
+    "application/json; charset=utf-8; charset=utf-16",
     "application/jsonp",
     "+json",
     "",

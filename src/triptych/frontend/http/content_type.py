@@ -26,9 +26,9 @@ def check_json(scope: Scope) -> None:
     kind, _, parameters = value.partition(b";")
     if len(given) > 1 or not _JSON.fullmatch(kind.strip()):
         raise _refusal(f"the request's Content-Type is {shown(b', '.join(given).decode('latin-1'))}")
-    charset = _CHARSET.search(parameters)
-    if charset is not None and charset[1] not in _UTF8:
-        raise _refusal(f"the body's charset is {shown(charset[1].decode('latin-1'))}, and JSON is UTF-8")
+    for charset in _CHARSET.findall(parameters):
+        if charset not in _UTF8:
+            raise _refusal(f"the body's charset is {shown(charset.decode('latin-1'))}, and JSON is UTF-8")
 
 
 def _refusal(reason: str) -> UnsupportedMedia:
