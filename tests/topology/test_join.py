@@ -59,6 +59,18 @@ def health(url: str, key: str = "") -> dict[str, list[str]]:
     return {name: [one["name"] for one in model["instances"]] for name, model in models.items()}
 
 
+def test_who_does_not_join_is_told_of_the_deployment(tmp_path: Path) -> None:
+    with triptych(tmp_path, *UP) as up:
+        url, (worker, _) = shown(up)
+        [folder] = [word.removeprefix("--run-dir=") for word in worker if word.startswith("--run-dir=")]
+        port = url.split(":")[2].split("/")[0]  # which is taken, so that it ends
+        alone = said(tmp_path, "worker", "--model", "demo", "--engine", "mock", "--port", port)
+        assert f"a deployment is up in {folder}: to belong to it, give --join" in alone.stderr
+        joined = said(tmp_path, "worker", "--join", "--model", "demo", "--engine", "mock", "--port", port)
+        assert f"registers in namespace 'default', run directory {folder}" in joined.stderr
+        assert "give --join" not in joined.stderr
+
+
 @pytest.mark.parametrize("plane", ["local", "nats"])
 def test_what_up_shows_adds_a_worker_and_a_frontend(tmp_path: Path, plane: str) -> None:
     with triptych(tmp_path, *UP, "--plane", plane, "--namespace", "blue") as up:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 _saved: tuple[int, int] | None = None
 """Descriptors of the standard output and error while they are diverted."""
+_MAX_RECENT_BYTES = 64 * 1024
 
 
 def say(line: str) -> None:
@@ -55,6 +56,20 @@ def diverted(fd: int) -> Iterator[None]:
         for number, old in enumerate(before, start=1):
             os.dup2(old, number)
             os.close(old)
+
+
+def recent() -> str:
+    """Return the end of what was written to the file that the output is diverted to; empty where there is none."""
+    if _saved is None:
+        return ""
+    _flush()
+    return tail(1)
+
+
+def tail(fd: int) -> str:
+    """Return the end of the file ``fd``, up to 64 KiB. Raises OSError."""
+    size = os.fstat(fd).st_size
+    return os.pread(fd, _MAX_RECENT_BYTES, max(0, size - _MAX_RECENT_BYTES)).decode(errors="replace")
 
 
 def last_line(text: str) -> None:

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         settle()
         where = process.where(plane)
         log.info("looks for workers in %s", where)
+        process.tell_of_deployment(args)
         shown = where if is_loopback(config.host) else f"namespace {plane.namespace!r}"  # no paths for other hosts
         async with serving(config, limits, routes, discovery, client, client.forget, events, settle, shown) as url:
             life.ready(f"frontend {url}")

@@ -8,7 +8,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ from triptych.runtime.worker import EngineFailed
 
 if TYPE_CHECKING:
     from triptych.planes.nats_access import NatsAccess
+
+log = logging.getLogger("triptych.process")
 
 SWITCH_INTERVAL_S = 0.001
 """After so long a thread that computes lets another run, at Python's own default after 5 ms: the event loop must not
@@ -148,6 +150,19 @@ def _joined(args: argparse.Namespace, config: PlaneConfig, is_here: bool, needed
         credentials.adopt({credentials.TOKEN: token})
     credentials.adopt(found.secrets)
     return found.plane
+
+
+def tell_of_deployment(args: argparse.Namespace) -> None:
+    """Say that a deployment is up, where this process was started by hand without a word of whom to belong to."""
+    from triptych.deploy import record
+
+    plane, by_hand = read_options(args, PlaneConfig), not read_options(args, JoinConfig).join
+    if not by_hand or plane.plane != "local" or env.chosen_run_dir(plane.run_dir) is not None:
+        return
+    with suppress(ConfigError):
+        found = record.only_one(None, env.default_run_dir(), None)
+        if (found.plane.run_dir, found.plane.namespace) != (str(env.default_run_dir()), plane.namespace):
+            log.warning("a deployment is up in %s: to belong to it, give --join", found.plane.run_dir)
 
 
 def where(config: PlaneConfig) -> str:

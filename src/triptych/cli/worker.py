@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
             args=with_shared_folder(tuple(args.engine_args), plane),
         )
         discovery = process.discovery(plane)
+        log.info("registers in %s", process.where(plane))
+        process.tell_of_deployment(args)
         called = config.instance_name or config.span.value
         logs = env.run_dir(plane.run_dir), plane.namespace
         token = process.plane_token(plane, config.host)

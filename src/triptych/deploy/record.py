@@ -101,11 +101,6 @@ def only_one(folder: Path | None, default: Path, namespace: str | None) -> Recor
     raise ConfigError(f"--join: {len(found)} deployments are up; choose one of: {listed}")
 
 
-def any_up(default: Path) -> bool:
-    """Whether a deployment of this user is up where ``only_one`` looks by itself."""
-    return any(True for place in [default, *_own_folders()] for _ in _records(place, None))
-
-
 def _own_folders() -> list[Path]:
     found = Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*")
     return sorted(path for path in found if leftovers.is_private_folder(path))

@@ -39,7 +39,6 @@ SERVING_POLL_S = 5.0
 KEPT_IN = "the engine writes to"
 """Before the file's path, in the line that tells it."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-_LAST_BYTES = 64 * 1024
 _READ_BYTES = 1 << 20
 
 
@@ -176,9 +175,7 @@ def last_lines(path: Path) -> list[str]:
 
 
 def _last_lines(fd: int) -> list[str]:
-    size = os.fstat(fd).st_size
-    data = os.pread(fd, _LAST_BYTES, max(0, size - _LAST_BYTES))
-    return [line.rstrip() for line in data.decode(errors="replace").splitlines() if line.strip()][-LAST_LINES:]
+    return [line.rstrip() for line in terminal.tail(fd).splitlines() if line.strip()][-LAST_LINES:]
 
 
 def _remove_old(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from triptych.aio import terminal
 from triptych.aio.shielded import shielded
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
@@ -101,8 +102,9 @@ class VllmEngine:
             await self.stop()
             if isinstance(error, ConfigError):
                 raise
-            traceback.print_exception(error)
-            raise ConfigError(f"vLLM did not start: {first_line(error)}") from error
+            if (cause := start_lines.root_cause(error, terminal.recent())) is None:
+                traceback.print_exception(error)
+            raise ConfigError(f"vLLM did not start: {cause or first_line(error)}") from error
         self._prefill = Prefill(self._engine, self._prompts)
         self._encoding = VllmEncoding(self._prompts, self._prompts.store)
         if self._channel is not None:

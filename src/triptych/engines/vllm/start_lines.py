@@ -1,6 +1,8 @@
-"""Lines that vLLM logs while it starts, at the level INFO, and the phases that begin with them."""
+"""What vLLM's log lines tell of its start: the phases that begin with them, and why it failed."""
 
 from __future__ import annotations
+
+import re
 
 PHASES = (
     ("Initializing a V1 LLM engine", "making the model's executor"),
@@ -15,3 +17,21 @@ PHASES = (
     ("Graph capturing finished", "warming up"),
     ("init engine (profile, create kv cache, warmup model) took", "connecting to the engine"),
 )
+"""Parts of lines of the level INFO."""
+_CAUSE_IS_ELSEWHERE = "See root cause above"
+_RAISED = re.compile(
+    r"^(?:\(\S+ pid=\d+\) (?:ERROR \S+ \S+ \[[^\]]*\] )?)?"
+    r"(?:\w+\.)*(?P<type>\w+(?:Error|Exception)): (?P<message>.*\S)"
+)
+"""The last line of a traceback, as Python or vLLM's logger writes it."""
+
+
+def root_cause(error: BaseException, output: str) -> str | None:
+    """Return in one line why vLLM's own process failed, from what it has written. None: it is not that.
+
+    ``error`` says no more than that it failed; the cause is the last exception in ``output``.
+    """
+    if _CAUSE_IS_ELSEWHERE not in str(error):
+        return None
+    causes = [found for line in output.splitlines() if (found := _RAISED.match(line))]
+    return f"{causes[-1]['type']}: {causes[-1]['message']}" if causes else None
