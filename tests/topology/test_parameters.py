@@ -306,6 +306,11 @@ def test_how_a_prompt_ends_and_what_it_is_told(tmp_path):
             for more in ({}, {"add_generation_prompt": False}):
                 answer = await d.chat(messages=chat, continue_final_message=True, **more)
                 assert said(answer) == "[user]x.[assistant]it is "
+            for content in (None, []):
+                nothing = [*chat, {"role": "assistant", "content": content}]
+                refused(
+                    await d.chat(messages=nothing, continue_final_message=True), "continue_final_message", "no text"
+                )
             both = {"continue_final_message": True, "add_generation_prompt": True}
             refused(await d.chat("x", **both), "continue_final_message", "exclude")
             twice = {"documents": [], "chat_template_kwargs": {"documents": [{}]}}

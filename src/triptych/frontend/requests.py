@@ -166,6 +166,10 @@ def _ending(request: ChatRequest) -> Ending:
     if request.add_generation_prompt:
         field = "continue_final_message"
         raise BadRequest(f"{field} and add_generation_prompt exclude each other: give one of them", param=field)
+    if request.messages[-1].content in (None, []):
+        raise BadRequest(
+            "continue_final_message: the last message has no text to go on from", param="continue_final_message"
+        )
     return "open"
 
 
