@@ -154,6 +154,16 @@ def _until(condition: Callable[[], bool], limit_s: float = 10) -> None:
         assert time.monotonic() < deadline, "the condition did not come true"
 
 
+def test_the_stop_token_may_be_a_part_of_the_answer(client: openai.OpenAI, reference: Reference) -> None:
+    ids = reference.answer([{"role": "user", "content": [{"type": "text", "text": "hello"}]}], [], 12)
+    fields = {"stop_token_ids": [ids[4]], "include_stop_str_in_output": True}
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=12, temperature=0, extra_body=fields
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.content == reference.text(ids[: ids.index(ids[4]) + 1])
+
+
 def test_only_allowed_tokens_are_drawn(client: openai.OpenAI, reference: Reference) -> None:
     """As transformers draws them, whose ``generate`` may be told which tokens there are."""
     allowed = [33, 65, 66, 77, 101, 120, 150, 200]

@@ -328,6 +328,20 @@ def test_how_a_prompt_ends_and_what_it_is_told(tmp_path):
     run(main())
 
 
+@pytest.mark.parametrize("field", ["include_stop_str_in_output", "no_stop_trim"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_ended_an_answer_may_be_a_part_of_it(demo, field, stream):
+    def text(**fields):
+        answer = demo.complete("one two three", stream=stream, **fields)
+        choices = parse(answer.content).choices() if stream else answer.json()["choices"]
+        assert choices[-1]["finish_reason"] == "stop"
+        return "".join(one["text"] for one in choices)
+
+    for ends in ({"stop": " two"}, {"stop": ["thr", " two"]}):
+        assert text(**ends) == text(**ends, **{field: False}) == "one"
+        assert text(**ends, **{field: True}) == "one two"
+
+
 def test_a_completion_without_special_tokens(tmp_path, monkeypatch):
     got = []
     prompt = Tokenizer.prompt

@@ -46,6 +46,18 @@ def test_a_token_that_ends_the_text_is_counted_and_not_said():
     assert one.counts.completion == len(ids("bye")) + 1
 
 
+def test_what_ended_the_text_may_be_a_part_of_it():
+    one = choice(keeps_stop=True)
+    pieces = one.push([TokenDelta([*ids("bye"), *ids("x")[:1]], "stop", stop_token=True)])
+    assert "".join(piece.text for piece in pieces) == "byex"
+    one = choice(["there"], keeps_stop=True)
+    logprobs = [TokenLogprob(-1.0)] * len(ids("hello there now"))
+    pieces = one.push([TokenDelta(ids("hello there now"), "stop", logprobs=logprobs)])
+    assert "".join(piece.text for piece in pieces) == "hello there"
+    told = [position for piece in pieces for position in piece.logprobs]
+    assert len(told) == len(ids("hello there"))
+
+
 def test_an_empty_last_delta_ends_the_choice():
     one = choice()
     assert [p.finish_reason for p in one.push([TokenDelta([], "length")])] == ["length"]

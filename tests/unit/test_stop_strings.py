@@ -6,9 +6,9 @@ import pytest
 from triptych.processor.detokenizer import StopStrings
 
 
-def said(stops, pieces):
+def said(stops, pieces, keeps=False):
     """(what was let through piece by piece and at the end, whether it stopped)."""
-    finder = StopStrings(stops)
+    finder = StopStrings(stops, keeps=keeps)
     out = []
     for piece in pieces:
         text, stopped = finder.push(piece)
@@ -38,6 +38,21 @@ def test_table(stops, pieces, out, stopped):
     assert said(stops, pieces) == (out, stopped)
 
 
+@pytest.mark.parametrize(
+    ("stops", "pieces", "out", "stopped"),
+    [
+        (["b"], ["abc"], ["ab"], True),
+        (["stop"], ["x st", "op y"], ["x ", "stop"], True),
+        (["stop"], ["sto", "re"], ["", "store", ""], False),
+        (["bc", "abcd"], ["xab", "cd"], ["x", "abcd"], True),
+        (["abc", "ab"], ["xabc"], ["xab"], True),
+        (["ab", "abc"], ["xabc"], ["xab"], True),
+    ],
+)
+def test_the_stop_string_itself_may_be_let_through(stops, pieces, out, stopped):
+    assert said(stops, pieces, keeps=True) == (out, stopped)
+
+
 def test_however_it_is_cut_the_result_is_that_of_the_whole_text():
     rng = random.Random(4)
     for _ in range(500):
@@ -57,6 +72,9 @@ def test_however_it_is_cut_the_result_is_that_of_the_whole_text():
             assert joined == text
         else:
             assert not any(stop in joined for stop in stops), (text, stops, joined)
+            kept = "".join(said(stops, pieces, keeps=True)[0])
+            assert text.startswith(kept)
+            assert kept.removeprefix(joined) in stops
 
 
 def test_what_cannot_become_a_stop_string_is_not_held_back():

@@ -41,13 +41,15 @@ class Choice:
     prompt_ids: Sequence[int]
     stops: list[str]
     min_tokens: int = 0
+    keeps_stop: bool = False
+    """The stop string or stop token that ends the text is a part of it."""
     counts: Counts = field(default_factory=Counts)
     timing: Timing | None = None
     finish_reason: str | None = None
 
     def __post_init__(self) -> None:
         self._detokenizer = Detokenizer(self.tokenizer, self.prompt_ids)
-        self._stops = StopStrings(self.stops) if self.stops else None
+        self._stops = StopStrings(self.stops, keeps=self.keeps_stop) if self.stops else None
         self._positions = Positions(self.tokenizer.spelling)
         self._told = 0
         """Characters let through."""
@@ -71,7 +73,7 @@ class Choice:
         last = len(delta.token_ids) - 1
         for index, token in enumerate(delta.token_ids):
             self.counts.completion += 1
-            if delta.stop_token and index == last:
+            if delta.stop_token and index == last and not self.keeps_stop:
                 return
             if delta.logprobs is not None:
                 self._positions.add(token, delta.logprobs[index])

@@ -83,7 +83,7 @@ class Builder:
         sampling = sampling_of(request, processor, self.config, prompt.length)
         await _spell_many(sampling, processor)
         answer = ChatAnswer(processor.card.name, processor.tokenizer, null_usage=wants_usage(request))
-        jobs = _jobs(answer.id, [prompt], sampling, request.n or 1, processor, stop_strings(request), salt)
+        jobs = _jobs(answer.id, request, [prompt], sampling, processor, salt)
         return jobs, answer
 
     async def completion(
@@ -104,7 +104,7 @@ class Builder:
         answer = CompletionAnswer(
             processor.card.name, processor.tokenizer, null_usage=wants_usage(request), echoes=echoes
         )
-        return _jobs(answer.id, prompts, sampling, count, processor, stop_strings(request), salt), answer
+        return _jobs(answer.id, request, prompts, sampling, processor, salt), answer
 
     def _check_media(self, media: Sequence[MediaReference]) -> None:
         if media and not self.config.enable_multimodal:
@@ -199,18 +199,18 @@ def wants_usage(request: ChatRequest | CompletionRequest) -> bool:
 
 def _jobs(
     answer_id: str,
+    request: ChatRequest | CompletionRequest,
     prompts: list[Prompt],
     sampling: Sampling,
-    count: int,
     processor: Processor,
-    stops: list[str],
     salt: str,
 ) -> list[Job]:
-    """``count`` choices of each prompt; a given seed counts up over them, so that they differ."""
+    """``n`` choices of each prompt; a given seed counts up over them, so that they differ."""
+    stops, keeps = stop_strings(request), bool(request.include_stop_str_in_output or request.no_stop_trim)
     jobs: list[Job] = []
     for prompt in prompts:
-        for copy in range(count):
-            request = GenerateRequest(
+        for copy in range(request.n or 1):
+            generate = GenerateRequest(
                 id=f"{answer_id}-{len(jobs)}-{secrets.token_hex(2)}",
                 model=processor.card.name,
                 token_ids=prompt.token_ids,
@@ -219,8 +219,8 @@ def _jobs(
                 prompt_tokens=prompt.length,
                 salt=salt,
             )
-            choice = Choice(processor.tokenizer, prompt.token_ids, stops, sampling.min_tokens)
-            jobs.append(Job(request, prompt, choice))
+            choice = Choice(processor.tokenizer, prompt.token_ids, stops, sampling.min_tokens, keeps)
+            jobs.append(Job(generate, prompt, choice))
     return jobs
 
 

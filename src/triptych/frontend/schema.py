@@ -119,6 +119,8 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     stop: str | list[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
     stop_token_ids: list[int] | None = None
     allowed_token_ids: list[int] | None = None
     seed: int | None = None

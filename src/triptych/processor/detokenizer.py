@@ -116,8 +116,10 @@ class StopStrings:
     Each character is looked at once for each stop string (Knuth, Morris and Pratt 1977), however long they are.
     """
 
-    def __init__(self, stops: list[str]) -> None:
+    def __init__(self, stops: list[str], *, keeps: bool = False) -> None:
+        """``keeps``: the stop string that ends the text is let through."""
         self._stops = stops
+        self._keeps = keeps
         self._first = frozenset(stop[0] for stop in stops)
         self._borders = [_borders(stop) for stop in stops]
         self._matched = [0] * len(stops)
@@ -125,18 +127,24 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> Stopped:
-        """Text that no stop string can begin in any more; once stopped, what stood before the stop string."""
+        """Text that no stop string can begin in any more; once stopped, what stood before the stop string.
+
+        Where several end at the same time, the one that begins first ends the text, and of these the shortest.
+        """
         if not self._held and self._first.isdisjoint(text):
             return Stopped(text, False)
         before = len(self._held)
         whole = self._held + text
-        begins = [
-            begin for number in range(len(self._stops)) if (begin := self._find(number, text, before)) is not None
+        found = [
+            (begin, begin + len(stop))
+            for number, stop in enumerate(self._stops)
+            if (begin := self._find(number, text, before)) is not None
         ]
-        if begins:
+        if found:
             self._held = ""
             self._matched = [0] * len(self._stops)
-            return Stopped(whole[: min(begins)], True)
+            begin, end = min(found)
+            return Stopped(whole[: end if self._keeps else begin], True)
         keep = max(self._matched)
         self._held = whole[len(whole) - keep :]
         return Stopped(whole[: len(whole) - keep], False)

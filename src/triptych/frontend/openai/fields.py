@@ -62,6 +62,8 @@ _DRAWING: tuple[Field, ...] = (
     honoured("frequency_penalty", "against tokens, by how often the answer has them", _ALL),
     honoured("repetition_penalty", "against tokens that prompt or answer have; 1: none", _BOTH),
     honoured("stop", "texts that end the answer", _ALL),
+    honoured("include_stop_str_in_output", "the stop text or token that ended the answer is a part of it", _VLLM),
+    honoured("no_stop_trim", "the same", _SGLANG),
     honoured("stop_token_ids", "tokens that end the answer", _BOTH),
     honoured("allowed_token_ids", "no other tokens are drawn", _VLLM),
     honoured("seed", "makes the draw repeatable; choice i is drawn with seed + i", _ALL),
@@ -94,8 +96,6 @@ _REFUSED_DRAWING: tuple[Field, ...] = (
     refused("length_penalty", "belongs to beam search", _VLLM, 1),
     refused("early_stopping", "belongs to beam search", _VLLM, False),
     refused("watermarking", "", _VLLM, False),
-    refused("include_stop_str_in_output", "the stop text is left out of the answer", _VLLM, False),
-    refused("no_stop_trim", "the stop text is left out of the answer", _SGLANG, False),
     refused("stop_regex", "use stop", _SGLANG, []),
     refused("skip_special_tokens", "special tokens are left out of the answer", _BOTH, True),
     accepted(
