@@ -120,8 +120,9 @@ def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
         await until(lambda: catalog.models, "they are known")
         for name in ("demo", "other"):
             for ask in (catalog.get, catalog.find):
-                with pytest.raises(Unavailable, match="being loaded"):
+                with pytest.raises(Unavailable, match="being loaded") as caught:
                     ask(name)
+                assert caught.value.code == "model_not_loaded"
         go.set()
         await until(lambda: catalog.ready, "it is loaded")
 

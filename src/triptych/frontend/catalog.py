@@ -261,7 +261,8 @@ class Catalog:
 
 def _not_loaded(name: str, model: Model) -> Unavailable:
     problem = model.problem or "its files are being loaded"
-    return Unavailable(f"model {shown(name)} cannot be served: {problem}", retry_after_s=RETRY_AFTER_S)
+    reason = f"model {shown(name)} cannot be served: {problem}"
+    return Unavailable(reason, code="model_not_loaded", retry_after_s=RETRY_AFTER_S)
 
 
 def _no_worker(reason: str) -> Unavailable:
