@@ -25,10 +25,16 @@ ENTRY = TokenLogprob(-0.5, [])
 
 
 def told(
-    tokenizer: Tokenizer, tokens: list[int], stops: tuple[str, ...] = (), prompt: tuple[int, ...] = (), step: int = 1
+    tokenizer: Tokenizer,
+    tokens: list[int],
+    stops: tuple[str, ...] = (),
+    prompt: tuple[int, ...] = (),
+    step: int = 1,
+    *,
+    keeps_stop: bool = False,
 ) -> tuple[str, list[Position], list[tuple[str, list[Position]]]]:
     """(text, positions, both by piece) of an answer that comes in deltas of ``step`` tokens."""
-    choice = Choice(tokenizer, list(prompt), list(stops))
+    choice = Choice(tokenizer, list(prompt), list(stops), keeps_stop=keeps_stop)
     deltas = [
         TokenDelta(part := tokens[at : at + step], logprobs=[ENTRY] * len(part)) for at in range(0, len(tokens), step)
     ]
@@ -65,13 +71,14 @@ def test_bytes_join_to_the_text_and_offsets_count_its_characters(kind: str, text
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_stop_string_ends_the_bytes_where_it_ends_the_text(kind: str, text: str) -> None:
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_stop_string_ends_the_bytes_where_it_ends_the_text(kind: str, text: str, keeps: bool) -> None:
     tokenizer = KINDS[kind]
     tokens = tokenizer.encode(text, add_special_tokens=False)
     for begin, length in itertools.product(range(len(text)), (1, 2, 3)):
         stop = text[begin : begin + length]
-        said, positions, by_piece = told(tokenizer, tokens, stops=(stop,))
-        assert stop not in said
+        said, positions, by_piece = told(tokenizer, tokens, stops=(stop,), keeps_stop=keeps)
+        assert said.endswith(stop) if keeps else stop not in said
         assert joined(positions) == said.encode(), (stop, said, positions)
         shown = told_so_far = 0
         for part, some in by_piece:
