@@ -117,7 +117,7 @@ WRONG = {
         "frontend.router-policy: unknown router-policy; known:",
     ),
     "bad type": (WORKER + "frontend: {port: http}", "frontend.port: must be a whole number"),
-    "out of range": ("model: d\nworkers: [{replicas: 0}]", "workers[0].replicas: Expected `int` >= 1"),
+    "out of range": ("model: d\nworkers: [{replicas: 0}]", "workers[0].replicas: must be at least 1"),
     "no model": ("workers: [{engine: mock}]", "model: missing; name a checkpoint folder or `demo`"),
     "no workers": ("model: demo", "workers: give at least one worker"),
     "half a mode": (
@@ -127,6 +127,17 @@ WRONG = {
     "same name": ("model: d\nworkers: [{}, {}]", "workers: two workers are named 'epd'"),
     "shared port": ("model: d\nworkers: [{port: 1, replicas: 2}]", "workers[0].port: 2 replicas cannot share"),
     "not YAML": ("model: [", "line 1: not YAML: "),
+    "a key twice": ("model: d\nmodel: e\nworkers: [{engine: mock}]", "line 2: not YAML: model stands twice"),
+    "no such date": ("model: 2020-99-99\nworkers: [{engine: mock}]", "not YAML: month must be in 1..12"),
+    "too deep": ("[" * 20_000, "not a graph file: it is nested too deeply"),
+    "too large": ("#" * (1 << 20) + "\n", "cannot read this graph file: it is larger than 1 MiB"),
+    "a list in a flag": ("model: d\nworkers: [{engine: mock, args: [[1]]}]", "workers[0].args[0]: Expected `"),
+    "too many": ("model: d\nworkers: [{engine: mock, replicas: 1000}]", "workers[0].replicas: must be at most 256"),
+    "a wrong name": ("model: d\nworkers: [{engine: mock, name: a/b}]", "workers[0].name: must match the pattern '^["),
+    "not yet": (
+        "model: d\nworkers: [{engine: sglang}]",
+        "workers[0].engine: engine 'sglang': workers on SGLang are not",
+    ),
     "a list": ("[1]", "top level: must hold `key: value` lines"),
     "a scalar section": (WORKER + "frontend: 3", "frontend: must hold `key: value` lines"),
     "no list": ("model: demo\nworkers: 5", "workers: must be a list"),
@@ -153,6 +164,12 @@ def test_an_error_is_one_line_that_names_file_and_key(tmp_path: Path, text: str,
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot read this graph file: No such file"):
         load_graph(tmp_path / "none.yaml")
+
+
+def test_a_misspelled_file_is_suggested(tmp_path: Path) -> None:
+    write(tmp_path, WORKER)
+    with pytest.raises(ConfigError, match=r"graph\.yml: cannot read .*; did you mean graph\.yaml\?"):
+        load_graph(tmp_path / "graph.yml")
 
 
 def test_a_name_left_out_is_the_span() -> None:

@@ -84,7 +84,8 @@ def last_line(text: str) -> None:
 
 def _write(place: int, line: str) -> None:
     if _saved is None:
-        print(line, file=(sys.stdout, sys.stderr)[place], flush=True)
+        with suppress(OSError, ValueError):  # nobody reads any more, or its disk is full; the process goes on
+            print(line, file=(sys.stdout, sys.stderr)[place], flush=True)
         return
     with suppress(OSError):
         os.write(_saved[place], f"{line}\n".encode(errors="replace"))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from triptych.aio import terminal
 from triptych.aio.leftovers import PrivateFolder
 from triptych.cli import up
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             if args.once:
                 stop()
             else:
-                print(up.summary(deployment), flush=True)
+                terminal.say(up.summary(deployment))
 
         return up.serve_graph(up.override(_graph(args, exam.model), args), session)
 
@@ -95,6 +96,9 @@ async def _show(deployment: Deployment, exhibit: Exhibit) -> None:
     from triptych.deploy.client import complete
 
     answer = await complete(deployment.url, showcase.request_body(deployment.models[0], exhibit), deployment.api_key)
-    print(showcase.dialogue(exhibit, answer))
-    print(showcase.timing_table(answer))
-    print(showcase.examples(deployment, exhibit), flush=True)
+    for text in (
+        showcase.dialogue(exhibit, answer),
+        showcase.timing_table(answer),
+        showcase.examples(deployment, exhibit),
+    ):
+        terminal.say(text)

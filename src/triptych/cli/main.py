@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
+from contextlib import suppress
 
 from triptych import __version__
 from triptych.cli import stopping
+from triptych.cli.output import of_system, output_ended, standard_streams
 from triptych.cli.parser import Parser, refuse_early_flags, refuse_unknown
 from triptych.config import credentials
 from triptych.config.serve import DEFAULT_ENGINE
 from triptych.contracts.errors import ConfigError
+
+log = logging.getLogger("triptych")
 
 _SERVING = ("up", "demo", "frontend", "worker", "nats")
 
@@ -33,6 +39,7 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command in ``argv``, or in this process's own words, after which the process may end with it."""
+    standard_streams()
     own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
     with stopping.guarded() as guard:
         try:
@@ -42,10 +49,23 @@ def main(argv: list[str] | None = None) -> int:
             credentials.read()
             status = int(args.func(args))
         except ConfigError as error:
-            print(f"triptych: error: {error}", file=sys.stderr)
-            return 2
+            return _failed(str(error), 2)
+        except BrokenPipeError:  # of `| head`: nobody reads any more
+            output_ended()
+            status = 128 + signal.SIGPIPE
+        except (OSError, ExceptionGroup) as error:
+            if (cause := of_system(error)) is None:
+                raise
+            log.debug("failed", exc_info=error)
+            status = _failed(cause, 1)
     if argv is None and args.command in _SERVING:
         stopping.leave(status)
+    return status
+
+
+def _failed(reason: str, status: int) -> int:
+    with suppress(OSError):
+        print(f"triptych: error: {reason}", file=sys.stderr, flush=True)
     return status
 
 

@@ -54,7 +54,7 @@ def add_options(
         if plain is bool:
             settings["action"] = argparse.BooleanOptionalAction
         else:
-            settings["metavar"] = plain.__name__.upper() if plain in (int, float) else field.name.upper()
+            settings["metavar"] = plain.__name__.upper() if plain in (int, float) else "TEXT"
             settings["action"] = "append" if field.name in repeated else "store"
         group.add_argument(flag(field.name), default=argparse.SUPPRESS, **settings)
 

@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.suggest import did_you_mean, or_all
 
+NOT_YET = {"render": "rendering a graph for Kubernetes", "kubernetes": "Kubernetes"}
+"""Commands that are to come."""
+
 
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError, one line, where argparse would print its usage and end the process.
@@ -19,6 +22,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "allow_abbrev": False})
+        if self.usage is None and " " in self.prog:  # all flags again would fill a screen
+            self.usage = f"{self.prog} [options]"
 
     def error(self, message: str) -> NoReturn:
         command = self.prog.partition(" ")[2]
@@ -29,6 +34,8 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
+            if action.dest == "command" and value in NOT_YET:
+                raise argparse.ArgumentError(None, f"{NOT_YET[value]} is not there yet")
             kind = "command" if action.dest == "command" else "value"
             raise argparse.ArgumentError(
                 None if kind == "command" else action,

@@ -179,6 +179,8 @@ def discovery(config: PlaneConfig) -> Discovery:
         raise ConfigError("--plane nats is for `triptych up`, which starts a server; name yours: nats://host:4222")
     if "://" in config.plane:
         return _nats_discovery(config)
+    if config.plane == "kubernetes":
+        raise ConfigError("--plane kubernetes is not there yet; use local, or nats://host:4222 over several hosts")
     hint = did_you_mean(config.plane, ("local", "nats"))
     raise ConfigError(f"unknown plane {config.plane!r}{hint or ';'} known: local, nats://host:4222, tls://host:4222")
 

@@ -61,6 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the engines, and report cache hits, latencies and goodput. Formats: Mooncake (JSON lines), Azure (CSV) and "
         "ServeGen (a folder).",
     )
+    parser.usage = "triptych simulate TRACE [options]"
     parser.add_argument("trace", metavar="TRACE", help="File or folder of the trace.")
     add_options(parser, SimulateConfig, repeated=_SEVERAL)
     parser.set_defaults(func=run)

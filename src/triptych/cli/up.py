@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from triptych.aio import terminal
 from triptych.cli.options import add_options, read_options
 from triptych.config.serve import FrontendConfig, PlaneConfig
 from triptych.config.supervise import SuperviseConfig
@@ -30,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="start every process of a graph file on this machine",
         description="Start a graph file's frontend and workers; restart what crashes; stop on Ctrl-C.",
     )
+    parser.usage = "triptych up GRAPH [options]"
     parser.add_argument("graph", metavar="GRAPH", help="Graph file, such as examples/epd.yaml.")
     add_overrides(parser)
     parser.set_defaults(func=run)
@@ -87,7 +89,7 @@ def serve_graph(graph: Graph, session: Session) -> int:
 
 
 async def _summarise(deployment: Deployment, stop: Stopper) -> None:
-    print(summary(deployment), flush=True)
+    terminal.say(summary(deployment))
 
 
 def summary(deployment: Deployment) -> str:

@@ -22,7 +22,7 @@ from triptych.engines.flags import check_flags
 from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
-from triptych.models.splits import require_span
+from triptych.models.splits import require_complete, require_span
 from triptych.observability import phases
 from triptych.planes import run_dir
 from triptych.planes.request.tcp_server import TcpRequestServer
@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     tls = process.tls_files(plane).for_listening()
     check_flags(config.engine, tuple(args.engine_args))
     folder = process.checkpoint_folder(config.model)
-    require_span(load_checkpoint(folder), config.span)
+    checkpoint = load_checkpoint(folder)
+    require_span(checkpoint, config.span)
+    require_complete(checkpoint)
     name = config.served_model_name or served_name(config.model)
 
     async def main(life: process.Life) -> None:

@@ -10,7 +10,10 @@ import msgspec
 
 from triptych.contracts.suggest import or_all
 
-_EXPECTED = re.compile(r"Expected `(\w+)[^`]*`, got `")
+_EXPECTED = re.compile(r"Expected `(\w+)(?: \| null)?`, got `")
+_BOUND = re.compile(r"Expected `(?:int|float)[^`]*` (<=|>=|<|>) (\S+)$")
+_BOUNDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
+_PATTERN = re.compile(r"^Expected `str[^`]*` matching regex ")
 _WANTED = {
     "int": "must be a whole number",
     "float": "must be a number",
@@ -34,5 +37,8 @@ def reason_of(error: msgspec.ValidationError, model: type[msgspec.Struct], field
     if str(error).startswith("Invalid enum value"):
         return f"unknown {field.replace('_', '-')}{or_all(str(value), choices(model, field))}"
     reason = str(error).split(" - at ")[0]
-    found = _EXPECTED.match(reason)
-    return _WANTED.get(found[1], reason) if found else reason
+    if found := _EXPECTED.match(reason):
+        return _WANTED.get(found[1], reason)
+    if found := _BOUND.match(reason):
+        return f"must be {_BOUNDS[found[1]]} {found[2].removesuffix('.0')}"
+    return _PATTERN.sub("must match the pattern ", reason)

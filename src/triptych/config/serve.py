@@ -238,7 +238,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ]
     span: Annotated[Span, Meta(description="Stages hosted: e, p, d, ep, pd or epd.")] = Span.EPD
     engine: Annotated[str, Meta(description="Back end: vllm, encoder (span e only) or mock.")] = DEFAULT_ENGINE
-    name: Annotated[str, Meta(description="Component name, shared by replicas (default: the span).")] = ""
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+            description="Component name, shared by replicas (default: the span).",
+        ),
+    ] = ""
     served_model_name: Annotated[
         str | None, Meta(description="Name that clients use (default: the model's id, or its folder's name).")
     ] = None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from triptych.config.choices import reason_of
@@ -23,6 +22,7 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span, modes_of
 from triptych.contracts.suggest import or_all
+from triptych.deploy.yaml_file import read_yaml
 from triptych.engines.flags import check_flags, require_engine
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -47,7 +47,7 @@ class FrontendPlacement(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of a worker that only a graph has: how many, with what engine flags and environment."""
 
-    replicas: Annotated[int, Meta(gt=0)] = 1
+    replicas: Annotated[int, Meta(gt=0, le=256)] = 1
     args: tuple[Scalar, ...] = ()
     env: dict[str, Scalar] = {}
 
@@ -89,7 +89,7 @@ def load_graph(path: Path, *, model: str | None = None, served_model_name: str |
     Raises ConfigError: one line that names the file and the key at fault.
     """
     try:
-        return parse_graph(_read_yaml(path), model=model, served_model_name=served_model_name)
+        return parse_graph(read_yaml(path), model=model, served_model_name=served_model_name)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -119,19 +119,6 @@ def parse_graph(document: object, *, model: str | None = None, served_model_name
 
 def kebab(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ConfigError(f"cannot read this graph file: {reason}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise ConfigError(f"{where}not YAML: {problem}") from error
 
 
 def _read_worker(raw: dict[str, Any], where: str, defaults: dict[str, str | None]) -> WorkerNode:

@@ -35,12 +35,23 @@ _ENGINES = {
     "vllm": _Flags(vllm_flags.split_flags, vllm_flags.known_flags),
 }
 
+_NOT_YET = {
+    "sglang": "SGLang",
+    "trtllm": "TensorRT-LLM",
+    "tensorrt-llm": "TensorRT-LLM",
+    "tensorrt_llm": "TensorRT-LLM",
+}
+
 ENGINES = tuple(_ENGINES)
 """Names of the engines that there are."""
 
 
 def require_engine(name: str) -> None:
     """Raises ConfigError for an engine that there is not."""
+    if name.lower() in _NOT_YET:
+        raise ConfigError(
+            f"engine {name!r}: workers on {_NOT_YET[name.lower()]} are not there yet{or_all('', ENGINES)}"
+        )
     if name not in _ENGINES:
         raise ConfigError(f"unknown engine {name!r}{or_all(name, ENGINES)}")
 

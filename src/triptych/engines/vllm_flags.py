@@ -130,6 +130,8 @@ def _check_names(words: list[str]) -> None:
     names = [_name(word) for word in words if word.startswith("--") and " " not in word]
     if "--model" in names:
         raise ConfigError("give the model to the worker (--model), not to the engine")
+    if lora := next((name for name in names if "-lora" in name and not name.startswith("--no-")), None):
+        raise ConfigError(f"{lora}: LoRA adapters are not served yet; merge the adapter into the checkpoint")
     if (known := vllm_flags()) is None:
         return
     for name in names:

@@ -35,6 +35,8 @@ def model_folder(model: str, cache: Path, shipped: Iterable[str] = ()) -> Path:
 
     Raises ConfigError for what is neither, with the most similar name there, or among the ``shipped`` ones.
     """
+    if not model:
+        raise ConfigError("--model is empty; it takes the folder of a checkpoint, or a model's id")
     path = Path(model).expanduser()
     if path.is_dir():
         return _snapshot(path) or path

@@ -8,6 +8,20 @@ from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
 
 
+def require_complete(checkpoint: Checkpoint) -> None:
+    """Raises ConfigError where the checkpoint's config lacks what its family's have."""
+    family = family_of(checkpoint)
+    try:
+        family.embedded(checkpoint)
+        for modality in family.media.values():
+            modality.placeholder(checkpoint)
+        if family.embedding_width is not None:
+            family.embedding_width(checkpoint)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+        raise ConfigError(f"{checkpoint.path}/config.json {reason}, which {family.name} models have") from error
+
+
 def require_span(checkpoint: Checkpoint, span: Span) -> None:
     """Raises ConfigError where a worker can never host ``span`` of this model, on whatever engine; says what can."""
     family = family_of(checkpoint)

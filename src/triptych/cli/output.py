@@ -1,0 +1,38 @@
+"""The standard streams of a command: closed ones, ones that nobody reads, and what the system refuses in words."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+
+def standard_streams() -> None:
+    """Open ``/dev/null`` for each standard stream that is closed, so that no socket or file gets its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the process's life)
+
+
+def output_ended() -> None:
+    """Throw away what is still to be written, which Python would complain of at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def of_system(error: BaseException) -> str | None:
+    """Return in one line what the system has refused, with the file; None for an error that it has no part in."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [of_system(one) for one in error.exceptions]
+        return found[0] if None not in found else None
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, FileNotFoundError) and not error.filename and error.errno:
+        return "the working directory does not exist any more"
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason

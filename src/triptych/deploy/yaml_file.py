@@ -1,0 +1,65 @@
+"""Reads a graph file: YAML of bounded size, in which a key that stands twice is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import did_you_mean
+
+MAX_BYTES = 1 << 20
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys, and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """Return what is in the file. Raises ConfigError without the path, which the caller names."""
+    try:
+        return yaml.load(_text(path), Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise ConfigError(f"{where}not YAML: {problem}") from error
+    except RecursionError:
+        raise ConfigError("not a graph file: it is nested too deeply") from None
+    except ValueError as error:  # of a date or a number that there is not
+        raise ConfigError(f"not YAML: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"cannot read this graph file: it is larger than {MAX_BYTES >> 20} MiB")
+        return data.decode()
+    except FileNotFoundError as error:
+        hint = did_you_mean(path.name, _beside(path))
+        raise ConfigError(f"cannot read this graph file: {error.strerror}{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"cannot read this graph file: {reason}") from error
+
+
+def _beside(path: Path) -> list[str]:
+    """Names of the YAML files in the same folder."""
+    try:
+        return sorted(one.name for one in path.parent.iterdir() if one.suffix in (".yaml", ".yml"))
+    except OSError:
+        return []
