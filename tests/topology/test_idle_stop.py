@@ -27,11 +27,11 @@ LIMIT_S = 5.0
         pytest.param("nats", signal.SIGINT, os.killpg, id="nats, Ctrl-C"),
     ],
 )
-def test_all_modes_of_the_mock_engine(
+def test_stages_apart_on_the_mock_engine(
     tmp_path: Path, plane: str, number: signal.Signals, send: Callable[[int, int], None]
 ) -> None:
     graph = tmp_path / "graph.yaml"
-    workers = [{"span": span, "engine": "mock"} for span in ("epd", "e", "pd", "p", "d")]
+    workers = [{"span": span, "engine": "mock"} for span in ("e", "p", "d")]
     graph.write_text(json.dumps({"model": "demo", "plane": plane, "frontend": {"port": 0}, "workers": workers}))
     process = subprocess.Popen(
         [sys.executable, "-m", "triptych", "up", str(graph)],

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,20 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from test_up import EXIT_TIMEOUT_S, GRAPH, Running, ask, triptych, wait_until
+from test_up import EXIT_TIMEOUT_S, Running, ask, triptych, wait_until
 
 from support.processes import CLEAN
+from triptych.config.serve import PlaneConfig
+from triptych.deploy.record import FOLDER_PREFIX, Record, claimed
 
-UP = ("up", GRAPH, "--port", "0")
+QUICK = "model: demo\nfrontend: {port: 0}\nworkers: [{name: epd, span: epd, engine: mock, transfer: shm}]\n"
+
+
+def up_in(folder: Path) -> tuple[str, str]:
+    """Words that start a deployment of one worker."""
+    graph = folder / "graph.yaml"
+    graph.write_text(QUICK)
+    return "up", str(graph)
 
 
 @contextmanager
@@ -59,21 +69,9 @@ def health(url: str, key: str = "") -> dict[str, list[str]]:
     return {name: [one["name"] for one in model["instances"]] for name, model in models.items()}
 
 
-def test_who_does_not_join_is_told_of_the_deployment(tmp_path: Path) -> None:
-    with triptych(tmp_path, *UP) as up:
-        url, (worker, _) = shown(up)
-        [folder] = [word.removeprefix("--run-dir=") for word in worker if word.startswith("--run-dir=")]
-        port = url.split(":")[2].split("/")[0]  # which is taken, so that it ends
-        alone = said(tmp_path, "worker", "--model", "demo", "--engine", "mock", "--port", port)
-        assert f"a deployment is up in {folder}: to belong to it, give --join" in alone.stderr
-        joined = said(tmp_path, "worker", "--join", "--model", "demo", "--engine", "mock", "--port", port)
-        assert f"registers in namespace 'default', run directory {folder}" in joined.stderr
-        assert "give --join" not in joined.stderr
-
-
 @pytest.mark.parametrize("plane", ["local", "nats"])
 def test_what_up_shows_adds_a_worker_and_a_frontend(tmp_path: Path, plane: str) -> None:
-    with triptych(tmp_path, *UP, "--plane", plane, "--namespace", "blue") as up:
+    with triptych(tmp_path, *up_in(tmp_path), "--plane", plane, "--namespace", "blue") as up:
         url, (worker, frontend) = shown(up)
         with by_hand(tmp_path, *worker, "--instance-name", "second") as ready:
             assert ready.startswith("triptych: ready worker second.")
@@ -86,25 +84,49 @@ def test_what_up_shows_adds_a_worker_and_a_frontend(tmp_path: Path, plane: str) 
         assert up.process.wait(EXIT_TIMEOUT_S) == 0
 
 
+def test_who_does_not_join_is_told_of_the_deployment(tmp_path: Path) -> None:
+    folder = tmp_path / f"{FOLDER_PREFIX}x"
+    words = ("worker", "--model", "demo", "--engine", "mock", "--transfer", "shm", "--instance-name", "one")
+    with claimed(folder, "default") as write, socket.create_server(("127.0.0.1", 0)) as taken:
+        write(Record(pid=os.getpid(), plane=PlaneConfig(run_dir=str(folder))))
+        port = str(taken.getsockname()[1])  # so that it ends
+        alone = said(tmp_path, *words, "--port", port)
+        assert f"a deployment is up in {folder}: to belong to it, give --join" in alone.stderr
+        joined = said(tmp_path, *words, "--join", "--port", port)
+        assert f"registers in namespace 'default', run directory {folder}" in joined.stderr
+        assert "give --join" not in joined.stderr
+
+
 def test_the_environment_names_the_run_directory_of_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     monkeypatch.setenv("TRIPTYCH_RUN_DIR", str(folder))
-    with triptych(tmp_path, *UP) as up:
+    with triptych(tmp_path, *up_in(tmp_path)) as up:
         url, (worker, _) = shown(up)
         assert f"--run-dir={folder}" in worker
         assert f"run directory {folder}, namespace default" in up.errors.read_text()
-        command = (sys.executable, "-m", "triptych", "worker", "--model", "demo", "--engine", "mock")
+        command = (
+            sys.executable,
+            "-m",
+            "triptych",
+            "worker",
+            "--model",
+            "demo",
+            "--engine",
+            "mock",
+            "--transfer",
+            "shm",
+        )
         with by_hand(tmp_path, *command, "--instance-name", "plain", TRIPTYCH_RUN_DIR=str(folder)):
             wait_until(lambda: "plain" in health(url)["demo"])
 
-        second = said(tmp_path, *UP, TRIPTYCH_RUN_DIR=str(folder))
+        second = said(tmp_path, *up_in(tmp_path), TRIPTYCH_RUN_DIR=str(folder))
         assert second.returncode == 2
         assert second.stderr == (
             f"triptych: error: a deployment is up in run directory {folder}, namespace 'default' (process "
             f"{up.process.pid}): add to it by `triptych worker --join` or `triptych frontend --join`, or give this one "
             "a --run-dir or --namespace of its own\n"
         )
-        elsewhere = said(tmp_path, *UP, "--run-dir", "/dev/null/x", TRIPTYCH_RUN_DIR=str(folder))
+        elsewhere = said(tmp_path, *up_in(tmp_path), "--run-dir", "/dev/null/x", TRIPTYCH_RUN_DIR=str(folder))
         assert "run directory /dev/null/x cannot be used" in elsewhere.stderr, "the flag goes first"
         up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(EXIT_TIMEOUT_S) == 0
@@ -115,7 +137,7 @@ def test_secrets_of_the_user_are_asked_for(tmp_path: Path, monkeypatch: pytest.M
     """Otherwise a joined frontend would let in clients without a key."""
     monkeypatch.setenv("TRIPTYCH_API_KEY", "key of clients")
     monkeypatch.setenv("TRIPTYCH_TOKEN", "token of the plane")
-    with triptych(tmp_path, *UP) as up:
+    with triptych(tmp_path, *up_in(tmp_path)) as up:
         url, (worker, frontend) = shown(up)
         for words, lacking in ((worker, "TRIPTYCH_TOKEN"), (frontend, "TRIPTYCH_TOKEN")):
             refused = subprocess.run(words, capture_output=True, text=True, env=environment(tmp_path), check=False)
@@ -145,7 +167,7 @@ def test_join_without_a_deployment_and_with_flags_that_it_sets(tmp_path: Path) -
 
 
 def test_the_folders_of_a_killed_deployment_go_at_the_next_start(tmp_path: Path) -> None:
-    with triptych(tmp_path, *UP, "--plane", "nats") as killed:
+    with triptych(tmp_path, *up_in(tmp_path), "--plane", "nats") as killed:
         killed.read_until("Ctrl-C stops")
         children = killed.descriptors()
         killed.process.kill()
@@ -155,7 +177,7 @@ def test_the_folders_of_a_killed_deployment_go_at_the_next_start(tmp_path: Path)
             os.close(child)
     left = {path.name.rpartition("-")[0] for path in tmp_path.iterdir() if path.is_dir()}
     assert {"triptych-up", "triptych-signs"} <= left
-    with triptych(tmp_path, *UP) as up:
+    with triptych(tmp_path, *up_in(tmp_path)) as up:
         up.read_until("Ctrl-C stops")
         up.process.send_signal(signal.SIGTERM)
         assert up.process.wait(EXIT_TIMEOUT_S) == 0

@@ -12,7 +12,7 @@ from test_up import EXIT_TIMEOUT_S, children_of, triptych, wait_until
 
 from support.processes import CLEAN
 
-HELD = "model: demo\nfrontend: {port: 0}\nworkers: [{name: w, engine: mock, args: [--start-s, 4]}]\n"
+HELD = "model: demo\nfrontend: {port: 0}\nworkers: [{name: w, engine: mock, transfer: shm, args: [--start-s, 3]}]\n"
 
 
 def test_up_passes_on_what_a_starting_worker_does(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from support.loops import run
 from triptych.aio.leftovers import PrivateFolder
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
-from triptych.deploy.record import FOLDER_PREFIX, Record, claimed, only_one
+from triptych.deploy.record import FOLDER_PREFIX, Record, claimed, keep_fresh, only_one
 
 
 def record(folder: Path, namespace: str = "default") -> Record:
@@ -34,6 +36,21 @@ def test_the_record_is_for_this_user_alone_and_goes_with_the_deployment(tmp_path
     assert list((tmp_path / "default").iterdir()) == []
     with up(tmp_path):
         pass
+
+
+def test_what_says_that_it_is_up_does_not_grow_old(temporary: Path) -> None:
+    async def main(folder: Path) -> None:
+        for file in (files := [path for path in folder.rglob("*") if path.is_file()]):
+            os.utime(file, (0, 0))
+        task = asyncio.create_task(keep_fresh(folder, "default"))
+        async with asyncio.timeout(10):
+            while any(file.stat().st_mtime == 0 for file in files):
+                await asyncio.sleep(0.01)
+        task.cancel()
+        assert len(files) == 3
+
+    with PrivateFolder(FOLDER_PREFIX) as folder, up(folder.path):
+        run(main(folder.path))
 
 
 def test_a_namespace_of_a_run_directory_has_one_deployment(tmp_path: Path) -> None:

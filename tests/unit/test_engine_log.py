@@ -117,6 +117,22 @@ def test_a_file_that_has_grown_is_begun_anew_under_its_writers(tmp_path: Path, m
     assert sorted(path.name for path in log.path.parent.iterdir()) == ["w.log", "w.log.1"]
 
 
+def test_a_full_disk_does_not_let_it_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_log, "MAX_BYTES", 1000)
+    monkeypatch.setattr(engine_log, "POLL_S", 0.01)
+    monkeypatch.setattr(engine_log.shutil, "copyfile", no_room)
+    log = engine_log.EngineLog(tmp_path / "w.log", verbose=False)
+    try:
+        os.write(log.fd, b"x" * 2000)
+        wait_for(lambda: log.path.stat().st_size == 0)
+    finally:
+        log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["w.log"]
+
+
 def test_logs_of_ended_workers_are_few_and_those_of_running_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

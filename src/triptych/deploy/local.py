@@ -24,7 +24,7 @@ from triptych.deploy.joining import instructions
 from triptych.deploy.output import Terminal
 from triptych.deploy.own_plane import Planned, planned
 from triptych.deploy.pulse import Pulses
-from triptych.deploy.record import FOLDER_PREFIX, Record, Write, claimed
+from triptych.deploy.record import FOLDER_PREFIX, Record, Write, claimed, keep_fresh
 from triptych.deploy.report import Ready
 from triptych.deploy.supervisor import StartFailed, Stopper, Supervisor
 from triptych.planes.run_dir import token as run_dir_token
@@ -126,7 +126,11 @@ async def _serve(graph: Graph, token: str, session: Session, write: Write) -> No
     with PrivateFolder("triptych-signs-") as signs:
         pulses = Pulses(signs.path, graph.supervise.hang_timeout_s)
         supervisor = Supervisor(plan.specs, terminal.write, lambda text: terminal.write(SUPERVISOR_NAME, text), pulses)
-        await supervisor.run(stop, when_ready)
+        signs_of_use = asyncio.create_task(keep_fresh(Path(graph.plane.run_dir), graph.plane.namespace))
+        try:
+            await supervisor.run(stop, when_ready)
+        finally:
+            signs_of_use.cancel()
     if stop.number and not serving:
         raise StoppedWhileStarting(stop.number)
 

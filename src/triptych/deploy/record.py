@@ -7,10 +7,11 @@ for nothing.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from triptych.planes import run_dir
 
 FOLDER_PREFIX = "triptych-up-"
 """What the names of run directories begin with that deployments make for themselves."""
+FRESH_S = 3600.0
 _RECORD, _LOCK = "up.json", "up.lock"
 _MAX_BYTES = 1 << 20
 
@@ -67,6 +69,19 @@ def claimed(folder: Path, namespace: str) -> Iterator[Write]:
         locks.release(lock, held)
         for file in (lock, record):
             leftovers.discard(file)
+
+
+async def keep_fresh(folder: Path, namespace: str) -> None:
+    """Touch the files by which ``folder`` counts as in use, for temporary folders are often swept of what is old.
+
+    Until cancelled.
+    """
+    names = (leftovers.LOCK_NAME, f"{namespace}/{_RECORD}", f"{namespace}/{_LOCK}")
+    while True:
+        for name in names:
+            with suppress(OSError):
+                os.utime(folder / name)
+        await asyncio.sleep(FRESH_S)
 
 
 def _taken(folder: Path, namespace: str) -> str:

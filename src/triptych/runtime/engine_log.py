@@ -115,12 +115,19 @@ class EngineLog:
             )
 
     def _begin_anew(self) -> None:
-        """Others go on writing to the same file, at its new end. A line that comes just now may be lost."""
+        """Others go on writing to the same file, at its new end. A line that comes just now may be lost.
+
+        Where the disk has no room for a copy, there is none.
+        """
         part = self.path.with_name(f"{self.path.name}.part")
-        shutil.copyfile(self.path, part)
-        part.replace(self.path.with_name(f"{self.path.name}.1"))
-        os.ftruncate(self.fd, 0)
-        self._offset, self._rest = 0, b""
+        try:
+            shutil.copyfile(self.path, part)
+            part.replace(self.path.with_name(f"{self.path.name}.1"))
+        except OSError:
+            part.unlink(missing_ok=True)
+        finally:
+            os.ftruncate(self.fd, 0)
+            self._offset, self._rest = 0, b""
 
 
 @contextmanager
