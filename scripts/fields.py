@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from triptych.frontend.openai.field import Field, Fields, Tagged
-from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_FORMATS
+from triptych.frontend.openai.message_fields import REFUSED_PARTS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "fields.md"
 MARK = "<!-- tables below are written by scripts/fields.py -->\n"
@@ -51,10 +52,18 @@ def _text(one: Field) -> str:
     return f"{one.note}{f' (only {values})' if values else ''}"
 
 
+def types() -> str:
+    """The types of content parts and formats that are refused."""
+    rows = ["| type | of | |", "|---|---|---|"]
+    for place, refused in (("a content part", REFUSED_PARTS), ("`response_format`", REFUSED_FORMATS)):
+        rows += [f"| `{name}` | {place} | {note} |" for name, note in refused.items()]
+    return "\n".join(rows)
+
+
 def page(current: str) -> str:
     head = current.partition(MARK)[0]
     tables = "\n\n".join(f"## {title}\n\n{table(fields)}" for title, fields in sections())
-    return f"{head}{MARK}\n{tables}\n"
+    return f"{head}{MARK}\n{tables}\n\n## Types that are refused\n\n{types()}\n"
 
 
 def main() -> int:

@@ -20,9 +20,9 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
 from triptych.frontend import schema
 from triptych.frontend.openai.field import Field, Fields, Tagged
-from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_FORMATS
 from triptych.frontend.openai.large_body import parse_large
-from triptych.frontend.openai.message_fields import MESSAGE, PARTS
+from triptych.frontend.openai.message_fields import MESSAGE, PARTS, REFUSED_PARTS
 from triptych.frontend.openai.sift import MAX_NAMED
 from triptych.frontend.schema import parse_chat, parse_completion
 
@@ -131,6 +131,30 @@ VLLM = "vllm.entrypoints"
 def test_all_fields_of_vllm_are_known(module: str, name: str, table: Fields) -> None:
     missing = of_source(module, name)[name] - set(table.by_name)
     assert not missing, f"vLLM's {name} has fields that no table knows"
+
+
+def test_all_types_of_parts_are_known() -> None:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not installed")
+    source = Path(spec.origin).parent.joinpath("renderers", "chat_utils.py").read_text(encoding="utf-8")
+    theirs = set(re.findall(r'^    type: (?:Required\[)?Literal\["(\w+)"\]', source, re.MULTILINE))
+    assert len(theirs) > 5
+    assert theirs <= {*PARTS.kinds, *REFUSED_PARTS}
+
+
+@pytest.mark.parametrize("kind", REFUSED_PARTS)
+def test_a_part_of_a_type_that_others_know_is_refused_by_name(kind: str) -> None:
+    error = refusal(lambda: parsed(CHAT, messages=[{"role": "user", "content": [{"type": kind, kind: {}}]}]))
+    assert (error.param, error.code) == ("messages[0].content[0].type", "unsupported_parameter")
+    assert REFUSED_PARTS[kind] in error.message
+
+
+@pytest.mark.parametrize("kind", REFUSED_FORMATS)
+def test_a_format_that_others_know_is_refused_by_name(kind: str) -> None:
+    error = refusal(lambda: parsed(COMPLETION, response_format={"type": kind}))
+    assert (error.param, error.code) == ("response_format.type", "unsupported_parameter")
+    assert REFUSED_FORMATS[kind] in error.message
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
 from triptych.frontend.openai.cache_salt import salt_of
-from triptych.frontend.openai.field import UNSUPPORTED
 from triptych.frontend.openai.message_fields import DETAIL
+from triptych.frontend.openai.unsupported import unsupported
 from triptych.frontend.openai.weight import BYTES_A_TOKEN
 from triptych.frontend.sampling import sampling_of, stop_strings
 from triptych.frontend.schema import (
@@ -156,8 +156,7 @@ def _check_read(request: ChatRequest, processor: Processor) -> None:
 
 
 def _unread(path: str) -> BadRequest:
-    reason = "the model's chat template has no place for it: leave it out, or put it into content"
-    return BadRequest(f"{path}: {reason}", param=path, code=UNSUPPORTED)
+    return unsupported(path, "the model's chat template has no place for it: leave it out, or put it into content")
 
 
 def _ending(request: ChatRequest) -> Ending:

@@ -12,7 +12,7 @@ import msgspec
 
 from triptych.contracts.request import Data
 from triptych.frontend.openai.field import Fields
-from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_TYPES
 from triptych.frontend.openai.invalid_json import not_json
 from triptych.frontend.openai.invalid_type import wrong_type
 from triptych.frontend.openai.sift import Ignored, sift
@@ -183,7 +183,7 @@ class RequestDecoder(Generic[T]):
         except msgspec.ValidationError as error:
             if str(error).startswith(_HAS_OTHERS):
                 return None
-            raise wrong_type(error, body, self._schema) from None
+            raise wrong_type(error, body, self._schema, REFUSED_TYPES) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise not_json(error, body) from None
 
@@ -192,7 +192,7 @@ class RequestDecoder(Generic[T]):
             sifted, ignored = sift(body, self._fields)
             request = self._decoded(sifted, body)
         except msgspec.ValidationError as error:
-            raise wrong_type(error, body, self._schema) from None
+            raise wrong_type(error, body, self._schema, REFUSED_TYPES) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise not_json(error, body) from None
         if ignored.count:

@@ -10,9 +10,9 @@ import msgspec
 
 from triptych.contracts.errors import BadRequest
 from triptych.frontend.openai.invalid_type import in_words
+from triptych.frontend.openai.unsupported import UNSUPPORTED
 
 Status = Literal["honoured", "accepted", "refused"]
-UNSUPPORTED = "unsupported_parameter"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from here. Messages and content parts have their tables in ``message_fields``.
 from __future__ import annotations
 
 from triptych.frontend.openai.field import Field, Fields, accepted, honoured, refused
-from triptych.frontend.openai.message_fields import MESSAGE
+from triptych.frontend.openai.message_fields import MESSAGE, REFUSED_PARTS
 
 _VLLM, _SGLANG, _BOTH = "vLLM", "SGLang", "vLLM, SGLang"
 _ALL = "OpenAI, vLLM, SGLang"
@@ -224,6 +224,14 @@ _COMPLETION_REFUSED: tuple[Field, ...] = (
     refused("multi_modal_data", "use /v1/chat/completions with content parts", _VLLM, {}),
     refused("mm_processor_kwargs", "the checkpoint's own settings are used", _VLLM, {}),
 )
+
+REFUSED_FORMATS = {
+    "structural_tag": "use a json_schema",
+    "regex": "use a json_schema with a pattern",
+    "grammar": "use a json_schema",
+}
+"""Types of ``response_format`` that others know, and what to use in their place."""
+REFUSED_TYPES = {**REFUSED_PARTS, **REFUSED_FORMATS}
 
 _SHARED = {"stream_options": _STREAM_OPTIONS, "response_format": _RESPONSE_FORMAT}
 CHAT = Fields(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import inspect
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
 from triptych.contracts.shown import cut, shown
+from triptych.frontend.openai.unsupported import unsupported
 
 CODE = "invalid_type"
 MAX_STEPS = 16
@@ -42,8 +44,16 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def wrong_type(error: msgspec.ValidationError, body: Data, schema: type[msgspec.Struct]) -> BadRequest:
-    """Return what a client is told of ``error``, which the decoder of ``schema`` raised for ``body``."""
+def wrong_type(
+    error: msgspec.ValidationError,
+    body: Data,
+    schema: type[msgspec.Struct],
+    refused_types: Mapping[str, str] = MappingProxyType({}),
+) -> BadRequest:
+    """Return what a client is told of ``error``, which the decoder of ``schema`` raised for ``body``.
+
+    ``refused_types``: values of fields called ``type`` that others know, and what to use in their place.
+    """
     reason, _, where = str(error).rpartition(" - at ")
     if not reason:
         reason, where = where, ""  # of the body itself
@@ -54,7 +64,9 @@ def wrong_type(error: msgspec.ValidationError, body: Data, schema: type[msgspec.
         told = "this field is required" + (f"; known: {', '.join(known)}" if known else "")
     elif where.startswith("`key`"):
         told = _KEYS.get(str(path[0]), "the name must be an integer")
-    elif (invalid := _INVALID.fullmatch(reason)) is not None:
+    elif (invalid := _INVALID.fullmatch(reason)) is not None and path[-1:] == ["type"] and invalid[1] in refused_types:
+        return unsupported(path_of(path), f"{invalid[1]!r} is not supported: {refused_types[invalid[1]]}")
+    elif invalid is not None:
         known = _allowed(schema, path)
         told = f"{shown(invalid[1])} is not known here" + (f"; known: {', '.join(known)}" if known else "")
     else:

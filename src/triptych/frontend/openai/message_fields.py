@@ -67,6 +67,16 @@ PARTS = Tagged(
     }
 )
 
+REFUSED_PARTS = {
+    "file": "send pictures, videos and sounds as parts of their own, and the text of other files as text",
+    "image_pil": "send the picture as image_url",
+    "prompt_embeds": "send the text",
+    "thinking": "send it as the message's reasoning",
+    "reasoning": "send it as the message's reasoning",
+    "tool_reference": "give tools to the chat template by chat_template_kwargs.tools",
+}
+"""Types of content parts that others know, and what to use in their place."""
+
 MESSAGE = Fields(
     "ChatMessage",
     (
