@@ -89,6 +89,28 @@ def test_a_file_that_may_not_be_read(name, capsys, tmp_path, monkeypatch):
     assert f"{name} cannot be read: Permission denied" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(("engine", "flag"), [("mock", "--itl-ms"), ("encoder", "--threads"), ("vllm", "--kv-events")])
+def test_an_engines_flags_are_listed(engine, flag, capsys):
+    assert main(["worker", "--model", "demo", "--engine", engine, "--", "--help"]) == 0
+    assert flag in capsys.readouterr().out.split()
+
+
+def test_ctrl_c_leaves_no_traceback_while_modules_are_imported():
+    code = """
+import os, signal, sys, threading
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "triptych.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(30)
+sys.meta_path.insert(0, Finder())
+from triptych.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
 def test_what_the_system_refuses_is_one_line():
     gone = FileNotFoundError(2, "No such file or directory")
     assert output.of_system(gone) == "the working directory does not exist any more"

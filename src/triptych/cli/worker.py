@@ -18,7 +18,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions, engine_factory
-from triptych.engines.flags import check_flags
+from triptych.engines.flags import check_flags, known_flags
 from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
@@ -33,6 +33,8 @@ from triptych.transfer.registry import make_transfer
 
 log = logging.getLogger("triptych.worker")
 
+HELP = ("--help", "-h")
+"""Among an engine's flags: list all of them."""
 SHARED = "{shared}"
 """Within an engine's flag: a folder that all workers of this run directory and namespace share."""
 
@@ -55,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
     plane = process.plane_config(args, config.host, credentials.OF_WORKERS)
     transfer = read_options(args, TransferConfig)
     tls = process.tls_files(plane).for_listening()
-    check_flags(config.engine, tuple(args.engine_args))
+    check_flags(config.engine, tuple(word for word in args.engine_args if word not in HELP))
+    if any(word in HELP for word in args.engine_args):
+        print(f"Flags of the engine {config.engine}, after `--`:", *known_flags(config.engine), sep="\n  ")
+        return 0
     folder = process.checkpoint_folder(config.model)
     checkpoint = load_checkpoint(folder)
     require_span(checkpoint, config.span)
