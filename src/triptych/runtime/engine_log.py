@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from triptych.aio import locks, terminal
+from triptych.aio import leftovers, locks, terminal
 from triptych.contracts.errors import ConfigError
 from triptych.observability import phases
 from triptych.planes.run_dir import make
@@ -54,6 +54,7 @@ class EngineLog:
         path.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self.fd = os.open(path, flags, 0o600)
+        leftovers.add(path, _remove_if_empty)
         with suppress(OSError):
             fcntl.flock(self.fd, fcntl.LOCK_SH)  # for as long as anybody writes to it
         self._begun_s = self._told_s = time.monotonic()
@@ -69,11 +70,14 @@ class EngineLog:
         self._is_ready = True
 
     def close(self) -> None:
-        """End the thread, after what has been written is read. The file stays."""
+        """End the thread, after what has been written is read. The file stays, unless nothing was written."""
         self._ended = True
         self._wake.set()
         self._thread.join()
         os.close(self.fd)
+        with suppress(OSError):
+            _remove_if_empty(self.path)
+        leftovers.discard(self.path)
 
     def last_lines(self) -> list[str]:
         """Return the end of what was written."""
@@ -185,10 +189,24 @@ def _last_lines(fd: int) -> list[str]:
     return [line.rstrip() for line in terminal.tail(fd).splitlines() if line.strip()][-LAST_LINES:]
 
 
+def _touched_s(path: Path) -> float:
+    """0 for a file that another process has removed just now."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove_if_empty(path: Path) -> None:
+    """Raises OSError."""
+    if path.stat().st_size == 0:
+        path.unlink()
+
+
 def _remove_old(folder: Path) -> None:
     """Remove all but the newest logs of workers that have ended."""
     ended = [path for path in folder.glob("*.log") if not path.is_symlink() and not locks.is_held(path)]
-    ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    ended.sort(key=_touched_s, reverse=True)
     for path in ended[MAX_ENDED:]:
         for one in (path, path.with_name(f"{path.name}.1")):
             one.unlink(missing_ok=True)
