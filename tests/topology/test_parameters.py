@@ -386,6 +386,36 @@ def test_reasoning_reaches_the_template(tmp_path):
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("template", "effort", "text"),
+    [
+        ("{{ reasoning_effort }}", "high", "high"),
+        ("{{ reasoning_effort }}", "none", "none"),
+        ("{{ reasoning_effort }}{{ enable_thinking }}", "low", "lowTrue"),
+        ("{{ enable_thinking }}", "medium", "True"),
+        ("{{ enable_thinking }}", "none", "False"),
+        ("x", "none", "x"),
+        ("{% if enable_thinking is defined %}a{% else %}b{% endif %}", None, "b"),
+    ],
+)
+def test_the_effort_of_reasoning_reaches_the_template(tmp_path, template, effort, text):
+    async def main():
+        async with deployment(model=copy_demo(tmp_path, chat_template=template)) as d:
+            assert said(await d.chat("", reasoning_effort=effort)) == text
+            if "enable_thinking" in template and effort == "none":
+                told = {"chat_template_kwargs": {"enable_thinking": True}}
+                assert said(await d.chat("", reasoning_effort=effort, **told)) == "True"
+
+    run(main())
+
+
+def test_an_effort_that_no_template_is_told(demo):
+    answer = demo.chat("hi", reasoning_effort="high")
+    refused(answer, "reasoning_effort", "chat template")
+    assert answer.json()["error"]["code"] == "unsupported_parameter"
+    refused(demo.chat("hi", reasoning_effort="much"), "reasoning_effort", "medium")
+
+
 def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):
     folder = copy_demo(
         tmp_path,

@@ -16,14 +16,13 @@ from triptych.cache.held_bytes import Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GenerateRequest, MediaKind, Medium, Sampling
-from triptych.contracts.shown import cut
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.choice import Choice
 from triptych.frontend.generation import Job
 from triptych.frontend.openai.cache_salt import salt_of
 from triptych.frontend.openai.message_fields import DETAIL
-from triptych.frontend.openai.unsupported import unsupported
+from triptych.frontend.openai.template_settings import template_settings
 from triptych.frontend.openai.weight import BYTES_A_TOKEN
 from triptych.frontend.sampling import sampling_of, stop_strings
 from triptych.frontend.schema import (
@@ -75,8 +74,8 @@ class Builder:
             raise BadRequest("messages: at least one message is required", param="messages")
         messages, media = split_media(request.messages)
         self._check_media(media)
-        _check_read(request, processor)
-        settings, salt = self._template_settings(request), salt_of(request.cache_salt)
+        settings = template_settings(request, processor, self.config.chat_template_kwargs)
+        salt = salt_of(request.cache_salt)
         load = partial(self.media.load, holder=holder)
         prompt = await processor.chat(messages, media, settings, load, salt, _ending(request))
         holder.add(BYTES_A_TOKEN * prompt.length)
@@ -123,40 +122,6 @@ class Builder:
                 param=embeds.item,
                 code="mm_embeds_disabled",
             )
-
-    def _template_settings(self, request: ChatRequest) -> dict[str, Any]:
-        """What the chat template gets beside the messages. Raises BadRequest for what the operator does not allow."""
-        settings = {
-            f"chat_template_kwargs.{name}": value for name, value in (request.chat_template_kwargs or {}).items()
-        }
-        if request.documents is not None:
-            if settings.get("chat_template_kwargs.documents") is not None:
-                reason = "give them either by themselves or in chat_template_kwargs"
-                raise BadRequest(f"documents: {reason}", param="documents")
-            settings["documents"] = request.documents
-        allowed = {name.strip() for name in self.config.chat_template_kwargs.split(",")}
-        for path in settings:
-            if path.removeprefix("chat_template_kwargs.") not in allowed:
-                path, known = cut(path, 96), ", ".join(sorted(allowed))
-                reason = f"is not allowed; allowed here: {known} (--chat-template-kwargs)"
-                raise BadRequest(f"{path} {reason}", param=path)
-        return {path.removeprefix("chat_template_kwargs."): value for path, value in settings.items()}
-
-
-def _check_read(request: ChatRequest, processor: Processor) -> None:
-    """Raises BadRequest for what the model's chat template would leave out in silence."""
-    if request.documents and not processor.reads("documents"):
-        raise _unread("documents")
-    if processor.reads("reasoning", "reasoning_content"):
-        return
-    for number, message in enumerate(request.messages):
-        for name in ("reasoning", "reasoning_content"):
-            if getattr(message, name):
-                raise _unread(f"messages[{number}].{name}")
-
-
-def _unread(path: str) -> BadRequest:
-    return unsupported(path, "the model's chat template has no place for it: leave it out, or put it into content")
 
 
 def _ending(request: ChatRequest) -> Ending:

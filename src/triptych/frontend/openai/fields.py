@@ -176,6 +176,9 @@ _CHAT_OWN: tuple[Field, ...] = (
     honoured("top_logprobs", "so many of the likeliest tokens beside each", _ALL),
     honoured("chat_template_kwargs", "settings of the chat template (--chat-template-kwargs)", _BOTH),
     honoured("documents", "go to the chat template, if that reads them and --chat-template-kwargs allows them", _VLLM),
+    honoured(
+        "reasoning_effort", "goes to the chat template; where that reads enable_thinking, `none` turns it off", _ALL
+    ),
     honoured("add_generation_prompt", "false: the prompt ends behind the last message", _VLLM),
     honoured("continue_final_message", "the answer goes on from the last message's text", _BOTH),
 )
@@ -191,8 +194,7 @@ _CHAT_REFUSED: tuple[Field, ...] = (
     refused("prediction", "", "OpenAI"),
     refused("verbosity", "say it in the prompt", "OpenAI", "medium"),
     refused("web_search_options", "", "OpenAI"),
-    refused("reasoning_effort", "use chat_template_kwargs, as the model's template names it", _ALL),
-    refused("reasoning", "use chat_template_kwargs, as the model's template names it", _SGLANG, {}),
+    refused("reasoning", "use reasoning_effort", _SGLANG, {}),
     refused("include_reasoning", "reasoning is not taken out of the answer", _VLLM, True),
     accepted("separate_reasoning", "no model's reasoning is told apart from its answer", _SGLANG, type=bool | None),
     accepted("stream_reasoning", "no model's reasoning is told apart from its answer", _SGLANG, type=bool | None),
