@@ -86,6 +86,13 @@ def test_the_reason_for_a_wrong_combination_is_vllms_own() -> None:
     assert "pydantic" not in reason
 
 
+def test_pydantics_report_of_a_flag_is_its_reason() -> None:
+    with pytest.raises(ConfigError) as refused:
+        arguments("--kv-transfer-config", "{bad")
+    said = "vLLM engine flags: argument --kv-transfer-config: Invalid JSON: key must be a string at line 1 column 2"
+    assert str(refused.value) == said
+
+
 @pytest.mark.parametrize("words", [("--no-such-flag", "1"), ("--max-num-seqs", "many"), ("--max-num-seq", "1")])
 def test_wrong_flags_are_named_in_one_line(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=words[0]) as refused:

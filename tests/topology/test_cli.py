@@ -178,7 +178,7 @@ def test_a_port_that_is_taken(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for words in (("frontend",), ("worker", "--model", "demo", "--engine", "mock")):
+        for words in (("frontend",), ("worker", "--model", "demo", "--engine", "mock"), ("nats",)):
             ended = command(*words, "--port", port, run_dir=tmp_path)
             one_line_error(ended.returncode, ended.stderr, port)
 

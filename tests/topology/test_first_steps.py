@@ -114,6 +114,8 @@ main()
 def test_what_the_system_refuses_is_one_line():
     gone = FileNotFoundError(2, "No such file or directory")
     assert output.of_system(gone) == "the working directory does not exist any more"
+    nowhere = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+    assert output.of_system(nowhere) == "No usable temporary directory found in ['/tmp']"
     full = OSError(28, "No space left on device", "/x")
     assert output.of_system(full) == "/x: No space left on device"
     assert output.of_system(ExceptionGroup("", [ExceptionGroup("", [full])])) == "/x: No space left on device"

@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from triptych.aio import leftovers
-from triptych.aio.listeners import bare, is_loopback
+from triptych.aio.listeners import bare, bind, is_loopback
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"listening on {host} needs a shared token: set {name} in every process")
         folder = env.run_dir(config.run_dir)
         leftovers.share(folder)
+        for probe in bind(host, config.port):
+            probe.close()
         async with nats_server(host, config.port, token, folder, _complain) as server:
             life.ready(f"nats {server.url}")
             stopping, ending = asyncio.create_task(life.stop.wait()), asyncio.create_task(server.ended())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -32,7 +33,7 @@ def of_system(error: BaseException) -> str | None:
         return found[0] if None not in found else None
     if not isinstance(error, OSError):
         return None
-    if isinstance(error, FileNotFoundError) and not error.filename and error.errno:
+    if not error.filename and error.errno == errno.ENOENT and error.strerror == os.strerror(errno.ENOENT):
         return "the working directory does not exist any more"
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename else reason

@@ -14,6 +14,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
 from triptych.contracts.shown import shown
+from triptych.contracts.suggest import did_you_mean
 from triptych.router.affinity import home
 from triptych.router.block_hash import block_hashes, root
 from triptych.router.kv_index import KvIndex, Match
@@ -225,9 +226,10 @@ def _named(name: str, pool: Sequence[Instance]) -> Instance:
     found = next((one for one in pool if one.name == name), None)
     if found is None:
         those = ", ".join(sorted(one.name for one in pool))
-        reason = f"names {shown(name)}" if name else "is missing"
+        hint = did_you_mean(name, (one.name for one in pool)) or ";"
+        reason = f"names {shown(name)}{hint}" if name else "is missing;"
         raise BadRequest(
-            f"the header {INSTANCE_HEADER} {reason}; workers that can take this request now: {those}",
+            f"the header {INSTANCE_HEADER} {reason} workers that can take this request now: {those}",
             param=INSTANCE_HEADER,
             code="instance_unknown",
         )

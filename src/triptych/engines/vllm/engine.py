@@ -27,7 +27,7 @@ from triptych.engines.vllm.continuation import resumed
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
 from triptych.engines.vllm.environment import keep_to_loopback, with_private_sockets, without_compiler
-from triptych.engines.vllm.failures import first_line, in_our_terms
+from triptych.engines.vllm.failures import first_line, in_our_terms, is_of_settings
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.grammar.setup import check_backend
 from triptych.engines.vllm.kv_events import Channel, Reporter
@@ -102,7 +102,8 @@ class VllmEngine:
             await self.stop()
             if isinstance(error, ConfigError):
                 raise
-            if (cause := start_lines.root_cause(error, terminal.recent())) is None:
+            cause = start_lines.root_cause(error, terminal.recent())
+            if cause is None and not is_of_settings(error):
                 traceback.print_exception(error)
             raise ConfigError(f"vLLM did not start: {cause or first_line(error)}") from error
         self._prefill = Prefill(self._engine, self._prompts)

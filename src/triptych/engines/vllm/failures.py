@@ -15,6 +15,7 @@ from triptych.contracts.errors import BadRequest, TriptychError, WorkerLost
 
 log = logging.getLogger("triptych.vllm")
 
+_PYDANTIC_END = re.compile(r" \[type=\w+, input_value=.*$")
 _PYDANTIC_PREFIX = re.compile(r"^(Value error|Assertion failed), ")
 
 
@@ -40,7 +41,25 @@ def first_line(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, ValidationError):
         return _of_validation(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyError):
+        return f"KeyError: {error}"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_of_settings(error: BaseException) -> bool:
+    """Whether a setting is refused by name: the reason then says all, and a traceback nothing."""
+    return isinstance(error, ValidationError | FileNotFoundError)
+
+
+def plain(text: str) -> str:
+    """Return in one line what vLLM's parser says; of pydantic's report within it the reasons alone."""
+    head, found, report = text.partition("1 validation error for ")
+    if not found:
+        return " ".join(text.split())
+    reasons = [line.strip() for line in report.splitlines()[1:] if not line.strip().startswith("For further")]
+    return head + _PYDANTIC_PREFIX.sub("", _PYDANTIC_END.sub("", " ".join(reasons)))
 
 
 def _of_validation(error: ValidationError) -> str:

@@ -109,8 +109,10 @@ def _flexible_parser() -> Any:
     """vLLM's own parser class, whose errors are raised instead of ending the process."""
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    from triptych.engines.vllm.failures import plain
+
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"vLLM engine flags: {message}")
+            raise ConfigError(f"vLLM engine flags: {plain(message)}")
 
     return Parser(prog="vllm", allow_abbrev=False)
