@@ -171,4 +171,4 @@ def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
         async for delta in generate(request, *rest):
             yield delta
 
-    assert run(main()) == [422, 422, 200]
+    assert run(main()) == (422, 422, 200)
