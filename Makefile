@@ -47,5 +47,5 @@ bench-peers: install ## install the servers that are measured beside ours
 	$(PY) -m benchmarks.peers_install
 
 clean: ## remove .venv and all that tools left behind
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv-peers/*' -prune -exec rm -rf {} +
