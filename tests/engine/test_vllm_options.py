@@ -11,7 +11,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
-from triptych.engines.vllm_flags import vllm_flags
+from triptych.engines.vllm_source import choices, flag_names
 from triptych.models.registry import load_checkpoint
 
 CHECKPOINT = load_checkpoint(str(MODEL_DIR))
@@ -69,8 +69,20 @@ def test_every_flag_of_vllms_parser_is_known_from_its_source() -> None:
 
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     words = (word for action in parser._actions for word in action.option_strings if word.startswith("--"))
-    known = vllm_flags() or frozenset()
+    known = flag_names() or frozenset()
     assert [word for word in words if word not in known and f"--{word.removeprefix('--no-')}" not in known] == []
+
+
+def test_no_value_that_vllms_parser_takes_is_refused() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    taken = {word: action.choices for action in parser._actions for word in action.option_strings}
+    known = choices()
+    assert {"--dtype", "--kv-cache-dtype"} <= {*known}
+    too_few = {flag: values for flag, values in known.items() if not {*(taken[flag] or ["any"])} - {None} <= {*values}}
+    assert too_few == {}
 
 
 def test_the_reason_for_a_wrong_combination_is_vllms_own() -> None:

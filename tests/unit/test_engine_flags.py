@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from triptych.contracts.errors import ConfigError
-from triptych.engines import base, vllm_flags
+from triptych.engines import base, vllm_source
 from triptych.engines.flags import ENGINES, check_flags, known_flags
 
+FIELDS = ("kind", "dtype", "open", "size")
 VLLM = "\n".join(
     [
         "class EngineArgs:",
@@ -22,8 +23,29 @@ VLLM = "\n".join(
         '        group.add_argument("--tensor-parallel-size", "-tp", **kwargs["x"])',
         '        group.add_argument("--enforce-eager", **kwargs["y"])',
         '        group.add_argument("--compilation-config", "-cc", **kwargs["z"])',
+        "        x_kwargs = get_kwargs(XConfig)",
+        *(
+            f'        group.add_argument("--{name}", **x_kwargs["{name}"])'
+            for name in ("kind", "dtype", "open", "size")
+        ),
     ]
 )
+
+
+def forget():
+    for read in (vllm_source.flag_names, vllm_source.choices, vllm_source._parsed):
+        read.cache_clear()
+
+
+CONFIG = """
+Kind = Literal["flat", "round"]
+
+class XConfig:
+    kind: Kind | None = None
+    dtype: Literal["auto", "half"] | torch.dtype = "auto"
+    open: Kind | str = "flat"
+    size: int = 1
+"""
 
 
 @pytest.fixture
@@ -32,15 +54,17 @@ def vllm(tmp_path, monkeypatch):
     folder = tmp_path / "vllm" / "engine"
     folder.mkdir(parents=True)
     folder.parent.joinpath("__init__.py").write_text("raise AssertionError('imported')")
+    (folder.parent / "config").mkdir()
+    (folder.parent / "config" / "x.py").write_text(CONFIG)
     source = folder / "arg_utils.py"
     source.write_text(VLLM)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ())
-    vllm_flags.vllm_flags.cache_clear()
+    monkeypatch.setattr(vllm_source, "entry_points", lambda group: ())
+    forget()
     yield source
-    vllm_flags.vllm_flags.cache_clear()
+    forget()
 
 
 def test_every_engine_has_its_check():
@@ -69,6 +93,11 @@ def test_no_engine_of_that_name():
         ("--config", "file.yaml"),
         ("--help",),
         ("--grammar-timeout-s", "3"),
+        ("--kind", "flat", "--dtype=half", "--open", "anything", "--size", "x"),
+        ("--kind", "None"),
+        ("--kind",),
+        ("--kind", "--size", "1"),
+        ("--kind.of", "x"),
     ],
 )
 def test_flags_of_vllm_pass(vllm, words):
@@ -84,6 +113,8 @@ def test_flags_of_vllm_pass(vllm, words):
         ("--grammar-timeout", r"did you mean --grammar-timeout-s\?"),
         ("--compilation-confg.mode", r"no engine flag --compilation-confg; did you mean --compilation-config\?"),
         ("--model=x", "give the model to the worker"),
+        ("--kind=flatt", r"flag --kind flatt: unknown value; did you mean flat\? Known: flat, round"),
+        ("--dtype=float", "flag --dtype float: unknown value; known: auto, half"),
         ("--grammar-timeout-s=x", "--grammar-timeout-s x: must be a number"),
     ],
 )
@@ -93,24 +124,26 @@ def test_other_flags_are_refused_by_name(vllm, word, expected):
 
 
 def test_flags_that_cannot_be_known_are_left_to_vllm(vllm, monkeypatch):
-    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: (EntryPoint("own", "own.module:add", group),))
+    monkeypatch.setattr(vllm_source, "entry_points", lambda group: (EntryPoint("own", "own.module:add", group),))
     check_flags("vllm", ("--of-the-plugin", "1"))
-    vllm_flags.vllm_flags.cache_clear()
-    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: ())
+    forget()
+    monkeypatch.setattr(vllm_source, "entry_points", lambda group: ())
     vllm.write_text("no python")
     check_flags("vllm", ("--whatever", "1"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_the_installed_vllm_names_its_flags_in_its_source():
-    vllm_flags.vllm_flags.cache_clear()
-    assert {"--max-model-len", "--tensor-parallel-size", "--gpu-memory-utilization"} <= vllm_flags.vllm_flags()
+    forget()
+    assert {"--max-model-len", "--tensor-parallel-size", "--gpu-memory-utilization"} <= vllm_source.flag_names()
     with pytest.raises(ConfigError, match=r"vLLM has no engine flag --max-modl-len; did you mean --max-model-len\?"):
         check_flags("vllm", ("--max-modl-len", "3"))
+    with pytest.raises(ConfigError, match=r"--dtype float31: unknown value; did you mean float32\?"):
+        check_flags("vllm", ("--dtype", "float31"))
 
 
 def test_plugins_of_vllms_own_add_no_flags(vllm, monkeypatch):
-    monkeypatch.setattr(vllm_flags, "entry_points", lambda group: (EntryPoint("own", "vllm.plugins.x:add", group),))
+    monkeypatch.setattr(vllm_source, "entry_points", lambda group: (EntryPoint("own", "vllm.plugins.x:add", group),))
     with pytest.raises(ConfigError, match="no engine flag --max-modl-len"):
         check_flags("vllm", ("--max-modl-len", "3"))
 

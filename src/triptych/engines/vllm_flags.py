@@ -5,19 +5,15 @@ This module stands outside of the package ``engines.vllm``, which sets variables
 
 from __future__ import annotations
 
-import ast
-from functools import cache
-from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.suggest import did_you_mean
+from triptych.contracts.suggest import did_you_mean, or_all
 from triptych.engines.args import parse_engine_args
+from triptych.engines.vllm_source import choices, flag_names
 
 
 class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,12 +59,6 @@ class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 0.25
 
 
-PLUGINS = ("vllm.general_plugins", "vllm.platform_plugins")
-"""Entry points of packages that may add flags of their own to vLLM's parser."""
-_ALWAYS = ("--help", "--config")
-"""Flags that vLLM's parser takes itself."""
-
-
 def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
     """Triptych's own flags, and the words that are vLLM's. Raises ConfigError for a wrong value or an unknown flag."""
     known = {field.name for field in msgspec.structs.fields(VllmFlags)}
@@ -85,44 +75,14 @@ def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
         else:
             rest.append(word)
     _check_names(rest)
+    _check_values(rest)
     return parse_engine_args(tuple(own), VllmFlags), tuple(rest)
 
 
 def known_flags() -> list[str]:
     """The flags of both, as far as they are known."""
     own = (f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(VllmFlags))
-    return sorted({*own, *(vllm_flags() or ())})
-
-
-@cache
-def vllm_flags() -> frozenset[str] | None:
-    """Return the flags that the installed vLLM names in its source, which takes 40 ms to read; importing it takes 5 s.
-
-    None where they cannot be known so: vLLM is not installed, or a plugin may add to them.
-    """
-    spec = find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations or _has_plugins():
-        return None
-    source = Path(spec.submodule_search_locations[0], "engine", "arg_utils.py")
-    try:
-        tree = ast.parse(source.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return None
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    found = {
-        word.value
-        for call in calls
-        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
-        for word in call.args
-        if isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.startswith("--")
-    }
-    return frozenset({*found, *_ALWAYS}) if found else None
-
-
-def _has_plugins() -> bool:
-    """Whether others than vLLM itself bring plugins."""
-    found = (one for group in PLUGINS for one in entry_points(group=group))
-    return any(one.value.partition(":")[0].partition(".")[0] != "vllm" for one in found)
+    return sorted({*own, *(flag_names() or ())})
 
 
 def _check_names(words: list[str]) -> None:
@@ -132,11 +92,24 @@ def _check_names(words: list[str]) -> None:
         raise ConfigError("give the model to the worker (--model), not to the engine")
     if lora := next((name for name in names if "-lora" in name and not name.startswith("--no-")), None):
         raise ConfigError(f"{lora}: LoRA adapters are not served yet; merge the adapter into the checkpoint")
-    if (known := vllm_flags()) is None:
+    if (known := flag_names()) is None:
         return
     for name in names:
         if name not in known and f"--{name.removeprefix('--no-')}" not in known:
             raise ConfigError(f"vLLM has no engine flag {name}{did_you_mean(name, known_flags())}")
+
+
+def _check_values(words: list[str]) -> None:
+    """Raises ConfigError for a value that is none of the few which its flag takes."""
+    for index, word in enumerate(words):
+        _, equals, value = word.partition("=")
+        if not word.startswith("--") or "." in word.partition("=")[0]:
+            continue
+        if not equals and index + 1 < len(words):
+            value = words[index + 1]
+        known = choices().get(_name(word), [])
+        if known and value not in (*known, "", "None") and not value.startswith("--"):
+            raise ConfigError(f"vLLM's engine flag {_name(word)} {value}: unknown value{or_all(value, known)}")
 
 
 def _name(word: str) -> str:
