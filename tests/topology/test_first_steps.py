@@ -42,6 +42,11 @@ def one_line(text: str) -> str:
     [
         (("frontend", "--port", "80000"), "--port 80000: must be at most 65535"),
         (("frontend", "--response-timeout-s", "0"), "--response-timeout-s 0: must be above 0"),
+        (("frontend", "--api-key", ""), "--api-key : must not be empty"),
+        (("frontend", "--chat-template-kwargs", "{}"), "--chat-template-kwargs {}: must match the pattern"),
+        ((*MOCK, "--transfer", "nixle"), "unknown --transfer 'nixle'; did you mean nixl?"),
+        (("simulate", TRACE, "--split", "epd=x"), "--split epd=x: mode EPD wants epd=N, each N a whole number"),
+        (("simulate", TRACE, "--mode", "E/PD", "--split", "a=1"), "--split a=1: mode E/PD wants e=N,pd=N"),
         ((*MOCK, "--name", "a/b"), "--name a/b: must match the pattern"),
         (("worker", "--model", "", "--engine", "mock"), "--model is empty"),
         (("worker", "--model", "/etc/passwd", "--engine", "mock"), "model /etc/passwd is a file"),

@@ -29,7 +29,7 @@ from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime import engine_log
 from triptych.runtime.worker import Worker
 from triptych.transfer import ucx
-from triptych.transfer.registry import make_transfer
+from triptych.transfer.registry import make_transfer, require_transfer
 
 log = logging.getLogger("triptych.worker")
 
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     config = msgspec.structs.replace(config, host=bare(config.host))
     plane = process.plane_config(args, config.host, credentials.OF_WORKERS)
     transfer = read_options(args, TransferConfig)
+    require_transfer(transfer)
     tls = process.tls_files(plane).for_listening()
     check_flags(config.engine, tuple(word for word in args.engine_args if word not in HELP))
     if any(word in HELP for word in args.engine_args):

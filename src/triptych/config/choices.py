@@ -41,4 +41,6 @@ def reason_of(error: msgspec.ValidationError, model: type[msgspec.Struct], field
         return _WANTED.get(found[1], reason)
     if found := _BOUND.match(reason):
         return f"must be {_BOUNDS[found[1]]} {found[2].removesuffix('.0')}"
+    if reason.endswith("of length >= 1"):
+        return "must not be empty"
     return _PATTERN.sub("must match the pattern ", reason)

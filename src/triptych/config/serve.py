@@ -143,10 +143,14 @@ class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(description="Prompt for models without a chat template; must contain `<prompt>`."),
     ] = None
     chat_template_kwargs: Annotated[
-        str, Meta(description="Names that a request may set in `chat_template_kwargs`, separated by commas.")
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_, ]*$",
+            description="Names that a request may set in `chat_template_kwargs`, separated by commas.",
+        ),
     ] = "add_vision_id,documents,enable_thinking,thinking,tools"
     api_key: Annotated[
-        str | None,
+        Annotated[str, Meta(min_length=1)] | None,
         Meta(description="Key that clients must send as a bearer token (default: TRIPTYCH_API_KEY, else none)."),
     ] = None
     max_body_bytes: Annotated[int, Meta(gt=0, description="Most bytes of a request body.")] = 64 * MIB

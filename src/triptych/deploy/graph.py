@@ -100,8 +100,8 @@ def parse_graph(document: object, *, model: str | None = None, served_model_name
     if not head.workers:
         raise ConfigError("workers: give at least one worker")
     defaults = {
-        "model": model or head.model,
-        "served-model-name": served_model_name or head.served_model_name,
+        "model": head.model if model is None else model,
+        "served-model-name": head.served_model_name if served_model_name is None else served_model_name,
     }
     workers = tuple(_read_worker(raw, f"workers[{index}]", defaults) for index, raw in enumerate(head.workers))
     config, media, router, placement = _read(

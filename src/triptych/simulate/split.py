@@ -45,7 +45,8 @@ def as_told(text: str, mode: Mode) -> dict[Span, int]:
         parts = [part.partition("=") for part in text.split(",")]
         given = {Span(name.strip()): int(number) for name, _, number in parts}
     except ValueError as error:
-        raise ConfigError(f"--split {text}: {error}") from error
+        wanted = ",".join(f"{span.value}=N" for span in mode.spans)
+        raise ConfigError(f"--split {text}: mode {mode.value} wants {wanted}, each N a whole number") from error
     if set(given) != set(mode.spans) or min(given.values()) < 1:
         wanted = ",".join(f"{span.value}=N" for span in mode.spans)
         raise ConfigError(f"--split {text}: mode {mode.value} wants {wanted}, each at least 1")

@@ -8,6 +8,7 @@ from typing import cast
 
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.suggest import or_all
 from triptych.transfer.base import Transfer
 
 _BACKENDS = {
@@ -17,10 +18,15 @@ _BACKENDS = {
 }
 
 
+def require_transfer(config: TransferConfig) -> None:
+    """Raises ConfigError for a back end that there is not."""
+    if config.transfer and config.transfer not in _BACKENDS:
+        raise ConfigError(f"unknown --transfer {config.transfer!r}{or_all(config.transfer, sorted(_BACKENDS))}")
+
+
 def make_transfer(config: TransferConfig) -> Transfer:
     """The back end that ``config`` names, not started. Raises ConfigError for an unknown name."""
+    require_transfer(config)
     name = config.transfer or ("nixl" if find_spec("nixl") else "shm")
-    if name not in _BACKENDS:
-        raise ConfigError(f"unknown --transfer {name!r}; known: {', '.join(sorted(_BACKENDS))}")
     module, attribute = _BACKENDS[name]
     return cast(Transfer, getattr(import_module(module), attribute)(config))
