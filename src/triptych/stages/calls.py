@@ -36,8 +36,10 @@ METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
 INLINE_BYTES = 256 << 10
 """Of a medium, up to which its data are copied into the request's encoding (0.1 ms)."""
-DELTA_COST = 64
-"""Making an answer of a delta's bytes takes so many times as long as moving as many bytes."""
+DELTA_BYTES = 4 << 10
+"""Making text of a delta takes as long as moving so many bytes (4 us), ..."""
+LOGPROBS_COST = 64
+"""... and making JSON of its log probabilities so many times as long as moving as many bytes."""
 MAX_RELEASES = 1024
 """Most releases on their way; past that a lease's own expiry does the work."""
 
@@ -160,7 +162,7 @@ class Calls:
             async for batch in call:
                 if not visit.answered:
                     self._unanswered.end(visit)
-                if (cost := DELTA_COST * sum(map(len, batch))) > SMALL_BYTES:  # they have log probabilities
+                if (cost := DELTA_BYTES * len(batch) + LOGPROBS_COST * sum(map(len, batch))) > SMALL_BYTES:
                     await pace().room()
                     pace().spend(cost)
                 yield [decode(item) for item in batch]
