@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from triptych.contracts.suggest import closest, did_you_mean, or_all
+from triptych.contracts.suggest import closest, did_you_mean, or_all, suggested_to_client
 
 ENGINES = ("encoder", "mock", "vllm")
 FLAGS = ("--host", "--port", "--media-max-bytes", "--media-max-pixels", "--model", "--model-files-cache")
@@ -42,6 +42,14 @@ def test_many_names_are_listed_only_where_none_is_similar():
     names = [f"name-{index:03}" for index in range(40)]
     assert or_all("name-0012", names) == "; did you mean name-012?"
     assert or_all("other", names) == f"; known: {', '.join(names)}"
+
+
+def test_a_clients_word_is_compared_with_a_few_names_only():
+    names = [f"{'ab' * 30}{index:04}" for index in range(5000)]
+    begun = time.perf_counter()
+    assert suggested_to_client("ba" * 30 + "9999", names) != ""
+    assert time.perf_counter() - begun < 0.2
+    assert suggested_to_client("the-last", [*names, "the-last-"]) == ""
 
 
 def test_a_word_as_long_as_a_request_costs_nothing():

@@ -9,8 +9,10 @@ from itertools import islice
 MAX_LISTED = 16
 """Longer lists are left out where a similar name was found."""
 MAX_COMPARED = 1000
-"""Known names that are compared at most: names of models come from clients, and comparing takes time."""
-MAX_CHARACTERS = 100
+"""Known names that are compared at most."""
+MAX_COMPARED_FOR_CLIENTS = 16
+"""The same for words of requests, which are compared on the event loop: 5 ms at worst."""
+MAX_CHARACTERS = 64
 """A longer word is compared with none."""
 
 
@@ -26,6 +28,11 @@ def closest(word: str, known: Iterable[str]) -> str | None:
         return names[near[0]]
     begun = [name for plain, name in names.items() if plain.startswith(wanted)]
     return begun[0] if len(begun) == 1 else None
+
+
+def suggested_to_client(word: str, known: Iterable[str]) -> str:
+    """Return what ``did_you_mean`` does, of the first few known names."""
+    return did_you_mean(word, islice(known, MAX_COMPARED_FOR_CLIENTS))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from triptych.contracts.errors import ConfigError, NotFound, TriptychError, Unav
 from triptych.contracts.shortage import shortage_of
 from triptych.contracts.shown import shown
 from triptych.contracts.spans import Mode, Span, modes_of
-from triptych.contracts.suggest import did_you_mean
+from triptych.contracts.suggest import suggested_to_client
 from triptych.frontend.known_models import KnownModels
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
@@ -243,7 +243,7 @@ class Catalog:
                 code="discovery_unsettled",
                 retry_after_s=RETRY_AFTER_S,
             )
-        hint = did_you_mean(name, self.models) or ";"
+        hint = suggested_to_client(name, self.models) or ";"
         raise NotFound(
             f"model {shown(name)} does not exist{hint} served here: {self._names()}{self.looked_in}",
             param="model",

@@ -14,7 +14,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
 from triptych.contracts.shown import shown
-from triptych.contracts.suggest import did_you_mean
+from triptych.contracts.suggest import suggested_to_client
 from triptych.router.affinity import home
 from triptych.router.block_hash import block_hashes, root
 from triptych.router.kv_index import KvIndex, Match
@@ -226,7 +226,7 @@ def _named(name: str, pool: Sequence[Instance]) -> Instance:
     found = next((one for one in pool if one.name == name), None)
     if found is None:
         those = ", ".join(sorted(one.name for one in pool))
-        hint = did_you_mean(name, (one.name for one in pool)) or ";"
+        hint = suggested_to_client(name, (one.name for one in pool)) or ";"
         reason = f"names {shown(name)}{hint}" if name else "is missing;"
         raise BadRequest(
             f"the header {INSTANCE_HEADER} {reason} workers that can take this request now: {those}",
