@@ -485,7 +485,7 @@ def test_a_port_that_is_taken_is_one_line(plane):
     async def main():
         async with plane.line(echo) as line:
             second = TcpRequestServer("127.0.0.1", line.port, max_in_flight=1)
-            with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{line.port}"):
+            with pytest.raises(ConfigError, match=f"port {line.port} on 127.0.0.1 is taken"):
                 await second.start({})
             await second.close()
 
