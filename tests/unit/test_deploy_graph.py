@@ -166,6 +166,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_graph(tmp_path / "none.yaml")
 
 
+def test_workers_may_share_keys_by_yaml_merges(tmp_path: Path) -> None:
+    text = """
+model: demo
+workers:
+  - &base {name: a, engine: mock, span: epd}
+  - &other {<<: *base, name: b}
+  - {<<: *other, name: c}
+"""
+    names = [worker.config.name for worker in load_graph(write(tmp_path, text)).workers]
+    assert names == ["a", "b", "c"]
+
+
 def test_a_misspelled_file_is_suggested(tmp_path: Path) -> None:
     write(tmp_path, WORKER)
     with pytest.raises(ConfigError, match=r"graph\.yml: cannot read .*; did you mean graph\.yaml\?"):
