@@ -16,6 +16,8 @@ from support.loops import run
 from support.processes import child
 from support.sse import parse
 from triptych.demo import MODEL_DIR
+from triptych.engines.vllm.start_lines import PHASES
+from triptych.runtime.engine_log import KEPT_IN
 
 IDLE_LIMIT_S = 5.0
 WORKER = ("worker", "--model", "demo", "--engine", "vllm", "--transfer", "shm", "--", "--max-model-len", "2048")
@@ -32,6 +34,18 @@ def test_an_idle_deployment(tmp_path: Path) -> None:
     assert time.monotonic() - begun < IDLE_LIMIT_S
 
 
+def assert_start_was_told(said: str) -> None:
+    """In real phases; what vLLM writes is in the file, with the lines that phases begin with on this machine."""
+    for phase in ("loading the engine (vllm)", "starting the engine's process"):
+        assert f"s: {phase} (" in said
+    path = next(Path(line.split(KEPT_IN)[1].strip()) for line in said.splitlines() if KEPT_IN in line)
+    written = path.read_text()
+    for begun in ("Initializing a V1", "Starting to load", "Loading weights took", "KV cache size:", "init engine"):
+        [marker] = [text for text, _ in PHASES if text.startswith(begun)]
+        assert marker in written
+    assert "Starting to load" not in said
+
+
 @pytest.mark.timeout(300)
 def test_a_terminal_s_ctrl_c_lets_an_answer_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reaches all processes of the group at once, the engine's too."""
@@ -46,6 +60,7 @@ def test_a_terminal_s_ctrl_c_lets_an_answer_finish(tmp_path: Path, monkeypatch: 
             async with asyncio.timeout(30):
                 while (await http.get("/ready")).status_code != 200:
                     await asyncio.sleep(0.05)
+            assert_start_was_told(worker.log.read_text())
             body = chat_body("x", stream=True, ignore_eos=True, max_tokens=600)
             async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
                 events = answer.aiter_raw()

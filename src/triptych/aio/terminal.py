@@ -28,14 +28,15 @@ class Stream:
     def write(self, text: str) -> None:
         """Write ``text`` as it is."""
         if _saved is None:
-            sys.stderr.write(text)
+            if sys.stderr is not None:
+                sys.stderr.write(text)
             return
         with suppress(OSError):  # nobody reads any more; the process goes on
             os.write(_saved[1], text.encode(errors="replace"))
 
     def flush(self) -> None:
         """Nothing is held back while the output is diverted."""
-        if _saved is None:
+        if _saved is None and sys.stderr is not None:
             sys.stderr.flush()
 
 
@@ -92,6 +93,6 @@ def _write(place: int, line: str) -> None:
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError, ValueError):
             stream.flush()
