@@ -2,7 +2,7 @@
 
 import pytest
 
-from triptych.cache.held_bytes import HeldBytes
+from triptych.cache.held_bytes import LARGE_BYTES, HeldBytes
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests
 
 
@@ -56,3 +56,16 @@ def test_metrics_say_what_is_held_and_the_bound():
         one.add(7)
         values = {sample.name: sample.value for sample in held.samples()}
     assert values == {"triptych_held_bytes": 7, "triptych_held_limit_bytes": 100}
+
+
+@pytest.mark.parametrize(
+    ("own", "kept", "told"), [(LARGE_BYTES - 1, 0, 0), (LARGE_BYTES - 1, 1, 1), (LARGE_BYTES, 0, 1)]
+)
+def test_the_end_of_a_large_request_is_told(own: int, kept: int, told: int):
+    ends = []
+    held = HeldBytes(2 * LARGE_BYTES, lambda: ends.append(held.size_bytes))
+    with held.request() as one:
+        one.add(own)
+        one.keep(bytes(kept))
+        assert ends == []
+    assert ends == [0] * told

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests
 from triptych.contracts.request import Data
 from triptych.contracts.stages import Sample
+
+LARGE_BYTES = 8 << 20
+"""Of a request, whose end is worth giving memory back to the system."""
 
 
 class Holder(Protocol):
@@ -26,8 +29,10 @@ class Holder(Protocol):
 class HeldBytes:
     """Bytes of bodies, texts, tokens and fetched media that a frontend's requests hold. For one event loop."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, on_large_end: Callable[[], None] = lambda: None) -> None:
+        """``on_large_end`` is called at the end of each request that held LARGE_BYTES or more."""
         self._limit = limit_bytes
+        self._on_large_end = on_large_end
         self._keepers: Counter[int] = Counter()
         """By the ids of what is kept."""
         self.size_bytes = 0
@@ -39,7 +44,8 @@ class HeldBytes:
         try:
             yield one
         finally:
-            one.give_back()
+            if one.give_back() >= LARGE_BYTES:
+                self._on_large_end()
 
     def take(self, size_bytes: int) -> None:
         if size_bytes > self._limit:
@@ -87,7 +93,9 @@ class _Request:
         self._held.share(data)
         self._kept.append(data)
 
-    def give_back(self) -> None:
+    def give_back(self) -> int:
+        """Give all of it back; returns how many bytes it was."""
         self._held.size_bytes -= self._own_bytes
         for data in self._kept:
             self._held.leave(data)
+        return self._own_bytes + sum(map(len, self._kept))

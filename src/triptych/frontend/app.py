@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from triptych.aio.trimming import Trimmer
 from triptych.cache.held_bytes import HeldBytes, Holder
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import (
@@ -86,7 +87,7 @@ class App:
         self._in_flight = InFlight(config.max_in_flight)
         self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
         self.metrics = FrontendMetrics(lambda: self._in_flight.requests, media)
-        self._held = HeldBytes(config.max_held_bytes)
+        self._held = HeldBytes(config.max_held_bytes, Trimmer().soon)
         self.metrics.also(self._admission.samples)
         self.metrics.also(self._held.samples)
         self.metrics.also(self._in_flight.samples)

@@ -22,7 +22,7 @@ from triptych.frontend.choice import Choice, Piece
 from triptych.frontend.failures import SHUTTING_DOWN, as_told
 from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_pieces
 from triptych.frontend.unsent import bytes_per_token, most_unsent_bytes
-from triptych.memory import let_go, trim
+from triptych.memory import let_go
 from triptych.observability.metrics import FrontendMetrics
 from triptych.pace import SMALL_BYTES, pace
 from triptych.processor.processor import Prompt
@@ -103,12 +103,6 @@ class Generation:
 
     async def whole(self, send: Send, headers: Headers) -> None:
         """One JSON object."""
-        size = await self._whole(send, headers)
-        if size > LARGE_BYTES:
-            await asyncio.to_thread(trim)
-
-    async def _whole(self, send: Send, headers: Headers) -> int:
-        """Answer with one JSON object. Returns how many bytes its log probabilities have."""
         said = [Said() for _ in self.jobs]
         size = 0
         async with aclosing(self._pieces()) as batches:
@@ -121,7 +115,6 @@ class Generation:
         whole = partial(self.answer.whole, said, self.usage(), extra)
         is_large = size > LARGE_BYTES
         await send_pieces(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
-        return size
 
     def _take(self, said: Said, index: int, pieces: list[Piece]) -> int:
         """Take pieces of choice ``index`` in. Returns how many bytes their log probabilities have as JSON."""
