@@ -12,11 +12,27 @@ from support.processes import command
 
 LLAMA4 = "span e cannot be split off for models of the family llama4: vLLM takes no embeddings"
 
+TOKENS = {
+    "image_pad": "patch",
+    "video_pad": "image",
+    "vision_start": "image_start",
+    "vision_end": "image_end",
+    "im_start": "tile_x_separator",
+    "im_end": "tile_y_separator",
+}
+"""Tokens of the demo model, and those of Llama 4 that take their places."""
+
 
 @pytest.fixture
 def llama4(tmp_path: Path) -> Path:
+    """A checkpoint that is sound but for that span, so that a worker of another one starts."""
     (tmp_path / "model").mkdir()
-    return copy_demo(tmp_path / "model", model_type="llama4")
+    folder = copy_demo(tmp_path / "model", model_type="llama4")
+    tokenizer = (folder / "tokenizer.json").read_text()
+    for demo, own in TOKENS.items():
+        tokenizer = tokenizer.replace(f"<|{demo}|>", f"<|{own}|>")
+    (folder / "tokenizer.json").write_text(tokenizer)
+    return folder
 
 
 @pytest.mark.parametrize("engine", ["vllm", "encoder", "mock"])
