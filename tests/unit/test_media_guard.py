@@ -71,6 +71,17 @@ def test_refuses_tricks_and_other_schemes(url):
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.parametrize("size", [8, 40_000])
+def test_base64_without_a_scheme_is_told_what_it_lacks(size):
+    with pytest.raises(BadRequest, match="put `data:;base64,` before it"):
+        parse_url("iVBORw0K" * (size // 8), ITEM)
+
+
+def test_a_long_url_is_told_the_limit():
+    with pytest.raises(BadRequest, match="longer than 8,192 characters"):
+        parse_url("HTTPS://example.com/" + "a" * 9000, ITEM)
+
+
 @pytest.mark.parametrize(
     "host",
     [

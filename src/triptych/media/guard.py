@@ -19,6 +19,7 @@ from triptych.media.fetch.target import joined, with_target
 
 MAX_URL_CHARS = 8192
 
+_NO_URL = "not an http, https or data URL with a host (base64 alone is none: put `data:;base64,` before it)"
 _ORIGIN = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
@@ -51,12 +52,13 @@ def parse_url(url: str, item: str) -> URL:
     plain IPv4 address (``0x7f.1``, ``2130706433``). A literal address still has to pass ``check_address``.
     """
     if len(url) > MAX_URL_CHARS:
-        raise _invalid(item, f"the URL is longer than {MAX_URL_CHARS:,} characters")
+        is_url = url[:8].lower().startswith(("http://", "https://"))
+        raise _invalid(item, f"the URL is longer than {MAX_URL_CHARS:,} characters" if is_url else _NO_URL)
     if not url.isprintable() or " " in url or "\\" in url:
         raise _invalid(item, "the URL has spaces, backslashes or control characters; percent-encode them")
     found = _ORIGIN.match(url)
     if found is None:
-        raise _invalid(item, "not an http, https or data URL with a host")
+        raise _invalid(item, _NO_URL)
     if "@" in found[1]:
         raise _invalid(item, "the URL has a user name or password; URLs with credentials are refused")
     try:
