@@ -91,6 +91,19 @@ def test_a_template_that_drops_media_is_found_out(tmp_path):
         chat([IMAGE, text("x")], ["56x56"], processor=Processor.load(card_of(folder), None))
 
 
+def test_media_behind_the_text_to_go_on_from_are_told_to_stand_before_it():
+    processor = Processor.load(card_of(MODEL_DIR), None)
+
+    def continued(*parts):
+        messages, media = [{"role": "user", "content": list(parts)}], [MediaReference("image", "56x56", "item 0")]
+        return run(processor.chat(messages, media, {}, Source().load, ending="open"))
+
+    assert continued(IMAGE, text("I see")).media
+    with pytest.raises(BadRequest, match="put them before that text") as caught:
+        continued(text("I see"), IMAGE)
+    assert caught.value.param == "continue_final_message"
+
+
 def test_a_model_without_a_template_says_what_to_do(tmp_path):
     folder = text_checkpoint(tmp_path / "m", byte_level())
     processor = Processor.load(card_of(folder, modalities=()), None)

@@ -38,3 +38,9 @@ def _marked(message: Message, mark: str) -> tuple[Message, str]:
             parts = [*content[:at], {**part, "text": part["text"] + mark}, *content[at + 1 :]]
             return {**message, "content": parts}, part["text"]
     raise BadRequest(f"{FIELD}: the last message has no text to go on from", param=FIELD)
+
+
+def ends_with_medium(message: Message) -> bool:
+    """Whether a medium stands behind the last text of ``message``, where a prompt that goes on with it has ended."""
+    content = message.get("content")
+    return isinstance(content, list) and bool(content) and "text" not in content[-1]

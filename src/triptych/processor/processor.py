@@ -24,7 +24,7 @@ from triptych.models.expanded import named_prompt
 from triptych.models.positions import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
-from triptych.processor.continued import render_continued
+from triptych.processor.continued import FIELD, ends_with_medium, render_continued
 from triptych.processor.roles import check_all_ask, fitted
 from triptych.processor.template import ChatTemplate, Ending, Message, load_chat_template, parse_prompt_template
 from triptych.processor.text_work import TextWork
@@ -187,7 +187,8 @@ class Processor:
     ) -> Prompt:
         """Rendered and tokenised, before its media are there. Computes, and waits for nothing."""
         ids = self._ids(self._text_of(messages, settings, ending), "messages", add_special_tokens=False)
-        self._check_placeholders(ids, media, "messages")
+        is_cut = ending == "open" and ends_with_medium(messages[-1])
+        self._check_placeholders(ids, media, "messages", is_cut=is_cut)
         return self._of_text(ids, salt)
 
     def _ids(self, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
@@ -314,8 +315,13 @@ class Processor:
         except ValueError as error:
             raise problem(BadRequest, ref.item, EMBEDDING_REFUSED, str(error)) from error
 
-    def _check_placeholders(self, ids: TokenIds, media: Sequence[MediaKind], param: str) -> None:
-        """Every medium has exactly one placeholder, and no text smuggled in another."""
+    def _check_placeholders(
+        self, ids: TokenIds, media: Sequence[MediaKind], param: str, *, is_cut: bool = False
+    ) -> None:
+        """Every medium has exactly one placeholder, and no text smuggled in another.
+
+        ``is_cut``: the prompt may have ended before the last message's media.
+        """
         counts = ids.count_each(self._placeholder_ids.values())
         for kind, token in self._placeholder_ids.items():
             wanted, found = media.count(kind), counts[token]
@@ -325,6 +331,12 @@ class Processor:
                     f"{param}: it holds {text!r}, which stands for a medium in this model's prompts: leave it out",
                     param=param,
                     code="placeholder_in_text",
+                )
+            if found < wanted and is_cut:
+                raise BadRequest(
+                    f"{FIELD}: media stand behind the last message's last text, where the prompt ends: put them "
+                    "before that text",
+                    param=FIELD,
                 )
             if found < wanted:
                 raise BadRequest(
