@@ -93,7 +93,11 @@ class Builder:
             raise BadRequest("echo cannot be combined with logprobs", param="echo")
         given, salt = _prompts(request.prompt), salt_of(request.cache_salt)
         special = request.add_special_tokens is not False
-        prompts = [await _prompt(one, processor, holder, salt, special) for one in given]
+        fields = [f"prompt[{at}]" for at in range(len(given))] if given is request.prompt else ["prompt"]
+        prompts = [
+            await _prompt(one, field, processor, holder, salt, special)
+            for one, field in zip(given, fields, strict=True)
+        ]
         longest = max(prompt.length for prompt in prompts)
         sampling = sampling_of(request, processor, self.config, longest)
         await _spell_many(sampling, processor)
@@ -137,11 +141,13 @@ def _ending(request: ChatRequest) -> Ending:
     return "open"
 
 
-async def _prompt(given: str | Sequence[int], processor: Processor, holder: Holder, salt: str, special: bool) -> Prompt:
+async def _prompt(
+    given: str | Sequence[int], field: str, processor: Processor, holder: Holder, salt: str, special: bool
+) -> Prompt:
     if isinstance(given, str):
-        prompt = await processor.completion(given, salt, add_special_tokens=special)
+        prompt = await processor.completion(given, salt, field, add_special_tokens=special)
     else:
-        prompt = await processor.tokens(given, salt)
+        prompt = await processor.tokens(given, salt, field)
     holder.add(BYTES_A_TOKEN * prompt.length)
     return prompt
 

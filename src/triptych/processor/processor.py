@@ -192,17 +192,18 @@ class Processor:
         return self._of_text(ids, salt)
 
     def _ids(self, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
-        self._refuse_over(self.tokenizer.bounds.fewest_tokens(text, self.card.context_length), len(text), param)
+        fewest_tokens = self.tokenizer.bounds.fewest_tokens(text, self.card.context_length)
+        self._refuse_over(fewest_tokens, f"{len(text):,} characters", param)
         return self.tokenizer.prompt(text, add_special_tokens=add_special_tokens)
 
     def _check_fits(self, characters: int, param: str) -> None:
         """So many characters can be within the context. Raises BadRequest."""
-        self._refuse_over(-(-characters // self.tokenizer.bounds.characters), characters, param)
+        self._refuse_over(-(-characters // self.tokenizer.bounds.characters), f"{characters:,} characters", param)
 
-    def _refuse_over(self, fewest_tokens: int, characters: int, param: str) -> None:
+    def _refuse_over(self, fewest_tokens: int, given: str, param: str) -> None:
         if fewest_tokens > self.card.context_length:
             raise BadRequest(
-                f"{param}: {characters:,} characters are at least {fewest_tokens:,} tokens; the model's context "
+                f"{param}: {given} are at least {fewest_tokens:,} tokens; the model's context "
                 f"length is {self.card.context_length:,} tokens",
                 param=param,
                 code="context_length_exceeded",
@@ -255,17 +256,19 @@ class Processor:
 
     # Plain completions.
 
-    async def completion(self, text: str, salt: str = "", *, add_special_tokens: bool = True) -> Prompt:
-        """A prompt that came as text. Raises BadRequest for one that cannot fit the context."""
-        self._check_fits(len(text), "prompt")
-        return await self._prepare(partial(self._prepared_text, text, salt, add_special_tokens), len(text))
+    async def completion(
+        self, text: str, salt: str = "", field: str = "prompt", *, add_special_tokens: bool = True
+    ) -> Prompt:
+        """A prompt that came as text, in ``field``. Raises BadRequest for one that cannot fit the context."""
+        self._check_fits(len(text), field)
+        return await self._prepare(partial(self._prepared_text, text, salt, field, add_special_tokens), len(text))
 
-    async def tokens(self, ids: Sequence[int], salt: str = "") -> Prompt:
-        """A prompt that came as ids. Raises BadRequest for ids outside of the vocabulary."""
+    async def tokens(self, ids: Sequence[int], salt: str = "", field: str = "prompt") -> Prompt:
+        """A prompt that came as ids, in ``field``. Raises BadRequest for ids outside of the vocabulary."""
         if not ids:
-            raise BadRequest("prompt: it holds no token", param="prompt")
-        self._refuse_over(len(ids), len(ids), "prompt")
-        return await self.work.prepare(partial(self._prepared_ids, ids, salt), len(ids))
+            raise BadRequest(f"{field}: it holds no token", param=field)
+        self._refuse_over(len(ids), f"{len(ids):,} token ids", field)
+        return await self.work.prepare(partial(self._prepared_ids, ids, salt, field), len(ids))
 
     async def text_of(self, ids: Sequence[int]) -> str:
         """The text of a prompt that came as ids, without special tokens."""
@@ -274,20 +277,21 @@ class Processor:
     async def _prepare(self, call: Callable[[], Prompt], characters: int, parts: int = 1) -> Prompt:
         return await self.work.prepare(call, characters, parts, quick=self.tokenizer.by == "fastokens")
 
-    def _prepared_text(self, text: str, salt: str, add_special_tokens: bool) -> Prompt:
-        ids = self._ids(text, "prompt", add_special_tokens=add_special_tokens)
+    def _prepared_text(self, text: str, salt: str, field: str, add_special_tokens: bool) -> Prompt:
+        ids = self._ids(text, field, add_special_tokens=add_special_tokens)
         if not ids:
-            raise BadRequest("prompt: it holds no token", param="prompt")
-        self._check_placeholders(ids, (), "prompt")
-        return replace(self._of_text(ids, salt), field="prompt")
+            raise BadRequest(f"{field}: it holds no token", param=field)
+        self._check_placeholders(ids, (), field)
+        return replace(self._of_text(ids, salt), field=field)
 
-    def _prepared_ids(self, ids: Sequence[int], salt: str) -> Prompt:
+    def _prepared_ids(self, ids: Sequence[int], salt: str, field: str) -> Prompt:
         limit = self.tokenizer.vocabulary_size
         if not all(0 <= min(part) <= max(part) < limit for part in _parts(ids)):
-            raise BadRequest(f"prompt: token ids must be between 0 and {limit - 1}", param="prompt")
+            at = next(at for at, token in enumerate(ids) if not 0 <= token < limit)
+            raise BadRequest(f"{field}[{at}]: token ids must be between 0 and {limit - 1}", param=field)
         tokens = TokenIds(ids)
-        self._check_placeholders(tokens, (), "prompt")
-        return replace(self._of_text(tokens, salt), field="prompt")
+        self._check_placeholders(tokens, (), field)
+        return replace(self._of_text(tokens, salt), field=field)
 
     # Media.
 
