@@ -123,6 +123,24 @@ def test_a_body_that_comes_late_is_left_and_the_connection_goes_on():
     run(main())
 
 
+@pytest.mark.parametrize("form", ["stated", "chunked"])
+def test_a_large_body_that_nobody_takes_is_left_too(form):
+    size = 4 * BODY_BYTES
+    if form == "stated":
+        whole = get("/refused", f"content-length: {size}") + b"x" * size
+    else:
+        chunk = b"%x\r\n%b\r\n" % (BODY_BYTES, b"x" * BODY_BYTES)
+        whole = get("/refused", "transfer-encoding: chunked") + chunk * 4 + b"0\r\n\r\n"
+
+    async def main():
+        async with served() as s:
+            answer = await send(s.port, whole + get("/a", "connection: close"), limit_s=5)
+            assert answer.count(b"HTTP/1.1 200") == 2
+            assert [one["path"] for one in s.seen] == ["/refused", "/a"]
+
+    run(main())
+
+
 def test_trailers_are_no_headers():
     async def main():
         async with served() as s, connected(s.port) as (reader, writer):

@@ -169,6 +169,7 @@ class Exchange:
             if self._left_bytes:
                 raise RuntimeError("the answer is shorter than its content-length")
             self.ended = True
+            self._body, self._waiting_bytes = [], 0  # nobody takes it, and what is still to come must be read
             self._news.set()
             self._connection.answered(self)
 
