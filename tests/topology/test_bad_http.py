@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -121,6 +122,18 @@ def test_a_body_that_does_not_is_refused(demo, path, kind):
     error = check_error(demo.http.post(path, content=BODY, headers={"content-type": kind}), 415)
     assert error["code"] == "unsupported_content_type"
     assert "application/json" in error["message"]
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("identity, gzip", 415), ("identity", 200), ("", 200)])
+def test_a_compressed_body_is_refused_by_name(demo, encoding, status):
+    body = json.dumps({"model": "demo", "prompt": "hi"}).encode()
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = demo.http.post(
+        "/v1/completions", content=gzip.compress(body) if "gzip" in encoding else body, headers=headers
+    )
+    assert answer.status_code == status
+    if status == 415:
+        assert answer.json()["error"]["code"] == "unsupported_content_encoding"
 
 
 def test_a_body_of_no_kind_or_two_is_refused(demo):

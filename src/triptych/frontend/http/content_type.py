@@ -18,7 +18,8 @@ _UTF8 = (b"utf-8", b"utf8")
 
 
 def check_json(scope: Scope) -> None:
-    """Raises UnsupportedMedia for a request that does not say that its body is JSON in UTF-8."""
+    """Raises UnsupportedMedia for a request that does not say that its body is JSON in UTF-8, or says that it is
+    compressed."""
     given = [value for name, value in scope["headers"] if name == b"content-type"]
     if not given:
         raise _refusal("the request has no Content-Type")
@@ -29,6 +30,17 @@ def check_json(scope: Scope) -> None:
     for charset in _CHARSET.findall(parameters):
         if charset not in _UTF8:
             raise _refusal(f"the body's charset is {shown(charset.decode('latin-1'))}, and JSON is UTF-8")
+    _check_plain(scope)
+
+
+def _check_plain(scope: Scope) -> None:
+    """Raises UnsupportedMedia for a body that is said to be compressed: none is inflated here."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedMedia(
+                f"the request's Content-Encoding is {shown(value.decode('latin-1'))}; send the body uncompressed",
+                code="unsupported_content_encoding",
+            )
 
 
 def _refusal(reason: str) -> UnsupportedMedia:
