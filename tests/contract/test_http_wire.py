@@ -16,6 +16,7 @@ from triptych.frontend.http.connection import MAX_PIPELINED
 from triptych.frontend.http.exchange import Exchange
 from triptych.frontend.http.parsing import MAX_HEADERS, Parser
 from triptych.frontend.http.server import BODY_BYTES, SCRATCH_BYTES
+from triptych.pace import pace
 
 
 def test_what_is_no_http_is_answered_as_json():
@@ -137,6 +138,25 @@ def test_a_large_body_that_nobody_takes_is_left_too(form):
             answer = await send(s.port, whole + get("/a", "connection: close"), limit_s=5)
             assert answer.count(b"HTTP/1.1 200") == 2
             assert [one["path"] for one in s.seen] == ["/refused", "/a"]
+
+    run(main())
+
+
+def test_what_nobody_takes_is_read_at_the_pace_of_all_bodies():
+    size = 64 * BODY_BYTES
+
+    async def main():
+        async with served() as s, connected(s.port) as (reader, writer):
+            spent, spend = [], pace().spend
+
+            def counting(size_bytes):
+                spent.append(size_bytes)
+                return spend(size_bytes)
+
+            pace().spend = counting
+            writer.write(get("/refused", f"content-length: {size}") + b"x" * size + get("/a", "connection: close"))
+            assert (await reader.read()).count(b"HTTP/1.1 200") == 2
+            assert sum(spent) > size // 2
 
     run(main())
 

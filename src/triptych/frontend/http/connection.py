@@ -130,7 +130,11 @@ class Connection(asyncio.BufferedProtocol):
             self._break_off(error)
         except TriptychError as error:
             self.refuse(error)
-        if (pieces := self._parser.taken_pieces()) > MANY_PIECES and not pace().spend(pieces * PIECE_COST_BYTES):
+        pieces = self._parser.taken_pieces()
+        cost_bytes = pieces * PIECE_COST_BYTES if pieces > MANY_PIECES else 0
+        if self._incoming is not None and self._incoming.ended:  # of a body that no application takes
+            cost_bytes += len(data)
+        if cost_bytes and not pace().spend(cost_bytes):
             self._rests = True
             self._pause()
             pace().when_room(self._go_on)
