@@ -83,7 +83,10 @@ async def _beside_streams(system: HttpSystem, prompts: int, seed: int, this: Rou
     requests = system.requests_of(cached_prompts(leg, False))
     records, beside, _ = await run_load_beside(system.url, requests, CONCURRENCY, LIMIT_S, streams, STREAMS)
     good = [one for one in records if not one.error]
-    this.failed += len(records) - len(good) + sum(bool(one.error) for one in (*alone, *beside))
+    errors = [one.error for one in (*records, *alone, *beside) if one.error]
+    if errors:
+        say(f"beside streams: {errors}")
+    this.failed += len(errors)
     this.per_s = len(good) / (max(one.end for one in good) - min(one.start for one in good))
     this.beside_p99_ms = _itl_p99_ms(beside, good)
     this.beside_cpu_s = system.cpu()["frontend"] - before

@@ -328,6 +328,8 @@ def test_how_a_prompt_ends_and_what_it_is_told(tmp_path):
         async with deployment(frontend={"prompt_template": "Q: <prompt> A:"}) as d:
             refused(await d.chat("x", continue_final_message=True), "continue_final_message", "--prompt-template")
             refused(await d.chat("x", add_generation_prompt=False), "add_generation_prompt", "--prompt-template")
+            settings = {"chat_template_kwargs": {"enable_thinking": False}}
+            refused(await d.chat("x", **settings), "chat_template_kwargs.enable_thinking", "--prompt-template")
 
     run(main())
 

@@ -223,6 +223,7 @@ class Processor:
                     "this server's prompts end as --prompt-template says: leave this field out",
                     param="continue_final_message" if ending == "open" else "add_generation_prompt",
                 )
+            _check_none(settings)
             return parse_prompt_template(self.prompt_template)(self._joined_user_text(messages))
         if self.template is None:
             raise BadRequest(
@@ -406,6 +407,14 @@ def _sizes(messages: list[Message]) -> _Sizes:
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     """In pieces of which each takes a millisecond, as what computes on one holds the interpreter lock."""
     return (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))
+
+
+def _check_none(settings: dict[str, Any]) -> None:
+    """Raises BadRequest for settings of a chat template, where prompts are made without one."""
+    for name in settings:
+        path = f"chat_template_kwargs.{name}"
+        reason = "this server's prompts are made as --prompt-template says, which reads no settings: leave it out"
+        raise BadRequest(f"{path}: {reason}", param=path)
 
 
 def _with_parts(message: Message) -> Message:
