@@ -103,6 +103,7 @@ def test_an_engines_flags_are_listed(engine, flag, capsys):
 def test_ctrl_c_leaves_no_traceback_while_modules_are_imported():
     code = """
 import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "triptych.cli.main":
@@ -134,8 +135,9 @@ def test_the_reader_of_a_pipe_may_leave():
     assert ended.stdout.splitlines()[-1] == str(128 + signal.SIGPIPE)
 
 
-def test_a_full_disk_is_one_line():
-    ended = shell(f"triptych simulate {TRACE} --policy random > /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(unbuffered):
+    ended = shell(f"triptych simulate {TRACE} --policy random > /dev/full", PYTHONUNBUFFERED=unbuffered)
     assert (ended.returncode, one_line(ended.stderr)) == (1, "triptych: error: No space left on device")
 
 

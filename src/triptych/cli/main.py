@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from triptych import __version__
 from triptych.cli import stopping
-from triptych.cli.output import of_system, output_ended, standard_streams
+from triptych.cli.output import end_output, of_system, standard_streams
 from triptych.cli.parser import Parser, refuse_early_flags, refuse_unknown
 from triptych.config import credentials
 from triptych.config.serve import DEFAULT_ENGINE
@@ -51,12 +51,13 @@ def main(argv: list[str] | None = None) -> int:
         except ConfigError as error:
             return _failed(str(error), 2)
         except BrokenPipeError:  # of `| head`: nobody reads any more
-            output_ended()
+            end_output()
             status = 128 + signal.SIGPIPE
         except (OSError, ExceptionGroup) as error:
             if (cause := of_system(error)) is None:
                 raise
             log.debug("failed", exc_info=error)
+            end_output()
             status = _failed(cause, 1)
     if argv is None and args.command in _SERVING:
         stopping.leave(status)

@@ -20,10 +20,13 @@ def standard_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the process's life)
 
 
-def output_ended() -> None:
-    """Throw away what is still to be written, which Python would complain of at its end."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def end_output() -> None:
+    """Write what is still to be written. Where that fails throw it away, as Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def of_system(error: BaseException) -> str | None:

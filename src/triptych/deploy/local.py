@@ -118,7 +118,8 @@ async def _serve(graph: Graph, token: str, session: Session, write: Write) -> No
     async def when_ready(reports: dict[str, Ready]) -> None:
         nonlocal serving
         deployment = _deployment(graph, reports)
-        for _ in range(graph.frontend.replicas * 2):  # each time another of those that share the port may answer
+        # Those that share the port answer by chance: each is asked, but with a chance of one in millions.
+        for _ in range(graph.frontend.replicas * 16 if graph.frontend.replicas > 1 else 1):
             await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
         serving = True
         await session(deployment, stop)
