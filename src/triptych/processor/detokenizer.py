@@ -86,13 +86,19 @@ class Detokenizer:
         return whole[len(known) :] if whole.startswith(known) else ""
 
 
+def _ends_within(tokenizer: Tokenizer, ids: list[int]) -> bool:
+    """Whether the text of ``ids`` ends within a character. Most texts end with one of ASCII, which is cheap to tell."""
+    last = tokenizer.spelling(ids[-1])[1]
+    return not (last and last[-1] < 128) and tokenizer.decode(ids).endswith(_REPLACEMENT)
+
+
 def _split(tokenizer: Tokenizer, context: list[int]) -> tuple[list[int], list[int]]:
     """Whole text of a prompt's last tokens, and the tokens of a character behind it that the answer may complete.
 
     A decoder that is given less than whole characters says all that it was given once more.
     """
     rest: list[int] = []
-    while context and tokenizer.decode(context).endswith(_REPLACEMENT):
+    while context and _ends_within(tokenizer, context):
         rest.insert(0, context.pop())
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(b"".join(tokenizer.spelling(token).data for token in rest))

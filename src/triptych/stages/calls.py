@@ -27,7 +27,7 @@ from triptych.contracts.stages import (
     Sample,
 )
 from triptych.contracts.tokens import enc_hook
-from triptych.pace import SMALL_BYTES, pace
+from triptych.pace import pace
 from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
 from triptych.stages.retry import FELLS, event_of
 from triptych.stages.unanswered import Unanswered, Visit
@@ -36,10 +36,14 @@ METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
 INLINE_BYTES = 256 << 10
 """Of a medium, up to which its data are copied into the request's encoding (0.1 ms)."""
-DELTA_BYTES = 4 << 10
-"""Making text of a delta takes as long as moving so many bytes (4 us), ..."""
+TEXT_BYTES = 64
+"""Most bytes of a delta of one token without log probabilities; ..."""
 LOGPROBS_COST = 64
-"""... and making JSON of its log probabilities so many times as long as moving as many bytes."""
+"""... to make JSON of those takes so many times as long as moving as many bytes."""
+MANY_DELTAS = 32
+"""Deltas that come at once of a worker which is far ahead: their text counts as ..."""
+DELTA_BYTES = 4 << 10
+"""... so many bytes each, which are moved in the time (4 us)."""
 MAX_RELEASES = 1024
 """Most releases on their way; past that a lease's own expiry does the work."""
 
@@ -162,10 +166,12 @@ class Calls:
             async for batch in call:
                 if not visit.answered:
                     self._unanswered.end(visit)
-                if (cost := DELTA_BYTES * len(batch) + LOGPROBS_COST * sum(map(len, batch))) > SMALL_BYTES:
+                if (size := sum(map(len, batch))) > TEXT_BYTES * len(batch):
                     await pace().room()
-                    pace().spend(cost)
+                    pace().spend(LOGPROBS_COST * size)
                 yield [decode(item) for item in batch]
+                if len(batch) >= MANY_DELTAS and not pace().spend(DELTA_BYTES * len(batch)):
+                    await pace().room()
 
     async def metrics(self, target: Instance) -> list[Sample]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""

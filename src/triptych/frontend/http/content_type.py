@@ -15,12 +15,16 @@ from triptych.frontend.http.asgi import Scope
 _JSON = re.compile(rb"(?:application/json|[\w.+!#$&^-]+/[\w.+!#$&^-]+\+json)")
 _CHARSET = re.compile(rb'charset\s*=\s*"?([^";\s]*)"?')
 _UTF8 = (b"utf-8", b"utf8")
+_USUAL = [b"application/json"]
 
 
 def check_json(scope: Scope) -> None:
     """Raises UnsupportedMedia for a request that does not say that its body is JSON in UTF-8, or says that it is
     compressed."""
     given = [value for name, value in scope["headers"] if name == b"content-type"]
+    if given == _USUAL:
+        _check_plain(scope)
+        return
     if not given:
         raise _refusal("the request has no Content-Type")
     value = given[0].lower()
