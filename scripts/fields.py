@@ -5,11 +5,11 @@ A test runs this with ``--check``, so that the page cannot say what the frontend
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from written_page import write_or_check
 
 from triptych.frontend.openai.field import Field, Fields, Tagged
 from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_FORMATS
@@ -66,17 +66,5 @@ def page(current: str) -> str:
     return f"{head}{MARK}\n{tables}\n\n## Types that are refused\n\n{types()}\n"
 
 
-def main() -> int:
-    current = PAGE.read_text(encoding="utf-8")
-    wanted = page(current)
-    if "--check" not in sys.argv:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if current != wanted:
-        print("docs/fields.md is not what the tables say: run `python scripts/fields.py`")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, page))

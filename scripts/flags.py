@@ -5,12 +5,12 @@ A test runs this with ``--check``, so that the page cannot say what ``--help`` d
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import get_type_hints
 
 import msgspec
+from written_page import write_or_check
 
 from triptych.cli.options import flag, unwrap
 from triptych.config.media import MediaLimits
@@ -66,17 +66,5 @@ def page(current: str) -> str:
     return f"{head}{MARK}\n{tables}\n"
 
 
-def main() -> int:
-    current = PAGE.read_text(encoding="utf-8")
-    wanted = page(current)
-    if "--check" not in sys.argv:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if current != wanted:
-        print("docs/configuration.md is not what the configuration says: run `python scripts/flags.py`")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(write_or_check(PAGE, page))

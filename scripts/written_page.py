@@ -1,0 +1,20 @@
+"""Writes a page's part that code decides, or checks that it is up to date; for the scripts that make such parts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_or_check(page: Path, written: Callable[[str], str]) -> int:
+    """Put ``written`` of the page's text in its place; with ``--check`` only compare them. Returns the exit status."""
+    current = page.read_text(encoding="utf-8")
+    wanted = written(current)
+    if "--check" not in sys.argv:
+        page.write_text(wanted, encoding="utf-8")
+        return 0
+    if current != wanted:
+        print(f"docs/{page.name} is not up to date: run `python scripts/{Path(sys.argv[0]).name}`")
+        return 1
+    return 0
