@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from support.async_tests import pytest_pyfunc_call
 from support.evidence import Evidence, proves
 from support.nats_server import NatsServer, nats_server
 from triptych.config import credentials
 
-__all__ = ["proves"]
+__all__ = ["proves", "pytest_pyfunc_call"]
 
 
 @pytest.fixture(autouse=True)
