@@ -21,7 +21,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
     values = {name: value for name, value in pyfuncitem.funcargs.items() if name in names}
-    run(pyfuncitem.obj(**values), **_settings(pyfuncitem))
+    settings = _settings(pyfuncitem)
+    run(pyfuncitem.obj(**values), **settings)
     return True
 
 
