@@ -210,8 +210,8 @@ def test_release_frees_blocks_for_others(pair: Pair) -> None:
 
 
 def test_unknown_caches_may_be_released(pair: Pair) -> None:
-    pair.run(pair.p.release(KvHandle(engine="vllm", request_id="nobody", params=b"")))
-    pair.run(pair.p.release(KvHandle(engine="mock", request_id="nobody", params=b"x")))
+    pair.run(pair.p.release(KvHandle(protocol="vllm/NixlConnector", request_id="nobody", params=b"")))
+    pair.run(pair.p.release(KvHandle(protocol="mock", request_id="nobody", params=b"x")))
 
 
 def test_a_cancelled_prefill_leaves_nothing(pair: Pair) -> None:

@@ -21,7 +21,7 @@ from triptych.engines.vllm_flags import VllmFlags
 from triptych.media.naming import content_hash
 from triptych.models.registry import family_of, load_checkpoint
 
-KV = KvHandle(engine="vllm", request_id="elsewhere", params=b"")
+KV = KvHandle(protocol="vllm/NixlConnector", request_id="elsewhere", params=b"")
 
 
 class Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from triptych.contracts.card import Instance, ModelCard
+from triptych.contracts.kv_link import KvLink
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 
@@ -14,6 +15,7 @@ CARD = ModelCard(name="demo", path=str(MODEL_DIR), context_length=4096)
 def instance(
     id: str = "w", span: str = "epd", *, able: str = "", model: ModelCard = CARD, port: int = 1, **fields: Any
 ) -> Instance:
-    """``able`` is the span where it is left out; ``name`` the id."""
-    settings: dict[str, Any] = {"name": id, "component": "w", "engine": "mock", "host": "127.0.0.1", **fields}
+    """``able`` is the span where it is left out; ``name`` the id; ``kv_link`` the same for all."""
+    defaults = {"name": id, "component": "w", "engine": "mock", "host": "127.0.0.1", "kv_link": KvLink(protocol="mock")}
+    settings: dict[str, Any] = {**defaults, **fields}
     return Instance(id=id, span=Span(span), able=Span(able or span), model=model, port=port, **settings)

@@ -6,6 +6,7 @@ import pytest
 
 from support.instances import instance
 from triptych.contracts.errors import Unavailable
+from triptych.contracts.kv_link import HandOff, KvLayout, KvLink
 from triptych.contracts.spans import Span
 from triptych.stages.compose import Need, gap, plan, stages_needed
 
@@ -134,12 +135,54 @@ def test_who_is_avoided_is_as_good_as_gone():
         planned(PICTURE, "a:epd", avoid="a")
 
 
+NIXL = KvLink(protocol="nixl")
+MEETING = KvLink(protocol="sglang", hand_off=HandOff.RENDEZVOUS, bootstrap="10.0.0.1:8998")
+
+
+def laid_out(**layout):
+    return KvLink(protocol="nixl", layout=KvLayout(**layout))
+
+
+@pytest.mark.parametrize(
+    ("giver", "taker", "can"),
+    [
+        (NIXL, NIXL, True),
+        (NIXL, None, False),
+        (None, NIXL, False),
+        (None, None, False),
+        (NIXL, KvLink(protocol="mooncake"), False),
+        (NIXL, KvLink(protocol="nixl", hand_off=HandOff.RENDEZVOUS), False),
+        (MEETING, KvLink(protocol="sglang", hand_off=HandOff.RENDEZVOUS), True),
+        (KvLink(protocol="sglang", hand_off=HandOff.RENDEZVOUS), MEETING, False),
+        (laid_out(dtype="bfloat16", tensor_parallel=2), laid_out(dtype="bfloat16", tensor_parallel=2), True),
+        (laid_out(dtype="bfloat16"), laid_out(dtype="float16"), False),
+        (laid_out(block_size=16), laid_out(block_size=32), False),
+        (laid_out(tensor_parallel=1), laid_out(tensor_parallel=2), False),
+        (laid_out(block_size=16), laid_out(dtype="float16"), True),
+    ],
+)
+def test_only_those_whose_links_fit_hand_over(giver, taker, can):
+    """Whatever their engines are called."""
+    fleet = [instance("p", "p", engine="x", kv_link=giver), instance("d", "d", engine="y", kv_link=taker)]
+    if can:
+        assert str(plan(Need(), fleet, lambda name: 0)) == "p@p d@d"
+        return
+    with pytest.raises(Unavailable, match="cannot hand a KV cache over"):
+        plan(Need(), fleet, lambda name: 0)
+
+
 def test_only_engines_of_a_kind_hand_over():
-    mixed = [instance("p", "p", engine="vllm"), instance("d", "d", engine="mock")]
+    mixed = [instance("p", "p", kv_link=NIXL), instance("d", "d")]
     with pytest.raises(Unavailable, match="different engines"):
         plan(Need(), mixed, lambda name: 0)
-    both = [*mixed, instance("p2", "p", engine="mock")]
+    both = [*mixed, instance("p2", "p")]
     assert str(plan(Need(), both, lambda name: 9 if name == "p2" else 0)) == "p@p2 d@d"
+
+
+def test_who_gives_no_kv_cache_away_still_answers_alone():
+    alone = [instance("a", "ep"), instance("b", "pd", kv_link=None), instance("c", "epd", kv_link=None)]
+    assert str(plan(Need(("x",)), alone, lambda name: 0)) == "epd@c"
+    assert str(plan(Need(), alone[:2], lambda name: 0)) == "pd@b"
 
 
 def test_media_go_to_the_encode_worker_that_is_their_home():

@@ -88,7 +88,7 @@ def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -> None
 
 def test_a_request_that_was_prefilled_elsewhere_waits_for_no_prefill() -> None:
     account = Account()
-    handle = KvHandle(engine="mock", request_id="r", params=b"")
+    handle = KvHandle(protocol="mock", request_id="r", params=b"")
     request = GenerateRequest(id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), kv=handle, said=[7])
     with account.taken(request):
         assert account.others("me") == Load(0, 3, 1)

@@ -136,7 +136,7 @@ def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_back_o
             pass
         await engine.release(given[1].kv)
         await engine.release(given[1].kv)
-        await engine.release(KvHandle(engine="vllm", request_id="r2", params=b"x"))
+        await engine.release(KvHandle(protocol="vllm/NixlConnector", request_id="r2", params=b"x"))
         assert transfer.stats().leases == 48
         await until(lambda: transfer.stats().leases == 0, "the leases of the others end")
         assert transfer.stats().used_bytes == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from triptych.contracts.errors import ConfigError, KvLost
+from triptych.contracts.kv_link import KvLayout, KvLink
 from triptych.contracts.request import KvHandle
 from triptych.contracts.spans import Span
 from triptych.engines.vllm import kv
@@ -32,9 +34,9 @@ def test_a_handle_is_not_read_when_its_lease_is_as_good_as_over() -> None:
 @pytest.mark.parametrize(
     "handle",
     [
-        KvHandle(engine="mock", request_id="r", params=kv.pack("r", {}, 1, 30).params),
-        KvHandle(engine="vllm", request_id="r", params=b"\xc1"),
-        KvHandle(engine="vllm", request_id="r", params=msgspec.msgpack.encode({"tokens": 3})),
+        KvHandle(protocol="mock", request_id="r", params=kv.pack("r", {}, 1, 30).params),
+        KvHandle(protocol="vllm/NixlConnector", request_id="r", params=b"\xc1"),
+        KvHandle(protocol="vllm/NixlConnector", request_id="r", params=msgspec.msgpack.encode({"tokens": 3})),
     ],
 )
 def test_a_handle_that_means_nothing_here_is_lost(handle: KvHandle) -> None:
@@ -47,6 +49,16 @@ def test_the_connectors_role_is_read_off_the_span(span: Span, role: str) -> None
     config = kv.transfer_config(span, "127.0.0.1", 5)
     assert config["kv_role"] == role
     assert config["kv_connector_extra_config"] == {"side_channel_host": "127.0.0.1", "side_channel_port": 5}
+
+
+def test_the_link_names_the_connector_and_what_it_does_not_convert() -> None:
+    def config(transfer: object) -> SimpleNamespace:
+        model, cache = SimpleNamespace(dtype="torch.bfloat16"), SimpleNamespace(cache_dtype="auto", block_size=16)
+        return SimpleNamespace(kv_transfer_config=transfer, model_config=model, cache_config=cache)
+
+    assert kv.link_of(config(None)) is None
+    link = kv.link_of(config(SimpleNamespace(kv_connector="NixlConnector")))
+    assert link == KvLink(protocol=kv.PROTOCOL, layout=KvLayout(dtype="bfloat16/auto"))
 
 
 def test_only_cut_spans_hand_over() -> None:

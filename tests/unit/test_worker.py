@@ -13,6 +13,7 @@ from triptych.config.media import MediaLimits
 from triptych.config.serve import WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError
+from triptych.contracts.kv_link import KvLink
 from triptych.contracts.request import GENERATE
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
@@ -45,6 +46,7 @@ class Parts:
 
 class Engine(Parts):
     able = Span.EPD
+    kv_link = KvLink(protocol="test")
 
     async def start(self, transfer):
         self.note("engine starts")

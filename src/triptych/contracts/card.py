@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from triptych.contracts.kv_link import KvLink
 from triptych.contracts.spans import Span
 
 
@@ -71,3 +72,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     worker has; empty: nowhere."""
     weights: tuple[tuple[str, str], ...] = ()
     """(name, digest) of each shard of weights in its checkpoint (``models.weights``)."""
+    kv_link: KvLink | None = None
+    """How its KV cache travels to or from other workers; None: it neither gives nor takes one."""

@@ -124,8 +124,8 @@ class Medium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class KvHandle(msgspec.Struct, frozen=True, kw_only=True):
     """The KV cache of a prefilled prompt, waiting at the worker that made it."""
 
-    engine: str
-    """Only an engine of the same kind can read it."""
+    protocol: str
+    """That of ``KvLink.protocol``: only who speaks it can read the cache."""
     request_id: str
     """The prefill's id at its owner; names the cache when it is given back unread."""
     params: bytes

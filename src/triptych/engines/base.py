@@ -13,6 +13,7 @@ from triptych.cache.kv_log import KvLog
 from triptych.config.media import MediaLimits
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.kv_link import KvLink
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Metadata, TokenDelta
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer, Sample
@@ -72,6 +73,11 @@ class Engine(Protocol):
     @property
     def able(self) -> Span:
         """The widest span that it could host as it is configured: what it may stand in for. Known after start."""
+        ...
+
+    @property
+    def kv_link(self) -> KvLink | None:
+        """How its KV cache reaches other workers, or theirs reaches this one. Known after start; None: not at all."""
         ...
 
     async def start(self, transfer: Transfer) -> ModelCard:

@@ -26,6 +26,7 @@ import msgspec
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import BadRequest, KvLost, MediaMissing, TriptychError
+from triptych.contracts.kv_link import KvLayout, KvLink
 from triptych.contracts.request import (
     GenerateRequest,
     KvHandle,
@@ -42,7 +43,7 @@ from triptych.engines.mock_answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock_args import MockArgs
 from triptych.engines.mock_pace import Pace, Turn
 from triptych.engines.mock_start import hold_start
-from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of, kv_of
+from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, KV_PROTOCOL, embedding_of, kv_of
 from triptych.media.decoder import MediaDecoder
 from triptych.media.naming import embedding_name, salted_name
 from triptych.models.base import Checkpoint, Tokenise
@@ -71,6 +72,12 @@ class MockEngine:
     @property
     def able(self) -> Span:
         return self._options.span if self._options.span is Span.E else Span.EPD
+
+    @property
+    def kv_link(self) -> KvLink | None:
+        if self._options.span is Span.E:
+            return None
+        return KvLink(protocol=KV_PROTOCOL, layout=KvLayout(block_size=self._args.block_size))
 
     @property
     def kv_log(self) -> KvLog | None:
@@ -276,7 +283,7 @@ class MockEngine:
         buffer.data[:] = data
         handle = self._transfer.export(buffer)  # a lease: it ends when it is read, by ``release``, or by time
         buffer.close()
-        return KvHandle(engine="mock", request_id=request.id, params=msgspec.msgpack.encode(handle))
+        return KvHandle(protocol=KV_PROTOCOL, request_id=request.id, params=msgspec.msgpack.encode(handle))
 
     async def _import(self, request: GenerateRequest) -> int:
         """Fetch the KV cache that ``request.kv`` names; it must be that of this very prompt."""

@@ -8,6 +8,8 @@ from hashlib import shake_256
 
 EMBEDDING_WIDTH = 8
 EMBEDDING_DTYPE = "float32"
+KV_PROTOCOL = "mock"
+"""``KvLink.protocol``."""
 
 
 def embedding_of(content_hash: str, tokens: int) -> bytes:

@@ -124,6 +124,7 @@ class Worker:
             max_in_flight=self._config.max_in_flight,
             tls=self._server.speaks_tls,
             events=events,
+            kv_link=self._engine.kv_link,
         )
 
 

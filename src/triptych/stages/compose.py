@@ -176,8 +176,10 @@ def _joined(way: Way) -> Way:
 
 
 def _hands_over(giver: Instance, taker: Instance) -> bool:
-    """Only engines of one kind read each other's KV cache, and handing over to oneself is no split."""
-    return giver.engine == taker.engine and giver.id != taker.id
+    """Whether ``taker`` can decode on the KV cache of ``giver``. Handing over to oneself is no split."""
+    if giver.kv_link is None or taker.kv_link is None or giver.id == taker.id:
+        return False
+    return giver.kv_link.gives_to(taker.kv_link)
 
 
 def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> list[str]:
@@ -224,6 +226,9 @@ def _missing(stages: str, alive: Sequence[Instance]) -> str:
     least = min(lacks, key=lambda parts: (len(parts), len("".join(parts))))
     have = ", ".join(sorted({one.span.value for one in alive}))
     if not least:
-        return f"the workers that prefill and those that decode run different engines (spans alive: {have})"
+        return (
+            "the workers that prefill and those that decode cannot hand a KV cache over: they run different engines, "
+            f"or their caches differ in protocol, sequence or layout (spans alive: {have})"
+        )
     wanted = " and ".join(repr(part) for part in least)
     return f"no worker with span {wanted} (or one that contains it) is alive for this model; alive: {have}"

@@ -61,6 +61,10 @@ class EncoderEngine:
     def able(self) -> Span:
         return Span.E
 
+    @property
+    def kv_link(self) -> None:
+        """An encoder has no KV cache."""
+
     async def start(self, transfer: Transfer) -> ModelCard:
         try:
             return await self._start()

@@ -18,6 +18,7 @@ from triptych.aio.shielded import shielded
 from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
+from triptych.contracts.kv_link import KvLink
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Timing, TokenDelta
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer
@@ -140,6 +141,10 @@ class VllmEngine:
             endpoint=self._channel.endpoint,
             replay_endpoint=self._channel.replay_endpoint,
         )
+
+    @property
+    def kv_link(self) -> KvLink | None:
+        return None if self._engine is None else kv.link_of(self._engine.vllm_config)
 
     @property
     def kv_log(self) -> KvLog | None:

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.errors import ConfigError, KvLost
+from triptych.contracts.kv_link import KvLayout, KvLink
 from triptych.contracts.request import KvHandle
 from triptych.contracts.spans import Span
 from triptych.transfer import ucx
 
-ENGINE = "vllm"
-"""``KvHandle.engine``."""
+PROTOCOL = "vllm/NixlConnector"
+"""``KvLink.protocol`` of the connector that this module configures."""
 LEASE_S = 30
 """vLLM's default ``kv_lease_duration``: how long a cache waits for its reader. A reader in whose queue the request
 waits renews it."""
@@ -49,6 +50,17 @@ def transfer_config(span: Span, host: str, port: int) -> dict[str, Any]:
     }
 
 
+def link_of(config: Any) -> KvLink | None:
+    """Return how an engine with the ``VllmConfig`` ``config`` gives or takes KV caches; None without a connector.
+
+    NIXL's connector converts block sizes and tensor parallelism by itself, and refuses other dtypes.
+    """
+    if (transfer := config.kv_transfer_config) is None:
+        return None
+    dtypes = (str(config.model_config.dtype).removeprefix("torch."), str(config.cache_config.cache_dtype))
+    return KvLink(protocol=f"vllm/{transfer.kv_connector}", layout=KvLayout(dtype="/".join(dtypes)))
+
+
 def hands_over(span: Span) -> bool:
     """Whether workers of ``span`` give or take a KV cache."""
     return span in _ROLES
@@ -63,13 +75,13 @@ def require_nixl() -> None:
 
 def pack(request_id: str, params: dict[str, Any], tokens: int, lease_s: float) -> KvHandle:
     cache = Cache(params, tokens, time.time() + lease_s - MARGIN_S)
-    return KvHandle(engine=ENGINE, request_id=request_id, params=msgspec.msgpack.encode(cache))
+    return KvHandle(protocol=PROTOCOL, request_id=request_id, params=msgspec.msgpack.encode(cache))
 
 
 def unpack(kv: KvHandle) -> Cache:
-    """Raises KvLost for a handle of another engine or version."""
-    if kv.engine != ENGINE:
-        raise KvLost(f"a KV cache made by {kv.engine!r} cannot be read by vLLM")
+    """Raises KvLost for a handle of another protocol or version."""
+    if kv.protocol != PROTOCOL:
+        raise KvLost(f"a KV cache handed over by {kv.protocol!r} cannot be read by vLLM")
     try:
         return msgspec.msgpack.decode(kv.params, type=Cache)
     except msgspec.MsgspecError as error:

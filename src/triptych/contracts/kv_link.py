@@ -1,0 +1,49 @@
+"""How the KV cache of one worker reaches another: what both must agree on, and who of the two is called when."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class HandOff(StrEnum):
+    """How a prefill and a decode at two workers are sequenced."""
+
+    PREFILL_FIRST = "prefill-first"
+    """The prefill is awaited. Its answer has a handle to the KV cache, which is passed on to the decode."""
+    RENDEZVOUS = "rendezvous"
+    """Both are called at once, with a room in which they meet. The decode waits there for the KV cache."""
+
+
+class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker lays its KV cache out. A default stands for a property that the protocol converts by itself."""
+
+    dtype: str = ""
+    block_size: int = 0
+    """Tokens a block."""
+    tensor_parallel: int = 0
+    """Ranks that share the heads."""
+
+    def fits(self, other: KvLayout) -> bool:
+        """Whether all properties that both state are equal."""
+        mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return all(one == two or not one or not two for one, two in zip(mine, others, strict=True))
+
+
+class KvLink(msgspec.Struct, frozen=True, kw_only=True):
+    """The way on which a worker gives or takes a KV cache."""
+
+    protocol: str
+    """Names what both ends speak, with its version where versions differ: ``vllm/NixlConnector``."""
+    hand_off: HandOff = HandOff.PREFILL_FIRST
+    layout: KvLayout = KvLayout()
+    bootstrap: str = ""
+    """``host:port`` where takers meet this worker by rendezvous; empty: this worker gives nothing by rendezvous."""
+
+    def gives_to(self, taker: KvLink) -> bool:
+        """Whether a worker with the link ``taker`` can read what a worker with this link prefilled."""
+        if self.hand_off is HandOff.RENDEZVOUS and not self.bootstrap:
+            return False
+        same = (self.protocol, self.hand_off) == (taker.protocol, taker.hand_off)
+        return same and self.layout.fits(taker.layout)
