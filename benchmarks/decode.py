@@ -29,10 +29,10 @@ from benchmarks.media_files import film, photograph, sound
 from benchmarks.options import RESULTS
 from triptych.config.media import MediaLimits
 from triptych.contracts.request import Medium
-from triptych.media.audio import decode_audio
-from triptych.media.image import decode_image
+from triptych.media.formats.audio import decode_audio
+from triptych.media.formats.image import decode_image
+from triptych.media.formats.video import decode_video
 from triptych.media.sandbox.pool import Sandbox
-from triptych.media.video import decode_video
 
 CORES = len(os.sched_getaffinity(0))
 LIMITS = MediaLimits(media_decode_workers=CORES, media_max_bytes=64 << 20)

@@ -24,14 +24,14 @@ import uvloop
 from benchmarks.machine import describe
 from benchmarks.procs import cpu_seconds
 from benchmarks.stats import median, percentile
-from triptych.cache.kv_log import KvLog
 from triptych.cli.process import event_publisher, event_source
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.kv_events import KvChange, Level, packed, unpacked
 from triptych.contracts.spans import Span
 from triptych.deploy.nats_server import nats_server
-from triptych.planes.events.account import Account
+from triptych.kv.log import KvLog
+from triptych.planes.events.account import LoadTracker
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 
@@ -79,7 +79,7 @@ async def work(plane: PlaneConfig, batches: int) -> None:
     """The worker's process. Goes on at each line of its standard input."""
     log, publisher = KvLog(list), event_publisher(plane, "127.0.0.1")
     server = TcpRequestServer("127.0.0.1", 0, max_in_flight=1000, token=os.environ.get("TRIPTYCH_TOKEN"))
-    events = await publisher.start(log, Account())
+    events = await publisher.start(log, LoadTracker())
     _, port = await server.start({}, publisher.endpoints(), id=ID)
     say(Ready(port, events))
     await told_to()

@@ -29,8 +29,8 @@ from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.kv_events import KvBatch, KvChange, Load, packed, unpacked
 from triptych.contracts.spans import Span
 from triptych.engines.vllm.kv_events import Events
-from triptych.router.block_hash import block_hashes, named
-from triptych.router.kv_index import KvIndex
+from triptych.kv.block_hash import block_hashes, named
+from triptych.kv.index import KvIndex
 from triptych.router.routing import Prompt, Routing
 
 RESULT = Path(__file__).parent / "results" / "kv-index.md"

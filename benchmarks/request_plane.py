@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
-from tests.support.certificates import Authority
 
 from benchmarks.machine import describe
 from benchmarks.stats import median, median_ratio
+from tests.support.certificates import Authority
 from triptych.observability.lag import LoopLag
 from triptych.planes.request.base import Payload, Peer
 from triptych.planes.request.tcp_client import TcpRequestClient

@@ -26,10 +26,10 @@ from benchmarks.machine import describe
 from benchmarks.stats import percentile
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.tensor import TensorHandle
-from triptych.transfer.memory import AnonymousMemory
-from triptych.transfer.nixl_agent import NixlAgent
+from triptych.transfer.arena.memory import AnonymousMemory
+from triptych.transfer.nixl.agent import NixlAgent
+from triptych.transfer.nixl.spans import Piece, Span
 from triptych.transfer.registry import make_transfer
-from triptych.transfer.spans import Piece, Span
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -17,7 +17,7 @@ FILE = Path(__file__).resolve().parent.parent / "examples" / "conversations.json
 BLOCK = 512
 """Tokens of a block, which one id of ``hash_ids`` stands for."""
 APPLICATIONS, SYSTEM_BLOCKS = 4, 3
-CONVERSATIONS, MOST_TURNS = 150, 8
+CONVERSATIONS, MAX_TURNS = 150, 8
 SECONDS = 600
 
 
@@ -31,7 +31,7 @@ def rows() -> list[dict[str, Any]]:
 
 def _conversation(chance: random.Random, names: Iterator[int], said: list[int]) -> Iterator[dict[str, Any]]:
     at_ms = chance.randrange(1000 * SECONDS)
-    for _ in range(chance.randint(1, MOST_TURNS)):
+    for _ in range(chance.randint(1, MAX_TURNS)):
         said += [next(names) for _ in range(chance.randint(1, 6))]
         yield {
             "timestamp": at_ms,

@@ -19,7 +19,7 @@ from support.raw_http import Streams, connected
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.discovery.nats import NatsDiscovery
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats.access import NatsSecrets, read_access
 from triptych.planes.request.base import Call, Handler, Peer, RequestClient, RequestServer
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer

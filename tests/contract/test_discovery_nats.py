@@ -20,10 +20,10 @@ from support.loops import run, until
 from support.nats_server import nats_server
 from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import ConfigError
-from triptych.planes import nats_link
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.discovery.nats_bucket import TTL_S, key_of
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats import link as nats_link
+from triptych.planes.nats.access import NatsSecrets, read_access
 
 AWAY_S = 3.0
 
@@ -32,7 +32,7 @@ import asyncio, sys
 from support.certificates import Authority
 from support.instances import instance
 from triptych.planes.discovery.nats import NatsDiscovery
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats.access import NatsSecrets, read_access
 
 async def main():
     discovery = NatsDiscovery(read_access(sys.argv[1], NatsSecrets()), sys.argv[2])

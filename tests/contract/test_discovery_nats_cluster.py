@@ -14,7 +14,7 @@ from support.loops import run, until, until_async
 from support.nats_server import nats_cluster
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.discovery.nats_bucket import TTL_S
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats.access import NatsSecrets, read_access
 
 BUCKET = "triptych-default"
 

@@ -82,7 +82,7 @@ def test_who_is_too_slow_gets_a_snapshot_in_the_place_of_what_waits(carrier, mon
 
     async def main():
         async with (
-            Speaker(carrier.publisher(), most_behind=4).speaking() as speaker,
+            Speaker(carrier.publisher(), max_behind=4).speaking() as speaker,
             listening(carrier, speaker.instance, "slow") as slow,
         ):
             await slow.agrees(speaker)

@@ -20,11 +20,11 @@ from support.nats_server import nats_server
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.kv_events import KvChange, Told
-from triptych.planes import nats_link
 from triptych.planes.events import publish, subscribe, zeromq
 from triptych.planes.events.jetstream import EventStream, JetStreamOutlet, prefix
 from triptych.planes.events.zeromq import FRAME_BYTES, SUBSCRIPTION_BYTES, ZmqInlet, ZmqOutlet
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats import link as nats_link
+from triptych.planes.nats.access import NatsSecrets, read_access
 
 QUIET_S = 0.3
 CURVE_BYTES = 33

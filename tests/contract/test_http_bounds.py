@@ -174,8 +174,8 @@ def test_the_bound_leaves_descriptors_for_others(monkeypatch):
         monkeypatch.setattr(connections.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         of_all = connections.Connections(HttpConfig())
         assert 2 <= of_all.most <= most
-        assert of_all.most_surplus >= 1
-        assert of_all.most + of_all.most_surplus < limit - 10
+        assert of_all.max_surplus >= 1
+        assert of_all.most + of_all.max_surplus < limit - 10
 
 
 def test_what_counts_as_one_address():

@@ -12,11 +12,11 @@ import pytest
 from support.http_server import get, served
 from support.loops import run, until
 from support.raw_http import connected, post, response, send
+from triptych.aio.pace import pace
 from triptych.frontend.http.connection import MAX_PIPELINED
 from triptych.frontend.http.exchange import Exchange
 from triptych.frontend.http.parsing import MAX_HEADERS, Parser
 from triptych.frontend.http.server import BODY_BYTES, SCRATCH_BYTES
-from triptych.pace import pace
 
 
 def test_what_is_no_http_is_answered_as_json():

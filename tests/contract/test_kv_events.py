@@ -19,7 +19,7 @@ from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock import MockEngine
-from triptych.router.block_hash import MediumAt
+from triptych.kv.block_hash import MediumAt
 from triptych.transfer.inproc import InprocTransfer
 
 CAT, DOG = "ca7" * 21 + "0", "d06" * 21 + "1"

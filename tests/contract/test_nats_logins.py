@@ -13,7 +13,7 @@ from support.loops import run
 from support.nats_server import nats_server
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.nats import NatsDiscovery
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats.access import NatsSecrets, read_access
 
 RIGHTS = {"publish": ["$JS.API.>", "$KV.triptych-default.>"], "subscribe": ["_INBOX.>"]}
 """What the docs say that a user needs."""

@@ -24,7 +24,11 @@ over_all_backends = pytest.mark.parametrize("backend", BACKENDS)
 @asynccontextmanager
 async def transfers(backend, count=2, **settings):
     """Started ones; at the end nothing of theirs may be left in use."""
-    far = patch("triptych.transfer.nixl.map_table", return_value=None) if backend == "nixl-far" else nullcontext()
+    far = (
+        patch("triptych.transfer.nixl.transfer.map_table", return_value=None)
+        if backend == "nixl-far"
+        else nullcontext()
+    )
     backend = backend.removesuffix("-far")
     settings = {"arena_bytes": 8 * MIB, "slab_bytes": MIB, **settings}
     made = [make_transfer(TransferConfig(transfer=backend, **settings)) for _ in range(count)]

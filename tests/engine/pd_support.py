@@ -25,7 +25,7 @@ from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.media.naming import content_hash
 from triptych.models.registry import family_of, load_checkpoint
-from triptych.transfer import ucx
+from triptych.transfer.nixl import ucx
 
 T = TypeVar("T")
 

@@ -66,7 +66,7 @@ def test_the_graph_with_vllms_ec_connector_starts_as_it_is() -> None:
 
 
 def _evaluate(*flags: str) -> None:
-    command = [sys.executable, "-m", "triptych.demo.evaluate", "--count", "1000", "--at-least", "0.98", *flags]
+    command = [sys.executable, "-m", "training.evaluate", "--count", "1000", "--at-least", "0.98", *flags]
     run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -14,7 +14,7 @@ from support.http_server import reading_nothing
 from support.loops import run, until, until_async
 from support.raw_http import connected, post
 from support.sse import parse
-from triptych.frontend.unsent import LOGPROB_BYTES, MAX_UNSENT_TOKENS
+from triptych.frontend.openai.unsent import LOGPROB_BYTES, MAX_UNSENT_TOKENS
 
 CHAT = "/v1/chat/completions"
 ENDLESS = {"ignore_eos": True, "max_tokens": 4000}
@@ -134,9 +134,9 @@ def test_the_engines_places_of_clients_that_do_not_read_come_free():
                 await d.worker.busy(8)
 
                 async def counted():
-                    return held_bytes((await d.http.get("/metrics")).text) > 8 * most_unsent
+                    return held_bytes((await d.http.get("/metrics")).text) > 8 * max_unsent
 
-                most_unsent = MAX_UNSENT_TOKENS * 21 * LOGPROB_BYTES
+                max_unsent = MAX_UNSENT_TOKENS * 21 * LOGPROB_BYTES
                 await until_async(counted, "what waits for them is counted")
                 assert (await d.chat("hello")).status_code == 200, "it had its turn, once theirs was over"
                 await gone(d)

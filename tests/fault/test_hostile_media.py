@@ -22,7 +22,7 @@ from support.deployment import deployment
 from support.hostile_site import SECRET, hostile_site
 from support.loops import run, until
 from triptych.config.media import MediaLimits
-from triptych.media import connect, guard
+from triptych.media.fetch import connect, guard
 
 FIELD = "messages[0].content[0].image_url"
 LEAKS = (SECRET, "127.0.0.", "::1", "Traceback", "PIL", "aiohttp", "Errno", "zlib", "cannot identify", "object at 0x")

@@ -17,7 +17,6 @@ pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 pytest.importorskip("soxr", reason="the extra `audio` is not installed")
 
 from benchmarks.audio_model import audio_checkpoint
-
 from support import hostile_files as files
 from support.background import served
 from support.checkpoints import image_part, picture_url

@@ -16,9 +16,9 @@ from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.shortage import shortage_of
-from triptych.frontend.choice import Choice
-from triptych.frontend.requests import Builder
-from triptych.media import local_file
+from triptych.frontend.openai.choice import Choice
+from triptych.frontend.openai.requests import Builder
+from triptych.media.fetch import local_file
 from triptych.planes.request.base import Peer
 from triptych.planes.request.tcp_client import TcpRequestClient
 

@@ -13,7 +13,7 @@ from triptych.planes.events.publish import PubSubPublisher
 from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.events.subscribe import PubSubSource
 from triptych.planes.events.zeromq import ZmqInlet, ZmqOutlet
-from triptych.planes.nats_access import NatsSecrets, read_access
+from triptych.planes.nats.access import NatsSecrets, read_access
 from triptych.planes.request.base import RequestClient
 
 NAMES = ("request", "zmq", "jetstream")

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import hostile_decoder
 
-from triptych.media import pt_file
+from triptych.media.embeddings import pt_file
 
 
 class Torch:

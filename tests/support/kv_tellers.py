@@ -16,7 +16,7 @@ from triptych.contracts.kv_events import KvChange, Level, unpacked
 from triptych.engines.sglang import kv_events as sglang
 from triptych.engines.trtllm import kv_events as trtllm
 from triptych.engines.vllm import kv_events as vllm
-from triptych.router.block_hash import MediumAt, block_hashes, named, root
+from triptych.kv.block_hash import MediumAt, block_hashes, named, root
 
 SIZE = 4
 PAD = 90

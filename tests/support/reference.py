@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.audio_model import AUDIO_TEXTS, audio_template
 from PIL import Image, ImageDraw
 
+from benchmarks.audio_model import AUDIO_TEXTS, audio_template
 from support import checkpoint_llama4, checkpoint_llava, checkpoint_llava_next, checkpoint_llava_next_video
 from support.qwen3_vl import qwen3_vl
 from triptych.demo import MODEL_DIR

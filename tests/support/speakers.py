@@ -11,10 +11,10 @@ from typing import Any
 from support.carriers import Carrier
 from support.instances import instance
 from support.loops import until
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import Instance
 from triptych.contracts.kv_events import KvChange, Level, Load, packed, unpacked
-from triptych.planes.events.account import Account
+from triptych.kv.log import KvLog
+from triptych.planes.events.account import LoadTracker
 from triptych.planes.events.base import Publisher
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
@@ -23,10 +23,10 @@ from triptych.planes.request.tcp_server import TcpRequestServer
 class Speaker:
     """A worker that holds blocks, and says so."""
 
-    def __init__(self, publisher: Publisher, most_behind: int = 4096) -> None:
+    def __init__(self, publisher: Publisher, max_behind: int = 4096) -> None:
         self.held: set[int] = set()
-        self.log = KvLog(lambda: [KvChange(Level.DEVICE, True, packed(sorted(self.held)))], most_behind)
-        self.account = Account()
+        self.log = KvLog(lambda: [KvChange(Level.DEVICE, True, packed(sorted(self.held)))], max_behind)
+        self.account = LoadTracker()
         self.publisher: Any = publisher
         self.instance: Instance = None  # type: ignore[assignment]
         self.snapshots = 0

@@ -8,8 +8,8 @@ import wave
 from io import BytesIO
 
 import pytest
-from benchmarks.audio_model import AUDIO_TEXTS, audio_checkpoint
 
+from benchmarks.audio_model import AUDIO_TEXTS, audio_checkpoint
 from support.background import served
 from support.checkpoints import picture_url
 from support.deployment import deployment

@@ -17,7 +17,7 @@ from support.errors import check_error
 from support.loops import run, until_async
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http import body
-from triptych.frontend.requests import Builder
+from triptych.frontend.openai.requests import Builder
 
 BODY = json.dumps(chat_body()).encode()
 

@@ -11,8 +11,8 @@ from support.deployment import deployment
 from support.errors import check_error
 from support.loops import run, until, until_async
 from triptych.contracts.request import TokenLogprob
-from triptych.frontend.answers import ChatAnswer, CompletionAnswer
-from triptych.frontend.choice import Choice
+from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
+from triptych.frontend.openai.choice import Choice
 
 
 def metric(text, name):

@@ -9,11 +9,11 @@ import pytest
 from support.carriers import NAMES, Carrier, carrier_of
 from support.deployment import chat_body, deployment
 from support.loops import run, until
-from triptych.cache.kv_log import KvLog
 from triptych.config.router import RouterConfig
 from triptych.contracts.kv_events import KvChange, Level, packed
 from triptych.engines.mock import MockEngine
-from triptych.frontend.follow import Follower
+from triptych.frontend.fleet.follow import Follower
+from triptych.kv.log import KvLog
 from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.router.routing import Routing

@@ -38,14 +38,14 @@ def test_the_request_path_names_real_files() -> None:
 
 def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.cache.embedding import EmbeddingCache
-    from triptych.cache.held_bytes import HeldBytes
+    from triptych.cache.memory_budget import MemoryBudget
     from triptych.config.http import HttpConfig
     from triptych.config.media import MediaLimits
     from triptych.engines.base import EngineStats
     from triptych.engines.vllm.grammar.checker import GrammarChecker
-    from triptych.frontend.admission import Admission
+    from triptych.frontend.http.admission import Admission
     from triptych.frontend.http.connections import Connections
-    from triptych.frontend.in_flight import InFlight
+    from triptych.frontend.http.in_flight import InFlight
     from triptych.media.decoder import MediaDecoder
     from triptych.observability.lag import LoopLag
     from triptych.observability.metrics import FrontendMetrics
@@ -64,7 +64,7 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     of_workers = [*samples(stats, EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     dispatcher = Dispatcher(TcpRequestClient(), 1.0)
-    of_frontends = [*Admission(0, 1, 1.0).samples(), *HeldBytes(1).samples(), *dispatcher.samples()]
+    of_frontends = [*Admission(0, 1, 1.0).samples(), *MemoryBudget(1).samples(), *dispatcher.samples()]
     of_frontends += [*InFlight(1).samples(), *TextWork().samples(), *Connections(HttpConfig()).samples()]
     names |= {one.name + "_total" * (one.kind == "counter") for one in (*of_workers, *of_frontends)}
     assert documented == names

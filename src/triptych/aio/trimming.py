@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from triptych.memory import trim
+from triptych.aio.memory import trim
 
 TRIM_AFTER_S = 1.0
 """Requests that end within so long of each other are followed by one trim; by then their last references are gone."""

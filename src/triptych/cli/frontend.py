@@ -30,8 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     from triptych.aio.listeners import is_loopback
+    from triptych.aio.memory import settle
     from triptych.frontend.server import serving
-    from triptych.memory import settle
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
 

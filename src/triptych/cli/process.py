@@ -16,6 +16,7 @@ import uvloop
 
 from triptych.aio import leftovers, terminal
 from triptych.aio.listeners import is_loopback
+from triptych.aio.tasks import TaskSet
 from triptych.cli import stopping
 from triptych.cli.options import flag, read_options
 from triptych.config import credentials, env
@@ -32,11 +33,10 @@ from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.request.base import RequestClient
 from triptych.planes.request.tls import TlsFiles
 from triptych.runtime.heartbeat import beat
-from triptych.runtime.tasks import TaskSet
 from triptych.runtime.worker import EngineFailed
 
 if TYPE_CHECKING:
-    from triptych.planes.nats_access import NatsAccess
+    from triptych.planes.nats.access import NatsAccess
 
 log = logging.getLogger("triptych.process")
 
@@ -210,7 +210,7 @@ def _nats_discovery(config: PlaneConfig) -> Discovery:
 
 
 def _nats_access(config: PlaneConfig) -> NatsAccess:
-    from triptych.planes.nats_access import NatsSecrets, read_access
+    from triptych.planes.nats.access import NatsSecrets, read_access
 
     secrets = NatsSecrets(password=credentials.nats_password(), token=credentials.nats_token())
     return read_access(

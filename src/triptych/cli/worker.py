@@ -8,6 +8,7 @@ import logging
 import msgspec
 
 from triptych.aio.listeners import authority, bare, is_loopback
+from triptych.aio.memory import settle
 from triptych.cli import process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
@@ -19,16 +20,15 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions, engine_factory
 from triptych.engines.flags import check_flags, known_flags
-from triptych.memory import settle
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
-from triptych.models.splits import require_complete, require_span
+from triptych.models.span_support import require_complete, require_span
 from triptych.observability import phases
 from triptych.planes import run_dir
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime import engine_log
 from triptych.runtime.worker import Worker
-from triptych.transfer import ucx
+from triptych.transfer.nixl import ucx
 from triptych.transfer.registry import make_transfer, require_transfer
 
 log = logging.getLogger("triptych.worker")

@@ -1,4 +1,4 @@
-"""What a worker tells frontends: what its KV cache holds, in our own hashes (``router.block_hash``), and its load."""
+"""What a worker tells frontends: what its KV cache holds, in our own hashes (``kv.block_hash``), and its load."""
 
 from __future__ import annotations
 

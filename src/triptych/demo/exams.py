@@ -85,7 +85,7 @@ def _frames(checkpoint: Path, data: bytes) -> Any:
     """uint8 [frames, height, width, 3], of those that the model sees."""
     from triptych.config.media import MediaLimits
     from triptych.contracts.request import Medium
-    from triptych.media.video import decode_video, inspect_video
+    from triptych.media.formats.video import decode_video, inspect_video
     from triptych.models.qwen_vl import frame_indices
     from triptych.models.registry import load_checkpoint
 
@@ -100,7 +100,7 @@ def _samples(checkpoint: Path, data: bytes) -> Any:
     """float32 [samples] at the model's rate."""
     from triptych.config.media import MediaLimits
     from triptych.contracts.request import Medium
-    from triptych.media.audio import decode_audio
+    from triptych.media.formats.audio import decode_audio
     from triptych.models.qwen2_audio import sample_rate
     from triptych.models.registry import load_checkpoint
 

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-MOST_LINE_BYTES = 64 * 1024
+MAX_LINE_BYTES = 64 * 1024
 """A longer line is cut in pieces, so that a process cannot make its supervisor hold more than this."""
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI: cyan, yellow, green, magenta, blue; then bright
 
 
 class Lines:
-    """Cuts a byte stream into lines of text, at most ``MOST_LINE_BYTES`` each."""
+    """Cuts a byte stream into lines of text, at most ``MAX_LINE_BYTES`` each."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[str]:
         *whole, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) >= MOST_LINE_BYTES:
+        if len(self._rest) >= MAX_LINE_BYTES:
             whole.append(self._rest)
             self._rest = b""
         return [_text(line) for line in whole]

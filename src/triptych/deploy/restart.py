@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 FIRST_DELAY_S = 0.5
-MOST_DELAY_S = 15.0
+MAX_DELAY_S = 15.0
 HEALTHY_AFTER_S = 60.0
 
 
@@ -21,7 +21,7 @@ def next_delay_s(previous_delay_s: float, ready_for_s: float) -> float:
     """Seconds to wait before the next life of a process that served ``ready_for_s`` seconds in this one."""
     if previous_delay_s <= 0 or ready_for_s >= HEALTHY_AFTER_S:
         return FIRST_DELAY_S
-    return min(2 * previous_delay_s, MOST_DELAY_S)
+    return min(2 * previous_delay_s, MAX_DELAY_S)
 
 
 def after_exit(history: History, ready_for_s: float | None) -> History | None:

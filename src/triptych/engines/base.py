@@ -9,7 +9,6 @@ from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
-from triptych.cache.kv_log import KvLog
 from triptych.config.media import MediaLimits
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError
@@ -18,6 +17,7 @@ from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Metada
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer, Sample
 from triptych.engines.flags import require_engine
+from triptych.kv.log import KvLog
 from triptych.transfer.base import Buffer, Transfer
 
 

@@ -23,7 +23,6 @@ from typing import Any
 
 import msgspec
 
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import BadRequest, KvLost, MediaMissing, TriptychError
 from triptych.contracts.kv_link import KvLayout, KvLink
@@ -44,10 +43,11 @@ from triptych.engines.mock_args import MockArgs
 from triptych.engines.mock_pace import Pace, Turn
 from triptych.engines.mock_start import hold_start
 from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, KV_PROTOCOL, embedding_of, kv_of
+from triptych.kv.log import KvLog
+from triptych.kv.prompt_keys import named_prompt
 from triptych.media.decoder import MediaDecoder
 from triptych.media.naming import embedding_name, salted_name
 from triptych.models.base import Checkpoint, Tokenise
-from triptych.models.expanded import named_prompt
 from triptych.models.precomputed import checked, expansion_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.tokenizer import Tokenizer

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, groupby
 
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvChange, packed
-from triptych.router.block_hash import block_hashes, content_token, root
+from triptych.kv.block_hash import block_hashes, content_token, root
+from triptych.kv.log import KvLog
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Job
 from triptych.simulate.profiles import SECOND, Profile
 
@@ -91,7 +91,7 @@ class Pace:
         made: int = 0,
         salt: str = "",
     ) -> Iterator[Turn]:
-        """A request whose prompt is ``tokens``, as ``router.block_hash`` names them, at the model for the block.
+        """A request whose prompt is ``tokens``, as ``kv.block_hash`` names them, at the model for the block.
 
         ``salt``: prompts with another one share no block with it. ``made``: so many tokens of its output were made
         where its KV cache comes from; 0: it is prefilled here. Raises BadRequest for what could never fit the cache.

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from triptych.aio.memory import clear_traceback
 from triptych.aio.trimming import Trimmer
-from triptych.cache.held_bytes import HeldBytes, Holder
+from triptych.cache.memory_budget import MemoryBudget, Reservation
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import (
     BadRequest,
@@ -23,13 +24,10 @@ from triptych.contracts.errors import (
 )
 from triptych.contracts.request import Data
 from triptych.contracts.shown import shown
-from triptych.frontend.access import Access
-from triptych.frontend.admission import Admission, Lane
-from triptych.frontend.answers import Answer
-from triptych.frontend.catalog import Catalog, Model
-from triptych.frontend.client_watch import ClientWatch
-from triptych.frontend.failures import SHUTTING_DOWN, as_told
-from triptych.frontend.generation import Generation, Job
+from triptych.frontend.fleet.catalog import Catalog, Model
+from triptych.frontend.fleet.model_view import card_of, health_of
+from triptych.frontend.http.access import Access
+from triptych.frontend.http.admission import Admission, Lane
 from triptych.frontend.http.asgi import (
     ClientGone,
     Headers,
@@ -42,19 +40,21 @@ from triptych.frontend.http.asgi import (
     send_whole,
 )
 from triptych.frontend.http.body import read_body
+from triptych.frontend.http.client_watch import ClientWatch
 from triptych.frontend.http.content_type import check_json
-from triptych.frontend.in_flight import InFlight
-from triptych.frontend.model_view import card_of, health_of
-from triptych.frontend.openai.large_body import parse_large, parse_quick
+from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
+from triptych.frontend.http.in_flight import InFlight
+from triptych.frontend.openai.answers import Answer
+from triptych.frontend.openai.body.large_body import parse_large, parse_quick
+from triptych.frontend.openai.body.weight import weight_of
+from triptych.frontend.openai.generation import Generation, Job
 from triptych.frontend.openai.limits import check_counts
-from triptych.frontend.openai.weight import weight_of
-from triptych.frontend.requests import Builder, wants_usage
-from triptych.frontend.schema import ChatRequest, CompletionRequest, RequestDecoder, parse_chat, parse_completion
-from triptych.memory import let_go
+from triptych.frontend.openai.requests import Builder, wants_usage
+from triptych.frontend.openai.schema import ChatRequest, CompletionRequest, RequestDecoder, parse_chat, parse_completion
 from triptych.observability.metrics import FrontendMetrics, MediaCounts
 from triptych.observability.workers import text_of
 from triptych.processor.processor import Processor
-from triptych.router.routing import INSTANCE_HEADER, SESSION_HEADER, Wish
+from triptych.router.routing import INSTANCE_HEADER, SESSION_HEADER, RoutingHint
 from triptych.stages.compose import RETRY_AFTER_S
 from triptych.stages.dispatch import Dispatcher
 
@@ -87,7 +87,7 @@ class App:
         self._in_flight = InFlight(config.max_in_flight)
         self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
         self.metrics = FrontendMetrics(lambda: self._in_flight.requests, media)
-        self._held = HeldBytes(config.max_held_bytes, Trimmer().soon)
+        self._held = MemoryBudget(config.max_held_bytes, Trimmer().soon)
         self.metrics.also(self._admission.samples)
         self.metrics.also(self._held.samples)
         self.metrics.also(self._in_flight.samples)
@@ -133,13 +133,13 @@ class App:
         try:
             await self._route(scope)(scope, receive, send, headers)
         except TriptychError as error:
-            let_go(error)
+            clear_traceback(error)
             await send_error(send, error, headers)
         except ClientGone:
             raise
         except Exception as error:
             told = as_told(error, f"request {shown(headers[0][1])}")
-            let_go(error)
+            clear_traceback(error)
             await send_error(send, told, headers)
 
     def _route(self, scope: Scope) -> Route:
@@ -181,7 +181,7 @@ class App:
     async def _generation(
         self,
         parse: RequestDecoder[R],
-        build: Callable[[R, Processor, Holder], Awaitable[tuple[list[Job], Answer]]],
+        build: Callable[[R, Processor, Reservation], Awaitable[tuple[list[Job], Answer]]],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -201,7 +201,7 @@ class App:
                     job.prompt.routed.wish = wish
                 await self._generate(model, request, jobs, answer, holder, scope, send, headers)
 
-    async def _body(self, scope: Scope, receive: Receive, holder: Holder) -> Data:
+    async def _body(self, scope: Scope, receive: Receive, holder: Reservation) -> Data:
         check_json(scope)
         body = await read_body(scope, receive, self._config.max_body_bytes, holder, self._config)
         if not body:
@@ -233,7 +233,7 @@ class App:
         request: ChatRequest | CompletionRequest,
         jobs: list[Job],
         answer: Answer,
-        holder: Holder,
+        holder: Reservation,
         scope: Scope,
         send: Send,
         headers: Headers,
@@ -321,7 +321,7 @@ def _param_of_many(request: ChatRequest | CompletionRequest) -> str:
     return "n" if (request.n or 1) > 1 or isinstance(request, ChatRequest) else "prompt"
 
 
-def _wish(scope: Scope, request: ChatRequest | CompletionRequest) -> Wish:
+def _wish(scope: Scope, request: ChatRequest | CompletionRequest) -> RoutingHint:
     session = header(scope, SESSION_HEADER.encode()) or (request.session_id or request.user or "").encode()
     instance = header(scope, INSTANCE_HEADER.encode()) or b""
-    return Wish(session.decode(errors="replace"), instance.decode(errors="replace"))
+    return RoutingHint(session.decode(errors="replace"), instance.decode(errors="replace"))

@@ -14,11 +14,11 @@ from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.frontend.app import App
-from triptych.frontend.catalog import Catalog
-from triptych.frontend.follow import Follower
+from triptych.frontend.fleet.catalog import Catalog
+from triptych.frontend.fleet.follow import Follower
+from triptych.frontend.fleet.model_files import ModelFiles
 from triptych.frontend.http.server import HttpServer, listen
-from triptych.frontend.model_files import ModelFiles
-from triptych.frontend.requests import Builder
+from triptych.frontend.openai.requests import Builder
 from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from triptych.cache.byte_semaphore import ByteSemaphore
 from triptych.cache.lru import ByteLru
-from triptych.cache.room import Room
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.request import Medium
 from triptych.contracts.stages import Sample
-from triptych.media.audio import sound_bytes
 from triptych.media.errors import TOO_LARGE, by_content, problem
-from triptych.media.image import picture_bytes
+from triptych.media.formats.audio import sound_bytes
+from triptych.media.formats.image import picture_bytes
+from triptych.media.formats.video import video_bytes
 from triptych.media.sandbox.believe import expected_of
 from triptych.media.sandbox.pool import Sandbox
-from triptych.media.video import video_bytes
 
 _SIZES = {"image": picture_bytes, "video": video_bytes, "audio": sound_bytes}
 
@@ -36,7 +36,7 @@ class MediaDecoder:
         """``keep`` of False: nothing is kept, whatever ``media_decoded_cache_bytes`` says."""
         self._limits = limits
         self.sandbox = Sandbox(limits)
-        self.room = Room(limits.media_decoded_bytes)
+        self.room = ByteSemaphore(limits.media_decoded_bytes)
         self.cache: ByteLru[str, Any] = ByteLru(limits.media_decoded_cache_bytes if keep else 0)
         self._flights: SingleFlight[str, Any] = SingleFlight("media-decode")
         self._closed = False

@@ -12,23 +12,23 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from aiohttp.abc import AbstractResolver
 
-from triptych.cache.held_bytes import Holder
 from triptych.cache.lru import ByteLru
+from triptych.cache.memory_budget import Reservation
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data, MediaKind, Medium
 from triptych.media.byte_limit import byte_limit, embedding_limit
-from triptych.media.data_url import LongUrl, decode_data_url, is_data_url
-from triptych.media.domains import Domains
-from triptych.media.embedding import embedding_medium, is_pt
+from triptych.media.embeddings.embedding import embedding_medium, is_pt
+from triptych.media.embeddings.pt_reader import PtReader
 from triptych.media.errors import TOO_LARGE, TOO_MANY, problem
+from triptych.media.fetch.data_url import LongUrl, decode_data_url, is_data_url
+from triptych.media.fetch.domains import Domains
 from triptych.media.fetch.fetcher import MediaFetcher
-from triptych.media.inspect import QUICK, Facts, inspect
-from triptych.media.local_file import LocalFiles, is_file_url
+from triptych.media.fetch.local_file import LocalFiles, is_file_url
+from triptych.media.fetch.remote import Kept, RemoteMedia
+from triptych.media.formats.inspect import QUICK, Facts, inspect
 from triptych.media.naming import content_hash, salted_name
-from triptych.media.pt_reader import PtReader
-from triptych.media.remote import Kept, RemoteMedia
 from triptych.media.sandbox.pool import Sandbox
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class MediaLoader:
             reason = f"the request has {len(references)} media; the limit is {limit} (--media-max-items)"
             raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
 
-    async def load(self, references: Sequence[MediaReference], holder: Holder | None = None) -> list[Medium]:
+    async def load(self, references: Sequence[MediaReference], holder: Reservation | None = None) -> list[Medium]:
         """All media of one request, in order; a remote URL that is named twice is fetched once.
 
         ``holder`` keeps each as it comes. The first error cancels the other fetches and is raised. Besides

@@ -111,7 +111,7 @@ class Modality:
     """``Expansion.embedded``, where it is not the placeholder."""
     positions: Callable[[Checkpoint, Medium], int] | None = None
     """Positions of the language model that a medium takes beside one for each of its tokens, where it may take any
-    (``models.positions``). Raises ValueError as ``tokens`` does."""
+    (``models.mrope_budget``). Raises ValueError as ``tokens`` does."""
 
     def expand(self, checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
         """What the placeholder of ``medium`` becomes. Frontends and workers each make it by themselves, of what is

@@ -78,7 +78,7 @@ def image_patches(checkpoint: Checkpoint, medium: Medium) -> int:
     return (1 + down * across) * _patches_a_side(checkpoint) ** 2
 
 
-def _most_tokens(checkpoint: Checkpoint) -> int:
+def _max_tokens(checkpoint: Checkpoint) -> int:
     """Of any picture: one that fills its best resolution."""
     side, tile = _patches_a_side(checkpoint), int(llava.tower(checkpoint)["image_size"])
     grids = [(high // tile * side, wide // tile * side) for high, wide in _resolutions(checkpoint)]
@@ -95,7 +95,7 @@ FAMILY = ModelFamily(
             tokens=image_tokens,
             patches=image_patches,
             # The whole picture, and of its tiles at least a row of one, with its end.
-            precomputed=count_rule(lambda checkpoint: llava.image_tokens(checkpoint) + 2, _most_tokens),
+            precomputed=count_rule(lambda checkpoint: llava.image_tokens(checkpoint) + 2, _max_tokens),
         )
     },
     embedding_width=llava.embedding_width,

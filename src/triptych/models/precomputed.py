@@ -81,13 +81,13 @@ def only(metadata: Metadata, *known: str) -> None:
 
 
 def grid_rule(
-    name: str, merge_size: Callable[[Checkpoint], int], *times: Times, most_steps: int | None = None
+    name: str, merge_size: Callable[[Checkpoint], int], *times: Times, max_steps: int | None = None
 ) -> Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]]:
     """``Modality.precomputed`` of models that lay tokens out in a grid, of which ``name`` tells the patches.
 
     The grid is (steps in time, rows, columns), in patches, before ``merge_size`` x ``merge_size`` of them become a
     token. As no side is larger than the product, no position lies beyond the tokens that the context has room for.
-    ``most_steps`` bounds the first side. ``times`` are what must come besides.
+    ``max_steps`` bounds the first side. ``times`` are what must come besides.
     """
 
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
@@ -95,8 +95,8 @@ def grid_rule(
         told: Metadata = {name: _needed(metadata, name, _GRID, _is_grid)}
         number, high, wide = map(int, told[name])
         merge = merge_size(checkpoint)
-        if most_steps is not None and number > most_steps:
-            raise ValueError(f"{name} has {number} steps in time; at most {most_steps} is right here")
+        if max_steps is not None and number > max_steps:
+            raise ValueError(f"{name} has {number} steps in time; at most {max_steps} is right here")
         if high % merge or wide % merge:
             raise ValueError(f"rows and columns in {name}, {high} x {wide}, must be multiples of {merge}")
         steps = Steps(number, (high // merge) * (wide // merge))

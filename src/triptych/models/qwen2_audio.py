@@ -41,7 +41,7 @@ def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
     return tokens
 
 
-def most_tokens(checkpoint: Checkpoint) -> int:
+def max_tokens(checkpoint: Checkpoint) -> int:
     """Of the longest sound that the model hears."""
     return audio_tokens(checkpoint, _chunk(checkpoint))
 
@@ -75,7 +75,7 @@ FAMILY = ModelFamily(
             text="<|audio_bos|><|AUDIO|><|audio_eos|>",
             tokens=_tokens,
             settings=lambda checkpoint: {"decode_rate": sample_rate(checkpoint)},
-            precomputed=count_rule(lambda checkpoint: 1, most_tokens),
+            precomputed=count_rule(lambda checkpoint: 1, max_tokens),
         )
     },
     embedding_width=embedding_width,

@@ -180,7 +180,7 @@ FAMILY = ModelFamily(
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
-            precomputed=grid_rule("image_grid_thw", merge_size, most_steps=1),
+            precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
         ),
         "video": Modality(
             placeholder=lambda checkpoint: _token(checkpoint, "video_token_id", _VIDEO_TOKEN),
@@ -193,7 +193,7 @@ FAMILY = ModelFamily(
                 "video_grid_thw",
                 video_merge_size,
                 Times("timestamps", _wanted_times, _are_times, told=False),
-                most_steps=MAX_NUMBERS,
+                max_steps=MAX_NUMBERS,
             ),
         ),
     },

@@ -26,7 +26,7 @@ _VIDEO_MAX_TOKENS = 128_000
 _TOKENS_PER_SECOND = 4
 """Default of transformers' Qwen2_5_VLVisionConfig: positions of a second."""
 _POSITIONS_A_TOKEN = 3
-"""Most that a precomputed video may take, whatever else there is (``models.positions`` has the limit of all media)."""
+"""Most that a precomputed video may take, whatever else there is (``models.mrope_budget`` has the limit of all media)."""
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -167,7 +167,7 @@ FAMILY = ModelFamily(
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
-            precomputed=grid_rule("image_grid_thw", merge_size, most_steps=1),
+            precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
         ),
         "video": Modality(
             placeholder=lambda checkpoint: int(checkpoint.config["video_token_id"]),

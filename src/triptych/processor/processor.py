@@ -16,12 +16,12 @@ from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, TriptychError, UnsupportedMedia
 from triptych.contracts.request import MediaKind, Medium
 from triptych.contracts.tokens import TokenIds
+from triptych.kv.prompt_keys import named_prompt
 from triptych.media.errors import EMBEDDING_REFUSED, by_content, on_item, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
 from triptych.models.base import Checkpoint, Expansion, ModelFamily
-from triptych.models.expanded import named_prompt
-from triptych.models.positions import PositionsTooFar, check_positions
+from triptych.models.mrope_budget import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.processor.continued import FIELD, ends_with_medium, render_continued

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
+from triptych.aio.memory import trim
 from triptych.aio.threads import Lane, in_new_thread
 from triptych.contracts.stages import Sample
-from triptych.memory import trim
 
 T = TypeVar("T")
 

@@ -15,11 +15,11 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
 from triptych.contracts.shown import shown
 from triptych.contracts.suggest import suggested_to_client
+from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.index import KvIndex, Match
+from triptych.kv.recent import Recent
 from triptych.router.affinity import home
-from triptych.router.block_hash import block_hashes, root
-from triptych.router.kv_index import KvIndex, Match
 from triptych.router.policy import Candidate, Policy, PolicyName
-from triptych.router.recent import Recent
 from triptych.router.workload import Workload
 
 INSTANCE_HEADER = "x-triptych-instance"
@@ -30,7 +30,7 @@ closer, and 60,000 tokens are then 90 blocks and not 3,750, which took the event
 
 
 @dataclass(frozen=True)
-class Wish:
+class RoutingHint:
     """What a client says of where its request should go; empty: nothing."""
 
     session: str = ""
@@ -45,7 +45,7 @@ class Prompt:
         """``salt``: blocks of prompts with another one have other hashes (``GenerateRequest.salt``)."""
         self.tokens = tokens
         self._root = root(salt=salt)
-        self.wish = Wish()
+        self.wish = RoutingHint()
         self._hashes: dict[int, list[int]] = {}
         self._landmarks: dict[int, list[int]] = {}
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 import msgspec
 
 from triptych.cache.embedding import EmbeddingCache
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GENERATE, GenerateRequest
@@ -17,8 +16,9 @@ from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
 from triptych.contracts.tokens import dec_hook
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
+from triptych.kv.log import KvLog
 from triptych.observability.lag import LoopLag
-from triptych.planes.events.account import Account
+from triptych.planes.events.account import LoadTracker
 from triptych.planes.request.base import Handler, Payload
 from triptych.runtime.files import pieces
 from triptych.runtime.samples import samples
@@ -47,7 +47,7 @@ class Endpoints:
         self._lag = lag
         self._receiver = Receiver(transfer, cache, card)
         self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
-        self.account = Account()
+        self.account = LoadTracker()
         said = engine.kv_log if isinstance(engine, ReportingKv) else None
         self.kv_log = said or KvLog(list)
         self.reports_kv = said is not None

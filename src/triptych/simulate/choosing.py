@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 
 from triptych.contracts.kv_events import Load
+from triptych.kv.index import KvIndex
 from triptych.router.affinity import home
-from triptych.router.kv_index import KvIndex
 from triptych.router.policy import Candidate, Policy, PolicyName, Weights
 from triptych.router.workload import Workload
 from triptych.simulate.blocks import Change

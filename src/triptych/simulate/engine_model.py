@@ -27,7 +27,7 @@ class Job:
     output_tokens: int
     """At least 1, and with ``arrived_kv`` 2: the first was made elsewhere."""
     hashes: Sequence[int] = ()
-    """Of the prompt's full blocks, as ``router.block_hash`` chains them."""
+    """Of the prompt's full blocks, as ``kv.block_hash`` chains them."""
     media: Sequence[tuple[int, int]] = ()
     """(content, tokens) of each medium that is encoded here."""
     arrived_kv: bool = False
@@ -95,7 +95,7 @@ class EmbeddingCache:
     """Embeddings by content, as many as fit ``tokens``; those used longest ago are dropped."""
 
     def __init__(self, tokens: int) -> None:
-        self._most = tokens
+        self._max = tokens
         self._held: OrderedDict[int, int] = OrderedDict()
         self._tokens = 0
 
@@ -109,7 +109,7 @@ class EmbeddingCache:
             lacked += tokens
             self._held[content] = tokens
             self._tokens += tokens
-            while self._tokens > self._most and len(self._held) > 1:
+            while self._tokens > self._max and len(self._held) > 1:
                 self._tokens -= self._held.popitem(last=False)[1]
         return lacked
 

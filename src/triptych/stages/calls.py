@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from triptych.aio.pace import pace
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.request import GENERATE, Data, GenerateRequest, TokenDelta
@@ -27,7 +28,6 @@ from triptych.contracts.stages import (
     Sample,
 )
 from triptych.contracts.tokens import enc_hook
-from triptych.pace import pace
 from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
 from triptych.stages.retry import FELLS, event_of
 from triptych.stages.unanswered import Unanswered, Visit

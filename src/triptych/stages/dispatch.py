@@ -16,9 +16,9 @@ from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, U
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
 from triptych.contracts.stages import Release, Sample
+from triptych.kv.block_hash import named
 from triptych.planes.request.base import RequestClient
-from triptych.router.block_hash import named
-from triptych.router.held import Held
+from triptych.router.media_hints import MediaHints
 from triptych.router.routing import Prompt, Routing
 from triptych.stages.calls import Calls, StepFailed
 from triptych.stages.compose import Choose, Need, Plan, Step, plan
@@ -51,7 +51,7 @@ class Dispatcher:
         self._isolation = isolation or Isolation()
         self._calls = Calls(client, response_timeout_s, self._isolation.fell)
         self._local_prefill_tokens = local_prefill_tokens
-        self._held = Held()
+        self._held = MediaHints()
         self.routing = routing or Routing(RouterConfig())
         self._left_out = LeftOut()
         self._resume_timeout_s = resume_timeout_s

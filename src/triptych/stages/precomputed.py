@@ -10,8 +10,8 @@ from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import BadRequest, MediaMissing
 from triptych.contracts.request import Data, Medium
 from triptych.contracts.tensor import DTYPE_BYTES
+from triptych.media.embeddings.values import FLOATS, all_finite, convert
 from triptych.media.errors import EMBEDDING_REFUSED, by_content, problem
-from triptych.media.values import FLOATS, all_finite, convert
 from triptych.transfer.base import Buffer, Transfer
 
 INLINE_BYTES = 64 * 1024

@@ -12,7 +12,7 @@ from triptych.contracts.errors import MediaMissing
 from triptych.contracts.request import GenerateRequest, Medium
 from triptych.contracts.stages import EncodedMedium, EncodeRequest, Release
 from triptych.contracts.tensor import TensorHandle
-from triptych.router.held import Held
+from triptych.router.media_hints import MediaHints
 from triptych.stages.calls import Calls, Name, StepFailed
 from triptych.stages.compose import Step
 
@@ -20,7 +20,7 @@ from triptych.stages.compose import Step
 class Supply:
     """Media of one request. What a worker is thought to hold is sent by name, until it says otherwise."""
 
-    def __init__(self, request: GenerateRequest, calls: Calls, held: Held, name: Name) -> None:
+    def __init__(self, request: GenerateRequest, calls: Calls, held: MediaHints, name: Name) -> None:
         self._request = request
         self._calls = calls
         self._held = held

@@ -8,8 +8,8 @@ import msgspec
 
 from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.arena.buffer import Form, form
 from triptych.transfer.base import TRANSFER_FAILED
-from triptych.transfer.buffer import Form, form
 
 MAX_DIMENSIONS = 8
 MAX_SIZE_BYTES = 1 << 46

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from triptych.aio.tasks import TaskSet
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.tensor import TensorHandle
-from triptych.runtime.tasks import TaskSet
-from triptych.transfer.arena import Arena
+from triptych.transfer.arena.arena import Arena
+from triptych.transfer.arena.buffer import ArenaBuffer, Form, form
+from triptych.transfer.arena.memory import PAGE_BYTES, Memory
 from triptych.transfer.base import Buffer, TransferStats
-from triptych.transfer.buffer import ArenaBuffer, Form, form
 from triptych.transfer.checks import LEASE_ENDED, checked_form, lost, malformed
 from triptych.transfer.leases import Lease, Leases
-from triptych.transfer.memory import PAGE_BYTES, Memory
 from triptych.transfer.table import LeaseTable
 
 CHUNK_BYTES = 4 << 20

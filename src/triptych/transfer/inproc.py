@@ -9,10 +9,10 @@ import msgspec
 
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.tensor import TensorHandle
+from triptych.transfer.arena.memory import AnonymousMemory
 from triptych.transfer.checks import decoded, lost
 from triptych.transfer.core import BaseTransfer, Move, copy_leased
 from triptych.transfer.leases import Lease
-from triptych.transfer.memory import AnonymousMemory
 from triptych.transfer.table import TABLE_BYTES, LeaseTable
 
 _OPEN: dict[str, InprocTransfer] = {}

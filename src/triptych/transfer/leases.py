@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from triptych.contracts.errors import Unavailable
-from triptych.transfer.buffer import ArenaBuffer
+from triptych.transfer.arena.buffer import ArenaBuffer
 from triptych.transfer.table import SLOTS, LeaseTable, new_token
 
 

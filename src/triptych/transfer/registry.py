@@ -13,8 +13,8 @@ from triptych.transfer.base import Transfer
 
 _BACKENDS = {
     "inproc": ("triptych.transfer.inproc", "InprocTransfer"),
-    "nixl": ("triptych.transfer.nixl", "NixlTransfer"),
-    "shm": ("triptych.transfer.shm", "ShmTransfer"),
+    "nixl": ("triptych.transfer.nixl.transfer", "NixlTransfer"),
+    "shm": ("triptych.transfer.shm.transfer", "ShmTransfer"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from triptych.cache.room import Room
+from triptych.cache.byte_semaphore import ByteSemaphore
 from triptych.cache.single_flight import is_cancelled
 from triptych.config import env
 from triptych.config.media import MIB
@@ -30,7 +30,7 @@ from triptych.engines.encoder.families import Pixels
 from triptych.engines.encoder.plan import Plan, check, plan_medium, plan_of, plan_size, plan_sound
 from triptych.media.decoder import MediaDecoder
 from triptych.media.errors import by_content
-from triptych.media.inspect import QUICK
+from triptych.media.formats.inspect import QUICK
 from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.observability import phases
@@ -48,7 +48,7 @@ class EncoderEngine:
         self._options = options
         self._args = parse_engine_args(options.args, EncoderArgs)
         self._decoder = MediaDecoder(options.media, keep=False)  # embeddings are kept, not what they are made of
-        self._room = Room(self._args.max_prepared_mib * MIB)
+        self._room = ByteSemaphore(self._args.max_prepared_mib * MIB)
         # One thread runs the model: batches are its concurrency, and torch spreads each over threads of its own.
         self._torch = ThreadPoolExecutor(1, thread_name_prefix="triptych-encode")
         self._threads = ThreadPoolExecutor(self._args.preprocess_threads, thread_name_prefix="triptych-preprocess")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
 from triptych.contracts.request import Medium, Metadata, Numbers
-from triptych.media.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.errors import UNSUPPORTED, by_content, problem
-from triptych.media.inspect import Facts, inspect
-from triptych.media.sniff import PIXEL_BYTES
-from triptych.media.video import RGB_BYTES
+from triptych.media.formats.audio import SAMPLE_BYTES, resampled_length
+from triptych.media.formats.inspect import Facts, inspect
+from triptych.media.formats.sniff import PIXEL_BYTES
+from triptych.media.formats.video import RGB_BYTES
 from triptych.models.base import Checkpoint, ModelFamily
 
 PATCH_BYTES = 3 * 2 * 16 * 16 * 4
@@ -37,7 +37,7 @@ class Plan:
 
 
 def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """From the medium's own header; believes nothing that the medium states. Blocks as ``media.inspect`` does.
+    """From the medium's own header; believes nothing that the medium states. Blocks as ``media.formats.inspect`` does.
 
     Raises as ``check`` and ``plan_of`` do, and for what ``limits`` refuse.
     """
@@ -55,7 +55,7 @@ def check(medium: Medium, family: ModelFamily) -> None:
 
 
 def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """With the ``facts`` that ``media.inspect`` gives. Raises BadRequest for what this model refuses."""
+    """With the ``facts`` that ``media.formats.inspect`` gives. Raises BadRequest for what this model refuses."""
     try:
         if medium.kind == "audio":
             return plan_sound(facts["samples"], facts["sample_rate"], family, checkpoint)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import msgspec
 
 from triptych.contracts.kv_events import KvChange, Level
-from triptych.engines.media_places import MOST, PLACEHOLDER, MediaPlaces
-from triptych.router.translate import Stored, Translator
+from triptych.kv.media_offsets import MOST, PLACEHOLDER, MediaPlaces
+from triptych.kv.translate import Stored, Translator
 
 FIRST_PAD = 1_000_000
 """Token ids from here on stand for media (``MM_PAD_SHIFT_VALUE``)."""
@@ -69,10 +69,10 @@ def pads(content_hash: str) -> tuple[int, ...]:
 class Events:
     """Applies events to a translator."""
 
-    def __init__(self, block_size: int, most_media: int = MOST) -> None:
+    def __init__(self, block_size: int, max_media: int = MOST) -> None:
         self._block_size = block_size
         self.translator = Translator(block_size, {PLACEHOLDER})
-        self._places = MediaPlaces(block_size, most_media)
+        self._places = MediaPlaces(block_size, max_media)
         self._owners: dict[int, str] = {}
         """Content hashes, by the token ids that stand for them."""
 

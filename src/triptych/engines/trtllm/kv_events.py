@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.kv_events import KvChange, Level
-from triptych.engines.media_places import MOST, PLACEHOLDER, MediaPlaces
-from triptych.router.translate import Stored, Translator
+from triptych.kv.media_offsets import MOST, PLACEHOLDER, MediaPlaces
+from triptych.kv.translate import Stored, Translator
 
 log = logging.getLogger("triptych.kv_events")
 
@@ -87,7 +87,7 @@ class Events:
         vocabulary: int,
         placeholders: Collection[int] = (),
         adapters: Mapping[int, str] = MappingProxyType({}),
-        most_media: int = MOST,
+        max_media: int = MOST,
     ) -> None:
         """``vocabulary``: token ids from there on stand for media, as ``placeholders`` do; ``adapters``: by lora_id."""
         self._block_size = block_size
@@ -95,7 +95,7 @@ class Events:
         self._placeholders = placeholders
         self._adapters = adapters
         self.translator = Translator(block_size, {PLACEHOLDER})
-        self._places = MediaPlaces(block_size, most_media)
+        self._places = MediaPlaces(block_size, max_media)
         self._next = 0
         self._window = 0
         """The widest attention window: its cache alone holds whole prompts."""

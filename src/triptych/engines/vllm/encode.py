@@ -64,11 +64,11 @@ class VllmEncoding:
         return self._store is not None and self._store.holds(content_hash)
 
 
-def _parts(items: Sequence[Item], most_tokens: int) -> Iterator[list[Item]]:
+def _parts(items: Sequence[Item], max_tokens: int) -> Iterator[list[Item]]:
     """``items`` in order, in runs that fit a prompt; one that fits none is alone, for the engine to refuse."""
     part: list[Item] = []
     for item in items:
-        if part and sum(len(one.expansion.token_ids) for one in (*part, item)) > most_tokens:
+        if part and sum(len(one.expansion.token_ids) for one in (*part, item)) > max_tokens:
             yield part
             part = []
         part.append(item)

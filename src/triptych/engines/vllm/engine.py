@@ -15,7 +15,6 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.aio import terminal
 from triptych.aio.shielded import shielded
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
 from triptych.contracts.kv_link import KvLink
@@ -38,6 +37,7 @@ from triptych.engines.vllm.prefill import Prefill
 from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
 from triptych.engines.vllm_flags import split_flags
+from triptych.kv.log import KvLog
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.observability import phases

@@ -12,7 +12,7 @@ from triptych.contracts.errors import ConfigError, KvLost
 from triptych.contracts.kv_link import KvLayout, KvLink
 from triptych.contracts.request import KvHandle
 from triptych.contracts.spans import Span
-from triptych.transfer import ucx
+from triptych.transfer.nixl import ucx
 
 PROTOCOL = "vllm/NixlConnector"
 """``KvLink.protocol`` of the connector that this module configures."""

@@ -29,7 +29,7 @@ from vllm.distributed.nixl_utils import NixlWrapper
 from vllm.logger import init_logger
 
 from triptych.engines.vllm.side_channel import Rank, SideChannel
-from triptych.transfer.nixl_agent import PROGRESS_DELAY_US
+from triptych.transfer.nixl.agent import PROGRESS_DELAY_US
 
 log = init_logger("vllm.triptych.kv")  # below vLLM's logger, whose handlers its engine process has
 

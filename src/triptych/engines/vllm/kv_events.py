@@ -18,10 +18,10 @@ import zmq
 import zmq.asyncio
 
 from triptych.aio.leftovers import PrivateFolder
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.kv_events import KvChange, Level
-from triptych.router.block_hash import MediumAt
-from triptych.router.translate import Stored, Translator
+from triptych.kv.block_hash import MediumAt
+from triptych.kv.log import KvLog
+from triptych.kv.translate import Stored, Translator
 
 log = logging.getLogger("triptych.kv_events")
 

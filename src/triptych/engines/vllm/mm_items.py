@@ -29,7 +29,7 @@ from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium, Numbers
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.models.base import Checkpoint, Expansion, Modality
-from triptych.models.positions import check_positions
+from triptych.models.mrope_budget import check_positions
 from triptych.models.precomputed import expansion_of, metadata_of
 from triptych.models.registry import family_of
 from triptych.processor.tokenizer import Tokenizer

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from triptych.aio.pace import PIECE_BYTES, pace
 from triptych.contracts.errors import MethodNotAllowed, TriptychError, Unauthorized
-from triptych.pace import PIECE_BYTES, pace
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from triptych.cache.held_bytes import Holder
+from triptych.aio.memory import Growing
+from triptych.aio.pace import pace
+from triptych.cache.memory_budget import Reservation
 from triptych.config.http import HttpConfig
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, RequestTimeout
 from triptych.contracts.request import Data
 from triptych.frontend.http.asgi import ClientGone, Receive, Scope, header
-from triptych.memory import Growing
-from triptych.pace import pace
 
 JOINED_BYTES = 1 << 20
 """Bodies up to this are put together by Python (0.1 ms), which takes memory that is mapped already."""
@@ -42,7 +42,7 @@ class _Clock:
         return RequestTimeout(reason, code="body_timeout")
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Holder, config: HttpConfig) -> Data:
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Reservation, config: HttpConfig) -> Data:
     """The whole request body, which ``holder`` holds. Raises PayloadTooLarge, before reading on, over the limit.
 
     Of a body that is not there at once, a view of memory of its own. Large ones are read at the event loop's ``pace``.
@@ -64,7 +64,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Ho
 
 
 async def _parts(
-    receive: Receive, limit_bytes: int, holder: Holder, declared_bytes: int, came: Callable[[int], None]
+    receive: Receive, limit_bytes: int, holder: Reservation, declared_bytes: int, came: Callable[[int], None]
 ) -> Data:
     whole: Growing | None = None
     parts: list[bytes] = []

@@ -7,12 +7,12 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from triptych.aio.pace import pace
 from triptych.contracts.errors import BadRequest, RequestTimeout, TriptychError
 from triptych.frontend.http.addresses import network_of
 from triptych.frontend.http.asgi import Scope
 from triptych.frontend.http.exchange import Exchange, raw_error
 from triptych.frontend.http.parsing import Parser
-from triptych.pace import pace
 
 if TYPE_CHECKING:
     from triptych.frontend.http.connections import Connections, Line, Reason

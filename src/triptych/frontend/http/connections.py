@@ -90,11 +90,11 @@ class Connections:
         self.counts = Counts()
         self.open: set[Connection] = set()
         room = _files_left()
-        self.most_surplus = max(1, min(MAX_SURPLUS, room // 4))
-        self.most = min(config.max_connections or MAX_CONNECTIONS, room - self.most_surplus)
+        self.max_surplus = max(1, min(MAX_SURPLUS, room // 4))
+        self.most = min(config.max_connections or MAX_CONNECTIONS, room - self.max_surplus)
         if self.most < config.max_connections:
             log.warning("the limit on open files leaves room for %d connections, not --max-connections", self.most)
-        self.most_per_address = config.max_connections_per_address or max(1, self.most // 2)
+        self.max_per_address = config.max_connections_per_address or max(1, self.most // 2)
         self._all = Line()
         self._addresses: dict[str, Line] = {}
         self._surplus: OrderedDict[Connection, None] = OrderedDict()
@@ -136,7 +136,7 @@ class Connections:
 
     def _refusal(self, one: Connection, silent_since: float) -> TriptychError | None:
         """Why there is no room for ``one``, not even in place of one that is silent since so early a time."""
-        if one.line.count >= self.most_per_address and not self._make_room(one.line, silent_since):
+        if one.line.count >= self.max_per_address and not self._make_room(one.line, silent_since):
             return TooManyRequests(
                 f"{one.address} has {one.line.count} connections, the limit (--max-connections-per-address)",
                 code="too_many_connections",
@@ -222,7 +222,7 @@ class Connections:
         return True
 
     def _take_surplus(self, one: Connection, now: float) -> None:
-        while len(self._surplus) >= self.most_surplus:
+        while len(self._surplus) >= self.max_surplus:
             self._drop(next(iter(self._surplus)))
         one.deadline = now + SURPLUS_S
         self._surplus[one] = None

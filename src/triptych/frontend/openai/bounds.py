@@ -7,7 +7,7 @@ from typing import Any
 
 from triptych.config.serve import FrontendConfig
 from triptych.frontend.openai.limits import MAX_NAME_CHARACTERS, MAX_TOKEN_IDS
-from triptych.frontend.sampling import BOUNDS, MAX_LOGIT_BIASES
+from triptych.frontend.openai.sampling import BOUNDS, MAX_LOGIT_BIASES
 
 Bounds = dict[tuple[str, str], dict[str, Any]]
 """(schema class, field): the words of JSON schema."""

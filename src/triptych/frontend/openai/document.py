@@ -16,7 +16,7 @@ from triptych.frontend.openai.answer_schemas import ANSWERS
 from triptych.frontend.openai.bounds import bounds_of
 from triptych.frontend.openai.field import Field, Fields, Tagged
 from triptych.frontend.openai.fields import CHAT, COMPLETION
-from triptych.frontend.schema import ChatRequest, CompletionRequest
+from triptych.frontend.openai.schema import ChatRequest, CompletionRequest
 
 Json = dict[str, Any]
 _REF = "#/components/schemas/{name}"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.openai.invalid_type import in_words
+from triptych.frontend.openai.body.invalid_type import in_words
 from triptych.frontend.openai.unsupported import UNSUPPORTED
 
 Status = Literal["honoured", "accepted", "refused"]
@@ -63,7 +63,7 @@ class Fields:
     """All fields of one JSON object that anybody knows."""
 
     schema: str
-    """Name of the class in ``frontend.schema``."""
+    """Name of the class in ``frontend.openai.schema``."""
     fields: tuple[Field, ...]
     inner: Mapping[str, Fields | Tagged] = field(default_factory=dict)
     """Fields that hold an object, or a list of objects, with fields of its own."""

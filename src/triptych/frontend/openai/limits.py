@@ -7,7 +7,7 @@ from typing import Any
 
 from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.schema import ChatMessage, ChatRequest, CompletionRequest
+from triptych.frontend.openai.schema import ChatMessage, ChatRequest, CompletionRequest
 
 MAX_NAME_CHARACTERS = 256
 """Of `model`, `role`, `name`, `tool_call_id`, `user`, `session_id` and `cache_salt`."""

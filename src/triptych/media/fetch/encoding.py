@@ -9,8 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Generator
 
+from triptych.aio.memory import Growing
 from triptych.contracts.request import Data
-from triptych.memory import Growing
 
 _INFLATED = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _REFUSED = frozenset(

@@ -16,19 +16,19 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from triptych.aio.memory import Growing
+from triptych.aio.pace import pace
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.contracts.request import Data
-from triptych.media import guard
 from triptych.media.byte_limit import ByteLimit
-from triptych.media.connect import in_our_words, open_session
-from triptych.media.domains import Domains
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
+from triptych.media.fetch import guard
+from triptych.media.fetch.connect import in_our_words, open_session
+from triptych.media.fetch.domains import Domains
 from triptych.media.fetch.encoding import BadCoding, OverLimit, UnknownCoding, codings_of, decoded
-from triptych.media.freshness import Policy, kept_headers, read_policy, still_holds, updated
-from triptych.media.slots import Allowance, Slots
-from triptych.memory import Growing
-from triptych.pace import pace
+from triptych.media.fetch.freshness import Policy, kept_headers, read_policy, still_holds, updated
+from triptych.media.fetch.slots import Allowance, Slots
 
 log = logging.getLogger("triptych.media")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import Any
 
-from triptych.media.iso_tracks import MOST_TRACKS, has_many_tracks
+from triptych.media.formats.iso_tracks import MAX_TRACKS, has_many_tracks
 
 _PCM = ("pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le")
 CODECS = {
@@ -123,11 +123,11 @@ def opened(data: bytes, format: str, av: Any, numpy: Any) -> Iterator[AvSound]:
     """
     container = CONTAINERS[format]
     if container == "mov" and has_many_tracks(data):
-        raise NoSound(f"the file has more than {MOST_TRACKS} tracks, which is the most that are read")
+        raise NoSound(f"the file has more than {MAX_TRACKS} tracks, which is the most that are read")
     options = {
         "codec_whitelist": ",".join((*CODECS, *_DECODERS)),
         "protocol_whitelist": "none",
-        "max_streams": str(MOST_TRACKS),
+        "max_streams": str(MAX_TRACKS),
     }
     try:
         with av.open(BytesIO(data), format=container, options=options, metadata_errors="replace") as file:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from triptych.contracts.request import Data
 from triptych.media.formats.header import HeaderError
-from triptych.media.iso_tracks import boxes
+from triptych.media.formats.iso_tracks import boxes
 
 MAX_PROPERTIES = 1024
 MAX_ITEMS = 4096

@@ -9,10 +9,10 @@ from triptych.config.media import MediaLimits
 from triptych.contracts.errors import WireError
 from triptych.contracts.request import MediaKind, Medium
 from triptych.media import errors
-from triptych.media.audio import RATES_HZ, SAMPLE_BYTES, SUPPORTED_SOUNDS, resampled_length
+from triptych.media.formats.audio import RATES_HZ, SAMPLE_BYTES, SUPPORTED_SOUNDS, resampled_length
+from triptych.media.formats.sniff import PIXEL_BYTES, SUPPORTED_IMAGES, inspect_image
+from triptych.media.formats.video import MAX_FPS, RGB_BYTES, SUPPORTED_VIDEOS
 from triptych.media.sandbox.wire import INLINE_BYTES, Done
-from triptych.media.sniff import PIXEL_BYTES, SUPPORTED_IMAGES, inspect_image
-from triptych.media.video import MAX_FPS, RGB_BYTES, SUPPORTED_VIDEOS
 
 _STATUSES = (400, 413, 415, 500)
 _CODES = {
@@ -95,7 +95,7 @@ def check_decoded(done: Done, expected: Expected, lent_bytes: int) -> None:
 
 
 def check_facts(facts: Facts, kind: MediaKind, limits: MediaLimits) -> None:
-    """Raise Disbelieved unless ``facts`` are such as ``media.inspect`` gives for a medium within ``limits``."""
+    """Raise Disbelieved unless ``facts`` are such as ``media.formats.inspect`` gives for a medium within ``limits``."""
     types = _FACTS[kind]
     if {name: type(value) for name, value in facts.items()} != types or not _KINDS[kind](facts, limits):
         raise Disbelieved("it answers with facts of no such medium")

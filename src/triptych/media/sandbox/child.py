@@ -21,16 +21,16 @@ from triptych.config.media import MIB, MediaLimits
 from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.request import MediaKind, Medium
 from triptych.contracts.shortage import is_short
-from triptych.media.audio import decode_audio
 from triptych.media.errors import DAMAGED, problem
-from triptych.media.image import decode_image
-from triptych.media.inspect import inspect
+from triptych.media.formats.audio import decode_audio
+from triptych.media.formats.image import decode_image
+from triptych.media.formats.inspect import inspect
+from triptych.media.formats.video import decode_video
 from triptych.media.sandbox import export
 from triptych.media.sandbox.believe import expected_of
 from triptych.media.sandbox.confine import confine, peak_bytes, there_is_memory
 from triptych.media.sandbox.spawn import HANDED
 from triptych.media.sandbox.wire import MAX_FAULT_CHARS, MESSAGE_BYTES, SHORT_STATUS, Done, Job, Ready, Setup
-from triptych.media.video import decode_video
 
 _DECODE: dict[MediaKind, Callable[[Medium, MediaLimits, str], Any]] = {
     "image": decode_image,

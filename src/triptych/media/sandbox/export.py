@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 from PIL import Image
 
+from triptych.media.formats.sniff import PIXEL_BYTES
 from triptych.media.sandbox import shared
 from triptych.media.sandbox.believe import Expected
 from triptych.media.sandbox.pixels import address_of
 from triptych.media.sandbox.wire import INLINE_BYTES, Done
-from triptych.media.sniff import PIXEL_BYTES
 
 BLOCK_BYTES = 256 << 20
 """A picture of up to 64 megapixels lies in one piece."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from triptych.media.sniff import PIXEL_BYTES
-from triptych.memory import Mapping
+from triptych.aio.memory import Mapping
+from triptych.media.formats.sniff import PIXEL_BYTES
 
 
 class _Schema(ctypes.Structure):

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from triptych.aio.memory import close_elsewhere
 from triptych.cache.single_flight import is_cancelled
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
@@ -26,11 +27,10 @@ from triptych.media.sandbox.process import Answer, Decoder, Died, NotBegun
 from triptych.media.sandbox.seats import Seat, Seats
 from triptych.media.sandbox.verdict import PASSED_OVER, Cause, Verdict, verdict
 from triptych.media.sandbox.wire import INLINE_BYTES, MAX_FAULT_CHARS, Done, Job
-from triptych.memory import close_elsewhere
 
 log = logging.getLogger("triptych.media")
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 THREADS = 2
 """Start and reap processes and fill shared memory: what would block the event loop."""
 _NOUNS = {"image": "picture", "video": "video", "audio": "sound"}
@@ -124,7 +124,7 @@ class Sandbox:
         offered.check(self._offered, limits.media_require_sandbox)
         self.counts = SandboxCounts()
         self._limits = limits
-        most = limits.media_decode_workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        most = limits.media_decode_workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
         self._seats = Seats(most)
         self._decoders: set[Decoder] = set()
         self._tasks: set[asyncio.Task[Answer]] = set()
@@ -147,7 +147,7 @@ class Sandbox:
         return (*self.counts.samples(), *offered.samples(self.confinement))
 
     async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
-        """What ``media.inspect`` gives, and raises, about the field ``item``; and what the class says."""
+        """What ``media.formats.inspect`` gives, and raises, about the field ``item``; and what the class says."""
         medium = Medium(kind=kind, content_hash="", format="", data=data)
 
         def check(done: Done, lent_bytes: int) -> None:

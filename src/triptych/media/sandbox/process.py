@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from triptych.aio.memory import Mapping
 from triptych.config import env
 from triptych.config.media import MIB, MediaLimits
 from triptych.contracts.shortage import is_short
@@ -28,7 +29,6 @@ from triptych.media.sandbox.spare import Spares
 from triptych.media.sandbox.spawn import Child, spawn
 from triptych.media.sandbox.verdict import Cause, cause_of
 from triptych.media.sandbox.wire import MESSAGE_BYTES, START_TIMEOUT_S, Done, Job, Ready, Setup, pair
-from triptych.memory import Mapping
 
 log = logging.getLogger("triptych.media")
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from triptych.aio.memory import Mapping
 from triptych.media.sandbox.pixels import picture_over
 from triptych.media.sandbox.wire import Done
-from triptych.memory import Mapping
 
 
 def picture_of(done: Done, memory: Mapping | None) -> Image.Image:

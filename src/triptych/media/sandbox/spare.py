@@ -6,8 +6,8 @@ import os
 from functools import partial
 from typing import NamedTuple
 
+from triptych.aio.memory import MIB, Mapping, close_elsewhere, unmap_elsewhere
 from triptych.media.sandbox import shared
-from triptych.memory import MIB, Mapping, close_elsewhere, unmap_elsewhere
 
 KEPT_BYTES = 96 * MIB
 """Of memory that nobody uses, for each decoder: two pictures of 12 megapixels."""

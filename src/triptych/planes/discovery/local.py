@@ -21,12 +21,12 @@ from typing import NamedTuple
 import msgspec
 
 from triptych.aio import leftovers
+from triptych.aio.tasks import TaskSet
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
 from triptych.planes.run_dir import TOKEN_FILE
 from triptych.planes.run_dir import make as make_run_dir
-from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.discovery")
 

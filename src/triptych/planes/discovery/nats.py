@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from ipaddress import ip_address
 
+from triptych.aio.tasks import TaskSet
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
@@ -27,10 +28,9 @@ from triptych.planes.discovery.nats_bucket import (
     WrongRevision,
     key_of,
 )
-from triptych.planes.nats_access import NatsAccess
-from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect_again, connect_first
-from triptych.planes.nats_problems import StreamGone
-from triptych.runtime.tasks import TaskSet
+from triptych.planes.nats.access import NatsAccess
+from triptych.planes.nats.link import RETRY_S, Link, NatsProblem, connect_again, connect_first
+from triptych.planes.nats.problems import StreamGone
 
 log = logging.getLogger("triptych.discovery")
 

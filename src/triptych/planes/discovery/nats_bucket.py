@@ -18,8 +18,8 @@ from nats.js import api
 from nats.js import errors as js_errors
 
 from triptych.contracts.card import Instance
-from triptych.planes.nats_link import Link, NatsProblem
-from triptych.planes.nats_problems import problems
+from triptych.planes.nats.link import Link, NatsProblem
+from triptych.planes.nats.problems import problems
 
 log = logging.getLogger("triptych.discovery")
 

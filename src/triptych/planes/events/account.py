@@ -15,7 +15,7 @@ def others(loads: Mapping[str, Load], origin: str) -> Load:
     return reduce(Load.plus, (load for name, load in loads.items() if name != origin), NO_LOAD)
 
 
-class Account:
+class LoadTracker:
     """Work in a worker now."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Account:
 
 
 class _Entry:
-    def __init__(self, account: Account, request: GenerateRequest) -> None:
+    def __init__(self, account: LoadTracker, request: GenerateRequest) -> None:
         self._account = account
         self._origin = request.origin
         self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)

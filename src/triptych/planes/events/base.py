@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import Instance
 from triptych.contracts.kv_events import News
-from triptych.planes.events.account import Account
+from triptych.kv.log import KvLog
+from triptych.planes.events.account import LoadTracker
 from triptych.planes.request.base import Handler
 
 LOAD_PERIOD_S = 0.25
@@ -32,7 +32,7 @@ follower notices."""
 class Publisher(Protocol):
     """A worker's side. For one event loop; nothing that happens in the worker waits for it."""
 
-    async def start(self, log: KvLog, account: Account) -> str:
+    async def start(self, log: KvLog, account: LoadTracker) -> str:
         """Begin to tell. Returns where, for ``Instance.events``. Raises ConfigError."""
         ...
 

@@ -18,13 +18,13 @@ from nats.aio.msg import Msg
 from nats.js import api
 from nats.js import errors as js_errors
 
+from triptych.aio.tasks import TaskSet
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.events.base import SILENCE_S, WAITING, Mail
-from triptych.planes.nats_access import NatsAccess
-from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first, heed_cancel
-from triptych.planes.nats_problems import problems
-from triptych.runtime.tasks import TaskSet
+from triptych.planes.nats.access import NatsAccess
+from triptych.planes.nats.link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first, heed_cancel
+from triptych.planes.nats.problems import problems
 
 log = logging.getLogger("triptych.events")
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import msgspec
 
-from triptych.cache.kv_log import KvLog
+from triptych.aio.tasks import TaskSet
 from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, Snapshot, Told
-from triptych.planes.events.account import Account
+from triptych.kv.log import KvLog
+from triptych.planes.events.account import LoadTracker
 from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, Outlet
 from triptych.planes.events.request import RequestPublisher
 from triptych.planes.request.base import Handler, Payload
-from triptych.runtime.tasks import TaskSet
 
 MESSAGE_BYTES = 256 << 10
 """A larger message is not sent: its number is missing then, which makes followers ask for a snapshot."""
@@ -33,7 +33,7 @@ class PubSubPublisher:
         self._outlet = outlet
         self._streams = RequestPublisher()
         self._log = KvLog(list)
-        self._account = Account()
+        self._account = LoadTracker()
         self._end_tap: Callable[[], None] = lambda: None
         self._number = 0
         self._waiting: list[KvChange] = []
@@ -42,7 +42,7 @@ class PubSubPublisher:
         self._spoke_at = 0.0
         self._tasks = TaskSet()
 
-    async def start(self, log: KvLog, account: Account) -> str:
+    async def start(self, log: KvLog, account: LoadTracker) -> str:
         self._log, self._account = log, account
         await self._streams.start(log, account)
         address = await self._outlet.open(self.birth, self._say_something)

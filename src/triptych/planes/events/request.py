@@ -8,11 +8,11 @@ from contextlib import aclosing
 
 import msgspec
 
-from triptych.cache.kv_log import KvLog
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import EVENTS, KvBatch, Load, News
-from triptych.planes.events.account import Account
+from triptych.kv.log import KvLog
+from triptych.planes.events.account import LoadTracker
 from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, SILENCE_S
 from triptych.planes.request.base import Handler, Payload, RequestClient, peer_of
 
@@ -25,9 +25,9 @@ class RequestPublisher:
 
     def __init__(self) -> None:
         self._log = KvLog(list)
-        self._account = Account()
+        self._account = LoadTracker()
 
-    async def start(self, log: KvLog, account: Account) -> str:
+    async def start(self, log: KvLog, account: LoadTracker) -> str:
         self._log, self._account = log, account
         return ""
 
@@ -43,7 +43,7 @@ class RequestPublisher:
         pass
 
 
-async def news(log: KvLog, account: Account, origin: str) -> AsyncGenerator[News, None]:
+async def news(log: KvLog, account: LoadTracker, origin: str) -> AsyncGenerator[News, None]:
     """For the frontend ``origin``: all that there is, and then what changes, until ``log`` is closed. Never silent for
     long."""
     async with aclosing(log.follow()) as batches:

@@ -35,7 +35,7 @@ FRAME_BYTES = MESSAGE_BYTES + 4096
 """Most of a frame that a follower receives, with what CURVE adds."""
 FIRST_WORD_S = 1.0
 """A publisher greets whoever begins to listen; who hears nothing for so long goes on without."""
-RECONNECT_MS, MOST_RECONNECT_MS = 100, 1000
+RECONNECT_MS, MAX_RECONNECT_MS = 100, 1000
 A_TURN = 64
 """Subscriptions that are read before others run."""
 
@@ -152,7 +152,7 @@ class ZmqInlet:
         """Returns when messages come, or after ``FIRST_WORD_S``: then they may come later."""
         _limit(one, FRAME_BYTES)
         one.set(zmq.RECONNECT_IVL, RECONNECT_MS)
-        one.set(zmq.RECONNECT_IVL_MAX, MOST_RECONNECT_MS)
+        one.set(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS)
         port, _, told = instance.events.removeprefix(f"{SCHEME}:").partition(":")
         if (keys := Keys(told) if told else self._keys) is not None:
             one.curve_secretkey, one.curve_publickey = keys.client_secret, keys.client_public

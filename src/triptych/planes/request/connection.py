@@ -8,7 +8,7 @@ import ssl
 from collections import deque
 from typing import cast
 
-from triptych.pace import PIECE_BYTES, SMALL_BYTES, pace
+from triptych.aio.pace import PIECE_BYTES, SMALL_BYTES, pace
 from triptych.planes.request.base import Payload
 from triptych.planes.request.frames import FrameError, FrameReader, Type, pack
 from triptych.planes.request.tls import reason

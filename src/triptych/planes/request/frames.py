@@ -17,7 +17,7 @@ from enum import IntEnum
 
 import msgspec
 
-from triptych.memory import fresh
+from triptych.aio.memory import fresh
 from triptych.planes.request.base import Payload
 
 VERSION = 2

@@ -32,7 +32,7 @@ from triptych.planes.request.tls import SHUTDOWN_TIMEOUT_S, reason
 log = logging.getLogger("triptych.request")
 
 CONNECT_TIMEOUT_S = 5.0
-MOST_AT_ONCE = 16
+MAX_AT_ONCE = 16
 """Answers of one call that are handed on together: what gathered at a thousand calls is not handled in one turn."""
 _WITHOUT_A_WORD = "closed the connection without a word; its log says why (token, certificate, another worker)"
 _CHALLENGE = msgspec.msgpack.Decoder(frames.Challenge)
@@ -145,8 +145,8 @@ class _ClientConnection(Connection):
         if not self.heard and not self._ending:
             self.on_broken(f"it {_WITHOUT_A_WORD}")
             error = f"the worker {_WITHOUT_A_WORD}"
-        let_go = self._retired and self._ending and not self._aborted
-        if self.heard and self._greeted and not self._leaving and not let_go:
+        clear_traceback = self._retired and self._ending and not self._aborted
+        if self.heard and self._greeted and not self._leaving and not clear_traceback:
             self._client.lost(self._peer)
         if not self._challenge.done():
             self._challenge.set_exception(WorkerUnreached(error))
@@ -266,7 +266,7 @@ class TcpCall:
                 await self._waiter
             finally:
                 self._waiter = None
-        batch, self._items = self._items[:MOST_AT_ONCE], self._items[MOST_AT_ONCE:]
+        batch, self._items = self._items[:MAX_AT_ONCE], self._items[MAX_AT_ONCE:]
         self._taken = len(batch)
         return batch
 

@@ -12,14 +12,14 @@ from contextlib import aclosing
 import msgspec
 
 from triptych.aio.listeners import bare, bind, is_loopback, refusal
+from triptych.aio.memory import clear_traceback
+from triptych.aio.tasks import TaskSet
 from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable, WorkerStopped
-from triptych.memory import let_go
 from triptych.planes.request import frames, handshake
 from triptych.planes.request.base import Handler, Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, pack, split_call
 from triptych.planes.request.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
-from triptych.runtime.tasks import TaskSet
 
 log = logging.getLogger("triptych.request")
 
@@ -150,11 +150,11 @@ class _ServerConnection(Connection):
                     self.send(pack(Type.DATA, number, item))
             self.send(pack(Type.END, number))
         except TriptychError as error:
-            let_go(error)
+            clear_traceback(error)
             self.send(pack(Type.ERROR, number, _ENCODER.encode(error.to_wire())))
         except Exception as error:
             log.exception("call failed")
-            let_go(error)
+            clear_traceback(error)
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
 
     def dismiss(self) -> None:

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from triptych.cache.byte_semaphore import ByteSemaphore
 from triptych.cache.lru import ByteLru
-from triptych.cache.room import Room
 from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from triptych.contracts.request import Guided
@@ -80,7 +80,7 @@ class GrammarChecker:
         self._begin = begin
         self._wait_s = wait_s
         self._slots = asyncio.Semaphore(trials)
-        self._steps = Room(max(1, int(step_budget_s * 1e6)))
+        self._steps = ByteSemaphore(max(1, int(step_budget_s * 1e6)))
         """In microseconds, not bytes."""
         self._verdicts: ByteLru[bytes, tuple[Verdict, float]] = ByteLru(KEPT_BYTES)
         self._flights: SingleFlight[bytes, Verdict] = SingleFlight("grammar trial")

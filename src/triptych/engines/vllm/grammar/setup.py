@@ -12,7 +12,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.engines.vllm.grammar.wire import Setup
 from triptych.engines.vllm_flags import VllmFlags
 
-MOST_THREADS = 8
+MAX_THREADS = 8
 """vLLM's own number."""
 
 
@@ -42,5 +42,5 @@ def setup_of(vllm_config: Any, flags: VllmFlags) -> Setup:
         timeout_s=flags.grammar_timeout_s,
         max_step_s=flags.grammar_max_step_s,
         memory_bytes=flags.grammar_memory_mib << 20,
-        threads=flags.grammar_threads or max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)),
+        threads=flags.grammar_threads or max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2)),
     )

@@ -1,0 +1,110 @@
+"""Follows every live worker's news, so that routing knows what each holds and has to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import NotFound, TriptychError, WorkerLost
+from triptych.contracts.spans import Span
+from triptych.planes.events.base import Source
+from triptych.router.routing import Routing
+
+log = logging.getLogger("triptych.follow")
+
+RETRY_S = 0.5
+MAX_RETRY_S = 4.0
+NOT_YET = "nothing was heard of it yet"
+
+
+class Follower:
+    """One subscription to each worker, begun again with a snapshot whenever it breaks. For one event loop."""
+
+    def __init__(self, source: Source, routing: Routing) -> None:
+        self._source = source
+        self._routing = routing
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._unheard: dict[str, str] = {}
+        """Why each that is followed cannot be spoken to; empty: it can."""
+
+    def update(self, instances: Iterable[Instance]) -> None:
+        """Those that are alive now."""
+        alive = {one.id: one for one in instances}
+        for gone in [one for one in self._following if one not in alive]:
+            self._leaving.add(task := self._following.pop(gone))
+            self._unheard.pop(gone, None)
+            task.add_done_callback(self._leaving.discard)
+            task.cancel()
+        for name, one in alive.items():
+            if name not in self._following and _is_followed(one):
+                self._following[name] = asyncio.create_task(self._follow(one), name=f"follow {one.name}")
+
+    def trouble(self, instance: Instance) -> str | None:
+        """Why ``instance`` cannot be spoken to; None: it can, or nobody has tried."""
+        return (self._unheard.get(instance.id, NOT_YET) or None) if _is_followed(instance) else None
+
+    async def close(self) -> None:
+        """May be called twice."""
+        self.update(())
+        if self._leaving:
+            await asyncio.wait(set(self._leaving))
+        await self._source.close()
+
+    async def _follow(self, instance: Instance) -> None:
+        trouble = _Trouble()
+        try:
+            while True:
+                try:
+                    await self._listen(instance, trouble)
+                except NotFound:
+                    self._unheard[instance.id] = ""
+                    return  # a worker of another version: it is guessed at
+                except TriptychError as error:
+                    if isinstance(error, WorkerLost):
+                        self._unheard[instance.id] = error.message
+                    trouble.note(instance, error)
+                await _swept(self._routing.forget(instance.id))
+                await asyncio.sleep(trouble.delay_s)
+        finally:
+            for _ in self._routing.forget(instance.id):
+                pass
+
+    async def _listen(self, instance: Instance, trouble: _Trouble) -> None:
+        async with aclosing(self._source.follow(instance, self._routing.origin)) as news:
+            async for told in news:
+                trouble.end()
+                self._unheard[instance.id] = ""
+                if told.load is not None:
+                    self._routing.report(instance.id, told.load)
+                if told.kv is not None:
+                    await _swept(self._routing.apply(instance.id, told.kv))
+
+
+def _is_followed(instance: Instance) -> bool:
+    return instance.span is not Span.E
+
+
+class _Trouble:
+    """With one worker: the same is said once, and tried again less and less often, until something is heard."""
+
+    def __init__(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self.delay_s = RETRY_S / 2
+        self._said = ""
+
+    def note(self, instance: Instance, error: TriptychError) -> None:
+        self.delay_s = min(2 * self.delay_s, MAX_RETRY_S)
+        if (why := str(error)) != self._said:
+            log.info("%s tells nothing for now: %s", instance.name, why)
+        self._said = why
+
+
+async def _swept(steps: Iterator[None]) -> None:
+    for _ in steps:
+        await asyncio.sleep(0)

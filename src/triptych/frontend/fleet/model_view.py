@@ -1,0 +1,38 @@
+"""What clients and operators are told of a model: its card and its health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from triptych.aio.listeners import authority
+from triptych.frontend.fleet.catalog import Model
+
+
+def card_of(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.card.name,
+        "object": "model",
+        "created": model.created_unix_s,
+        "owned_by": "triptych",
+        "max_model_len": model.card.context_length,
+        "modalities": ["text", *model.card.modalities],
+    }
+
+
+def health_of(model: Model) -> dict[str, Any]:
+    return {
+        "ready": model.ready,
+        "mode": "+".join(mode.value for mode in model.modes) or None,
+        "problem": model.problem or (model.gap("epd" if model.card.modalities else "pd") if model.processor else None),
+        "instances": [
+            {
+                "id": one.id,
+                "name": one.name,
+                "span": one.span.value,
+                "able": one.able.value,
+                "engine": one.engine,
+                "address": authority(one.host, one.port),
+            }
+            for one in model.instances
+        ],
+    }

@@ -1,0 +1,286 @@
+"""Decodes large bodies, without holding the interpreter lock for long as one call of the JSON decoder would.
+
+What a large body consists of are a few long texts (prompts, media as ``data:`` URLs) and lists of token ids. These are
+found first and decoded by themselves, piece by piece; what is left is small, and tells where they belong. The ``data:``
+URLs stay where they are in the body.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from array import array
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from triptych.config.requests import RequestLimits
+from triptych.contracts.errors import BadRequest, PayloadTooLarge
+from triptych.contracts.request import Data
+from triptych.contracts.tokens import TokenIds
+from triptych.frontend.openai.body.invalid_json import moved, not_json, offset_of
+from triptych.frontend.openai.body.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
+from triptych.frontend.openai.body.one_text import parse_one_text
+from triptych.frontend.openai.limits import TOKEN_ID_LISTS, check_counts, check_token_ids
+from triptych.frontend.openai.schema import (
+    AudioData,
+    AudioPart,
+    ChatRequest,
+    CompletionRequest,
+    ImagePart,
+    ImageUrl,
+    MediaUrl,
+    RequestDecoder,
+    VideoPart,
+)
+from triptych.media.fetch.data_url import LongUrl
+
+T = TypeVar("T", ChatRequest, CompletionRequest)
+
+INLINE_BODY_BYTES = 512 << 10
+"""Bodies up to this are decoded at once (0.4 ms), if they hold few values."""
+INLINE_VALUES = 8_192
+"""So many lists or objects take a millisecond to decode ..."""
+INLINE_COMMAS = 2 * INLINE_VALUES
+"""... and so many numbers or texts. Those within texts count too: program code of 240 KB has 10,000."""
+MANY_VALUES_BYTES = 3 * INLINE_VALUES
+"""Bodies up to this cannot hold more."""
+KEPT_BYTES = 2 << 20
+"""What is left of a body is decoded at once, up to this (3 ms); over it, shorter texts are taken out as well."""
+MAX_KEPT_BYTES = 8 << 20
+_LONG_TEXT_BYTES = (64 << 10, 512, 0)
+_COUNTED_BYTES = 32 << 10
+"""At a time: memory that is in the processor's cache."""
+_NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
+_TEXT = msgspec.json.Decoder(str)
+_NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]])
+
+
+def parse_quick(body: Data, parse: RequestDecoder[T]) -> T | None:
+    """What ``parse(body)`` gives; None where that may take more than a millisecond: see ``parse_large``."""
+    if len(body) <= MANY_VALUES_BYTES:
+        return parse(body)
+    if len(body) <= INLINE_BODY_BYTES and (request := parse_one_text(body, parse)) is not None:
+        return request
+    return parse.quick(body) if is_small(body) else None
+
+
+def is_small(body: Data) -> bool:
+    """Whether ``body`` takes a millisecond at most to decode."""
+    if len(body) <= MANY_VALUES_BYTES:
+        return True
+    if len(body) > INLINE_BODY_BYTES:
+        return False
+    pieces = (bytes(body[at : at + _COUNTED_BYTES]) for at in range(0, len(body), _COUNTED_BYTES))
+    structure = b"".join([piece.translate(None, _NO_STRUCTURE) for piece in pieces])
+    commas = structure.count(b",")
+    return len(structure) - commas <= INLINE_VALUES and commas <= INLINE_COMMAS
+
+
+def parse_large(body: Data, parse: RequestDecoder[T], limits: RequestLimits) -> T:
+    """What ``parse(body)`` gives, the long URLs of its media as ``LongUrl`` over ``body``. Run it in a thread.
+
+    Raises BadRequest, and PayloadTooLarge for a body of too many values.
+    """
+    scan = Scan(body, limits.max_json_values)
+    scan.run()
+    taken = _taken_out(scan.found, len(body))
+    if not taken:
+        return parse(body)
+    names = _Names(taken)
+    try:
+        request = parse(_shortened(body, taken, names))
+    except BadRequest as error:
+        raise _as_sent(error, body, taken, names) from None
+    check_counts(request, limits)  # of what is refused nothing need be put back
+    return _Restore(body, names, limits.max_text_bytes).into(request)
+
+
+def _taken_out(found: list[LongValue], size: int) -> list[LongValue]:
+    """Of the long values ``found`` those that are taken out, so that little is left. Raises PayloadTooLarge."""
+    left = size
+    taken: list[LongValue] = []
+    for long in _LONG_TEXT_BYTES:
+        taken = [one for one in found if one.kind == "numbers" or one.end - one.begin > long]
+        left = size - sum(one.end - one.begin for one in taken)
+        if left <= KEPT_BYTES:
+            return taken
+    if left > MAX_KEPT_BYTES:
+        raise PayloadTooLarge(
+            f"the body holds {left:,} bytes beside its texts and lists of token ids; the limit is {MAX_KEPT_BYTES:,}",
+            code="body_too_large",
+        )
+    return taken
+
+
+class _Names:
+    """What stands for long values in the shortened body; no client can know it."""
+
+    def __init__(self, taken: list[LongValue]) -> None:
+        self._secret = secrets.token_hex(12)
+        self.mark = secrets.randbits(62)
+        """Stands first in a list that stands for a list of numbers; second is its index."""
+        self.taken = taken
+
+    def of(self, index: int) -> bytes:
+        if self.taken[index].kind == "text":
+            return f"{self._secret}{index:08x}".encode()
+        return f"{self.mark},{index}".encode()
+
+    def hidden(self, message: str) -> str:
+        """Return ``message`` without names of this kind."""
+        return re.sub(self._secret + "[0-9a-f]{8}", "...", message)
+
+    def value(self, name: str) -> LongValue | None:
+        """The text that ``name`` stands for."""
+        return self.taken[int(name[24:], 16)] if len(name) == 32 and name.startswith(self._secret) else None
+
+
+def _shortened(body: Data, taken: list[LongValue], names: _Names) -> bytes:
+    parts: list[Data] = []
+    at = 0
+    for index, value in enumerate(taken):
+        parts += [body[at : value.begin], names.of(index)]
+        at = value.end
+    return b"".join([*parts, body[at:]])
+
+
+def _as_sent(error: BadRequest, body: Data, taken: list[LongValue], names: _Names) -> BadRequest:
+    """``error`` of the shortened body, as one that speaks of the body that was sent."""
+    message = names.hidden(error.message)
+    if (at := offset_of(message)) is not None:
+        for index, value in enumerate(taken):
+            if at < value.begin + len(names.of(index)):
+                break
+            at += value.end - value.begin - len(names.of(index))
+        message = moved(message, body, at)
+    return BadRequest(message, param=error.param, code=error.code)
+
+
+def _in_body(error: BadRequest, body: Data, begin: int) -> BadRequest:
+    """``error`` of a piece that begins at ``begin``, as one of the whole body."""
+    at = offset_of(error.message)
+    message = error.message if at is None else moved(error.message, body, begin + at)
+    return BadRequest(message, param=error.param, code=error.code)
+
+
+class _Restore:
+    """Puts long values back where their names stand."""
+
+    def __init__(self, body: Data, names: _Names, max_text_bytes: int) -> None:
+        self._body = memoryview(body)
+        self._names = names
+        self._max_text_bytes = max_text_bytes
+        self._place: list[str] = []
+
+    def into(self, request: T) -> T:
+        """Raises BadRequest for texts that are not valid, and for too many token ids beside prompts."""
+        for name in TOKEN_ID_LISTS:
+            self._check_ids(name, getattr(request, name))
+        if request.ignored is not None:
+            request.ignored.rename(self._shown)
+        if isinstance(request, CompletionRequest):
+            request.prompt = self._prompt(request.prompt)
+        self._walk(request)
+        return request
+
+    def _check_ids(self, name: str, ids: Any) -> None:
+        """Count them in the body: to make a list of a million holds streams up for 0.2 s."""
+        if (value := self._list(ids)) is not None:
+            check_token_ids(name, sum(1 + piece.count(b",") for piece in pieces_of_numbers(self._body, value)))
+
+    def _walk(self, value: Any) -> Any:
+        """``value`` with all that is in it; structs and lists are changed in place."""
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, list):
+            if (numbers := self._numbers(value)) is not None:
+                return numbers.tolist()
+            value[:] = [self._at(f"[{index}]", one) for index, one in enumerate(value)]
+        elif isinstance(value, dict):
+            return {self._walk(key): self._at(f".{key}"[:64], one) for key, one in value.items()}
+        elif isinstance(value, msgspec.Struct):
+            for name in value.__struct_fields__:
+                if not self._url(value, name):
+                    setattr(value, name, self._at(f".{name}", getattr(value, name)))
+        return value
+
+    def _at(self, step: str, value: Any) -> Any:
+        if not isinstance(value, str | list | dict | msgspec.Struct):
+            return value
+        self._place.append(step)
+        value = self._walk(value)
+        self._place.pop()
+        return value
+
+    def _text(self, name: str) -> str:
+        value = self._names.value(name)
+        if value is None:
+            return name
+        if value.end - value.begin > self._max_text_bytes:
+            raise self._too_long(value.end - value.begin)
+        return "".join(self._pieces(value))
+
+    def _pieces(self, value: LongValue) -> Iterator[str]:
+        at = value.begin
+        for piece in pieces_of_text(self._body, value):
+            try:
+                yield _TEXT.decode(quoted := b'"' + piece + b'"')
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                told = not_json(error, quoted)
+                raise _in_body(told, self._body, at - 1) from None
+            at += len(piece)
+
+    def _shown(self, name: str) -> str:
+        """The begin of a field's name, to be told and not to be used."""
+        value = self._names.value(name)
+        if value is None:
+            return name
+        return next(self._pieces(value))
+
+    def _too_long(self, size: int) -> PayloadTooLarge:
+        place = "".join(self._place).removeprefix(".")
+        return PayloadTooLarge(
+            f"{place} has {size:,} bytes; the limit of one text is {self._max_text_bytes:,} (--max-text-bytes)",
+            param=place,
+            code="text_too_large",
+        )
+
+    def _url(self, owner: msgspec.Struct, field: str) -> bool:
+        """Leave a medium's long text in the body, if it is one."""
+        if not isinstance(owner, ImageUrl | MediaUrl | AudioData | ImagePart | VideoPart | AudioPart):
+            return False
+        name = getattr(owner, field)
+        value = self._names.value(name) if isinstance(name, str) else None
+        if value is None or value.escaped or value.end - value.begin <= _LONG_TEXT_BYTES[0]:
+            return False
+        prefix = "data:;base64," if isinstance(owner, AudioData) else ""
+        setattr(owner, field, LongUrl(prefix, self._body[value.begin : value.end]))
+        return True
+
+    def _prompt(self, prompt: Any) -> Any:
+        if not isinstance(prompt, list):
+            return prompt
+        if (numbers := self._numbers(prompt)) is not None:
+            return numbers
+        return [one if (ids := self._numbers(one)) is None else ids for one in prompt]
+
+    def _list(self, value: Any) -> LongValue | None:
+        """The list of numbers that ``value`` stands for."""
+        named = isinstance(value, list) and len(value) == 2 and value[0] == self._names.mark
+        return self._names.taken[value[1]] if named else None
+
+    def _numbers(self, value: Any) -> TokenIds | None:
+        if (taken := self._list(value)) is None:
+            return None
+        ids, begin = TokenIds(), taken.begin - 1
+        try:
+            for piece in pieces_of_numbers(self._body, taken):
+                ids.extend(array("I", _NUMBERS.decode(piece)))
+                begin += len(piece) - 1
+        except msgspec.ValidationError:
+            raise BadRequest("prompt: token ids must be between 0 and 4294967295", param="prompt") from None
+        except msgspec.DecodeError as error:
+            raise _in_body(not_json(error, piece), self._body, begin) from None
+        return ids

@@ -1,0 +1,235 @@
+"""Run a request's choices through the stages and answer, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from triptych.aio.memory import clear_traceback
+from triptych.aio.pace import SMALL_BYTES, pace
+from triptych.cache.memory_budget import Reservation
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import TriptychError, WorkerLost
+from triptych.contracts.request import GenerateRequest
+from triptych.frontend.http.admission import Party
+from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_pieces
+from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
+from triptych.frontend.openai.answers import DONE, Answer, Said
+from triptych.frontend.openai.choice import Choice, Piece
+from triptych.frontend.openai.unsent import bytes_per_token, max_unsent_bytes
+from triptych.observability.metrics import FrontendMetrics
+from triptych.processor.processor import Prompt
+from triptych.stages.compose import Plan
+from triptych.stages.dispatch import Dispatcher
+
+JSON_COST = 8
+"""Making JSON of log probabilities takes so many times as long as moving as many bytes."""
+LARGE_BYTES = 256 << 10
+"""Of log probabilities, above which a whole answer's JSON is made in a thread (10 ms)."""
+MAX_PUMPED = 32
+"""Batches of a request's choices that wait to be written, and so those that one turn of the event loop makes."""
+Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
+
+
+@dataclass
+class Job:
+    """One choice to be made: what goes to the workers, and what becomes of the tokens."""
+
+    request: GenerateRequest
+    prompt: Prompt
+    choice: Choice
+    plan: Plan | None = None
+
+
+@dataclass
+class Generation:
+    """All choices of one HTTP request."""
+
+    jobs: list[Job]
+    answer: Answer
+    instances: Callable[[], Sequence[Instance]]
+    dispatcher: Dispatcher
+    metrics: FrontendMetrics
+    holder: Reservation
+    """Counts what the answer holds."""
+    include_usage: bool = False
+    with_timing: bool = False
+    plan_header: bool = False
+    places: Party | None = None
+    """Where each choice has its place before it runs; None: there is no bound."""
+    tenant: str = ""
+    """Whose request it is."""
+    begun: float = field(default_factory=time.perf_counter)
+
+    # The two ways to answer.
+
+    async def stream(self, send: Send, headers: Headers) -> None:
+        """Server-sent events. An error after the first event becomes the last event; one before is raised."""
+        events = EventStream(send, lambda: self._headers(headers))
+        opened: set[int] = set()
+        self.holder.add(sum(max_unsent_bytes(job.request) for job in self.jobs))
+        try:
+            async with aclosing(self._pieces()) as batches:
+                async for index, pieces in batches:
+                    out = [self.answer.chunks(index, piece) for piece in pieces]
+                    if index not in opened:
+                        opened.add(index)
+                        out.insert(0, self.answer.opening(index))
+                    data = b"".join(out)
+                    await events.write(data)
+                    if len(data) > SMALL_BYTES and not pace().spend(JSON_COST * len(data)):
+                        await pace().room()
+            tail = self.answer.usage_chunk(self.usage()) if self.include_usage else b""
+            await events.write(tail + DONE)
+        except asyncio.CancelledError:
+            if events.started:
+                await events.write(_error_event(SHUTTING_DOWN))
+                await events.close()
+            raise
+        except Exception as error:
+            if not events.started:
+                raise
+            told = self._as_told(error)
+            clear_traceback(error)
+            await events.write(_error_event(told))
+        await events.close()
+
+    async def whole(self, send: Send, headers: Headers) -> None:
+        """One JSON object."""
+        said = [Said() for _ in self.jobs]
+        size = 0
+        async with aclosing(self._pieces()) as batches:
+            async for index, pieces in batches:
+                taken = self._take(said[index], index, pieces)
+                size += taken
+                if taken > SMALL_BYTES and not pace().spend(JSON_COST * taken):
+                    await pace().room()
+        extra = {"triptych": self.timing()} if self.with_timing else {}
+        whole = partial(self.answer.whole, said, self.usage(), extra)
+        is_large = size > LARGE_BYTES
+        await send_pieces(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
+
+    def _take(self, said: Said, index: int, pieces: list[Piece]) -> int:
+        """Take pieces of choice ``index`` in. Returns how many bytes their log probabilities have as JSON."""
+        size = 0
+        for piece in pieces:
+            said.texts.append(piece.text)
+            said.finish_reason = piece.finish_reason
+            if piece.logprobs:
+                size += said.add_logprobs(self.answer.logprob_lists(index, piece.logprobs))
+        if size:
+            token_bytes = bytes_per_token(self.jobs[0].request)
+            self.holder.add(token_bytes * sum(len(piece.logprobs) for piece in pieces))
+        return size
+
+    def _as_told(self, error: Exception) -> TriptychError:
+        """What the client hears of an error mid-stream."""
+        told = as_told(error, self.answer.id)
+        self.metrics.stream_error(told)
+        return told
+
+    # Choices side by side.
+
+    def _pieces(self) -> Pieces:
+        return self._of_job(0) if len(self.jobs) == 1 else self._merged()
+
+    async def _of_job(self, index: int) -> Pieces:
+        job = self.jobs[index]
+        clock = self.metrics.token_clock(self.begun)
+
+        def on_plan(plan: Plan) -> None:
+            job.plan = plan
+            self.metrics.planned(plan.shape)
+
+        try:
+            async with (
+                self.places.place() if self.places is not None else nullcontext(),
+                aclosing(
+                    self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed, self.tenant)
+                ) as batches,
+            ):
+                async for deltas in batches:
+                    pieces = job.choice.push(deltas)
+                    clock.tick(sum(len(delta.token_ids) for delta in deltas))
+                    if pieces:
+                        yield index, pieces
+                    if job.choice.finish_reason is not None:
+                        break
+        except TriptychError as error:
+            raise job.prompt.by_field(error) from error
+        if job.choice.finish_reason is None:
+            raise WorkerLost("the worker ended its answer without a reason")
+        clock.finish(job.choice.counts.prompt, job.choice.counts.completion)
+
+    async def _merged(self) -> Pieces:
+        """Pieces of all jobs as they come. The first error ends them all; none outlives this generator."""
+        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(MAX_PUMPED)
+
+        async def pump(index: int) -> None:
+            try:
+                async with aclosing(self._of_job(index)) as batches:
+                    async for item in batches:
+                        await queue.put(item)
+                await queue.put(None)
+            except Exception as error:  # the edge of a task: whoever reads the queue raises it
+                await queue.put(error)
+
+        tasks = [
+            asyncio.create_task(pump(index), name=f"choice {index} of {self.answer.id}")
+            for index in range(len(self.jobs))
+        ]
+        try:
+            left = len(tasks)
+            while left:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    left -= 1
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Accounts.
+
+    def _headers(self, headers: Headers) -> Headers:
+        """Known once the first worker has said something: until then another may take over."""
+        if not self.plan_header or self.jobs[0].plan is None:
+            return headers
+        return [*headers, (b"x-triptych-plan", str(self.jobs[0].plan).encode())]
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens as OpenAI counts them: each prompt once, however many choices it has."""
+        prompts = {id(job.prompt): job.choice.counts.prompt or job.prompt.length for job in self.jobs}
+        cached = {id(job.prompt): job.choice.counts.cached for job in self.jobs}
+        prompt, completion = sum(prompts.values()), sum(job.choice.counts.completion for job in self.jobs)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
+        }
+
+    def timing(self) -> dict[str, Any]:
+        """Seconds spent in each stage, of the first choice."""
+        job = self.jobs[0]
+        worker = msgspec.structs.asdict(job.choice.timing) if job.choice.timing else {}
+        if not worker.get("encode_s"):  # it was done with the prefill, or there was nothing to encode
+            worker.pop("encode_s", None)
+        spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
+        return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}
+
+
+def _error_event(error: TriptychError) -> bytes:
+    """The last event of a stream that fails."""
+    return b"data: " + error_body(error) + b"\n\n" + DONE

@@ -1,0 +1,1 @@
+"""Names, translates, indexes and logs KV-cache blocks, for every engine and for routing."""

@@ -1,0 +1,1 @@
+"""Reads embeddings that a client computed, and checks them."""

@@ -1,0 +1,116 @@
+"""Remote media, kept by URL for as long as their hosts allow (RFC 9111), and fetched once for all who ask at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, NamedTuple
+
+from triptych.cache.lru import ByteLru
+from triptych.cache.single_flight import SingleFlight
+from triptych.contracts.errors import TriptychError
+from triptych.contracts.request import Data, Medium
+from triptych.media.byte_limit import ByteLimit
+from triptych.media.errors import ANY_ITEM, on_item
+from triptych.media.fetch import guard
+from triptych.media.fetch.fetcher import Fetched, MediaFetcher
+from triptych.observability.metrics import MediaCounts
+
+ENTRY_BYTES = 2048
+"""What an entry takes beside its bytes, its URLs and its headers, generously."""
+
+Make = Callable[[Data, str], Coroutine[Any, Any, Medium]]
+"""A checked medium of bytes and the name of a field, for errors."""
+Kept = ByteLru[Hashable, Any]
+"""Where media are kept; who else keeps something there does so by keys of its own."""
+_Key = tuple[Hashable, str]
+
+
+class _Entry(NamedTuple):
+    medium: Medium
+    answer: Fetched
+    """Without its data, which the medium has."""
+
+    def size_bytes(self, key: _Key) -> int:
+        headers = sum(len(name) + len(value) for name, value in self.answer.policy.headers.items())
+        return ENTRY_BYTES + len(self.medium.data) + len(key[1]) + len(str(self.answer.source)) + headers
+
+
+class RemoteMedia:
+    """Media by URL, with their facts, so that a hit costs no inspection. For one event loop.
+
+    Equal URLs that are asked for at the same time are fetched once, and cancelling one caller touches no other; an
+    answer that is for one use or user only (``no-store``, ``private``, ``Vary: *``) goes to the caller whose fetch it
+    was, and the others fetch by themselves. ``close`` ends the fetches under way; it may run twice.
+    """
+
+    def __init__(self, fetcher: MediaFetcher, kept: Kept, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` must be the fetcher's."""
+        self.counts = MediaCounts()
+        self._fetcher = fetcher
+        self._clock = clock
+        self._kept = kept
+        self._flights: SingleFlight[_Key, _Entry] = SingleFlight("media-fetch")
+
+    @property
+    def size_bytes(self) -> int:
+        """What is kept, by others too."""
+        return self._kept.size_bytes
+
+    async def close(self) -> None:
+        await self._flights.close()
+        self._kept.clear()
+
+    async def load(self, url: str, item: str, limit: ByteLimit, variant: Hashable, make: Make) -> Medium:
+        """What ``make`` makes of the bytes at ``url``: once for each ``variant`` and as long as those are fresh.
+
+        Raises what ``guard.parse_url``, ``MediaFetcher.fetch`` and ``make`` raise, about ``item``; errors are not
+        kept.
+        """
+        key = (variant, str(guard.parse_url(url, item)))
+        kept: _Entry | None = self._kept.get(key)
+        if kept is not None and self._clock() < kept.answer.policy.fresh_until:
+            self.counts.hits += 1
+            return kept.medium
+        own = False
+
+        async def fetch() -> _Entry:
+            nonlocal own
+            own = True
+            return await self._fetch(key, limit, make)
+
+        try:
+            entry = await self._flights.run(key, fetch)
+            if not own:
+                entry = await self._join(key, entry, limit, make)
+        except TriptychError as error:
+            raise on_item(error, ANY_ITEM, item) from None
+        return entry.medium
+
+    async def _join(self, key: _Key, entry: _Entry, limit: ByteLimit, make: Make) -> _Entry:
+        """What who did not fetch ``entry`` gets of it."""
+        if not entry.answer.policy.shareable:
+            return await self._fetch(key, limit, make)
+        self.counts.hits += 1
+        return entry
+
+    async def _fetch(self, key: _Key, limit: ByteLimit, make: Make) -> _Entry:
+        known: _Entry | None = self._kept.get(key)
+        url = guard.parse_url(key[1], ANY_ITEM)
+        answer = await self._fetcher.fetch(url, ANY_ITEM, limit, known.answer if known else None)
+        if answer.data is None and known is not None:
+            self.counts.revalidated += 1
+            entry = _Entry(known.medium, answer)
+        else:
+            self.counts.misses += 1
+            entry = _Entry(await make(answer.data or b"", ANY_ITEM), answer._replace(data=None))
+        self._keep(key, entry)
+        return entry
+
+    def _keep(self, key: _Key, entry: _Entry) -> None:
+        policy = entry.answer.policy
+        useful = self._clock() < policy.fresh_until or policy.conditions
+        if policy.shareable and useful:
+            self._kept.put(key, entry, entry.size_bytes(key))
+        else:
+            self._kept.remove(key)

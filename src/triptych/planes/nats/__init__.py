@@ -1,0 +1,1 @@
+"""Connects to NATS, with its credentials, and explains its failures."""

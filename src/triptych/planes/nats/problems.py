@@ -1,0 +1,40 @@
+"""What goes wrong with JetStream, in our terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import nats.errors
+from nats.js import errors as js_errors
+
+from triptych.contracts.errors import ConfigError
+from triptych.planes.nats.link import NatsProblem
+
+_NO_JETSTREAM = (10039, 10076)
+_NO_JETSTREAM_WORDS = "the NATS server has no JetStream; run nats-server with --jetstream, and allow it to this account"
+
+
+class StreamGone(NatsProblem):
+    """The stream, or what follows it, is gone: the server was started anew, or somebody deleted it."""
+
+
+class NoJetStream(ConfigError):
+    """The server keeps nothing."""
+
+
+@contextmanager
+def problems(doing: str) -> Iterator[None]:
+    """What goes wrong within the block, as NatsProblem or NoJetStream."""
+    try:
+        yield
+    except (js_errors.NoStreamResponseError, js_errors.NotFoundError) as error:
+        raise StreamGone(f"{doing}: it is gone") from error
+    except js_errors.ServiceUnavailableError as error:
+        if error.err_code is None or error.err_code in _NO_JETSTREAM:  # None: nobody answered for JetStream
+            raise NoJetStream(f"{doing}: {_NO_JETSTREAM_WORDS}") from error
+        raise NatsProblem(f"{doing}: {error}") from error
+    except nats.errors.NoRespondersError as error:
+        raise NoJetStream(f"{doing}: {_NO_JETSTREAM_WORDS}") from error
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise NatsProblem(f"{doing}: {error or type(error).__name__}") from error

@@ -1,0 +1,1 @@
+"""Divides one bounded range of memory into buffers."""

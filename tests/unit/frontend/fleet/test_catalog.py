@@ -1,0 +1,359 @@
+import asyncio
+import errno
+import threading
+
+import msgspec
+import pytest
+
+from support.instances import CARD, instance
+from support.loops import run, until
+from triptych.contracts.card import ModelCard
+from triptych.contracts.errors import ConfigError, NotFound, Unavailable
+from triptych.frontend.fleet import catalog as catalog_module
+from triptych.frontend.fleet.catalog import Catalog
+
+OTHER = ModelCard(name="other", path="/other", context_length=5)
+
+
+class Snapshots:
+    """Discovery that shows what this test says."""
+
+    def __init__(self):
+        self.queue = asyncio.Queue()
+        self.shown = 0
+        self.doubts = {}
+
+    def doubt(self, model):
+        return self.doubts.get(model)
+
+    async def watch(self):
+        while True:
+            yield await self.queue.get()
+            self.shown += 1
+
+    async def show(self, *instances):
+        count = self.shown + 1
+        await self.queue.put(tuple(instances))
+        await until(lambda: self.shown == count, "the snapshot was taken in")
+
+
+def follow(test, load=lambda card: f"processor of {card.name}", files=None, expected=()):
+    async def main():
+        snapshots, gone = Snapshots(), []
+        catalog = Catalog(snapshots, load, gone.append, files=files, expected=expected)
+        task = asyncio.create_task(catalog.follow())
+        try:
+            await test(catalog, snapshots, gone)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    run(main())
+
+
+def test_models_come_and_go():
+    async def test(catalog, snapshots, gone):
+        with pytest.raises(Unavailable, match="no worker is alive yet"):
+            catalog.get("demo")
+        await snapshots.show(instance("a"), instance("b"), instance("c", model=OTHER))
+        assert catalog.first_snapshot.is_set()
+        model, processor = catalog.get("demo")
+        assert [one.id for one in model.instances] == ["a", "b"]
+        assert processor == "processor of demo"
+        with pytest.raises(NotFound, match="served here: demo, other"):
+            catalog.get("nope")
+        await snapshots.show(instance("b"))
+        assert sorted(one.id for one in gone) == ["a", "c"]
+        with pytest.raises(Unavailable, match="no worker for model 'other'") as caught:
+            catalog.get("other")
+        assert caught.value.retry_after_s
+        assert catalog.ready
+        await snapshots.show()
+        assert not catalog.ready
+        with pytest.raises(Unavailable, match="no worker is alive yet"):
+            catalog.get("nope")
+
+    follow(test)
+
+
+def test_a_model_is_missing_only_where_that_is_certain():
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="no worker for model 'slow'") as caught:
+            catalog.find("slow")
+        assert (caught.value.code, caught.value.retry_after_s) == ("no_worker", 2.0)
+        snapshots.doubts["other"] = "NATS is away"
+        with pytest.raises(Unavailable, match="NATS is away") as caught:
+            catalog.find("other")
+        assert (caught.value.code, caught.value.retry_after_s) == ("discovery_unsettled", 2.0)
+        snapshots.doubts.clear()
+        with pytest.raises(NotFound, match="served here: demo"):
+            catalog.find("other")
+
+    follow(test, expected=["slow"])
+
+
+def test_few_models_without_workers_are_kept_and_their_names_for_longer(monkeypatch):
+    monkeypatch.setattr(catalog_module, "MAX_GONE_MODELS", 2)
+
+    async def test(catalog, snapshots, gone):
+        for name in "abcd":
+            await snapshots.show(instance("x"), instance(name, model=msgspec.structs.replace(OTHER, name=name)))
+        await snapshots.show(instance("x"))
+        assert sorted(catalog.models) == ["c", "d", "demo"]
+        for name in "abcd":
+            with pytest.raises(Unavailable, match="no worker"):
+                catalog.find(name)
+
+    follow(test)
+
+
+def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
+    go = threading.Event()
+
+    def load(card):
+        go.wait(5)
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.queue.put((instance("a"), instance("b", model=OTHER)))
+        await until(lambda: catalog.models, "they are known")
+        for name in ("demo", "other"):
+            for ask in (catalog.get, catalog.find):
+                with pytest.raises(Unavailable, match="being loaded") as caught:
+                    ask(name)
+                assert caught.value.code == "model_not_loaded"
+        go.set()
+        await until(lambda: catalog.ready, "it is loaded")
+
+    follow(test, load)
+
+
+def test_a_long_name_is_not_repeated():
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(NotFound) as caught:
+            catalog.find("x" * 10_000_000)
+        assert len(caught.value.message) < 300
+
+    follow(test)
+
+
+def test_ready_needs_workers_that_can_be_spoken_to():
+    troubles = {"b": "TLS: certificate has expired"}
+
+    async def main():
+        snapshots = Snapshots()
+        catalog = Catalog(snapshots, lambda card: "processor", trouble=lambda one: troubles.get(one.id))
+        task = asyncio.create_task(catalog.follow())
+        await snapshots.show(instance("a", "e"), instance("b", "pd"))
+        model, _ = catalog.get("demo")
+        assert not catalog.ready
+        assert model.gap("pd") == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
+        await snapshots.show(instance("a", "e"), instance("b", "pd"), instance("c", "pd"))
+        assert catalog.ready, "one is enough"
+        await snapshots.show(instance("a", "e"))
+        assert "span" in catalog.get("demo")[0].gap("pd"), "what is missing is told first"
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(main())
+
+
+def test_ready_needs_a_complete_path():
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a", "e"))
+        assert not catalog.ready
+        await snapshots.show(instance("a", "e"), instance("b", "pd"))
+        assert catalog.ready
+        assert [mode.value for mode in catalog.get("demo")[0].modes] == ["E/PD"]
+
+    follow(test)
+
+
+def test_a_processor_is_loaded_once_and_again_for_another_card():
+    loaded = []
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        await snapshots.show(instance("a"), instance("b"))
+        await snapshots.show()
+        await snapshots.show(instance("c"))
+        assert len(loaded) == 1
+        longer = ModelCard(name="demo", path=CARD.path, context_length=9999)
+        await snapshots.show(instance("d", model=longer))
+        assert loaded == [CARD, longer]
+        assert catalog.get("demo")[0].card == longer
+
+    follow(test, load=lambda card: loaded.append(card) or "processor")
+
+
+@pytest.mark.parametrize(("error", "told"), [(ConfigError("no tokenizer"), "no tokenizer"), (KeyError("x"), "log has")])
+def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(error, told):
+    def load(card):
+        if card.name == "other":
+            raise error
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"), instance("c", model=OTHER))
+        assert catalog.ready
+        with pytest.raises(Unavailable, match=told):
+            catalog.get("other")
+        assert told in catalog.models["other"].problem
+        assert catalog.find("other").instances, "its workers are there"
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="no worker for model 'other'"):
+            catalog.find("other")
+
+    follow(test, load)
+
+
+def test_leaving_closes_the_watch():
+    async def main():
+        closed = []
+
+        class Watched:
+            async def watch(self):
+                try:
+                    yield ()
+                    await asyncio.Event().wait()
+                finally:
+                    closed.append(True)
+
+        catalog = Catalog(Watched(), lambda card: None)
+        task = asyncio.create_task(catalog.follow())
+        await catalog.first_snapshot.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert closed
+
+    run(main())
+
+
+def test_a_model_whose_processor_is_being_loaded_says_so():
+    begun, go = threading.Event(), threading.Event()
+
+    def load(card):
+        begun.set()
+        go.wait(5)
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.queue.put((instance("a"),))
+        await until(begun.is_set, "the load began")
+        with pytest.raises(Unavailable, match="being loaded"):
+            catalog.get("demo")
+        go.set()
+        await until(lambda: catalog.ready, "it is loaded")
+
+    follow(test, load)
+
+
+class Files:
+    """Nothing is on this host; workers answer as this test says."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+        self.go = asyncio.Event()
+
+    async def local(self, card):
+        return None
+
+    async def fetch(self, card, instances):
+        self.asked.append([one.id for one in instances])
+        await self.go.wait()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
+    monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
+    files = Files(Unavailable("w: busy"), ConfigError("the disk is full"), "/cache/files")
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="being fetched from a worker"):
+            catalog.get("demo")
+        await snapshots.show(instance("a"), instance("b"))
+        assert [one.id for one in catalog.models["demo"].instances] == ["a", "b"], "workers come and go meanwhile"
+        files.go.set()
+        await until(lambda: catalog.ready, "it is served")
+        assert catalog.get("demo")[1] == "/cache/files"
+        assert catalog.models["demo"].card == CARD, "the card stays what the worker says"
+        assert files.asked[-1] == ["a", "b"]
+        assert len(files.asked) == 3
+
+    follow(test, lambda card: card.path, files)
+
+
+def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
+    monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
+    errors = [MemoryError(), OSError(errno.EMFILE, "Too many open files")]
+
+    def load(card):
+        if errors:
+            raise errors.pop()
+        return "processor"
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        with pytest.raises(Unavailable, match="open files"):
+            catalog.get("demo")
+        await until(lambda: catalog.ready, "it is served")
+        assert not errors
+
+    follow(test, load)
+
+
+def test_no_worker_no_fetch():
+    files = Files(Unavailable("w: gone"))
+
+    async def test(catalog, snapshots, gone):
+        await snapshots.show(instance("a"))
+        await until(lambda: files.asked, "it is asked")
+        await snapshots.show()
+        files.go.set()
+        files.answers += ["/cache/files"]
+        await until(lambda: catalog._fetching["demo"].done(), "the fetch gave up")
+        assert len(files.asked) == 1
+        await snapshots.show(instance("b"))
+        await until(lambda: catalog.ready, "and begins again with the next worker")
+
+    follow(test, lambda card: card.path, files)
+
+
+def test_equal_files_in_different_places_are_loaded_once():
+    loaded = []
+
+    async def test(catalog, snapshots, gone):
+        for path, digest in (("/x", "1"), ("/y", "1"), ("/y", "2"), ("/z", "")):
+            card = msgspec.structs.replace(CARD, path=path, files_digest=digest)
+            await snapshots.show(instance("a", model=card))
+            await snapshots.show(instance("a", model=card))
+        assert loaded == ["/x", "/y", "/z"]
+
+    follow(test, lambda card: loaded.append(card.path) or "processor")
+
+
+def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each_of_them():
+    def card(context_length, max_logprobs=20):
+        return msgspec.structs.replace(CARD, context_length=context_length, max_logprobs=max_logprobs)
+
+    async def test(catalog, snapshots, gone):
+        limits = []
+        for fleet in (
+            (instance("enc", "e", model=card(32768)), instance("pd", "pd", model=card(2048, -1))),
+            (instance("a", model=card(4096, -1)), instance("b", model=card(1024, 5))),
+            (instance("a", model=card(4096, -1)),),
+        ):
+            await snapshots.show(*fleet)
+            model, processor = catalog.get("demo")
+            assert processor == model.card, "requests are checked by it"
+            limits.append((model.card.context_length, model.card.max_logprobs))
+        assert limits == [(2048, -1), (1024, 5), (4096, -1)]
+
+    follow(test, load=lambda card: card)

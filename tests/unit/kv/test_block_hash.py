@@ -1,0 +1,111 @@
+"""Names of KV-cache blocks: what shares one and what does not."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from triptych.kv import block_hash
+from triptych.kv.block_hash import MediumAt, block_hashes, content_token, named, named_within, root
+
+PAD = 7
+CAT, DOG = "ca" * 32, "d0" * 32
+
+
+def hashes(tokens: list[int], *media: MediumAt, parent: int = 0) -> list[int]:
+    return block_hashes(named(tokens, media), 4, parent)
+
+
+def test_full_blocks_only_and_each_stands_for_all_before_it() -> None:
+    one = hashes([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert len(one) == 2
+    assert hashes([1, 2, 3, 4, 5, 6, 7, 8]) == one
+    assert hashes([1, 2, 3, 4])[0] == one[0]
+    other = hashes([1, 2, 3, 5, 5, 6, 7, 8])
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+    assert hashes([5, 6, 7, 8], parent=one[0]) == one[1:]
+
+
+def test_adapters_and_salts_share_nothing() -> None:
+    roots = [root(), root("a"), root("b"), root("", "a"), root("a", "a")]
+    assert len({hashes([1, 2, 3, 4], parent=one)[0] for one in roots}) == len(roots)
+
+
+def test_prompts_with_other_media_part_where_the_medium_begins() -> None:
+    tokens = [1, 2, 3, 4, 5, *[PAD] * 6, 6]
+    cat, dog = (hashes(tokens, MediumAt(5, 6, name)) for name in (CAT, DOG))
+    assert cat[0] == dog[0]
+    assert not set(cat[1:]) & set(dog[1:])
+    assert hashes(tokens, MediumAt(5, 6, CAT)) == cat
+
+
+def test_a_part_of_a_medium_is_not_another_part_of_it() -> None:
+    first, second = named([PAD] * 8, [MediumAt(0, 16, CAT)])[:4], named([PAD] * 8, [MediumAt(0, 16, CAT)])[4:]
+    assert first != second
+
+
+def test_what_an_engine_reports_gets_the_names_of_the_prompt() -> None:
+    """With media that begin and end within blocks, in the middle of which texts may stand."""
+    tokens = [1, *[PAD] * 5, 2, PAD, 3, PAD, PAD, PAD]
+    prompt = named(tokens, [MediumAt(1, 5, CAT)])
+    prompt[7] = content_token(DOG)
+    for place in (9, 10, 11):
+        prompt[place] = (content_token(DOG) + place - 7) % 2**32
+    reported = named_within(
+        tokens,
+        [
+            [MediumAt(1, 0, CAT)],
+            [MediumAt(1 - 4, 0, CAT), MediumAt(7 - 4, 0, DOG)],
+            [MediumAt(7 - 8, 0, DOG)],
+        ],
+        4,
+        {PAD},
+    )
+    assert reported == prompt
+
+
+def one_by_one(tokens: list[int], media: list[MediumAt], placeholders: set[int]) -> list[int]:
+    """The rule of ``named``, token by token."""
+    out = list(tokens)
+    for offset, count, content_hash in media:
+        for place in range(min(count, len(tokens) - offset)):
+            if not placeholders or tokens[offset + place] in placeholders:
+                out[offset + place] = (content_token(content_hash) + place) % 2**32
+    return out
+
+
+@pytest.mark.parametrize("name", [5, 2**32 - 3, 2**32 - 1])
+def test_tokens_within_a_medium_count_up_wherever_texts_stand(name: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_hash, "content_token", lambda content: name)
+    monkeypatch.setitem(globals(), "content_token", lambda content: name)
+    monkeypatch.setattr(block_hash, "_AT_ONCE", 4)
+    rng = random.Random(name)
+    for placeholders in (set(), {PAD}, {PAD, 8}, {99}):
+        for _ in range(50):
+            tokens = [rng.choice([1, PAD, PAD, 8]) for _ in range(24)]
+            media = [MediumAt(2, 9, CAT), MediumAt(11, 0, DOG), MediumAt(13, 20, DOG)]
+            assert named(tokens, media, placeholders).tolist() == one_by_one(tokens, media, placeholders)
+
+
+def test_long_media_are_not_named_token_by_token() -> None:
+    """On a frontend's event loop: a whole context of a quarter of a million of them."""
+    tokens, media = [PAD] * 50_000, [MediumAt(0, 50_000, CAT)]
+    assert cpu_s(lambda: named(tokens, media, {PAD})) < cpu_s(lambda: one_by_one(tokens, media, {PAD})) / 2
+
+
+def cpu_s(work) -> float:
+    """The least of several times."""
+    took = []
+    for _ in range(5):
+        begun = time.thread_time()
+        work()
+        took.append(time.thread_time() - begun)
+    return min(took)
+
+
+def test_ids_must_fit() -> None:
+    with pytest.raises(OverflowError):
+        named([-1])
