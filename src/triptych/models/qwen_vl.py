@@ -26,7 +26,7 @@ _VIDEO_MAX_TOKENS = 128_000
 _TOKENS_PER_SECOND = 4
 """Default of transformers' Qwen2_5_VLVisionConfig: positions of a second."""
 _POSITIONS_A_TOKEN = 3
-"""Most that a precomputed video may take, whatever else there is (``models.mrope_budget`` has the limit of all media)."""
+"""Most that a precomputed video may take, whatever else there is (``models.mrope_budget`` limits all media)."""
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

@@ -4,9 +4,9 @@ import sys
 import threading
 
 import pytest
-from test_media_fetch import PICTURE, limits, serving
 
 from support.media_files import data_url, exif, picture, png_bomb
+from support.odd_site import PICTURE, limits, serving
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
 from triptych.media.formats.image import decode_image
 from triptych.media.loader import INLINE_HASH_BYTES, MediaLoader, MediaReference

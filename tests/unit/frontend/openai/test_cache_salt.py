@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
-from test_media_fetch import ITEM, limits, serving
-from test_media_fetch import PICTURE as FILE
 
 from support.checkpoints import picture_url
 from support.loops import until
+from support.odd_site import ITEM, limits, serving
+from support.odd_site import PICTURE as FILE
 from triptych.cache.lru import ByteLru
 from triptych.config.media import MediaLimits
 from triptych.config.requests import RequestLimits

@@ -2,8 +2,8 @@
 
 import pytest
 from aiohttp import web
-from test_media_fetch import PICTURE, FakeResolver, Site, get, refusal, run
 
+from support.odd_site import PICTURE, FakeResolver, Site, get, refusal, run
 from triptych.media.fetch import guard
 
 NUMBERS = ("2130706433", "0x7f.0.0.1", "0177.0.0.1", "127.1")

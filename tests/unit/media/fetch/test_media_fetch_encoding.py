@@ -6,8 +6,8 @@ import tracemalloc
 import zlib
 
 import pytest
-from test_media_fetch import MAX_BYTES, PICTURE, get, refusal, run
 
+from support.odd_site import MAX_BYTES, PICTURE, get, refusal, run
 from triptych.contracts.errors import PayloadTooLarge
 
 PACKED = gzip.compress(PICTURE, mtime=0)

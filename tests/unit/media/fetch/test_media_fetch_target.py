@@ -1,7 +1,8 @@
 """What a media host is asked for, against a real server on loopback."""
 
 import pytest
-from test_media_fetch import PICTURE, FakeResolver, get, run
+
+from support.odd_site import PICTURE, FakeResolver, get, run
 
 AS_GIVEN = [
     "/a%2Fb%7Ec/x%2ey//./../z?sig=a%2Bb%3d&x=~+%20",

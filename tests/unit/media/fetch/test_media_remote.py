@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from test_media_fetch import ITEM, MAX_BYTES, PICTURE, limits, serving
 
 from support.media_files import picture
+from support.odd_site import ITEM, MAX_BYTES, PICTURE, limits, serving
 from triptych.cache.lru import ByteLru
 from triptych.contracts.errors import BadRequest, Unavailable
 from triptych.contracts.request import Medium
