@@ -18,7 +18,7 @@ from triptych.contracts.request import GenerateRequest, Medium, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 from triptych.kv.block_hash import MediumAt
 from triptych.transfer.inproc import InprocTransfer
 

@@ -9,7 +9,7 @@ from support.loops import run, until, until_async
 from support.transfers import HeldBack
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.spans import Span
-from triptych.engines.mock_tensors import EMBEDDING_WIDTH
+from triptych.engines.mock.tensors import EMBEDDING_WIDTH
 from triptych.transfer.inproc import InprocTransfer
 
 SIDE = 224

@@ -13,7 +13,7 @@ from support.loops import run, until
 from support.processes import child, mock_worker
 from support.sse import parse
 from triptych.engines.base import Encoded
-from triptych.engines.mock_tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of
+from triptych.engines.mock.tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of
 from triptych.planes.request import connection
 
 POISON, POISON_TOKEN = "Ω", 138

@@ -24,7 +24,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 from triptych.frontend import server as frontend_server
 from triptych.planes import run_dir
 from triptych.planes.discovery import local

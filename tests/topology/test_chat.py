@@ -12,7 +12,7 @@ from support.checkpoints import IMAGE_ID, cells, copy_demo, picture_url
 from support.deployment import deployment
 from support.loops import run
 from triptych.demo import MODEL_DIR
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 
 
 def test_the_shape_of_an_answer(demo):

@@ -11,7 +11,7 @@ from support.deployment import chat_body, deployment
 from support.loops import run, until
 from triptych.config.router import RouterConfig
 from triptych.contracts.kv_events import KvChange, Level, packed
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 from triptych.frontend.fleet.follow import Follower
 from triptych.kv.log import KvLog
 from triptych.planes.events.request import RequestSource

@@ -13,7 +13,7 @@ from support.loops import run
 from support.sse import parse
 from triptych.contracts.request import TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 from triptych.processor.tokenizer import Tokenizer
 
 WITHIN = f"between 0 and {VOCABULARY - 1}"

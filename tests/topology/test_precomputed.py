@@ -12,7 +12,7 @@ from support.embeddings import Raw, floats, grid, numbers, part, safetensors, ur
 from support.loops import run, until
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
-from triptych.engines.mock_tensors import EMBEDDING_WIDTH
+from triptych.engines.mock.tensors import EMBEDDING_WIDTH
 
 MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
 GIVEN = {"EPD": "pd@epd-0", "E/PD": "pd@pd-1", "EP/D": "p@ep-0 d@d-1", "E/P/D": "p@p-1 d@d-2"}

@@ -11,7 +11,7 @@ from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
 from support.embeddings import floats, grid, part, safetensors, url_of
 from support.loops import run, until
-from triptych.engines.mock_tensors import EMBEDDING_WIDTH
+from triptych.engines.mock.tensors import EMBEDDING_WIDTH
 from triptych.frontend.openai.cache_salt import salt_of
 
 MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}

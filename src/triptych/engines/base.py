@@ -160,7 +160,7 @@ _REGISTRY = {
         "EncoderEngine",
         "`make install` does, or this package's extra `encoder`",
     ),
-    "mock": ("triptych.engines.mock", "MockEngine", ""),
+    "mock": ("triptych.engines.mock.engine", "MockEngine", ""),
     "vllm": (
         "triptych.engines.vllm.engine",
         "VllmEngine",

@@ -12,7 +12,7 @@ from triptych.contracts.suggest import or_all
 from triptych.engines import vllm_flags
 from triptych.engines.args import flags_of, parse_engine_args
 from triptych.engines.encoder.args import EncoderArgs
-from triptych.engines.mock_args import MockArgs
+from triptych.engines.mock.args import MockArgs
 
 Check = Callable[[tuple[str, ...]], object]
 

@@ -13,7 +13,7 @@ from triptych.config.serve import FrontendConfig, PlaneConfig, WorkerConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.args import parse_engine_args
-from triptych.engines.mock_args import MockArgs
+from triptych.engines.mock.args import MockArgs
 
 
 def parse(model, *words):

@@ -15,8 +15,8 @@ from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
-from triptych.engines.mock import MockEngine
-from triptych.engines.mock_tensors import embedding_of
+from triptych.engines.mock.engine import MockEngine
+from triptych.engines.mock.tensors import embedding_of
 from triptych.media.loader import MediaReference
 from triptych.models import registry
 from triptych.models.base import Expansion

@@ -19,7 +19,7 @@ from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 from triptych.models.files import digest_of_files
 from triptych.models.weights import weights_in
 from triptych.observability.lag import LoopLag

@@ -15,7 +15,7 @@ from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampli
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions, engine_factory
-from triptych.engines.mock import MockEngine
+from triptych.engines.mock.engine import MockEngine
 from triptych.transfer.inproc import InprocTransfer
 
 
@@ -151,9 +151,15 @@ def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_back_o
     run(main())
 
 
-def _held_by(engine):
-    """The size of each of its collections."""
-    return {name: len(value) for name, value in vars(engine).items() if isinstance(value, dict | list | set)}
+def _held_by(part):
+    """The size of each collection of the engine and of its parts."""
+    held = {}
+    for name, value in getattr(part, "__dict__", {}).items():
+        if isinstance(value, dict | list | set):
+            held[name] = len(value)
+        elif type(value).__module__.startswith("triptych.engines.mock"):
+            held[name] = _held_by(value)
+    return held
 
 
 def test_pace():

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from triptych.engines.mock_tensors import EMBEDDING_DTYPE
+from triptych.engines.mock.tensors import EMBEDDING_DTYPE
 
 
 class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

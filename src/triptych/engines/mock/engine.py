@@ -1,0 +1,132 @@
+"""The mock engine's life, put together from its stages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from triptych.contracts.card import EmbeddingSpec, ModelCard
+from triptych.contracts.kv_link import KvLayout, KvLink
+from triptych.contracts.request import GenerateRequest, KvHandle, Medium, TokenDelta
+from triptych.contracts.spans import Span
+from triptych.contracts.stages import PrefillAnswer
+from triptych.engines.args import parse_engine_args
+from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.mock.args import MockArgs
+from triptych.engines.mock.encode import MockEncoding
+from triptych.engines.mock.faults import Faults
+from triptych.engines.mock.generate import MockGenerating
+from triptych.engines.mock.kv import KvHandOff
+from triptych.engines.mock.load import Load
+from triptych.engines.mock.model import Model
+from triptych.engines.mock.pace import Pace
+from triptych.engines.mock.prefill import MockPrefilling
+from triptych.engines.mock.prompt import Prompts
+from triptych.engines.mock.start import hold_start
+from triptych.engines.mock.tensors import EMBEDDING_WIDTH, KV_PROTOCOL
+from triptych.kv.log import KvLog
+from triptych.media.decoder import MediaDecoder
+from triptych.simulate.profiles import Profile, profile_named
+from triptych.transfer.base import Buffer, Transfer
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The parts that exist once the engine has started."""
+
+    encoding: MockEncoding
+    prefilling: MockPrefilling
+    generating: MockGenerating
+
+
+class MockEngine:
+    """Implements ``engines.base.Engine`` for every span."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._args = parse_engine_args(options.args, MockArgs)
+        self._decoder = MediaDecoder(options.media)
+        self._pace = Pace(_profile(self._args), self._args.block_size) if self._args.pace else None
+        self._faults = Faults(self._args)
+        self._load = Load(self._faults)
+
+    @property
+    def able(self) -> Span:
+        return self._options.span if self._options.span is Span.E else Span.EPD
+
+    @property
+    def kv_link(self) -> KvLink | None:
+        if self._options.span is Span.E:
+            return None
+        return KvLink(protocol=KV_PROTOCOL, layout=KvLayout(block_size=self._args.block_size))
+
+    @property
+    def kv_log(self) -> KvLog | None:
+        return self._pace.log if self._pace is not None else None
+
+    async def start(self, transfer: Transfer) -> ModelCard:
+        if self._args.start_s:
+            hold_start(self._args.start_s)
+        model = Model(self._options.model_path)
+        self._stages = self._made(model, KvHandOff(transfer))
+        if self._pace is not None:
+            self._pace.start()
+        return ModelCard(
+            name=self._options.model_name,
+            path=self._options.model_path,
+            context_length=self._args.max_model_len or model.checkpoint.context_length or 4096,
+            block_size=self._args.block_size,
+            modalities=model.family.modalities,
+            embedding=EmbeddingSpec(EMBEDDING_WIDTH, self._args.embedding_dtype),
+        )
+
+    def _made(self, model: Model, kv: KvHandOff) -> _Stages:
+        args, pace, load = self._args, self._pace, self._load
+        prompts = Prompts(model, self._decoder, pace, self._faults, args.prefill_ms / 1000)
+        return _Stages(
+            MockEncoding(model, self._decoder, pace, load, args.encode_ms / 1000),
+            MockPrefilling(prompts, kv, model.placeholders, load),
+            MockGenerating(prompts, kv, model.placeholders, pace, load, args.itl_ms / 1000),
+        )
+
+    async def stop(self) -> None:
+        if self._pace is not None:
+            await self._pace.close()
+        await self._decoder.close()
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=self._load.running,
+            generated_tokens=self._load.generated_tokens,
+            encoded=self._load.encoded,
+            media=self._decoder.samples(),
+        )
+
+    async def failed(self) -> str:
+        if self._pace is not None:
+            return await self._pace.failed()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
+        return await self._stages.encoding.encode(media)
+
+    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
+        return await self._stages.prefilling.prefill(request, embeddings)
+
+    async def release(self, kv: KvHandle) -> None:
+        await self._stages.prefilling.release(kv)
+
+    def generate(
+        self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
+    ) -> AsyncGenerator[TokenDelta, None]:
+        return self._stages.generating.generate(request, embeddings)
+
+
+def _profile(args: MockArgs) -> Profile:
+    profile = profile_named(args.pace)
+    room = args.kv_tokens or profile.kv_tokens
+    return msgspec.structs.replace(profile, kv_tokens=room, host_kv_tokens=args.host_kv_tokens)

@@ -1,0 +1,63 @@
+"""The prompt of a request at the mock engine: its media checked, its length known, its time spent."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from triptych.contracts.errors import MediaMissing, TriptychError
+from triptych.contracts.request import GenerateRequest, Medium
+from triptych.engines.mock.faults import Faults
+from triptych.engines.mock.model import Model
+from triptych.engines.mock.pace import Pace, Turn
+from triptych.media.decoder import MediaDecoder
+from triptych.transfer.base import Buffer
+
+
+class Prompts:
+    """Prefills prompts. ``delay_s``: time of one prefill where no ``pace`` tells it."""
+
+    def __init__(self, model: Model, decoder: MediaDecoder, pace: Pace | None, faults: Faults, delay_s: float) -> None:
+        self._model = model
+        self._decoder = decoder
+        self._pace = pace
+        self._faults = faults
+        self._delay_s = delay_s
+
+    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> int:
+        """Return the prompt's length with every medium's placeholder expanded. Raises what is wrong with a medium."""
+        self._faults.before_prefill(request.token_ids)
+        expanded = len(request.token_ids)
+        for index, medium in enumerate(request.media):
+            buffer = embeddings[index] if embeddings else None
+            tokens = buffer.shape[0] if buffer else await self._decoded_tokens(medium)
+            if buffer and not self._model.is_right(medium, buffer, request.salt):
+                raise TriptychError(f"media[{index}]: the embedding is not that of {medium.content_hash}")
+            expanded += tokens - 1 + self._model.text_tokens_of(medium)
+        if self._delay_s and self._pace is None:
+            await asyncio.sleep(self._delay_s)
+        return expanded
+
+    async def _decoded_tokens(self, medium: Medium) -> int:
+        if medium.precomputed is not None:
+            raise MediaMissing("an embedding came without its bytes, and is not here")
+        async with self._decoder.decoded([medium]) as [decoded]:
+            return self._model.tokens_of(medium, decoded)
+
+    def turn(
+        self, request: GenerateRequest, output_tokens: int, embeddings: Sequence[Buffer | None]
+    ) -> AbstractContextManager[Turn | None]:
+        """Put the request into the modelled engine for the block. Gives None where no engine is modelled."""
+        if self._pace is None or not output_tokens:
+            return nullcontext()
+        expansions = self._model.expansions(request.media)
+        tokens = self._model.named_prompt(request, expansions)
+        if request.kv is not None:
+            made = max(1, len(request.said))
+            return self._pace.turn(tokens, made + output_tokens, made=made, salt=request.salt)
+        here = [not (embeddings and embeddings[index]) for index in range(len(request.media))]
+        rows = [(one.content_hash, expansion.rows) for one, expansion in zip(request.media, expansions, strict=True)]
+        media = [row for row, encoded_here in zip(rows, here, strict=True) if encoded_here]
+        return self._pace.turn(tokens + array("I", request.said), output_tokens, media, salt=request.salt)
