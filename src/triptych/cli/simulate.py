@@ -97,7 +97,7 @@ def _left_out(trace: Trace) -> str:
 
 
 def _runs(path: Path, config: SimulateConfig) -> Runs:
-    from triptych.router.policy import Weights
+    from triptych.config.router import Weights
     from triptych.simulate import split
     from triptych.simulate.profiles import profile_named
     from triptych.simulate.report import Targets

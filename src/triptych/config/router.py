@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from triptych.router.policy import Weights
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Weights of a worker's cost (``router.policy``)."""
+
+    prefill_weight: Annotated[float, Meta(ge=0)] = 0.25
+    decode_weight: Annotated[float, Meta(ge=0)] = 0.0125
+    host_credit: Annotated[float, Meta(ge=0, le=1)] = 0.8
+    disk_credit: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
+    """0 takes the cheapest; above, workers are drawn with weights ``exp(-cost / (temperature * prompt))``."""
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,26 +22,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import msgspec
-from msgspec import Meta
-
+from triptych.config.router import Weights
 from triptych.contracts.kv_events import Load
 
 PolicyName = Literal["kv", "round-robin", "random", "least-loaded", "power-of-two"]
 POLICIES: tuple[str, ...] = get_args(PolicyName)
-
-
-class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of the cost."""
-
-    prefill_weight: Annotated[float, Meta(ge=0)] = 0.25
-    decode_weight: Annotated[float, Meta(ge=0)] = 0.0125
-    host_credit: Annotated[float, Meta(ge=0, le=1)] = 0.8
-    disk_credit: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    temperature: Annotated[float, Meta(ge=0)] = 0.0
-    """0 takes the cheapest; above, workers are drawn with weights ``exp(-cost / (temperature * prompt))``."""
 
 
 class Candidate(NamedTuple):

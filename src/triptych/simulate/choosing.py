@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from triptych.config.router import Weights
 from triptych.contracts.kv_events import Load
 from triptych.kv.index import KvIndex
 from triptych.router.affinity import home
-from triptych.router.policy import Candidate, Policy, PolicyName, Weights
+from triptych.router.policy import Candidate, Policy, PolicyName
 from triptych.router.workload import Workload
 from triptych.simulate.blocks import Change
 

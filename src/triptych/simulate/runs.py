@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from triptych.config.router import Weights
 from triptych.contracts.spans import Mode, Span
-from triptych.router.policy import PolicyName, Weights
+from triptych.router.policy import PolicyName
 from triptych.simulate.chart import Axis, Series, line_chart
 from triptych.simulate.ideal import ideal_hit_share
 from triptych.simulate.profiles import Profile

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
+from triptych.config.router import Weights
 from triptych.contracts.kv_events import Load
 from triptych.contracts.spans import Mode, Span
-from triptych.router.policy import PolicyName, Weights
+from triptych.router.policy import PolicyName
 from triptych.simulate.choosing import Choosing, EncoderChoosing
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job, Step
 from triptych.simulate.measures import Measures, Record

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from triptych.config.router import RouterConfig
+from triptych.config.router import RouterConfig, Weights
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, KvChange, Level, Load, packed
@@ -16,7 +16,7 @@ from triptych.contracts.spans import Span
 from triptych.kv.block_hash import named
 from triptych.kv.index import KvIndex, Match
 from triptych.kv.recent import Recent
-from triptych.router.policy import POLICIES, Candidate, Policy, Weights, cost
+from triptych.router.policy import POLICIES, Candidate, Policy, cost
 from triptych.router.routing import EACH, STEP, Prompt, Routing, RoutingHint
 from triptych.router.workload import Workload
 

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from triptych.config.router import Weights
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span
-from triptych.router.policy import POLICIES, Weights
+from triptych.router.policy import POLICIES
 from triptych.simulate import split
 from triptych.simulate.ideal import ideal_hit_share
 from triptych.simulate.measures import Histogram, Measures, percentile

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from triptych.aio.pace import pace
 from triptych.contracts.errors import BadRequest, RequestTimeout, TriptychError
 from triptych.frontend.http.addresses import network_of
 from triptych.frontend.http.asgi import Scope
+from triptych.frontend.http.connections import Connections, Line, Reason
 from triptych.frontend.http.exchange import Exchange, raw_error
 from triptych.frontend.http.parsing import Parser
-
-if TYPE_CHECKING:
-    from triptych.frontend.http.connections import Connections, Line, Reason
-    from triptych.frontend.http.server import HttpServer
 
 log = logging.getLogger("triptych.http")
 
@@ -36,10 +33,24 @@ PROBES = ("/live", "/ready", "/health", "/metrics")
 """Answered on connections over the bound, too."""
 
 
+class Server(Protocol):
+    """The server, as far as a connection has to do with it."""
+
+    connections: Connections
+    scratch: memoryview
+    """Where a read lands that may bring many small chunks; valid until the next read of any connection."""
+    body_scratch: memoryview
+    """Where a read lands of a body whose length is stated; valid as ``scratch`` is."""
+
+    def answer(self, exchange: Exchange) -> None:
+        """Begin to answer a request, in a task of its own."""
+        ...
+
+
 class Connection(asyncio.BufferedProtocol):
     """A client's connection. ``Connections`` knows of every change between silent, busy and idle."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: Server) -> None:
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.address = ""
         self.refusal: TriptychError | None = None

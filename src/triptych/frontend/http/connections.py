@@ -12,14 +12,11 @@ import termios
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from triptych.config.http import HttpConfig
 from triptych.contracts.errors import TooManyRequests, TriptychError, Unavailable
 from triptych.contracts.stages import Sample
-
-if TYPE_CHECKING:
-    from triptych.frontend.http.connection import Connection
 
 log = logging.getLogger("triptych.http")
 
@@ -36,6 +33,30 @@ CHECK_S = 1.0
 """Time limits are checked this often, or four times within the shortest of them."""
 
 Reason = Literal["head", "idle", "send", "surplus"]
+
+
+class Connection(Protocol):
+    """A connection, as far as ``Connections`` has to do with it."""
+
+    transport: asyncio.Transport
+    address: str
+    """The client's address, or its network where one client has many."""
+    refusal: TriptychError | None
+    deadline: float
+    """By the event loop's clock, in seconds."""
+    line: Line
+
+    def end(self) -> None:
+        """Close once all requests that are there have been answered."""
+        ...
+
+    def timed_out(self, reason: Reason) -> None:
+        """End the connection, because a time limit has passed."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
 
 
 class Line:

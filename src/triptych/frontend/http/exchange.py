@@ -6,13 +6,10 @@ import asyncio
 import http
 import logging
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from triptych.contracts.errors import TriptychError
 from triptych.frontend.http.asgi import Application, Headers, Scope, error_body, error_headers, header
-
-if TYPE_CHECKING:
-    from triptych.frontend.http.connection import Connection
 
 log = logging.getLogger("triptych.http")
 
@@ -36,10 +33,47 @@ def raw_error(error: TriptychError) -> bytes:
     return b"".join((status_line(error.status), *(b"%b: %b\r\n" % one for one in headers), b"\r\n", body))
 
 
+class Carrier(Protocol):
+    """The connection that carries an exchange."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the client takes nothing of what is sent."""
+        ...
+
+    async def flowing(self) -> None:
+        """Wait until the client takes more, or is gone."""
+        ...
+
+    def is_last(self, exchange: Exchange) -> bool:
+        """Tell whether the connection ends after ``exchange``."""
+        ...
+
+    def answered(self, exchange: Exchange) -> None:
+        """Take note that the answer to ``exchange`` is complete."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the client."""
+        ...
+
+    def read_on(self) -> None:
+        """Read more of the request's body."""
+        ...
+
+    def refuse(self, error: TriptychError) -> None:
+        """Answer with ``error`` and close."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
 class Exchange:
     """A request that the application answers. It ends when its answer is complete, or the client is gone."""
 
-    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
+    def __init__(self, connection: Carrier, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
         self.whole = False

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from triptych.contracts.tensor import DTYPE_BYTES
-
-if TYPE_CHECKING:
-    from triptych.transfer.arena.arena import Arena
+from triptych.transfer.arena.memory import Memory
 
 
 class Form(NamedTuple):
@@ -41,12 +39,27 @@ class Block:
         self.holders = 0
 
 
+class Owner(Protocol):
+    """The arena, as far as a buffer has to do with it."""
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def free(self, block: Block) -> None:
+        """Take back a block that no buffer holds any more."""
+        ...
+
+    def released(self) -> None:
+        """Take note that one of several holders of a block is gone."""
+        ...
+
+
 class ArenaBuffer:
     """A ``transfer.base.Buffer``."""
 
     __slots__ = ("_data", "arena", "block", "form")
 
-    def __init__(self, arena: Arena, block: Block, form: Form) -> None:
+    def __init__(self, arena: Owner, block: Block, form: Form) -> None:
         self.arena = arena
         self.block = block
         self.form = form
