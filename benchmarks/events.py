@@ -31,7 +31,7 @@ from triptych.contracts.kv_events import KvChange, Level, packed, unpacked
 from triptych.contracts.spans import Span
 from triptych.deploy.nats_server import nats_server
 from triptych.kv.log import KvLog
-from triptych.planes.events.account import LoadTracker
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 

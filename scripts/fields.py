@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from written_page import write_or_check
 
-from triptych.frontend.openai.field import Field, Fields, Tagged
-from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_FORMATS
-from triptych.frontend.openai.message_fields import REFUSED_PARTS
+from triptych.frontend.openai.fields.field import Field, Fields, Tagged
+from triptych.frontend.openai.fields.messages import REFUSED_PARTS
+from triptych.frontend.openai.fields.table import CHAT, COMPLETION, REFUSED_FORMATS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "fields.md"
 MARK = "<!-- tables below are written by scripts/fields.py -->\n"

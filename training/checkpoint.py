@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from training.vocabulary import SYSTEM_PROMPT, build_tokenizer, chat_template
-from triptych.demo.scenes import make_scene
-from triptych.demo.shapes import KINDS, ask
+from triptych.demo.pictures.scenes import make_scene
+from triptych.demo.pictures.shapes import KINDS, ask
 from triptych.demo.video import moves
 from triptych.demo.video.films import make_film
 

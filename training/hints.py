@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.demo.scenes import COLOURS, SHAPES, Scene
+from triptych.demo.pictures.scenes import COLOURS, SHAPES, Scene
 
 if TYPE_CHECKING:
     import torch

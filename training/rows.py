@@ -18,9 +18,9 @@ from PIL import Image
 
 from training.hints import Hints, hints_of, join_hints
 from training.layout import Pair, Row, RowMaker, Show, Table, tabulate
-from triptych.demo.scenes import COLOURS, PICTURE_SIZE, SHAPES, Scene, draw, make_scene
+from triptych.demo.pictures.scenes import COLOURS, PICTURE_SIZE, SHAPES, Scene, draw, make_scene
+from triptych.demo.pictures.shapes import KINDS, ask
 from triptych.demo.seeds import EVALUATION_SEED_START
-from triptych.demo.shapes import KINDS, ask
 from triptych.demo.video import moves
 from triptych.demo.video.films import SEEN, Film, draw_frames, make_film, seen_frames
 

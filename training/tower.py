@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from training.rows import patchify
-from triptych.demo.scenes import draw, make_scene
+from triptych.demo.pictures.scenes import draw, make_scene
 
 if TYPE_CHECKING:
     from transformers.models.qwen2_vl.modeling_qwen2_vl import (

@@ -16,6 +16,7 @@ import httpx
 
 from support.carriers import Carrier
 from support.loops import until
+from triptych.cli import serving as frontend_server
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig, WorkerConfig
@@ -25,7 +26,6 @@ from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
-from triptych.frontend import server as frontend_server
 from triptych.planes import run_dir
 from triptych.planes.discovery import local
 from triptych.planes.discovery.local import LocalDiscovery

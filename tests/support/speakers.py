@@ -14,8 +14,8 @@ from support.loops import until
 from triptych.contracts.card import Instance
 from triptych.contracts.kv_events import KvChange, Level, Load, packed, unpacked
 from triptych.kv.log import KvLog
-from triptych.planes.events.account import LoadTracker
 from triptych.planes.events.base import Publisher
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 

@@ -218,7 +218,7 @@ from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.card import ModelCard
 from triptych.demo import MODEL_DIR
-from triptych.frontend.server import serving
+from triptych.cli.serving import serving
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.events.subscribe import PubSubSource
 from triptych.planes.events.zeromq import ZmqInlet

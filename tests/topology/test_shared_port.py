@@ -8,12 +8,12 @@ import socket
 import httpx
 
 from support.loops import run, until
+from triptych.cli.serving import serving
 from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.frontend.http import connection
 from triptych.frontend.http.server import HttpServer, listen
-from triptych.frontend.server import serving
 from triptych.planes.events.request import RequestSource
 from triptych.planes.request.tcp_client import TcpRequestClient
 

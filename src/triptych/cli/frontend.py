@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     from triptych.aio.listeners import is_loopback
     from triptych.aio.memory import settle
-    from triptych.frontend.server import serving
+    from triptych.cli.serving import serving
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
 

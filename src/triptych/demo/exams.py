@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from triptych.demo import shapes
 from triptych.demo.audio import beeps, clips
+from triptych.demo.pictures import shapes
 from triptych.demo.seeds import EVALUATION_SEED_START
 from triptych.demo.video import films, moves
 

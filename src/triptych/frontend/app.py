@@ -298,7 +298,7 @@ class App:
 
     async def _openapi(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         if not self._document:
-            from triptych.frontend.openai.document import document_of  # only those pay for it who ask for it
+            from triptych.frontend.openai.openapi.document import document_of  # only those pay for it who ask for it
 
             self._document = encode(document_of(self._config))
         await send_json(send, self._document, headers)

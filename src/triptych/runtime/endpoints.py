@@ -18,7 +18,7 @@ from triptych.contracts.tokens import dec_hook
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
 from triptych.kv.log import KvLog
 from triptych.observability.lag import LoopLag
-from triptych.planes.events.account import LoadTracker
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler, Payload
 from triptych.runtime.files import pieces
 from triptych.runtime.samples import samples

@@ -17,7 +17,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.request import MediaKind
 from triptych.contracts.suggest import or_all
 from triptych.demo.audio import clips
-from triptych.demo.scenes import draw, make_scene
+from triptych.demo.pictures.scenes import draw, make_scene
 from triptych.demo.video import films
 
 

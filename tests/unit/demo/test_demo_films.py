@@ -13,7 +13,7 @@ import numpy as np
 
 from triptych.demo import MODEL_DIR
 from triptych.demo.exams import EXAMS
-from triptych.demo.scenes import PICTURE_SIZE
+from triptych.demo.pictures.scenes import PICTURE_SIZE
 from triptych.demo.seeds import EVALUATION_SEED_START
 from triptych.demo.video.films import DIRECTIONS, FPS, Film, draw_frames, make_film, seen_frames
 from triptych.demo.video.moves import KINDS, ask, make_sample

@@ -10,7 +10,7 @@ import pytest
 from training.evaluate import tally
 from triptych.demo import MODEL_DIR
 from triptych.demo.exams import EXAMS
-from triptych.demo.scenes import (
+from triptych.demo.pictures.scenes import (
     COLOURS,
     MAX_SHAPES,
     PICTURE_SIZE,
@@ -20,8 +20,8 @@ from triptych.demo.scenes import (
     draw,
     make_scene,
 )
+from triptych.demo.pictures.shapes import KINDS, ask, make_sample
 from triptych.demo.seeds import EVALUATION_SEED_START
-from triptych.demo.shapes import KINDS, ask, make_sample
 
 unseen_samples = EXAMS["picture"].unseen
 SCENES = [make_scene(random.Random(seed)) for seed in range(300)]

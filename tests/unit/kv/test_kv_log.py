@@ -11,7 +11,7 @@ from triptych.contracts.kv_events import KvChange, Load, packed
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.kv.log import KvLog
 from triptych.planes.events import request as request_events
-from triptych.planes.events.account import LoadTracker
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.request import news
 
 

@@ -1,6 +1,6 @@
 """Clips of beeps with questions that have exactly one right answer.
 
-Everything follows from a seed, as with pictures (see ``triptych.demo.shapes``).
+Everything follows from a seed, as with pictures (see ``triptych.demo.pictures.shapes``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Films of a moving shape and how they are drawn. Sizes and coordinates as in ``triptych.demo.scenes``."""
+"""Films of a moving shape and how they are drawn. Sizes and coordinates as in ``triptych.demo.pictures.scenes``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from triptych.demo.scenes import COLOURS, PICTURE_SIZE, SHAPES, Item, Scene, draw
+from triptych.demo.pictures.scenes import COLOURS, PICTURE_SIZE, SHAPES, Item, Scene, draw
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,6 +1,6 @@
 """Films of a moving shape with questions that have exactly one right answer.
 
-Everything follows from a seed, as with pictures (see ``triptych.demo.shapes``).
+Everything follows from a seed, as with pictures (see ``triptych.demo.pictures.shapes``).
 """
 
 from __future__ import annotations

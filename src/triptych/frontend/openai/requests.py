@@ -21,8 +21,8 @@ from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.openai.body.weight import BYTES_A_TOKEN
 from triptych.frontend.openai.cache_salt import salt_of
 from triptych.frontend.openai.choice import Choice
+from triptych.frontend.openai.fields.messages import DETAIL
 from triptych.frontend.openai.generation import Job
-from triptych.frontend.openai.message_fields import DETAIL
 from triptych.frontend.openai.sampling import sampling_of, stop_strings
 from triptych.frontend.openai.schema import (
     AudioEmbedsPart,

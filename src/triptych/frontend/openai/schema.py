@@ -11,11 +11,11 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from triptych.contracts.request import Data
-from triptych.frontend.openai.body.invalid_json import not_json
-from triptych.frontend.openai.body.invalid_type import wrong_type
-from triptych.frontend.openai.body.sift import Ignored, sift
-from triptych.frontend.openai.field import Fields
-from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_TYPES
+from triptych.frontend.openai.fields.field import Fields
+from triptych.frontend.openai.fields.sift import Ignored, sift
+from triptych.frontend.openai.fields.table import CHAT, COMPLETION, REFUSED_TYPES
+from triptych.frontend.openai.invalid.invalid_json import not_json
+from triptych.frontend.openai.invalid.invalid_type import wrong_type
 
 T = TypeVar("T", bound="GenerationFields")
 _HAS_OTHERS = "Object contains unknown field"

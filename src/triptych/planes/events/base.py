@@ -14,7 +14,7 @@ from typing import Protocol
 from triptych.contracts.card import Instance
 from triptych.contracts.kv_events import News
 from triptych.kv.log import KvLog
-from triptych.planes.events.account import LoadTracker
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler
 
 LOAD_PERIOD_S = 0.25

@@ -11,8 +11,8 @@ import msgspec
 from triptych.aio.tasks import TaskSet
 from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, Snapshot, Told
 from triptych.kv.log import KvLog
-from triptych.planes.events.account import LoadTracker
 from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, Outlet
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.request import RequestPublisher
 from triptych.planes.request.base import Handler, Payload
 

@@ -12,8 +12,8 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import EVENTS, KvBatch, Load, News
 from triptych.kv.log import KvLog
-from triptych.planes.events.account import LoadTracker
 from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, SILENCE_S
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler, Payload, RequestClient, peer_of
 
 _ENCODER = msgspec.msgpack.Encoder()

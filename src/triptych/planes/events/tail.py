@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from triptych.contracts.kv_events import KvBatch, News, Snapshot, Told
-from triptych.planes.events.account import others
+from triptych.planes.events.load_tracker import others
 
 
 class Gap(Exception):

@@ -20,10 +20,10 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
 from triptych.frontend.openai import schema
 from triptych.frontend.openai.body.large_body import parse_large
-from triptych.frontend.openai.body.sift import MAX_NAMED
-from triptych.frontend.openai.field import Field, Fields, Tagged
-from triptych.frontend.openai.fields import CHAT, COMPLETION, REFUSED_FORMATS
-from triptych.frontend.openai.message_fields import MESSAGE, PARTS, REFUSED_PARTS
+from triptych.frontend.openai.fields.field import Field, Fields, Tagged
+from triptych.frontend.openai.fields.messages import MESSAGE, PARTS, REFUSED_PARTS
+from triptych.frontend.openai.fields.sift import MAX_NAMED
+from triptych.frontend.openai.fields.table import CHAT, COMPLETION, REFUSED_FORMATS
 from triptych.frontend.openai.schema import parse_chat, parse_completion
 
 CHAT_BODY = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}

@@ -12,8 +12,8 @@ import pytest
 
 from triptych.config.serve import FrontendConfig
 from triptych.frontend import app
-from triptych.frontend.openai.document import document_of
-from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.fields.table import CHAT, COMPLETION
+from triptych.frontend.openai.openapi.document import document_of
 from triptych.frontend.openai.schema import ChatRequest
 
 DOCUMENT = document_of(FrontendConfig())
@@ -100,7 +100,7 @@ def test_it_says_what_the_configuration_says() -> None:
 
 
 def test_nobody_pays_for_it_who_does_not_ask() -> None:
-    late = ("triptych.frontend.openai.document", "pydantic")
+    late = ("triptych.frontend.openai.openapi.document", "pydantic")
     code = f"import sys; import triptych.frontend.app; print([one for one in {late} if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

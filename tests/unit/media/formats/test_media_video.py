@@ -265,6 +265,6 @@ def test_old_messages_without_frames_are_read():
 
 
 def test_a_frontend_starts_without_the_library():
-    code = "import sys, triptych.frontend.server; print(sorted({'av', 'numpy'} & set(sys.modules)))"
+    code = "import sys, triptych.cli.serving; print(sorted({'av', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]", "it would cost every start its time"

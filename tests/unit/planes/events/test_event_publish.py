@@ -15,7 +15,7 @@ from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, Snapshot, Tol
 from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.kv.log import KvLog
 from triptych.planes.events import publish
-from triptych.planes.events.account import LoadTracker
+from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.publish import PubSubPublisher
 
 

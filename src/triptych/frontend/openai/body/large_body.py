@@ -19,9 +19,9 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.request import Data
 from triptych.contracts.tokens import TokenIds
-from triptych.frontend.openai.body.invalid_json import moved, not_json, offset_of
 from triptych.frontend.openai.body.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
 from triptych.frontend.openai.body.one_text import parse_one_text
+from triptych.frontend.openai.invalid.invalid_json import moved, not_json, offset_of
 from triptych.frontend.openai.limits import TOKEN_ID_LISTS, check_counts, check_token_ids
 from triptych.frontend.openai.schema import (
     AudioData,

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from triptych.config.schema_limits import SchemaLimits
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.openai.body.invalid_type import step_of
 from triptych.frontend.openai.grammar.pattern import PatternError, pattern_size
 from triptych.frontend.openai.grammar.references import References
+from triptych.frontend.openai.invalid.invalid_type import step_of
 
 FIELD = "response_format.json_schema.schema"
 Node = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.request import Data
-from triptych.frontend.openai.field import Fields, Tagged
+from triptych.frontend.openai.fields.field import Fields, Tagged
 
 MAX_NAMED = 16
 """Unknown fields of one request that are told by their names."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from triptych.demo.scenes import PICTURE_SIZE, Scene, direction, draw, make_scene
+from triptych.demo.pictures.scenes import PICTURE_SIZE, Scene, direction, draw, make_scene
 
 KINDS = ("describe", "count", "colour", "shape", "position")
 NUMBERS = ("One", "Two", "Three", "Four")

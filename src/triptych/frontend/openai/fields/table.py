@@ -11,8 +11,8 @@ written from here. Messages and content parts have their tables in ``message_fie
 
 from __future__ import annotations
 
-from triptych.frontend.openai.field import Field, Fields, accepted, honoured, refused
-from triptych.frontend.openai.message_fields import MESSAGE, REFUSED_PARTS
+from triptych.frontend.openai.fields.field import Field, Fields, accepted, honoured, refused
+from triptych.frontend.openai.fields.messages import MESSAGE, REFUSED_PARTS
 
 _VLLM, _SGLANG, _BOTH = "vLLM", "SGLang", "vLLM, SGLang"
 _ALL = "OpenAI, vLLM, SGLang"

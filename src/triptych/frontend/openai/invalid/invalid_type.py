@@ -13,7 +13,7 @@ from msgspec import inspect
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Data
 from triptych.contracts.shown import cut, shown
-from triptych.frontend.openai.unsupported import unsupported
+from triptych.frontend.openai.invalid.unsupported import unsupported
 
 CODE = "invalid_type"
 MAX_STEPS = 16

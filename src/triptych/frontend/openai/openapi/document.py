@@ -12,10 +12,10 @@ import msgspec
 
 from triptych._version import __version__
 from triptych.config.serve import FrontendConfig
-from triptych.frontend.openai.answer_schemas import ANSWERS
-from triptych.frontend.openai.bounds import bounds_of
-from triptych.frontend.openai.field import Field, Fields, Tagged
-from triptych.frontend.openai.fields import CHAT, COMPLETION
+from triptych.frontend.openai.fields.field import Field, Fields, Tagged
+from triptych.frontend.openai.fields.table import CHAT, COMPLETION
+from triptych.frontend.openai.openapi.answers import ANSWERS
+from triptych.frontend.openai.openapi.bounds import bounds_of
 from triptych.frontend.openai.schema import ChatRequest, CompletionRequest
 
 Json = dict[str, Any]

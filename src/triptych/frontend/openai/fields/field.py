@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.openai.body.invalid_type import in_words
-from triptych.frontend.openai.unsupported import UNSUPPORTED
+from triptych.frontend.openai.invalid.invalid_type import in_words
+from triptych.frontend.openai.invalid.unsupported import UNSUPPORTED
 
 Status = Literal["honoured", "accepted", "refused"]
 

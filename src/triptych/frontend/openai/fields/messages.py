@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.frontend.openai.field import Field, Fields, Tagged, accepted, honoured, refused
+from triptych.frontend.openai.fields.field import Field, Fields, Tagged, accepted, honoured, refused
 
 _VLLM, _SGLANG, _BOTH = "vLLM", "SGLang", "vLLM, SGLang"
 _ALL = "OpenAI, vLLM, SGLang"

@@ -1,0 +1,1 @@
+"""Draws pictures of coloured shapes, and asks questions about them."""

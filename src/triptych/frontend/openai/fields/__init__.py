@@ -1,0 +1,1 @@
+"""Lists every known request field and what becomes of it."""

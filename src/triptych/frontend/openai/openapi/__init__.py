@@ -1,0 +1,1 @@
+"""Writes the OpenAPI document of all routes."""
