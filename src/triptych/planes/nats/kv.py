@@ -1,0 +1,273 @@
+"""Reads, writes and watches one JetStream key-value bucket, over one connection.
+
+Writes say which revision they follow, so that of two who write at once one fails. What values mean is for the callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+import msgspec
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js import api
+from nats.js import errors as js_errors
+
+from triptych.planes.nats_link import Link, NatsProblem
+from triptych.planes.nats_problems import problems
+
+REQUEST_TIMEOUT_S = 2.0
+SNAPSHOT_TIMEOUT_S = 2.0
+"""For what is in the bucket at first; what takes longer comes as news."""
+UNUSED_S = 30.0
+"""The server forgets the watch of a process that is gone after so long."""
+MAX_BEHIND = 100_000
+"""Messages that a watcher may leave unread before its watch breaks, and has to begin again."""
+
+_OPERATION = "KV-Operation"
+_MARKER = "Nats-Marker-Reason"
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_WRONG_REVISION = (10071, 10164)
+_ANOTHER_CONFIG = (10058,)
+_STORE_FAILED, _FULL = 10077, "maximum bytes exceeded"
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class WrongRevision(Exception):
+    """Somebody else wrote this key, or it is gone."""
+
+
+class BucketFull(Exception):
+    """The bucket holds as many bytes as it may."""
+
+
+class BucketConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bucket is made where there is none."""
+
+    name: str
+    description: str
+    ttl_s: float | None = None
+    """Every key is gone so long after it was written last. None: only if its own write says so."""
+    max_bytes: int = -1
+    """Most bytes of all keys, values and headers; -1: no bound."""
+    in_memory: bool = True
+    """False: on the server's disk, from which it comes back when the server is started again."""
+
+
+class KvEntry(msgspec.Struct, frozen=True):
+    """A key as it was found, or what became of it."""
+
+    key: str
+    revision: int
+    value: bytes | None
+    """None: it was deleted."""
+    headers: Mapping[str, str]
+    written: datetime | None = None
+    """By the server's clock."""
+    age_s: float = 0.0
+    """How long it had been in the bucket when it was found there, by the server's clock alone; 0 for a change."""
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    leader: str = ""
+
+
+class _StreamInfo(msgspec.Struct):
+    """What is read of an answer of the server."""
+
+    ts: datetime | None = None
+    """The server's time; old servers do not tell."""
+    cluster: _Cluster = _Cluster()
+    """Who takes writes, where several servers keep the bucket together."""
+
+
+def key_of(name: str) -> str:
+    """Return ``name`` as a key, which takes few characters: others become ``=`` and two hexadecimal digits a byte."""
+    return "".join(
+        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in "-_") else f"={byte:02X}"
+        for byte in name.encode()
+    )
+
+
+class KvBucket:
+    """One bucket over one connection. Raises NatsProblem when that fails, StreamGone among it."""
+
+    def __init__(self, link: Link, config: BucketConfig) -> None:
+        self._link = link
+        self._js = link.client.jetstream(timeout=REQUEST_TIMEOUT_S)
+        self._config = config
+        self.name = config.name
+        self._stream = f"KV_{config.name}"
+        self._prefix = f"$KV.{config.name}."
+
+    async def create(self) -> api.StreamConfig:
+        """Make the bucket where there is none; a bucket that is there is used as it is.
+
+        Returns the settings that it has. Raises NoJetStream.
+        """
+        with problems(f"bucket {self.name}"):
+            try:
+                return (await self._js.stream_info(self._stream)).config
+            except js_errors.NotFoundError:
+                pass
+            try:
+                await self._js.create_key_value(
+                    bucket=self.name,
+                    description=self._config.description,
+                    ttl=self._config.ttl_s,
+                    max_bytes=self._config.max_bytes,
+                    history=1,
+                    storage=api.StorageType.MEMORY if self._config.in_memory else api.StorageType.FILE,
+                )
+            except js_errors.BadRequestError as error:
+                if error.err_code not in _ANOTHER_CONFIG:  # somebody else was first
+                    raise
+            return (await self._js.stream_info(self._stream)).config
+
+    async def put(self, key: str, value: bytes, after: int | None, headers: Mapping[str, str] = _NO_HEADERS) -> int:
+        """Return the revision of the write, which follows revision ``after`` (0: no such key; None: any).
+
+        Raises WrongRevision and BucketFull.
+        """
+        follows = {} if after is None else {_EXPECTED: str(after)}
+        with problems(f"writing {key}"):
+            try:
+                done = await self._js.publish(self._prefix + key, value, headers={**follows, **headers} or None)
+            except js_errors.APIError as error:
+                if error.err_code in _WRONG_REVISION:
+                    raise WrongRevision(key) from error
+                if error.err_code == _STORE_FAILED and _FULL in (error.description or ""):
+                    raise BucketFull(self.name) from error
+                raise
+            return done.seq
+
+    async def delete(self, key: str, after: int | None, headers: Mapping[str, str] = _NO_HEADERS) -> None:
+        """Write that ``key`` is deleted. Raises as ``put``."""
+        await self.put(key, b"", after, {_OPERATION: "DEL", **headers})
+
+    async def get(self, key: str) -> KvEntry | None:
+        """Return the key's last write, a deletion too; None: there is none. Its age is not known."""
+        with problems(f"reading {key}"):
+            try:
+                found = await self._js.get_msg(self._stream, subject=self._prefix + key)
+            except js_errors.NotFoundError as error:
+                if error.err_code == 10059:
+                    raise
+                return None
+            headers = found.headers or {}
+            return KvEntry(key, found.seq or 0, _value(found.data, headers), headers, found.time)
+
+    async def now(self) -> datetime:
+        """Return the server's time; an old server does not tell it, and this host's takes its place."""
+        with problems(f"asking {self.name}"):
+            return (await self._info()).ts or datetime.now(UTC)
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[Watch]:
+        """Follow the bucket within the block. One watch a connection."""
+        queue: asyncio.Queue[Msg | None] = asyncio.Queue()
+
+        async def take(message: Msg) -> None:
+            queue.put_nowait(message)
+
+        with problems(f"watching {self.name}"):
+            info = await self._info()
+            config = api.ConsumerConfig(
+                deliver_subject=self._link.client.new_inbox(),
+                deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT,
+                ack_policy=api.AckPolicy.NONE,
+                filter_subject=f"{self._prefix}>",
+                inactive_threshold=UNUSED_S,
+                mem_storage=True,
+                num_replicas=1,
+            )
+            consumer = await self._js.add_consumer(self._stream, config)
+            # Delivery begins with the subscription, so that ``num_pending`` is all that there is.
+            subscription = await self._link.client.subscribe(config.deliver_subject or "", cb=take)
+        self._link.on_lost = lambda: queue.put_nowait(None)
+        if self._link.lost.is_set():
+            queue.put_nowait(None)
+        try:
+            yield Watch(self, queue, consumer, info)
+        finally:
+            self._link.on_lost = lambda: None
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await subscription.unsubscribe()
+
+    async def check(self, consumer: api.ConsumerInfo, leader: str) -> int:
+        """Return only if server and watch are there; what they sent before this has then arrived.
+
+        Returns how many messages are yet to be sent. A watch outlives the ``leader`` of a cluster, without whom nobody
+        could renew for seconds.
+        """
+        with problems(f"watching {self.name}"):
+            if (await self._info()).cluster.leader != leader:
+                raise NatsProblem(f"{leader or 'the server'} does not lead any more")
+            return (await self._js.consumer_info(self._stream, consumer.name)).num_pending or 0
+
+    async def _info(self) -> _StreamInfo:
+        answer = await self._link.client.request(f"$JS.API.STREAM.INFO.{self._stream}", timeout=REQUEST_TIMEOUT_S)
+        return msgspec.json.decode(answer.data, type=_StreamInfo)
+
+    def entry(self, message: Msg, server_time: datetime | None) -> KvEntry:
+        """``server_time``: when the watch began, for what was there by then; None: it is a change that came since."""
+        key, meta, headers = message.subject.removeprefix(self._prefix), message.metadata, message.headers or {}
+        written = meta.timestamp.astimezone(UTC)
+        age_s = (server_time - written).total_seconds() if server_time else 0.0
+        value = _value(message.data, headers)
+        return KvEntry(key, meta.sequence.stream, value, headers, written, max(0.0, age_s))
+
+
+class Watch:
+    """What is in a bucket, and what happens to it."""
+
+    def __init__(
+        self, bucket: KvBucket, queue: asyncio.Queue[Msg | None], consumer: api.ConsumerInfo, info: _StreamInfo
+    ) -> None:
+        self._bucket = bucket
+        self._queue = queue
+        self._consumer = consumer
+        self._began, self._leader = info.ts, info.cluster.leader
+
+    async def snapshot(self) -> list[KvEntry]:
+        """Return what is in the bucket. Call it once, first."""
+        found: list[KvEntry] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SNAPSHOT_TIMEOUT_S if self._consumer.num_pending else 0):
+                while self._consumer.num_pending:
+                    message = self._connected(await self._queue.get())
+                    found.append(self._bucket.entry(message, self._began))
+                    if message.metadata.num_pending == 0:
+                        break
+        return found
+
+    async def news(self, timeout_s: float) -> KvEntry | None:
+        """Return the next write or deletion; None: nothing for ``timeout_s``."""
+        if self._queue.empty():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    message = await self._queue.get()
+            except TimeoutError:
+                return None
+        else:
+            if self._queue.qsize() > MAX_BEHIND:
+                raise NatsProblem(f"{self._queue.qsize()} changes of {self._bucket.name} were not read in time")
+            message = self._queue.get_nowait()
+        return self._bucket.entry(self._connected(message), None)
+
+    async def check(self) -> int:
+        """``KvBucket.check``"""
+        return await self._bucket.check(self._consumer, self._leader)
+
+    def _connected(self, message: Msg | None) -> Msg:
+        if message is None:
+            raise NatsProblem("the connection was lost")
+        return message
+
+
+def _value(data: bytes | None, headers: Mapping[str, str]) -> bytes | None:
+    return None if _OPERATION in headers or _MARKER in headers else data or b""
