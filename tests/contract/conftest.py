@@ -24,6 +24,10 @@ from triptych.planes.request.base import Call, Handler, Peer, RequestClient, Req
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.planes.request.tls import TlsFiles
+from triptych.planes.state.base import Bucket, SharedState
+from triptych.planes.state.local import LocalState
+from triptych.planes.state.memory import MemoryState, MemoryStore
+from triptych.planes.state.nats import NatsState
 
 
 @dataclass
@@ -131,3 +135,44 @@ def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
         return
     with quick_discovery():
         yield LocalPlane(tmp_path / "run")
+
+
+BUCKET = Bucket(name="things", max_entry_bytes=1000, max_bytes=20_000)
+
+
+class MemoryPlane:
+    """Shared state within this process."""
+
+    def __init__(self) -> None:
+        self._stores: dict[str, MemoryStore] = {}
+
+    def state(self, bucket: Bucket = BUCKET, namespace: str = "default") -> SharedState:
+        return MemoryState(self._stores.setdefault(f"{namespace} {bucket.name}", MemoryStore()), bucket)
+
+
+class LocalStatePlane:
+    """Shared state by files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def state(self, bucket: Bucket = BUCKET, namespace: str = "default") -> SharedState:
+        return LocalState(self._folder, namespace, bucket)
+
+
+class NatsStatePlane:
+    """Shared state over a NATS server, which tests share; namespaces of this test are its own."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._access = read_access(server.url, NatsSecrets())
+        self._mark = secrets.token_hex(4)
+
+    def state(self, bucket: Bucket = BUCKET, namespace: str = "default") -> SharedState:
+        return NatsState(self._access, f"{namespace}-{self._mark}", bucket)
+
+
+@pytest.fixture(params=["memory", "local", "nats"])
+def state_plane(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryPlane | LocalStatePlane | NatsStatePlane:
+    if request.param == "nats":
+        return NatsStatePlane(request.getfixturevalue("shared_nats_server"))
+    return MemoryPlane() if request.param == "memory" else LocalStatePlane(tmp_path / "run")

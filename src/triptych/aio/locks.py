@@ -67,19 +67,19 @@ def is_only_holder(fd: int) -> bool:
         time.sleep(_PAUSE_S)
 
 
-def claim(path: Path) -> int | None:
+def claim(path: Path, wait_s: float = CLAIM_S, pause_s: float = _PAUSE_S) -> int | None:
     """Lock the file ``path``, which is made if need be. Returns its descriptor, or None where a process has it locked.
 
-    Waits up to ``CLAIM_S``. Raises OSError as ``lock_if_free``.
+    Blocks for up to ``wait_s``, looking every ``pause_s``. Raises OSError as ``lock_if_free``.
     """
-    deadline = time.monotonic() + CLAIM_S
+    deadline = time.monotonic() + wait_s
     while True:
         with suppress(FileNotFoundError):  # it was released just now
             if (fd := _locked(path, os.open(path, _FLAGS | os.O_CREAT, 0o600))) is not None:
                 return fd
         if time.monotonic() >= deadline:
             return None
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
 
 
 def release(path: Path, fd: int) -> None:

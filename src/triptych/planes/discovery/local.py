@@ -25,6 +25,7 @@ from triptych.aio.tasks import TaskSet
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
+from triptych.planes.ignored import Ignored
 from triptych.planes.run_dir import TOKEN_FILE
 from triptych.planes.run_dir import make as make_run_dir
 
@@ -126,7 +127,7 @@ class LocalDiscovery:
         except OSError as error:
             raise ConfigError(f"run directory {run_dir} cannot be used: {error.strerror}") from error
         self._decoder = msgspec.json.Decoder(Instance)
-        self._ignored: set[tuple[str, int]] = set()
+        self._ignored = Ignored(log, str(self._folder))
         self._unread = False
         """The last scan could not read all that is there."""
         self._settled_s = 0.0
@@ -232,8 +233,7 @@ class LocalDiscovery:
             log.warning("cannot read %s: %s", entry.path, error)
             return None
         except msgspec.MsgspecError as error:
-            self._ignored.add(mark)
-            log.warning("ignoring %s, which is no instance of this version: %s", entry.path, error)
+            self._ignored.add(mark, entry.name, f"it is no instance of this version: {error}")
             return None
 
 

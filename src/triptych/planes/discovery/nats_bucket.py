@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from triptych.contracts.card import Instance
-from triptych.planes.nats.kv import BucketConfig, KvBucket, KvEntry, WrongRevision, key_of
+from triptych.planes.ignored import Ignored
+from triptych.planes.keys import key_of
+from triptych.planes.nats.kv import BucketConfig, KvBucket, KvEntry, WrongRevision
 from triptych.planes.nats.kv import Watch as KvWatch
 from triptych.planes.nats_link import Link
 
@@ -52,7 +54,7 @@ class Bucket:
     def __init__(self, link: Link, namespace: str) -> None:
         self.name = f"triptych-{namespace}"
         self._kv = KvBucket(link, BucketConfig(name=self.name, description="Triptych: who is alive", ttl_s=TTL_S))
-        self._unreadable: set[str] = set()
+        self._ignored = Ignored(log, f"bucket {self.name}")
 
     async def create(self) -> None:
         """Make the bucket where there is none; one that is there is used as it is. Raises NoJetStream."""
@@ -92,9 +94,7 @@ class Bucket:
         try:
             return _DECODER.decode(value)
         except msgspec.MsgspecError as error:
-            if key not in self._unreadable:
-                log.warning("ignoring key %s of %s, which is no worker of this version: %s", key, self.name, error)
-            self._unreadable.add(key)
+            self._ignored.add(key, f"key {key}", f"it is no worker of this version: {error}")
             return None
 
 

@@ -85,14 +85,6 @@ class _StreamInfo(msgspec.Struct):
     """Who takes writes, where several servers keep the bucket together."""
 
 
-def key_of(name: str) -> str:
-    """Return ``name`` as a key, which takes few characters: others become ``=`` and two hexadecimal digits a byte."""
-    return "".join(
-        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in "-_") else f"={byte:02X}"
-        for byte in name.encode()
-    )
-
-
 class KvBucket:
     """One bucket over one connection. Raises NatsProblem when that fails, StreamGone among it."""
 
@@ -232,17 +224,19 @@ class Watch:
         self._queue = queue
         self._consumer = consumer
         self._began, self._leader = info.ts, info.cluster.leader
+        self.is_late = False
+        """The snapshot may not be all that there was."""
 
     async def snapshot(self) -> list[KvEntry]:
         """Return what is in the bucket. Call it once, first."""
         found: list[KvEntry] = []
+        self.is_late = bool(self._consumer.num_pending)
         with suppress(TimeoutError):
-            async with asyncio.timeout(SNAPSHOT_TIMEOUT_S if self._consumer.num_pending else 0):
-                while self._consumer.num_pending:
+            async with asyncio.timeout(SNAPSHOT_TIMEOUT_S):
+                while self.is_late:
                     message = self._connected(await self._queue.get())
                     found.append(self._bucket.entry(message, self._began))
-                    if message.metadata.num_pending == 0:
-                        break
+                    self.is_late = message.metadata.num_pending != 0
         return found
 
     async def news(self, timeout_s: float) -> KvEntry | None:

@@ -1,0 +1,23 @@
+"""Keys as file names, and as NATS takes them: few characters, all others as ``=`` and two hexadecimal digits a byte."""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPED = re.compile(r"=([0-9A-F]{2})")
+
+
+def key_of(name: str) -> str:
+    return "".join(
+        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in "-_") else f"={byte:02X}"
+        for byte in name.encode()
+    )
+
+
+def name_of(key: str) -> str | None:
+    """Return the name that ``key_of`` made ``key`` of; None: it did not."""
+    try:
+        name = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), key).encode("latin-1").decode()
+    except UnicodeError:
+        return None
+    return name if key_of(name) == key else None

@@ -1,0 +1,135 @@
+"""Shared state within one process: the reference of the port, and for tests of those who use it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+from triptych.planes.state.base import (
+    ENTRY_OVERHEAD_BYTES,
+    Bucket,
+    Entry,
+    RevisionMismatch,
+    StateFull,
+    StateUnavailable,
+    Update,
+)
+from triptych.planes.state.view import View
+
+
+class _Stored(NamedTuple):
+    value: bytes
+    revision: int
+    due_s: float | None
+
+
+class MemoryStore:
+    """What ``MemoryState`` objects of one bucket share. ``is_away`` makes it one that cannot be reached."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, _Stored] = {}
+        self.revision = 0
+        self._is_away = False
+        self.changed = asyncio.Event()
+        """Set, and replaced by another one, by every change."""
+
+    @property
+    def is_away(self) -> bool:
+        return self._is_away
+
+    @is_away.setter
+    def is_away(self, is_away: bool) -> None:
+        self._is_away = is_away
+        self.tell()
+
+    def tell(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def live(self) -> dict[str, _Stored]:
+        """Return what has not expired, and forget the rest."""
+        now = time.monotonic()
+        self.entries = {key: one for key, one in self.entries.items() if one.due_s is None or one.due_s > now}
+        return self.entries
+
+
+class MemoryState:
+    """A ``SharedState``."""
+
+    def __init__(self, store: MemoryStore, bucket: Bucket) -> None:
+        self._store, self._bucket = store, bucket
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float | None = None, after: int | None = None) -> int:
+        self._bucket.check(key, value, ttl_s)
+        entries = self._reached()
+        self._compare(key, after)
+        kept = sum(len(one.value) + ENTRY_OVERHEAD_BYTES for other, one in entries.items() if other != key)
+        if kept + len(value) + ENTRY_OVERHEAD_BYTES > self._bucket.max_bytes:
+            raise StateFull(self._bucket.name)
+        self._store.revision += 1
+        due_s = None if ttl_s is None else time.monotonic() + ttl_s
+        entries[key] = _Stored(value, self._store.revision, due_s)
+        self._store.tell()
+        return self._store.revision
+
+    async def get(self, key: str) -> Entry | None:
+        self._bucket.check(key)
+        found = self._reached().get(key)
+        return None if found is None else _entry(key, found)
+
+    async def delete(self, key: str, *, after: int | None = None) -> None:
+        self._bucket.check(key)
+        entries = self._reached()
+        self._compare(key, after)
+        if entries.pop(key, None) is not None:
+            self._store.tell()
+
+    def _reached(self) -> dict[str, _Stored]:
+        if self._store.is_away:
+            raise StateUnavailable("the store is away")
+        return self._store.live()
+
+    def _compare(self, key: str, after: int | None) -> None:
+        found = self._store.entries.get(key)
+        if after is not None and after != (found.revision if found else 0):
+            raise RevisionMismatch(key)
+
+    async def watch(self) -> AsyncGenerator[Update, None]:
+        view, is_complete = View(), True
+        while True:
+            changed, now = self._store.changed, time.monotonic()
+            if self._store.is_away:
+                update, is_complete = view.expire(now), True
+            elif is_complete:
+                update, is_complete = view.replace(self._entries(), now), False
+            else:
+                entries = self._entries()
+                gone = view.keys() - {entry.key for entry in entries}
+                update = view.update(entries, gone, now)
+            if update is not None:
+                yield update
+            else:
+                await _first_of(changed, view.wait_s(time.monotonic(), 3600.0))
+
+    def _entries(self) -> list[Entry]:
+        return [_entry(key, one) for key, one in self._store.live().items()]
+
+    def trouble(self) -> str | None:
+        return "the store is away" if self._store.is_away else None
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+async def _first_of(changed: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await changed.wait()
+    except TimeoutError:
+        pass
+
+
+def _entry(key: str, one: _Stored) -> Entry:
+    return Entry(key, one.value, one.revision, None if one.due_s is None else one.due_s - time.monotonic())

@@ -1,0 +1,123 @@
+"""What has changed in a bucket's folder since one looked last. Blocking calls."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from triptych.planes.ignored import Ignored
+from triptych.planes.keys import name_of
+from triptych.planes.state.base import Entry
+from triptych.planes.state.files import SUFFIX, Malformed, StateFolder, charge
+
+log = logging.getLogger("triptych.state")
+
+COARSE_S = 0.1
+"""More than a tick of file times: what changes within one tick of a look may not show in the folder's time."""
+
+
+_Mark = tuple[int, int]
+"""Inode and time of a file: it is replaced, never changed."""
+
+
+class Found(NamedTuple):
+    """What one look found."""
+
+    changed: list[Entry]
+    removed: list[str]
+    expired: list[str]
+    """Keys whose files are there still."""
+    is_complete: bool
+    """It is another folder than last time: ``changed`` is all that is in it."""
+
+
+class Scanner:
+    """Looks at a folder again and again, and reads what is new. For one watch."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self._folder = folder
+        self._ignored = Ignored(log, str(folder.path))
+        self._marks: dict[str, tuple[_Mark, bool]] = {}
+        """By the name of each file: its mark, and whether it is an entry."""
+        self._known: set[str] = set()
+        self._looked: tuple[int, int, int] | None = None
+        """Device, inode and time of the folder at the last look, if nothing can have changed unseen since."""
+        self._identity: tuple[int, int] | None = None
+
+    def may_have_changed(self) -> bool:
+        """Return whether a look may find anything; takes microseconds."""
+        try:
+            found = self._folder.path.stat()
+        except OSError:
+            return True
+        return self._looked != (found.st_dev, found.st_ino, found.st_mtime_ns)
+
+    def look(self) -> Found:
+        """Raises OSError: what was found before is the best guess."""
+        self._folder.make()
+        before = self._folder.path.stat()
+        identity = (before.st_dev, before.st_ino)
+        is_complete = identity != self._identity
+        if is_complete:
+            self._marks, self._known = {}, set()
+        self._looked = None
+        changed, seen = self._read_new()
+        gone = self._known - seen
+        self._known = seen
+        expired = [entry.key for entry in changed if entry.left_s is not None and entry.left_s <= 0]
+        self._identity = identity
+        if time.time() - before.st_mtime_ns / 1e9 > COARSE_S:
+            self._looked = (*identity, before.st_mtime_ns)
+        return Found(changed, sorted(gone), expired, is_complete)
+
+    def _read_new(self) -> tuple[list[Entry], set[str]]:
+        """Return the entries of new files, and the keys of all entries."""
+        changed: list[Entry] = []
+        marks: dict[str, tuple[_Mark, bool]] = {}
+        seen: set[str] = set()
+        for key, name, mark in self._files():
+            before, is_entry = self._marks.get(name, (None, False))
+            if before != mark:
+                entry = self._read(key, name, mark)
+                is_entry = entry is not None
+                changed += [entry] if entry else []
+            marks[name] = mark, is_entry
+            if is_entry:
+                seen.add(key)
+        self._marks = marks
+        return changed, seen
+
+    def _files(self) -> Iterator[tuple[str, str, _Mark]]:
+        """Yield key, name and mark of each file that may be an entry, as far as the bucket's bound goes."""
+        left = self._folder.max_bytes
+        with os.scandir(self._folder.path) as files:
+            for file in files:
+                if not file.name.endswith(SUFFIX):
+                    continue
+                key = name_of(file.name.removesuffix(SUFFIX))
+                try:
+                    found = file.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                mark = (found.st_ino, found.st_mtime_ns)
+                if key is None:
+                    self._ignored.add((file.name, *mark), file.name, "no key has this name")
+                    continue
+                left -= charge(min(found.st_size, self._folder.max_file_bytes), file.name)
+                if left < 0:
+                    self._ignored.add("full", "entries", "there are more than the bucket has room for")
+                    return
+                yield key, file.name, mark
+
+    def _read(self, key: str, name: str, mark: _Mark) -> Entry | None:
+        """Return the entry, None where it is gone or malformed. Raises OSError."""
+        try:
+            found = self._folder.read(Path(self._folder.path, name))
+        except Malformed as error:
+            self._ignored.add((name, *mark), name, error)
+            return None
+        return None if found is None else found.entry(key)
