@@ -13,7 +13,7 @@ from triptych.planes.ignored import Ignored
 from triptych.planes.keys import key_of
 from triptych.planes.nats.kv import BucketConfig, KvBucket, KvEntry, WrongRevision
 from triptych.planes.nats.kv import Watch as KvWatch
-from triptych.planes.nats_link import Link
+from triptych.planes.nats.link import Link
 
 __all__ = ["TTL_S", "Bucket", "Entry", "Registration", "Watch", "WrongRevision", "key_of"]
 

@@ -17,8 +17,8 @@ from nats.aio.msg import Msg
 from nats.js import api
 from nats.js import errors as js_errors
 
-from triptych.planes.nats_link import Link, NatsProblem
-from triptych.planes.nats_problems import problems
+from triptych.planes.nats.link import Link, NatsProblem
+from triptych.planes.nats.problems import problems
 
 REQUEST_TIMEOUT_S = 2.0
 SNAPSHOT_TIMEOUT_S = 2.0

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from triptych.contracts.errors import ConfigError
 from triptych.planes.ignored import Ignored
 from triptych.planes.keys import key_of, name_of
+from triptych.planes.nats.access import NatsAccess
 from triptych.planes.nats.kv import BucketConfig, BucketFull, KvBucket, KvEntry, Watch, WrongRevision
-from triptych.planes.nats_access import NatsAccess
-from triptych.planes.nats_link import RETRY_S, Link, NatsProblem, connect
+from triptych.planes.nats.link import RETRY_S, Link, NatsProblem, connect
 from triptych.planes.state.base import Bucket, Entry, RevisionMismatch, StateFull, StateUnavailable, Update
 from triptych.planes.state.health import Health
 from triptych.planes.state.view import View
