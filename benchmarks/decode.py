@@ -28,7 +28,7 @@ from benchmarks.machine import describe
 from benchmarks.media_files import film, photograph, sound
 from benchmarks.options import RESULTS
 from triptych.config.media import MediaLimits
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Picture, Sound, Video
 from triptych.media.formats.audio import decode_audio
 from triptych.media.formats.image import decode_image
 from triptych.media.formats.video import decode_video
@@ -60,12 +60,11 @@ class Load:
 def loads() -> list[Load]:
     def pictures(width: int, height: int, format: str) -> list[Medium]:
         return [
-            Medium(kind="image", content_hash=f"{seed}", format=format, data=photograph(width, height, format, seed))
+            Picture(content_hash=f"{seed}", format=format, data=photograph(width, height, format, seed))
             for seed in range(4)
         ]
 
-    video = Medium(
-        kind="video",
+    video = Video(
         content_hash="v",
         format="MP4",
         data=film(640, 360, 60),
@@ -73,12 +72,11 @@ def loads() -> list[Load]:
         height=360,
         frame_indices=tuple(range(0, 1440, 12)),
     )
-    tone = Medium(
-        kind="audio",
+    tone = Sound(
         content_hash="a",
         format="WAV",
         data=sound(600, 44_100),
-        samples=600 * 44_100,
+        num_samples=600 * 44_100,
         sample_rate=44_100,
         decode_rate=16_000,
     )

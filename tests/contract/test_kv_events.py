@@ -14,7 +14,8 @@ from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.kv_events import Level
-from triptych.contracts.request import GenerateRequest, Medium, Sampling
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
@@ -162,7 +163,7 @@ def test_the_mock_engine_itself_says_the_same(engine: Any) -> None:
     expanded = [*ids[:3], *[PAD] * rows, *ids[4:]]
     prompts = [Asked(PREFIX), Asked(PREFIX + [50] * 8)]
     prompts += [Asked([*expanded, *rest], [MediumAt(3, rows, CAT)]) for rest in ([26], [27, 28, 29, 30])]
-    media = [Medium(kind="image", content_hash=CAT, format="PNG", data=picture(side, side), width=side, height=side)]
+    media = [Picture(content_hash=CAT, format="PNG", data=picture(side, side), width=side, height=side)]
     asked = [
         *[(list(prompt.token_ids), []) for prompt in prompts[:2]],
         *[([*ids, *prompt.token_ids[len(expanded) :]], media) for prompt in prompts[2:]],

@@ -18,7 +18,9 @@ from tokenizers import Tokenizer
 
 from support.reference import picture
 from triptych.config.media import MediaLimits
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampling, TokenDelta
+from triptych.contracts.answer import TokenDelta
+from triptych.contracts.media import Medium, Picture
+from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer
 from triptych.demo import MODEL_DIR
@@ -169,8 +171,7 @@ def _medium(size: tuple[int, int, int], checkpoint: Path) -> Medium:
     buffer = io.BytesIO()
     picture(*size).save(buffer, "PNG")
     read = load_checkpoint(str(checkpoint))
-    medium = Medium(
-        kind="image",
+    medium = Picture(
         content_hash=content_hash("image", buffer.getvalue()),
         format="PNG",
         data=buffer.getvalue(),

@@ -19,7 +19,7 @@ from support.reference import FAMILIES, make_checkpoint, picture
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Picture
 from triptych.contracts.spans import Span
 from triptych.engines.base import Encoded, EngineOptions
 from triptych.engines.encoder.encoder import load
@@ -35,7 +35,7 @@ PICTURES = [picture(1, 140, 112), picture(2, 84, 84), picture(3, 400, 300), pict
 def medium(image: Image.Image, number: int = 0) -> Medium:
     out = io.BytesIO()
     image.save(out, "PNG")
-    return Medium(kind="image", content_hash=f"picture-{number}", format="PNG", data=out.getvalue())
+    return Picture(content_hash=f"picture-{number}", format="PNG", data=out.getvalue())
 
 
 def tensor(encoded: Encoded) -> Any:

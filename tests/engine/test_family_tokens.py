@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Picture, Video
 from triptych.models import llava_next, llava_next_video
 from triptych.models.base import Checkpoint
 
@@ -24,7 +24,7 @@ def context(config: Any) -> Any:
 
 
 def picture(width: int, height: int) -> Medium:
-    return Medium(kind="image", content_hash="", format="", width=width, height=height)
+    return Picture(content_hash="", width=width, height=height)
 
 
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
@@ -56,6 +56,6 @@ def test_llava_next_video(side: int) -> None:
     checkpoint = Checkpoint("x", config.to_dict())
     for frames in (1, 7, 32):
         indices = tuple(range(frames))
-        film = Medium(kind="video", content_hash="", format="", width=9, height=9, frame_indices=indices)
+        film = Video(content_hash="", width=9, height=9, frame_indices=indices)
         theirs = info.get_num_video_tokens(image_width=9, image_height=9, num_frames=frames)
         assert llava_next_video.video_tokens(checkpoint, film) == theirs

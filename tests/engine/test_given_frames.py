@@ -11,7 +11,7 @@ import torch
 from vllm_inprocess import Engine, medium, question
 
 from support.reference import make_checkpoint
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Video
 from triptych.contracts.spans import Span
 from triptych.media.naming import sampled_name
 from triptych.models.registry import family_of, load_checkpoint
@@ -42,12 +42,12 @@ def film(folder: Path) -> Medium:
     checkpoint = load_checkpoint(str(folder))
     modality = family_of(checkpoint).media["video"]
     data = videos.video(WIDTH, HEIGHT, FRAMES, FPS)
-    fields = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "fps": float(FPS)}
-    whole = Medium(kind="video", content_hash="ab" * 32, format="MP4", data=data, **fields)
-    seen = modality.frame_indices(checkpoint, whole)
+    fields = {"width": WIDTH, "height": HEIGHT, "num_frames": FRAMES, "fps": float(FPS)}
+    whole = Video(content_hash="ab" * 32, format="MP4", data=data, **fields)
+    seen = modality.frame_indices(checkpoint, FRAMES, float(FPS))
     assert 1 < len(seen) < FRAMES
     name = sampled_name(whole.content_hash, seen)
-    return Medium(kind="video", content_hash=name, format="MP4", data=data, frame_indices=seen, **fields)
+    return Video(content_hash=name, format="MP4", data=data, frame_indices=seen, **fields)
 
 
 def pixels(folder: Path, given: Medium) -> torch.Tensor:

@@ -12,7 +12,7 @@ from vllm_inprocess import KV, Embedding, Engine, bare, features, greedy, medium
 
 from support.reference import Reference, make_checkpoint
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
-from triptych.contracts.request import Medium, Precomputed
+from triptych.contracts.media import Medium, PrecomputedEmbedding
 from triptych.contracts.spans import Span
 from triptych.engines.vllm_flags import VllmFlags
 from triptych.models.registry import family_of, load_checkpoint
@@ -49,8 +49,8 @@ def precomputed(model: Path, one: Medium, embedding: Any) -> Medium:
     """``one`` as if it had come as ``embedding``, [tokens, hidden]."""
     checkpoint = load_checkpoint(str(model))
     metadata = family_of(checkpoint).media["image"].metadata(checkpoint, one)
-    form = Precomputed(tuple(embedding.shape), "float32")
-    return Medium(kind="image", content_hash="f" * 64, format="SAFETENSORS", metadata=metadata, precomputed=form)
+    shape = tuple(embedding.shape)
+    return PrecomputedEmbedding(kind="image", content_hash="f" * 64, metadata=metadata, shape=shape, dtype="float32")
 
 
 class TestEmbeddings:
@@ -112,7 +112,7 @@ class TestEmbeddings:
         for change in (
             {"metadata": {"image_grid_thw": (1, 2, 2)}},
             {"metadata": {**given.metadata, "other": (1,)}},
-            {"precomputed": Precomputed((tokens + 1, width), "float32")},
+            {"shape": (tokens + 1, width)},
             {"kind": "audio"},
         ):
             with pytest.raises(BadRequest):

@@ -13,7 +13,7 @@ import torch
 import triptych.engines.vllm  # noqa: F401  (sets the environment that vLLM reads on import)
 from support.tiled import EMBEDDED, PLACEHOLDER, TILED, tiled_picture
 from triptych.contracts.errors import BadRequest, TriptychError
-from triptych.contracts.request import Medium, Precomputed
+from triptych.contracts.media import Medium, PrecomputedEmbedding
 from triptych.demo import MODEL_DIR
 from triptych.models import registry
 from triptych.models.registry import load_checkpoint
@@ -83,12 +83,12 @@ def timed(family: str) -> tuple[Any, Medium]:
     demo = load_checkpoint(str(MODEL_DIR))
     vision = {**demo.config["vision_config"], "deepstack_visual_indexes": [], "tokens_per_second": 2}
     checkpoint = replace(demo, config={**demo.config, "model_type": family, "vision_config": vision})
-    film = Medium(
+    film = PrecomputedEmbedding(
         kind="video",
         content_hash="f" * 64,
-        format="SAFETENSORS",
         metadata={"video_grid_thw": (2, 4, 4), **TIMES[family]},
-        precomputed=Precomputed((8, 128), "float32"),
+        shape=(8, 128),
+        dtype="float32",
     )
     return Items(checkpoint), film
 

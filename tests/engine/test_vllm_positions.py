@@ -12,7 +12,7 @@ from vllm_inprocess import Embedding, Engine, question
 
 from support.reference import make_checkpoint
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Medium, Precomputed
+from triptych.contracts.media import Medium, PrecomputedEmbedding, Video
 from triptych.contracts.spans import Span
 from triptych.models.qwen_vl import FAMILY_2_5
 from triptych.models.registry import load_checkpoint
@@ -45,12 +45,12 @@ def engine(model: Path) -> Iterator[Engine]:
 
 def film(name: str, step_s: float) -> Medium:
     """Of ``STEPS`` steps of one token."""
-    return Medium(
+    return PrecomputedEmbedding(
         kind="video",
         content_hash=name * 64,
-        format="SAFETENSORS",
         metadata={"video_grid_thw": (STEPS, 2, 2), "second_per_grid_ts": (step_s,)},
-        precomputed=Precomputed((STEPS, 128), "float32"),
+        shape=(STEPS, 128),
+        dtype="float32",
     )
 
 
@@ -65,13 +65,12 @@ def test_a_context_full_of_the_longest_steps_is_answered(engine: Engine, model: 
 def slow(name: str, frames: int) -> Medium:
     """One whose six frames come apart, in three steps."""
     seen = tuple(range(0, frames, frames // 6))[:6]
-    return Medium(
-        kind="video",
+    return Video(
         content_hash=name * 64,
         format="MP4",
         width=56,
         height=56,
-        frames=frames,
+        num_frames=frames,
         fps=1.0,
         frame_indices=seen,
     )

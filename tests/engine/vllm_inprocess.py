@@ -14,7 +14,8 @@ import msgspec
 import triptych.engines.vllm  # noqa: F401  (sets the environment that vLLM reads on import)
 from support.reference import Reference, picture
 from triptych.config.media import MediaLimits
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampling
+from triptych.contracts.media import Medium, Picture
+from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
 from triptych.engines.vllm_flags import VllmFlags
@@ -104,7 +105,7 @@ def medium(seed: int, width: int = 140, height: int = 112) -> Medium:
     picture(seed, width, height).save(buffer, "PNG")
     data = buffer.getvalue()
     name = content_hash("image", data)
-    return Medium(kind="image", content_hash=name, format="PNG", data=data, width=width, height=height)
+    return Picture(content_hash=name, format="PNG", data=data, width=width, height=height)
 
 
 def bare(*media: Medium) -> list[Medium]:

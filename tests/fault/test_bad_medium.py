@@ -9,7 +9,7 @@ import pytest
 from support.checkpoints import image_part, picture, picture_url
 from support.deployment import deployment
 from support.loops import run, until
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium
 
 BROKEN = "data:image/png;base64," + base64.b64encode(picture(64, 64, "teal")[:-30]).decode()
 RED = picture_url(64, 64, "red")

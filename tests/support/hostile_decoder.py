@@ -236,7 +236,7 @@ def main() -> None:
     if "no-namespaces" in sys.argv:
         confine._alone = lambda: False  # type: ignore[assignment]
     if "hostile" in sys.argv:
-        child._DECODE["image"] = taken_over
+        child._DECODE[child.Picture] = taken_over
     child.main()
 
 

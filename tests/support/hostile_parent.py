@@ -15,7 +15,7 @@ from typing import Any
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Medium
+from triptych.contracts.media import FILE_TYPES, Picture
 from triptych.media.sandbox import process
 from triptych.media.sandbox.pool import Sandbox
 
@@ -28,7 +28,7 @@ async def taken_over(folder: str, data: bytes, way: tuple[str, ...]) -> dict[str
     process.COMMAND = (DECODER, "hostile", *way)
     sandbox = Sandbox(MediaLimits(media_decode_workers=1))
     try:
-        await sandbox.decode(Medium(kind="image", content_hash=folder, format="", data=data), "item")
+        await sandbox.decode(Picture(content_hash=folder, data=data), "item")
     except BadRequest as error:
         return {**json.loads(error.message), "confinement": str(sandbox.confinement)}
     finally:
@@ -43,7 +43,7 @@ async def honest(media: dict[str, bytes], way: tuple[str, ...]) -> list[int]:
     try:
         sizes = []
         for kind, data in media.items():
-            medium = Medium(kind=kind, content_hash="", format="", data=data, **FIELDS.get(kind, {}))
+            medium = FILE_TYPES[kind](content_hash="", data=data, **FIELDS.get(kind, {}))
             size = (await sandbox.decode(medium, "item")).size
             sizes.append(size[0] * size[1] if isinstance(size, tuple) else size)
         return sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from support.checkpoints import IMAGE_ID, picture
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Picture
 from triptych.media.naming import content_hash
 from triptych.models.base import Checkpoint, Expansion, ModelFamily, Tokenise
 from triptych.models.qwen_vl import FAMILY
@@ -33,7 +33,7 @@ def tiled_picture() -> Medium:
     """Of 16 tokens: two tiles."""
     data = picture(SIDE, SIDE)
     name = content_hash("image", data)
-    return Medium(kind="image", content_hash=name, format="PNG", data=data, width=SIDE, height=SIDE)
+    return Picture(content_hash=name, format="PNG", data=data, width=SIDE, height=SIDE)
 
 
 PLACEHOLDER = IMAGE_ID

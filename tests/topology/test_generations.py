@@ -10,7 +10,7 @@ import threading
 from support.deployment import deployment
 from support.errors import check_error
 from support.loops import run, until, until_async
-from triptych.contracts.request import TokenLogprob
+from triptych.contracts.answer import TokenLogprob
 from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.openai.choice import Choice
 

@@ -11,7 +11,7 @@ from support.checkpoints import CONTEXT, VOCABULARY, copy_demo
 from support.deployment import deployment
 from support.loops import run
 from support.sse import parse
-from triptych.contracts.request import TokenDelta, TokenLogprob
+from triptych.contracts.answer import TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
 from triptych.engines.mock.engine import MockEngine
 from triptych.processor.tokenizer import Tokenizer

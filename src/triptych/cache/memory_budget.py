@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.stages import Sample
 
 LARGE_BYTES = 8 << 20

@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from triptych.contracts.request import KvHandle, Medium, TokenDelta
+from triptych.contracts.answer import TokenDelta
+from triptych.contracts.media import Medium
+from triptych.contracts.request import KvHandle
 from triptych.contracts.tensor import TensorHandle
 
 ENCODE = "encode"

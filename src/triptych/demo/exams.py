@@ -84,28 +84,28 @@ def _picture(checkpoint: Path, data: bytes) -> Any:
 def _frames(checkpoint: Path, data: bytes) -> Any:
     """uint8 [frames, height, width, 3], of those that the model sees."""
     from triptych.config.media import MediaLimits
-    from triptych.contracts.request import Medium
+    from triptych.contracts.media import Video
     from triptych.media.formats.video import decode_video, inspect_video
     from triptych.models.qwen_vl import frame_indices
     from triptych.models.registry import load_checkpoint
 
     limits = MediaLimits()
     info = inspect_video(data, limits, "video")
-    seen = frame_indices(load_checkpoint(str(checkpoint)), info.frames, info.fps)
-    medium = Medium(kind="video", content_hash="", format=info.format, data=data, frame_indices=seen)
+    seen = frame_indices(load_checkpoint(str(checkpoint)), info.num_frames, info.fps)
+    medium = Video(content_hash="", format=info.format, data=data, frame_indices=seen)
     return decode_video(medium, limits)
 
 
 def _samples(checkpoint: Path, data: bytes) -> Any:
     """float32 [samples] at the model's rate."""
     from triptych.config.media import MediaLimits
-    from triptych.contracts.request import Medium
+    from triptych.contracts.media import Sound
     from triptych.media.formats.audio import decode_audio
     from triptych.models.qwen2_audio import sample_rate
     from triptych.models.registry import load_checkpoint
 
     rate = sample_rate(load_checkpoint(str(checkpoint)))
-    medium = Medium(kind="audio", content_hash="", format="WAV", data=data, decode_rate=rate)
+    medium = Sound(content_hash="", format="WAV", data=data, decode_rate=rate)
     return decode_audio(medium, MediaLimits())
 
 

@@ -9,9 +9,11 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from triptych.config.media import MediaLimits
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import ModelCard
 from triptych.contracts.kv_link import KvLink
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Metadata, TokenDelta
+from triptych.contracts.media import DecodableMedium, Metadata
+from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer, Sample
 from triptych.kv.log import KvLog
@@ -94,7 +96,7 @@ class Engine(Protocol):
 class Encoding(Protocol):
     """The span ``e``."""
 
-    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
+    async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
         """One embedding for each medium, in order; the engine batches over calls that overlap.
 
         None: it lies in a store that the engines share. Raises BadRequest and its like for what is wrong with

@@ -22,7 +22,7 @@ from triptych.contracts.errors import (
     TriptychError,
     Unavailable,
 )
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.shown import shown
 from triptych.frontend.fleet.catalog import Catalog, Model
 from triptych.frontend.fleet.model_view import card_of, health_of

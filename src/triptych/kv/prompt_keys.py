@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.media import MediaKind, Medium
 from triptych.kv.block_hash import MediumAt, named
 from triptych.models.base import Expansion
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import PayloadTooLarge
-from triptych.contracts.request import MediaKind
+from triptych.contracts.media import MediaKind
 from triptych.media.errors import too_many_bytes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import DecodableMedium, Picture, Sound, Video
 from triptych.contracts.stages import Sample
 from triptych.media.errors import TOO_LARGE, by_content, problem
 from triptych.media.formats.audio import sound_bytes
@@ -21,7 +21,11 @@ from triptych.media.formats.video import video_bytes
 from triptych.media.sandbox.believe import expected_of
 from triptych.media.sandbox.pool import Sandbox
 
-_SIZES = {"image": picture_bytes, "video": video_bytes, "audio": sound_bytes}
+_SIZES: dict[type[DecodableMedium], Callable[[Any], int]] = {
+    Picture: picture_bytes,
+    Video: video_bytes,
+    Sound: sound_bytes,
+}
 
 
 class MediaDecoder:
@@ -42,7 +46,7 @@ class MediaDecoder:
         self._closed = False
 
     @asynccontextmanager
-    async def decoded(self, media: Sequence[Medium]) -> AsyncIterator[list[Any]]:
+    async def decoded(self, media: Sequence[DecodableMedium]) -> AsyncIterator[list[Any]]:
         """``media`` decoded, in order, to be used within the block only, while their room is taken.
 
         Room is taken for all at once, so that no two requests wait for what the other holds. Raises what decoding
@@ -80,7 +84,7 @@ class MediaDecoder:
         await self.sandbox.close()
         self.cache.clear()
 
-    async def _all(self, media: Sequence[Medium]) -> list[Any]:
+    async def _all(self, media: Sequence[DecodableMedium]) -> list[Any]:
         if len(media) == 1:
             return [await self._one(media[0])]
         try:
@@ -91,7 +95,7 @@ class MediaDecoder:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _one(self, medium: Medium) -> Any:
+    async def _one(self, medium: DecodableMedium) -> Any:
         found = self.cache.get(medium.content_hash)
         if found is not None:
             return found
@@ -100,13 +104,13 @@ class MediaDecoder:
             raise MediaMissing(f"{medium.kind} {name} is not at this worker: send its data")
         return await self._flights.run(medium.content_hash, lambda: self._decode(medium))
 
-    async def _decode(self, medium: Medium) -> Any:
+    async def _decode(self, medium: DecodableMedium) -> Any:
         decoded = await self.sandbox.decode(medium, by_content(medium))
-        self.cache.put(medium.content_hash, decoded, _SIZES[medium.kind](decoded))
+        self.cache.put(medium.content_hash, decoded, _SIZES[type(medium)](decoded))
         return decoded
 
 
-def expected_bytes(medium: Medium, limits: MediaLimits) -> int:
+def expected_bytes(medium: DecodableMedium, limits: MediaLimits) -> int:
     """What ``medium`` takes decoded, by its header or what the frontend read of it; never more than ``limits`` allow.
 
     Raises as ``inspect_image`` does for a picture.

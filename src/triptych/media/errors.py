@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium
 
 E = TypeVar("E", bound=TriptychError)
 

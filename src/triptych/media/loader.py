@@ -17,7 +17,7 @@ from triptych.cache.memory_budget import Reservation
 from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
-from triptych.contracts.request import Data, MediaKind, Medium
+from triptych.contracts.media import FILE_TYPES, Data, MediaKind, Medium
 from triptych.media.byte_limit import byte_limit, embedding_limit
 from triptych.media.embeddings.embedding import embedding_medium, is_pt
 from triptych.media.embeddings.pt_reader import PtReader
@@ -144,7 +144,7 @@ class MediaLoader:
         named = {field: str(value) for field, value in settings}
         name = await self._run(len(data) <= INLINE_HASH_BYTES, lambda: content_hash(kind, data, named))
         known: Facts = {**facts, **dict(settings)}
-        return Medium(kind=kind, content_hash=name, data=data, **known)
+        return FILE_TYPES[kind](content_hash=name, data=data, **known)
 
     async def _inspect(self, kind: MediaKind, data: Data, item: str) -> Facts:
         """By foreign code, which a file may crash: not in this process."""

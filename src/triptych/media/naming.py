@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from triptych.contracts.request import Data, MediaKind, Metadata
+from triptych.contracts.media import Data, MediaKind, Metadata
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 

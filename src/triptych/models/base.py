@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from triptych.contracts.request import MediaKind, Medium, Metadata
+from triptych.contracts.media import (
+    DecodableMedium,
+    MediaKind,
+    Metadata,
+    Picture,
+    PrecomputedEmbedding,
+    Sound,
+    Video,
+)
 
 Json = dict[str, Any]
 Tokenise = Callable[[str], Sequence[int]]
 """A text to token ids, with no special tokens put around it."""
 HandOver = Literal["embedding", "frames"]
+M = TypeVar("M", bound=DecodableMedium)
 
 
 @dataclass(frozen=True)
@@ -45,19 +54,9 @@ class Checkpoint:
         return 0
 
 
-def no_metadata(checkpoint: Checkpoint, medium: Medium) -> Metadata:
-    """Of media of which the language model need not know more than their embeddings."""
+def no_metadata(checkpoint: Checkpoint, medium: DecodableMedium) -> Metadata:
+    """Return nothing: the language model need not know more of the medium than its embedding."""
     return {}
-
-
-def no_settings(checkpoint: Checkpoint) -> dict[str, int]:
-    """Of media that are decoded alike for every model."""
-    return {}
-
-
-def no_frames(checkpoint: Checkpoint, medium: Medium) -> tuple[int, ...]:
-    """Of media that have none."""
-    return ()
 
 
 @dataclass(frozen=True)
@@ -76,44 +75,41 @@ class Expansion:
 
 
 @dataclass(frozen=True)
-class Modality:
-    """One kind of medium, as one family takes it. All functions go by what is known without decoding the medium."""
+class Modality(Generic[M]):
+    """How one family takes media of one kind, which come as M or precomputed.
+
+    All functions go by what is known without decoding the medium. Those that look at a medium raise ValueError for one
+    that the model refuses.
+    """
 
     placeholder: Callable[[Checkpoint], int]
     """Token id that stands once for each medium in an unexpanded prompt."""
     text: str
     """What tokenises to the placeholder (and what surrounds it), for prompts that are put together without a chat
     template that knows media."""
-    tokens: Callable[[Checkpoint, Medium], int]
-    """Rows of a medium's embedding, each in the place of one token. Raises ValueError for a size that the model
-    refuses."""
-    metadata: Callable[[Checkpoint, Medium], Metadata] = no_metadata
-    """``Medium.metadata``. Raises as ``tokens`` does."""
-    settings: Callable[[Checkpoint], dict[str, int]] = no_settings
-    """Fields of ``Medium`` that say how this model wants it decoded. They become a part of the content's name."""
-    frame_indices: Callable[[Checkpoint, Medium], tuple[int, ...]] = no_frames
-    """``Medium.frame_indices`` of a video of ``frames`` at ``fps``."""
+    tokens: Callable[[Checkpoint, M], int]
+    """Rows of a medium's embedding, each in the place of one token."""
+    metadata: Callable[[Checkpoint, M], Metadata] = no_metadata
+    """``metadata`` of the medium."""
     precomputed: Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]] | None = None
     """(tokens, what the language model is told) of a medium that came as an embedding of so many rows, with this beside
     it; raises ValueError for what the model cannot take. None: it takes none (``models.precomputed`` has rules for
     those that do)."""
-    patches: Callable[[Checkpoint, Medium], int] | None = None
-    """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
-    each."""
-    hand_over: HandOver = "embedding"
-    """What an encode worker hands over: an embedding, in families with an ``embedding_width``, or the decoded frames
-    that the model sees, uint8 [frames, height, width, 3]."""
-    expansion: Callable[[Checkpoint, Medium, Tokenise], Expansion] | None = None
-    """Where a placeholder becomes more than ``tokens`` copies of itself. Raises ValueError as ``tokens`` does. Of a
-    precomputed medium it goes by what came with it, which ``precomputed`` let by."""
-
+    expansion: Callable[[Checkpoint, M, Tokenise], Expansion] | None = None
+    """Where a placeholder becomes more than ``tokens`` copies of itself."""
+    precomputed_expansion: Callable[[Checkpoint, PrecomputedEmbedding, Tokenise], Expansion] | None = None
+    """The same of a precomputed medium, by what came with it, which ``precomputed`` let by."""
     embedded: Callable[[Checkpoint], int] | None = None
     """``Expansion.embedded``, where it is not the placeholder."""
-    positions: Callable[[Checkpoint, Medium], int] | None = None
+    positions: Callable[[Checkpoint, M | PrecomputedEmbedding], int] | None = None
     """Positions of the language model that a medium takes beside one for each of its tokens, where it may take any
-    (``models.mrope_budget``). Raises ValueError as ``tokens`` does."""
+    (``models.mrope_budget``)."""
 
-    def expand(self, checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+    def settings(self, checkpoint: Checkpoint) -> dict[str, int]:
+        """Fields of the medium that say how this model wants it decoded. They become a part of the content's name."""
+        return {}
+
+    def expand(self, checkpoint: Checkpoint, medium: M, tokenise: Tokenise) -> Expansion:
         """What the placeholder of ``medium`` becomes. Frontends and workers each make it by themselves, of what is
         known of the medium, so that it travels nowhere. Raises ValueError as ``tokens`` does.
         """
@@ -124,13 +120,44 @@ class Modality:
 
 
 @dataclass(frozen=True)
+class Pictures(Modality[Picture]):
+    """How one family takes pictures."""
+
+    patches: Callable[[Checkpoint, Picture], int] | None = None
+    """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
+    each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Videos(Modality[Video]):
+    """How one family takes videos."""
+
+    frame_indices: Callable[[Checkpoint, int, float], tuple[int, ...]]
+    """Which frames the model sees of a video of so many frames and so many frames a second; ascending, from 0."""
+    hand_over: HandOver = "embedding"
+    """What an encode worker hands over: an embedding, in families with an ``embedding_width``, or the decoded frames
+    that the model sees, uint8 [frames, height, width, 3]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sounds(Modality[Sound]):
+    """How one family takes sounds."""
+
+    decode_rate: Callable[[Checkpoint], int]
+    """Samples a second that the model hears, in Hz."""
+
+    def settings(self, checkpoint: Checkpoint) -> dict[str, int]:
+        return {"decode_rate": self.decode_rate(checkpoint)}
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """What Triptych knows of all checkpoints of one architecture."""
 
     name: str
     model_types: tuple[str, ...]
     """``model_type`` values of ``config.json`` that belong here."""
-    media: dict[MediaKind, Modality] = field(default_factory=dict)
+    media: Mapping[MediaKind, Modality[Any]] = field(default_factory=dict)
     embedding_width: Callable[[Checkpoint], int] | None = None
     """Values a token of a medium's embedding; None: this family takes no embeddings."""
     no_embeddings: str = ""
@@ -150,7 +177,7 @@ class ModelFamily:
     @property
     def by_frames(self) -> tuple[MediaKind, ...]:
         """Media that an encode worker hands over as frames."""
-        return tuple(kind for kind, modality in self.media.items() if modality.hand_over == "frames")
+        return tuple(kind for kind, one in self.media.items() if isinstance(one, Videos) and one.hand_over == "frames")
 
     @property
     def modalities(self) -> tuple[MediaKind, ...]:

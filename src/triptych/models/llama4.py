@@ -9,8 +9,8 @@ import struct
 from functools import lru_cache
 
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.request import Medium
-from triptych.models.base import Checkpoint, Expansion, Json, Modality, ModelFamily, Tokenise
+from triptych.contracts.media import Picture
+from triptych.models.base import Checkpoint, Expansion, Json, ModelFamily, Pictures, Tokenise
 
 # Defaults of transformers 5.19: Llama4VisionConfig and Llama4ImageProcessor.
 _VISION: Json = {"image_size": 448, "patch_size": 14, "pixel_shuffle_ratio": 0.5}
@@ -77,14 +77,14 @@ def _tile_tokens(checkpoint: Checkpoint) -> int:
     return patches // round(1 / float(vision["pixel_shuffle_ratio"]) ** 2)
 
 
-def image_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+def image_tokens(checkpoint: Checkpoint, medium: Picture) -> int:
     """Tokens of all tiles, and of the whole picture, which is the only tile where one is enough."""
     rows, columns = canvas(checkpoint, medium.width, medium.height)
     tiles = rows * columns
     return (tiles + (tiles > 1)) * _tile_tokens(checkpoint)
 
 
-def image_expansion(checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+def image_expansion(checkpoint: Checkpoint, medium: Picture, tokenise: Tokenise) -> Expansion:
     """Tiles, parted by what tells the next one and the next row, then the whole picture, between two ends."""
     ids = checkpoint.added_tokens
     rows, columns = canvas(checkpoint, medium.width, medium.height)
@@ -98,7 +98,7 @@ FAMILY = ModelFamily(
     name="llama4",
     model_types=("llama4",),
     media={
-        "image": Modality(
+        "image": Pictures(
             placeholder=image_token,
             text=IMAGE,
             tokens=image_tokens,

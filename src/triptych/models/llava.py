@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
+from triptych.models.base import Checkpoint, Json, ModelFamily, Pictures
 from triptych.models.precomputed import count_rule
 
 # Checkpoints leave out values that are their config class's defaults. These are those of transformers 5.19:
@@ -53,7 +53,7 @@ FAMILY = ModelFamily(
     name="llava",
     model_types=("llava",),
     media={
-        "image": Modality(
+        "image": Pictures(
             placeholder=image_token,
             text="<image>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.models import llava
-from triptych.models.base import Checkpoint, Modality, ModelFamily
+from triptych.models.base import Checkpoint, ModelFamily, Pictures
 from triptych.models.precomputed import count_rule
 
 # Default of transformers' LlavaNextConfig; its other ones are those of LLaVA-1.5.
@@ -62,7 +62,7 @@ def _patches_a_side(checkpoint: Checkpoint) -> int:
     return int(tower["image_size"]) // int(tower["patch_size"])
 
 
-def image_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+def image_tokens(checkpoint: Checkpoint, medium: Picture) -> int:
     """Tokens of the whole picture, and of its tiles' rows, each with its end, less the padding."""
     width, height, side = medium.width, medium.height, _patches_a_side(checkpoint)
     down, across = tiles(checkpoint, width, height)
@@ -72,7 +72,7 @@ def image_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
     return llava.image_tokens(checkpoint) + rows * (columns + 1)
 
 
-def image_patches(checkpoint: Checkpoint, medium: Medium) -> int:
+def image_patches(checkpoint: Checkpoint, medium: Picture) -> int:
     """Patches that the vision tower sees: of the whole picture and of every tile, padding included."""
     down, across = tiles(checkpoint, medium.width, medium.height)
     return (1 + down * across) * _patches_a_side(checkpoint) ** 2
@@ -89,7 +89,7 @@ FAMILY = ModelFamily(
     name="llava-next",
     model_types=("llava_next",),
     media={
-        "image": Modality(
+        "image": Pictures(
             placeholder=llava.image_token,
             text="<image>",
             tokens=image_tokens,

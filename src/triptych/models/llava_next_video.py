@@ -5,9 +5,9 @@ vLLM's model takes neither of the two, though transformers' takes pictures. An e
 
 from __future__ import annotations
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Video
 from triptych.models import llava
-from triptych.models.base import Checkpoint, Modality, ModelFamily
+from triptych.models.base import Checkpoint, ModelFamily, Videos
 
 # Defaults of transformers' LlavaNextVideoConfig.
 _VIDEO_TOKEN = 32000
@@ -36,7 +36,7 @@ def frame_tokens(checkpoint: Checkpoint) -> int:
     return (patches // stride) ** 2
 
 
-def video_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
     """Tokens of all frames that are seen. Raises as ``frame_tokens`` does."""
     return frame_tokens(checkpoint) * len(medium.frame_indices)
 
@@ -62,11 +62,11 @@ FAMILY = ModelFamily(
     name="llava-next-video",
     model_types=("llava_next_video",),
     media={
-        "video": Modality(
+        "video": Videos(
             placeholder=video_token,
             text="<video>",
             tokens=video_tokens,
-            frame_indices=lambda checkpoint, medium: frame_indices(checkpoint, medium.frames, medium.fps),
+            frame_indices=frame_indices,
             hand_over="frames",
         )
     },

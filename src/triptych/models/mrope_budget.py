@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium
 from triptych.models.base import Checkpoint, ModelFamily
 
 _BESIDE = 3

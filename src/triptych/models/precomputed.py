@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from triptych.contracts.request import Medium, Metadata, Numbers
+from triptych.contracts.media import Medium, Metadata, Numbers, PrecomputedEmbedding
 from triptych.contracts.shown import shown
 from triptych.models.base import Checkpoint, Expansion, Modality, Tokenise
 
@@ -36,40 +36,39 @@ class Times(NamedTuple):
     """Whether the language model is told it; else only the prompt says it."""
 
 
-def tokens_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> int:
+def tokens_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium) -> int:
     """Rows of the embedding of ``medium``. Raises ValueError for one that the model refuses."""
-    if medium.precomputed is None:
-        return modality.tokens(checkpoint, medium)
-    return checked(modality, checkpoint, medium)[0]
+    if isinstance(medium, PrecomputedEmbedding):
+        return checked(modality, checkpoint, medium)[0]
+    return modality.tokens(checkpoint, medium)
 
 
-def expansion_of(modality: Modality, checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+def expansion_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
     """What the placeholder of ``medium`` becomes. Raises as ``tokens_of`` does."""
-    if medium.precomputed is None:
+    if not isinstance(medium, PrecomputedEmbedding):
         return modality.expand(checkpoint, medium, tokenise)
     rows = tokens_of(modality, checkpoint, medium)
-    if modality.expansion is not None:
-        return modality.expansion(checkpoint, medium, tokenise)
+    if modality.precomputed_expansion is not None:
+        return modality.precomputed_expansion(checkpoint, medium, tokenise)
     token = modality.placeholder(checkpoint)
     return Expansion((token,) * rows, token)
 
 
-def metadata_of(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> Metadata:
+def metadata_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium) -> Metadata:
     """What the language model must know of ``medium`` beside its embedding. Raises as ``expansion_of`` does."""
-    if medium.precomputed is None:
-        return modality.metadata(checkpoint, medium)
-    return checked(modality, checkpoint, medium)[1]
+    if isinstance(medium, PrecomputedEmbedding):
+        return checked(modality, checkpoint, medium)[1]
+    return modality.metadata(checkpoint, medium)
 
 
-def checked(modality: Modality, checkpoint: Checkpoint, medium: Medium) -> tuple[int, Metadata]:
+def checked(modality: Modality[Any], checkpoint: Checkpoint, medium: PrecomputedEmbedding) -> tuple[int, Metadata]:
     """(tokens, what the language model is told) of a precomputed medium, by its rows and what came with it.
 
     Raises ValueError, which names the tensor that is missing, wrong or too much.
     """
-    assert medium.precomputed is not None
     if modality.precomputed is None:
         raise ValueError(f"this model takes no precomputed embeddings of kind {medium.kind}")
-    return modality.precomputed(checkpoint, medium.precomputed.shape[0], medium.metadata)
+    return modality.precomputed(checkpoint, medium.shape[0], medium.metadata)
 
 
 def only(metadata: Metadata, *known: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from triptych.contracts.request import Medium
-from triptych.models.base import Checkpoint, Modality, ModelFamily
+from triptych.contracts.media import Sound
+from triptych.models.base import Checkpoint, ModelFamily, Sounds
 from triptych.models.precomputed import count_rule
 
 # Defaults of transformers 5.19, for checkpoints that leave them out: WhisperFeatureExtractor, Qwen2AudioConfig and,
@@ -56,9 +56,9 @@ def _halved(length: int) -> int:
     return (length - 1) // 2 + 1
 
 
-def _tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+def _tokens(checkpoint: Checkpoint, medium: Sound) -> int:
     rate = medium.sample_rate or sample_rate(checkpoint)
-    return audio_tokens(checkpoint, -(-medium.samples * sample_rate(checkpoint) // rate))
+    return audio_tokens(checkpoint, -(-medium.num_samples * sample_rate(checkpoint) // rate))
 
 
 def embedding_width(checkpoint: Checkpoint) -> int:
@@ -70,11 +70,11 @@ FAMILY = ModelFamily(
     name="qwen2-audio",
     model_types=("qwen2_audio",),
     media={
-        "audio": Modality(
+        "audio": Sounds(
             placeholder=audio_token,
             text="<|audio_bos|><|AUDIO|><|audio_eos|>",
             tokens=_tokens,
-            settings=lambda checkpoint: {"decode_rate": sample_rate(checkpoint)},
+            decode_rate=sample_rate,
             precomputed=count_rule(lambda checkpoint: 1, max_tokens),
         )
     },

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from triptych.contracts.request import MAX_NUMBERS, Medium, Numbers
-from triptych.models.base import Checkpoint, Expansion, Modality, ModelFamily, Tokenise
+from triptych.contracts.media import MAX_NUMBERS, Numbers, PrecomputedEmbedding, Video
+from triptych.models.base import Checkpoint, Expansion, ModelFamily, Pictures, Tokenise, Videos
 from triptych.models.precomputed import Steps, Times, grid_rule
 from triptych.models.qwen_vl import (
     check_timing,
@@ -104,16 +104,16 @@ def resized(
     return cells[0] * factor, cells[1] * factor
 
 
-def _grid_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, int, int]:
+def _grid_of(checkpoint: Checkpoint, medium: Video) -> tuple[int, int, int]:
     return video_grid(checkpoint, len(medium.frame_indices), medium.width, medium.height)
 
 
-def video_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
     """Rows of a video's embedding: patches divided by the square of the merge size. Raises as ``video_grid`` does."""
     return math.prod(_grid_of(checkpoint, medium)) // video_merge_size(checkpoint) ** 2
 
 
-def timestamps(checkpoint: Checkpoint, medium: Medium) -> list[float]:
+def timestamps(checkpoint: Checkpoint, medium: Video) -> list[float]:
     """Of each step in time, the seconds at its middle: between its first frame and its last, the file's end repeated.
 
     Raises ValueError where they cannot be told.
@@ -126,7 +126,7 @@ def timestamps(checkpoint: Checkpoint, medium: Medium) -> list[float]:
     return [(times_s[first] + times_s[first + span - 1]) / 2 for first in range(0, len(times_s), span)]
 
 
-def video_expansion(checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
+def video_expansion(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding, tokenise: Tokenise) -> Expansion:
     """``<0.2 seconds>`` and the tokens of that step between marks of their own, for each step in time.
 
     Raises as ``video_grid`` and ``timestamps`` do.
@@ -143,11 +143,11 @@ def video_expansion(checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) 
     return Expansion(tuple(ids), token)
 
 
-def _steps_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, Sequence[float]]:
+def _steps_of(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding) -> tuple[int, Sequence[float]]:
     """(tokens of each step in time, the seconds at the middle of each)."""
-    if medium.precomputed is not None:
+    if isinstance(medium, PrecomputedEmbedding):
         times_s = medium.metadata["timestamps"]
-        return medium.precomputed.shape[0] // len(times_s), times_s
+        return medium.shape[0] // len(times_s), times_s
     _, rows, columns = _grid_of(checkpoint, medium)
     return rows * columns // video_merge_size(checkpoint) ** 2, timestamps(checkpoint, medium)
 
@@ -175,20 +175,21 @@ FAMILY = ModelFamily(
     name="qwen3-vl",
     model_types=("qwen3_vl", "qwen3_vl_moe"),
     media={
-        "image": Modality(
+        "image": Pictures(
             placeholder=lambda checkpoint: _token(checkpoint, "image_token_id", _IMAGE_TOKEN),
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
             precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
         ),
-        "video": Modality(
+        "video": Videos(
             placeholder=lambda checkpoint: _token(checkpoint, "video_token_id", _VIDEO_TOKEN),
             text="<|vision_start|><|video_pad|><|vision_end|>",
             tokens=video_tokens,
             metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
-            frame_indices=lambda checkpoint, medium: frame_indices(checkpoint, medium.frames, medium.fps),
+            frame_indices=frame_indices,
             expansion=video_expansion,
+            precomputed_expansion=video_expansion,
             precomputed=grid_rule(
                 "video_grid_thw",
                 video_merge_size,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from triptych.contracts.request import Medium, Metadata, Numbers
-from triptych.models.base import Checkpoint, Json, Modality, ModelFamily
+from triptych.contracts.media import Metadata, Numbers, PrecomputedEmbedding, Video
+from triptych.models.base import Checkpoint, Json, ModelFamily, Pictures, Videos
 from triptych.models.precomputed import Steps, Times, grid_rule, metadata_of
 
 # Defaults of transformers' Qwen2VLImageProcessor, for checkpoints that leave them out.
@@ -144,11 +144,11 @@ def video_merge_size(checkpoint: Checkpoint) -> int:
     return int(checkpoint.video.get("merge_size") or vision_config(checkpoint).get("spatial_merge_size") or 2)
 
 
-def _grid_of(checkpoint: Checkpoint, medium: Medium) -> tuple[int, int, int]:
+def _grid_of(checkpoint: Checkpoint, medium: Video) -> tuple[int, int, int]:
     return video_grid(checkpoint, len(medium.frame_indices), medium.width, medium.height)
 
 
-def video_tokens(checkpoint: Checkpoint, medium: Medium) -> int:
+def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
     """Tokens of one video: patches divided by the square of the merge size. Raises as ``video_grid`` does."""
     return math.prod(_grid_of(checkpoint, medium)) // video_merge_size(checkpoint) ** 2
 
@@ -162,19 +162,19 @@ FAMILY = ModelFamily(
     name="qwen-vl",
     model_types=("qwen2_vl",),
     media={
-        "image": Modality(
+        "image": Pictures(
             placeholder=lambda checkpoint: int(checkpoint.config["image_token_id"]),
             text="<|vision_start|><|image_pad|><|vision_end|>",
             tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
             metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
             precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
         ),
-        "video": Modality(
+        "video": Videos(
             placeholder=lambda checkpoint: int(checkpoint.config["video_token_id"]),
             text="<|vision_start|><|video_pad|><|vision_end|>",
             tokens=video_tokens,
             metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
-            frame_indices=lambda checkpoint, medium: frame_indices(checkpoint, medium.frames, medium.fps),
+            frame_indices=frame_indices,
             precomputed=grid_rule("video_grid_thw", video_merge_size),
         ),
     },
@@ -182,24 +182,24 @@ FAMILY = ModelFamily(
 )
 
 
-def _timed_metadata(checkpoint: Checkpoint, medium: Medium) -> Metadata:
+def _timed_metadata(checkpoint: Checkpoint, medium: Video) -> Metadata:
     """Of Qwen2.5-VL, for which time is not counted in steps but in seconds: each step is as long as its frames.
 
     Raises as ``video_grid`` does, and ValueError where it is not known how fast the video runs.
     """
     grid = _grid_of(checkpoint, medium)
     check_timing(medium)
-    seen_a_second = len(medium.frame_indices) / medium.frames * medium.fps
+    seen_a_second = len(medium.frame_indices) / medium.num_frames * medium.fps
     return {"video_grid_thw": grid, "second_per_grid_ts": (temporal_patch(checkpoint) / seen_a_second,)}
 
 
-def check_timing(medium: Medium) -> None:
+def check_timing(medium: Video) -> None:
     """Raises ValueError where the times of a video's frames cannot be told."""
-    if not (0 < medium.fps < math.inf and medium.frame_indices and medium.frame_indices[-1] < medium.frames):
+    if not (0 < medium.fps < math.inf and medium.frame_indices and medium.frame_indices[-1] < medium.num_frames):
         raise ValueError("the times of this video's frames are not known")
 
 
-def _positions(checkpoint: Checkpoint, medium: Medium) -> int:
+def _positions(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding) -> int:
     """Of Qwen2.5-VL's videos beside their tokens: the first of the last step is as many after the first as there are
     seconds between them, in ``tokens_per_second``."""
     told = metadata_of(FAMILY_2_5.media["video"], checkpoint, medium)

@@ -14,13 +14,13 @@ import msgspec
 
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, ConfigError, TriptychError, UnsupportedMedia
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.media import MediaKind, Medium, PrecomputedEmbedding, Video
 from triptych.contracts.tokens import TokenIds
 from triptych.kv.prompt_keys import named_prompt
 from triptych.media.errors import EMBEDDING_REFUSED, by_content, on_item, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
-from triptych.models.base import Checkpoint, Expansion, ModelFamily
+from triptych.models.base import Checkpoint, Expansion, ModelFamily, Videos
 from triptych.models.mrope_budget import PositionsTooFar, check_positions
 from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.models.registry import family_of, load_checkpoint
@@ -308,9 +308,9 @@ class Processor:
 
     def _check_precomputed(self, medium: Medium, ref: MediaReference) -> None:
         """A medium that came as its embedding is of the form that the workers' model takes. Raises BadRequest."""
-        if medium.precomputed is None:
+        if not isinstance(medium, PrecomputedEmbedding):
             return
-        (tokens, width), spec = medium.precomputed.shape, self.card.embedding
+        (tokens, width), spec = medium.shape, self.card.embedding
         try:
             if spec is None:
                 raise ValueError("this model takes no precomputed embeddings")
@@ -355,17 +355,17 @@ class Processor:
 
     def _sampled(self, medium: Medium) -> Medium:
         """A video with the frames of it that the model sees, and the name of those; other media as they are."""
-        if medium.precomputed is not None:
+        modality = self.family.media[medium.kind]
+        if not (isinstance(medium, Video) and isinstance(modality, Videos)):
             return medium
-        indices = self.family.media[medium.kind].frame_indices(self._sampling.over(self.checkpoint), medium)
-        if not indices:
-            return medium
+        checkpoint = self._sampling.over(self.checkpoint)
+        indices = modality.frame_indices(checkpoint, medium.num_frames, medium.fps)
         name = sampled_name(medium.content_hash, indices)
         return msgspec.structs.replace(medium, content_hash=name, frame_indices=indices)
 
     def _described(self, medium: Medium) -> Medium:
         """``medium`` with what the language model must know of its embedding, which its size tells, or came with it."""
-        if medium.precomputed is not None:
+        if isinstance(medium, PrecomputedEmbedding):
             return medium
         metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)
         return msgspec.structs.replace(medium, metadata=metadata) if metadata else medium

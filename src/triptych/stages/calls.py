@@ -13,9 +13,11 @@ from typing import TypeVar
 import msgspec
 
 from triptych.aio.pace import pace
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
-from triptych.contracts.request import GENERATE, Data, GenerateRequest, TokenDelta
+from triptych.contracts.media import Data
+from triptych.contracts.request import GENERATE, GenerateRequest
 from triptych.contracts.stages import (
     ENCODE,
     METRICS,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.errors import (
     KvLost,
     MediaMissing,
@@ -17,7 +18,7 @@ from triptych.contracts.errors import (
     WorkerStopped,
     WorkerUnreached,
 )
-from triptych.contracts.request import GenerateRequest, TokenDelta
+from triptych.contracts.request import GenerateRequest
 from triptych.router.routing import Prompt
 from triptych.stages.retry import (
     MAX_ATTEMPTS,

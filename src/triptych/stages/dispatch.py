@@ -11,10 +11,12 @@ from contextlib import aclosing, asynccontextmanager
 from msgspec.structs import replace
 
 from triptych.config.router import RouterConfig
+from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, Unavailable
 from triptych.contracts.kv_events import Load
-from triptych.contracts.request import GenerateRequest, Medium, Timing, TokenDelta
+from triptych.contracts.media import Medium
+from triptych.contracts.request import GenerateRequest
 from triptych.contracts.stages import Release, Sample
 from triptych.kv.block_hash import named
 from triptych.planes.request.base import RequestClient

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from triptych.cache.embedding import EmbeddingCache
 from triptych.contracts.errors import BadRequest, MediaMissing
-from triptych.contracts.request import Medium
+from triptych.contracts.media import DecodableMedium, PrecomputedEmbedding
 from triptych.contracts.stages import EncodeAnswer, EncodedMedium, EncodeRequest
 from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.base import Buffer, Transfer
@@ -32,7 +32,7 @@ class Encoded(Protocol):
 class Encoder(Protocol):
     """What the stage needs of ``engines.base.Encoding``."""
 
-    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]: ...
+    async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]: ...
 
 
 class EncodeStage:
@@ -47,10 +47,8 @@ class EncodeStage:
         """Raises MediaMissing when a medium came by name only and is not here, BadRequest for one that came as its
         embedding, and what the engine raises.
         """
-        if any(medium.precomputed is not None for medium in request.media):
-            raise BadRequest("a precomputed embedding is not to be encoded", param="media")
         begun = time.perf_counter()
-        media = {medium.content_hash: medium for medium in request.media}
+        media = {medium.content_hash: medium for medium in _to_encode(request)}
         cached = {name for name in media if self._cache.holds(name)}
 
         async def make(names: list[str]) -> list[Buffer | None]:
@@ -75,7 +73,7 @@ class EncodeStage:
         finally:
             buffer.close()  # the lease holds it
 
-    async def _make(self, media: Sequence[Medium]) -> list[Buffer | None]:
+    async def _make(self, media: Sequence[DecodableMedium]) -> list[Buffer | None]:
         made = await self._encoder.encode(media)
         buffers = await self._room_for([one for one in made if one is not None])
         return [None if one is None else await _filled(buffers.pop(0), one.data) for one in made]
@@ -93,6 +91,13 @@ class EncodeStage:
                 buffer.close()
             raise
         return [buffers[place] for place in range(len(made))]
+
+
+def _to_encode(request: EncodeRequest) -> Iterator[DecodableMedium]:
+    for medium in request.media:
+        if isinstance(medium, PrecomputedEmbedding):
+            raise BadRequest("a precomputed embedding is not to be encoded", param="media")
+        yield medium
 
 
 async def _filled(buffer: Buffer, data: memoryview) -> Buffer:

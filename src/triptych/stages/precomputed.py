@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import BadRequest, MediaMissing
-from triptych.contracts.request import Data, Medium
+from triptych.contracts.media import Data, PrecomputedEmbedding
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.media.embeddings.values import FLOATS, all_finite, convert
 from triptych.media.errors import EMBEDDING_REFUSED, by_content, problem
@@ -18,17 +18,16 @@ INLINE_BYTES = 64 * 1024
 """Smaller embeddings are checked and copied at once (0.05 ms), unless their dtype changes."""
 
 
-def check(medium: Medium, spec: EmbeddingSpec) -> None:
+def check(medium: PrecomputedEmbedding, spec: EmbeddingSpec) -> None:
     """Whether ``medium`` states an embedding of the model's form. Raises ValueError with what is wrong."""
-    assert medium.precomputed is not None
-    shape, dtype = medium.precomputed.shape, medium.precomputed.dtype
+    shape, dtype = medium.shape, medium.dtype
     if dtype not in FLOATS:
         raise ValueError(f"the embedding is of dtype {dtype}; taken are {', '.join(FLOATS)}")
     if shape[0] < 1 or shape[1] != spec.width:
         raise ValueError(f"the embedding is {list(shape)}; this model takes [tokens, {spec.width}]")
 
 
-async def placed(media: Sequence[Medium], transfer: Transfer, dtype: str) -> list[Buffer]:
+async def placed(media: Sequence[PrecomputedEmbedding], transfer: Transfer, dtype: str) -> list[Buffer]:
     """Buffers of ``media``'s values as ``dtype``, all or none.
 
     Raises MediaMissing for a medium that came by name only, BadRequest for values that are not those of its shape, not
@@ -37,10 +36,9 @@ async def placed(media: Sequence[Medium], transfer: Transfer, dtype: str) -> lis
     for medium in media:
         if not medium.data:
             raise MediaMissing("a precomputed embedding came by name only, and is not here")
-        assert medium.precomputed is not None
-        if len(medium.data) != math.prod(medium.precomputed.shape) * DTYPE_BYTES[medium.precomputed.dtype]:
+        if len(medium.data) != math.prod(medium.shape) * DTYPE_BYTES[medium.dtype]:
             raise refused(medium, "the embedding has other bytes than its shape and dtype take")
-    shapes = [medium.precomputed.shape for medium in media if medium.precomputed is not None]
+    shapes = [medium.shape for medium in media]
     buffers = await transfer.allocate(shapes, dtype)
     try:
         for medium, buffer in zip(media, buffers, strict=True):
@@ -55,16 +53,15 @@ async def placed(media: Sequence[Medium], transfer: Transfer, dtype: str) -> lis
     return buffers
 
 
-def refused(medium: Medium, reason: str) -> BadRequest:
+def refused(medium: PrecomputedEmbedding, reason: str) -> BadRequest:
     return problem(BadRequest, by_content(medium), EMBEDDING_REFUSED, reason)
 
 
-async def _fill(medium: Medium, buffer: Buffer, dtype: str) -> None:
-    assert medium.precomputed is not None
-    if len(medium.data) <= INLINE_BYTES and medium.precomputed.dtype == dtype:
+async def _fill(medium: PrecomputedEmbedding, buffer: Buffer, dtype: str) -> None:
+    if len(medium.data) <= INLINE_BYTES and medium.dtype == dtype:
         _write(medium.data, dtype, dtype, buffer.data)
         return
-    work = asyncio.ensure_future(asyncio.to_thread(_write, medium.data, medium.precomputed.dtype, dtype, buffer.data))
+    work = asyncio.ensure_future(asyncio.to_thread(_write, medium.data, medium.dtype, dtype, buffer.data))
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from triptych.cache.embedding import EmbeddingCache, Make
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, PrecomputedEmbedding, Video
 from triptych.contracts.tensor import TensorHandle
 from triptych.stages.precomputed import check, placed, refused
 from triptych.transfer.base import TRANSFER_FAILED, Buffer, Transfer
@@ -49,14 +49,14 @@ class Receiver:
         for medium in media:
             if medium.embedding is None:
                 continue
-            if medium.kind in self._by_frames:
+            if isinstance(medium, Video) and medium.kind in self._by_frames:
                 _check_frames(medium, medium.embedding)
             else:
                 self._check(medium.embedding.shape, medium.embedding.dtype)
-        sent = {medium.content_hash: medium for medium in media if medium.precomputed is not None}
+        sent = {medium.content_hash: medium for medium in media if isinstance(medium, PrecomputedEmbedding)}
         for medium in sent.values():
             self._check_precomputed(medium)
-        names = dict.fromkeys(medium.content_hash for medium in media if medium.precomputed is None)
+        names = dict.fromkeys(medium.content_hash for medium in media if medium.content_hash not in sent)
         wanted = [name for name in names if name in handles or self._cache.holds(name)]
 
         fetched: set[str] = set()
@@ -100,7 +100,7 @@ class Receiver:
                 f"[tokens, {self._spec.width}] {self._spec.dtype}"
             )
 
-    def _check_precomputed(self, medium: Medium) -> None:
+    def _check_precomputed(self, medium: PrecomputedEmbedding) -> None:
         if self._spec is None:
             raise refused(medium, "this model takes no precomputed embeddings")
         try:
@@ -109,7 +109,7 @@ class Receiver:
             raise refused(medium, str(error)) from error
 
 
-def _check_frames(medium: Medium, handle: TensorHandle) -> None:
+def _check_frames(medium: Video, handle: TensorHandle) -> None:
     expected = (len(medium.frame_indices), medium.height, medium.width, 3)
     if handle.shape != expected or handle.dtype != "uint8":
         raise BadRequest(

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import MediaMissing
-from triptych.contracts.request import GenerateRequest, Medium
+from triptych.contracts.media import Medium, PrecomputedEmbedding
+from triptych.contracts.request import GenerateRequest
 from triptych.contracts.stages import EncodedMedium, EncodeRequest, Release
 from triptych.contracts.tensor import TensorHandle
 from triptych.router.media_hints import MediaHints
@@ -30,7 +31,9 @@ class Supply:
         self._asked_for_more: list[str] = []
         """Instances that lacked something, as often as they said so."""
         self.names = [medium.content_hash for medium in request.media]
-        self.precomputed = frozenset(medium.content_hash for medium in request.media if medium.precomputed)
+        self.precomputed = frozenset(
+            medium.content_hash for medium in request.media if isinstance(medium, PrecomputedEmbedding)
+        )
 
     def believed_at(self, instance: Instance, name: str) -> bool:
         """Whether ``instance`` is thought to hold what it needs of a medium; never again once it lacked one."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.request import MediaKind
+from triptych.contracts.media import MediaKind
 from triptych.contracts.suggest import or_all
 from triptych.demo.audio import clips
 from triptych.demo.pictures.scenes import draw, make_scene
@@ -30,14 +30,14 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Sound:
+class Beeps:
     """Some beeps."""
 
     file: bytes
     """WAV, of one channel of 16 bits."""
 
 
-SentMedium = Image.Image | Film | Sound
+SentMedium = Image.Image | Film | Beeps
 Part = str | SentMedium
 
 
@@ -144,8 +144,8 @@ class Pen:
     def film(self) -> Film:
         return Film(films.encode(films.make_film(self._rng)))
 
-    def sound(self) -> Sound:
-        return Sound(clips.wav(clips.render(clips.make_clip(self._rng))))
+    def sound(self) -> Beeps:
+        return Beeps(clips.wav(clips.render(clips.make_clip(self._rng))))
 
 
 def _text(picture: Pen, rng: random.Random) -> tuple[Part, ...]:

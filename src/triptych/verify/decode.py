@@ -6,8 +6,7 @@ import io
 import wave
 from typing import Any, NamedTuple
 
-from triptych.contracts.request import Medium
-from triptych.models.base import Checkpoint
+from triptych.models.base import Checkpoint, Videos
 from triptych.models.registry import family_of
 
 
@@ -32,8 +31,9 @@ def frames(file: bytes, checkpoint: Checkpoint) -> Frames:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)
         every = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    whole = Medium(kind="video", content_hash="", format="MP4", frames=len(every), fps=rate)
-    indices = list(family_of(checkpoint).media["video"].frame_indices(checkpoint, whole))
+    modality = family_of(checkpoint).media["video"]
+    assert isinstance(modality, Videos)
+    indices = list(modality.frame_indices(checkpoint, len(every), rate))
     return Frames(np.stack([every[index] for index in indices]), indices, len(every), rate)
 
 

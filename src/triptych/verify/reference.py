@@ -15,7 +15,7 @@ from PIL import Image
 from triptych.contracts.errors import ConfigError
 from triptych.models.registry import FAMILIES, family_of, load_checkpoint
 from triptych.verify import decode
-from triptych.verify.cases import Film, Sound
+from triptych.verify.cases import Beeps, Film
 
 MODULES = ("torch", "torchvision", "transformers")
 _CONTEXT = 8
@@ -122,7 +122,7 @@ class Reference:
         """What the model takes of a prompt and ``media``, which are ``cases.SentMedium``."""
         pictures = [one for one in media if isinstance(one, Image.Image)]
         films = [decode.frames(one.file, self.checkpoint) for one in media if isinstance(one, Film)]
-        sounds = [decode.samples(one.file) for one in media if isinstance(one, Sound)]
+        sounds = [decode.samples(one.file) for one in media if isinstance(one, Beeps)]
         given: dict[str, Any] = {"images": pictures} if pictures else {}
         if films:
             given |= {"videos": [one.values for one in films], "video_metadata": _told(films)}

@@ -5,16 +5,10 @@ import pytest
 
 from support.instances import instance
 from triptych.contracts import errors, tokens
+from triptych.contracts.answer import Timing, TokenDelta, TokenLogprob
 from triptych.contracts.card import Instance
-from triptych.contracts.request import (
-    GenerateRequest,
-    Guided,
-    Medium,
-    Sampling,
-    Timing,
-    TokenDelta,
-    TokenLogprob,
-)
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, Guided, Sampling
 
 ERRORS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.TriptychError)]
 
@@ -58,7 +52,7 @@ REQUEST = GenerateRequest(
         guided=Guided("json_schema", "{}"),
         seed=-(1 << 63),
     ),
-    media=[Medium(kind="image", content_hash="ab", format="PNG", data=b"\0\xff", width=1, height=2)],
+    media=[Picture(content_hash="ab", format="PNG", data=b"\0\xff", width=1, height=2)],
 )
 DELTA = TokenDelta([1, 2], "stop", 5, 4, [TokenLogprob(-0.5, [(1, -0.5)])], Timing(prefill_s=0.25), True)
 

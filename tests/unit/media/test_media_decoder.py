@@ -6,7 +6,7 @@ from support.loops import run, until
 from support.media_files import picture
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Picture, Sound, Video
 from triptych.media.decoder import MediaDecoder, expected_bytes
 from triptych.media.formats.sniff import PIXEL_BYTES
 
@@ -15,7 +15,7 @@ SIZE_BYTES = 16 * 8 * PIXEL_BYTES
 
 
 def medium(name: str, data: bytes | None = None, **fields) -> Medium:
-    return Medium(kind="image", content_hash=name, format="PNG", data=picture() if data is None else data, **fields)
+    return Picture(content_hash=name, format="PNG", data=picture() if data is None else data, **fields)
 
 
 class Gate:
@@ -141,10 +141,10 @@ def test_what_can_never_have_room_is_refused_by_the_flag():
 
 
 def test_what_a_medium_will_take_is_bounded_by_the_limits():
-    film = Medium(kind="video", content_hash="", format="", width=640, height=480, frame_indices=(0, 3))
+    film = Video(content_hash="", width=640, height=480, frame_indices=(0, 3))
     assert expected_bytes(film, LIMITS) == 2 * 640 * 480 * 3
     assert expected_bytes(film, MediaLimits(media_max_video_pixels=1000)) == 3000
-    sound = Medium(kind="audio", content_hash="", format="", samples=48_000, sample_rate=48_000, decode_rate=16_000)
+    sound = Sound(content_hash="", num_samples=48_000, sample_rate=48_000, decode_rate=16_000)
     assert expected_bytes(sound, LIMITS) == 16_000 * 4
     assert expected_bytes(sound, MediaLimits(media_max_audio_s=0.5)) == 8_000 * 4
     lying = medium("a", width=9_000, height=9_000)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.models.base import Checkpoint
 from triptych.models.llama4 import FAMILY, canvas, image_expansion, image_tokens
 from triptych.models.registry import family_of
@@ -33,7 +33,7 @@ def checkpoint(side=336, **preprocessor):
 
 
 def picture(width, height):
-    return Medium(kind="image", content_hash="", format="", width=width, height=height)
+    return Picture(content_hash="", width=width, height=height)
 
 
 def sizes():

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.models.base import Checkpoint
 from triptych.models.llava_next import FAMILY, best_resolution, image_patches, image_tokens, padding
 from triptych.models.registry import TEXT_ONLY, family_of
@@ -36,7 +36,7 @@ def checkpoint(**changes):
 
 
 def picture(width, height):
-    return Medium(kind="image", content_hash="", format="", width=width, height=height)
+    return Picture(content_hash="", width=width, height=height)
 
 
 def sizes():

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Video
 from triptych.models.base import Checkpoint
 from triptych.models.llava_next_video import FAMILY, frame_indices, video_tokens
 from triptych.models.registry import family_of
@@ -28,7 +28,7 @@ def checkpoint(video=None, **changes):
 
 def film(frames, width=640, height=480):
     indices = tuple(range(frames))
-    return Medium(kind="video", content_hash="", format="", width=width, height=height, frame_indices=indices)
+    return Video(content_hash="", width=width, height=height, frame_indices=indices)
 
 
 def test_the_published_model():

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from benchmarks.audio_model import audio_checkpoint
-from triptych.contracts.request import MAX_NUMBERS, Medium, Precomputed
+from triptych.contracts.media import MAX_NUMBERS, Medium, PrecomputedEmbedding
 from triptych.demo import MODEL_DIR
 from triptych.models.base import Checkpoint
 from triptych.models.precomputed import expansion_of, metadata_of, tokens_of
@@ -20,12 +20,12 @@ ENDLESS = (math.nan, math.inf, -math.inf)
 
 
 def given(kind, rows, **metadata):
-    return Medium(
+    return PrecomputedEmbedding(
         kind=kind,
         content_hash="x",
-        format="SAFETENSORS",
         metadata=metadata,
-        precomputed=Precomputed((rows, WIDTH), "float32"),
+        shape=(rows, WIDTH),
+        dtype="float32",
     )
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Sound
 from triptych.models.base import Checkpoint
 from triptych.models.qwen2_audio import FAMILY, audio_tokens, sample_rate
 from triptych.models.registry import family_of, load_checkpoint
@@ -30,7 +30,7 @@ def checkpoint(extractor=EXTRACTOR, **changes):
 
 
 def sound(samples, rate=16_000):
-    return Medium(kind="audio", content_hash="x", format="WAV", samples=samples, sample_rate=rate)
+    return Sound(content_hash="x", format="WAV", num_samples=samples, sample_rate=rate)
 
 
 def test_the_published_model():

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from support.checkpoints import copy_demo
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Picture, Video
 from triptych.demo import MODEL_DIR
 from triptych.models.base import Checkpoint
 from triptych.models.qwen3_vl import FAMILY, embedding_width, frame_indices, timestamps, video_grid
@@ -39,8 +39,8 @@ def checkpoint(**settings) -> Checkpoint:
 
 def film(seen: int, width: int = 96, height: int = 64, fps: float = 8.0, **fields) -> Medium:
     """One of which ``seen`` frames are seen, and which has no others."""
-    whole = {"frames": seen, "frame_indices": tuple(range(seen)), "fps": fps, **fields}
-    return Medium(kind="video", content_hash="", format="MP4", width=width, height=height, **whole)
+    whole = {"num_frames": seen, "frame_indices": tuple(range(seen)), "fps": fps, **fields}
+    return Video(content_hash="", format="MP4", width=width, height=height, **whole)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_prompts_are_those_of_transformers(folder):
         *((rng.randrange(8, 90), rng.uniform(3, 60)) for _ in range(8)),
     ]:
         medium = film(frames, 48, 80, fps)
-        medium = msgspec.structs.replace(medium, frame_indices=VIDEO.frame_indices(ours, medium))
+        medium = msgspec.structs.replace(medium, frame_indices=VIDEO.frame_indices(ours, frames, fps))
         made = processor(
             text=["<|video_pad|>"],
             videos=[numpy.zeros((frames, 80, 48, 3), numpy.uint8)],
@@ -168,11 +168,13 @@ def test_prompts_are_those_of_transformers(folder):
 
 
 def test_the_time_of_a_step_is_that_of_its_middle():
-    medium = film(0, frames=40, frame_indices=(0, 10, 20, 30, 39), fps=10.0)
+    medium = film(0, num_frames=40, frame_indices=(0, 10, 20, 30, 39), fps=10.0)
     assert timestamps(checkpoint(), medium) == pytest.approx([0.5, 2.5, 3.9]), "the last frame fills its step"
 
 
-@pytest.mark.parametrize("fields", [{"fps": 0.0}, {"fps": float("inf")}, {"frames": 2}, {"frame_indices": ()}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"fps": 0.0}, {"fps": float("inf")}, {"num_frames": 2}, {"frame_indices": ()}], ids=str
+)
 def test_times_that_cannot_be_told_are_refused(fields):
     with pytest.raises(ValueError, match="not known"):
         timestamps(checkpoint(), film(4, **fields))
@@ -192,7 +194,7 @@ def test_pictures_are_those_of_transformers():
     rng = random.Random(4)
     for _ in range(200):
         width, height = rng.randrange(20, 3000), rng.randrange(20, 3000)
-        medium = Medium(kind="image", content_hash="", format="PNG", width=width, height=height)
+        medium = Picture(content_hash="", format="PNG", width=width, height=height)
         patches = processor.get_number_of_image_patches(height, width, {})
         assert PICTURE.tokens(known, medium) == patches // 4
         assert PICTURE.metadata(known, medium)["image_grid_thw"][0] == 1

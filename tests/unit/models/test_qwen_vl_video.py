@@ -8,7 +8,7 @@ import random
 import pytest
 
 from support.checkpoints import copy_demo
-from triptych.contracts.request import Medium, Precomputed
+from triptych.contracts.media import Medium, PrecomputedEmbedding, Video
 from triptych.demo import MODEL_DIR
 from triptych.models.base import Checkpoint
 from triptych.models.mrope_budget import _CONTEXT, PositionsTooFar, check_positions
@@ -51,9 +51,7 @@ def test_grids_and_tokens_are_those_of_transformers(module, settings):
         video = numpy.zeros((frames, height, width, 3), numpy.uint8)
         made = processor(videos=[video], return_tensors="pt", input_data_format="channels_last")
         grid = tuple(made["video_grid_thw"][0].tolist())
-        medium = Medium(
-            kind="video", content_hash="", format="", width=width, height=height, frame_indices=tuple(range(frames))
-        )
+        medium = Video(content_hash="", width=width, height=height, frame_indices=tuple(range(frames)))
         described = VIDEO.metadata(checkpoint(**settings), medium)
         assert described == {"video_grid_thw": grid}, (frames, width, height)
         patches = len(made["pixel_values_videos"])
@@ -118,7 +116,7 @@ def test_frames_never_exceed_what_there_is():
 
 
 def test_an_extreme_shape_is_refused():
-    medium = Medium(kind="video", content_hash="", format="", width=900, height=4, frame_indices=(0, 1))
+    medium = Video(content_hash="", width=900, height=4, frame_indices=(0, 1))
     for asked in (VIDEO.tokens, VIDEO.metadata):
         with pytest.raises(ValueError, match="200"):
             asked(checkpoint(), medium)
@@ -147,8 +145,8 @@ NEWER = FAMILY_2_5.media["video"]
 
 
 def film(frames: int, fps: float, frame_indices: tuple[int, ...]) -> Medium:
-    fields = {"frames": frames, "fps": fps, "frame_indices": frame_indices}
-    return Medium(kind="video", content_hash="", format="MP4", width=96, height=64, **fields)
+    fields = {"num_frames": frames, "fps": fps, "frame_indices": frame_indices}
+    return Video(content_hash="", format="MP4", width=96, height=64, **fields)
 
 
 def test_qwen2_5_vl_is_told_how_long_a_step_is_as_transformers_tells_it():
@@ -235,9 +233,7 @@ def test_videos_take_no_more_positions_than_the_engine_has_angles_for(lengths, r
 
 def test_precomputed_videos_count_among_them():
     told = {"video_grid_thw": (3, 2, 4), "second_per_grid_ts": (1.5,)}
-    given = Medium(
-        kind="video", content_hash="", format="", metadata=told, precomputed=Precomputed((6, 128), "float32")
-    )
+    given = PrecomputedEmbedding(kind="video", content_hash="", metadata=told, shape=(6, 128), dtype="float32")
     assert NEWER.positions(SMALL, given) == 12 + 1 - 6
     check_positions(FAMILY_2_5, SMALL, [given])
     with pytest.raises(PositionsTooFar):

@@ -8,7 +8,7 @@ import pytest
 from support.checkpoints import IMAGE_ID, IMAGE_TEXT, byte_level, card_of, cells, copy_demo, text_checkpoint
 from support.loops import run
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.demo import MODEL_DIR
 from triptych.kv.prompt_keys import named_prompt
 from triptych.media.loader import MediaReference
@@ -30,7 +30,7 @@ class Source:
         if one.url == "bad":
             raise BadRequest(f"{one.item}: bad", param=one.item)
         width, height = map(int, one.url.split("x"))
-        return Medium(kind="image", content_hash=one.url, format="PNG", data=b"", width=width, height=height)
+        return Picture(content_hash=one.url, format="PNG", data=b"", width=width, height=height)
 
 
 def chat(parts, media, *, processor=None, source=None, role="user", **settings):

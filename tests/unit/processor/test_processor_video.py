@@ -10,11 +10,11 @@ import pytest
 
 from support.checkpoints import card_of, copy_demo
 from triptych.contracts.errors import BadRequest, ConfigError
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Medium, Video
 from triptych.media.loader import MediaReference
 from triptych.processor.processor import Processor, Sampling
 
-FILM = Medium(kind="video", content_hash="ab" * 32, format="MP4", data=b"x", width=64, height=64, frames=48, fps=12.0)
+FILM = Video(content_hash="ab" * 32, format="MP4", data=b"x", width=64, height=64, num_frames=48, fps=12.0)
 MESSAGES = [{"role": "user", "content": [{"type": "video"}]}]
 
 
@@ -53,7 +53,7 @@ def test_frames_go_by_the_checkpoint_and_are_a_part_of_the_name(tmp_path):
     fewer = seen(tmp_path / "c", max_frames=4)
     assert fewer.frame_indices == (0, 12, 24, 36)
     assert len({FILM.content_hash, usual.content_hash, fewer.content_hash}) == 3, "caches must tell them apart"
-    assert (usual.data, usual.frames, usual.fps) == (b"x", 48, 12.0)
+    assert (usual.data, usual.num_frames, usual.fps) == (b"x", 48, 12.0)
 
 
 def test_an_operator_may_ask_for_a_number_of_frames_or_a_rate(tmp_path):
@@ -72,7 +72,7 @@ def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
     path.write_text(json.dumps(config))
     context = config["text_config"]["max_position_embeddings"]
     processor = Processor.load(card_of(tmp_path, modalities=("image", "video")), None, Sampling(frames=4))
-    film = msgspec.structs.replace(FILM, frames=context * 12, fps=1.0)
+    film = msgspec.structs.replace(FILM, num_frames=context * 12, fps=1.0)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
     with pytest.raises(BadRequest, match="too far apart for its context") as caught:
         asyncio.run(processor.chat(MESSAGES, media, {}, Source(film).load))

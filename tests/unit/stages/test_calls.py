@@ -1,7 +1,8 @@
 import msgspec
 import pytest
 
-from triptych.contracts.request import GenerateRequest, Medium, Sampling
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.stages import EncodeRequest
 from triptych.contracts.tokens import TokenIds, dec_hook, enc_hook
 from triptych.stages.calls import INLINE_BYTES, encoded
@@ -10,7 +11,7 @@ SMALL, LARGE, OTHER = b"small", b"L" * (INLINE_BYTES + 1), b"O" * (2 * INLINE_BY
 
 
 def request_of(*contents):
-    media = [Medium(kind="image", content_hash=data[:1].hex(), format="PNG", data=data, width=3) for data in contents]
+    media = [Picture(content_hash=data[:1].hex(), format="PNG", data=data, width=3) for data in contents]
     return GenerateRequest(id="a", model="m", token_ids=TokenIds([1, 2]), sampling=Sampling(max_tokens=3), media=media)
 
 

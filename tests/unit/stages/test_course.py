@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.errors import BadRequest, KvLost, TooManyRequests, Unavailable, WorkerLost
-from triptych.contracts.request import GenerateRequest, Guided, Sampling, TokenDelta
+from triptych.contracts.request import GenerateRequest, Guided, Sampling
 from triptych.kv.block_hash import named
 from triptych.router.routing import Prompt
 from triptych.stages.course import FIRST_PAUSE_S, LONGEST_PAUSE_S, Course, Patience

@@ -9,9 +9,11 @@ from msgspec.structs import replace
 from support.instances import instance
 from support.loops import run
 from triptych.config.router import RouterConfig
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, TooManyRequests, Unavailable, WorkerLost
 from triptych.contracts.kv_events import Load
-from triptych.contracts.request import GenerateRequest, Medium, Sampling, TokenDelta
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.tokens import TokenIds, dec_hook
 from triptych.kv.block_hash import named
 from triptych.router.routing import Prompt, Routing, RoutingHint
@@ -303,7 +305,7 @@ def test_who_is_silent_is_asked_when_nobody_else_is_left(spans, silent, taken):
     plane, plans = Plane(), []
     plane.silent = silent
     fleet = [instance(name, span, port=int(name[1:])) for name, span in spans.items()]
-    request = replace(REQUEST, media=[Medium(kind="image", content_hash="red", format="PNG", data=b"")])
+    request = replace(REQUEST, media=[Picture(content_hash="red", format="PNG", data=b"")])
 
     def on_plan(chosen):
         plans.append(chosen)

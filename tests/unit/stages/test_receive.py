@@ -10,7 +10,7 @@ from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import MediaMissing
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.stages.receive import Receiver
 from triptych.transfer.inproc import InprocTransfer
 
@@ -19,7 +19,7 @@ CARD = ModelCard(name="m", path="x", context_length=1, embedding=EmbeddingSpec(W
 
 
 def medium(name, handle=None):
-    return Medium(kind="image", content_hash=name, format="PNG", embedding=handle)
+    return Picture(content_hash=name, format="PNG", embedding=handle)
 
 
 async def exported(owner):

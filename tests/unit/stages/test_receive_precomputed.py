@@ -11,7 +11,7 @@ from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import BadRequest, MediaMissing
-from triptych.contracts.request import Medium, Precomputed
+from triptych.contracts.media import Picture, PrecomputedEmbedding
 from triptych.contracts.stages import EncodeRequest
 from triptych.stages import precomputed
 from triptych.stages.encode import EncodeStage
@@ -26,9 +26,7 @@ LARGE = 4096
 
 
 def given(name="x", shape=(2, WIDTH), dtype="float32", data=VALUES):
-    return Medium(
-        kind="image", content_hash=name, format="SAFETENSORS", data=data, precomputed=Precomputed(shape, dtype)
-    )
+    return PrecomputedEmbedding(kind="image", content_hash=name, data=data, shape=shape, dtype=dtype)
 
 
 def received(*media, spec=FLOAT32, before=()):
@@ -54,7 +52,7 @@ def received(*media, spec=FLOAT32, before=()):
 
 
 def test_values_come_to_lie_where_fetched_ones_do():
-    raw = Medium(kind="image", content_hash="raw", format="PNG", data=b"png")
+    raw = Picture(content_hash="raw", format="PNG", data=b"png")
     other = given("y", (1, WIDTH), data=VALUES[:32])
     assert received(raw, given(), other, given()) == [
         None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -17,7 +18,7 @@ from triptych.contracts.errors import (
     WorkerStopped,
     WorkerUnreached,
 )
-from triptych.contracts.request import GenerateRequest, Sampling, TokenDelta
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.kv.block_hash import named
 from triptych.router.routing import Prompt
 from triptych.stages import retry

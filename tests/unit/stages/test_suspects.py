@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from support.loops import run
-from triptych.contracts.request import GenerateRequest, Guided, Medium, Sampling
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, Guided, Sampling
 from triptych.kv.block_hash import named
 from triptych.router.routing import Prompt
 from triptych.stages.apart import Apart
@@ -146,7 +147,7 @@ def test_names() -> None:
     assert len(name) == 32
     same = replace(REQUEST, id="another", origin="o", said=[3], sampling=replace(REQUEST.sampling, seed=2))
     assert name_of(same, PROMPT, "me") == name
-    medium = Medium(kind="image", content_hash="red", format="PNG")
+    medium = Picture(content_hash="red", format="PNG")
     others = [
         name_of(REQUEST, PROMPT, "you"),
         name_of(REQUEST, Prompt(named([1, 3])), "me"),

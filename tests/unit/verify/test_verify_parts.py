@@ -148,7 +148,7 @@ def test_videos_and_sounds_are_sent_as_they_are_read():
     assert rate == 16_000
     assert 0.1 < abs(values).max() <= 1.0
     info = inspect_video(film.file, MediaLimits(), "film")
-    assert (info.frames, info.fps) == (seen.of, seen.fps), "the frontend knows the same of it"
+    assert (info.num_frames, info.fps) == (seen.of, seen.fps), "the frontend knows the same of it"
 
 
 def test_what_a_case_needs_and_is_not_installed_is_named(monkeypatch):

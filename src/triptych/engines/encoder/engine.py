@@ -19,7 +19,7 @@ from triptych.config import env
 from triptych.config.media import MIB
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, TooManyRequests, TriptychError, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import DecodableMedium
 from triptych.contracts.spans import Span
 from triptych.engines.args import parse_engine_args
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
@@ -118,7 +118,7 @@ class EncoderEngine:
         await self._broken.wait()
         return "the accelerator failed; its error is in the engine's log"
 
-    async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
+    async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded]:
         """See ``engines.base.Encoding``. Raises also TooManyRequests when ``--max-waiting`` is reached."""
         if self._items and self._items + len(media) > self._args.max_waiting:
             raise TooManyRequests("the encoder has too much waiting work; try again later", code="encoder_busy")
@@ -135,7 +135,7 @@ class EncoderEngine:
             self._calls -= 1
             self._items -= len(media)
 
-    async def _encode(self, medium: Medium) -> Encoded:
+    async def _encode(self, medium: DecodableMedium) -> Encoded:
         if medium.kind in self._family.by_frames:
             return await self._frames(medium)
         encoder, batcher = self._encoder, self._batcher
@@ -148,7 +148,7 @@ class EncoderEngine:
         self._encoded += 1
         return encoded
 
-    async def _frames(self, medium: Medium) -> Encoded:
+    async def _frames(self, medium: DecodableMedium) -> Encoded:
         """Those that the model sees, decoded here, for the language model's engine to encode."""
         plan = await self._plan(medium)
         async with self._room.take(plan.memory_bytes), self._decoder.decoded([medium]) as [frames]:
@@ -156,7 +156,7 @@ class EncoderEngine:
         self._encoded += 1
         return encoded
 
-    async def _plan(self, medium: Medium) -> Plan:
+    async def _plan(self, medium: DecodableMedium) -> Plan:
         """Reads no file's header by foreign code in this process."""
         if medium.kind in QUICK:
             return plan_medium(medium, self._options.media, self._family, self._checkpoint)
@@ -165,7 +165,7 @@ class EncoderEngine:
         return plan_of(medium, facts, self._family, self._checkpoint)
 
     async def _run(
-        self, encoder: Encoder, batcher: Batcher[Pixels, Any], medium: Medium, decoded: Any, plan: Plan
+        self, encoder: Encoder, batcher: Batcher[Pixels, Any], medium: DecodableMedium, decoded: Any, plan: Plan
     ) -> Any:
         """The embedding of ``medium``. What goes wrong here is nobody's request: logged whole, told in a line."""
         try:

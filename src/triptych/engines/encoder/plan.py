@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
-from triptych.contracts.request import Medium, Metadata, Numbers
+from triptych.contracts.media import DecodableMedium, Metadata, Numbers, Picture, Sound, Video
 from triptych.media.errors import UNSUPPORTED, by_content, problem
 from triptych.media.formats.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.formats.inspect import Facts, inspect
 from triptych.media.formats.sniff import PIXEL_BYTES
 from triptych.media.formats.video import RGB_BYTES
-from triptych.models.base import Checkpoint, ModelFamily
+from triptych.models.base import Checkpoint, ModelFamily, Pictures
 
 PATCH_BYTES = 3 * 2 * 16 * 16 * 4
 """Memory of a preprocessed patch: channels, frames, pixels (of the largest that is known), float32."""
@@ -36,7 +36,7 @@ class Plan:
     """Decoded and preprocessed."""
 
 
-def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
+def plan_medium(medium: DecodableMedium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """From the medium's own header; believes nothing that the medium states. Blocks as ``media.formats.inspect`` does.
 
     Raises as ``check`` and ``plan_of`` do, and for what ``limits`` refuse.
@@ -45,7 +45,7 @@ def plan_medium(medium: Medium, limits: MediaLimits, family: ModelFamily, checkp
     return plan_of(medium, inspect(medium.kind, medium.data, limits, by_content(medium)), family, checkpoint)
 
 
-def check(medium: Medium, family: ModelFamily) -> None:
+def check(medium: DecodableMedium, family: ModelFamily) -> None:
     """Raises MediaMissing without data, and UnsupportedMedia for a kind that the model does not take."""
     if medium.kind not in family.media:
         needed = " or ".join(family.media)
@@ -54,16 +54,18 @@ def check(medium: Medium, family: ModelFamily) -> None:
         raise MediaMissing(f"medium {medium.content_hash} came without its data")
 
 
-def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
+def plan_of(medium: DecodableMedium, facts: Facts, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """With the ``facts`` that ``media.formats.inspect`` gives. Raises BadRequest for what this model refuses."""
     try:
-        if medium.kind == "audio":
-            return plan_sound(facts["samples"], facts["sample_rate"], family, checkpoint)
-        if medium.kind in family.by_frames:
-            return plan_frames(facts["width"], facts["height"], len(medium.frame_indices))
-        if medium.kind == "video":
-            return plan_video(facts, medium.frame_indices, family, checkpoint)
-        return plan_size(facts["width"], facts["height"], family, checkpoint)
+        match medium:
+            case Picture():
+                return plan_size(facts["width"], facts["height"], family, checkpoint)
+            case Video() if medium.kind in family.by_frames:
+                return plan_frames(facts["width"], facts["height"], len(medium.frame_indices))
+            case Video():
+                return plan_video(facts, medium.frame_indices, family, checkpoint)
+            case Sound():
+                return plan_sound(facts["num_samples"], facts["sample_rate"], family, checkpoint)
     except ValueError as error:
         raise problem(BadRequest, by_content(medium), UNSUPPORTED, str(error)) from None
 
@@ -71,10 +73,10 @@ def plan_of(medium: Medium, facts: Facts, family: ModelFamily, checkpoint: Check
 def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """For a picture of ``width`` x ``height`` pixels. Raises ValueError for a shape that the model refuses."""
     modality = family.media["image"]
-    picture = Medium(kind="image", content_hash="", format="", width=width, height=height)
+    picture = Picture(content_hash="", width=width, height=height)
     tokens = modality.tokens(checkpoint, picture)
     metadata = modality.metadata(checkpoint, picture)
-    if modality.patches is not None:
+    if isinstance(modality, Pictures) and modality.patches is not None:
         patches = modality.patches(checkpoint, picture)
     else:
         patches = _patches(metadata.get("image_grid_thw", (tokens,)))
@@ -87,12 +89,7 @@ def plan_video(facts: Facts, frame_indices: tuple[int, ...], family: ModelFamily
     if not frame_indices:
         raise ValueError("it is not known which frames of this video are meant")
     modality = family.media["video"]
-    film = Medium(
-        kind="video",
-        content_hash="",
-        frame_indices=frame_indices,
-        **facts,
-    )
+    film = Video(content_hash="", frame_indices=frame_indices, **facts)
     metadata = modality.metadata(checkpoint, film)
     patches = _patches(metadata["video_grid_thw"])
     memory_bytes = len(frame_indices) * film.width * film.height * RGB_BYTES + patches * PATCH_BYTES
@@ -114,7 +111,7 @@ def plan_sound(samples: int, rate: int, family: ModelFamily, checkpoint: Checkpo
     Its cost is that of the longest one: the audio tower pads.
     """
     modality = family.media["audio"]
-    sound = Medium(kind="audio", content_hash="", format="", samples=samples, sample_rate=rate)
+    sound = Sound(content_hash="", num_samples=samples, sample_rate=rate)
     tokens = modality.tokens(checkpoint, sound)
     config = checkpoint.config.get("audio_config") or {}
     positions = int(config.get("max_source_positions") or _POSITIONS)

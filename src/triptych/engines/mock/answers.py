@@ -7,7 +7,8 @@ import random
 from collections.abc import Collection
 from itertools import islice
 
-from triptych.contracts.request import FinishReason, GenerateRequest, Sampling, TokenLogprob
+from triptych.contracts.answer import FinishReason, TokenLogprob
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.tokens import TokenIds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from triptych.contracts.request import Medium
+from triptych.contracts.media import DecodableMedium
 from triptych.engines.base import Encoded
 from triptych.engines.mock.load import Load
 from triptych.engines.mock.model import Model
@@ -24,7 +24,7 @@ class MockEncoding:
         self._load = load
         self._delay_s = delay_s
 
-    async def encode(self, media: Sequence[Medium]) -> list[Encoded]:
+    async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded]:
         with self._load.request():
             async with self._decoder.decoded(media) as decoded:
                 tokens = [self._model.tokens_of(medium, one) for medium, one in zip(media, decoded, strict=True)]
@@ -32,7 +32,7 @@ class MockEncoding:
             self._load.encoded += len(media)
             return [_encoded(medium, count) for medium, count in zip(media, tokens, strict=True)]
 
-    async def _take_time(self, media: Sequence[Medium], tokens: list[int]) -> None:
+    async def _take_time(self, media: Sequence[DecodableMedium], tokens: list[int]) -> None:
         if self._pace is not None:
             names = [medium.content_hash for medium in media]
             await self._pace.encode(list(zip(names, tokens, strict=True)))
@@ -40,6 +40,6 @@ class MockEncoding:
             await asyncio.sleep(self._delay_s)
 
 
-def _encoded(medium: Medium, tokens: int) -> Encoded:
+def _encoded(medium: DecodableMedium, tokens: int) -> Encoded:
     data = memoryview(embedding_of(medium.content_hash, tokens))
     return Encoded(data, (tokens, EMBEDDING_WIDTH), EMBEDDING_DTYPE, medium.metadata)

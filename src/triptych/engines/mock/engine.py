@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.kv_link import KvLayout, KvLink
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, TokenDelta
+from triptych.contracts.media import DecodableMedium
+from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.args import parse_engine_args
@@ -111,7 +113,7 @@ class MockEngine:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
+    async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
         return await self._stages.encoding.encode(media)
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 
-from triptych.contracts.request import GenerateRequest, Timing, TokenDelta
+from triptych.contracts.answer import Timing, TokenDelta
+from triptych.contracts.request import GenerateRequest
 from triptych.engines.mock.answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock.kv import KvHandOff
 from triptych.engines.mock.load import Load

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import GenerateRequest, Medium
+from triptych.contracts.media import DecodableMedium, Medium, Picture, PrecomputedEmbedding, Sound, Video
+from triptych.contracts.request import GenerateRequest
 from triptych.engines.mock.tensors import embedding_of
 from triptych.kv.prompt_keys import named_prompt
 from triptych.media.naming import embedding_name, salted_name
@@ -30,11 +31,11 @@ class Model:
         self._placeholder_of = {kind: one.placeholder(self.checkpoint) for kind, one in self.family.media.items()}
         self.placeholders = set(self._placeholder_of.values())
 
-    def tokens_of(self, medium: Medium, decoded: Any) -> int:
+    def tokens_of(self, medium: DecodableMedium, decoded: Any) -> int:
         """Count the tokens of ``medium`` by the size that it has once decoded."""
         if medium.kind not in self.family.media:
             return 1
-        real = msgspec.structs.replace(medium, **_size(medium, decoded))
+        real = _as_decoded(medium, decoded)
         return self.family.media[medium.kind].tokens(self.checkpoint, real)
 
     def expansions(self, media: Sequence[Medium]) -> list[Expansion]:
@@ -56,16 +57,15 @@ class Model:
 
     def is_right(self, medium: Medium, buffer: Buffer, salt: str) -> bool:
         """Whether ``buffer`` holds the embedding of ``medium``. Raises BadRequest for what the model refuses."""
-        form = medium.precomputed
-        if form is None:
+        if not isinstance(medium, PrecomputedEmbedding):
             return bytes(buffer.data) == embedding_of(medium.content_hash, buffer.shape[0])
         try:
             checked(self.family.media[medium.kind], self.checkpoint, medium)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
-        if form.dtype != buffer.dtype:
-            return tuple(buffer.shape) == form.shape
-        name = embedding_name(medium.kind, bytes(buffer.data), form.shape, form.dtype, medium.metadata)
+        if medium.dtype != buffer.dtype:
+            return tuple(buffer.shape) == medium.shape
+        name = embedding_name(medium.kind, bytes(buffer.data), medium.shape, medium.dtype, medium.metadata)
         return salted_name(name, salt) == medium.content_hash
 
 
@@ -73,10 +73,12 @@ def _no_tokenizer(text: str) -> list[int]:
     raise AssertionError("only families whose placeholders become texts tokenise")
 
 
-def _size(medium: Medium, decoded: Any) -> dict[str, int]:
-    """Fields of ``Medium`` as decoding has them."""
-    if medium.kind == "audio":
-        return {"samples": len(decoded), "sample_rate": medium.decode_rate}
-    if medium.kind == "video":  # [frames, height, width, 3]
-        return {"width": decoded.shape[2], "height": decoded.shape[1]}
-    return {"width": decoded.width, "height": decoded.height}
+def _as_decoded(medium: DecodableMedium, decoded: Any) -> DecodableMedium:
+    """Return ``medium`` with the size that decoding it has shown."""
+    match medium:
+        case Picture():
+            return msgspec.structs.replace(medium, width=decoded.width, height=decoded.height)
+        case Video():  # [frames, height, width, 3]
+            return msgspec.structs.replace(medium, width=decoded.shape[2], height=decoded.shape[1])
+        case Sound():
+            return msgspec.structs.replace(medium, num_samples=len(decoded), sample_rate=medium.decode_rate)

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from triptych.contracts.request import GenerateRequest, KvHandle, Timing, TokenDelta
+from triptych.contracts.answer import Timing, TokenDelta
+from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.mock.answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock.kv import KvHandOff

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from triptych.contracts.errors import MediaMissing, TriptychError
-from triptych.contracts.request import GenerateRequest, Medium
+from triptych.contracts.media import Medium, PrecomputedEmbedding
+from triptych.contracts.request import GenerateRequest
 from triptych.engines.mock.faults import Faults
 from triptych.engines.mock.model import Model
 from triptych.engines.mock.pace import Pace, Turn
@@ -41,7 +42,7 @@ class Prompts:
         return expanded
 
     async def _decoded_tokens(self, medium: Medium) -> int:
-        if medium.precomputed is not None:
+        if isinstance(medium, PrecomputedEmbedding):
             raise MediaMissing("an embedding came without its bytes, and is not here")
         async with self._decoder.decoded([medium]) as [decoded]:
             return self._model.tokens_of(medium, decoded)

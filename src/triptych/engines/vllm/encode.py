@@ -10,7 +10,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.contracts.errors import MediaMissing, TriptychError, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import DecodableMedium
 from triptych.engines.base import Encoded
 from triptych.engines.vllm.ec_store import EcStore
 from triptych.engines.vllm.mm_items import Item
@@ -27,7 +27,7 @@ class VllmEncoding:
         self.encoded = 0
         """Media that the engine encoded; not those that lay in the store."""
 
-    async def encode(self, engine: AsyncLLM, media: Sequence[Medium]) -> list[Encoded | None]:
+    async def encode(self, engine: AsyncLLM, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
         """None for each medium, once its embedding lies in the store; what lies there already is not encoded again.
 
         One engine request for all of ``media``, unless they exceed the model's context; the engine batches over

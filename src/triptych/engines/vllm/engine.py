@@ -15,10 +15,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.aio import terminal
 from triptych.aio.shielded import shielded
+from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
 from triptych.contracts.kv_link import KvLink
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Timing, TokenDelta
+from triptych.contracts.media import DecodableMedium
+from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
@@ -206,7 +208,7 @@ class VllmEngine:
         await asyncio.wait([handler])
         return "vLLM's engine process died"
 
-    async def encode(self, media: Sequence[Medium]) -> Sequence[Encoded | None]:
+    async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
         engine = self._alive()
         assert self._encoding is not None
         with in_our_terms("encode"):

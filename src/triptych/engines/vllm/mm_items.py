@@ -26,7 +26,7 @@ from vllm.multimodal.inputs import (
 )
 
 from triptych.contracts.errors import BadRequest, TriptychError
-from triptych.contracts.request import MediaKind, Medium, Numbers
+from triptych.contracts.media import MediaKind, Medium, Numbers, PrecomputedEmbedding
 from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.models.base import Checkpoint, Expansion, Modality
 from triptych.models.mrope_budget import check_positions
@@ -69,7 +69,7 @@ class Items:
         """The token that stands for a medium. Raises BadRequest for a kind that the model does not take."""
         return self._modality(kind).placeholder(self._checkpoint)
 
-    def _modality(self, kind: MediaKind) -> Modality:
+    def _modality(self, kind: MediaKind) -> Modality[Any]:
         if kind not in self._family.media:
             raise BadRequest(f"this model takes no {kind}", param="media")
         return self._family.media[kind]
@@ -82,8 +82,7 @@ class Items:
     def expansion(self, medium: Medium) -> Expansion:
         """What the medium's placeholder becomes, by the same. Raises as ``tokens`` does."""
         modality = self._modality(medium.kind)
-        if medium.precomputed is None:
-            _check_is_known(medium)
+        _check_is_known(medium)
         try:
             return expansion_of(modality, self._checkpoint, medium, self._tokenise)
         except ValueError as error:
@@ -94,8 +93,7 @@ class Items:
         ``tokens`` does."""
         for medium in media:
             self._modality(medium.kind)
-            if medium.precomputed is None:
-                _check_is_known(medium)
+            _check_is_known(medium)
         try:
             check_positions(self._family, self._checkpoint, media)
         except ValueError as error:
@@ -171,7 +169,7 @@ class Items:
             expected = metadata_of(self._modality(medium.kind), self._checkpoint, medium)
         except ValueError as error:
             raise BadRequest(str(error), param="media") from error
-        if medium.precomputed is None and medium.metadata and medium.metadata != expected:
+        if not isinstance(medium, PrecomputedEmbedding) and medium.metadata and medium.metadata != expected:
             raise TriptychError(f"the request says {medium.metadata} of a medium that this worker knows as {expected}")
         field = MultiModalBatchedField(keep_on_cpu=True)
         return {name: MultiModalFieldElem(_tensor(values), field) for name, values in expected.items()}
@@ -191,12 +189,8 @@ class Items:
 
 def _check_is_known(medium: Medium) -> None:
     """Raises BadRequest for a medium of which the sender did not say enough to know its tokens."""
-    if medium.kind in ("image", "video") and (medium.width < 1 or medium.height < 1):
-        raise BadRequest(f"the size of this {medium.kind} is not known", param="media")
-    if medium.kind == "audio" and medium.samples < 1:
-        raise BadRequest("the length of this sound is not known", param="media")
-    if medium.kind == "video" and not medium.frame_indices:
-        raise BadRequest("it is not known which frames of this video are meant", param="media")
+    if medium.unknown:
+        raise BadRequest(medium.unknown, param="media")
 
 
 def _tensor(values: Numbers) -> torch.Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.errors import TriptychError
-from triptych.contracts.request import GenerateRequest, KvHandle, Sampling, Timing, TokenDelta
+from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.vllm import kv
 from triptych.engines.vllm.continuation import DISCARDED, first_token, resumed

@@ -12,7 +12,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.cache.lru import ByteLru
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
-from triptych.contracts.request import GenerateRequest, Medium
+from triptych.contracts.media import DecodableMedium, Medium, PrecomputedEmbedding, Video
+from triptych.contracts.request import GenerateRequest
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
 from triptych.engines.vllm.ec import believes, store_of
@@ -64,16 +65,16 @@ class Prompts:
         placeholders = {medium.kind: self._items.placeholder(medium.kind) for medium in request.media}
         _check_counts(engine, request.media)
         self._items.check_positions(request.media)
-        found: list[Item | None] = []
+        found: list[Item | DecodableMedium] = []
         frames: dict[str, Buffer] = {}
         for index, medium in enumerate(request.media):
             buffer = embeddings[index] if embeddings else None
             if buffer is not None and self._items.by_frames(medium):
                 frames[medium.content_hash], buffer = buffer, None
             found.append(self._without_pixels(engine, request, index, medium, buffer, frames))
-        missing = [medium for medium, item in zip(request.media, found, strict=True) if item is None]
+        missing = [one for one in found if not isinstance(one, Item)]
         pixels = iter(await self.pixels(engine, missing, frames) if missing else ())
-        items = [item or next(pixels) for item in found]
+        items = [one if isinstance(one, Item) else next(pixels) for one in found]
         return assemble(request.token_ids, items, placeholders, request.said, request.salt)
 
     def encoding(self, media: Sequence[Item]) -> Any:
@@ -82,7 +83,7 @@ class Prompts:
         return assemble([placeholders[item.kind] for item in media], media, placeholders, ())
 
     async def pixels(
-        self, engine: AsyncLLM, media: Sequence[Medium], frames: Mapping[str, Buffer] = NO_FRAMES
+        self, engine: AsyncLLM, media: Sequence[DecodableMedium], frames: Mapping[str, Buffer] = NO_FRAMES
     ) -> list[Item]:
         """``media`` processed for the model's own encoder, each content once. Raises what the decoder raises.
 
@@ -107,13 +108,13 @@ class Prompts:
         medium: Medium,
         buffer: Buffer | None,
         frames: Mapping[str, Buffer],
-    ) -> Item | None:
-        """The item of a medium, or None where its pixels are at hand. Raises MediaMissing."""
+    ) -> Item | DecodableMedium:
+        """The item of a medium, or the medium itself where its pixels are at hand. Raises MediaMissing."""
         if buffer is not None:
             return self._items.embedded(medium, buffer)
         here = medium.content_hash in frames or medium.data or self._is_kept(medium)
-        if here and medium.precomputed is None and _limit(engine, medium.kind):
-            return None
+        if here and not isinstance(medium, PrecomputedEmbedding) and _limit(engine, medium.kind):
+            return medium
         takes_bare = engine.vllm_config.ec_transfer_config is not None and engine.renderer.mm_processor_cache is None
         if takes_bare and (request.kv is not None or self._is_stored(medium)):
             return self._items.bare(medium)
@@ -132,7 +133,9 @@ class Prompts:
         shape = self.store.use(medium.content_hash)
         return shape is not None and self._items.fits(medium, shape)
 
-    async def _process(self, engine: AsyncLLM, media: Sequence[Medium], frames: Mapping[str, Buffer]) -> list[Item]:
+    async def _process(
+        self, engine: AsyncLLM, media: Sequence[DecodableMedium], frames: Mapping[str, Buffer]
+    ) -> list[Item]:
         """By vLLM's processor, on a prompt of nothing but their placeholders."""
         async with self.decoder.decoded([one for one in media if one.content_hash not in frames]) as files:
             left = iter(files)
@@ -155,7 +158,7 @@ class Prompts:
                 self._processed.put(item.content_hash, item, _size_bytes(item))
         return items
 
-    async def _render(self, engine: AsyncLLM, media: Sequence[Medium], decoded: Sequence[Any]) -> Any:
+    async def _render(self, engine: AsyncLLM, media: Sequence[DecodableMedium], decoded: Sequence[Any]) -> Any:
         kinds = dict.fromkeys(medium.kind for medium in media)
         prompt = {
             "prompt_token_ids": [self._items.placeholder(medium.kind) for medium in media],
@@ -170,14 +173,14 @@ class Prompts:
         return made
 
 
-def _given(medium: Medium, decoded: Any) -> Any:
+def _given(medium: DecodableMedium, decoded: Any) -> Any:
     """What vLLM's processor takes. Of a video it is told which frames they are and when; some models' need it."""
-    if medium.kind != "video":
+    if not isinstance(medium, Video):
         return decoded
     told = {
         "fps": medium.fps,
-        "total_num_frames": medium.frames,
-        "duration": medium.frames / medium.fps if medium.fps > 0 else 0.0,
+        "total_num_frames": medium.num_frames,
+        "duration": medium.num_frames / medium.fps if medium.fps > 0 else 0.0,
         "frames_indices": list(medium.frame_indices),
         "do_sample_frames": False,
     }

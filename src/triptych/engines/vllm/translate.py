@@ -6,7 +6,8 @@ from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from triptych.contracts.request import FinishReason, Guided, Sampling, TokenLogprob
+from triptych.contracts.answer import FinishReason, TokenLogprob
+from triptych.contracts.request import Guided, Sampling
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say; the value that OpenAI uses."""

@@ -10,7 +10,7 @@ from triptych.aio.pace import pace
 from triptych.cache.memory_budget import Reservation
 from triptych.config.http import HttpConfig
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, RequestTimeout
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.frontend.http.asgi import ClientGone, Receive, Scope, header
 
 JOINED_BYTES = 1 << 20

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from triptych.contracts.request import Timing, TokenDelta
+from triptych.contracts.answer import Timing, TokenDelta
 from triptych.frontend.openai.text_offsets import Position, Positions
 from triptych.processor.detokenizer import Detokenizer, StopStrings
 from triptych.processor.tokenizer import Tokenizer

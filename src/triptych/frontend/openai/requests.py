@@ -15,7 +15,8 @@ import msgspec
 from triptych.cache.memory_budget import Reservation
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import GenerateRequest, MediaKind, Medium, Sampling
+from triptych.contracts.media import MediaKind, Medium
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.openai.body.weight import BYTES_A_TOKEN

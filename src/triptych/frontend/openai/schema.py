@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.frontend.openai.fields.field import Fields
 from triptych.frontend.openai.fields.sift import Ignored, sift
 from triptych.frontend.openai.fields.table import CHAT, COMPLETION, REFUSED_TYPES

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import NamedTuple
 
-from triptych.contracts.request import TokenLogprob
+from triptych.contracts.answer import TokenLogprob
 from triptych.processor.token_bytes import Spelling, is_whole, spelled
 
 _REPLACEMENT = "\ufffd"

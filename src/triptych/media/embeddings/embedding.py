@@ -7,15 +7,13 @@ import re
 import struct
 
 from triptych.contracts.errors import BadRequest, UnsupportedMedia
-from triptych.contracts.request import MAX_NUMBERS, Data, MediaKind, Medium, Metadata, Numbers, Precomputed
+from triptych.contracts.media import MAX_NUMBERS, Data, MediaKind, Metadata, Numbers, PrecomputedEmbedding
 from triptych.contracts.shown import shown
 from triptych.media.embeddings.safetensors import FormatError, Tensor, is_safetensors, read_tensors
 from triptych.media.embeddings.values import FLOATS, all_finite
 from triptych.media.errors import DAMAGED, EMBEDDING_REFUSED, UNSUPPORTED, problem
 from triptych.media.formats.sniff import type_of
 from triptych.media.naming import embedding_name
-
-FORMAT = "SAFETENSORS"
 
 _PT = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _NUMBERS = {"int32": "i", "int64": "q", "float32": "f", "float64": "d"}
@@ -26,7 +24,7 @@ def is_pt(data: Data) -> bool:
     return _PT.match(data) is not None and not is_safetensors(data)
 
 
-def embedding_medium(kind: MediaKind, data: Data, item: str) -> Medium:
+def embedding_medium(kind: MediaKind, data: Data, item: str) -> PrecomputedEmbedding:
     """The medium of ``kind`` whose embedding the safetensors file ``data`` holds. Blocks for about 1.3 ms a MiB.
 
     A file of one tensor is the embedding, whatever its name; of several, the one called ``<kind>_embeds`` or ``embeds``
@@ -50,14 +48,14 @@ def embedding_medium(kind: MediaKind, data: Data, item: str) -> Medium:
         raise problem(BadRequest, item, DAMAGED, f"the safetensors file is refused: {error}") from None
     name = _embedding_in(tensors, kind, item)
     tensor = tensors.pop(name)
-    precomputed = Precomputed(_matrix(name, tensor, item), tensor.dtype)
+    shape = _matrix(name, tensor, item)
     metadata: Metadata = {name: _numbers(name, one, data, item) for name, one in sorted(tensors.items())}
     values = data[tensor.begin : tensor.end]
     if not all_finite(values, tensor.dtype):
         raise _not_finite(name, item)
-    content_hash = embedding_name(kind, values, precomputed.shape, precomputed.dtype, metadata)
-    return Medium(
-        kind=kind, content_hash=content_hash, format=FORMAT, data=values, metadata=metadata, precomputed=precomputed
+    content_hash = embedding_name(kind, values, shape, tensor.dtype, metadata)
+    return PrecomputedEmbedding(
+        kind=kind, content_hash=content_hash, data=values, metadata=metadata, shape=shape, dtype=tensor.dtype
     )
 
 

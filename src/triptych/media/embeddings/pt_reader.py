@@ -15,7 +15,7 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.config import env
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import AbilityMissing, BadRequest, TriptychError, Unavailable
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.shortage import is_short
 from triptych.media.byte_limit import embedding_limit
 from triptych.media.embeddings import pt_file

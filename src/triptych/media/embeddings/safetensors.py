@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.shown import shown
 
 MAX_HEADER_BYTES = 64 * 1024

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from triptych.contracts.errors import BadRequest, TriptychError
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 
 FLOATS = ("float32", "float16", "bfloat16")
 CHUNK_BYTES = 1 << 20

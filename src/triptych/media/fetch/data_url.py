@@ -10,7 +10,7 @@ import pybase64
 
 from triptych.aio.memory import Growing, find
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import INVALID_URL, problem
 

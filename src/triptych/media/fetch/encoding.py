@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Generator
 
 from triptych.aio.memory import Growing
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 
 _INFLATED = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _REFUSED = frozenset(

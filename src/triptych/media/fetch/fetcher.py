@@ -20,7 +20,7 @@ from triptych.aio.memory import Growing
 from triptych.aio.pace import pace
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, Unavailable
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import FETCH_FAILED, TIMEOUT, problem
 from triptych.media.fetch import guard

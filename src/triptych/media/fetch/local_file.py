@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from triptych.aio.memory import Growing
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.shortage import shortage_of
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import FILE_REFUSED, INVALID_URL, TIMEOUT, problem

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import TriptychError
-from triptych.contracts.request import Data, Medium
+from triptych.contracts.media import Data, Medium
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.errors import ANY_ITEM, on_item
 from triptych.media.fetch import guard

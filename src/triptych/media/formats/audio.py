@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Sound
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
 from triptych.media.formats import av_sound, video, wav
 from triptych.media.formats.sound_parts import MAX_PARTS, CutOff, Part, TooManyParts, behind_tags, parts_of
@@ -71,7 +71,7 @@ class AudioInfo(NamedTuple):
     sample_rate: int
     """Hz, of the file."""
     channels: int
-    samples: int
+    num_samples: int
     """Of one channel, at the file's rate."""
 
 
@@ -98,7 +98,7 @@ def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
     return AudioInfo(format, *shape, samples)
 
 
-def decode_audio(medium: Medium, limits: MediaLimits, item: str = "audio") -> Any:
+def decode_audio(medium: Sound, limits: MediaLimits, item: str = "audio") -> Any:
     """Decode ``medium`` to float32 [samples], channels averaged, at ``medium.decode_rate`` (0: the file's own).
 
     The length is ``resampled_length`` of the file's. Blocks for less than 1 ms a second of sound: run it in a thread.
@@ -107,8 +107,6 @@ def decode_audio(medium: Medium, limits: MediaLimits, item: str = "audio") -> An
     for any data.
     """
     np = _library("numpy")
-    if medium.kind != "audio":
-        raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a sound is needed here, not {medium.kind}")
     format, data = _read(bytes(medium.data), limits, item)
     samples, shape, made = 0, (0, 0), []
     resample = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.formats.header import Header, HeaderError
 
 _CORE = 12

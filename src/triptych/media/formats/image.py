@@ -22,7 +22,7 @@ from PIL import (
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.media.errors import UNSUPPORTED, damaged, problem, too_many_scans
 from triptych.media.formats.header import HeaderError
 from triptych.media.formats.heic import decode_heic
@@ -74,15 +74,13 @@ _UPRIGHT = {
 _PNG_DEPTH_AT = 24
 
 
-def decode_image(medium: Medium, limits: MediaLimits, item: str = "image") -> Image.Image:
+def decode_image(medium: Picture, limits: MediaLimits, item: str = "image") -> Image.Image:
     """Decode ``medium`` to mode RGB: first frame, upright by its EXIF orientation, over white.
 
     Blocks for about 10 ms a megapixel: run it in a thread. Checks the bytes by itself (format, ``limits``)
     and believes nothing the medium states. Raises BadRequest (``media_damaged``), PayloadTooLarge or
     UnsupportedMedia, and nothing else for any data.
     """
-    if medium.kind != "image":
-        raise problem(UnsupportedMedia, item, UNSUPPORTED, f"a picture is needed here, not {medium.kind}")
     data = bytes(medium.data)
     info = inspect_image(data, limits, item)
     if info.format == "JPEG" and has_many_scans(data):

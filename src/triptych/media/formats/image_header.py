@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.formats.bmp import read_bmp
 from triptych.media.formats.header import Header, HeaderError
 from triptych.media.formats.iso_image import read_avif, read_heic

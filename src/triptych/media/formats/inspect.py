@@ -7,14 +7,14 @@ from typing import Any
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import UnsupportedMedia
-from triptych.contracts.request import Data, MediaKind
+from triptych.contracts.media import Data, MediaKind
 from triptych.media.errors import UNSUPPORTED, problem
 from triptych.media.formats.audio import inspect_audio
 from triptych.media.formats.sniff import inspect_image
 from triptych.media.formats.video import inspect_video
 
 Facts = dict[str, Any]
-"""Values of ``Medium`` by the names of its fields."""
+"""Values of a ``DecodableMedium`` by the names of its fields."""
 
 
 def _image(data: Data, limits: MediaLimits, item: str) -> Facts:
@@ -24,12 +24,13 @@ def _image(data: Data, limits: MediaLimits, item: str) -> Facts:
 
 def _audio(data: Data, limits: MediaLimits, item: str) -> Facts:
     info = inspect_audio(bytes(data), limits, item)
-    return {"format": info.format, "samples": info.samples, "sample_rate": info.sample_rate}
+    return {"format": info.format, "num_samples": info.num_samples, "sample_rate": info.sample_rate}
 
 
 def _video(data: Data, limits: MediaLimits, item: str) -> Facts:
     info = inspect_video(bytes(data), limits, item)
-    return {"format": info.format, "width": info.width, "height": info.height, "frames": info.frames, "fps": info.fps}
+    size: Facts = {"width": info.width, "height": info.height}
+    return {"format": info.format, **size, "num_frames": info.num_frames, "fps": info.fps}
 
 
 _KINDS: dict[MediaKind, Callable[[Data, MediaLimits, str], Facts]] = {

@@ -6,7 +6,7 @@ import struct
 from fractions import Fraction
 from typing import NamedTuple
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.formats.header import Header, HeaderError
 from triptych.media.formats.iso_items import Items
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.formats.header import HeaderError
 from triptych.media.formats.iso_tracks import boxes
 

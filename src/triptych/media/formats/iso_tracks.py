@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 
 
 class Turn(NamedTuple):

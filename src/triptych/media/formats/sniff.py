@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMedia
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.errors import DAMAGED, TOO_LARGE, TOO_SMALL, UNSUPPORTED, damaged, problem, too_many_bytes
 from triptych.media.formats.image_header import HeaderError, read_header
 

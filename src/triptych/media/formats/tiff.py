@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.media.formats.header import Header, HeaderError
 
 MAX_ENTRIES = 4096

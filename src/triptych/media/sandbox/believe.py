@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import WireError
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.media import DecodableMedium, MediaKind, Picture, Sound, Video
 from triptych.media import errors
 from triptych.media.formats.audio import RATES_HZ, SAMPLE_BYTES, SUPPORTED_SOUNDS, resampled_length
 from triptych.media.formats.sniff import PIXEL_BYTES, SUPPORTED_IMAGES, inspect_image
@@ -57,22 +57,36 @@ class Expected(NamedTuple):
         return self.max_bytes if inline_bytes > INLINE_BYTES else 0
 
 
-def expected_of(medium: Medium, limits: MediaLimits, item: str) -> Expected:
+def expected_of(medium: DecodableMedium, limits: MediaLimits, item: str) -> Expected:
     """By the header of a picture, and by what the frontend read of another medium.
 
     Raises as ``inspect_image`` does for a picture.
     """
-    if medium.kind == "image":
-        width, height = medium.width, medium.height
-        if medium.data:
-            _, width, height, _ = inspect_image(medium.data, limits, item)
-        return Expected((height, width), "", width * height * PIXEL_BYTES)
-    if medium.kind == "video":
-        count, width, height = len(medium.frame_indices), medium.width, medium.height
-        pixels = count * width * height or limits.media_max_video_pixels
-        return Expected((count, height, width, 3), "uint8", min(pixels, limits.media_max_video_pixels) * RGB_BYTES)
+    match medium:
+        case Picture():
+            return _expected_picture(medium, limits, item)
+        case Video():
+            return _expected_video(medium, limits)
+        case Sound():
+            return _expected_sound(medium, limits)
+
+
+def _expected_picture(medium: Picture, limits: MediaLimits, item: str) -> Expected:
+    width, height = medium.width, medium.height
+    if medium.data:
+        _, width, height, _ = inspect_image(medium.data, limits, item)
+    return Expected((height, width), "", width * height * PIXEL_BYTES)
+
+
+def _expected_video(medium: Video, limits: MediaLimits) -> Expected:
+    count, width, height = len(medium.frame_indices), medium.width, medium.height
+    pixels = count * width * height or limits.media_max_video_pixels
+    return Expected((count, height, width, 3), "uint8", min(pixels, limits.media_max_video_pixels) * RGB_BYTES)
+
+
+def _expected_sound(medium: Sound, limits: MediaLimits) -> Expected:
     rate = medium.decode_rate or medium.sample_rate
-    samples = resampled_length(medium.samples, medium.sample_rate, rate) if medium.sample_rate else 0
+    samples = resampled_length(medium.num_samples, medium.sample_rate, rate) if medium.sample_rate else 0
     most = int(limits.media_max_audio_s * (rate or RATES_HZ[1]))
     return Expected((samples,), "float32", min(samples or most, most) * SAMPLE_BYTES)
 
@@ -118,7 +132,7 @@ def _image(facts: Facts, limits: MediaLimits) -> bool:
 
 
 def _video(facts: Facts, limits: MediaLimits) -> bool:
-    frames, fps = facts["frames"], facts["fps"]
+    frames, fps = facts["num_frames"], facts["fps"]
     assert isinstance(frames, int)
     assert isinstance(fps, float)
     return (
@@ -132,7 +146,7 @@ def _video(facts: Facts, limits: MediaLimits) -> bool:
 
 
 def _audio(facts: Facts, limits: MediaLimits) -> bool:
-    samples, rate = facts["samples"], facts["sample_rate"]
+    samples, rate = facts["num_samples"], facts["sample_rate"]
     assert isinstance(samples, int)
     assert isinstance(rate, int)
     return (
@@ -151,7 +165,7 @@ def _has_size(facts: Facts, limits: MediaLimits) -> bool:
 
 _FACTS: dict[MediaKind, dict[str, type]] = {
     "image": {"format": str, "width": int, "height": int},
-    "video": {"format": str, "width": int, "height": int, "frames": int, "fps": float},
-    "audio": {"format": str, "samples": int, "sample_rate": int},
+    "video": {"format": str, "width": int, "height": int, "num_frames": int, "fps": float},
+    "audio": {"format": str, "num_samples": int, "sample_rate": int},
 }
 _KINDS = {"image": _image, "video": _video, "audio": _audio}

@@ -19,7 +19,7 @@ import msgspec
 
 from triptych.config.media import MIB, MediaLimits
 from triptych.contracts.errors import BadRequest, TriptychError
-from triptych.contracts.request import MediaKind, Medium
+from triptych.contracts.media import DecodableMedium, Picture, Sound, Video
 from triptych.contracts.shortage import is_short
 from triptych.media.errors import DAMAGED, problem
 from triptych.media.formats.audio import decode_audio
@@ -32,10 +32,10 @@ from triptych.media.sandbox.confine import confine, peak_bytes, there_is_memory
 from triptych.media.sandbox.spawn import HANDED
 from triptych.media.sandbox.wire import MAX_FAULT_CHARS, MESSAGE_BYTES, SHORT_STATUS, Done, Job, Ready, Setup
 
-_DECODE: dict[MediaKind, Callable[[Medium, MediaLimits, str], Any]] = {
-    "image": decode_image,
-    "video": decode_video,
-    "audio": decode_audio,
+_DECODE: dict[type[DecodableMedium], Callable[[Any, MediaLimits, str], Any]] = {
+    Picture: decode_image,
+    Video: decode_video,
+    Sound: decode_audio,
 }
 _ENCODER = msgspec.msgpack.Encoder()
 _JOB = msgspec.msgpack.Decoder(Job)
@@ -99,7 +99,7 @@ def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> Done:
         if job.task == "inspect":
             return Done(facts=inspect(medium.kind, bytes(medium.data), limits, job.item))
         expected = expected_of(medium, limits, job.item)
-        return export.exported(_DECODE[medium.kind](medium, limits, job.item), expected, lent)
+        return export.exported(_DECODE[type(medium)](medium, limits, job.item), expected, lent)
     except TriptychError as error:
         return _for_want_of_memory(error, memory_bytes, largest_bytes) or Done(error=error.to_wire())
     except MemoryError as error:
@@ -120,7 +120,7 @@ def _fault(error: Exception) -> Done:
     return Done(fault="".join(traceback.format_exception(error))[-MAX_FAULT_CHARS:])
 
 
-def _with_data(job: Job, fd: int) -> Medium:
+def _with_data(job: Job, fd: int) -> DecodableMedium:
     with open(fd, "rb", buffering=0, closefd=False) as file:
         data = file.read(job.shared_bytes)
     if data is None or len(data) != job.shared_bytes:

@@ -18,7 +18,7 @@ from triptych.aio.memory import close_elsewhere
 from triptych.cache.single_flight import is_cancelled
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
-from triptych.contracts.request import Data, MediaKind, Medium
+from triptych.contracts.media import FILE_TYPES, Data, DecodableMedium, MediaKind
 from triptych.contracts.stages import Sample
 from triptych.media.errors import DECODE_FAILED, DECODER_UNAVAILABLE, problem
 from triptych.media.sandbox import believe, offered, shared
@@ -68,7 +68,7 @@ class _Ask(NamedTuple):
     """What is asked of a decoder."""
 
     task: Literal["inspect", "decode"]
-    medium: Medium
+    medium: DecodableMedium
     item: str
     lent_bytes: int
     check: Callable[[Done, int], None]
@@ -148,14 +148,14 @@ class Sandbox:
 
     async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
         """What ``media.formats.inspect`` gives, and raises, about the field ``item``; and what the class says."""
-        medium = Medium(kind=kind, content_hash="", format="", data=data)
+        medium = FILE_TYPES[kind](content_hash="", data=data)
 
         def check(done: Done, lent_bytes: int) -> None:
             believe.check_facts(done.facts, kind, self._limits)
 
         return (await self._run(_Ask("inspect", medium, item, 0, check))).done.facts
 
-    async def decode(self, medium: Medium, item: str) -> Any:
+    async def decode(self, medium: DecodableMedium, item: str) -> Any:
         """A PIL picture in RGB, or a numpy array, as ``decode_image`` and its like give. Raises as they do.
 
         Large ones lie in memory that the decoder filled, without a copy; it is given back with the last reference, and

@@ -13,7 +13,7 @@ import msgspec
 
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import WireError
-from triptych.contracts.request import Medium
+from triptych.contracts.media import DecodableMedium
 from triptych.media.sandbox.confinement import Confinement, Folders
 
 INLINE_BYTES = 256 << 10
@@ -49,7 +49,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     """Work on one medium, whose data are inline or in shared memory."""
 
     task: Literal["inspect", "decode"]
-    medium: Medium
+    medium: DecodableMedium
     item: str
     """Field of the request, for errors."""
     shared_bytes: int = 0

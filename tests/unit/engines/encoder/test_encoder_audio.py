@@ -11,7 +11,7 @@ from support.checkpoints import picture
 from support.sound_files import encoded, tones, wav_says
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, UnsupportedMedia
-from triptych.contracts.request import Medium
+from triptych.contracts.media import FILE_TYPES
 from triptych.engines.encoder.plan import plan_medium
 from triptych.models.registry import family_of, load_checkpoint
 
@@ -24,7 +24,7 @@ def checkpoint(tmp_path):
 
 
 def plan(checkpoint, data, kind="audio", **fields):
-    medium = Medium(kind=kind, content_hash="x", format="", data=data, **fields)
+    medium = FILE_TYPES[kind](content_hash="x", data=data, **fields)
     return plan_medium(medium, MediaLimits(media_max_audio_s=40), family_of(checkpoint), checkpoint)
 
 
@@ -32,7 +32,7 @@ def plan(checkpoint, data, kind="audio", **fields):
     ("seconds", "rate", "tokens"), [(1.0, 16_000, 25), (1.0, 48_000, 25), (0.5, 8_000, 12), (35.0, 8_000, 750)]
 )
 def test_the_place_of_a_sound(checkpoint, seconds, rate, tokens):
-    made = plan(checkpoint, encoded(tones(seconds, rate), rate), samples=7, sample_rate=9)  # which is not believed
+    made = plan(checkpoint, encoded(tones(seconds, rate), rate), num_samples=7, sample_rate=9)  # which is not believed
     assert made.shape == (tokens, 64)
     assert made.patches == 1500, "the tower pads: every sound costs as much"
     assert made.metadata == {}

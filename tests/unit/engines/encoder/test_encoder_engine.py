@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import msgspec
 import pytest
 
 from support.checkpoints import byte_level, copy_demo, picture, text_checkpoint
@@ -18,7 +19,7 @@ from triptych.contracts.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture, Video
 from triptych.contracts.spans import Span
 from triptych.engines.base import Encoding, EngineOptions
 from triptych.engines.encoder import engine as module
@@ -70,10 +71,10 @@ def engine(folder, *args, span=Span.E):
     return EncoderEngine(options)
 
 
-def medium(red=1, width=112, height=112, **fields):
+def medium(red=1, width=112, height=112, type=Picture, **fields):
     data = picture(width, height, f"rgb({red}, 0, 0)")
-    settings = {"kind": "image", "content_hash": f"{red}-{width}-{height}", "format": "PNG", "data": data, **fields}
-    return Medium(**settings)
+    settings = {"content_hash": f"{red}-{width}-{height}", "format": "PNG", "data": data, **fields}
+    return type(**settings)
 
 
 def started(tmp_path, body, *args):
@@ -171,7 +172,7 @@ def test_a_medium_without_data_is_asked_for(tmp_path, model):
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        ({"kind": "video"}, UnsupportedMedia),
+        ({"type": Video}, UnsupportedMedia),
         ({"data": b"no picture"}, UnsupportedMedia),
         ({"data": picture(112, 112)[:60]}, BadRequest),
         ({"width": 900, "height": 4}, BadRequest),
@@ -190,14 +191,10 @@ def test_what_the_medium_is_at_fault_for(tmp_path, model, wrong, error):
 def test_the_size_that_a_medium_states_is_not_believed(tmp_path, model):
     async def body(made):
         stated = medium(3)
-        (one,) = await made.encode([Medium(**{**_fields(stated), "width": 9999, "height": 3})])
+        (one,) = await made.encode([msgspec.structs.replace(stated, width=9999, height=3)])
         assert one.metadata == {"image_grid_thw": (1, 8, 8)}
 
     started(tmp_path, body)
-
-
-def _fields(one):
-    return {name: getattr(one, name) for name in one.__struct_fields__}
 
 
 def test_a_bound_on_what_waits(tmp_path, model):

@@ -9,7 +9,7 @@ pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 from support.videos import sound_only, video
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, UnsupportedMedia
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Video
 from triptych.demo import MODEL_DIR
 from triptych.engines.encoder.plan import plan_medium
 from triptych.models.base import Checkpoint
@@ -21,7 +21,7 @@ DATA = video(64, 64, frames=12)
 
 def plan(checkpoint: Checkpoint = CHECKPOINT, **fields):
     settings = {"data": DATA, "frame_indices": (0, 3, 6, 9), **fields}
-    medium = Medium(kind="video", content_hash="x", format="MP4", **settings)
+    medium = Video(content_hash="x", format="MP4", **settings)
     return plan_medium(medium, MediaLimits(), family_of(checkpoint), checkpoint)
 
 
@@ -60,7 +60,7 @@ def test_how_long_a_step_is_goes_by_the_file_itself():
     newer = Checkpoint("x", {**CHECKPOINT.config, "model_type": "qwen2_5_vl"}, video=CHECKPOINT.video)
     expected = {"video_grid_thw": (2, 8, 8), "second_per_grid_ts": (0.75,)}
     assert plan(newer).metadata == expected, "twelve frames at eight a second, of which four are seen"
-    assert plan(newer, frames=999, fps=1.0).metadata == expected
+    assert plan(newer, num_frames=999, fps=1.0).metadata == expected
 
 
 def test_qwen3_vl_takes_a_wider_embedding():

@@ -13,7 +13,7 @@ from triptych.cache.embedding import EmbeddingCache
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
-from triptych.contracts.request import Medium
+from triptych.contracts.media import FILE_TYPES, Video
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import EncodeRequest
 from triptych.engines.base import Encoded, EngineOptions
@@ -29,9 +29,7 @@ videos = pytest.importorskip("support.videos")
 DATA = videos.video(64, 48, frames=12)
 SEEN = (0, 3, 6, 9)
 SHAPE = (len(SEEN), 48, 64, 3)
-FILM = Medium(
-    kind="video", content_hash="film", format="MP4", data=DATA, width=64, height=48, frames=12, frame_indices=SEEN
-)
+FILM = Video(content_hash="film", format="MP4", data=DATA, width=64, height=48, num_frames=12, frame_indices=SEEN)
 
 
 @asynccontextmanager
@@ -145,7 +143,7 @@ def test_embeddings_and_frames_may_be_asked_for_in_one_call():
         transfer, cache = InprocTransfer(TransferConfig()), EmbeddingCache(1 << 20)
         await transfer.start()
         kinds = ["image", "video", "image"]
-        media = [Medium(kind=kind, content_hash=str(n), format="", data=b"x") for n, kind in enumerate(kinds)]
+        media = [FILE_TYPES[kind](content_hash=str(n), data=b"x") for n, kind in enumerate(kinds)]
         answer = await EncodeStage(Mixed(), transfer, cache).answer(asked(*media))
         assert [one.embedding.dtype for one in answer.media] == ["float32", "uint8", "float32"]
         buffers = await transfer.fetch([one.embedding for one in answer.media])

@@ -11,7 +11,8 @@ from support.loops import run, until
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError, KvLost
-from triptych.contracts.request import GenerateRequest, KvHandle, Medium, Sampling
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
@@ -30,7 +31,7 @@ def request(ids=(5, 6, 7), media=(), **sampling):
 
 
 def medium(data):
-    return Medium(kind="image", content_hash="h", format="PNG", data=data, width=1, height=1)
+    return Picture(content_hash="h", format="PNG", data=data, width=1, height=1)
 
 
 def generate(*requests, args=()):

@@ -12,7 +12,8 @@ from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.kv_events import unpacked
-from triptych.contracts.request import GenerateRequest, Medium, Sampling
+from triptych.contracts.media import Picture
+from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
@@ -45,7 +46,7 @@ def request(ids=IDS, media=(), kv=None, said=(), **sampling):
 
 
 def medium(name="h"):
-    return Medium(kind="image", content_hash=name, format="PNG", data=picture(112, 112), width=112, height=112)
+    return Picture(content_hash=name, format="PNG", data=picture(112, 112), width=112, height=112)
 
 
 async def told(one):

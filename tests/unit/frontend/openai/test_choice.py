@@ -2,7 +2,7 @@
 
 import pytest
 
-from triptych.contracts.request import Timing, TokenDelta, TokenLogprob
+from triptych.contracts.answer import Timing, TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
 from triptych.frontend.openai.choice import Choice
 from triptych.processor.tokenizer import Tokenizer

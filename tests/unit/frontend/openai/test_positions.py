@@ -8,7 +8,7 @@ import random
 import pytest
 
 from support.checkpoints import byte_level, sentencepiece_like
-from triptych.contracts.request import TokenDelta, TokenLogprob
+from triptych.contracts.answer import TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
 from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
 from triptych.frontend.openai.choice import Choice

@@ -56,8 +56,8 @@ def test_tensors_come_through_as_they_are(tmp_path):
     beside = {"image_grid_thw": torch.tensor([[1, 4, 4]]), "timestamps": torch.tensor([0.1, 1.1], dtype=torch.float64)}
     (tmp_path / "x.pt").write_bytes(saved({"image_embeds": values, **beside}))
     medium = loaded(tmp_path)
-    assert medium.precomputed.shape == (4, 8)
-    assert medium.precomputed.dtype == "bfloat16"
+    assert medium.shape == (4, 8)
+    assert medium.dtype == "bfloat16"
     assert medium.data == bytes(values.untyped_storage())
     assert medium.metadata == {"image_grid_thw": (1, 4, 4), "timestamps": (0.1, 1.1)}
 
@@ -66,7 +66,7 @@ def test_a_parameter_alone_in_the_older_format_and_a_slice_of_rows(tmp_path):
     whole = torch.arange(80, dtype=torch.float32).reshape(10, 8)
     (tmp_path / "x.pt").write_bytes(saved(torch.nn.Parameter(whole[2:6]), _use_new_zipfile_serialization=False))
     medium = loaded(tmp_path)
-    assert medium.precomputed.shape == (4, 8)
+    assert medium.shape == (4, 8)
     assert torch.equal(torch.frombuffer(bytearray(medium.data), dtype=torch.float32).view(4, 8), whole[2:6])
 
 

@@ -10,7 +10,7 @@ from support.media_files import picture
 from support.odd_site import ITEM, MAX_BYTES, PICTURE, limits, serving
 from triptych.cache.lru import ByteLru
 from triptych.contracts.errors import BadRequest, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.media.byte_limit import ByteLimit
 from triptych.media.fetch.fetcher import MediaFetcher
 from triptych.media.fetch.remote import RemoteMedia
@@ -47,7 +47,7 @@ class Kept:
         self.made += 1
         if data == b"bad":
             raise BadRequest(f"{item}: bad", param=item, code="bad")
-        return Medium(kind="image", content_hash="h", format="F", data=data)
+        return Picture(content_hash="h", format="F", data=data)
 
     async def get(self, path="/kept", item=ITEM, variant="image"):
         medium = await self.remote.load(self.site.url(path), item, ByteLimit(MAX_BYTES), variant, self.make)

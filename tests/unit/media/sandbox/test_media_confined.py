@@ -24,7 +24,7 @@ from support.videos import video
 from triptych.cache.lru import ByteLru
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.media.embeddings import pt_reader
 from triptych.media.sandbox import landlock, process, seccomp
 from triptych.media.sandbox.confinement import Confinement
@@ -150,7 +150,7 @@ def test_a_decoder_that_is_confined_less_than_offered_is_told_or_not_used(monkey
     async def main():
         sandbox = Sandbox(MediaLimits(media_decode_workers=1, media_require_sandbox=required))
         try:
-            medium = Medium(kind="image", content_hash="", format="", data=picture())
+            medium = Picture(content_hash="", data=picture())
             if required:
                 with pytest.raises(Unavailable):
                     await sandbox.decode(medium, "item")

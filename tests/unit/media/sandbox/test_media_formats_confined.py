@@ -20,7 +20,7 @@ from support.media_files import picture, quadrants
 from support.sound_files import encoded, tones
 from support.videos import video
 from triptych.config.media import MediaLimits
-from triptych.contracts.request import Medium
+from triptych.contracts.media import FILE_TYPES, Medium
 from triptych.media.formats.audio import decode_audio
 from triptych.media.formats.image import decode_image
 from triptych.media.formats.inspect import inspect
@@ -37,7 +37,7 @@ AV1_FILM = Path(__file__).parents[3] / "data" / "av1_film.webm"
 
 
 def medium(kind: str, data: bytes, **fields) -> Medium:
-    return Medium(kind=kind, content_hash="", format="", data=data, **fields)
+    return FILE_TYPES[kind](content_hash="", data=data, **fields)
 
 
 def media() -> dict[str, Medium]:

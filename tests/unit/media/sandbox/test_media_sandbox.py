@@ -19,7 +19,7 @@ from support.sound_files import encoded, tones
 from support.videos import film_of, frame_pixels, video, with_tracks
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, Unavailable
-from triptych.contracts.request import Medium
+from triptych.contracts.media import FILE_TYPES, Medium
 from triptych.media.formats.inspect import inspect
 from triptych.media.formats.sniff import PIXEL_BYTES
 from triptych.media.sandbox import pixels, spare
@@ -36,7 +36,7 @@ ITEM = "messages[0].content[1].image_url"
 
 def medium(data: bytes | None = None, kind: str = "image", **fields) -> Medium:
     data = picture() if data is None else data
-    return Medium(kind=kind, content_hash="", format="", data=data, **fields)
+    return FILE_TYPES[kind](content_hash="", data=data, **fields)
 
 
 def on_sandbox(body, **limits):
@@ -364,7 +364,7 @@ def test_no_memory_by_another_bound_of_the_library_is_damage():
     """FFmpeg says ENOMEM of too many tracks, too."""
 
     async def body(sandbox):
-        assert (await sandbox.inspect("video", video(), ITEM))["frames"] == 12
+        assert (await sandbox.inspect("video", video(), ITEM))["num_frames"] == 12
         pids = sandbox.pids
         with pytest.raises(BadRequest, match="damaged"):
             await sandbox.inspect("video", with_tracks(video(), 100, b"\0\0\0\x08free" * 5000), ITEM)
@@ -485,13 +485,13 @@ def test_decoders_end_with_a_parent_that_is_killed(tmp_path, stuck):
     code = """
 import asyncio, sys
 from triptych.config.media import MediaLimits
-from triptych.contracts.request import Medium
+from triptych.contracts.media import Picture
 from triptych.media.sandbox.pool import Sandbox
 from triptych.media.sandbox.spawn import spawn
 async def main():
     sandbox = Sandbox(MediaLimits())
     data = open(sys.argv[1], "rb").read()
-    await sandbox.decode(Medium(kind="image", content_hash="", format="", data=data), "image")
+    await sandbox.decode(Picture(content_hash="", data=data), "image")
     print(*sandbox.pids, flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())

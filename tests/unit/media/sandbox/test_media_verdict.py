@@ -18,7 +18,7 @@ from support.loops import run, until
 from support.media_files import picture
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, Unavailable, WireError
-from triptych.contracts.request import Medium
+from triptych.contracts.media import FILE_TYPES, Medium
 from triptych.media.sandbox import believe, child, pool, process
 from triptych.media.sandbox.pool import Sandbox
 from triptych.media.sandbox.result import array_of, picture_of
@@ -34,7 +34,7 @@ AGAIN, MEDIUM, MACHINE = Verdict.AGAIN, Verdict.MEDIUM, Verdict.MACHINE
 
 
 def medium(data: bytes = SMALL, kind: str = "image", **fields) -> Medium:
-    return Medium(kind=kind, content_hash="", format="", data=data, **fields)
+    return FILE_TYPES[kind](content_hash="", data=data, **fields)
 
 
 @pytest.mark.parametrize(
@@ -269,8 +269,8 @@ def test_a_file_in_shared_memory_cannot_be_changed():
 
 
 FACTS = {
-    "video": {"format": "MP4", "width": 640, "height": 360, "frames": 24, "fps": 24.0},
-    "audio": {"format": "WAV", "samples": 16_000, "sample_rate": 16_000},
+    "video": {"format": "MP4", "width": 640, "height": 360, "num_frames": 24, "fps": 24.0},
+    "audio": {"format": "WAV", "num_samples": 16_000, "sample_rate": 16_000},
 }
 
 
@@ -282,10 +282,10 @@ FACTS = {
         ("video", {"width": 10**9}),
         ("video", {"width": 640.0}),
         ("video", {"height": "360"}),
-        ("video", {"frames": 0}),
-        ("video", {"frames": -1}),
-        ("video", {"frames": 10**12}),
-        ("video", {"frames": True}),
+        ("video", {"num_frames": 0}),
+        ("video", {"num_frames": -1}),
+        ("video", {"num_frames": 10**12}),
+        ("video", {"num_frames": True}),
         ("video", {"fps": 0.0}),
         ("video", {"fps": float("nan")}),
         ("video", {"fps": float("inf")}),
@@ -293,8 +293,8 @@ FACTS = {
         ("video", {"fps": 24}),
         ("video", {"data": "x"}),
         ("audio", {"format": "AVI"}),
-        ("audio", {"samples": 0}),
-        ("audio", {"samples": 10**15}),
+        ("audio", {"num_samples": 0}),
+        ("audio", {"num_samples": 10**15}),
         ("audio", {"sample_rate": 0}),
         ("audio", {"sample_rate": 10**9}),
         ("audio", {"content_hash": "x"}),
@@ -319,7 +319,7 @@ def test_whatever_is_believed_can_be_taken_over():
     """Answers that are right but for some bytes: refused, or of the size that was expected."""
     chance = random.Random(5)
     film = medium(b"x", "video", frame_indices=(0, 1), width=8, height=6)
-    sound = medium(b"x", "audio", samples=50, sample_rate=16_000)
+    sound = medium(b"x", "audio", num_samples=50, sample_rate=16_000)
     right = [
         (medium(), Done(shape=(8, 16), data=bytes(384))),
         (film, Done(shape=(2, 6, 8, 3), dtype="uint8", data=bytes(288))),
@@ -358,7 +358,7 @@ def test_whatever_is_believed_can_be_taken_over():
         (medium(b"x", "video", frame_indices=(0, 1), width=8, height=6), ((2, 6, 8, 3), "uint8", 288)),
         (medium(b"x", "video", frame_indices=(0, 1)), ((2, 0, 0, 3), "uint8", 1500)),
         (medium(b"x", "video", frame_indices=(0, 1), width=800, height=600), ((2, 600, 800, 3), "uint8", 1500)),
-        (medium(b"x", "audio", samples=100, sample_rate=16_000, decode_rate=8_000), ((50,), "float32", 200)),
+        (medium(b"x", "audio", num_samples=100, sample_rate=16_000, decode_rate=8_000), ((50,), "float32", 200)),
         (medium(b"x", "audio", decode_rate=8_000), ((0,), "float32", 2 * 8_000 * 4)),
         (medium(b"x", "audio"), ((0,), "float32", 2 * 192_000 * 4)),
     ],
@@ -382,7 +382,7 @@ def test_nothing_is_tried_again_for_nobody(monkeypatch):
 
 
 def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):
-    code = "from triptych.media.sandbox import child; child._DECODE['image'] = lambda *_: 1 / 0; child.main()"
+    code = "from triptych.media.sandbox import child; child._DECODE[child.Picture] = lambda *_: 1 / 0; child.main()"
 
     async def main():
         sandbox = Sandbox(LIMITS)

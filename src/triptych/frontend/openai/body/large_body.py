@@ -17,7 +17,7 @@ import msgspec
 
 from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.openai.body.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
 from triptych.frontend.openai.body.one_text import parse_one_text

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from triptych.aio.memory import find
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.frontend.openai.invalid.invalid_json import told_at
 
 WINDOW_BYTES = 64 << 10

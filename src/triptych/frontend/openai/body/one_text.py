@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.frontend.openai.schema import ChatRequest, CompletionRequest, RequestDecoder
 
 T = TypeVar("T", ChatRequest, CompletionRequest)

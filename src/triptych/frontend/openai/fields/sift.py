@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.frontend.openai.fields.field import Fields, Tagged
 
 MAX_NAMED = 16

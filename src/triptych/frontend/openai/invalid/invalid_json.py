@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 
 CODE = "invalid_json"
 _PLACE = re.compile(r" \(byte (\d+)\)")

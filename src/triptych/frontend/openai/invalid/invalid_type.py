@@ -11,7 +11,7 @@ import msgspec
 from msgspec import inspect
 
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import Data
+from triptych.contracts.media import Data
 from triptych.contracts.shown import cut, shown
 from triptych.frontend.openai.invalid.unsupported import unsupported
 

@@ -1,0 +1,131 @@
+"""The media of a request: pictures, videos, sounds, and embeddings that clients computed.
+
+A medium is one of the Structs of the union ``Medium``; the tag ``type`` tells on the wire which one. What all of them
+share stands in ``BaseMedium``. Code that treats them differently dispatches on the type (a method here, a table by
+type, or ``match``), once for each concern.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from triptych.contracts.tensor import TensorHandle
+
+MediaKind = Literal["image", "video", "audio"]
+"""What a model perceives a medium as, as OpenAI's API and the engines name it."""
+Data = bytes | memoryview
+"""A file's bytes. Those of a large file are a read-only view of the memory in which they arrived."""
+MAX_NUMBERS = 512
+"""Limit on the values of one metadata entry: enough for the times of 1024 frames, two to a step."""
+Numbers = Annotated[tuple[int | float, ...], Meta(max_length=MAX_NUMBERS)]
+Metadata = dict[str, Numbers]
+"""By the names of a model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
+
+if TYPE_CHECKING:
+    _Data = Data
+else:  # decoded as a view of the message: a copy of 50 MiB would hold the event loop for 20 ms
+    _Data = memoryview
+
+
+class BaseMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Holds what every medium has: its name, and as much of its content as the receiver is believed to lack.
+
+    It comes with ``data``, with an ``embedding`` to fetch, or, to a worker that is believed to hold what it needs,
+    with neither; a worker that does not hold it answers MediaMissing and is asked again with more.
+    """
+
+    content_hash: str
+    """Hex name of the content (``media.naming``): the key of every cache, never the URL."""
+    data: _Data = b""
+    """The file, not decoded yet; of a precomputed embedding its values, row by row."""
+    metadata: Metadata = {}
+    """What the language model must know of the embedding beside its values."""
+    embedding: TensorHandle | None = None
+    """[tokens, hidden]; of media that are handed over as frames (``ModelCard.by_frames``) the frames: uint8
+    [frames, height, width, 3]."""
+
+    @property
+    def unknown(self) -> str:
+        """Say which fact is missing to count the medium's tokens without decoding it; empty if none is."""
+        return ""
+
+
+class MediaFile(BaseMedium, frozen=True, kw_only=True):
+    """Holds what media share that come as files and that workers decode. ``metadata`` follows from these facts."""
+
+    format: str = ""
+    """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG``, ``MP4`` ..."""
+
+
+class Picture(MediaFile, frozen=True, kw_only=True, tag="picture"):
+    """One fetched and checked picture."""
+
+    kind: ClassVar[MediaKind] = "image"
+    width: int = 0
+    """Pixels as the model will see the picture (EXIF rotation applied)."""
+    height: int = 0
+
+    @property
+    def unknown(self) -> str:
+        return "" if self.width > 0 and self.height > 0 else "the size of this image is not known"
+
+
+class Video(MediaFile, frozen=True, kw_only=True, tag="video"):
+    """One fetched and checked video, and which of its frames the model sees."""
+
+    kind: ClassVar[MediaKind] = "video"
+    width: int = 0
+    """Pixels as the model will see the frames (display rotation applied)."""
+    height: int = 0
+    num_frames: int = 0
+    """Frames in the file."""
+    fps: float = 0.0
+    """Frames a second, on average."""
+    frame_indices: tuple[int, ...] = ()
+    """Which of the file's frames the model sees, ascending, from 0. Decided at the edge by the model's rule
+    (``models``) and a part of ``content_hash``."""
+
+    @property
+    def unknown(self) -> str:
+        if self.width < 1 or self.height < 1:
+            return "the size of this video is not known"
+        return "" if self.frame_indices else "it is not known which frames of this video are meant"
+
+
+class Sound(MediaFile, frozen=True, kw_only=True, tag="sound"):
+    """One fetched and checked sound."""
+
+    kind: ClassVar[MediaKind] = "audio"
+    num_samples: int = 0
+    """Samples of one channel at the file's own rate ..."""
+    sample_rate: int = 0
+    """... which is this, in Hz."""
+    decode_rate: int = 0
+    """Rate that the model is to hear, in Hz: the worker that decodes the sound resamples it. 0: the file's own."""
+
+    @property
+    def unknown(self) -> str:
+        return "" if self.num_samples > 0 else "the length of this sound is not known"
+
+
+class PrecomputedEmbedding(BaseMedium, frozen=True, kw_only=True, tag="precomputed"):
+    """A medium of which the client sent the embedding itself: there is nothing to decode or encode.
+
+    ``metadata`` is what came with it; the language model may be told only a part of that.
+    """
+
+    kind: MediaKind
+    """What the embedding is of."""
+    shape: tuple[int, int]
+    """(tokens, width)."""
+    dtype: str
+    """``float32``, ``float16`` or ``bfloat16``; little-endian."""
+
+
+DecodableMedium = Picture | Video | Sound
+Medium = Picture | Video | Sound | PrecomputedEmbedding
+FILE_TYPES: dict[MediaKind, type[DecodableMedium]] = {one.kind: one for one in (Picture, Video, Sound)}
+"""The type of a medium that comes as a file, by what the request says that it is."""
