@@ -39,15 +39,12 @@ def test_a_round_trip_of_every_dtype_and_shape(backend, dtype):
     run(main())
 
 
-def test_both_event_loops(backend):
-    async def main():
-        async with transfers(backend) as (owner, receiver):
-            handle, content = await exported(owner, 3 * MIB)
-            (buffer,) = await receiver.fetch([handle])
-            assert buffer.data == content
-
-    for loop in ("uvloop", "asyncio"):
-        run(main(), loop=loop)
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_both_event_loops(backend, loop):
+    async with transfers(backend) as (owner, receiver):
+        handle, content = await exported(owner, 3 * MIB)
+        (buffer,) = await receiver.fetch([handle])
+        assert buffer.data == content
 
 
 def test_handles_cross_the_wire(backend):

@@ -159,9 +159,8 @@ async def refusal(fetcher, url, kind=BadRequest):
     return error
 
 
-def run(body, resolver=None, **changes):
-    async def main():
-        async with serving() as site, MediaFetcher(limits(**changes), resolver) as fetcher:
-            await body(site, fetcher)
-
-    asyncio.run(main())
+@asynccontextmanager
+async def fetching(resolver=None, **changes):
+    """A media host, and a fetcher that may reach it."""
+    async with serving() as site, MediaFetcher(limits(**changes), resolver) as fetcher:
+        yield site, fetcher

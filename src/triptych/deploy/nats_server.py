@@ -37,6 +37,7 @@ class NatsServer:
         self._process = process
         self._write_line = write_line
         self._last: deque[str] = deque(maxlen=KEPT_LINES)
+        self._reading = asyncio.create_task(self._read(), name="nats-server's output")
         self.url = ""
 
     @property
@@ -44,11 +45,12 @@ class NatsServer:
         return self._process.pid
 
     async def ended(self) -> str:
-        """Why, in its own last words."""
+        """Wait for its end, and return its status and its last lines."""
         status = await self._process.wait()
+        await asyncio.wait({self._reading})  # its last lines may come after its status
         return f"{PROGRAM} ended with status {status}" + "".join(f"; {line}" for line in self._last)
 
-    async def read(self) -> None:
+    async def _read(self) -> None:
         """Pass its complaints on, until its output ends."""
         assert self._process.stderr is not None
         async for raw in self._process.stderr:
@@ -78,6 +80,7 @@ class NatsServer:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+        await self._reading
 
 
 @asynccontextmanager
@@ -108,13 +111,11 @@ async def nats_server(
             start_new_session=True,  # a terminal's signals are for its parent, which then ends it
         )
         server = NatsServer(process, write_line)
-        reading = asyncio.create_task(server.read(), name="nats-server's output")
         try:
             await server.listening(folder)
             yield server
         finally:
             await server.stop()
-            await reading
 
 
 def _program() -> str:

@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -40,19 +41,18 @@ async def decode(decoder, *media):
         return decoded
 
 
-def on_decoder(body, go=True, **limits):
-    async def main():
-        decoder = MediaDecoder(MediaLimits(**{"media_decode_workers": 1, **limits}))
-        try:
-            await body(decoder, Gate(decoder, go))
-        finally:
-            await decoder.close()
+@asynccontextmanager
+async def decoding(go=True, **limits):
+    """A decoder, and the gate before its child process."""
+    decoder = MediaDecoder(MediaLimits(**{"media_decode_workers": 1, **limits}))
+    try:
+        yield decoder, Gate(decoder, go)
+    finally:
+        await decoder.close()
 
-    run(main())
 
-
-def test_a_repeat_comes_from_the_cache():
-    async def body(decoder, gate):
+async def test_a_repeat_comes_from_the_cache():
+    async with decoding() as (decoder, gate):
         [first] = await decode(decoder, medium("a"))
         [again] = await decode(decoder, medium("a", b"", width=16, height=8))
         assert again is first
@@ -60,16 +60,12 @@ def test_a_repeat_comes_from_the_cache():
         with pytest.raises(MediaMissing):
             await decode(decoder, medium("b", b"", width=16, height=8))
 
-    on_decoder(body)
 
-
-def test_the_cache_is_bounded_in_bytes():
-    async def body(decoder, gate):
+async def test_the_cache_is_bounded_in_bytes():
+    async with decoding(media_decoded_cache_bytes=SIZE_BYTES) as (decoder, gate):
         for name in ("a", "b", "a"):
             await decode(decoder, medium(name))
         assert (gate.runs, len(decoder.cache)) == (3, 1)
-
-    on_decoder(body, media_decoded_cache_bytes=SIZE_BYTES)
 
 
 @pytest.mark.parametrize("way", ["limit", "keep"])
@@ -86,8 +82,8 @@ def test_the_cache_can_be_off(way):
     run(main())
 
 
-def test_equal_media_are_decoded_once_and_a_cancelled_waiter_touches_no_other():
-    async def body(decoder, gate):
+async def test_equal_media_are_decoded_once_and_a_cancelled_waiter_touches_no_other():
+    async with decoding(go=False) as (decoder, gate):
         tasks = [asyncio.create_task(decode(decoder, medium("a"))) for _ in range(3)]
         await until(lambda: gate.runs, "one decodes")
         tasks[0].cancel()
@@ -97,21 +93,17 @@ def test_equal_media_are_decoded_once_and_a_cancelled_waiter_touches_no_other():
         assert second is third
         assert gate.runs == 1
 
-    on_decoder(body, go=False)
 
-
-def test_damage_is_reported_and_not_remembered():
-    async def body(decoder, gate):
+async def test_damage_is_reported_and_not_remembered():
+    async with decoding() as (decoder, _):
         for _ in range(2):
             with pytest.raises(BadRequest, match="damaged"):
                 await decode(decoder, medium("b"), medium("a", picture()[:60]))
         assert (len(decoder.cache), decoder.room.taken_bytes) == (1, 0)
 
-    on_decoder(body)
 
-
-def test_a_request_waits_for_room_for_all_of_its_media_and_can_be_cancelled():
-    async def body(decoder, gate):
+async def test_a_request_waits_for_room_for_all_of_its_media_and_can_be_cancelled():
+    async with decoding(media_decoded_bytes=3 * SIZE_BYTES) as (decoder, gate):
         first = decoder.decoded([medium("a"), medium("b")])
         await first.__aenter__()
         assert decoder.room.taken_bytes == 2 * SIZE_BYTES
@@ -128,16 +120,12 @@ def test_a_request_waits_for_room_for_all_of_its_media_and_can_be_cancelled():
         assert len(await third) == 2
         assert (gate.runs, decoder.room.taken_bytes) == (4, 0)
 
-    on_decoder(body, media_decoded_bytes=3 * SIZE_BYTES)
 
-
-def test_what_can_never_have_room_is_refused_by_the_flag():
-    async def body(decoder, gate):
+async def test_what_can_never_have_room_is_refused_by_the_flag():
+    async with decoding(media_decoded_bytes=2 * SIZE_BYTES - 1) as (decoder, gate):
         with pytest.raises(PayloadTooLarge, match=rf"{2 * SIZE_BYTES:,} bytes; .*\(--media-decoded-bytes\)"):
             await decode(decoder, medium("a"), medium("b"))
         assert gate.runs == 0
-
-    on_decoder(body, media_decoded_bytes=2 * SIZE_BYTES - 1)
 
 
 def test_what_a_medium_will_take_is_bounded_by_the_limits():
@@ -151,8 +139,8 @@ def test_what_a_medium_will_take_is_bounded_by_the_limits():
     assert expected_bytes(lying, LIMITS) == SIZE_BYTES
 
 
-def test_close_ends_waiters():
-    async def body(decoder, gate):
+async def test_close_ends_waiters():
+    async with decoding(go=False) as (decoder, gate):
         tasks = [asyncio.create_task(decode(decoder, medium(name))) for name in "abc"]
         await until(lambda: gate.runs == 3, "all are on their way")
         await decoder.close()
@@ -160,5 +148,3 @@ def test_close_ends_waiters():
         assert [type(one) for one in results] == [Unavailable] * 3
         with pytest.raises(Unavailable):
             await decode(decoder, medium("d"))
-
-    on_decoder(body, go=False)

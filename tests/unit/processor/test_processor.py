@@ -91,16 +91,16 @@ def test_a_template_that_drops_media_is_found_out(tmp_path):
         chat([IMAGE, text("x")], ["56x56"], processor=Processor.load(card_of(folder), None))
 
 
-def test_media_behind_the_text_to_go_on_from_are_told_to_stand_before_it():
+async def test_media_behind_the_text_to_go_on_from_are_told_to_stand_before_it():
     processor = Processor.load(card_of(MODEL_DIR), None)
 
-    def continued(*parts):
+    async def continued(*parts):
         messages, media = [{"role": "user", "content": list(parts)}], [MediaReference("image", "56x56", "item 0")]
-        return run(processor.chat(messages, media, {}, Source().load, ending="open"))
+        return await processor.chat(messages, media, {}, Source().load, ending="open")
 
-    assert continued(IMAGE, text("I see")).media
+    assert (await continued(IMAGE, text("I see"))).media
     with pytest.raises(BadRequest, match="put them before that text") as caught:
-        continued(text("I see"), IMAGE)
+        await continued(text("I see"), IMAGE)
     assert caught.value.param == "continue_final_message"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -77,19 +78,16 @@ def medium(red=1, width=112, height=112, type=Picture, **fields):
     return type(**settings)
 
 
-def started(tmp_path, body, *args):
-    """Run ``body(engine)`` on a started engine."""
-
-    async def main():
-        made = engine(copy_demo(tmp_path), *args)
-        await made.start(InprocTransfer(TransferConfig()))
-        try:
-            await body(made)
-        finally:
-            await made.stop()
-            await made.stop()
-
-    run(main())
+@asynccontextmanager
+async def started(tmp_path, *args):
+    """A started engine, which is stopped twice at the end."""
+    made = engine(copy_demo(tmp_path), *args)
+    await made.start(InprocTransfer(TransferConfig()))
+    try:
+        yield made
+    finally:
+        await made.stop()
+        await made.stop()
 
 
 def reds(encoded):
@@ -117,8 +115,8 @@ def test_the_card_and_what_a_picture_becomes(tmp_path, model):
     run(main())
 
 
-def test_media_of_a_call_and_of_calls_at_the_same_time_share_batches(tmp_path, model):
-    async def body(made):
+async def test_media_of_a_call_and_of_calls_at_the_same_time_share_batches(tmp_path, model):
+    async with started(tmp_path) as made:
         model.batches.clear()
         model.begun.clear()
         model.go.clear()
@@ -134,11 +132,9 @@ def test_media_of_a_call_and_of_calls_at_the_same_time_share_batches(tmp_path, m
         stats = made.stats()
         assert (stats.running, stats.encoded, stats.encode_batches) == (0, 5, 2)
 
-    started(tmp_path, body)
 
-
-def test_a_medium_that_fails_fails_its_own_call(tmp_path, model, caplog):
-    async def body(made):
+async def test_a_medium_that_fails_fails_its_own_call(tmp_path, model, caplog):
+    async with started(tmp_path) as made:
         results = await asyncio.gather(
             made.encode([medium(1), medium(13)]), made.encode([medium(2)]), return_exceptions=True
         )
@@ -149,24 +145,18 @@ def test_a_medium_that_fails_fails_its_own_call(tmp_path, model, caplog):
         assert reds(await made.encode([medium(3)])) == [3]
         assert made._room.taken_bytes == 0
 
-    started(tmp_path, body)
-
 
 @pytest.mark.parametrize(("red", "words"), [(14, r"\[17, 128\]"), (15, r"image_grid_thw \(1, 9, 9\)")])
-def test_what_does_not_fit_its_place_is_not_handed_out(tmp_path, model, red, words):
-    async def body(made):
+async def test_what_does_not_fit_its_place_is_not_handed_out(tmp_path, model, red, words):
+    async with started(tmp_path) as made:
         with pytest.raises(TriptychError, match=words):
             await made.encode([medium(red)])
 
-    started(tmp_path, body)
 
-
-def test_a_medium_without_data_is_asked_for(tmp_path, model):
-    async def body(made):
+async def test_a_medium_without_data_is_asked_for(tmp_path, model):
+    async with started(tmp_path) as made:
         with pytest.raises(MediaMissing):
             await made.encode([medium(1), medium(2, data=b"")])
-
-    started(tmp_path, body)
 
 
 @pytest.mark.parametrize(
@@ -179,26 +169,22 @@ def test_a_medium_without_data_is_asked_for(tmp_path, model):
     ],
     ids=["video", "no picture", "truncated", "too narrow"],
 )
-def test_what_the_medium_is_at_fault_for(tmp_path, model, wrong, error):
-    async def body(made):
+async def test_what_the_medium_is_at_fault_for(tmp_path, model, wrong, error):
+    async with started(tmp_path) as made:
         with pytest.raises(error):
             await made.encode([medium(1, **wrong)])
         assert reds(await made.encode([medium(2)])) == [2]
 
-    started(tmp_path, body)
 
-
-def test_the_size_that_a_medium_states_is_not_believed(tmp_path, model):
-    async def body(made):
+async def test_the_size_that_a_medium_states_is_not_believed(tmp_path, model):
+    async with started(tmp_path) as made:
         stated = medium(3)
         (one,) = await made.encode([msgspec.structs.replace(stated, width=9999, height=3)])
         assert one.metadata == {"image_grid_thw": (1, 8, 8)}
 
-    started(tmp_path, body)
 
-
-def test_a_bound_on_what_waits(tmp_path, model):
-    async def body(made):
+async def test_a_bound_on_what_waits(tmp_path, model):
+    async with started(tmp_path, "--max-waiting", "3") as made:
         model.begun.clear()
         model.go.clear()
         first = asyncio.create_task(made.encode([medium(1), medium(2)]))
@@ -212,23 +198,18 @@ def test_a_bound_on_what_waits(tmp_path, model):
         assert reds(await third) == [5]
         assert reds(await made.encode([medium(red) for red in (6, 7, 8, 9)])) == [6, 7, 8, 9], "alone, any number may"
 
-    started(tmp_path, body, "--max-waiting", "3")
 
-
-def test_little_memory_only_makes_it_slower(tmp_path, model):
+async def test_little_memory_only_makes_it_slower(tmp_path, model):
     """A picture counts for its pixels and patches; with room for three, all still get through."""
-
-    async def body(made):
+    async with started(tmp_path, "--max-prepared-mib", "1") as made:
         media = [medium(red) for red in range(20, 32)]
         assert reds(await made.encode(media)) == list(range(20, 32))
         assert max(map(len, model.batches)) <= 3
         assert made._room.taken_bytes == 0
 
-    started(tmp_path, body, "--max-prepared-mib", "1")
 
-
-def test_cancelling_drops_what_has_not_begun(tmp_path, model):
-    async def body(made):
+async def test_cancelling_drops_what_has_not_begun(tmp_path, model):
+    async with started(tmp_path) as made:
         model.batches.clear()
         model.begun.clear()
         model.go.clear()
@@ -245,11 +226,9 @@ def test_cancelling_drops_what_has_not_begun(tmp_path, model):
         assert made._room.taken_bytes == 0
         assert made.stats().running == 0
 
-    started(tmp_path, body)
 
-
-def test_stopping_tells_who_waits(tmp_path, model):
-    async def body(made):
+async def test_stopping_tells_who_waits(tmp_path, model):
+    async with started(tmp_path) as made:
         model.begun.clear()
         model.go.clear()
         tasks = [asyncio.create_task(made.encode([medium(red)])) for red in (1, 2)]
@@ -262,11 +241,9 @@ def test_stopping_tells_who_waits(tmp_path, model):
             await made.encode([medium(3)])
         model.go.set()
 
-    started(tmp_path, body)
 
-
-def test_a_dead_device_is_told(tmp_path, model):
-    async def body(made):
+async def test_a_dead_device_is_told(tmp_path, model):
+    async with started(tmp_path) as made:
         watch = asyncio.create_task(made.failed())
         await made.encode([medium(1)])
         assert not watch.done()
@@ -275,8 +252,6 @@ def test_a_dead_device_is_told(tmp_path, model):
         with pytest.raises(TriptychError):
             await made.encode([medium(2)])
         assert "log" in await asyncio.wait_for(watch, 5)
-
-    started(tmp_path, body)
 
 
 def _dead(batch):

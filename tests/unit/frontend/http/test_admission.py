@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
 from triptych.frontend.http.admission import Admission, Lane, Party
 
@@ -61,22 +62,21 @@ async def passes(admission: Admission, lane: Lane, count: int = 1) -> None:
             pass
 
 
-def with_crowd(body: Any, most: int = 1, max_waiting: int = 9, wait_s: float = 30.0) -> None:
-    async def main() -> None:
-        crowd = Crowd(Admission(most, max_waiting, wait_s))
-        try:
-            await body(crowd)
-        finally:
-            await crowd.close()
-        assert crowd.admission.waiting == 0
-        assert crowd.admission._running == 0
-        await passes(crowd.admission, "text")  # nothing was lost
+@asynccontextmanager
+async def a_crowd(most: int = 1, max_waiting: int = 9, wait_s: float = 30.0) -> AsyncIterator[Crowd]:
+    """Requests that compete for ``most`` places; at the end every place must be free again."""
+    crowd = Crowd(Admission(most, max_waiting, wait_s))
+    try:
+        yield crowd
+    finally:
+        await crowd.close()
+    assert crowd.admission.waiting == 0
+    assert crowd.admission._running == 0
+    await passes(crowd.admission, "text")  # nothing was lost
 
-    run(main())
 
-
-def test_as_many_run_as_may_and_the_others_in_order() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_as_many_run_as_may_and_the_others_in_order() -> None:
+    async with a_crowd(most=2) as crowd:
         for name in "abcd":
             await crowd.come(name)
         assert crowd.began == ["a", "b"]
@@ -85,11 +85,9 @@ def test_as_many_run_as_may_and_the_others_in_order() -> None:
         await crowd.end("a")
         await until(lambda: crowd.began == ["a", "b", "c", "d"], "the fourth runs")
 
-    with_crowd(body, most=2)
 
-
-def test_texts_and_media_take_turns() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_texts_and_media_take_turns() -> None:
+    async with a_crowd() as crowd:
         await crowd.come("first")
         for number in range(3):
             await crowd.come(f"media {number}", "media")
@@ -103,11 +101,9 @@ def test_texts_and_media_take_turns() -> None:
                 await until(lambda: len(crowd.began) == len(expected), "the next one runs")
         assert crowd.began == expected
 
-    with_crowd(body)
 
-
-def test_no_more_wait_than_may() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_no_more_wait_than_may() -> None:
+    async with a_crowd(max_waiting=2) as crowd:
         for name in "abc":
             await crowd.come(name)
         with pytest.raises(TooManyRequests, match="--max-waiting") as caught:
@@ -115,21 +111,17 @@ def test_no_more_wait_than_may() -> None:
         assert caught.value.code == "queue_full"
         assert caught.value.retry_after_s
 
-    with_crowd(body, max_waiting=2)
 
-
-def test_nobody_waits_for_ever() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_nobody_waits_for_ever() -> None:
+    async with a_crowd(wait_s=0.01) as crowd:
         await crowd.come("a")
         with pytest.raises(Unavailable, match="--max-wait-s") as caught:
             await passes(crowd.admission, "text")
         assert caught.value.code == "queue_timeout"
 
-    with_crowd(body, wait_s=0.01)
 
-
-def test_who_leaves_takes_nobodys_place() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_who_leaves_takes_nobodys_place() -> None:
+    async with a_crowd() as crowd:
         for name in "abc":
             await crowd.come(name)
         crowd.tasks.pop("b").cancel()
@@ -142,22 +134,17 @@ def test_who_leaves_takes_nobodys_place() -> None:
         crowd._ends["c"].set()
         await until(lambda: crowd.began[-1] == "e", "the last runs")
 
-    with_crowd(body)
 
-
-def test_without_a_bound_all_run() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_without_a_bound_all_run() -> None:
+    async with a_crowd(most=0) as crowd:
         for number in range(50):
             await crowd.come(str(number))
         assert len(crowd.began) == 50
 
-    with_crowd(body, most=0)
 
-
-def test_a_request_of_many_and_small_ones_take_turns() -> None:
+async def test_a_request_of_many_and_small_ones_take_turns() -> None:
     """None starves the other: each request has one generation let in a round."""
-
-    async def body(crowd: Crowd) -> None:
+    async with a_crowd(most=2) as crowd:
         await crowd.come("big", count=4)
         assert crowd.began == ["big0", "big1"]
         for name in "abc":
@@ -169,13 +156,10 @@ def test_a_request_of_many_and_small_ones_take_turns() -> None:
             await until(lambda: len(crowd.began) == len(expected), "the next one runs")
             assert crowd.began == expected
 
-    with_crowd(body, most=2)
 
-
-def test_two_requests_larger_than_all_places_both_end() -> None:
+async def test_two_requests_larger_than_all_places_both_end() -> None:
     """Each of them holds half, and neither waits for the other."""
-
-    async def body(crowd: Crowd) -> None:
+    async with a_crowd(most=2, max_waiting=20) as crowd:
         await crowd.come("x", count=5)
         await crowd.come("y", count=5)
         for number in range(10):
@@ -185,11 +169,9 @@ def test_two_requests_larger_than_all_places_both_end() -> None:
         for name in "xy":
             await crowd.tasks.pop(name)
 
-    with_crowd(body, most=2, max_waiting=20)
 
-
-def test_once_a_request_has_a_place_the_others_of_its_own_wait_as_long_as_it_takes() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_once_a_request_has_a_place_the_others_of_its_own_wait_as_long_as_it_takes() -> None:
+    async with a_crowd(wait_s=0.02) as crowd:
         await crowd.come("big", count=2)
         with pytest.raises(Unavailable, match="--max-wait-s"):  # a whole time limit passes meanwhile
             await passes(crowd.admission, "text")
@@ -199,11 +181,9 @@ def test_once_a_request_has_a_place_the_others_of_its_own_wait_as_long_as_it_tak
         await crowd.end("big1")
         await crowd.tasks.pop("big")
 
-    with_crowd(body, wait_s=0.02)
 
-
-def test_generations_are_counted_not_requests() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_generations_are_counted_not_requests() -> None:
+    async with a_crowd(most=2, max_waiting=3) as crowd:
         await crowd.come("a", count=3)
         assert crowd.admission.waiting == 1
         with pytest.raises(TooManyRequests, match="--max-waiting") as full:
@@ -214,25 +194,20 @@ def test_generations_are_counted_not_requests() -> None:
         assert never.value.param == "n"
         assert crowd.admission.waiting == 1, "who is refused leaves nothing behind"
 
-    with_crowd(body, most=2, max_waiting=3)
 
-
-def test_a_request_that_leaves_gives_back_what_it_has_and_what_it_waits_for() -> None:
-    async def body(crowd: Crowd) -> None:
+async def test_a_request_that_leaves_gives_back_what_it_has_and_what_it_waits_for() -> None:
+    async with a_crowd(most=2) as crowd:
         await crowd.come("big", count=5)
         await crowd.come("small")
         crowd.tasks.pop("big").cancel()
         await until(lambda: crowd.began[-1] == "small", "the small one runs")
         assert crowd.admission.waiting == 0
 
-    with_crowd(body, most=2)
-
 
 @pytest.mark.parametrize("most", [0, 500])
-def test_a_large_request_begins_over_many_turns_of_the_loop(most) -> None:
+async def test_a_large_request_begins_over_many_turns_of_the_loop(most) -> None:
     """Those beside it go on meanwhile."""
-
-    async def body(crowd: Crowd) -> None:
+    async with a_crowd(most=most) as crowd:
         await crowd.come("big", count=100)
         began = [len(crowd.began)]
         while began[-1] < 100:
@@ -241,5 +216,3 @@ def test_a_large_request_begins_over_many_turns_of_the_loop(most) -> None:
         assert max(after - before for before, after in itertools.pairwise(began)) <= 4
         await crowd.come("small", count=16)
         assert len(crowd.began) == 116, "one that is not large begins at once"
-
-    with_crowd(body, most=most)

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from support.odd_site import ITEM, MAX_BYTES, PICTURE, FakeResolver, get, limits, refusal, run, serving
+from support.odd_site import ITEM, MAX_BYTES, PICTURE, FakeResolver, fetching, get, limits, refusal, serving
 from triptych._version import __version__
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests, Unavailable
 from triptych.media.fetch.domains import Domains
@@ -13,8 +13,8 @@ from triptych.media.fetch.fetcher import MediaFetcher
 from triptych.media.fetch.slots import Allowance
 
 
-def test_the_bytes_whatever_the_stated_type_and_what_the_host_sees():
-    async def body(site, fetcher):
+async def test_the_bytes_whatever_the_stated_type_and_what_the_host_sees():
+    async with fetching() as (site, fetcher):
         for _ in range(2):
             assert await get(fetcher, site.url("/picture?a=1%2F2")) == PICTURE
         headers = site.requests[1].headers
@@ -22,92 +22,72 @@ def test_the_bytes_whatever_the_stated_type_and_what_the_host_sees():
         assert headers["Accept-Encoding"] == "identity"
         assert not {"Cookie", "Authorization", "Referer"} & set(headers)
 
-    run(body)
-
 
 @pytest.mark.parametrize("code", [404, 500, 204, 206, 304, 302])
-def test_other_answers_than_200(code):
-    async def body(site, fetcher):
+async def test_other_answers_than_200(code):
+    async with fetching() as (site, fetcher):
         error = await refusal(fetcher, site.url(f"/status?code={code}"))
         assert error.message.endswith(f"answered HTTP {code}")
         assert error.code == "media_fetch_failed"
 
-    run(body)
 
-
-def test_redirects_are_followed_up_to_the_limit():
-    async def body(site, fetcher):
+async def test_redirects_are_followed_up_to_the_limit():
+    async with fetching() as (site, fetcher):
         assert await get(fetcher, site.url("/count?left=3")) == PICTURE
         error = await refusal(fetcher, site.url("/count?left=4"))
         assert "more than 4 times (--media-max-redirects)" in error.message
         assert len(site.requests) == 5 + 5
 
-    run(body)
 
-
-def test_no_redirects_where_none_are_allowed():
-    async def body(site, fetcher):
+async def test_no_redirects_where_none_are_allowed():
+    async with fetching(media_max_redirects=0) as (site, fetcher):
         assert await get(fetcher, site.url("/picture")) == PICTURE
         assert "more than 0 times" in (await refusal(fetcher, site.url("/count?left=0"))).message
 
-    run(body, media_max_redirects=0)
-
 
 @pytest.mark.parametrize("path", ["/ring?at=0", "/ring?at=1"])
-def test_a_redirect_loop_is_named(path):
-    async def body(site, fetcher):
+async def test_a_redirect_loop_is_named(path):
+    async with fetching() as (site, fetcher):
         error = await refusal(fetcher, site.url(path))
         assert (error.code, error.message) == ("media_fetch_failed", f"{ITEM}: the URL redirects in a loop")
 
-    run(body)
-
 
 @pytest.mark.parametrize("target", ["ftp://example.com/a", "file:///etc/passwd", "data:image/png;base64,AA=="])
-def test_a_redirect_to_another_scheme_is_refused(target):
-    async def body(site, fetcher):
+async def test_a_redirect_to_another_scheme_is_refused(target):
+    async with fetching() as (site, fetcher):
         error = await refusal(fetcher, site.url(f"/to?url={target}"))
         assert error.code == "invalid_media_url"
 
-    run(body)
 
-
-def test_content_length_over_the_limit():
-    async def body(site, fetcher):
+async def test_content_length_over_the_limit():
+    async with fetching() as (site, fetcher):
         assert len(await get(fetcher, site.url("/large?more=0"))) == MAX_BYTES
         error = await refusal(fetcher, site.url("/large?more=1"), PayloadTooLarge)
         assert "limit of 100,000 bytes (--media-max-bytes)" in error.message
 
-    run(body)
 
-
-def test_an_endless_body_is_cut_off_at_the_limit():
-    async def body(site, fetcher):
+async def test_an_endless_body_is_cut_off_at_the_limit():
+    async with fetching() as (site, fetcher):
         error = await refusal(fetcher, site.url("/endless"), PayloadTooLarge)
         assert error.code == "media_too_large"
 
-    run(body)
 
-
-def test_a_slow_body_meets_the_total_limit():
-    async def body(site, fetcher):
+async def test_a_slow_body_meets_the_total_limit():
+    async with fetching(media_total_timeout_s=0.2) as (site, fetcher):
         error = await refusal(fetcher, site.url("/slow"))
         assert error.code == "media_timeout"
         assert "longer than 0.2 s (--media-total-timeout-s)" in error.message
 
-    run(body, media_total_timeout_s=0.2)
 
-
-def test_a_slow_name_look_up_meets_the_connect_limit():
+async def test_a_slow_name_look_up_meets_the_connect_limit():
     class Silent(FakeResolver):
         async def resolve(self, host, port=0, family=socket.AF_INET):
             await asyncio.Event().wait()
 
-    async def body(site, fetcher):
+    async with fetching(Silent(), media_connect_timeout_s=0.1) as (_, fetcher):
         error = await refusal(fetcher, "http://slow.example/")
         assert error.code == "media_timeout"
         assert "longer than 0.1 s (--media-connect-timeout-s)" in error.message
-
-    run(body, Silent(), media_connect_timeout_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -120,15 +100,13 @@ def test_a_slow_name_look_up_meets_the_connect_limit():
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_broken_answers(path, reason):
-    async def body(site, fetcher):
+async def test_broken_answers(path, reason):
+    async with fetching() as (site, fetcher):
         assert reason in (await refusal(fetcher, site.url(path))).message
 
-    run(body)
 
-
-def test_hosts_that_are_not_there():
-    async def body(site, fetcher):
+async def test_hosts_that_are_not_there():
+    async with fetching(FakeResolver(gone=[None], empty=[[]])) as (site, fetcher):
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             error = await refusal(fetcher, f"http://127.0.0.1:{unused.getsockname()[1]}/")
@@ -139,11 +117,9 @@ def test_hosts_that_are_not_there():
         error = await refusal(fetcher, site.url().replace("http:", "https:"))
         assert "TLS handshake" in error.message
 
-    run(body, FakeResolver(gone=[None], empty=[[]]))
 
-
-def test_fetches_at_once_are_bounded_and_so_is_the_wait():
-    async def body(site, fetcher):
+async def test_fetches_at_once_are_bounded_and_so_is_the_wait():
+    async with fetching(media_max_fetches=1, media_total_timeout_s=0.3) as (site, fetcher):
         # The only slot is held by the test: a fetch would give it back when its own time is up, and race.
         async with fetcher._slots.held("other.example", Allowance(1), ITEM):
             error = await refusal(fetcher, site.url("/picture"), TooManyRequests)
@@ -152,20 +128,18 @@ def test_fetches_at_once_are_bounded_and_so_is_the_wait():
             assert not site.requests
         assert await get(fetcher, site.url("/picture")) == PICTURE
 
-    run(body, media_max_fetches=1, media_total_timeout_s=0.3)
 
-
-def test_a_host_that_falls_silent_meets_the_read_limit():
-    async def body(site, fetcher):
+async def test_a_host_that_falls_silent_meets_the_read_limit():
+    async with fetching(media_read_timeout_s=0.1) as (site, fetcher):
         error = await refusal(fetcher, site.url("/slow"))
         assert error.code == "media_timeout"
         assert "sent nothing for 0.1 s (--media-read-timeout-s)" in error.message
 
-    run(body, media_read_timeout_s=0.1)
 
+async def test_who_waits_for_a_slow_host_holds_up_nobody_else():
 
-def test_who_waits_for_a_slow_host_holds_up_nobody_else():
-    async def body(site, fetcher):
+    names = FakeResolver(**{"quick.example": [["127.0.0.1"]] * 3})
+    async with fetching(names, media_max_fetches=2, media_max_fetches_per_host=1) as (site, fetcher):
         slow = [asyncio.create_task(get(fetcher, site.url("/slow"))) for _ in range(5)]
         await site.asked.wait()
         # Two slots in all: one is the slow host's, whose other four fetches must not take the second.
@@ -177,24 +151,17 @@ def test_who_waits_for_a_slow_host_holds_up_nobody_else():
         await asyncio.wait(slow)
         assert len(fetcher._slots) == 0, "hosts are forgotten"
 
-    names = FakeResolver(**{"quick.example": [["127.0.0.1"]] * 3})
-    run(body, names, media_max_fetches=2, media_max_fetches_per_host=1)
 
-
-def test_the_wait_for_a_slow_host_is_bounded():
-    async def body(site, fetcher):
+async def test_the_wait_for_a_slow_host_is_bounded():
+    async with fetching(media_max_fetches_per_host=1, media_total_timeout_s=0.1) as (site, fetcher):
         async with fetcher._slots.held("127.0.0.1", Allowance(1), ITEM):
             error = await refusal(fetcher, site.url("/picture"), TooManyRequests)
         assert "1 media of the URL's host are being fetched already (--media-max-fetches-per-host)" in error.message
 
-    run(body, media_max_fetches_per_host=1, media_total_timeout_s=0.1)
 
-
-def test_a_slot_is_held_for_one_hop_only():
-    async def body(site, fetcher):
+async def test_a_slot_is_held_for_one_hop_only():
+    async with fetching(media_max_fetches=1, media_max_fetches_per_host=1, media_total_timeout_s=5) as (site, fetcher):
         assert await get(fetcher, site.url("/count?left=2")) == PICTURE
-
-    run(body, media_max_fetches=1, media_max_fetches_per_host=1, media_total_timeout_s=5)
 
 
 def test_only_allowed_hosts_are_asked_also_behind_a_redirect():
@@ -219,17 +186,15 @@ def test_only_allowed_hosts_are_asked_also_behind_a_redirect():
     asyncio.run(main())
 
 
-def test_credentials_in_a_redirect_are_refused():
-    async def body(site, fetcher):
+async def test_credentials_in_a_redirect_are_refused():
+    async with fetching() as (site, fetcher):
         error = await refusal(fetcher, site.url(f"/to?url=http://user:secret@127.0.0.1:{site.port}/picture"))
         assert error.code == "invalid_media_url"
         assert "credentials" in error.message
 
-    run(body)
 
-
-def test_a_cancelled_fetch_frees_its_slot():
-    async def body(site, fetcher):
+async def test_a_cancelled_fetch_frees_its_slot():
+    async with fetching(media_max_fetches=1) as (site, fetcher):
         task = asyncio.create_task(get(fetcher, site.url("/slow")))
         await site.asked.wait()
         task.cancel()
@@ -237,15 +202,11 @@ def test_a_cancelled_fetch_frees_its_slot():
         assert task.cancelled()
         assert await get(fetcher, site.url("/picture")) == PICTURE
 
-    run(body, media_max_fetches=1)
 
-
-def test_close_twice_and_no_fetch_after_it():
-    async def body(site, fetcher):
+async def test_close_twice_and_no_fetch_after_it():
+    async with fetching() as (site, fetcher):
         await get(fetcher, site.url("/picture"))
         await fetcher.close()
         await fetcher.close()
         with pytest.raises(Unavailable):
             await get(fetcher, site.url("/picture"))
-
-    run(body)

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp import web
 
-from support.odd_site import PICTURE, FakeResolver, Site, get, refusal, run
+from support.odd_site import PICTURE, FakeResolver, Site, fetching, get, refusal
 from triptych.media.fetch import guard
 
 NUMBERS = ("2130706433", "0x7f.0.0.1", "0177.0.0.1", "127.1")
@@ -26,47 +26,39 @@ NUMBERS = ("2130706433", "0x7f.0.0.1", "0177.0.0.1", "127.1")
         "mixed",
     ],
 )
-def test_no_spelling_reaches_a_private_address(host):
-    async def body(site, fetcher):
+async def test_no_spelling_reaches_a_private_address(host):
+
+    names = FakeResolver(inside=[["10.0.0.5"]], mixed=[["93.184.216.34", "10.0.0.5"]], localhost=[["127.0.0.1"]])
+    async with fetching(names, media_allow_private=False) as (site, fetcher):
         error = await refusal(fetcher, site.url("/picture", host))
         assert error.code == "media_address_refused"
         number = host in NUMBERS
         assert ("plain IPv4 address" if number else "--media-allow-private") in error.message
         assert site.requests == []
 
-    names = FakeResolver(inside=[["10.0.0.5"]], mixed=[["93.184.216.34", "10.0.0.5"]], localhost=[["127.0.0.1"]])
-    run(body, names, media_allow_private=False)
-
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "224.0.0.1", "169.254.169.254", "[::ffff:169.254.169.254]"])
-def test_a_flag_that_is_given_already_is_not_advised(host):
-    async def body(site, fetcher):
+async def test_a_flag_that_is_given_already_is_not_advised(host):
+    async with fetching(media_allow_private=True) as (site, fetcher):
         error = await refusal(fetcher, site.url("/picture", host))
         assert error.code == "media_address_refused"
         assert "never come from" in error.message
         assert "--media-allow-private" not in error.message
 
-    run(body, media_allow_private=True)
 
-
-def test_localhost_by_the_systems_resolver():
-    async def body(site, fetcher):
+async def test_localhost_by_the_systems_resolver():
+    async with fetching(media_allow_private=False) as (site, fetcher):
         error = await refusal(fetcher, site.url("/picture", "localhost"))
         assert error.code == "media_address_refused"
         assert site.requests == []
 
-    run(body, media_allow_private=False)
-
 
 @pytest.mark.parametrize("url", ["http://good.com\\@127.0.0.1/", "http://u:secret@127.0.0.1/", "ftp://127.0.0.1/"])
-def test_tricks_are_refused_before_anything_is_resolved(url):
+async def test_tricks_are_refused_before_anything_is_resolved(url):
     resolver = FakeResolver()
-
-    async def body(site, fetcher):
+    async with fetching(resolver) as (_, fetcher):
         assert (await refusal(fetcher, url)).code == "invalid_media_url"
         assert resolver.calls == []
-
-    run(body, resolver)
 
 
 @pytest.fixture
@@ -84,37 +76,27 @@ def only_127_0_0_1_is_public(monkeypatch):
 @pytest.mark.parametrize(
     "target", ["http://127.0.0.2:{}/picture", "http://[::1]:{}/picture", "http://inside/", "http://0x7f.1:{}/picture"]
 )
-def test_a_redirect_from_a_public_to_a_private_address_is_refused(target):
-    async def body(site, fetcher):
+async def test_a_redirect_from_a_public_to_a_private_address_is_refused(target):
+
+    names = FakeResolver(outside=[["127.0.0.1"]], inside=[["10.0.0.5"]])
+    async with fetching(names, media_allow_private=False) as (site, fetcher):
         error = await refusal(fetcher, site.url(f"/to?url={target.format(site.port)}", "outside"))
         assert error.code == "media_address_refused"
         assert [request.path for request in site.requests] == ["/to"]
 
-    names = FakeResolver(outside=[["127.0.0.1"]], inside=[["10.0.0.5"]])
-    run(body, names, media_allow_private=False)
-
 
 @pytest.mark.usefixtures("only_127_0_0_1_is_public")
-def test_the_connection_goes_to_the_address_that_was_checked():
+async def test_the_connection_goes_to_the_address_that_was_checked():
     resolver = FakeResolver(rebind=[["127.0.0.1"], ["10.0.0.5"]])
-
-    async def body(site, fetcher):
+    async with fetching(resolver, media_allow_private=False) as (site, fetcher):
         assert await get(fetcher, site.url("/picture", "rebind")) == PICTURE
         assert resolver.calls == ["rebind"]
         assert site.requests[0].headers["Host"] == f"rebind:{site.port}"
 
-    run(body, resolver, media_allow_private=False)
-
 
 @pytest.mark.usefixtures("only_127_0_0_1_is_public")
-def test_an_answer_that_changed_is_checked_again():
+async def test_an_answer_that_changed_is_checked_again():
     resolver = FakeResolver(rebind=[["127.0.0.1"], ["10.0.0.5"]])
-
-    async def body(site, fetcher):
-        # The host closes its connection after a redirect, so that the next hop resolves afresh.
-        error = await refusal(fetcher, site.url("/to?url=/picture", "rebind"))
-        assert error.code == "media_address_refused"
-        assert resolver.calls == ["rebind", "rebind"]
 
     async def on_to(self, request):
         response = web.Response(status=302, headers={"Location": "/picture"})
@@ -123,4 +105,8 @@ def test_an_answer_that_changed_is_checked_again():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Site, "on_to", on_to)
-        run(body, resolver, media_allow_private=False)
+        async with fetching(resolver, media_allow_private=False) as (site, fetcher):
+            # The host closes its connection after a redirect, so that the next hop resolves afresh.
+            error = await refusal(fetcher, site.url("/to?url=/picture", "rebind"))
+            assert error.code == "media_address_refused"
+            assert resolver.calls == ["rebind", "rebind"]

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from support.odd_site import MAX_BYTES, PICTURE, get, refusal, run
+from support.odd_site import MAX_BYTES, PICTURE, fetching, get, refusal
 from triptych.contracts.errors import PayloadTooLarge
 
 PACKED = gzip.compress(PICTURE, mtime=0)
@@ -34,33 +34,29 @@ SERVED = [
 
 
 @pytest.mark.parametrize(("coding", "sent"), SERVED, ids=[f"{at}-{coding}" for at, (coding, _) in enumerate(SERVED)])
-def test_content_encodings(coding, sent):
-    async def body(site, fetcher):
+async def test_content_encodings(coding, sent):
+    async with fetching() as (site, fetcher):
         site.handle_all, site.headers = sent, {"Content-Encoding": coding}
         assert await get(fetcher, site.url()) == PICTURE
 
-    run(body)
-
 
 @pytest.mark.parametrize("sent", [PACKED[:-9], PACKED[:5], b"", PACKED[:20] + b"x" + PACKED[21:], PICTURE], ids=len)
-def test_damaged_compression_is_refused(sent):
-    async def body(site, fetcher):
+async def test_damaged_compression_is_refused(sent):
+    async with fetching() as (site, fetcher):
         site.handle_all, site.headers = sent, {"Content-Encoding": "gzip"}
         error = await refusal(fetcher, site.url())
         assert (error.code, "damaged or cut off" in error.message) == ("media_fetch_failed", True)
 
-    run(body)
-
 
 @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
-def test_the_byte_limit_holds_before_and_after_inflating(coding):
+async def test_the_byte_limit_holds_before_and_after_inflating(coding):
     def packed(size):
         data = bytes(size)
         for _ in coding.split(","):
             data = gzip.compress(data)
         return data
 
-    async def body(site, fetcher):
+    async with fetching() as (site, fetcher):
         site.headers = {"Content-Encoding": coding}
         site.handle_all = packed(MAX_BYTES)
         assert await get(fetcher, site.url()) == bytes(MAX_BYTES)
@@ -74,12 +70,8 @@ def test_the_byte_limit_holds_before_and_after_inflating(coding):
         site.handle_all = gzip.compress(random.Random(1).randbytes(MAX_BYTES + 1))
         assert (await refusal(fetcher, site.url(), PayloadTooLarge)).code == "media_too_large"
 
-    run(body)
 
-
-def test_a_file_of_nothing_but_members_ends():
-    async def body(site, fetcher):
+async def test_a_file_of_nothing_but_members_ends():
+    async with fetching() as (site, fetcher):
         site.handle_all, site.headers = gzip.compress(b"") * 2000, {"Content-Encoding": "gzip"}
         assert "damaged" in (await refusal(fetcher, site.url())).message
-
-    run(body)

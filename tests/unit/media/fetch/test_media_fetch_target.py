@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.odd_site import PICTURE, FakeResolver, get, run
+from support.odd_site import PICTURE, FakeResolver, fetching, get
 
 AS_GIVEN = [
     "/a%2Fb%7Ec/x%2ey//./../z?sig=a%2Bb%3d&x=~+%20",
@@ -15,32 +15,26 @@ AS_GIVEN = [
 
 
 @pytest.mark.parametrize("target", AS_GIVEN)
-def test_the_host_is_asked_for_the_url_byte_for_byte(target):
-    async def body(site, fetcher):
+async def test_the_host_is_asked_for_the_url_byte_for_byte(target):
+    async with fetching(FakeResolver(**{"local.example": [["127.0.0.1"]]})) as (site, fetcher):
         site.handle_all = PICTURE
         assert await get(fetcher, site.url(target + "#part", "LOCAL.example")) == PICTURE
         assert site.requests[0].raw_path == target
         assert site.requests[0].headers["Host"] == f"local.example:{site.port}"
 
-    run(body, FakeResolver(**{"local.example": [["127.0.0.1"]]}))
-
 
 @pytest.mark.parametrize("target", AS_GIVEN)
 @pytest.mark.parametrize("absolute", [True, False])
-def test_so_is_the_host_that_a_redirect_names(target, absolute):
-    async def body(site, fetcher):
+async def test_so_is_the_host_that_a_redirect_names(target, absolute):
+    async with fetching() as (site, fetcher):
         site.handle_all = PICTURE
         site.location = (site.url() if absolute else "/") + target[1:]
         assert await get(fetcher, site.url("/first")) == PICTURE
         assert [one.raw_path for one in site.requests] == ["/first", target]
 
-    run(body)
 
-
-def test_characters_that_http_cannot_carry_are_percent_encoded():
-    async def body(site, fetcher):
+async def test_characters_that_http_cannot_carry_are_percent_encoded():
+    async with fetching() as (site, fetcher):
         site.handle_all = PICTURE
         assert await get(fetcher, site.url("/ü/%C3%BC?ä=€")) == PICTURE
         assert site.requests[0].raw_path == "/%C3%BC/%C3%BC?%C3%A4=%E2%82%AC"
-
-    run(body)

@@ -1,6 +1,7 @@
 """Media kept by URL, against a real server on loopback."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -35,7 +36,7 @@ class Kept:
         site.on_kept = self._answer
 
     def _clock(self):
-        return asyncio.get_running_loop().time() + self.now_s
+        return time.monotonic() + self.now_s
 
     async def _answer(self, request):
         await self.go.wait()
@@ -63,26 +64,20 @@ class Kept:
         return counts.hits, counts.revalidated, counts.misses
 
 
-def run(body, cache_bytes=CACHE_BYTES, **changes):
-    @asynccontextmanager
-    async def kept():
-        async with serving() as site, MediaFetcher(limits(**changes)) as fetcher:
-            one = Kept(site, fetcher, cache_bytes)
-            try:
-                yield one
-            finally:
-                one.go.set()
-                await one.remote.close()
-
-    async def main():
-        async with kept() as one:
-            await body(one)
-
-    asyncio.run(main())
+@asynccontextmanager
+async def keeping(cache_bytes=CACHE_BYTES, **changes):
+    """A media host, and what fetches from it and keeps the answers."""
+    async with serving() as site, MediaFetcher(limits(**changes)) as fetcher:
+        kept = Kept(site, fetcher, cache_bytes)
+        try:
+            yield kept
+        finally:
+            kept.go.set()
+            await kept.remote.close()
 
 
-def test_a_fresh_answer_is_used_again_without_asking_or_inspecting():
-    async def body(kept):
+async def test_a_fresh_answer_is_used_again_without_asking_or_inspecting():
+    async with keeping() as kept:
         kept.headers = {"Cache-Control": "max-age=60"}
         for path in ("/kept", "/kept#part", "/kept#other"):
             assert await kept.get(path) == PICTURE
@@ -93,17 +88,13 @@ def test_a_fresh_answer_is_used_again_without_asking_or_inspecting():
         assert await kept.get() == OTHER
         assert (kept.asked, kept.made, kept.counts) == (2, 2, (2, 0, 2))
 
-    run(body)
 
-
-def test_other_urls_and_variants_are_others():
-    async def body(kept):
+async def test_other_urls_and_variants_are_others():
+    async with keeping() as kept:
         kept.headers = {"Cache-Control": "max-age=60"}
         for path, variant in (("/kept", "image"), ("/kept?a", "image"), ("/kept", "audio"), ("/kept?", "image")):
             assert await kept.get(path, variant=variant) == PICTURE
         assert kept.asked == 4
-
-    run(body)
 
 
 @pytest.mark.parametrize(
@@ -118,19 +109,17 @@ def test_other_urls_and_variants_are_others():
     ],
     ids=str,
 )
-def test_what_may_not_be_used_again_is_not_kept(headers):
-    async def body(kept):
+async def test_what_may_not_be_used_again_is_not_kept(headers):
+    async with keeping() as kept:
         kept.headers = headers
         for _ in range(2):
             assert await kept.get() == PICTURE
         assert (kept.asked, kept.remote.size_bytes) == (2, 0)
         assert all("If-None-Match" not in one.headers for one in kept.site.requests)
 
-    run(body)
 
-
-def test_a_stale_answer_is_asked_about_and_freshened():
-    async def body(kept):
+async def test_a_stale_answer_is_asked_about_and_freshened():
+    async with keeping() as kept:
         kept.headers = {"ETag": '"a"', "Last-Modified": "Mon, 01 Jan 2001 00:00:00 GMT", "Cache-Control": "no-cache"}
         for _ in range(2):
             assert await kept.get() == PICTURE
@@ -150,11 +139,9 @@ def test_a_stale_answer_is_asked_about_and_freshened():
         await kept.get()
         assert kept.remote.size_bytes == 0, "a 304 can forbid to keep it"
 
-    run(body)
 
-
-def test_a_304_about_another_answer_is_not_believed():
-    async def body(kept):
+async def test_a_304_about_another_answer_is_not_believed():
+    async with keeping() as kept:
         kept.headers = {"ETag": '"a"'}
         await kept.get()
 
@@ -167,11 +154,9 @@ def test_a_304_about_another_answer_is_not_believed():
         assert await kept.get() == OTHER
         assert kept.asked == 3
 
-    run(body)
 
-
-def test_a_redirects_own_lifetime_counts():
-    async def body(kept):
+async def test_a_redirects_own_lifetime_counts():
+    async with keeping() as kept:
         kept.headers = {"Cache-Control": "max-age=60", "ETag": '"a"'}
         for _ in range(2):
             assert await kept.get("/to?url=/kept") == PICTURE
@@ -190,17 +175,15 @@ def test_a_redirects_own_lifetime_counts():
         await kept.get("/to?url=/kept")
         assert kept.asked == 8, "the redirect's 30 s are over, though the picture's 60 are not"
 
-    run(body)
 
-
-def test_the_cache_is_bounded_in_bytes_and_can_be_off():
+async def test_the_cache_is_bounded_in_bytes_and_can_be_off():
     async def fill(kept, number):
         kept.headers = {"Cache-Control": "max-age=60"}
         kept.body = bytes(10_000)
         for at in range(number):
             await kept.get(f"/kept?{at}")
 
-    async def bounded(kept):
+    async with keeping(cache_bytes=40_000) as kept:
         await fill(kept, 5)
         assert kept.remote.size_bytes <= 40_000
         await kept.get("/kept?4")
@@ -208,13 +191,10 @@ def test_the_cache_is_bounded_in_bytes_and_can_be_off():
         await kept.get("/kept?0")
         assert kept.asked == 6, "the oldest went"
 
-    async def off(kept):
+    async with keeping(cache_bytes=0) as kept:
         await fill(kept, 2)
         await kept.get("/kept?1")
         assert (kept.asked, kept.remote.size_bytes) == (3, 0)
-
-    run(bounded, cache_bytes=40_000)
-    run(off, cache_bytes=0)
 
 
 async def flying(kept, count=3):
@@ -226,8 +206,8 @@ async def flying(kept, count=3):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, CACHE_BYTES])
-def test_who_asks_at_once_shares_a_fetch_and_a_cancelled_one_touches_no_other(cache_bytes):
-    async def body(kept):
+async def test_who_asks_at_once_shares_a_fetch_and_a_cancelled_one_touches_no_other(cache_bytes):
+    async with keeping(cache_bytes) as kept:
         tasks = await flying(kept)
         tasks[0].cancel()
         await asyncio.wait(tasks[:1])
@@ -236,11 +216,9 @@ def test_who_asks_at_once_shares_a_fetch_and_a_cancelled_one_touches_no_other(ca
         assert await asyncio.gather(*tasks[1:]) == [PICTURE] * 2
         assert (kept.asked, kept.made) == (1, 1)
 
-    run(body, cache_bytes)
 
-
-def test_when_all_have_left_the_fetch_ends():
-    async def body(kept):
+async def test_when_all_have_left_the_fetch_ends():
+    async with keeping(media_max_fetches=1) as kept:
         tasks = await flying(kept)
         for task in tasks:
             task.cancel()
@@ -249,11 +227,9 @@ def test_when_all_have_left_the_fetch_ends():
         assert await kept.get() == PICTURE
         assert kept.asked == 2
 
-    run(body, media_max_fetches=1)
 
-
-def test_an_error_names_each_ones_own_field_and_is_not_kept():
-    async def body(kept):
+async def test_an_error_names_each_ones_own_field_and_is_not_kept():
+    async with keeping() as kept:
         kept.headers, kept.body = {"Cache-Control": "max-age=60"}, b"bad"
         tasks = await flying(kept)
         kept.go.set()
@@ -266,22 +242,18 @@ def test_an_error_names_each_ones_own_field_and_is_not_kept():
         kept.body = PICTURE
         assert await kept.get() == PICTURE
 
-    run(body)
 
-
-def test_what_is_for_one_use_only_is_fetched_by_each():
-    async def body(kept):
+async def test_what_is_for_one_use_only_is_fetched_by_each():
+    async with keeping() as kept:
         kept.headers = {"Cache-Control": "no-store"}
         tasks = await flying(kept)
         kept.go.set()
         assert await asyncio.gather(*tasks) == [PICTURE] * 3
         assert (kept.asked, kept.counts) == (3, (0, 0, 3))
 
-    run(body)
 
-
-def test_close_ends_those_who_wait():
-    async def body(kept):
+async def test_close_ends_those_who_wait():
+    async with keeping() as kept:
         tasks = await flying(kept)
         await kept.remote.close()
         await kept.remote.close()
@@ -290,8 +262,6 @@ def test_close_ends_those_who_wait():
             assert isinstance(task.exception(), Unavailable)
             assert task.exception().param is None
         assert kept.remote.size_bytes == 0
-
-    run(body)
 
 
 def test_the_loader_keeps_media_with_their_facts_by_kind_and_settings():

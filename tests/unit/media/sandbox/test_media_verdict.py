@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -83,8 +84,9 @@ def test_how_a_decoder_ended(status, expected):
     assert cause_of(status) is expected
 
 
-def on_decoders(monkeypatch, commands, body, limits=LIMITS):
-    """Run ``body(sandbox)``, whose first decoders are started by ``commands`` in turn, and the others honestly."""
+@asynccontextmanager
+async def decoders(monkeypatch, commands, limits=LIMITS):
+    """A sandbox whose first decoders are started by ``commands`` in turn, and the others honestly."""
     left = list(commands)
     spawn = process._spawn
 
@@ -94,15 +96,12 @@ def on_decoders(monkeypatch, commands, body, limits=LIMITS):
 
     monkeypatch.setattr(process, "_spawn", next_one)
 
-    async def main():
-        sandbox = Sandbox(limits)
-        try:
-            await body(sandbox)
-        finally:
-            await sandbox.close()
-        assert (sandbox.counts.busy, sandbox.counts.waiting) == (0, 0)
-
-    run(main())
+    sandbox = Sandbox(limits)
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+    assert (sandbox.counts.busy, sandbox.counts.waiting) == (0, 0)
 
 
 MACHINES = ["is_killed", "is_short", "has_no_buffer", "does_not_start"]
@@ -110,49 +109,49 @@ MEDIA = ["crashes", "closes_and_stays"]
 
 
 @pytest.mark.parametrize("how", MACHINES + MEDIA)
-def test_what_fails_once_is_tried_in_another_decoder(monkeypatch, how):
-    async def body(sandbox):
+async def test_what_fails_once_is_tried_in_another_decoder(monkeypatch, how):
+
+    monkeypatch.setattr(process, "EXIT_S", 0.1)
+    async with decoders(monkeypatch, [(how,)]) as sandbox:
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
         assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 0, 0)
 
-    monkeypatch.setattr(process, "EXIT_S", 0.1)
-    on_decoders(monkeypatch, [(how,)], body)
-
 
 @pytest.mark.parametrize("how", [*((one, one) for one in MACHINES), ("crashes", "is_killed"), ("is_short", "crashes")])
-def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_medium(monkeypatch, how):
-    async def body(sandbox):
+async def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_medium(monkeypatch, how):
+    async with decoders(monkeypatch, [(one,) for one in how]) as sandbox:
         with pytest.raises(Unavailable, match="short of memory or processes") as caught:
             await sandbox.decode(medium(), ITEM)
         assert (caught.value.param, caught.value.code) == (ITEM, "media_decoder_unavailable")
         assert caught.value.retry_after_s
         assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 0, 1)
 
-    on_decoders(monkeypatch, [(one,) for one in how], body)
-
 
 @pytest.mark.parametrize("how", MEDIA)
-def test_what_fails_twice_for_its_own_reasons_is_refused(monkeypatch, how):
-    async def body(sandbox):
+async def test_what_fails_twice_for_its_own_reasons_is_refused(monkeypatch, how):
+
+    monkeypatch.setattr(process, "EXIT_S", 0.1)
+    async with decoders(monkeypatch, [(how,)] * 2) as sandbox:
         with pytest.raises(BadRequest, match="made its decoder fail") as caught:
             await sandbox.decode(medium(), ITEM)
         assert (caught.value.param, caught.value.code) == (ITEM, "media_decode_failed")
         assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 1, 0)
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
 
-    monkeypatch.setattr(process, "EXIT_S", 0.1)
-    on_decoders(monkeypatch, [(how,)] * 2, body)
-
 
 @pytest.mark.parametrize("what", ["shared memory for a file", "memory for the result", "a thread"])
-def test_what_the_server_lacks_itself_is_no_fault_of_the_medium(monkeypatch, what):
+async def test_what_the_server_lacks_itself_is_no_fault_of_the_medium(monkeypatch, what):
     tried = []
 
     def refuse(*arguments):
         tried.append(arguments)
         raise (RuntimeError("can't start new thread") if what == "a thread" else OSError(12, "Cannot allocate memory"))
 
-    async def body(sandbox):
+    if what == "shared memory for a file":
+        monkeypatch.setattr(pool.shared, "filled", refuse)
+    elif what == "memory for the result":
+        monkeypatch.setattr("triptych.media.sandbox.shared.make", refuse)
+    async with decoders(monkeypatch, []) as sandbox:
         if what == "a thread":
             monkeypatch.setattr(sandbox._threads, "submit", refuse)
         large = what == "shared memory for a file"
@@ -162,12 +161,6 @@ def test_what_the_server_lacks_itself_is_no_fault_of_the_medium(monkeypatch, wha
         assert len(tried) == 2
         monkeypatch.undo()
         assert (await sandbox.decode(medium(LARGE), ITEM)).size == (900, 700)
-
-    if what == "shared memory for a file":
-        monkeypatch.setattr(pool.shared, "filled", refuse)
-    elif what == "memory for the result":
-        monkeypatch.setattr("triptych.media.sandbox.shared.make", refuse)
-    on_decoders(monkeypatch, [], body)
 
 
 def lie(**fields) -> tuple[str, str]:
@@ -214,8 +207,8 @@ def test_what_cannot_be_is_not_believed(name):
 @pytest.mark.parametrize(
     "name", ["one byte for a huge picture", "in memory that was not lent", "no message", "too much"]
 )
-def test_a_lie_fails_its_medium_and_takes_no_memory(monkeypatch, name):
-    async def body(sandbox):
+async def test_a_lie_fails_its_medium_and_takes_no_memory(monkeypatch, name):
+    async with decoders(monkeypatch, [LIES[name]] * 2) as sandbox:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(BadRequest, match="made its decoder fail") as caught:
             await sandbox.decode(medium(), ITEM)
@@ -223,39 +216,31 @@ def test_a_lie_fails_its_medium_and_takes_no_memory(monkeypatch, name):
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 32 << 10, "memory was taken for a lie"
         assert sandbox.counts.crashed == 1
 
-    on_decoders(monkeypatch, [LIES[name]] * 2, body)
-
 
 @pytest.mark.parametrize("how", ["answers_twice", "answers_unasked"])
-def test_a_decoder_that_speaks_unasked_is_ended(monkeypatch, how):
-    async def body(sandbox):
+async def test_a_decoder_that_speaks_unasked_is_ended(monkeypatch, how):
+    async with decoders(monkeypatch, [(how,)]) as sandbox:
         if how == "answers_twice":
             assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
             (decoder,) = sandbox._decoders
             await until(lambda: not decoder.alive, "it is ended")
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
 
-    on_decoders(monkeypatch, [(how,)], body)
 
-
-def test_no_descriptor_comes_from_a_decoder(monkeypatch):
-    async def body(sandbox):
+async def test_no_descriptor_comes_from_a_decoder(monkeypatch):
+    async with decoders(monkeypatch, [("sends_descriptors",)]) as sandbox:
         await sandbox.decode(medium(), ITEM)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
             assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
         assert len(os.listdir("/proc/self/fd")) == before
 
-    on_decoders(monkeypatch, [("sends_descriptors",)], body)
 
-
-def test_memory_that_is_lent_cannot_be_taken_away(monkeypatch):
-    async def body(sandbox):
+async def test_memory_that_is_lent_cannot_be_taken_away(monkeypatch):
+    async with decoders(monkeypatch, [("shrinks",)]) as sandbox:
         decoded = await sandbox.decode(medium(LARGE), ITEM)
         assert decoded.tobytes() == bytes(900 * 700 * 3)
         assert sandbox.counts.again == 0
-
-    on_decoders(monkeypatch, [("shrinks",)], body)
 
 
 def test_a_file_in_shared_memory_cannot_be_changed():
@@ -367,8 +352,8 @@ def test_what_a_medium_becomes_is_bounded_before_it_is_decoded(given, expected):
     assert believe.expected_of(given, MediaLimits(media_max_video_pixels=500, media_max_audio_s=2.0), ITEM) == expected
 
 
-def test_nothing_is_tried_again_for_nobody(monkeypatch):
-    async def body(sandbox):
+async def test_nothing_is_tried_again_for_nobody(monkeypatch):
+    async with decoders(monkeypatch, [("closes_and_stays",)]) as sandbox:
         task = asyncio.create_task(sandbox.decode(medium(), ITEM))
         await until(lambda: sandbox.counts.busy == 1, "it is at the decoder")
         os.kill(sandbox.pids[0], signal.SIGSTOP)
@@ -377,8 +362,6 @@ def test_nothing_is_tried_again_for_nobody(monkeypatch):
         os.kill(sandbox.pids[0], signal.SIGKILL)
         await until(lambda: not sandbox.counts.busy, "it is over")
         assert sandbox.counts.again == 0
-
-    on_decoders(monkeypatch, [("closes_and_stays",)], body)
 
 
 def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):
@@ -398,12 +381,11 @@ def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):
     assert caplog.text.count("ZeroDivisionError: division by zero") == 2
 
 
-def test_a_decoder_that_may_have_kept_too_much_is_replaced(monkeypatch):
+async def test_a_decoder_that_may_have_kept_too_much_is_replaced(monkeypatch):
     monkeypatch.setattr("triptych.media.sandbox.spare.LEAST_BYTES", 1)
     monkeypatch.setattr("triptych.media.sandbox.spare.KEPT_BYTES", 1)
     pids = []
-
-    async def body(sandbox):
+    async with decoders(monkeypatch, [], MediaLimits(media_decode_workers=1, media_decode_memory_mib=128)) as sandbox:
         for _ in range(60):
             await sandbox.decode(medium(LARGE), ITEM)  # 2.4 MiB of shared memory
             pids.append(sandbox.pids)
@@ -412,8 +394,6 @@ def test_a_decoder_that_may_have_kept_too_much_is_replaced(monkeypatch):
         assert 128 // 2.6 < len(pids) < 60
         assert pids[0] == pids[-2] != []
         assert (await sandbox.decode(medium(LARGE), ITEM)).size == (900, 700)
-
-    on_decoders(monkeypatch, [], body, MediaLimits(media_decode_workers=1, media_decode_memory_mib=128))
 
 
 class NoBuffer:

@@ -49,17 +49,17 @@ class Recorded:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("kind", ["uvloop", "asyncio"])
-def test_no_piece_is_large_and_frames_come_whole(kind, tls, tmp_path):
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_no_piece_is_large_and_frames_come_whole(loop, tls, tmp_path):
     authority = Authority(tmp_path)
     files = TlsFiles(**authority.issue()._asdict(), ca=authority.ca)
 
     async def main():
-        loop = asyncio.get_running_loop()
+        running = asyncio.get_running_loop()
         ends = []
         listening, calling = (files.for_listening(), files.for_calling()) if tls else (None, None)
-        server = await loop.create_server(lambda: ends.append(End()) or ends[-1], "127.0.0.1", 0, ssl=listening)
-        _, ours = await loop.create_connection(End, *server.sockets[0].getsockname()[:2], ssl=calling)
+        server = await running.create_server(lambda: ends.append(End()) or ends[-1], "127.0.0.1", 0, ssl=listening)
+        _, ours = await running.create_connection(End, *server.sockets[0].getsockname()[:2], ssl=calling)
         recorded = ours._transport = Recorded(ours._transport)
         content = random.Random(3).randbytes(9_000_001)
         turns = 0
@@ -92,4 +92,4 @@ def test_no_piece_is_large_and_frames_come_whole(kind, tls, tmp_path):
         server.close()
         await server.wait_closed()
 
-    run(main(), loop=kind)
+    run(main(), loop=loop)
