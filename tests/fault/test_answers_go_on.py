@@ -18,6 +18,7 @@ CONTENT = [
 ]
 FIELDS = {"ignore_eos": True, "max_tokens": 60, "logprobs": True, "top_logprobs": 2, "stop": ["never said"]}
 SLOW = ("--itl-ms", "4")
+MEET = ("--hand-off", "rendezvous")
 
 
 def told(answer, stream):
@@ -57,8 +58,16 @@ async def answering(d, stage="d"):
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("spans", [["epd"], ["e", "pd"], ["ep", "d"], ["e", "p", "d"]], ids="/".join)
 def test_every_mode_goes_on(spans, stream):
+    goes_on(spans, stream, SLOW)
+
+
+def test_a_rendezvous_goes_on():
+    goes_on(["e", "p", "d"], True, (*SLOW, *MEET))
+
+
+def goes_on(spans, stream, engine_args):
     async def main():
-        async with deployment(spans=[*spans, *spans], engine_args=SLOW, stand_in=False) as d:
+        async with deployment(spans=[*spans, *spans], engine_args=engine_args, stand_in=False) as d:
             undisturbed = await asked(d, stream)
             assert await resumed(d) == 0
             asking = asyncio.create_task(asked(d, stream))
@@ -69,10 +78,10 @@ def test_every_mode_goes_on(spans, stream):
     run(main())
 
 
-@pytest.mark.parametrize("span", ["e", "p"])
-def test_who_has_done_its_part_is_not_missed(span):
+@pytest.mark.parametrize(("span", "how"), [("e", ()), ("p", ()), ("p", MEET)])
+def test_who_has_done_its_part_is_not_missed(span, how):
     async def main():
-        async with deployment(spans=["e", "p", "d"], engine_args=SLOW) as d:
+        async with deployment(spans=["e", "p", "d"], engine_args=(*SLOW, *how)) as d:
             undisturbed = await asked(d, True)
             asking = asyncio.create_task(asked(d, True))
             await answering(d)
@@ -83,11 +92,12 @@ def test_who_has_done_its_part_is_not_missed(span):
     run(main())
 
 
-def test_the_prefill_for_going_on_may_be_lost_too():
+@pytest.mark.parametrize("how", [(), MEET])
+def test_the_prefill_for_going_on_may_be_lost_too(how):
     """Of two prefill workers the one that would go on dies with the decode worker."""
 
     async def main():
-        async with deployment(spans=["p", "p", "d", "d"], engine_args=SLOW, stand_in=False) as d:
+        async with deployment(spans=["p", "p", "d", "d"], engine_args=(*SLOW, *how), stand_in=False) as d:
             undisturbed = await asked(d, True, "hello")
             asking = asyncio.create_task(asked(d, True, "hello"))
             worker = await answering(d)

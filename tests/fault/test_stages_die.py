@@ -46,9 +46,11 @@ def test_a_killed_encode_worker_fails_no_request_the_prefill_worker_stands_in():
     run(main())
 
 
-def test_a_killed_prefill_worker_is_replaced_before_the_first_token():
+@pytest.mark.parametrize("hand_off", ["prefill-first", "rendezvous"])
+def test_a_killed_prefill_worker_is_replaced_before_the_first_token(hand_off):
     async def main():
-        async with deployment(spans=["p", "p", "d"], engine_args=("--prefill-ms", "80"), stand_in=False) as d:
+        args = ("--prefill-ms", "80", "--hand-off", hand_off)
+        async with deployment(spans=["p", "p", "d"], engine_args=args, stand_in=False) as d:
             waiting = [asyncio.create_task(d.chat(f"number {n}")) for n in range(8)]
             await d.workers[0].busy()
             await d.workers[0].kill()
@@ -57,9 +59,11 @@ def test_a_killed_prefill_worker_is_replaced_before_the_first_token():
     run(main())
 
 
-def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed():
+@pytest.mark.parametrize("hand_off", ["prefill-first", "rendezvous"])
+def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed(hand_off):
     async def main():
-        async with deployment(spans=["p", "d", "d"], engine_args=("--itl-ms", "20"), stand_in=False) as d:
+        args = ("--itl-ms", "20", "--hand-off", hand_off)
+        async with deployment(spans=["p", "d", "d"], engine_args=args, stand_in=False) as d:
             giver, taker, other = d.workers
             asked = [asyncio.create_task(d.chat("x", stream=True, ignore_eos=True, max_tokens=60)) for _ in range(6)]
             await taker.busy(3)
@@ -79,19 +83,19 @@ def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed():
 def test_a_kv_cache_that_cannot_be_read_is_made_once_more():
     async def main():
         async with deployment(spans=["p", "p", "d"], frontend={"plan_header": True}, stand_in=False) as d:
-            first = d.workers[0].engine
-            export = first._export
+            first, second = (worker.engine._stages.prefilling._kv for worker in d.workers[:2])
+            export = first.export
 
             async def gone(request):
                 kv = await export(request)
-                await first.release(kv)
+                first.release(kv)
                 return kv
 
-            first._export = gone
+            first.export = gone
             answer = await d.chat("hello", stream=True)
             assert parse(answer.content).text() == "user\nhello\nassistant\n", "the first token is not said twice"
             assert d.workers[1].engine.stats().generated_tokens == 1, "the other one prefilled"
-            d.workers[1].engine._export = d.workers[0].engine._export
+            second.export = gone
             failed = await d.chat("again")
             assert failed.status_code == 503
             assert failed.json()["error"]["code"] == "kv_lost"
@@ -99,9 +103,11 @@ def test_a_kv_cache_that_cannot_be_read_is_made_once_more():
     run(main())
 
 
-def test_an_abandoned_prefill_leaves_nothing():
+@pytest.mark.parametrize("hand_off", ["prefill-first", "rendezvous"])
+def test_an_abandoned_prefill_leaves_nothing(hand_off):
     async def main():
-        async with deployment(spans=["p", "d"], engine_args=("--itl-ms", "300"), stand_in=False) as d:
+        args = ("--itl-ms", "300", "--hand-off", hand_off)
+        async with deployment(spans=["p", "d"], engine_args=args, stand_in=False) as d:
             giver, taker = d.workers
             asked = asyncio.create_task(d.chat("x", ignore_eos=True, max_tokens=500))
             await taker.busy()

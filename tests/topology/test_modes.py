@@ -13,6 +13,9 @@ from triptych.contracts.spans import Span
 
 MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
 SPLIT = {mode: spans for mode, spans in MODES.items() if "E/" in mode}
+MEET = " by rendezvous"
+"""Ends the name of a mode whose workers hand the KV cache over so."""
+KV_SPLIT = ["EP/D", "E/P/D", "EP/D" + MEET, "E/P/D" + MEET]
 PLANS = {"EPD": "epd@epd-0", "E/PD": "e@e-0 pd@pd-1", "EP/D": "ep@ep-0 d@d-1", "E/P/D": "e@e-0 p@p-1 d@d-2"}
 TEXT_PLANS = {"EPD": "pd@epd-0", "E/PD": "pd@pd-1", "EP/D": "p@ep-0 d@d-1", "E/P/D": "p@p-1 d@d-2"}
 
@@ -22,8 +25,15 @@ def content(*colours, text="what is it?"):
     return [*parts, {"type": "text", "text": text}]
 
 
-def in_mode(mode, **settings):
-    return deployment(spans=MODES[mode], frontend={"plan_header": True, **settings.pop("frontend", {})}, **settings)
+def cut(mode):
+    """The mode without its way to hand over."""
+    return mode.removesuffix(MEET)
+
+
+def in_mode(mode, engine_args=(), **settings):
+    frontend = {"plan_header": True, **settings.pop("frontend", {})}
+    args = (*engine_args, *(["--hand-off", "rendezvous"] if mode.endswith(MEET) else []))
+    return deployment(spans=MODES[cut(mode)], frontend=frontend, engine_args=args, **settings)
 
 
 async def said(answer):
@@ -36,6 +46,7 @@ async def idle(d):
     await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
     await until(lambda: all(one.counts["transfer_leases"] == 0 for one in d.workers), "no lease is left")
     await until(lambda: all(one.running == 0 for one in d.workers), "no engine works")
+    await until(lambda: not any(len(one.engine.rooms) for one in d.workers), "nobody waits in a room")
     for one in d.workers:
         await until(lambda one=one: _holds_what_it_keeps(one), "arenas hold what caches keep")
 
@@ -51,12 +62,12 @@ async def asked_everything(mode):
     """(text, prompt tokens) of each answer, whole; streamed ones, from warm caches, must say the same."""
     answers = []
     async with in_mode(mode) as d:
-        assert (await d.http.get("/health")).json()["models"]["demo"]["mode"] == mode
+        assert (await d.http.get("/health")).json()["models"]["demo"]["mode"] == cut(mode)
         for colours in COLOURS:
             asked = content(*colours)
             first = await d.chat(asked, max_tokens=50)
             answers.append((await said(first), first.json()["usage"]))
-            assert first.headers["x-triptych-plan"] == (PLANS if colours else TEXT_PLANS)[mode]
+            assert first.headers["x-triptych-plan"] == (PLANS if colours else TEXT_PLANS)[cut(mode)]
             streamed = await d.chat(asked, max_tokens=50, stream=True, stream_options={"include_usage": True})
             events = parse(streamed.content)
             assert (events.text(), events.usage) == answers[-1]
@@ -64,7 +75,7 @@ async def asked_everything(mode):
     return answers
 
 
-@pytest.mark.parametrize("mode", SPLIT | {"EP/D": []})
+@pytest.mark.parametrize("mode", ["E/PD", *KV_SPLIT])
 def test_the_same_answers(mode):
     async def main():
         answers = await asked_everything(mode)
@@ -74,7 +85,7 @@ def test_the_same_answers(mode):
     run(main())
 
 
-@pytest.mark.parametrize("mode", SPLIT)
+@pytest.mark.parametrize("mode", [*SPLIT, "E/P/D" + MEET])
 def test_a_repeated_picture_is_encoded_once_and_not_sent_again(mode):
     async def main():
         async with in_mode(mode) as d:
@@ -85,14 +96,14 @@ def test_a_repeated_picture_is_encoded_once_and_not_sent_again(mode):
             exported, fetched = encoder.counts["transfer_exported"], target.counts["transfer_fetched"]
             assert fetched == 3
             again = await d.chat(content("blue"))
-            assert again.headers["x-triptych-plan"] == TEXT_PLANS[mode], "it is at the worker that prefills"
+            assert again.headers["x-triptych-plan"] == TEXT_PLANS[cut(mode)], "it is at the worker that prefills"
             assert encoder.counts["transfer_exported"] == exported
             assert target.counts["transfer_fetched"] == fetched
 
     run(main())
 
 
-@pytest.mark.parametrize("mode", SPLIT)
+@pytest.mark.parametrize("mode", [*SPLIT, "E/P/D" + MEET])
 def test_a_worker_that_forgot_is_told_again(mode):
     async def main():
         async with in_mode(mode) as d:
@@ -133,7 +144,7 @@ def test_an_embedding_larger_than_the_cache_is_served():
     run(main())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "E/P/D" + MEET])
 def test_many_at_once(mode):
     async def main():
         async with in_mode(mode, engine_args=("--itl-ms", "1")) as d:
@@ -142,13 +153,13 @@ def test_many_at_once(mode):
             answers = await asyncio.gather(*(d.chat(one, max_tokens=60) for one in asked))
             for number, answer in enumerate(answers):
                 assert f"number {number}" in await said(answer)
-            if mode in SPLIT:
+            if cut(mode) in SPLIT:
                 assert d.workers[0].counts["encoded_media"] == 6
 
     run(main())
 
 
-@pytest.mark.parametrize("mode", ["EP/D", "E/P/D"])
+@pytest.mark.parametrize("mode", KV_SPLIT)
 @pytest.mark.parametrize(
     "fields", [{}, {"temperature": 1.0}, {"temperature": 1.0, "seed": 3}, {"presence_penalty": 1.0}]
 )
@@ -278,7 +289,7 @@ def test_bad_pictures_are_refused_by_the_encode_worker_in_the_same_words():
 
     async def main():
         messages = []
-        for mode in MODES:
+        for mode in (*MODES, "EP/D" + MEET, "E/P/D" + MEET):
             async with in_mode(mode) as d:
                 answer = await d.chat([{"type": "image_url", "image_url": {"url": broken}}])
                 assert answer.status_code == 400

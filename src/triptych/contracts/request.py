@@ -55,7 +55,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.presence_penalty or self.frequency_penalty or self.guided is not None)
 
 
-class KvHandle(msgspec.Struct, frozen=True, kw_only=True):
+class KvHandle(msgspec.Struct, frozen=True, kw_only=True, tag="handle"):
     """The KV cache of a prefilled prompt, waiting at the worker that made it."""
 
     protocol: str
@@ -64,6 +64,15 @@ class KvHandle(msgspec.Struct, frozen=True, kw_only=True):
     """The prefill's id at its owner; names the cache when it is given back unread."""
     params: bytes
     """msgpack of the engine's own parameters; nobody else reads them."""
+
+
+class KvRoom(msgspec.Struct, frozen=True, kw_only=True, tag="room"):
+    """Where a prefill and a decode that run at once meet to hand a KV cache over. Minted for one attempt."""
+
+    bootstrap: str
+    """``host:port`` of ``KvLink.bootstrap`` at the worker that prefills."""
+    number: int
+    """Drawn at random from 63 bits: who knows it may take the cache."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -81,10 +90,19 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     said: list[int] = []
     """Tokens of the answer that other workers made and the client has got; the answer goes on after them, and
     ``sampling`` (``max_tokens``, ``min_tokens``) counts them."""
-    kv: KvHandle | None = None
-    """Prefilled elsewhere: the cache of the prompt (without ``said``) is read from there."""
+    kv: KvHandle | KvRoom | None = None
+    """Of a decode whose prompt is prefilled elsewhere: where the KV cache comes from. By a handle it is there, and
+    covers the prompt without ``said``; in a room it is waited for, and covers ``said`` too."""
+    give: KvRoom | None = None
+    """Of a prefill: the room in which its KV cache is handed over before it is answered; None: the answer has a
+    handle."""
     origin: str = ""
     """Which frontend sent it: a worker tells each of them what the others have there."""
     salt: str = ""
     """Separates the KV cache of this prompt from that of requests with another one: a digest of the client's
     ``cache_salt``, never the text itself. The names of ``media`` have it in them already."""
+
+    @property
+    def is_prefilled_elsewhere(self) -> bool:
+        """Whether this worker gets the prompt's KV cache, and so needs no media to make it."""
+        return self.kv is not None

@@ -64,12 +64,13 @@ class EncodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrefillAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompt's KV cache, and the first token."""
+    """The end of a prefill: its first token, and where the prompt's KV cache is."""
 
     delta: TokenDelta
     """The first token, or no token where the decoding engine must draw it itself. With a ``finish_reason`` it
-    is the whole answer, and there is no ``kv``."""
+    is the whole answer. By rendezvous the decode says all tokens, also this one."""
     kv: KvHandle | None = None
+    """None: the answer is over, or the cache was handed over in a room (``GenerateRequest.give``)."""
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -114,7 +114,9 @@ class Prefilling(Protocol):
 
         ``embeddings`` has one entry for each medium: None where there is none here, and the engine looks into
         the medium's ``data`` or a shared store, or raises MediaMissing. They are valid until this returns.
-        Cancelling aborts it and frees the cache.
+        Cancelling aborts it and frees the cache. With ``request.give`` it returns once the cache was taken in that
+        room, and raises KvLost when who came for it left without it; it waits for whoever comes, for as long as it is
+        let.
         """
         ...
 
@@ -135,7 +137,8 @@ class Generating(Protocol):
         ``embeddings`` as in ``prefill`` (empty: none for any medium), valid until the first delta. Raises
         BadRequest and its like for what is wrong with the request (also before the first delta), MediaMissing,
         KvLost when ``request.kv`` cannot be read, and Unavailable when the engine died. The last delta, and
-        only that one, has a ``finish_reason``.
+        only that one, has a ``finish_reason``. With a room in ``request.kv`` no token comes before the KV cache, which
+        is waited for; all tokens after ``said`` come from here, and the first delta counts the prompt.
         """
         ...
 

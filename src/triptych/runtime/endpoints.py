@@ -11,7 +11,8 @@ import msgspec
 from triptych.cache.embedding import EmbeddingCache
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.request import GENERATE, GenerateRequest
+from triptych.contracts.kv_link import HandOff
+from triptych.contracts.request import GENERATE, GenerateRequest, KvRoom
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
 from triptych.contracts.tokens import dec_hook
@@ -70,6 +71,7 @@ class Endpoints:
     async def _prefill(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Prefilling)
         request = _read(_GENERATE, payload)
+        self._check_hand_off(by_rendezvous=request.give is not None)
         with self.account.taken(request):
             received = await self._receiver.embeddings(request.media)
             try:
@@ -81,8 +83,10 @@ class Endpoints:
     async def _generate(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         assert isinstance(self._engine, Generating)
         request = _read(_GENERATE, payload)
+        if request.kv is not None:
+            self._check_hand_off(by_rendezvous=isinstance(request.kv, KvRoom))
         with self.account.taken(request) as entry:
-            received = await self._receiver.embeddings(request.media) if request.kv is None else NOTHING
+            received = NOTHING if request.is_prefilled_elsewhere else await self._receiver.embeddings(request.media)
             try:
                 async with aclosing(self._engine.generate(request, received.buffers)) as deltas:
                     async for delta in deltas:
@@ -91,6 +95,12 @@ class Endpoints:
                         yield _ENCODER.encode(delta)
             finally:
                 received.close()
+
+    def _check_hand_off(self, *, by_rendezvous: bool) -> None:
+        """Raises BadRequest when the caller wants the KV cache to travel otherwise than this worker told it would."""
+        link = self._engine.kv_link
+        if link is None or (link.hand_off is HandOff.RENDEZVOUS) is not by_rendezvous:
+            raise BadRequest(f"this worker does not hand over so; its link is {link}")
 
     async def _release(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         release = _read(_RELEASE, payload)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -17,7 +17,7 @@ from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.media import Data
-from triptych.contracts.request import GENERATE, GenerateRequest
+from triptych.contracts.request import GENERATE, GenerateRequest, KvRoom
 from triptych.contracts.stages import (
     ENCODE,
     METRICS,
@@ -63,12 +63,14 @@ class StepFailed(Exception):
         super().__init__(f"{instance.name}: {error}")
         self.instance = instance
         self.error = error
+        self.pair: tuple[str, str] | None = None
+        """The ids of two workers of which either may have made the other silent (a rendezvous)."""
 
 
 class _Calling:
     """A call, and its place among those that have been answered nothing yet. Raises StepFailed for what it raises."""
 
-    __slots__ = ("_call", "_failed", "_target", "_unanswered", "visit")
+    __slots__ = ("_failed", "_target", "_unanswered", "call", "visit")
 
     def __init__(
         self,
@@ -78,31 +80,81 @@ class _Calling:
         visit: Visit,
         failed: Callable[[Instance, TriptychError], StepFailed],
     ) -> None:
-        self._call, self._target, self._unanswered, self.visit, self._failed = call, target, unanswered, visit, failed
+        self.call, self._target, self._unanswered, self.visit, self._failed = call, target, unanswered, visit, failed
 
     async def __aenter__(self) -> tuple[Call, Visit]:
         self._unanswered.begin(self.visit)
         try:
-            await self._call.__aenter__()
+            await self.call.__aenter__()
         except BaseException as error:  # of a block that is not entered, __aexit__ is not called
             self._leave(error)
             raise
-        return self._call, self.visit
+        return self.call, self.visit
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await self._call.__aexit__(kind, error, trace)
+            await self.call.__aexit__(kind, error, trace)
         finally:
             self._leave(error)
+
+    def failure(self, error: TriptychError) -> StepFailed:
+        return self._failed(self._target, error)
 
     def _leave(self, error: BaseException | None) -> None:
         try:
             if isinstance(error, TriptychError):
-                raise self._failed(self._target, error) from error
+                raise self.failure(error) from error
         finally:
             self._unanswered.leave(self.visit, given_up=isinstance(error, asyncio.CancelledError | GeneratorExit))
+
+
+class Stream:
+    """Batches of deltas from one decode: whatever waits together. Leaving the block cancels the call at the worker."""
+
+    __slots__ = ("_calling", "_decode", "_end", "_gathered", "_payloads", "_silence_s", "_visit")
+
+    def __init__(self, calling: _Calling, end: Callable[[Visit], None], silence_s: float) -> None:
+        """``end`` is told once the worker has answered something. ``silence_s``: for ``expect_at_once``."""
+        self._calling = calling
+        self._silence_s = silence_s
+        self._end = end
+        self._decode = _DELTA.decode
+        self._gathered = 0
+        """Deltas of a batch before this one that counts as much to be moved."""
+
+    async def __aenter__(self) -> Self:
+        call, self._visit = await self._calling.__aenter__()
+        self._payloads = aiter(call)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._calling.__aexit__(kind, error, trace)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[TokenDelta]:
+        if self._gathered and not pace().spend(DELTA_BYTES * self._gathered):
+            await pace().room()
+        try:
+            batch = await self._payloads.__anext__()
+        except TriptychError as error:
+            raise self._calling.failure(error) from error
+        if not self._visit.answered:
+            self._end(self._visit)
+        if (size := sum(map(len, batch))) > TEXT_BYTES * len(batch):
+            await pace().room()
+            pace().spend(LOGPROBS_COST * size)
+        self._gathered = len(batch) if len(batch) >= MANY_DELTAS else 0
+        return [self._decode(payload) for payload in batch]
+
+    def expect_at_once(self) -> None:
+        """Wait no longer for the next batch than for any other worker's: the prefill is over."""
+        self._calling.call.expect_within(self._silence_s)
 
 
 class Calls:
@@ -155,25 +207,16 @@ class Calls:
         with self.counted(target.id, 1):
             return await self._one(target, PREFILL, request, PrefillAnswer, name)
 
-    async def generate(
-        self, target: Instance, request: GenerateRequest, name: Name
-    ) -> AsyncGenerator[list[TokenDelta], None]:
-        """Batches of deltas: whatever waits together. Closing it cancels the call at the worker.
+    def generate(self, target: Instance, request: GenerateRequest, name: Name) -> Stream:
+        """Return the stream of a decode, which begins when its block is entered.
 
-        It is not in the account: who plans it counts it, from before the steps that lead to it.
+        It is not in the account: who plans it counts it, from before the steps that lead to it. One that waits in a
+        room for a prefill that is called at the same time may say nothing for twice as long.
         """
-        decode = _DELTA.decode
-        payload = encoded(request)
-        async with self._calling(target, GENERATE, payload, name) as (call, visit):
-            async for batch in call:
-                if not visit.answered:
-                    self._unanswered.end(visit)
-                if (size := sum(map(len, batch))) > TEXT_BYTES * len(batch):
-                    await pace().room()
-                    pace().spend(LOGPROBS_COST * size)
-                yield [decode(item) for item in batch]
-                if len(batch) >= MANY_DELTAS and not pace().spend(DELTA_BYTES * len(batch)):
-                    await pace().room()
+        silence_s = self._silence_s * (2 if isinstance(request.kv, KvRoom) else 1)
+        return Stream(
+            self._calling(target, GENERATE, encoded(request), name, silence_s), self._unanswered.end, self._silence_s
+        )
 
     async def metrics(self, target: Instance) -> list[Sample]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
@@ -218,8 +261,10 @@ class Calls:
                 return msgspec.msgpack.decode(batch[0], type=answer)
             raise StepFailed(target, WorkerLost(f"{target.name} ended its answer without a word"))
 
-    def _calling(self, target: Instance, endpoint: str, payload: bytes | list[Data], name: Name) -> _Calling:
-        call = self._client.call(peer_of(target), endpoint, payload, silence_s=self._silence_s)
+    def _calling(
+        self, target: Instance, endpoint: str, payload: bytes | list[Data], name: Name, silence_s: float | None = None
+    ) -> _Calling:
+        call = self._client.call(peer_of(target), endpoint, payload, silence_s=silence_s or self._silence_s)
         return _Calling(call, target, self._unanswered, Visit(target.id, name, call), self._failed)
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -82,12 +82,12 @@ class Course:
     """It was cut off after its first token, and has not gone on yet."""
     tried: dict[str, TriptychError] = field(default_factory=dict)
     """Instances that failed it, with what they said."""
+    doubted: tuple[str, str] | None = None
+    """Two instances of which one has left the other waiting, and nobody knows which."""
     unread: set[str] = field(default_factory=set)
     """Prefill instances whose KV cache could not be read."""
     noted: set[str] = field(default_factory=set)
     """Instances that routing knows to have computed, or got, the prompt."""
-    prefilling: ExitStack = field(default_factory=ExitStack)
-    """Holds the account of the prefill, until its token is there."""
     alone: ExitStack = field(default_factory=ExitStack)
     """Keeps other suspects away while it is one, until a worker has answered it."""
     apart_since: float | None = None
@@ -127,10 +127,17 @@ class Course:
         self.patience.end()
         return True
 
-    def failed(self, instance_id: str, error: TriptychError, giver_id: str | None, now: float) -> None:
+    def failed(
+        self,
+        instance_id: str,
+        error: TriptychError,
+        giver_id: str | None,
+        now: float,
+        pair: tuple[str, str] | None = None,
+    ) -> None:
         """An attempt ended in ``error`` at an instance. Raises what the client gets, unless another may follow.
 
-        ``giver_id``: who had prefilled for it.
+        ``giver_id``: who had prefilled for it. ``pair``: two instances of which either may be the cause.
         """
         if self.complete:
             return
@@ -143,11 +150,23 @@ class Course:
         if isinstance(error, KvLost) and giver_id is not None and len(self.unread) < MAX_FRESH_PREFILLS:
             self.unread.add(giver_id)
             return
-        self.tried[instance_id] = self.last_words = error
+        self.last_words = error
+        if pair is None:
+            self.tried[instance_id] = error
+        else:
+            self.doubted = pair
         if not cut:
             self._count(instance_id, error, rule, now)
         if len(self._lost) >= MAX_ATTEMPTS or not rule.goes_on or self._silences > MAX_SILENCES:
             raise as_told(error)
+
+    def avoided(self, others: Iterable[str]) -> list[set[str]]:
+        """Sets of instances to leave out of a plan, in the order in which to try them: without ``others`` and those
+        that failed it. Of two doubted ones at least one is left out."""
+        avoided = {*self.tried, *others}
+        if self.doubted is None:
+            return [avoided]
+        return [avoided | {*self.doubted}, *(avoided | {one} for one in self.doubted)]
 
     def rule(self, error: TriptychError) -> Rule:
         """Return what follows from ``error``, as things are."""
@@ -168,6 +187,7 @@ class Course:
         self._lost.clear()
         self._free = FreeMoves()
         self.tried.clear()
+        self.doubted = None
         self.unread.clear()
         if self._cuts > MAX_RESUMES:
             raise as_told(error)

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 
 from msgspec.structs import replace
 
 from triptych.config.router import RouterConfig
-from triptych.contracts.answer import Timing, TokenDelta
+from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, Unavailable
-from triptych.contracts.kv_events import Load
-from triptych.contracts.media import Medium
 from triptych.contracts.request import GenerateRequest
-from triptych.contracts.stages import Release, Sample
+from triptych.contracts.stages import Sample
 from triptych.kv.block_hash import named
 from triptych.planes.request.base import RequestClient
 from triptych.router.media_hints import MediaHints
 from triptych.router.routing import Prompt, Routing
+from triptych.stages.attempt import Attempt, Services
 from triptych.stages.calls import Calls, StepFailed
-from triptych.stages.compose import Choose, Need, Plan, Step, plan
+from triptych.stages.compose import Choose, Need, Plan, plan
 from triptych.stages.course import Course, Patience, as_told
 from triptych.stages.isolation import Isolation
 from triptych.stages.retry import Event, LeftOut, event_of
@@ -56,6 +55,7 @@ class Dispatcher:
         self._held = MediaHints()
         self.routing = routing or Routing(RouterConfig())
         self._left_out = LeftOut()
+        self._services = Services(self._calls, self.routing, self._isolation, self._left_out)
         self._resume_timeout_s = resume_timeout_s
         self._resumed = 0
         self._happened: Counter[Event] = Counter()
@@ -125,11 +125,12 @@ class Dispatcher:
             while not course.complete:
                 chosen = await self._next(course, instances)
                 on_plan(chosen)
+                attempt = Attempt(chosen, course, self._services)
                 try:
-                    async with self._on_its_way(chosen, course) as batches:
+                    async with aclosing(attempt.deltas()) as batches:
                         async for deltas in batches:
-                            self._account(chosen, course)
-                            self._resumed += course.goes_on()
+                            if course.resuming:
+                                self._resumed += course.goes_on()
                             yield deltas
                     self._isolation.answered(course)
                     return
@@ -186,12 +187,16 @@ class Dispatcher:
             has_embedding=course.supply.believed_at,
             encodes_cached=course.supply.believed_at,
         )
-        try:
-            busy = (one.id for one in instances if self._is_full(one) or self._calls.is_silent(one))
-            avoid = {*course.tried, *course.unread, *self._left_out.at(time.monotonic()), *busy}
-            return plan(need, instances, self.load, avoid, self._choice(course))
-        except (Unavailable, BadRequest):  # the second where the only one that the client wants is left out
-            return plan(need, instances, self.load, course.tried, self._choice(course))
+        busy = (one.id for one in instances if self._is_full(one) or self._calls.is_silent(one))
+        others = {*course.unread, *self._left_out.at(time.monotonic()), *busy}
+        nobody: TriptychError | None = None
+        for avoid in (*course.avoided(others), *course.avoided(())):
+            try:
+                return plan(need, instances, self.load, avoid, self._choice(course))
+            except (Unavailable, BadRequest) as error:  # the second where the only one that is wanted is left out
+                nobody = error
+        assert nobody is not None
+        raise nobody
 
     def _is_full(self, instance: Instance) -> bool:
         """As far as is known here: what other frontends have there is some 0.3 s old."""
@@ -203,12 +208,7 @@ class Dispatcher:
 
     def _little_left(self, course: Course, instance: Instance) -> bool:
         """Whether what is to prefill, less what ``instance`` holds of it, is short enough to prefill there."""
-        return 0 < self._local_prefill_tokens >= self._left(course, instance)
-
-    def _left(self, course: Course, instance: Instance) -> int:
-        """Tokens to prefill at ``instance``: those of the prompt that it does not hold, and what was said."""
-        held = self.routing.held_tokens(instance, course.prompt)
-        return max(0, len(course.prompt) - held) + len(course.said)
+        return 0 < self._local_prefill_tokens >= self._services.tokens_left(course, instance)
 
     def _judge(self, failure: StepFailed, chosen: Plan, course: Course) -> None:
         """Make another attempt possible, or raise the error that the client gets."""
@@ -218,107 +218,4 @@ class Dispatcher:
         if isinstance(error, MediaMissing) and course.supply.more(instance):
             return
         giver = chosen.prefill.instance.id if chosen.prefill else None
-        course.failed(instance.id, error, giver, time.monotonic())
-
-    # Going there.
-
-    @asynccontextmanager
-    async def _on_its_way(self, chosen: Plan, course: Course) -> AsyncIterator[AsyncGenerator[list[TokenDelta], None]]:
-        """The answer's batches. The decoding worker counts as taken from now on, while others still prefill."""
-        first, last = (chosen.prefill or chosen.decode).instance, chosen.decode.instance
-        with (
-            self._calls.counted(last.id, 1),
-            self.routing.taken(last, Load(kv_tokens=len(course.prompt) + len(course.said), requests=1)),
-            course.prefilling,
-            course.alone,
-        ):
-            self._isolation.keep_apart(course, (step.instance.id for step in chosen.steps))
-            course.prefilling.enter_context(self.routing.taken(first, Load(prefill_tokens=self._left(course, first))))
-            async with aclosing(self._carry_out(chosen, course)) as batches:
-                yield batches
-
-    def _account(self, chosen: Plan, course: Course) -> None:
-        """Something was said: the prompt is in the KV caches of those who prefilled and decode it."""
-        course.prefilling.close()
-        for step in (chosen.prefill, chosen.decode if course.streaming else None):
-            if step is not None and step.instance.id not in course.noted:
-                course.noted.add(step.instance.id)
-                self.routing.prefilled(step.instance, course.prompt, time.monotonic())
-
-    async def _carry_out(self, chosen: Plan, course: Course) -> AsyncGenerator[list[TokenDelta], None]:
-        begun = time.perf_counter()
-        await course.supply.encode(chosen.encode)
-        encode_s = time.perf_counter() - begun if chosen.encode else 0.0
-        first = chosen.prefill or chosen.decode
-        media = course.supply.for_prefill(first)
-        request = replace(course.request, media=media, said=list(course.said))
-        answers = self._split(chosen.prefill, chosen.decode, request, course) if chosen.prefill else None
-        async with aclosing(answers or self._stream(chosen.decode, request, course)) as batches:
-            async for deltas in batches:
-                if deltas[-1].timing is not None and encode_s:
-                    deltas[-1] = _with_timing(deltas[-1], Timing(encode_s=encode_s))
-                yield course.heard(deltas)
-
-    async def _split(
-        self, giver: Step, taker: Step, request: GenerateRequest, course: Course
-    ) -> AsyncGenerator[list[TokenDelta], None]:
-        """Prefill at ``giver``, pass its token on, and decode at ``taker``. An unread KV cache is given back.
-
-        A delta is among ``course.said`` as soon as the next one is asked for.
-        """
-        answer = await self._calls.prefill(giver.instance, request, course.name)
-        course.supply.taken(giver.instance)
-        first = answer.delta
-        if first.token_ids or first.finish_reason:
-            yield [first if first.finish_reason else replace(first, timing=None)]
-        if answer.kv is None:
-            return
-        go_on = replace(request, media=[_bare(one) for one in request.media], said=list(course.said), kv=answer.kv)
-        try:
-            async with aclosing(self._stream(taker, go_on, course)) as batches:
-                async for deltas in batches:
-                    yield _as_one_answer(deltas, first)
-        finally:
-            if not course.streaming:
-                self._calls.release(giver.instance, Release(kv=answer.kv))
-
-    async def _stream(
-        self, target: Step, request: GenerateRequest, course: Course
-    ) -> AsyncGenerator[list[TokenDelta], None]:
-        async with aclosing(self._calls.generate(target.instance, request, course.name)) as batches:
-            async for deltas in batches:
-                if not course.streaming:
-                    course.streaming = True
-                    self._isolation.answered(course)
-                    self._left_out.heard(target.instance.id, time.monotonic())
-                    if request.kv is None:
-                        course.supply.taken(target.instance)
-                yield deltas
-
-
-def _bare(medium: Medium) -> Medium:
-    """What the decoding worker must know of a medium whose part of the KV cache it is given."""
-    return replace(medium, data=b"", embedding=None)
-
-
-def _as_one_answer(deltas: list[TokenDelta], first: TokenDelta) -> list[TokenDelta]:
-    """A decoding worker's deltas, with the counts and times of the prefill that came before it."""
-    if deltas[0].prompt_tokens or deltas[0].cached_tokens:
-        deltas[0] = replace(deltas[0], prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens)
-    if deltas[-1].timing is not None and first.timing is not None:
-        deltas[-1] = _with_timing(deltas[-1], first.timing)
-    return deltas
-
-
-def _with_timing(delta: TokenDelta, more: Timing) -> TokenDelta:
-    """``delta`` with the times of an earlier stage added to its own."""
-    own = delta.timing or Timing()
-    return replace(
-        delta,
-        timing=Timing(
-            preprocess_s=own.preprocess_s + more.preprocess_s,
-            prefill_s=own.prefill_s + more.prefill_s,
-            decode_s=own.decode_s + more.decode_s,
-            encode_s=own.encode_s + more.encode_s,
-        ),
-    )
+        course.failed(instance.id, error, giver, time.monotonic(), failure.pair)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from triptych.contracts.kv_link import HandOff
 from triptych.engines.mock.tensors import EMBEDDING_DTYPE
 
 
@@ -22,6 +23,9 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pace: str = ""
     """A profile of ``triptych simulate``: all takes as long as at that engine, with a prefix cache and KV events;
     empty: the times above."""
+    hand_off: HandOff = HandOff.PREFILL_FIRST
+    """How a KV cache goes from the worker that prefills to the one that decodes: ``prefill-first`` by a handle that the
+    frontend passes on, ``rendezvous`` in a room where both meet while they are called at once."""
     kv_tokens: Annotated[int, Meta(ge=0)] = 0
     """Room for KV cache with ``pace``, in tokens; 0: the profile's."""
     host_kv_tokens: Annotated[int, Meta(ge=0)] = 0

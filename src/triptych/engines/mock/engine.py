@@ -10,7 +10,7 @@ import msgspec
 
 from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import EmbeddingSpec, ModelCard
-from triptych.contracts.kv_link import KvLayout, KvLink
+from triptych.contracts.kv_link import HandOff, KvLayout, KvLink
 from triptych.contracts.media import DecodableMedium
 from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
@@ -27,6 +27,7 @@ from triptych.engines.mock.model import Model
 from triptych.engines.mock.pace import Pace
 from triptych.engines.mock.prefill import MockPrefilling
 from triptych.engines.mock.prompt import Prompts
+from triptych.engines.mock.rendezvous import Rooms
 from triptych.engines.mock.start import hold_start
 from triptych.engines.mock.tensors import EMBEDDING_WIDTH, KV_PROTOCOL
 from triptych.kv.log import KvLog
@@ -54,6 +55,8 @@ class MockEngine:
         self._pace = Pace(_profile(self._args), self._args.block_size) if self._args.pace else None
         self._faults = Faults(self._args)
         self._load = Load(self._faults)
+        self.rooms = Rooms()
+        self._bootstrap = ""
 
     @property
     def able(self) -> Span:
@@ -63,7 +66,12 @@ class MockEngine:
     def kv_link(self) -> KvLink | None:
         if self._options.span is Span.E:
             return None
-        return KvLink(protocol=KV_PROTOCOL, layout=KvLayout(block_size=self._args.block_size))
+        return KvLink(
+            protocol=KV_PROTOCOL,
+            hand_off=self._args.hand_off,
+            layout=KvLayout(block_size=self._args.block_size),
+            bootstrap=self._bootstrap,
+        )
 
     @property
     def kv_log(self) -> KvLog | None:
@@ -74,6 +82,8 @@ class MockEngine:
             hold_start(self._args.start_s)
         model = Model(self._options.model_path)
         self._stages = self._made(model, KvHandOff(transfer))
+        if self._args.hand_off is HandOff.RENDEZVOUS and self._options.span.last == "p":
+            self._bootstrap = await self.rooms.start()
         if self._pace is not None:
             self._pace.start()
         return ModelCard(
@@ -90,11 +100,12 @@ class MockEngine:
         prompts = Prompts(model, self._decoder, pace, self._faults, args.prefill_ms / 1000)
         return _Stages(
             MockEncoding(model, self._decoder, pace, load, args.encode_ms / 1000),
-            MockPrefilling(prompts, kv, model.placeholders, load),
+            MockPrefilling(prompts, kv, self.rooms, model.placeholders, load),
             MockGenerating(prompts, kv, model.placeholders, pace, load, args.itl_ms / 1000),
         )
 
     async def stop(self) -> None:
+        await self.rooms.close()
         if self._pace is not None:
             await self._pace.close()
         await self._decoder.close()

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 
 from triptych.contracts.answer import Timing, TokenDelta
-from triptych.contracts.request import GenerateRequest
+from triptych.contracts.request import GenerateRequest, KvRoom
 from triptych.engines.mock.answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock.kv import KvHandOff
 from triptych.engines.mock.load import Load
-from triptych.engines.mock.pace import Pace
+from triptych.engines.mock.pace import Pace, Turn
 from triptych.engines.mock.prompt import Prompts
+from triptych.engines.mock.rendezvous import take
 from triptych.transfer.base import Buffer
 
 
@@ -40,13 +41,15 @@ class MockGenerating:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         with self._load.request():
-            prompt_tokens = await self._read(request, embeddings)
+            met = isinstance(request.kv, KvRoom)
+            prompt_tokens, cached_tokens = await self._read(request, embeddings)
             prefilled = loop.time()
             answer = answer_of(request, self._placeholders)
             with self._prompts.turn(request, len(answer), embeddings) as turn:
                 for index, token in enumerate(answer):
                     if turn is not None:
-                        await turn.token()
+                        if index or not met:  # in a room it gets the cache of a prefill that has made the first token
+                            await turn.token()
                         prefilled = prefilled if index else loop.time()
                     else:
                         await asyncio.sleep(self._itl_s if index or request.said else 0)
@@ -56,16 +59,29 @@ class MockGenerating:
                         token_ids=[token],
                         finish_reason=finish_of(request.sampling, len(request.said) + len(answer)) if last else None,
                         prompt_tokens=prompt_tokens if index == 0 else 0,
-                        cached_tokens=turn.cached_tokens if turn is not None and index == 0 else 0,
+                        cached_tokens=(cached_tokens or _cached(turn)) if index == 0 else 0,
                         logprobs=logprobs_of(token, request.sampling),
                         timing=Timing(prefill_s=prefilled - begun, decode_s=loop.time() - prefilled) if last else None,
                     )
 
-    async def _read(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> int:
-        """Prefill the prompt, or fetch its KV cache. Returns the prompt's length; 0 where the prefill has told it."""
+    async def _read(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> tuple[int, int]:
+        """Prefill the prompt, or get its KV cache.
+
+        Returns the prompt's length, 0 where the client has been told it, and how much of it a prefill elsewhere found
+        in its prefix cache.
+        """
         if request.kv is None:
-            return await self._prompts.prefill(request, embeddings)
-        await self._kv.fetch(request.kv, request)
+            return await self._prompts.prefill(request, embeddings), 0
+        told = (0 if request.said else len(request.token_ids)), 0
+        if isinstance(request.kv, KvRoom):
+            offer = await take(request.kv, lambda kv: self._kv.fetch(kv, request))
+            told = offer.prompt_tokens, offer.cached_tokens
+        else:
+            await self._kv.fetch(request.kv, request)
         if self._pace is not None:
             await self._pace.fetch_kv(len(request.token_ids))
-        return 0 if request.said else len(request.token_ids)
+        return told
+
+
+def _cached(turn: Turn | None) -> int:
+    return turn.cached_tokens if turn is not None else 0

@@ -14,28 +14,51 @@ from triptych.engines.mock.answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock.kv import KvHandOff
 from triptych.engines.mock.load import Load
 from triptych.engines.mock.prompt import Prompts
+from triptych.engines.mock.rendezvous import Offer, Room, Rooms
 from triptych.transfer.base import Buffer
 
 
 class MockPrefilling:
     """Implements ``engines.base.Prefilling``."""
 
-    def __init__(self, prompts: Prompts, kv: KvHandOff, placeholders: Collection[int], load: Load) -> None:
+    def __init__(
+        self, prompts: Prompts, kv: KvHandOff, rooms: Rooms, placeholders: Collection[int], load: Load
+    ) -> None:
         self._prompts = prompts
         self._kv = kv
+        self._rooms = rooms
         self._placeholders = placeholders
         self._load = load
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
         with self._load.request():
-            begun = asyncio.get_running_loop().time()
-            prompt_tokens = await self._prompts.prefill(request, embeddings)
-            cached = await self._first_token(request, embeddings)
-            timing = Timing(prefill_s=asyncio.get_running_loop().time() - begun)
-            delta = TokenDelta([], prompt_tokens=prompt_tokens, cached_tokens=cached, timing=timing)
+            if request.give is not None:
+                with self._rooms.giving(request.give.number) as room:
+                    return await self._prefill_into(room, request, embeddings)
+            delta = await self._prefilled(request, embeddings)
             if not request.sampling.needs_history:  # as a real engine, which draws no token without all before it
                 delta = self._drawn(request, delta)
             return PrefillAnswer(delta=delta, kv=None if delta.finish_reason else await self._kv.export(request))
+
+    async def _prefilled(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> TokenDelta:
+        """Prefill. Returns a delta without a token, which counts the prompt."""
+        begun = asyncio.get_running_loop().time()
+        prompt_tokens = await self._prompts.prefill(request, embeddings)
+        cached = await self._first_token(request, embeddings)
+        timing = Timing(prefill_s=asyncio.get_running_loop().time() - begun)
+        return TokenDelta([], prompt_tokens=prompt_tokens, cached_tokens=cached, timing=timing)
+
+    async def _prefill_into(
+        self, room: Room, request: GenerateRequest, embeddings: Sequence[Buffer | None]
+    ) -> PrefillAnswer:
+        """Prefill, and hand the cache over in ``room``. What nobody takes there is freed."""
+        delta = await self._prefilled(request, embeddings)
+        kv = await self._kv.export(request)
+        try:
+            await room.hand_over(Offer(kv, delta.prompt_tokens, delta.cached_tokens))
+        finally:
+            self._kv.release(kv)
+        return PrefillAnswer(delta=delta)
 
     async def release(self, kv: KvHandle) -> None:
         self._kv.release(kv)

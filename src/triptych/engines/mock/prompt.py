@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from triptych.contracts.errors import MediaMissing, TriptychError
 from triptych.contracts.media import Medium, PrecomputedEmbedding
-from triptych.contracts.request import GenerateRequest
+from triptych.contracts.request import GenerateRequest, KvRoom
 from triptych.engines.mock.faults import Faults
 from triptych.engines.mock.model import Model
 from triptych.engines.mock.pace import Pace, Turn
@@ -55,6 +55,11 @@ class Prompts:
             return nullcontext()
         expansions = self._model.expansions(request.media)
         tokens = self._model.named_prompt(request, expansions)
+        if isinstance(request.kv, KvRoom):  # the prefill has made the token after those in ``said``
+            made = len(request.said) + 1
+            if output_tokens == 1:
+                return nullcontext()
+            return self._pace.turn(tokens, made + output_tokens - 1, made=made, salt=request.salt)
         if request.kv is not None:
             made = max(1, len(request.said))
             return self._pace.turn(tokens, made + output_tokens, made=made, salt=request.salt)

@@ -10,7 +10,7 @@ import msgspec
 
 from triptych.contracts.errors import ConfigError, KvLost
 from triptych.contracts.kv_link import KvLayout, KvLink
-from triptych.contracts.request import KvHandle
+from triptych.contracts.request import KvHandle, KvRoom
 from triptych.contracts.spans import Span
 from triptych.transfer.nixl import ucx
 
@@ -78,8 +78,10 @@ def pack(request_id: str, params: dict[str, Any], tokens: int, lease_s: float) -
     return KvHandle(protocol=PROTOCOL, request_id=request_id, params=msgspec.msgpack.encode(cache))
 
 
-def unpack(kv: KvHandle) -> Cache:
-    """Raises KvLost for a handle of another protocol or version."""
+def unpack(kv: KvHandle | KvRoom) -> Cache:
+    """Raises KvLost for a handle of another protocol or version, and for a room."""
+    if isinstance(kv, KvRoom):
+        raise KvLost("vLLM's NIXL connector hands over by handle, not in a room")
     if kv.protocol != PROTOCOL:
         raise KvLost(f"a KV cache handed over by {kv.protocol!r} cannot be read by vLLM")
     try:
@@ -88,7 +90,7 @@ def unpack(kv: KvHandle) -> Cache:
         raise KvLost(f"the KV cache's handle does not fit this worker's version: {error}") from error
 
 
-def to_read(kv: KvHandle) -> Cache:
+def to_read(kv: KvHandle | KvRoom) -> Cache:
     """The cache behind ``kv`` for its reader. Raises KvLost, also when its lease is over: its memory may by then
     hold something else, which no reader could tell."""
     cache = unpack(kv)

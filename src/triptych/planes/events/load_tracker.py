@@ -51,7 +51,7 @@ class _Entry:
         self._account = account
         self._origin = request.origin
         self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)
-        self._waiting = 0 if request.kv is not None else self._tokens
+        self._waiting = 0 if request.is_prefilled_elsewhere else self._tokens
         account.add(self._origin, Load(self._waiting, self._tokens, 1))
 
     def prefilled(self) -> None:

@@ -44,6 +44,10 @@ class Call(Protocol):
         """Whether the peer has said that it has the call. What becomes of the peer later may be the call's doing."""
         ...
 
+    def expect_within(self, silence_s: float) -> None:
+        """Give the peer up, from now on, when it has said nothing for ``silence_s``."""
+        ...
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(

@@ -278,6 +278,13 @@ class TcpCall:
             self._consumed = 0
             self.heard_at = self._loop.time()  # until now the peer may have been waiting for room
 
+    def expect_within(self, silence_s: float) -> None:
+        """See ``planes.request.base.Call``."""
+        self._silence_s = silence_s
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+            self._check_silence()
+
     # Called by the connection.
 
     def deliver(self, payload: bytes) -> None:

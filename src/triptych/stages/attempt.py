@@ -1,0 +1,190 @@
+"""One attempt at an answer: makes the calls of a plan, and owns what they take until it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from triptych.contracts.answer import Timing, TokenDelta
+from triptych.contracts.card import Instance
+from triptych.contracts.kv_events import Load
+from triptych.contracts.request import GenerateRequest, KvHandle
+from triptych.contracts.stages import PrefillAnswer, Release
+from triptych.router.routing import Routing
+from triptych.stages.calls import Calls, Stream
+from triptych.stages.compose import Plan, Step
+from triptych.stages.course import Course
+from triptych.stages.hand_off import STRATEGIES, Start, bare
+from triptych.stages.isolation import Isolation
+from triptych.stages.retry import LeftOut
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all attempts of a frontend share."""
+
+    calls: Calls
+    routing: Routing
+    isolation: Isolation
+    left_out: LeftOut
+
+    def tokens_left(self, course: Course, instance: Instance) -> int:
+        """Tokens to prefill at ``instance``: those of the prompt that it does not hold, and those already generated."""
+        held = self.routing.held_tokens(instance, course.prompt)
+        return max(0, len(course.prompt) - held) + len(course.said)
+
+
+class Attempt:
+    """A plan under way. It holds its share of the workers' load, and an exported KV cache until that is read.
+
+    Implements ``hand_off.Calling``.
+    """
+
+    def __init__(self, plan: Plan, course: Course, services: Services) -> None:
+        self._plan = plan
+        self._course = course
+        self._services = services
+        self._stack = AsyncExitStack()
+        self._prefill_load = ExitStack()
+        """Holds the load of the prefill until its first token."""
+        self._earlier: Timing | None = None
+        """Time that went into the stages before the decode, to be told with the last delta."""
+
+    async def deltas(self) -> AsyncGenerator[list[TokenDelta], None]:
+        """Yield batches of deltas: whatever waits together. Raises StepFailed for the call that fails.
+
+        Closing it cancels the calls at the workers, and releases what nobody will fetch.
+        """
+        course = self._course
+        async with self._stack:
+            self._take_load()
+            await self._encode()
+            start = await self._start()
+            if start.deltas:
+                yield course.heard(self._with_times(start.deltas))
+            if start.kv is None and start.stream is None:
+                return
+            stream = start.stream or await self._decode_after(start)
+            batch = start.first or await anext(stream, None)
+            if batch is None:
+                return
+            self._decoding(batch, start.answer)
+            yield course.heard(self._with_times(batch))
+            async for batch in stream:
+                if batch[-1].timing is not None:
+                    self._with_times(batch)
+                yield course.heard(batch)
+
+    # What a hand-off asks for.
+
+    @property
+    def request(self) -> GenerateRequest:
+        first = self._plan.prefill or self._plan.decode
+        media = self._course.supply.for_prefill(first)
+        return replace(self._course.request, media=media, said=list(self._course.said))
+
+    @property
+    def giver(self) -> Instance:
+        assert self._plan.prefill is not None
+        return self._plan.prefill.instance
+
+    @property
+    def taker(self) -> Instance:
+        return self._plan.decode.instance
+
+    async def prefill(self, request: GenerateRequest) -> PrefillAnswer:
+        answer = await self._services.calls.prefill(self.giver, request, self._course.name)
+        self._prefilled(self._plan.prefill)
+        return answer
+
+    async def decode(self, request: GenerateRequest) -> Stream:
+        stream = self._services.calls.generate(self.taker, request, self._course.name)
+        return await self._stack.enter_async_context(stream)
+
+    # The stages.
+
+    async def _encode(self) -> None:
+        begun = time.perf_counter()
+        await self._course.supply.encode(self._plan.encode)
+        if self._plan.encode:
+            self._earlier = Timing(encode_s=time.perf_counter() - begun)
+
+    async def _start(self) -> Start:
+        """Bring the KV cache to where it is decoded, or begin a decode that prefills by itself."""
+        if self._plan.prefill is None:
+            return Start([], None, await self.decode(self.request))
+        assert self.giver.kv_link is not None
+        start = await STRATEGIES[self.giver.kv_link.hand_off](self)
+        if start.kv is not None:
+            self._stack.callback(self._release_unread, start.kv)
+        return start
+
+    async def _decode_after(self, start: Start) -> Stream:
+        """Begin the decode of a prompt that is prefilled. The prefill's times are known from now on."""
+        return await self.decode(replace(bare(self.request), said=list(self._course.said), kv=start.kv))
+
+    def _release_unread(self, kv: KvHandle) -> None:
+        if not self._course.streaming:
+            self._services.calls.release(self.giver, Release(kv=kv))
+
+    # The account.
+
+    def _take_load(self) -> None:
+        """The decoding worker counts as taken from now on, while others still encode and prefill."""
+        course, services = self._course, self._services
+        first, last = (self._plan.prefill or self._plan.decode).instance, self._plan.decode.instance
+        load = Load(kv_tokens=len(course.prompt) + len(course.said), requests=1)
+        self._stack.enter_context(services.calls.counted(last.id, 1))
+        self._stack.enter_context(services.routing.taken(last, load))
+        self._stack.enter_context(self._prefill_load)
+        self._stack.enter_context(course.alone)
+        services.isolation.keep_apart(course, (step.instance.id for step in self._plan.steps))
+        left = services.tokens_left(course, first)
+        self._prefill_load.enter_context(services.routing.taken(first, Load(prefill_tokens=left)))
+
+    def _prefilled(self, step: Step | None) -> None:
+        """The prompt is in the KV cache of the worker that prefilled it, which has what it needed of the media."""
+        assert step is not None
+        self._prefill_load.close()
+        self._course.supply.taken(step.instance)
+        self._note_prompt_at(step.instance)
+
+    def _decoding(self, batch: list[TokenDelta], answer: PrefillAnswer | None) -> None:
+        """The first batch of the decode is here. What the prefill told of the prompt and its times goes with it."""
+        course, services = self._course, self._services
+        course.streaming = True
+        services.isolation.answered(course)
+        services.left_out.heard(self.taker.id, time.monotonic())
+        self._prefilled(self._plan.prefill or self._plan.decode)
+        self._note_prompt_at(self.taker)
+        if answer is None:
+            return
+        first = answer.delta
+        if batch[0].prompt_tokens or batch[0].cached_tokens:
+            batch[0] = replace(batch[0], prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens)
+        if first.timing is not None:
+            self._earlier = first.timing if self._earlier is None else _sum(self._earlier, first.timing)
+
+    def _note_prompt_at(self, instance: Instance) -> None:
+        if instance.id not in self._course.noted:
+            self._course.noted.add(instance.id)
+            self._services.routing.prefilled(instance, self._course.prompt, time.monotonic())
+
+    def _with_times(self, batch: list[TokenDelta]) -> list[TokenDelta]:
+        """``batch``; with the last delta's times those of the stages before."""
+        if (timing := batch[-1].timing) is not None and self._earlier is not None:
+            batch[-1] = replace(batch[-1], timing=_sum(timing, self._earlier))
+        return batch
+
+
+def _sum(one: Timing, other: Timing) -> Timing:
+    return Timing(
+        preprocess_s=one.preprocess_s + other.preprocess_s,
+        prefill_s=one.prefill_s + other.prefill_s,
+        decode_s=one.decode_s + other.decode_s,
+        encode_s=one.encode_s + other.encode_s,
+    )
