@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from support.instances import CARD, instance
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.errors import ConfigError
 
 
@@ -31,97 +31,75 @@ async def watching(discovery):
         await snapshots.aclose()
 
 
-def test_the_first_snapshot_comes_at_once_also_when_empty(discovery_plane):
-    async def main():
-        async with watching(discovery_plane.discovery()) as seen:
-            assert await seen() == ()
-
-    run(main())
+async def test_the_first_snapshot_comes_at_once_also_when_empty(discovery_plane):
+    async with watching(discovery_plane.discovery()) as seen:
+        assert await seen() == ()
 
 
-def test_what_nobody_serves_is_certain_after_a_while(discovery_plane):
-    async def main():
-        discovery = discovery_plane.discovery()
-        async with watching(discovery) as seen:
-            await seen()
-            await until(lambda: discovery.doubt("demo") is None, "a new watch has settled")
-
-    run(main())
+async def test_what_nobody_serves_is_certain_after_a_while(discovery_plane):
+    discovery = discovery_plane.discovery()
+    async with watching(discovery) as seen:
+        await seen()
+        await until(lambda: discovery.doubt("demo") is None, "a new watch has settled")
 
 
-def test_instances_appear_and_are_withdrawn(discovery_plane):
-    async def main():
-        discovery = discovery_plane.discovery()
-        async with watching(discovery) as seen:
-            await seen()
-            first, second = instance("b"), instance("a")
-            lease = await discovery.register(first)
-            assert await seen("b") == (first,)
-            other = await discovery_plane.discovery().register(second)
-            assert await seen("a", "b") == (second, first), "sorted by id"
-            await lease.withdraw()
-            await seen("a")
-            await lease.withdraw()
-            await other.withdraw()
-            await seen()
-
-    run(main())
-
-
-def test_who_comes_later_sees_who_is_there(discovery_plane):
-    async def main():
-        lease = await discovery_plane.discovery().register(instance("one"))
-        async with watching(discovery_plane.discovery()) as seen:
-            assert await seen("one") == (instance("one"),)
+async def test_instances_appear_and_are_withdrawn(discovery_plane):
+    discovery = discovery_plane.discovery()
+    async with watching(discovery) as seen:
+        await seen()
+        first, second = instance("b"), instance("a")
+        lease = await discovery.register(first)
+        assert await seen("b") == (first,)
+        other = await discovery_plane.discovery().register(second)
+        assert await seen("a", "b") == (second, first), "sorted by id"
         await lease.withdraw()
+        await seen("a")
+        await lease.withdraw()
+        await other.withdraw()
+        await seen()
 
-    run(main())
+
+async def test_who_comes_later_sees_who_is_there(discovery_plane):
+    lease = await discovery_plane.discovery().register(instance("one"))
+    async with watching(discovery_plane.discovery()) as seen:
+        assert await seen("one") == (instance("one"),)
+    await lease.withdraw()
 
 
-def test_another_checkpoint_under_the_name_of_one_that_is_served_is_refused(discovery_plane):
+async def test_another_checkpoint_under_the_name_of_one_that_is_served_is_refused(discovery_plane):
     """Frontends would make prompts for the one with the tokenizer of the other."""
 
     def of(name, digest, model="demo"):
         return instance(name, model=msgspec.structs.replace(CARD, name=model, path=f"/{name}", files_digest=digest))
 
-    async def main():
-        discovery = discovery_plane.discovery()
-        leases = [await discovery.register(of("first", "aa"))]
-        with pytest.raises(ConfigError, match=r"'first' serves another checkpoint as 'demo'.* /first .* /second"):
-            await discovery.register(of("second", "bb"))
-        fine = (of("same-elsewhere", "aa"), of("under-another-name", "bb", "other"), of("does-not-say", ""))
-        leases += [await discovery.register(one) for one in fine]
-        for lease in leases:
-            await lease.withdraw()
-
-    run(main())
+    discovery = discovery_plane.discovery()
+    leases = [await discovery.register(of("first", "aa"))]
+    with pytest.raises(ConfigError, match=r"'first' serves another checkpoint as 'demo'.* /first .* /second"):
+        await discovery.register(of("second", "bb"))
+    fine = (of("same-elsewhere", "aa"), of("under-another-name", "bb", "other"), of("does-not-say", ""))
+    leases += [await discovery.register(one) for one in fine]
+    for lease in leases:
+        await lease.withdraw()
 
 
-def test_other_weights_under_the_name_of_a_model_that_is_served_are_refused(discovery_plane):
+async def test_other_weights_under_the_name_of_a_model_that_is_served_are_refused(discovery_plane):
     """A fine-tune: tokenizer and configs are the same."""
-
-    async def main():
-        discovery = discovery_plane.discovery()
-        leases = [await discovery.register(instance("first", weights=(("1.bin", "aa"), ("2.bin", "bb"))))]
-        with pytest.raises(ConfigError, match=r"'first' serves other weights as 'demo': 2\.bin in its"):
-            await discovery.register(instance("second", weights=(("1.bin", "aa"), ("2.bin", "cc"))))
-        encodes = instance("enc", "e", weights=(("1.bin", "aa"),))
-        fine = (instance("more", weights=(("0.bin", "xx"), ("1.bin", "aa"))), encodes, instance("none"))
-        leases += [await discovery.register(one) for one in fine]
-        for lease in leases:
-            await lease.withdraw()
-
-    run(main())
+    discovery = discovery_plane.discovery()
+    leases = [await discovery.register(instance("first", weights=(("1.bin", "aa"), ("2.bin", "bb"))))]
+    with pytest.raises(ConfigError, match=r"'first' serves other weights as 'demo': 2\.bin in its"):
+        await discovery.register(instance("second", weights=(("1.bin", "aa"), ("2.bin", "cc"))))
+    encodes = instance("enc", "e", weights=(("1.bin", "aa"),))
+    fine = (instance("more", weights=(("0.bin", "xx"), ("1.bin", "aa"))), encodes, instance("none"))
+    leases += [await discovery.register(one) for one in fine]
+    for lease in leases:
+        await lease.withdraw()
 
 
-def test_namespaces_do_not_see_each_other(discovery_plane):
-    async def main():
-        here, there = discovery_plane.discovery("here"), discovery_plane.discovery("there")
-        leases = [await here.register(instance("mine")), await there.register(instance("yours"))]
-        async with watching(here) as seen_here, watching(there) as seen_there:
-            await seen_here("mine")
-            await seen_there("yours")
-        for lease in leases:
-            await lease.withdraw()
-
-    run(main())
+async def test_namespaces_do_not_see_each_other(discovery_plane):
+    here, there = discovery_plane.discovery("here"), discovery_plane.discovery("there")
+    leases = [await here.register(instance("mine")), await there.register(instance("yours"))]
+    async with watching(here) as seen_here, watching(there) as seen_there:
+        await seen_here("mine")
+        await seen_there("yours")
+    for lease in leases:
+        await lease.withdraw()

@@ -16,7 +16,7 @@ from test_discovery import watching
 
 from support.certificates import Authority
 from support.instances import CARD, instance
-from support.loops import run, until
+from support.loops import until
 from support.nats_server import nats_server
 from triptych.contracts.card import EmbeddingSpec
 from triptych.contracts.errors import ConfigError
@@ -89,39 +89,34 @@ async def recorded(discovery):
 
 
 @pytest.mark.full
-def test_a_lease_is_kept_for_longer_than_it_lasts(server):
-    async def main():
-        discovery = discovery_of(server)
-        async with registered(discovery, "a"), recorded(discovery) as seen:
-            await until(lambda: seen, "it is seen")
-            await asyncio.sleep(TTL_S + 1.0)
-            assert seen == [("a",)]
-
-    run(main())
+async def test_a_lease_is_kept_for_longer_than_it_lasts(server):
+    discovery = discovery_of(server)
+    async with registered(discovery, "a"), recorded(discovery) as seen:
+        await until(lambda: seen, "it is seen")
+        await asyncio.sleep(TTL_S + 1.0)
+        assert seen == [("a",)]
 
 
-def test_a_killed_process_is_gone_within_three_seconds(server):
-    async def main():
-        discovery = discovery_of(server)
-        with registering(server.url, "killed") as process:
-            try:
-                async with registered(discovery, "good"), watching(discovery) as seen:
-                    assert await asyncio.to_thread(process.stdout.readline) == b"registered\n"
-                    await seen("good", "killed")
-                    process.kill()
-                    killed = time.monotonic()
-                    async with watching(discovery) as late:  # a frontend that starts only now
-                        await asyncio.gather(seen("good"), late("good"))
-                    assert time.monotonic() - killed < 3.0
-            finally:
+async def test_a_killed_process_is_gone_within_three_seconds(server):
+    discovery = discovery_of(server)
+    with registering(server.url, "killed") as process:
+        try:
+            async with registered(discovery, "good"), watching(discovery) as seen:
+                assert await asyncio.to_thread(process.stdout.readline) == b"registered\n"
+                await seen("good", "killed")
                 process.kill()
-
-    run(main())
+                killed = time.monotonic()
+                async with watching(discovery) as late:  # a frontend that starts only now
+                    await asyncio.gather(seen("good"), late("good"))
+                assert time.monotonic() - killed < 3.0
+        finally:
+            process.kill()
 
 
 @pytest.mark.full
-def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog):
-    async def main():
+async def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog):
+
+    with caplog.at_level(logging.INFO):
         discovery = discovery_of(server)
         async with registered(discovery, "a", "b"), recorded(discovery) as seen:
             await until(lambda: ("a", "b") in seen, "both are seen")
@@ -139,44 +134,34 @@ def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, caplog)
             assert discovery.doubt("other") is None
             async with registered(discovery, "c"):
                 await until(lambda: seen[-1] == ("a", "b", "c"), "the watch sees what is new")
-
-    with caplog.at_level(logging.INFO):
-        run(main())
     said = [record.getMessage() for record in caplog.records]
     assert sum("keeping the 2 known workers" in line for line in said) == 1, "said once"
 
 
 @pytest.mark.full
-def test_who_died_while_the_server_was_away_is_dropped_after_the_grace(server):
-    async def main():
-        discovery = discovery_of(server)
-        async with registered(discovery, "good"), registered(discovery, "dead") as (dead,), watching(discovery) as seen:
-            await seen("dead", "good")
-            server.stop()
-            await dead._tasks.close()
-            server.start()
-            await seen("good")
-
-    run(main())
+async def test_who_died_while_the_server_was_away_is_dropped_after_the_grace(server):
+    discovery = discovery_of(server)
+    async with registered(discovery, "good"), registered(discovery, "dead") as (dead,), watching(discovery) as seen:
+        await seen("dead", "good")
+        server.stop()
+        await dead._tasks.close()
+        server.start()
+        await seen("good")
 
 
 @pytest.mark.full
-def test_a_frozen_server_is_no_news_of_workers(server):
+async def test_a_frozen_server_is_no_news_of_workers(server):
     """Its connections stay open; nothing comes over them."""
-
-    async def main():
-        discovery = discovery_of(server)
-        async with registered(discovery, "a"), recorded(discovery) as seen:
-            await until(lambda: seen, "it is seen")
-            server.freeze()
-            await asyncio.sleep(TTL_S + 4.0)
-            server.thaw()
-            await asyncio.sleep(1.0)
-            assert set(seen) == {("a",)}
-            async with registered(discovery, "b"):
-                await until(lambda: seen[-1] == ("a", "b"), "the watch sees what is new")
-
-    run(main())
+    discovery = discovery_of(server)
+    async with registered(discovery, "a"), recorded(discovery) as seen:
+        await until(lambda: seen, "it is seen")
+        server.freeze()
+        await asyncio.sleep(TTL_S + 4.0)
+        server.thaw()
+        await asyncio.sleep(1.0)
+        assert set(seen) == {("a",)}
+        async with registered(discovery, "b"):
+            await until(lambda: seen[-1] == ("a", "b"), "the watch sees what is new")
 
 
 class Cut:
@@ -216,177 +201,148 @@ class Cut:
         writer.close()
 
 
-def test_a_worker_that_is_cut_off_is_dropped_and_comes_back(server):
-    async def main():
-        cut = Cut(server.port)
-        async with cut.url() as url:
-            behind = NatsDiscovery(read_access(url, NatsSecrets()), "default")
-            async with (
-                registered(discovery_of(server), "a"),
-                registered(behind, "b"),
-                watching(discovery_of(server)) as seen,
-                recorded(behind) as seen_behind,
-            ):
-                await seen("a", "b")
-                await until(lambda: seen_behind, "it is seen behind the cut too")
-                cut.open.clear()
-                begun = time.monotonic()
-                await seen("a")
-                assert time.monotonic() - begun < 3.5
-                await asyncio.sleep(1.0)
-                cut.open.set()
-                await seen("a", "b")
-                assert set(seen_behind) == {("a", "b")}, "who is cut off keeps who it knows"
-
-    run(main())
-
-
-@pytest.mark.full
-def test_a_bucket_that_is_deleted_is_made_again(server):
-    async def main():
-        discovery = discovery_of(server)
-        client = await nats.connect(server.url)
-        async with registered(discovery, "a"), recorded(discovery) as seen:
-            await until(lambda: seen, "it is seen")
-            await client.jetstream().delete_key_value("triptych-default")
+async def test_a_worker_that_is_cut_off_is_dropped_and_comes_back(server):
+    cut = Cut(server.port)
+    async with cut.url() as url:
+        behind = NatsDiscovery(read_access(url, NatsSecrets()), "default")
+        async with (
+            registered(discovery_of(server), "a"),
+            registered(behind, "b"),
+            watching(discovery_of(server)) as seen,
+            recorded(behind) as seen_behind,
+        ):
+            await seen("a", "b")
+            await until(lambda: seen_behind, "it is seen behind the cut too")
+            cut.open.clear()
+            begun = time.monotonic()
+            await seen("a")
+            assert time.monotonic() - begun < 3.5
             await asyncio.sleep(1.0)
-            async with watching(discovery) as late:
-                await late("a")
-            async with registered(discovery, "b"):
-                await until(lambda: seen[-1] == ("a", "b"), "the old watch sees what is new")
-            assert set(seen) == {("a",), ("a", "b")}
-        await client.close()
-
-    run(main())
+            cut.open.set()
+            await seen("a", "b")
+            assert set(seen_behind) == {("a", "b")}, "who is cut off keeps who it knows"
 
 
 @pytest.mark.full
-def test_a_bucket_of_the_operator_is_used_as_it_is(server):
-    """Also one that lets nothing expire: the name of a dead worker can be taken, and nobody is shown a dead one."""
-
-    async def main():
-        client = await nats.connect(server.url)
-        await client.jetstream().create_key_value(bucket="triptych-default", history=3)
-        discovery = discovery_of(server)
-        lease = await discovery.register(instance("old", name="one"))
-        await lease._tasks.close()
-        await lease._link.close()
-        async with watching(discovery) as seen:
-            await seen("old")
-            await seen()
+async def test_a_bucket_that_is_deleted_is_made_again(server):
+    discovery = discovery_of(server)
+    client = await nats.connect(server.url)
+    async with registered(discovery, "a"), recorded(discovery) as seen:
+        await until(lambda: seen, "it is seen")
+        await client.jetstream().delete_key_value("triptych-default")
+        await asyncio.sleep(1.0)
         async with watching(discovery) as late:
-            assert await late() == ()
-        second = await discovery.register(instance("new", name="one"))
-        async with watching(discovery) as seen:
-            await seen("new")
-        await second.withdraw()
-        await client.close()
-
-    run(main())
+            await late("a")
+        async with registered(discovery, "b"):
+            await until(lambda: seen[-1] == ("a", "b"), "the old watch sees what is new")
+        assert set(seen) == {("a",), ("a", "b")}
+    await client.close()
 
 
-def test_a_name_that_is_taken_is_refused(server):
-    async def main():
-        discovery = discovery_of(server)
-        async with registered(discovery, "one"), watching(discovery) as seen:
-            with pytest.raises(ConfigError, match="a worker named 'one' is alive already"):
-                await discovery.register(instance("two", name="one"))
-            await seen("one")
-
-    run(main())
-
-
-def test_the_name_of_a_killed_worker_is_free_within_its_lease(server):
-    async def main():
-        discovery = discovery_of(server)
-        lease = await discovery.register(instance("before", name="one"))
-        await lease._tasks.close()
-        await lease._link.close()
-        begun = time.monotonic()
-        again = await discovery.register(instance("after", name="one"))
-        assert time.monotonic() - begun < 3.0
-        async with watching(discovery) as seen:
-            await seen("after")
-        await again.withdraw()
-
-    run(main())
+@pytest.mark.full
+async def test_a_bucket_of_the_operator_is_used_as_it_is(server):
+    """Also one that lets nothing expire: the name of a dead worker can be taken, and nobody is shown a dead one."""
+    client = await nats.connect(server.url)
+    await client.jetstream().create_key_value(bucket="triptych-default", history=3)
+    discovery = discovery_of(server)
+    lease = await discovery.register(instance("old", name="one"))
+    await lease._tasks.close()
+    await lease._link.close()
+    async with watching(discovery) as seen:
+        await seen("old")
+        await seen()
+    async with watching(discovery) as late:
+        assert await late() == ()
+    second = await discovery.register(instance("new", name="one"))
+    async with watching(discovery) as seen:
+        await seen("new")
+    await second.withdraw()
+    await client.close()
 
 
-def test_of_many_who_want_one_name_at_once_one_gets_it(server):
-    async def main():
-        discovery = discovery_of(server)
-        tries = [discovery.register(instance(f"w{number}", name="one")) for number in range(6)]
-        done = await asyncio.gather(*tries, return_exceptions=True)
-        leases = [one for one in done if not isinstance(one, Exception)]
-        assert len(leases) == 1, done
-        assert all(isinstance(one, ConfigError) for one in done if isinstance(one, Exception))
-        await leases[0].withdraw()
-
-    run(main())
+async def test_a_name_that_is_taken_is_refused(server):
+    discovery = discovery_of(server)
+    async with registered(discovery, "one"), watching(discovery) as seen:
+        with pytest.raises(ConfigError, match="a worker named 'one' is alive already"):
+            await discovery.register(instance("two", name="one"))
+        await seen("one")
 
 
-def test_embeddings_that_do_not_fit_are_refused_also_at_once(server):
+async def test_the_name_of_a_killed_worker_is_free_within_its_lease(server):
+    discovery = discovery_of(server)
+    lease = await discovery.register(instance("before", name="one"))
+    await lease._tasks.close()
+    await lease._link.close()
+    begun = time.monotonic()
+    again = await discovery.register(instance("after", name="one"))
+    assert time.monotonic() - begun < 3.0
+    async with watching(discovery) as seen:
+        await seen("after")
+    await again.withdraw()
+
+
+async def test_of_many_who_want_one_name_at_once_one_gets_it(server):
+    discovery = discovery_of(server)
+    tries = [discovery.register(instance(f"w{number}", name="one")) for number in range(6)]
+    done = await asyncio.gather(*tries, return_exceptions=True)
+    leases = [one for one in done if not isinstance(one, Exception)]
+    assert len(leases) == 1, done
+    assert all(isinstance(one, ConfigError) for one in done if isinstance(one, Exception))
+    await leases[0].withdraw()
+
+
+async def test_embeddings_that_do_not_fit_are_refused_also_at_once(server):
     def one(name, width):
         spec = EmbeddingSpec(width, "float32")
         return instance(name, model=msgspec.structs.replace(CARD, embedding=spec))
 
-    async def main():
-        discovery = discovery_of(server)
-        tries = [discovery.register(one(f"w{width}", width)) for width in (8, 16)]
-        done = await asyncio.gather(*tries, return_exceptions=True)
-        leases = [one for one in done if not isinstance(one, Exception)]
-        assert len(leases) == 1, "one of two, not none"
-        with pytest.raises(ConfigError, match="works with embeddings of"):
-            await discovery.register(one("w32", 32))
-        await leases[0].withdraw()
-
-    run(main())
+    discovery = discovery_of(server)
+    tries = [discovery.register(one(f"w{width}", width)) for width in (8, 16)]
+    done = await asyncio.gather(*tries, return_exceptions=True)
+    leases = [one for one in done if not isinstance(one, Exception)]
+    assert len(leases) == 1, "one of two, not none"
+    with pytest.raises(ConfigError, match="works with embeddings of"):
+        await discovery.register(one("w32", 32))
+    await leases[0].withdraw()
 
 
-def test_a_renewal_on_its_way_does_not_outlive_the_withdrawal(server):
-    async def main():
-        discovery = discovery_of(server)
-        lease = await discovery.register(instance("a"))
-        before = lease._revision
-        await until(lambda: lease._revision > before, "it was renewed")
-        lease._revision = before  # as if the answer to the last renewal had not been read
-        async with watching(discovery) as seen:
-            await seen("a")
-            await lease.withdraw()
-            begun = time.monotonic()
-            await seen()
-            assert time.monotonic() - begun < 1.0, "it was withdrawn, and did not expire"
-
-    run(main())
+async def test_a_renewal_on_its_way_does_not_outlive_the_withdrawal(server):
+    discovery = discovery_of(server)
+    lease = await discovery.register(instance("a"))
+    before = lease._revision
+    await until(lambda: lease._revision > before, "it was renewed")
+    lease._revision = before  # as if the answer to the last renewal had not been read
+    async with watching(discovery) as seen:
+        await seen("a")
+        await lease.withdraw()
+        begun = time.monotonic()
+        await seen()
+        assert time.monotonic() - begun < 1.0, "it was withdrawn, and did not expire"
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("ttl", [None, TTL_S], ids=["for ever", "expiring"])
-def test_what_a_killed_worker_was_binds_nobody(server, ttl):
+async def test_what_a_killed_worker_was_binds_nobody(server, ttl):
     """It is started again at once, with another dtype."""
-
-    async def main():
-        client = await nats.connect(server.url)
-        await client.jetstream().create_key_value(bucket="triptych-default", ttl=ttl)
-        await client.close()
-        discovery = discovery_of(server)
-        cards = [msgspec.structs.replace(CARD, embedding=EmbeddingSpec(8, dtype)) for dtype in ("float32", "bfloat16")]
-        killed = await discovery.register(instance("old", model=cards[0]))
-        await killed._tasks.close()
-        await killed._link.close()
-        lease = await discovery.register(instance("new", model=cards[1]))
-        async with watching(discovery) as seen:
-            await seen("new")
-        await lease.withdraw()
-
-    run(main())
+    client = await nats.connect(server.url)
+    await client.jetstream().create_key_value(bucket="triptych-default", ttl=ttl)
+    await client.close()
+    discovery = discovery_of(server)
+    cards = [msgspec.structs.replace(CARD, embedding=EmbeddingSpec(8, dtype)) for dtype in ("float32", "bfloat16")]
+    killed = await discovery.register(instance("old", model=cards[0]))
+    await killed._tasks.close()
+    await killed._link.close()
+    lease = await discovery.register(instance("new", model=cards[1]))
+    async with watching(discovery) as seen:
+        await seen("new")
+    await lease.withdraw()
 
 
 @pytest.mark.full
-def test_a_name_taken_meanwhile_is_said_and_left_alone(server, caplog):
+async def test_a_name_taken_meanwhile_is_said_and_left_alone(server, caplog):
     """A worker that was cut off for so long that another took its name."""
 
-    async def main():
+    with caplog.at_level(logging.INFO):
         discovery = discovery_of(server)
         old = await discovery.register(instance("old", name="one"))
         await old._tasks.close()
@@ -399,25 +355,20 @@ def test_a_name_taken_meanwhile_is_said_and_left_alone(server, caplog):
             await new.withdraw()
             await seen("old")
         await old.withdraw()
-
-    with caplog.at_level(logging.INFO):
-        run(main())
     assert caplog.text.count("took the name one") == 1
 
 
-def test_names_of_any_characters(server):
-    async def main():
-        names = ["a.b", "a..b", ".", "ü*>", "a b"]
-        assert len({key_of(name) for name in names}) == len(names)
-        discovery = discovery_of(server)
-        async with registered(discovery, *names), watching(discovery) as seen:
-            await seen(*names)
-
-    run(main())
+async def test_names_of_any_characters(server):
+    names = ["a.b", "a..b", ".", "ü*>", "a b"]
+    assert len({key_of(name) for name in names}) == len(names)
+    discovery = discovery_of(server)
+    async with registered(discovery, *names), watching(discovery) as seen:
+        await seen(*names)
 
 
-def test_keys_that_are_no_workers_are_ignored(server, caplog):
-    async def main():
+async def test_keys_that_are_no_workers_are_ignored(server, caplog):
+
+    with caplog.at_level(logging.WARNING):
         discovery = discovery_of(server)
         async with registered(discovery, "good"):
             client = await nats.connect(server.url)
@@ -427,9 +378,6 @@ def test_keys_that_are_no_workers_are_ignored(server, caplog):
             async with watching(discovery) as seen:
                 await seen("good")
             await client.close()
-
-    with caplog.at_level(logging.WARNING):
-        run(main())
     assert "ignoring key junk" in caplog.text
 
 
@@ -441,68 +389,49 @@ def test_keys_that_are_no_workers_are_ignored(server, caplog):
         ("authorization { user: me, password: right }", {"token": "wrong"}, "refuses these credentials"),
     ],
 )
-def test_wrong_credentials(tmp_path, settings, access, complaint):
-    async def main():
-        with nats_server(tmp_path, settings) as server:
-            discovery = discovery_of(server, **access)
-            for attempt in (discovery.register(instance("a")), anext(discovery.watch())):
-                begun = time.monotonic()
-                with pytest.raises(ConfigError, match=complaint):
-                    await attempt
-                assert time.monotonic() - begun < 3.0, "there is no use in trying on"
-
-    run(main())
+async def test_wrong_credentials(tmp_path, settings, access, complaint):
+    with nats_server(tmp_path, settings) as server:
+        discovery = discovery_of(server, **access)
+        for attempt in (discovery.register(instance("a")), anext(discovery.watch())):
+            begun = time.monotonic()
+            with pytest.raises(ConfigError, match=complaint):
+                await attempt
+            assert time.monotonic() - begun < 3.0, "there is no use in trying on"
 
 
-def test_right_credentials(tmp_path):
-    async def main():
-        with nats_server(tmp_path, "authorization { user: me, password: right }") as server:
-            plane = server.url.replace("://", "://me@")
-            discovery = NatsDiscovery(read_access(plane, NatsSecrets(password="right")), "default")
-            async with registered(discovery, "a"), watching(discovery) as seen:
-                await seen("a")
-
-    run(main())
+async def test_right_credentials(tmp_path):
+    with nats_server(tmp_path, "authorization { user: me, password: right }") as server:
+        plane = server.url.replace("://", "://me@")
+        discovery = NatsDiscovery(read_access(plane, NatsSecrets(password="right")), "default")
+        async with registered(discovery, "a"), watching(discovery) as seen:
+            await seen("a")
 
 
-def test_nobody_there(monkeypatch):
+async def test_nobody_there(monkeypatch):
     monkeypatch.setattr(nats_link, "FIRST_CONNECT_S", 0.5)
-
-    async def main():
-        discovery = NatsDiscovery(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
-        with pytest.raises(ConfigError, match=r"no NATS server can be reached at nats://127.0.0.1:1: .*refused"):
-            await discovery.register(instance("a"))
-
-    run(main())
+    discovery = NatsDiscovery(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
+    with pytest.raises(ConfigError, match=r"no NATS server can be reached at nats://127.0.0.1:1: .*refused"):
+        await discovery.register(instance("a"))
 
 
-def test_a_server_that_comes_later_is_waited_for(server):
-    async def main():
-        server.stop()
-        task = asyncio.create_task(discovery_of(server).register(instance("a")))
-        await asyncio.sleep(0.5)
-        server.start()
-        await (await task).withdraw()
-
-    run(main())
+async def test_a_server_that_comes_later_is_waited_for(server):
+    server.stop()
+    task = asyncio.create_task(discovery_of(server).register(instance("a")))
+    await asyncio.sleep(0.5)
+    server.start()
+    await (await task).withdraw()
 
 
-def test_a_server_without_jetstream(tmp_path):
-    async def main():
-        with nats_server(tmp_path, jetstream=False) as server:
-            for attempt in (discovery_of(server).register(instance("a")), anext(discovery_of(server).watch())):
-                with pytest.raises(ConfigError, match="JetStream"):
-                    await attempt
-
-    run(main())
+async def test_a_server_without_jetstream(tmp_path):
+    with nats_server(tmp_path, jetstream=False) as server:
+        for attempt in (discovery_of(server).register(instance("a")), anext(discovery_of(server).watch())):
+            with pytest.raises(ConfigError, match="JetStream"):
+                await attempt
 
 
-def test_an_address_that_nobody_can_connect_to_is_refused(server):
-    async def main():
-        with pytest.raises(ConfigError, match=r"--host 0\.0\.0\.0"):
-            await discovery_of(server).register(instance("a", host="0.0.0.0"))
-
-    run(main())
+async def test_an_address_that_nobody_can_connect_to_is_refused(server):
+    with pytest.raises(ConfigError, match=r"--host 0\.0\.0\.0"):
+        await discovery_of(server).register(instance("a", host="0.0.0.0"))
 
 
 def over_tls(server, token="secret", **files):
@@ -511,46 +440,35 @@ def over_tls(server, token="secret", **files):
 
 
 @pytest.mark.parametrize("mutual", [False, True])
-def test_tls(tmp_path, mutual):
-    async def main():
-        authority = Authority(tmp_path)
-        cert, key = authority.issue()
-        ask = f'ca_file: "{authority.ca}", verify: true' if mutual else ""
-        settings = f'tls {{ cert_file: "{cert}", key_file: "{key}", {ask} }}\nauthorization {{ token: secret }}'
-        own = {"cert": cert, "key": key} if mutual else {}
-        with nats_server(tmp_path, settings) as server:
-            discovery = over_tls(server, ca=authority.ca, **own)
-            async with registered(discovery, "a"), watching(discovery) as seen:
-                await seen("a")
-            with pytest.raises(ConfigError, match="--nats-ca"):  # nobody vouches for it
-                await over_tls(server, **own).register(instance("b"))
-
-    run(main())
+async def test_tls(tmp_path, mutual):
+    authority = Authority(tmp_path)
+    cert, key = authority.issue()
+    ask = f'ca_file: "{authority.ca}", verify: true' if mutual else ""
+    settings = f'tls {{ cert_file: "{cert}", key_file: "{key}", {ask} }}\nauthorization {{ token: secret }}'
+    own = {"cert": cert, "key": key} if mutual else {}
+    with nats_server(tmp_path, settings) as server:
+        discovery = over_tls(server, ca=authority.ca, **own)
+        async with registered(discovery, "a"), watching(discovery) as seen:
+            await seen("a")
+        with pytest.raises(ConfigError, match="--nats-ca"):  # nobody vouches for it
+            await over_tls(server, **own).register(instance("b"))
 
 
-def test_a_secret_is_not_told_to_a_server_without_tls(tmp_path, monkeypatch):
+async def test_a_secret_is_not_told_to_a_server_without_tls(tmp_path, monkeypatch):
     """Who sits between could pretend that the server offers none."""
     told = []
     command = nats_link.Client._connect_command
     monkeypatch.setattr(nats_link.Client, "_connect_command", lambda self: told.append(command(self)) or told[-1])
-
-    async def main():
-        with nats_server(tmp_path, "authorization { token: secret }") as server:
-            with pytest.raises(ConfigError, match="does not offer TLS"):
-                await over_tls(server).register(instance("a"))
-            assert not told, "nothing was sent"
-
-    run(main())
+    with nats_server(tmp_path, "authorization { token: secret }") as server:
+        with pytest.raises(ConfigError, match="does not offer TLS"):
+            await over_tls(server).register(instance("a"))
+        assert not told, "nothing was sent"
 
 
-def test_a_creds_file_without_its_library_is_said(server, tmp_path, monkeypatch):
+async def test_a_creds_file_without_its_library_is_said(server, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nkeys", None)
     file = tmp_path / "me.creds"
     file.write_text("-----BEGIN NATS USER JWT-----\neyJ\n------END NATS USER JWT------\n")
-
-    async def main():
-        discovery = NatsDiscovery(read_access(server.url, NatsSecrets(), credentials=str(file)), "default")
-        with pytest.raises(ConfigError, match="nkeys"):
-            await discovery.register(instance("a"))
-
-    run(main())
+    discovery = NatsDiscovery(read_access(server.url, NatsSecrets(), credentials=str(file)), "default")
+    with pytest.raises(ConfigError, match="nkeys"):
+        await discovery.register(instance("a"))

@@ -10,7 +10,7 @@ from nats.js import errors as js_errors
 from test_discovery import watching
 from test_discovery_nats import recorded, registered
 
-from support.loops import run, until, until_async
+from support.loops import until, until_async
 from support.nats_server import nats_cluster
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.discovery.nats_bucket import TTL_S
@@ -42,32 +42,30 @@ async def make_bucket(url):
 
 @pytest.mark.full
 @pytest.mark.parametrize("dies", ["leader", "follower"])
-def test_one_of_three_servers_dies_and_nobody_is_lost(tmp_path, dies):
-    async def main():
-        with nats_cluster(tmp_path) as servers:
-            by_name = {f"n{number}": server for number, server in enumerate(servers)}
-            leader = by_name[await make_bucket(servers[0].url)]
-            victim = leader if dies == "leader" else next(one for one in servers if one is not leader)
-            others = [one for one in servers if one is not victim]
-            all_of_them = ",".join(server.url for server in servers)
-            behind = [
-                NatsDiscovery(read_access(plane, NatsSecrets()), "default")
-                for plane in (all_of_them, ",".join([victim.url, *(one.url for one in others)]), others[0].url)
-            ]
-            async with (
-                registered(behind[0], "a"),
-                registered(behind[1], "b"),
-                recorded(behind[1]) as moved,
-                recorded(behind[2]) as stayed,
-            ):
-                await until(lambda: moved[-1:] == stayed[-1:] == [("a", "b")], "both are seen")
-                moved.clear()
-                stayed.clear()
-                victim.stop()
-                async with registered(behind[0], "c"):
-                    await until(lambda: moved[-1:] == stayed[-1:] == [("a", "b", "c")], "who is new is seen", 30)
-                    async with watching(behind[1]) as seen:
-                        await seen("a", "b", "c")
-                    assert set(moved) | set(stayed) == {("a", "b", "c")}, "nobody was dropped meanwhile"
-
-    run(main(), limit_s=55)
+@pytest.mark.event_loop(limit_s=55)
+async def test_one_of_three_servers_dies_and_nobody_is_lost(tmp_path, dies):
+    with nats_cluster(tmp_path) as servers:
+        by_name = {f"n{number}": server for number, server in enumerate(servers)}
+        leader = by_name[await make_bucket(servers[0].url)]
+        victim = leader if dies == "leader" else next(one for one in servers if one is not leader)
+        others = [one for one in servers if one is not victim]
+        all_of_them = ",".join(server.url for server in servers)
+        behind = [
+            NatsDiscovery(read_access(plane, NatsSecrets()), "default")
+            for plane in (all_of_them, ",".join([victim.url, *(one.url for one in others)]), others[0].url)
+        ]
+        async with (
+            registered(behind[0], "a"),
+            registered(behind[1], "b"),
+            recorded(behind[1]) as moved,
+            recorded(behind[2]) as stayed,
+        ):
+            await until(lambda: moved[-1:] == stayed[-1:] == [("a", "b")], "both are seen")
+            moved.clear()
+            stayed.clear()
+            victim.stop()
+            async with registered(behind[0], "c"):
+                await until(lambda: moved[-1:] == stayed[-1:] == [("a", "b", "c")], "who is new is seen", 30)
+                async with watching(behind[1]) as seen:
+                    await seen("a", "b", "c")
+                assert set(moved) | set(stayed) == {("a", "b", "c")}, "nobody was dropped meanwhile"

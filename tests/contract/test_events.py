@@ -8,7 +8,7 @@ import random
 import pytest
 
 from support.carriers import NAMES, Carrier, carrier_of
-from support.loops import run, until
+from support.loops import until
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import KvChange, Level, Load, packed
@@ -36,176 +36,143 @@ def work(origin: str, tokens: int = 20) -> GenerateRequest:
     )
 
 
-def test_who_comes_late_knows_as_much(carrier, loop):
-    async def main():
-        async with Speaker(carrier.publisher()).speaking() as speaker:
-            speaker.store(1, 2, 3)
-            speaker.remove(2)
-            async with listening(carrier, speaker.instance) as early:
+async def test_who_comes_late_knows_as_much(carrier, loop):
+    async with Speaker(carrier.publisher()).speaking() as speaker:
+        speaker.store(1, 2, 3)
+        speaker.remove(2)
+        async with listening(carrier, speaker.instance) as early:
+            await early.agrees(speaker)
+            speaker.store(4, 5)
+            await early.agrees(speaker)
+            async with listening(carrier, speaker.instance, "late") as late:
+                await late.agrees(speaker)
+                speaker.remove(1, 4)
                 await early.agrees(speaker)
-                speaker.store(4, 5)
-                await early.agrees(speaker)
-                async with listening(carrier, speaker.instance, "late") as late:
-                    await late.agrees(speaker)
-                    speaker.remove(1, 4)
-                    await early.agrees(speaker)
-                    await late.agrees(speaker)
-                    assert late.held == {3, 5}
-                    assert (early.snapshots, late.snapshots) == (1, 1)
-
-    run(main(), loop=loop)
+                await late.agrees(speaker)
+                assert late.held == {3, 5}
+                assert (early.snapshots, late.snapshots) == (1, 1)
 
 
-def test_followers_who_come_at_any_time_end_with_the_same_index(carrier):
-    async def main():
-        chance = random.Random(7)
+async def test_followers_who_come_at_any_time_end_with_the_same_index(carrier):
+    chance = random.Random(7)
+    async with (
+        Speaker(carrier.publisher()).speaking() as speaker,
+        listening(carrier, speaker.instance, "first") as first,
+    ):
+        life = asyncio.create_task(speaker.live(chance, 300))
         async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            listening(carrier, speaker.instance, "first") as first,
+            listening(carrier, speaker.instance, "second") as second,
+            listening(carrier, speaker.instance, "third") as third,
         ):
-            life = asyncio.create_task(speaker.live(chance, 300))
-            async with (
-                listening(carrier, speaker.instance, "second") as second,
-                listening(carrier, speaker.instance, "third") as third,
-            ):
-                await life
-                for one in (first, second, third):
-                    await one.agrees(speaker)
-                    assert len(one.held) > 100
-
-    run(main())
+            await life
+            for one in (first, second, third):
+                await one.agrees(speaker)
+                assert len(one.held) > 100
 
 
-def test_who_is_too_slow_gets_a_snapshot_in_the_place_of_what_waits(carrier, monkeypatch):
+async def test_who_is_too_slow_gets_a_snapshot_in_the_place_of_what_waits(carrier, monkeypatch):
     for module in (zeromq, jetstream):
         monkeypatch.setattr(module, "WAITING", 4)
-
-    async def main():
-        async with (
-            Speaker(carrier.publisher(), max_behind=4).speaking() as speaker,
-            listening(carrier, speaker.instance, "slow") as slow,
-        ):
-            await slow.agrees(speaker)
-            slow.may_read.clear()
-            large = KvChange(Level.DEVICE, False, packed([7] * 4000))
-            for number in range(1200):  # more than sockets hold
-                speaker.log.publish([large])
-                speaker.store(number)
-                await asyncio.sleep(0)
-            slow.may_read.set()
-            await slow.agrees(speaker)
-            assert slow.snapshots > 1
-
-    run(main())
+    async with (
+        Speaker(carrier.publisher(), max_behind=4).speaking() as speaker,
+        listening(carrier, speaker.instance, "slow") as slow,
+    ):
+        await slow.agrees(speaker)
+        slow.may_read.clear()
+        large = KvChange(Level.DEVICE, False, packed([7] * 4000))
+        for number in range(1200):  # more than sockets hold
+            speaker.log.publish([large])
+            speaker.store(number)
+            await asyncio.sleep(0)
+        slow.may_read.set()
+        await slow.agrees(speaker)
+        assert slow.snapshots > 1
 
 
-def test_a_worker_that_clears_its_cache(carrier):
-    async def main():
-        async with heard(carrier) as (speaker, listener):
-            speaker.store(1, 2)
+async def test_a_worker_that_clears_its_cache(carrier):
+    async with heard(carrier) as (speaker, listener):
+        speaker.store(1, 2)
+        await listener.agrees(speaker)
+        speaker.store(3)
+        speaker.clear()
+        speaker.store(4)
+        await listener.agrees(speaker)
+        assert listener.held == {4}
+
+
+async def test_more_changes_at_once_than_fit_one_message(carrier):
+    async with heard(carrier) as (speaker, listener):
+        await listener.agrees(speaker)
+        speaker.store(*range(publish.MESSAGE_BYTES // 4))
+        await listener.agrees(speaker)
+        speaker.store(-1 & (1 << 64) - 1)
+        await listener.agrees(speaker)
+
+
+async def test_a_worker_that_is_started_again_under_its_name(carrier):
+    async with Speaker(carrier.publisher()).speaking("same") as speaker:
+        speaker.store(1, 2)
+        async with listening(carrier, speaker.instance) as listener:
             await listener.agrees(speaker)
-            speaker.store(3)
-            speaker.clear()
+    async with Speaker(carrier.publisher()).speaking("same") as speaker:
+        speaker.store(3)
+        async with listening(carrier, speaker.instance) as listener:
+            await listener.agrees(speaker)
             speaker.store(4)
             await listener.agrees(speaker)
-            assert listener.held == {4}
-
-    run(main())
+            assert listener.held == {3, 4}
 
 
-def test_more_changes_at_once_than_fit_one_message(carrier):
-    async def main():
-        async with heard(carrier) as (speaker, listener):
-            await listener.agrees(speaker)
-            speaker.store(*range(publish.MESSAGE_BYTES // 4))
-            await listener.agrees(speaker)
-            speaker.store(-1 & (1 << 64) - 1)
-            await listener.agrees(speaker)
-
-    run(main())
-
-
-def test_a_worker_that_is_started_again_under_its_name(carrier):
-    async def main():
-        async with Speaker(carrier.publisher()).speaking("same") as speaker:
-            speaker.store(1, 2)
-            async with listening(carrier, speaker.instance) as listener:
-                await listener.agrees(speaker)
-        async with Speaker(carrier.publisher()).speaking("same") as speaker:
-            speaker.store(3)
-            async with listening(carrier, speaker.instance) as listener:
-                await listener.agrees(speaker)
-                speaker.store(4)
-                await listener.agrees(speaker)
-                assert listener.held == {3, 4}
-
-    run(main())
+async def test_load_is_that_of_others(carrier):
+    async with (
+        Speaker(carrier.publisher()).speaking() as speaker,
+        listening(carrier, speaker.instance, "one") as one,
+        listening(carrier, speaker.instance, "two") as two,
+    ):
+        account = speaker.account
+        with account.taken(work("one", 20)), account.taken(work("two", 300)) as entry:
+            await until(lambda: one.load == Load(300, 300, 1), "the first is told of the second's")
+            await until(lambda: two.load == Load(20, 20, 1), "the second is told of the first's")
+            entry.prefilled()
+            await until(lambda: one.load == Load(0, 300, 1), "it is prefilled")
+            async with listening(carrier, speaker.instance, "three") as three:
+                await until(lambda: three.load == Load(20, 320, 2), "the snapshot has it")
+        await until(lambda: one.load == two.load == Load(), "all is done")
 
 
-def test_load_is_that_of_others(carrier):
-    async def main():
+async def test_a_wrong_token_hears_nothing(carrier):
+    async with Speaker(carrier.publisher("right")).speaking(token="right") as speaker:
+        speaker.store(1)
         async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            listening(carrier, speaker.instance, "one") as one,
-            listening(carrier, speaker.instance, "two") as two,
+            listening(carrier, speaker.instance, token="right") as good,
+            listening(carrier, speaker.instance, token="wrong") as wrong,
+            listening(carrier, speaker.instance) as none,
         ):
-            account = speaker.account
-            with account.taken(work("one", 20)), account.taken(work("two", 300)) as entry:
-                await until(lambda: one.load == Load(300, 300, 1), "the first is told of the second's")
-                await until(lambda: two.load == Load(20, 20, 1), "the second is told of the first's")
-                entry.prefilled()
-                await until(lambda: one.load == Load(0, 300, 1), "it is prefilled")
-                async with listening(carrier, speaker.instance, "three") as three:
-                    await until(lambda: three.load == Load(20, 320, 2), "the snapshot has it")
-            await until(lambda: one.load == two.load == Load(), "all is done")
-
-    run(main())
+            await good.agrees(speaker)
+            await until(lambda: wrong.error and none.error, "the others are refused")
+            assert isinstance(wrong.error, TriptychError)
+            assert wrong.held == none.held == set()
 
 
-def test_a_wrong_token_hears_nothing(carrier):
-    async def main():
-        async with Speaker(carrier.publisher("right")).speaking(token="right") as speaker:
-            speaker.store(1)
-            async with (
-                listening(carrier, speaker.instance, token="right") as good,
-                listening(carrier, speaker.instance, token="wrong") as wrong,
-                listening(carrier, speaker.instance) as none,
-            ):
-                await good.agrees(speaker)
-                await until(lambda: wrong.error and none.error, "the others are refused")
-                assert isinstance(wrong.error, TriptychError)
-                assert wrong.held == none.held == set()
-
-    run(main())
-
-
-def test_a_worker_that_is_gone_ends_what_follows_it(carrier, monkeypatch):
+async def test_a_worker_that_is_gone_ends_what_follows_it(carrier, monkeypatch):
     monkeypatch.setattr(subscribe, "SILENCE_S", 0.2)
-
-    async def main():
-        async with Speaker(carrier.publisher()).speaking() as speaker:
-            listening_to = listening(carrier, speaker.instance)
-            listener = await listening_to.__aenter__()
-            await listener.agrees(speaker)
-        try:
-            await until(lambda: listener.error, "it is noticed")
-            assert isinstance(listener.error, TriptychError)
-        finally:
-            await listening_to.__aexit__(None, None, None)
-
-    run(main())
+    async with Speaker(carrier.publisher()).speaking() as speaker:
+        listening_to = listening(carrier, speaker.instance)
+        listener = await listening_to.__aenter__()
+        await listener.agrees(speaker)
+    try:
+        await until(lambda: listener.error, "it is noticed")
+        assert isinstance(listener.error, TriptychError)
+    finally:
+        await listening_to.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize(("worker", "frontend"), [("zmq", "request"), ("request", "zmq"), ("jetstream", "zmq")])
-def test_who_is_set_otherwise_is_followed_over_the_request_plane(request, worker, frontend):
+async def test_who_is_set_otherwise_is_followed_over_the_request_plane(request, worker, frontend):
     server = request.getfixturevalue("shared_nats_server") if worker == "jetstream" else None
-
-    async def main():
-        async with (
-            Speaker(Carrier(worker, server).publisher()).speaking() as speaker,
-            listening(Carrier(frontend), speaker.instance) as listener,
-        ):
-            speaker.store(1)
-            await listener.agrees(speaker)
-
-    run(main())
+    async with (
+        Speaker(Carrier(worker, server).publisher()).speaking() as speaker,
+        listening(Carrier(frontend), speaker.instance) as listener,
+    ):
+        speaker.store(1)
+        await listener.agrees(speaker)

@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from support.carriers import Carrier, carrier_of
 from support.instances import instance
-from support.loops import run, until
+from support.loops import until
 from support.nats_server import nats_server
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import ConfigError
@@ -69,64 +69,53 @@ def losing(speaker, count):
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["in between", "the last"])
-def test_a_message_that_is_lost_is_noticed_and_what_it_said_is_known(carrier, last):
-    async def main():
-        async with followed(carrier) as (speaker, listener):
-            lost = losing(speaker, 1)
-            speaker.store(3)
-            await until(lambda: lost, "a message was lost")
-            if not last:
-                speaker.remove(1)
-            await listener.agrees(speaker)
-            assert (listener.snapshots, 3 in listener.held) == (2, True)
-            speaker.store(4)
-            await listener.agrees(speaker)
-            assert listener.snapshots == 2, "changes are heard again"
-
-    run(main())
+async def test_a_message_that_is_lost_is_noticed_and_what_it_said_is_known(carrier, last):
+    async with followed(carrier) as (speaker, listener):
+        lost = losing(speaker, 1)
+        speaker.store(3)
+        await until(lambda: lost, "a message was lost")
+        if not last:
+            speaker.remove(1)
+        await listener.agrees(speaker)
+        assert (listener.snapshots, 3 in listener.held) == (2, True)
+        speaker.store(4)
+        await listener.agrees(speaker)
+        assert listener.snapshots == 2, "changes are heard again"
 
 
-def test_nonsense_in_a_publishers_name_is_dropped_with_one_line(carrier, caplog):
-    async def main():
+async def test_nonsense_in_a_publishers_name_is_dropped_with_one_line(carrier, caplog):
+
+    with caplog.at_level(logging.WARNING):
         async with followed(carrier) as (speaker, listener):
             for message in [*NONSENSE, msgspec.msgpack.encode(Told("x", 1, [KvChange(9, True, b"")]))]:
                 speaker.publisher._outlet.send(message)
             speaker.store(3)
             await listener.agrees(speaker)
             assert (listener.snapshots, listener.error) == (1, None)
-
-    with caplog.at_level(logging.WARNING):
-        run(main())
     assert caplog.text.count("is no event of this version") == 1
 
 
-def test_another_publisher_in_the_place_of_one_is_noticed(carrier):
-    async def main():
-        async with followed(carrier) as (speaker, listener):
-            speaker.held.add(9)  # said by nobody
-            speaker.publisher.birth = "another"
-            speaker.store(3)
-            await listener.agrees(speaker)
-            speaker.store(4)
-            await listener.agrees(speaker)
-            assert listener.snapshots == 2
-
-    run(main())
+async def test_another_publisher_in_the_place_of_one_is_noticed(carrier):
+    async with followed(carrier) as (speaker, listener):
+        speaker.held.add(9)  # said by nobody
+        speaker.publisher.birth = "another"
+        speaker.store(3)
+        await listener.agrees(speaker)
+        speaker.store(4)
+        await listener.agrees(speaker)
+        assert listener.snapshots == 2
 
 
-def test_while_the_carrier_is_away_workers_are_asked(carrier, monkeypatch, caplog):
+async def test_while_the_carrier_is_away_workers_are_asked(carrier, monkeypatch, caplog):
     monkeypatch.setattr(subscribe, "SILENCE_S", 0.1)
 
-    async def main():
+    with caplog.at_level(logging.WARNING):
         async with followed(carrier) as (speaker, listener):
             losing(speaker, 1_000_000)
             for number in (3, 4):
                 speaker.store(number)
                 await listener.agrees(speaker)
             assert listener.error is None
-
-    with caplog.at_level(logging.WARNING):
-        run(main())
     assert caplog.text.count("nothing that it publishes arrives") == 1
 
 
@@ -173,63 +162,52 @@ async def proxy(port):
 
 
 @pytest.mark.parametrize("missed", [False, True], ids=["idle", "changes meanwhile"])
-def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
+async def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
     monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
     carrier = Carrier("zmq")
-
-    async def main():
-        async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            proxy(zmq_port(speaker.instance.events)) as (port, cut),
-            listening(carrier, at_port(speaker.instance, port)) as listener,
-        ):
+    async with (
+        Speaker(carrier.publisher()).speaking() as speaker,
+        proxy(zmq_port(speaker.instance.events)) as (port, cut),
+        listening(carrier, at_port(speaker.instance, port)) as listener,
+    ):
+        await listener.agrees(speaker)
+        cut()
+        if missed:
+            speaker.store(*range(50))
+        await listener.agrees(speaker)
+        for number in (51, 52):
+            speaker.store(number)
             await listener.agrees(speaker)
-            cut()
-            if missed:
-                speaker.store(*range(50))
-            await listener.agrees(speaker)
-            for number in (51, 52):
-                speaker.store(number)
-                await listener.agrees(speaker)
-
-    run(main())
 
 
-def test_without_the_token_nothing_is_heard():
-    async def main():
-        async with Speaker(Carrier("zmq").publisher("right")).speaking(token="right") as speaker:
-            half = ZmqInlet("right")  # knows the publisher's public key, and has none that it would admit
-            half._keys.client_secret, half._keys.client_public = zmq.curve_keypair()[::-1]
+async def test_without_the_token_nothing_is_heard():
+    async with Speaker(Carrier("zmq").publisher("right")).speaking(token="right") as speaker:
+        half = ZmqInlet("right")  # knows the publisher's public key, and has none that it would admit
+        half._keys.client_secret, half._keys.client_public = zmq.curve_keypair()[::-1]
 
-            async def hear(inlet, patience_s=QUIET_S):
-                try:
-                    async with inlet.listen(speaker.instance) as mail, asyncio.timeout(patience_s):
-                        return await mail.receive()
-                except TimeoutError:
-                    return None
-                finally:
-                    await inlet.close()
+        async def hear(inlet, patience_s=QUIET_S):
+            try:
+                async with inlet.listen(speaker.instance) as mail, asyncio.timeout(patience_s):
+                    return await mail.receive()
+            except TimeoutError:
+                return None
+            finally:
+                await inlet.close()
 
-            strangers = (ZmqInlet("wrong"), ZmqInlet(None), half)
-            right, *others = await asyncio.gather(hear(ZmqInlet("right"), 10.0), *map(hear, strangers))
-            assert msgspec.msgpack.decode(right, type=Told).birth == speaker.publisher.birth
-            assert others == [None, None, None]
-
-    run(main())
+        strangers = (ZmqInlet("wrong"), ZmqInlet(None), half)
+        right, *others = await asyncio.gather(hear(ZmqInlet("right"), 10.0), *map(hear, strangers))
+        assert msgspec.msgpack.decode(right, type=Told).birth == speaker.publisher.birth
+        assert others == [None, None, None]
 
 
-def test_who_begins_to_listen_is_greeted(monkeypatch):
+async def test_who_begins_to_listen_is_greeted(monkeypatch):
     monkeypatch.setattr(zeromq, "FIRST_WORD_S", 30.0)
     monkeypatch.setattr(publish, "HEARTBEAT_S", 30.0)
     carrier = Carrier("zmq")
-
-    async def main():
-        async with Speaker(carrier.publisher()).speaking() as speaker:
-            for _ in range(2):
-                async with listening(carrier, speaker.instance) as listener:
-                    await listener.agrees(speaker)
-
-    run(main())
+    async with Speaker(carrier.publisher()).speaking() as speaker:
+        for _ in range(2):
+            async with listening(carrier, speaker.instance) as listener:
+                await listener.agrees(speaker)
 
 
 def test_keys_are_those_of_the_token_alone():
@@ -238,70 +216,59 @@ def test_keys_are_those_of_the_token_alone():
     assert not set(vars(one).values()) & set(vars(other).values())
 
 
-def test_strangers_who_connect_to_a_publisher_do_no_harm():
+async def test_strangers_who_connect_to_a_publisher_do_no_harm():
     """Bytes that are no ZMQ, and subscribers that say more than they should."""
     carrier = Carrier("zmq")
-
-    async def main():
-        async with followed(carrier) as (speaker, listener):
-            port = zmq_port(speaker.instance.events)
-            for words in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" + b"\x00" * 8 + b"\x7f", b"\x00" * 100_000):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(words)
-                writer.close()
-            with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
-                stranger.set(zmq.LINGER, 0)
-                stranger.connect(f"tcp://127.0.0.1:{port}")
-                for words in (b"", b"\x05junk", b"\x01" + b"t" * 100, b"\x01" * 3, b"x" * (1 << 20)):
-                    await stranger.send(words)
-                speaker.store(3)
-                await listener.agrees(speaker)
-                assert listener.snapshots == 1
-
-    run(main())
+    async with followed(carrier) as (speaker, listener):
+        port = zmq_port(speaker.instance.events)
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" + b"\x00" * 8 + b"\x7f", b"\x00" * 100_000):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(words)
+            writer.close()
+        with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
+            stranger.set(zmq.LINGER, 0)
+            stranger.connect(f"tcp://127.0.0.1:{port}")
+            for words in (b"", b"\x05junk", b"\x01" + b"t" * 100, b"\x01" * 3, b"x" * (1 << 20)):
+                await stranger.send(words)
+            speaker.store(3)
+            await listener.agrees(speaker)
+            assert listener.snapshots == 1
 
 
-def test_a_frame_over_the_bound_is_not_received(monkeypatch):
+async def test_a_frame_over_the_bound_is_not_received(monkeypatch):
     monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
 
     monkeypatch.setattr(subscribe, "SILENCE_S", 0.5)
-
-    async def main():
-        async with followed(Carrier("zmq")) as (speaker, listener):
-            speaker.publisher._outlet.send(bytes(FRAME_BYTES + 1))
-            speaker.store(3)
+    async with followed(Carrier("zmq")) as (speaker, listener):
+        speaker.publisher._outlet.send(bytes(FRAME_BYTES + 1))
+        speaker.store(3)
+        await listener.agrees(speaker)
+        snapshots = listener.snapshots
+        for number in range(4, 7):
+            speaker.store(number)
             await listener.agrees(speaker)
-            snapshots = listener.snapshots
-            for number in range(4, 7):
-                speaker.store(number)
-                await listener.agrees(speaker)
-            assert (listener.error, listener.snapshots) == (None, snapshots)
-
-    run(main())
+        assert (listener.error, listener.snapshots) == (None, snapshots)
 
 
-def test_frames_are_bounded_at_both_ends():
-    async def main():
-        greeted, heard = [], []
-        outlet, inlet = ZmqOutlet("127.0.0.1", None), ZmqInlet(None)
-        address = await outlet.open("b", lambda: greeted.append(outlet.send(b"welcome")))
-        async with inlet.listen(instance(events=address)) as mail:
-            outlet.send(bytes(FRAME_BYTES - CURVE_BYTES))
-            assert len(await mail.receive()) == FRAME_BYTES - CURVE_BYTES
-            outlet.send(bytes(FRAME_BYTES - CURVE_BYTES + 1))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(QUIET_S):
-                    heard.append(await mail.receive())
-        with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
-            stranger.set(zmq.LINGER, 0)
-            stranger.connect(f"tcp://127.0.0.1:{zmq_port(address)}")
-            await stranger.send(b"\x01" + bytes(SUBSCRIPTION_BYTES))
-            await asyncio.sleep(QUIET_S / 3)
-        await inlet.close()
-        await outlet.close()
-        assert (len(greeted), heard) == (1, [])
-
-    run(main())
+async def test_frames_are_bounded_at_both_ends():
+    greeted, heard = [], []
+    outlet, inlet = ZmqOutlet("127.0.0.1", None), ZmqInlet(None)
+    address = await outlet.open("b", lambda: greeted.append(outlet.send(b"welcome")))
+    async with inlet.listen(instance(events=address)) as mail:
+        outlet.send(bytes(FRAME_BYTES - CURVE_BYTES))
+        assert len(await mail.receive()) == FRAME_BYTES - CURVE_BYTES
+        outlet.send(bytes(FRAME_BYTES - CURVE_BYTES + 1))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S):
+                heard.append(await mail.receive())
+    with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
+        stranger.set(zmq.LINGER, 0)
+        stranger.connect(f"tcp://127.0.0.1:{zmq_port(address)}")
+        await stranger.send(b"\x01" + bytes(SUBSCRIPTION_BYTES))
+        await asyncio.sleep(QUIET_S / 3)
+    await inlet.close()
+    await outlet.close()
+    assert (len(greeted), heard) == (1, [])
 
 
 def test_who_publishes_off_loopback_needs_a_token():
@@ -310,40 +277,31 @@ def test_who_publishes_off_loopback_needs_a_token():
     ZmqOutlet("0.0.0.0", "secret")
 
 
-def test_an_address_that_is_not_ours_is_said():
-    async def main():
-        with pytest.raises(ConfigError, match=r"cannot publish on 192\.0\.2\.1"):
-            await ZmqOutlet("192.0.2.1", "secret").open("b", print)
-
-    run(main())
+async def test_an_address_that_is_not_ours_is_said():
+    with pytest.raises(ConfigError, match=r"cannot publish on 192\.0\.2\.1"):
+        await ZmqOutlet("192.0.2.1", "secret").open("b", print)
 
 
-def test_it_binds_the_address_that_it_is_told_and_a_name_works():
-    async def main():
-        outlet = ZmqOutlet("localhost", None)
-        port = zmq_port(await outlet.open("b", print))
-        with pytest.raises(OSError, match=r"[Rr]efused"):
-            await asyncio.open_connection("127.0.0.2", port)
-        await outlet.close()
-        await outlet.close()
-
-    run(main())
+async def test_it_binds_the_address_that_it_is_told_and_a_name_works():
+    outlet = ZmqOutlet("localhost", None)
+    port = zmq_port(await outlet.open("b", print))
+    with pytest.raises(OSError, match=r"[Rr]efused"):
+        await asyncio.open_connection("127.0.0.2", port)
+    await outlet.close()
+    await outlet.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::1", "localhost"])
-def test_addresses_of_any_kind(host):
-    async def main():
-        outlet, inlet = ZmqOutlet(host, "secret"), ZmqInlet("secret")
-        try:
-            port = await outlet.open("b", lambda: outlet.send(b"welcome"))
-            async with inlet.listen(instance(host=host, events=port)) as mail, asyncio.timeout(5):
-                outlet.send(b"news")
-                assert await mail.receive() == b"news"
-        finally:
-            await inlet.close()
-            await outlet.close()
-
-    run(main())
+async def test_addresses_of_any_kind(host):
+    outlet, inlet = ZmqOutlet(host, "secret"), ZmqInlet("secret")
+    try:
+        port = await outlet.open("b", lambda: outlet.send(b"welcome"))
+        async with inlet.listen(instance(host=host, events=port)) as mail, asyncio.timeout(5):
+            outlet.send(b"news")
+            assert await mail.receive() == b"news"
+    finally:
+        await inlet.close()
+        await outlet.close()
 
 
 # JetStream.
@@ -355,28 +313,24 @@ def server(tmp_path):
         yield one
 
 
-def test_a_server_that_comes_back_empty_is_published_to_again(server, monkeypatch):
+async def test_a_server_that_comes_back_empty_is_published_to_again(server, monkeypatch):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
     carrier = Carrier("jetstream", server)
-
-    async def main():
-        async with followed(carrier) as (speaker, listener):
-            server.stop()
-            speaker.store(3)
-            await asyncio.sleep(0)
-            server.start()
-            await listener.agrees(speaker)
-            speaker.store(4)
-            await listener.agrees(speaker)
-            snapshots = listener.snapshots
-            speaker.store(5)
-            await listener.agrees(speaker)
-            assert listener.snapshots == snapshots, "changes are heard again"
-
-    run(main())
+    async with followed(carrier) as (speaker, listener):
+        server.stop()
+        speaker.store(3)
+        await asyncio.sleep(0)
+        server.start()
+        await listener.agrees(speaker)
+        speaker.store(4)
+        await listener.agrees(speaker)
+        snapshots = listener.snapshots
+        speaker.store(5)
+        await listener.agrees(speaker)
+        assert listener.snapshots == snapshots, "changes are heard again"
 
 
-def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
+async def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
     """As it does while it waits for a server that does not read."""
 
     class Client:
@@ -388,107 +342,86 @@ def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
 
-    async def main():
-        outlet, link = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default"), Mock()
-        link.client = Client()
-        task = asyncio.create_task(outlet._publish(link))
-        outlet.send(b"message")
-        await until(lambda: link.client.waits, "it publishes")
-        task.cancel()
-        ended, _ = await asyncio.wait([task], timeout=1)
-        task.cancel()
-        assert ended
-
-    run(main())
+    outlet, link = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default"), Mock()
+    link.client = Client()
+    task = asyncio.create_task(outlet._publish(link))
+    outlet.send(b"message")
+    await until(lambda: link.client.waits, "it publishes")
+    task.cancel()
+    ended, _ = await asyncio.wait([task], timeout=1)
+    task.cancel()
+    assert ended
 
 
-def test_a_stream_that_is_deleted_is_made_again(shared_nats_server, monkeypatch):
+async def test_a_stream_that_is_deleted_is_made_again(shared_nats_server, monkeypatch):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
     monkeypatch.setattr("triptych.planes.events.jetstream.SILENCE_S", 0.2)
     carrier = Carrier("jetstream", shared_nats_server)
-
-    async def main():
-        async with followed(carrier) as (speaker, listener):
-            client = await nats.connect(shared_nats_server.url)
-            await client.jetstream().delete_stream(f"triptych-events-{carrier.namespace}")
-            await client.close()
-            speaker.store(3)
-            await listener.agrees(speaker)
-            snapshots = listener.snapshots
-            speaker.store(4)
-            await listener.agrees(speaker)
-            assert listener.snapshots == snapshots
-
-    run(main())
+    async with followed(carrier) as (speaker, listener):
+        client = await nats.connect(shared_nats_server.url)
+        await client.jetstream().delete_stream(f"triptych-events-{carrier.namespace}")
+        await client.close()
+        speaker.store(3)
+        await listener.agrees(speaker)
+        snapshots = listener.snapshots
+        speaker.store(4)
+        await listener.agrees(speaker)
+        assert listener.snapshots == snapshots
 
 
-def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_is_needed(shared_nats_server, monkeypatch):
+async def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_is_needed(
+    shared_nats_server, monkeypatch
+):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
     carrier = Carrier("jetstream", shared_nats_server)
-
-    async def main():
-        async with heard(carrier) as (speaker, listener):
-            await listener.agrees(speaker)
-            [task] = [one for one in asyncio.all_tasks() if one.get_name() == "follow the event stream"]
-            link = task.get_coro().cr_frame.f_locals["link"]
-            await link.client.close()
-            speaker.store(3)
-            await listener.agrees(speaker)
-            speaker.store(4)
-            await listener.agrees(speaker)
-            assert listener.snapshots == 1
-
-    run(main())
+    async with heard(carrier) as (speaker, listener):
+        await listener.agrees(speaker)
+        [task] = [one for one in asyncio.all_tasks() if one.get_name() == "follow the event stream"]
+        link = task.get_coro().cr_frame.f_locals["link"]
+        await link.client.close()
+        speaker.store(3)
+        await listener.agrees(speaker)
+        speaker.store(4)
+        await listener.agrees(speaker)
+        assert listener.snapshots == 1
 
 
-def test_what_others_put_into_the_stream_does_no_harm(shared_nats_server):
+async def test_what_others_put_into_the_stream_does_no_harm(shared_nats_server):
     carrier = Carrier("jetstream", shared_nats_server)
-
-    async def main():
-        async with followed(carrier) as (speaker, listener):
-            client = await nats.connect(shared_nats_server.url)
-            for words in NONSENSE:
-                await client.publish(prefix(carrier.namespace) + speaker.publisher.birth, words)
-                await client.publish(f"{prefix(carrier.namespace)}nobody", words)
-            await client.close()
-            speaker.store(3)
-            await listener.agrees(speaker)
-            assert listener.snapshots == 1
-
-    run(main())
+    async with followed(carrier) as (speaker, listener):
+        client = await nats.connect(shared_nats_server.url)
+        for words in NONSENSE:
+            await client.publish(prefix(carrier.namespace) + speaker.publisher.birth, words)
+            await client.publish(f"{prefix(carrier.namespace)}nobody", words)
+        await client.close()
+        speaker.store(3)
+        await listener.agrees(speaker)
+        assert listener.snapshots == 1
 
 
-def test_the_rights_that_the_docs_name_are_enough(tmp_path):
+async def test_the_rights_that_the_docs_name_are_enough(tmp_path):
     rights = 'publish: ["$JS.API.>", "triptych.default.events.*"], subscribe: ["_INBOX.>"]'
     users = f"authorization {{ users: [ {{ user: me, password: right, permissions: {{ {rights} }} }} ] }}"
     login = tmp_path / "login"
     login.write_text("me:right")
-
-    async def main():
-        with nats_server(tmp_path, users) as server:
-            async with followed(Carrier("jetstream", server, namespace="default", login=str(login))) as (
-                speaker,
-                listener,
-            ):
-                speaker.store(3)
-                await listener.agrees(speaker)
-                assert listener.snapshots == 1
-
-    run(main())
+    with nats_server(tmp_path, users) as server:
+        async with followed(Carrier("jetstream", server, namespace="default", login=str(login))) as (
+            speaker,
+            listener,
+        ):
+            speaker.store(3)
+            await listener.agrees(speaker)
+            assert listener.snapshots == 1
 
 
-def test_a_worker_that_reaches_no_server_says_so(monkeypatch):
+async def test_a_worker_that_reaches_no_server_says_so(monkeypatch):
     monkeypatch.setattr(nats_link, "FIRST_CONNECT_S", 0.1)
-
-    async def main():
-        outlet = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
-        with pytest.raises(ConfigError, match=r"no NATS server can be reached"):
-            await outlet.open("b", print)
-
-    run(main())
+    outlet = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
+    with pytest.raises(ConfigError, match=r"no NATS server can be reached"):
+        await outlet.open("b", print)
 
 
-def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch):
+async def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch):
     """The servers of a cluster agree on a new leader, say."""
     create, tries = EventStream.create, []
 
@@ -500,24 +433,17 @@ def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch):
 
     monkeypatch.setattr(EventStream, "create", fail_at_first)
     monkeypatch.setattr("triptych.planes.events.jetstream.RETRY_S", 0.01)
+    async with followed(Carrier("jetstream", shared_nats_server)):
+        assert len(tries) >= 3
+    tries.clear()
+    monkeypatch.setattr("triptych.planes.events.jetstream.FIRST_OPEN_S", -1.0)
+    outlet = JetStreamOutlet(read_access(shared_nats_server.url, NatsSecrets()), "default")
+    with pytest.raises(ConfigError, match=r"cannot publish at NATS .*no leader"):
+        await outlet.open("b", print)
 
-    async def main():
-        async with followed(Carrier("jetstream", shared_nats_server)):
-            assert len(tries) >= 3
-        tries.clear()
-        monkeypatch.setattr("triptych.planes.events.jetstream.FIRST_OPEN_S", -1.0)
-        outlet = JetStreamOutlet(read_access(shared_nats_server.url, NatsSecrets()), "default")
-        with pytest.raises(ConfigError, match=r"cannot publish at NATS .*no leader"):
+
+async def test_a_server_without_jetstream(tmp_path):
+    with nats_server(tmp_path, jetstream=False) as server:
+        outlet = JetStreamOutlet(read_access(server.url, NatsSecrets()), "default")
+        with pytest.raises(ConfigError, match="JetStream"):
             await outlet.open("b", print)
-
-    run(main())
-
-
-def test_a_server_without_jetstream(tmp_path):
-    async def main():
-        with nats_server(tmp_path, jetstream=False) as server:
-            outlet = JetStreamOutlet(read_access(server.url, NatsSecrets()), "default")
-            with pytest.raises(ConfigError, match="JetStream"):
-                await outlet.open("b", print)
-
-    run(main())

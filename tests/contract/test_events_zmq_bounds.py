@@ -13,7 +13,7 @@ import pytest
 
 from support.carriers import Carrier
 from support.instances import instance
-from support.loops import run, until
+from support.loops import until
 from support.speakers import Speaker, listening
 from triptych.planes.events import publish, subscribe, zeromq, zmq_listener
 from triptych.planes.events.zeromq import ZmqInlet
@@ -57,31 +57,29 @@ def resident_bytes() -> int:
 
 @pytest.mark.parametrize("more", [(), ("encrypted",)], ids=["plain", "with keys of its own"])
 @pytest.mark.parametrize("token", [None, "secret"], ids=["no token", "token"])
-def test_a_stranger_who_subscribes_without_end_makes_it_hold_nothing(token, more):
+@pytest.mark.event_loop(kind="asyncio")
+async def test_a_stranger_who_subscribes_without_end_makes_it_hold_nothing(token, more):
     carrier = Carrier("zmq")
-
-    async def main():
-        async with (
-            Speaker(carrier.publisher(token)).speaking(token=token) as speaker,
-            listening(carrier, speaker.instance, token=token) as listener,
-        ):
-            speaker.store(1)
-            await listener.agrees(speaker)
-            before = resident_bytes()
-            words = ("-c", FLOOD, str(port_of(speaker)), *more)
-            flood = await asyncio.create_subprocess_exec(sys.executable, *words)
-            assert await flood.wait() == 0
-            assert resident_bytes() - before < 16 * MIB
-            speaker.store(2)
-            await listener.agrees(speaker)
-
-    run(main(), loop="asyncio")
+    async with (
+        Speaker(carrier.publisher(token)).speaking(token=token) as speaker,
+        listening(carrier, speaker.instance, token=token) as listener,
+    ):
+        speaker.store(1)
+        await listener.agrees(speaker)
+        before = resident_bytes()
+        words = ("-c", FLOOD, str(port_of(speaker)), *more)
+        flood = await asyncio.create_subprocess_exec(sys.executable, *words)
+        assert await flood.wait() == 0
+        assert resident_bytes() - before < 16 * MIB
+        speaker.store(2)
+        await listener.agrees(speaker)
 
 
-def test_a_follower_needs_the_secret_that_discovery_tells():
+async def test_a_follower_needs_the_secret_that_discovery_tells():
     """Where there is no shared token."""
 
-    async def main():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zeromq, "FIRST_WORD_S", 0.2)
         async with Speaker(Carrier("zmq").publisher()).speaking() as speaker:
             scheme, port, secret = speaker.instance.events.split(":")
             assert len(secret) == 32
@@ -99,64 +97,52 @@ def test_a_follower_needs_the_secret_that_discovery_tells():
             wrong = (f"{scheme}:{port}", f"{scheme}:{port}:{'0' * 32}")
             assert await asyncio.gather(*map(hears, wrong)) == [None, None]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zeromq, "FIRST_WORD_S", 0.2)
-        run(main())
 
-
-def test_connections_are_bounded_and_silent_ones_end(monkeypatch):
+async def test_connections_are_bounded_and_silent_ones_end(monkeypatch):
     monkeypatch.setattr(zmq_listener, "MAX_CONNECTIONS", 20)
     monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
     carrier = Carrier("zmq")
-
-    async def main():
-        async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            listening(carrier, speaker.instance) as early,
-        ):
-            await early.agrees(speaker)
-            door = speaker.publisher._outlet._listener
-            with contextlib.ExitStack() as stack:
+    async with (
+        Speaker(carrier.publisher()).speaking() as speaker,
+        listening(carrier, speaker.instance) as early,
+    ):
+        await early.agrees(speaker)
+        door = speaker.publisher._outlet._listener
+        with contextlib.ExitStack() as stack:
+            for _ in range(10):
                 for _ in range(10):
-                    for _ in range(10):
-                        one = stack.enter_context(socket.socket())
-                        one.setblocking(False)
-                        one.connect_ex(("127.0.0.1", port_of(speaker)))
-                    await asyncio.sleep(0.001)
-                await until(lambda: not door.is_open, "the port is closed")
-                assert door.connections < 60
-                speaker.store(1)
-                await early.agrees(speaker)
-                await until(lambda: door.is_open and door.connections == 1, "the silent ones are gone")
-            async with listening(carrier, speaker.instance, "late") as late:
-                await late.agrees(speaker)
-                speaker.store(2)
-                await late.agrees(speaker)
-                assert late.snapshots == 1, "it hears each change"
-
-    run(main())
-
-
-def test_bytes_of_any_kind_end_their_connection_only():
-    carrier = Carrier("zmq")
-
-    async def main():
-        async with (
-            Speaker(carrier.publisher()).speaking() as speaker,
-            listening(carrier, speaker.instance) as listener,
-        ):
-            await listener.agrees(speaker)
-            door = speaker.publisher._outlet._listener
-            curve = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
-            hello = b"\x04\xc8\x05HELLO\x01\x00" + bytes(192)
-            for words in (b"GET / HTTP/1.1\r\n\r\n", curve, curve + hello, curve + b"\x06" + b"\xff" * 8 + bytes(9000)):
-                for _ in range(20):
-                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port_of(speaker))) as one:
-                        one.sendall(words)
-                await asyncio.sleep(0)
-            await until(lambda: door.connections == 1, "only the follower is left")
+                    one = stack.enter_context(socket.socket())
+                    one.setblocking(False)
+                    one.connect_ex(("127.0.0.1", port_of(speaker)))
+                await asyncio.sleep(0.001)
+            await until(lambda: not door.is_open, "the port is closed")
+            assert door.connections < 60
             speaker.store(1)
-            await listener.agrees(speaker)
-            assert listener.snapshots == 1
+            await early.agrees(speaker)
+            await until(lambda: door.is_open and door.connections == 1, "the silent ones are gone")
+        async with listening(carrier, speaker.instance, "late") as late:
+            await late.agrees(speaker)
+            speaker.store(2)
+            await late.agrees(speaker)
+            assert late.snapshots == 1, "it hears each change"
 
-    run(main())
+
+async def test_bytes_of_any_kind_end_their_connection_only():
+    carrier = Carrier("zmq")
+    async with (
+        Speaker(carrier.publisher()).speaking() as speaker,
+        listening(carrier, speaker.instance) as listener,
+    ):
+        await listener.agrees(speaker)
+        door = speaker.publisher._outlet._listener
+        curve = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
+        hello = b"\x04\xc8\x05HELLO\x01\x00" + bytes(192)
+        for words in (b"GET / HTTP/1.1\r\n\r\n", curve, curve + hello, curve + b"\x06" + b"\xff" * 8 + bytes(9000)):
+            for _ in range(20):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port_of(speaker))) as one:
+                    one.sendall(words)
+            await asyncio.sleep(0)
+        await until(lambda: door.connections == 1, "only the follower is left")
+        speaker.store(1)
+        await listener.agrees(speaker)
+        assert listener.snapshots == 1

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from test_request_plane import echo
 
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.errors import WorkerLost
 from triptych.planes.request import handshake
 from triptych.planes.request.base import Peer
@@ -63,60 +63,49 @@ GUESSED = {
 
 
 @pytest.mark.parametrize("answer", GUESSED.values(), ids=GUESSED)
-def test_who_does_not_know_the_token_is_told_nothing(answer: Callable[[Hello], Challenge]) -> None:
+async def test_who_does_not_know_the_token_is_told_nothing(answer: Callable[[Hello], Challenge]) -> None:
     heard = bytearray()
-
-    async def main() -> None:
-        client = TcpRequestClient(TOKEN)
-        async with squatter(answer, heard) as port:
-            with pytest.raises(WorkerLost, match="does not know the token"):
-                async with client.call(Peer("127.0.0.1", port, "a.1"), "work", b"the prompt", silence_s=5):
-                    raise AssertionError("the call must not begin")
-            await client.close()
-
-    run(main())
+    client = TcpRequestClient(TOKEN)
+    async with squatter(answer, heard) as port:
+        with pytest.raises(WorkerLost, match="does not know the token"):
+            async with client.call(Peer("127.0.0.1", port, "a.1"), "work", b"the prompt", silence_s=5):
+                raise AssertionError("the call must not begin")
+        await client.close()
     assert b"the prompt" not in heard
     assert TOKEN.encode() not in heard
 
 
-def test_a_worker_that_knows_the_token_is_spoken_to() -> None:
+async def test_a_worker_that_knows_the_token_is_spoken_to() -> None:
     heard = bytearray()
+    client = TcpRequestClient(TOKEN)
 
-    async def main() -> None:
-        client = TcpRequestClient(TOKEN)
+    def right(hello: Hello) -> Challenge:
+        return Challenge(b"n" * 16, proof(key_of(TOKEN), "server", hello, b"n" * 16))
 
-        def right(hello: Hello) -> Challenge:
-            return Challenge(b"n" * 16, proof(key_of(TOKEN), "server", hello, b"n" * 16))
-
-        async with squatter(right, heard) as port:
-            async with client.call(Peer("127.0.0.1", port, "a.1"), "work", b"the prompt", silence_s=5):
-                await until(lambda: b"the prompt" in heard, "the call arrives")
-            await client.close()
-
-    run(main())
+    async with squatter(right, heard) as port:
+        async with client.call(Peer("127.0.0.1", port, "a.1"), "work", b"the prompt", silence_s=5):
+            await until(lambda: b"the prompt" in heard, "the call arrives")
+        await client.close()
     assert TOKEN.encode() not in heard
 
 
-def test_a_proof_is_good_for_one_connection(plane) -> None:
-    async def main() -> None:
-        async with plane.line(echo, token=TOKEN, client_token=TOKEN) as line:
-            used = b""
-            for _ in range(2):
-                async with plane.connected(line.port) as (reader, writer):
-                    hello = Hello(VERSION, b"c" * 16)
-                    writer.write(pack(Type.HELLO, 0, msgspec.msgpack.encode(hello)))
-                    kind, payload = await frame(reader)
-                    assert kind == Type.CHALLENGE
-                    challenge = msgspec.msgpack.decode(payload, type=Challenge)
-                    assert challenge.proof == proof(key_of(TOKEN), "server", hello, challenge.nonce)
-                    is_first = not used
-                    used = used or proof(key_of(TOKEN), "client", hello, challenge.nonce)
-                    writer.write(pack(Type.PROOF, 0, used) + pack_call(1, "work", b"x"))
-                    said = await reader.read(1)
-                    assert bool(said) == is_first, "said again, it is worth nothing"
-            assert await line.all(b"x") == [b"x"]
-
-    run(main())
+async def test_a_proof_is_good_for_one_connection(plane) -> None:
+    async with plane.line(echo, token=TOKEN, client_token=TOKEN) as line:
+        used = b""
+        for _ in range(2):
+            async with plane.connected(line.port) as (reader, writer):
+                hello = Hello(VERSION, b"c" * 16)
+                writer.write(pack(Type.HELLO, 0, msgspec.msgpack.encode(hello)))
+                kind, payload = await frame(reader)
+                assert kind == Type.CHALLENGE
+                challenge = msgspec.msgpack.decode(payload, type=Challenge)
+                assert challenge.proof == proof(key_of(TOKEN), "server", hello, challenge.nonce)
+                is_first = not used
+                used = used or proof(key_of(TOKEN), "client", hello, challenge.nonce)
+                writer.write(pack(Type.PROOF, 0, used) + pack_call(1, "work", b"x"))
+                said = await reader.read(1)
+                assert bool(said) == is_first, "said again, it is worth nothing"
+        assert await line.all(b"x") == [b"x"]
 
 
 def test_a_short_token_costs_its_guesser_time(monkeypatch: pytest.MonkeyPatch) -> None:

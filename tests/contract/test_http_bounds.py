@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from support.http_server import connected_from, get, reading_nothing, served
-from support.loops import run, until
+from support.loops import until
 from support.raw_http import connected, response
 from triptych.config.http import HttpConfig
 from triptych.frontend.http import connections
@@ -39,134 +39,107 @@ def impatient(monkeypatch):
     monkeypatch.setattr(connections, "GRACE_S", 0.0)
 
 
-def test_an_idle_connection_gives_way_to_a_new_one(impatient):
-    async def main():
-        async with served(max_connections=3, max_connections_per_address=9) as s, AsyncExitStack() as stack:
-            await busy(stack, s, 1)
-            idle = [await stack.enter_async_context(connected(s.port)) for _ in range(2)]
-            for reader, writer in idle:
-                writer.write(get("/a"))
-                await response(reader)
-            assert (await asked(s.port, "/a"))[0] == 200
-            assert await idle[0][0].read() == b"", "the one that was idle longest is closed"
-            assert s.counts.gave_way == 1
-            idle[1][1].write(get("/a"))
-            assert (await response(idle[1][0]))[0] == 200, "the others stay"
-            assert s.left == 0, "who is being answered does not give way"
-
-    run(main())
+async def test_an_idle_connection_gives_way_to_a_new_one(impatient):
+    async with served(max_connections=3, max_connections_per_address=9) as s, AsyncExitStack() as stack:
+        await busy(stack, s, 1)
+        idle = [await stack.enter_async_context(connected(s.port)) for _ in range(2)]
+        for reader, writer in idle:
+            writer.write(get("/a"))
+            await response(reader)
+        assert (await asked(s.port, "/a"))[0] == 200
+        assert await idle[0][0].read() == b"", "the one that was idle longest is closed"
+        assert s.counts.gave_way == 1
+        idle[1][1].write(get("/a"))
+        assert (await response(idle[1][0]))[0] == 200, "the others stay"
+        assert s.left == 0, "who is being answered does not give way"
 
 
 @pytest.mark.parametrize("opening", [b"", WAITS[:-2]], ids=["silent", "half a head"])
-def test_so_does_one_that_does_not_say_what_it_wants(impatient, opening):
-    async def main():
-        async with served(max_connections=8) as s, AsyncExitStack() as stack:
-            for _ in range(100):
-                _, writer = await stack.enter_async_context(connected(s.port))
-                writer.write(opening)
-            for path in ("/a", "/live") * 5:
-                assert (await asked(s.port, path))[0] == 200
-            assert s.open <= 8 + 4
-
-    run(main())
+async def test_so_does_one_that_does_not_say_what_it_wants(impatient, opening):
+    async with served(max_connections=8) as s, AsyncExitStack() as stack:
+        for _ in range(100):
+            _, writer = await stack.enter_async_context(connected(s.port))
+            writer.write(opening)
+        for path in ("/a", "/live") * 5:
+            assert (await asked(s.port, path))[0] == 200
+        assert s.open <= 8 + 4
 
 
-def test_who_came_just_now_gives_way_only_to_one_that_asks(monkeypatch):
+async def test_who_came_just_now_gives_way_only_to_one_that_asks(monkeypatch):
     monkeypatch.setattr(connections, "GRACE_S", 10.0)
-
-    async def main():
-        settings = {"max_connections": 2, "max_connections_per_address": 9}
-        async with served(**settings) as s, AsyncExitStack() as stack:
-            first, second, (reader, writer) = [await stack.enter_async_context(connected(s.port)) for _ in range(3)]
-            await until(lambda: s.open == 3, "the third is taken over the bound")
-            first[1].write(get("/b"))
-            assert (await response(first[0]))[0] == 200, "nobody had to go"
-            second[1].write(WAITS)
-            first[1].write(WAITS)
-            await until(lambda: len(s.seen) == 3, "both are being answered")
-            writer.write(get("/a"))
-            status, headers, body = await response(reader)
-            assert (status, headers["connection"]) == (503, "close")
-            assert int(headers["retry-after"]) >= 1
-            assert json.loads(body)["error"]["code"] == "too_many_connections"
-
-    run(main())
+    settings = {"max_connections": 2, "max_connections_per_address": 9}
+    async with served(**settings) as s, AsyncExitStack() as stack:
+        first, second, (reader, writer) = [await stack.enter_async_context(connected(s.port)) for _ in range(3)]
+        await until(lambda: s.open == 3, "the third is taken over the bound")
+        first[1].write(get("/b"))
+        assert (await response(first[0]))[0] == 200, "nobody had to go"
+        second[1].write(WAITS)
+        first[1].write(WAITS)
+        await until(lambda: len(s.seen) == 3, "both are being answered")
+        writer.write(get("/a"))
+        status, headers, body = await response(reader)
+        assert (status, headers["connection"]) == (503, "close")
+        assert int(headers["retry-after"]) >= 1
+        assert json.loads(body)["error"]["code"] == "too_many_connections"
 
 
-def test_one_that_asks_takes_the_place_of_a_silent_one_at_once(monkeypatch):
+async def test_one_that_asks_takes_the_place_of_a_silent_one_at_once(monkeypatch):
     monkeypatch.setattr(connections, "GRACE_S", 10.0)
-
-    async def main():
-        settings = {"max_connections": 2, "max_connections_per_address": 9}
-        async with served(**settings) as s, connected(s.port) as (silent, _), connected(s.port):
-            async with connected(s.port) as (reader, writer):
-                for _ in range(2):
-                    writer.write(get("/a"))
-                    status, headers, _ = await response(reader)
-                    assert (status, headers.get("connection")) == (200, None), "it is a connection like others now"
-            assert await silent.read() == b""
-
-    run(main())
+    settings = {"max_connections": 2, "max_connections_per_address": 9}
+    async with served(**settings) as s, connected(s.port) as (silent, _), connected(s.port):
+        async with connected(s.port) as (reader, writer):
+            for _ in range(2):
+                writer.write(get("/a"))
+                status, headers, _ = await response(reader)
+                assert (status, headers.get("connection")) == (200, None), "it is a connection like others now"
+        assert await silent.read() == b""
 
 
 @pytest.mark.parametrize("stalled", [False, True])
-def test_where_all_are_being_answered_only_probes_are(stalled):
-    async def main():
-        async with served(max_connections=4, max_connections_per_address=9) as s, AsyncExitStack() as stack:
-            if stalled:
-                for _ in range(4):
-                    await stack.enter_async_context(reading_nothing(s.port, get("/endless")))
-                await until(lambda: len(s.server.connections._stalled) == 4, "none of them reads")
-            else:
-                await busy(stack, s, 4)
-            for _ in range(connections.MAX_SURPLUS):  # who says nothing there does not keep others from it
-                await stack.enter_async_context(connected(s.port))
-            for path in ("/live", "/ready", "/health", "/metrics"):
-                status, headers, _ = await asked(s.port, path)
-                assert (status, headers["connection"]) == (200, "close")
-            status, headers, code = await asked(s.port, "/a")
-            assert (status, code) == (503, "too_many_connections")
-            assert s.counts.refused_full == 1
-
-    run(main())
-
-
-def test_a_place_that_is_free_again_is_given_again():
-    async def main():
-        async with served(max_connections=1, max_connections_per_address=9) as s:
-            async with AsyncExitStack() as stack:
-                await busy(stack, s, 1)
-                assert (await asked(s.port, "/a"))[0] == 503
-            await until(lambda: s.open == 0, "all are gone")
-            assert (await asked(s.port, "/a"))[0] == 200
-
-    run(main())
-
-
-def test_one_address_has_its_share_only():
-    async def main():
-        async with served(max_connections=8) as s, AsyncExitStack() as stack:
+async def test_where_all_are_being_answered_only_probes_are(stalled):
+    async with served(max_connections=4, max_connections_per_address=9) as s, AsyncExitStack() as stack:
+        if stalled:
+            for _ in range(4):
+                await stack.enter_async_context(reading_nothing(s.port, get("/endless")))
+            await until(lambda: len(s.server.connections._stalled) == 4, "none of them reads")
+        else:
             await busy(stack, s, 4)
-            status, headers, code = await asked(s.port, "/a")
-            assert (status, headers["connection"], code) == (429, "close", "too_many_connections")
-            assert (await asked(s.port, "/live"))[0] == 200
-            assert (await asked(s.port, "/a", "127.0.0.2"))[0] == 200
-            assert s.counts.refused_address == 1
+        for _ in range(connections.MAX_SURPLUS):  # who says nothing there does not keep others from it
+            await stack.enter_async_context(connected(s.port))
+        for path in ("/live", "/ready", "/health", "/metrics"):
+            status, headers, _ = await asked(s.port, path)
+            assert (status, headers["connection"]) == (200, "close")
+        status, headers, code = await asked(s.port, "/a")
+        assert (status, code) == (503, "too_many_connections")
+        assert s.counts.refused_full == 1
 
-    run(main())
 
-
-def test_a_connection_over_the_bound_has_little_time(monkeypatch):
-    monkeypatch.setattr(connections, "SURPLUS_S", 0.1)
-
-    async def main():
-        async with served(max_connections=1, head_timeout_s=0.4) as s, AsyncExitStack() as stack:
+async def test_a_place_that_is_free_again_is_given_again():
+    async with served(max_connections=1, max_connections_per_address=9) as s:
+        async with AsyncExitStack() as stack:
             await busy(stack, s, 1)
-            async with connected(s.port) as (reader, _):
-                assert await reader.read() == b""
-            assert s.counts.timed_out_surplus == 1
+            assert (await asked(s.port, "/a"))[0] == 503
+        await until(lambda: s.open == 0, "all are gone")
+        assert (await asked(s.port, "/a"))[0] == 200
 
-    run(main())
+
+async def test_one_address_has_its_share_only():
+    async with served(max_connections=8) as s, AsyncExitStack() as stack:
+        await busy(stack, s, 4)
+        status, headers, code = await asked(s.port, "/a")
+        assert (status, headers["connection"], code) == (429, "close", "too_many_connections")
+        assert (await asked(s.port, "/live"))[0] == 200
+        assert (await asked(s.port, "/a", "127.0.0.2"))[0] == 200
+        assert s.counts.refused_address == 1
+
+
+async def test_a_connection_over_the_bound_has_little_time(monkeypatch):
+    monkeypatch.setattr(connections, "SURPLUS_S", 0.1)
+    async with served(max_connections=1, head_timeout_s=0.4) as s, AsyncExitStack() as stack:
+        await busy(stack, s, 1)
+        async with connected(s.port) as (reader, _):
+            assert await reader.read() == b""
+        assert s.counts.timed_out_surplus == 1
 
 
 def test_the_bound_leaves_descriptors_for_others(monkeypatch):
@@ -188,19 +161,15 @@ def test_what_counts_as_one_address():
         assert network_of(address) == network
 
 
-def test_an_address_is_counted_as_long_as_it_has_connections():
+async def test_an_address_is_counted_as_long_as_it_has_connections():
     """Those over the bound, too: one of them may take a place later."""
-
-    async def main():
-        async with served(max_connections=4, max_connections_per_address=1) as s, AsyncExitStack() as stack:
-            async with AsyncExitStack() as first:
-                await busy(first, s, 1)
-                _, writer = await stack.enter_async_context(connected(s.port))
-                await until(lambda: s.open == 2, "the second is over the bound")
-            await until(lambda: s.open == 1, "the first is gone")
-            writer.write(WAITS)
-            await until(lambda: len(s.seen) == 2, "the second has its place")
-            assert (await asked(s.port, "/a"))[0] == 429
-            assert (await asked(s.port, "/a", "127.0.0.2"))[0] == 200
-
-    run(main())
+    async with served(max_connections=4, max_connections_per_address=1) as s, AsyncExitStack() as stack:
+        async with AsyncExitStack() as first:
+            await busy(first, s, 1)
+            _, writer = await stack.enter_async_context(connected(s.port))
+            await until(lambda: s.open == 2, "the second is over the bound")
+        await until(lambda: s.open == 1, "the first is gone")
+        writer.write(WAITS)
+        await until(lambda: len(s.seen) == 2, "the second has its place")
+        assert (await asked(s.port, "/a"))[0] == 429
+        assert (await asked(s.port, "/a", "127.0.0.2"))[0] == 200

@@ -10,7 +10,6 @@ import pytest
 
 from support.checkpoints import IMAGE_ID, cells, picture
 from support.kv_tellers import PAD, SIZE, Asked, Index, Sglang, Teller, Trtllm, Truth, Vllm
-from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.kv_events import Level
@@ -156,7 +155,7 @@ def test_the_index_is_the_same_whoever_tells(engine: Any, story: Story) -> None:
 
 
 @engines
-def test_the_mock_engine_itself_says_the_same(engine: Any) -> None:
+async def test_the_mock_engine_itself_says_the_same(engine: Any) -> None:
     """Of requests as they come to a worker, with one placeholder for a picture."""
     ids, side = [21, 22, 23, IMAGE_ID, 24, 25], 112
     rows = cells(side, side)
@@ -169,34 +168,31 @@ def test_the_mock_engine_itself_says_the_same(engine: Any) -> None:
         *[([*ids, *prompt.token_ids[len(expanded) :]], media) for prompt in prompts[2:]],
     ]
 
-    async def of_the_mock() -> Index:
-        options = EngineOptions(
-            model_path=str(MODEL_DIR),
-            model_name="m",
-            span=Span.EPD,
-            media=MediaLimits(),
-            args=("--pace", "demo-cpu", "--block-size", str(SIZE)),
-        )
-        mock, index = MockEngine(options), Index()
-        await mock.start(InprocTransfer(TransferConfig()))
-        try:
-            for number, (token_ids, with_media) in enumerate(asked):
-                sampling = Sampling(max_tokens=1, temperature=0)
-                request = GenerateRequest(
-                    id=str(number), model="m", token_ids=token_ids, sampling=sampling, media=with_media
-                )
-                async for _ in mock.generate(request):
-                    pass
-            assert mock.kv_log is not None
-            index.hear((await anext(mock.kv_log.follow())).changes)
-        finally:
-            await mock.stop()
-        return index
-
     told = engine()
     for prompt in prompts:
         whole(told, prompt, told.index.matched(prompt, Level.DEVICE))
-    assert told.index.held == run(of_the_mock()).held
+    options = EngineOptions(
+        model_path=str(MODEL_DIR),
+        model_name="m",
+        span=Span.EPD,
+        media=MediaLimits(),
+        args=("--pace", "demo-cpu", "--block-size", str(SIZE)),
+    )
+    mock, index = MockEngine(options), Index()
+    await mock.start(InprocTransfer(TransferConfig()))
+    try:
+        for number, (token_ids, with_media) in enumerate(asked):
+            sampling = Sampling(max_tokens=1, temperature=0)
+            request = GenerateRequest(
+                id=str(number), model="m", token_ids=token_ids, sampling=sampling, media=with_media
+            )
+            async for _ in mock.generate(request):
+                pass
+        assert mock.kv_log is not None
+        index.hear((await anext(mock.kv_log.follow())).changes)
+    finally:
+        await mock.stop()
+    assert told.index.held == index.held
 
 
 def test_what_each_teller_says_is_of_its_own_kind() -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from test_request_plane import Watched, count, echo
 
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.errors import ConfigError, PayloadTooLarge, WorkerLost
 from triptych.planes.request import connection, frames, tcp_client, tcp_server
 from triptych.planes.request.base import Peer
@@ -50,139 +50,111 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-def test_a_peer_that_breaks_the_protocol_loses_its_connection_only(plane, loop, data):
-    async def main():
-        async with plane.line(count) as line:
-            line.server._handlers["wait"] = Watched(0)
-            async with line.call(b"3000") as good:
-                got = await anext(good)
-                assert await closed_by_peer(plane, line.port, data) == b""
-                async for batch in good:
-                    got += batch
-            assert len(got) == 3000, "the others go on"
-            await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
-
-    run(main(), loop=loop)
+async def test_a_peer_that_breaks_the_protocol_loses_its_connection_only(plane, loop, data):
+    async with plane.line(count) as line:
+        line.server._handlers["wait"] = Watched(0)
+        async with line.call(b"3000") as good:
+            got = await anext(good)
+            assert await closed_by_peer(plane, line.port, data) == b""
+            async for batch in good:
+                got += batch
+        assert len(got) == 3000, "the others go on"
+        await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
 
 
-def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop, monkeypatch):
+async def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop, monkeypatch):
     monkeypatch.setattr(tcp_server, "MAX_UNGREETED", 3)
-
-    async def main():
-        async with plane.line(count, token="t", client_token="t") as line, contextlib.AsyncExitStack() as stack:
-            silent = [await stack.enter_async_context(plane.connected(line.port)) for _ in range(10)]
-            async with line.call(b"5") as call:
-                assert len(await anext(call)) > 0
-            with contextlib.suppress(ConnectionError):
-                assert await silent[0][0].read() == b"", "the one that was silent longest is closed"
-            await until(lambda: len(line.server.ungreeted) <= 3, "few are left")
-
-    run(main(), loop=loop)
+    async with plane.line(count, token="t", client_token="t") as line, contextlib.AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(plane.connected(line.port)) for _ in range(10)]
+        async with line.call(b"5") as call:
+            assert len(await anext(call)) > 0
+        with contextlib.suppress(ConnectionError):
+            assert await silent[0][0].read() == b"", "the one that was silent longest is closed"
+        await until(lambda: len(line.server.ungreeted) <= 3, "few are left")
 
 
-def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, monkeypatch, caplog):
+async def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, monkeypatch, caplog):
     """Anybody may connect; only who has the token may stay."""
     monkeypatch.setattr(tcp_server, "HELLO_TIMEOUT_S", 0.2)
-
-    async def main():
-        async with plane.line(count, token="t", client_token="t") as line:
-            async with line.call(b"3000") as good, plane.connected(line.port) as (reader, writer):
-                got = await anext(good)
-                with contextlib.suppress(ConnectionError):
-                    async with asyncio.timeout(5):
-                        while not reader.at_eof():
-                            writer.write(pack(Type.PING, 0))
-                            await reader.read(1000)
-                async for batch in good:
-                    got += batch
-            assert len(got) == 3000, "who has said it stays"
-            await asyncio.sleep(0)
-        assert "no hello within 0.2 s" in caplog.text
-        assert "connection of 127.0.0.1:" in caplog.text, "whose it was"
-
-    run(main(), loop=loop)
+    async with plane.line(count, token="t", client_token="t") as line:
+        async with line.call(b"3000") as good, plane.connected(line.port) as (reader, writer):
+            got = await anext(good)
+            with contextlib.suppress(ConnectionError):
+                async with asyncio.timeout(5):
+                    while not reader.at_eof():
+                        writer.write(pack(Type.PING, 0))
+                        await reader.read(1000)
+            async for batch in good:
+                got += batch
+        assert len(got) == 3000, "who has said it stays"
+        await asyncio.sleep(0)
+    assert "no hello within 0.2 s" in caplog.text
+    assert "connection of 127.0.0.1:" in caplog.text, "whose it was"
 
 
 @pytest.mark.parametrize("greeted", [False, True])
-def test_random_bytes(plane, loop, greeted):
+async def test_random_bytes(plane, loop, greeted):
     rng = random.Random(3)
+    async with plane.line(echo) as line:
 
-    async def main():
-        async with plane.line(echo) as line:
+        async def noise():
+            async with plane.connected(line.port) as (reader, writer):
+                writer.write(HELLO * greeted + rng.randbytes(rng.randrange(1, 3000)))
+                if writer.can_write_eof():
+                    writer.write_eof()
+                else:
+                    writer.close()
+                async with asyncio.timeout(5):
+                    with contextlib.suppress(ConnectionResetError):
+                        await reader.read()
 
-            async def noise():
-                async with plane.connected(line.port) as (reader, writer):
-                    writer.write(HELLO * greeted + rng.randbytes(rng.randrange(1, 3000)))
-                    if writer.can_write_eof():
-                        writer.write_eof()
-                    else:
-                        writer.close()
-                    async with asyncio.timeout(5):
-                        with contextlib.suppress(ConnectionResetError):
-                            await reader.read()
-
-            for _ in range(5):
-                await asyncio.gather(*(noise() for _ in range(10)), line.all(b"good"))
-            assert await line.all(b"good") == [b"good"]
-            await until(lambda: len(line.server.connections) == 1, "broken connections are forgotten")
-
-    run(main(), loop=loop)
+        for _ in range(5):
+            await asyncio.gather(*(noise() for _ in range(10)), line.all(b"good"))
+        assert await line.all(b"good") == [b"good"]
+        await until(lambda: len(line.server.connections) == 1, "broken connections are forgotten")
 
 
-def test_frames_mangled_one_byte_at_a_time(plane):
+async def test_frames_mangled_one_byte_at_a_time(plane):
     """Valid traffic with one byte changed: the server may refuse or answer it, and lives on."""
     rng = random.Random(5)
     traffic = HELLO + pack_call(1, "work", b"payload") + pack(Type.CREDIT, 1, b"\0\0\0\1") + pack(Type.CANCEL, 1)
-
-    async def main():
-        async with plane.line(echo) as line:
-            for _ in range(60):
-                data = bytearray(traffic)
-                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-                async with plane.connected(line.port) as (_, writer):
-                    writer.write(bytes(data))
-                    await writer.drain()
-            assert await line.all(b"good") == [b"good"]
-            await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
-
-    run(main())
+    async with plane.line(echo) as line:
+        for _ in range(60):
+            data = bytearray(traffic)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            async with plane.connected(line.port) as (_, writer):
+                writer.write(bytes(data))
+                await writer.drain()
+        assert await line.all(b"good") == [b"good"]
+        await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
 
 
 @pytest.mark.parametrize("cut", [1, 5, 9, 12])
-def test_a_truncated_frame_then_nothing(plane, cut):
-    async def main():
-        async with plane.line(echo) as line:
-            async with plane.connected(line.port) as (_, writer):
-                writer.write(HELLO + pack_call(1, "work", bytes(100))[:cut])
-                await writer.drain()
-                assert await line.all(b"good") == [b"good"]
-            await until(lambda: len(line.server.connections) == 1, "the half frame went with its connection")
-
-    run(main())
+async def test_a_truncated_frame_then_nothing(plane, cut):
+    async with plane.line(echo) as line:
+        async with plane.connected(line.port) as (_, writer):
+            writer.write(HELLO + pack_call(1, "work", bytes(100))[:cut])
+            await writer.drain()
+            assert await line.all(b"good") == [b"good"]
+        await until(lambda: len(line.server.connections) == 1, "the half frame went with its connection")
 
 
-def test_frames_in_single_bytes_are_put_together(plane, loop):
-    async def main():
-        async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
-            for byte in HELLO + pack_call(7, "work", b"slow"):
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0)
-            assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.TAKEN, 7)
-            length, kind, stream = HEADER.unpack(await reader.readexactly(9))
-            assert (kind, stream, await reader.readexactly(length)) == (Type.DATA, 7, b"slow")
-            assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.END, 7)
-
-    run(main(), loop=loop)
+async def test_frames_in_single_bytes_are_put_together(plane, loop):
+    async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
+        for byte in HELLO + pack_call(7, "work", b"slow"):
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.TAKEN, 7)
+        length, kind, stream = HEADER.unpack(await reader.readexactly(9))
+        assert (kind, stream, await reader.readexactly(length)) == (Type.DATA, 7, b"slow")
+        assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.END, 7)
 
 
-def test_frames_of_unknown_streams_and_types_are_ignored(plane):
-    async def main():
-        async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
-            writer.write(HELLO + pack(Type.CANCEL, 99) + pack(Type.CREDIT, 98, b"\0\0\0\1"))
-            writer.write(HEADER.pack(3, 77, 0) + b"new" + pack(Type.PING, 0))
-            assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.PONG, 0)
-
-    run(main())
+async def test_frames_of_unknown_streams_and_types_are_ignored(plane):
+    async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
+        writer.write(HELLO + pack(Type.CANCEL, 99) + pack(Type.CREDIT, 98, b"\0\0\0\1"))
+        writer.write(HEADER.pack(3, 77, 0) + b"new" + pack(Type.PING, 0))
+        assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.PONG, 0)
 
 
 @pytest.fixture
@@ -191,54 +163,42 @@ def impatient(monkeypatch):
     monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.25)
 
 
-def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatient, loop):
+async def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatient, loop):
     """It accepts, and never says a word: a stopped process, or a host that is gone."""
+    held = []
 
-    async def main():
-        held = []
+    async def frozen(reader, writer):
+        held.append(writer)
 
-        async def frozen(reader, writer):
-            held.append(writer)
-
-        server = await asyncio.start_server(frozen, "127.0.0.1", 0)
-        client = TcpRequestClient()
-        begun = time.monotonic()
-        with pytest.raises(WorkerLost):
-            async with client.call(
-                Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60
-            ) as call:
-                await anext(call)
-        assert time.monotonic() - begun < 3
-        await client.close()
-        server.close()
-        for writer in held:
-            writer.transport.abort()
-
-    run(main(), loop=loop)
+    server = await asyncio.start_server(frozen, "127.0.0.1", 0)
+    client = TcpRequestClient()
+    begun = time.monotonic()
+    with pytest.raises(WorkerLost):
+        async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60) as call:
+            await anext(call)
+    assert time.monotonic() - begun < 3
+    await client.close()
+    server.close()
+    for writer in held:
+        writer.transport.abort()
 
 
-def test_a_frozen_client_frees_the_worker(plane, impatient):
-    async def main():
-        handler = Watched(1)
-        async with plane.line(handler) as line, plane.connected(line.port) as (_, writer):
-            writer.write(HELLO + pack_call(1, "work", b""))
-            await until(lambda: handler.started, "the call arrived")
-            await handler.ended()
-
-    run(main())
+async def test_a_frozen_client_frees_the_worker(plane, impatient):
+    handler = Watched(1)
+    async with plane.line(handler) as line, plane.connected(line.port) as (_, writer):
+        writer.write(HELLO + pack_call(1, "work", b""))
+        await until(lambda: handler.started, "the call arrived")
+        await handler.ended()
 
 
-def test_a_quiet_but_living_peer_is_kept(plane, impatient, loop):
+async def test_a_quiet_but_living_peer_is_kept(plane, impatient, loop):
     async def slow(payload):
         await asyncio.sleep(0.7)
         yield b"late"
 
-    async def main():
-        async with plane.line(slow) as line:
-            assert await line.all() == [b"late"]
-            assert len(line.server.connections) == 1
-
-    run(main(), loop=loop)
+    async with plane.line(slow) as line:
+        assert await line.all() == [b"late"]
+        assert len(line.server.connections) == 1
 
 
 def test_a_dead_peer_is_found_in_six_seconds_and_a_late_one_kept():
@@ -247,226 +207,182 @@ def test_a_dead_peer_is_found_in_six_seconds_and_a_late_one_kept():
     assert connection.SILENCE_LIMIT_S + connection.KEEPALIVE_S <= 6
 
 
-def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(impatient, loop, monkeypatch):
+async def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(impatient, loop, monkeypatch):
     monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 60.0)
+    held = []
 
-    async def main():
-        held = []
+    async def mute(reader, writer):
+        held.append(writer)
 
-        async def mute(reader, writer):
-            held.append(writer)
-
-        server = await asyncio.start_server(mute, "127.0.0.1", 0)
-        peer, client = Peer(*server.sockets[0].getsockname()), TcpRequestClient()
-        assert not client.is_silent(peer), "nobody has spoken with it"
-        async with client.call(peer, "x", b"", silence_s=60):
-            await until(lambda: client.is_silent(peer), "its sign of life is overdue")
-            held[0].write(pack(Type.PONG, 0))
-            await until(lambda: not client.is_silent(peer), "it has answered")
-        await client.close()
-        assert not client.is_silent(peer)
-        server.close()
-        held[0].transport.abort()
-
-    run(main(), loop=loop)
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    peer, client = Peer(*server.sockets[0].getsockname()), TcpRequestClient()
+    assert not client.is_silent(peer), "nobody has spoken with it"
+    async with client.call(peer, "x", b"", silence_s=60):
+        await until(lambda: client.is_silent(peer), "its sign of life is overdue")
+        held[0].write(pack(Type.PONG, 0))
+        await until(lambda: not client.is_silent(peer), "it has answered")
+    await client.close()
+    assert not client.is_silent(peer)
+    server.close()
+    held[0].transport.abort()
 
 
-def test_a_loop_that_was_late_itself_takes_nobody_for_silent(plane, impatient, loop):
-    async def main():
-        async with plane.line(echo) as line:
-            await line.all(b"x")
-            (ours,) = line.client.opened
-            await asyncio.sleep(connection.KEEPALIVE_S)
-            time.sleep(2 * connection.SILENCE_LIMIT_S)  # noqa: ASYNC251 (to be late)
-            await asyncio.sleep(2 * connection.KEEPALIVE_S)
-            assert not ours.closed
-            assert await line.all(b"x") == [b"x"]
-
-    run(main(), loop=loop)
+async def test_a_loop_that_was_late_itself_takes_nobody_for_silent(plane, impatient, loop):
+    async with plane.line(echo) as line:
+        await line.all(b"x")
+        (ours,) = line.client.opened
+        await asyncio.sleep(connection.KEEPALIVE_S)
+        time.sleep(2 * connection.SILENCE_LIMIT_S)  # noqa: ASYNC251 (to be late)
+        await asyncio.sleep(2 * connection.KEEPALIVE_S)
+        assert not ours.closed
+        assert await line.all(b"x") == [b"x"]
 
 
-def test_a_peer_that_takes_a_large_frame_slowly_is_not_silent(impatient):
+async def test_a_peer_that_takes_a_large_frame_slowly_is_not_silent(impatient):
     """The ping is behind the frame."""
+    held = []
 
-    async def main():
-        held = []
+    async def mute(reader, writer):
+        held.append(writer)
 
-        async def mute(reader, writer):
-            held.append(writer)
-
-        server = await asyncio.start_server(mute, "127.0.0.1", 0)
-        client = TcpRequestClient()
-        async with client.call(Peer(*server.sockets[0].getsockname()), "x", b"", silence_s=60):
-            (ours,) = client.opened
-            begun = time.monotonic()
-            while time.monotonic() - begun < 2 * connection.SILENCE_LIMIT_S:
-                ours.pause_writing()
-                await asyncio.sleep(connection.KEEPALIVE_S / 2)
-                ours.resume_writing()
-            assert not ours.closed
-            await until(lambda: ours.closed, "and then it takes no more")
-        await client.close()
-        server.close()
-        held[0].transport.abort()
-
-    run(main())
-
-
-def test_a_malformed_answer_is_a_lost_worker(loop):
-    async def main():
-        held = []
-
-        async def junk(reader, writer):
-            held.append(writer)
-            await reader.readexactly(9)
-            writer.write(HEADER.pack(3, Type.ERROR, 1) + b"\xc1\xc1\xc1")
-
-        server = await asyncio.start_server(junk, "127.0.0.1", 0)
-        client = TcpRequestClient()
-        with pytest.raises(WorkerLost):
-            async with client.call(
-                Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=5
-            ) as call:
-                await anext(call)
-        await client.close()
-        server.close()
-        held[0].transport.abort()
-
-    run(main(), loop=loop)
-
-
-def test_one_connection_carries_all_calls_to_a_peer(plane):
-    async def main():
-        async with plane.line(echo) as line:
-            await asyncio.gather(*(line.all(b"x") for _ in range(20)))
-            assert len(line.server.connections) == 1
-
-    run(main())
-
-
-def test_a_forgotten_peer_finishes_its_calls_and_is_let_go(plane, loop):
-    """A worker that drains is withdrawn first: what it is answering must not be cut off by that."""
-
-    async def main():
-        go = asyncio.Event()
-
-        async def handler(payload):
-            yield b"first"
-            await go.wait()
-            yield b"last"
-
-        async with plane.line(handler) as line, line.call() as call:
-            assert await anext(call) == [b"first"]
-            line.client.forget(Peer(line.host, line.port))
-            assert len(line.server.connections) == 1
-            go.set()
-            assert await anext(call) == [b"last"]
-            with pytest.raises(StopAsyncIteration):
-                await anext(call)
-            await until(lambda: not line.server.connections, "its last call ended, so the connection is closed")
-            assert await line.all() == [b"first", b"last"], "a new call connects anew"
-
-    run(main(), loop=loop)
-
-
-def test_closing_ends_calls_on_forgotten_peers_too(plane):
-    async def main():
-        handler = Watched(0)
-        async with plane.line(handler) as line:
-            task = asyncio.create_task(line.all())
-            await until(lambda: handler.started, "the call arrived")
-            line.client.forget(Peer(line.host, line.port))
-            await line.client.close()
-            with pytest.raises(WorkerLost):
-                await task
-
-    run(main())
-
-
-def test_a_caller_that_leaves_while_its_request_is_being_written_leaves_nothing_behind(plane, loop):
-    """Of a block that is not entered, ``__aexit__`` is never called."""
-
-    async def main():
-        handler = Watched(0)
-        async with plane.line(handler) as line:
-            connection = await line.client.connection(Peer(line.host, line.port))
-            connection.pause_writing()
-            task = asyncio.create_task(line.all(b"picture"))
-            await until(lambda: handler.started, "the call arrived")
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert not connection.calls
-            await handler.ended()
-
-    run(main(), loop=loop)
-
-
-def test_a_call_cancelled_in_the_turn_it_arrives_in_is_forgotten(plane, loop):
-    async def main():
-        async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
-            writer.write(HELLO + b"".join(pack_call(n, "work", b"") + pack(Type.CANCEL, n) for n in range(1, 50)))
-            writer.write(pack_call(50, "work", b"last"))
-            async with asyncio.timeout(5):
-                await reader.readuntil(pack(Type.END, 50))
-            (connection,) = line.server.connections
-            await until(lambda: not connection._streams, "no stream is kept")
-
-    run(main(), loop=loop)
-
-
-def test_a_reader_that_pauses_is_not_the_workers_silence(plane):
-    """The worker waits for room meanwhile; its time starts when it has some."""
-
-    async def main():
-        async with plane.line(count) as line, line.call(b"%d" % (frames.WINDOW + 5), silence_s=0.2) as call:
-            await until(lambda: len(call._items) == frames.WINDOW, "the window is full")
-            await asyncio.sleep(0.3)
-            got = await anext(call)
-            call._check_silence()  # before the worker can have heard that there is room
-            async for batch in call:
-                got += batch
-            assert len(got) == frames.WINDOW + 5
-
-    run(main())
-
-
-def test_a_request_over_the_frame_limit_costs_nobody_else_the_connection(plane, monkeypatch):
-    monkeypatch.setattr(frames, "FRAME_LIMIT_BYTES", 10_000)
-
-    async def main():
-        async with plane.line(count) as line, line.call(b"3000") as good:
-            got = await anext(good)
-            with pytest.raises(PayloadTooLarge, match="10,000 bytes"):
-                await line.all(bytes(10_001))
-            async for batch in good:
-                got += batch
-            assert len(got) == 3000
-
-    run(main())
-
-
-def test_callers_of_a_peer_that_cannot_be_reached_wait_side_by_side(plane, monkeypatch):
-    monkeypatch.setattr(tcp_client, "CONNECT_TIMEOUT_S", 0.2)
-
-    async def main():
-        client = plane.client()
-
-        async def call():
-            async with client.call(Peer("127.0.0.1", 1), "work", b"", silence_s=5):
-                pass
-
-        async def never(*_, **__):
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    client = TcpRequestClient()
+    async with client.call(Peer(*server.sockets[0].getsockname()), "x", b"", silence_s=60):
+        (ours,) = client.opened
         begun = time.monotonic()
-        answers = await asyncio.gather(*(call() for _ in range(20)), return_exceptions=True)
-        assert all(isinstance(one, WorkerLost) for one in answers), answers
-        assert time.monotonic() - begun < 1.0, "one time limit for all, not one after another"
-        await client.close()
+        while time.monotonic() - begun < 2 * connection.SILENCE_LIMIT_S:
+            ours.pause_writing()
+            await asyncio.sleep(connection.KEEPALIVE_S / 2)
+            ours.resume_writing()
+        assert not ours.closed
+        await until(lambda: ours.closed, "and then it takes no more")
+    await client.close()
+    server.close()
+    held[0].transport.abort()
 
-    run(main(), loop="asyncio")
+
+async def test_a_malformed_answer_is_a_lost_worker(loop):
+    held = []
+
+    async def junk(reader, writer):
+        held.append(writer)
+        await reader.readexactly(9)
+        writer.write(HEADER.pack(3, Type.ERROR, 1) + b"\xc1\xc1\xc1")
+
+    server = await asyncio.start_server(junk, "127.0.0.1", 0)
+    client = TcpRequestClient()
+    with pytest.raises(WorkerLost):
+        async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=5) as call:
+            await anext(call)
+    await client.close()
+    server.close()
+    held[0].transport.abort()
+
+
+async def test_one_connection_carries_all_calls_to_a_peer(plane):
+    async with plane.line(echo) as line:
+        await asyncio.gather(*(line.all(b"x") for _ in range(20)))
+        assert len(line.server.connections) == 1
+
+
+async def test_a_forgotten_peer_finishes_its_calls_and_is_let_go(plane, loop):
+    """A worker that drains is withdrawn first: what it is answering must not be cut off by that."""
+    go = asyncio.Event()
+
+    async def handler(payload):
+        yield b"first"
+        await go.wait()
+        yield b"last"
+
+    async with plane.line(handler) as line, line.call() as call:
+        assert await anext(call) == [b"first"]
+        line.client.forget(Peer(line.host, line.port))
+        assert len(line.server.connections) == 1
+        go.set()
+        assert await anext(call) == [b"last"]
+        with pytest.raises(StopAsyncIteration):
+            await anext(call)
+        await until(lambda: not line.server.connections, "its last call ended, so the connection is closed")
+        assert await line.all() == [b"first", b"last"], "a new call connects anew"
+
+
+async def test_closing_ends_calls_on_forgotten_peers_too(plane):
+    handler = Watched(0)
+    async with plane.line(handler) as line:
+        task = asyncio.create_task(line.all())
+        await until(lambda: handler.started, "the call arrived")
+        line.client.forget(Peer(line.host, line.port))
+        await line.client.close()
+        with pytest.raises(WorkerLost):
+            await task
+
+
+async def test_a_caller_that_leaves_while_its_request_is_being_written_leaves_nothing_behind(plane, loop):
+    """Of a block that is not entered, ``__aexit__`` is never called."""
+    handler = Watched(0)
+    async with plane.line(handler) as line:
+        connection = await line.client.connection(Peer(line.host, line.port))
+        connection.pause_writing()
+        task = asyncio.create_task(line.all(b"picture"))
+        await until(lambda: handler.started, "the call arrived")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not connection.calls
+        await handler.ended()
+
+
+async def test_a_call_cancelled_in_the_turn_it_arrives_in_is_forgotten(plane, loop):
+    async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
+        writer.write(HELLO + b"".join(pack_call(n, "work", b"") + pack(Type.CANCEL, n) for n in range(1, 50)))
+        writer.write(pack_call(50, "work", b"last"))
+        async with asyncio.timeout(5):
+            await reader.readuntil(pack(Type.END, 50))
+        (connection,) = line.server.connections
+        await until(lambda: not connection._streams, "no stream is kept")
+
+
+async def test_a_reader_that_pauses_is_not_the_workers_silence(plane):
+    """The worker waits for room meanwhile; its time starts when it has some."""
+    async with plane.line(count) as line, line.call(b"%d" % (frames.WINDOW + 5), silence_s=0.2) as call:
+        await until(lambda: len(call._items) == frames.WINDOW, "the window is full")
+        await asyncio.sleep(0.3)
+        got = await anext(call)
+        call._check_silence()  # before the worker can have heard that there is room
+        async for batch in call:
+            got += batch
+        assert len(got) == frames.WINDOW + 5
+
+
+async def test_a_request_over_the_frame_limit_costs_nobody_else_the_connection(plane, monkeypatch):
+    monkeypatch.setattr(frames, "FRAME_LIMIT_BYTES", 10_000)
+    async with plane.line(count) as line, line.call(b"3000") as good:
+        got = await anext(good)
+        with pytest.raises(PayloadTooLarge, match="10,000 bytes"):
+            await line.all(bytes(10_001))
+        async for batch in good:
+            got += batch
+        assert len(got) == 3000
+
+
+@pytest.mark.event_loop(kind="asyncio")
+async def test_callers_of_a_peer_that_cannot_be_reached_wait_side_by_side(plane, monkeypatch):
+    monkeypatch.setattr(tcp_client, "CONNECT_TIMEOUT_S", 0.2)
+    client = plane.client()
+
+    async def call():
+        async with client.call(Peer("127.0.0.1", 1), "work", b"", silence_s=5):
+            pass
+
+    async def never(*_, **__):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+    begun = time.monotonic()
+    answers = await asyncio.gather(*(call() for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(one, WorkerLost) for one in answers), answers
+    assert time.monotonic() - begun < 1.0, "one time limit for all, not one after another"
+    await client.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "worker.example"])
@@ -481,12 +397,9 @@ def test_loopback_needs_none(host):
     TcpRequestServer(host, 0, max_in_flight=1)
 
 
-def test_a_port_that_is_taken_is_one_line(plane):
-    async def main():
-        async with plane.line(echo) as line:
-            second = TcpRequestServer("127.0.0.1", line.port, max_in_flight=1)
-            with pytest.raises(ConfigError, match=f"port {line.port} on 127.0.0.1 is taken"):
-                await second.start({})
-            await second.close()
-
-    run(main())
+async def test_a_port_that_is_taken_is_one_line(plane):
+    async with plane.line(echo) as line:
+        second = TcpRequestServer("127.0.0.1", line.port, max_in_flight=1)
+        with pytest.raises(ConfigError, match=f"port {line.port} on 127.0.0.1 is taken"):
+            await second.start({})
+        await second.close()

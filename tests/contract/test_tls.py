@@ -13,7 +13,6 @@ from test_request_plane import Watched, count, echo
 from test_tcp_wire import HELLO
 
 from support.certificates import Authority
-from support.loops import run
 from support.raw_http import connected
 from triptych.contracts.errors import ConfigError, WorkerLost
 from triptych.planes.request import tcp_client, tcp_server
@@ -58,52 +57,41 @@ def said(caplog):
 
 
 @pytest.mark.parametrize("mutual", [False, True])
-def test_a_frontend_shows_a_certificate_where_it_is_asked_for_one(secured, authority, loop, mutual):
+async def test_a_frontend_shows_a_certificate_where_it_is_asked_for_one(secured, authority, loop, mutual):
     own = authority.issue("worker")
     files = TlsFiles(cert=own.cert, key=own.key, ca=authority.ca if mutual else "")
     plane = secured(listening=files, calling=None if mutual else TlsFiles(ca=authority.ca))
-
-    async def main():
-        async with plane.line(echo) as line:
-            assert await line.all(b"payload") == [b"payload"]
-            (one,) = line.server.connections
-            assert one._transport.get_extra_info("ssl_object").version() == "TLSv1.3"
-
-    run(main(), loop=loop)
+    async with plane.line(echo) as line:
+        assert await line.all(b"payload") == [b"payload"]
+        (one,) = line.server.connections
+        assert one._transport.get_extra_info("ssl_object").version() == "TLSv1.3"
 
 
 PLAIN = {"a plain frontend": HELLO + pack_call(1, "work", b"x"), "http": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"}
 
 
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
-def test_plain_text_at_a_port_with_tls(secured, loop, data, said):
-    async def main():
-        async with secured().line(count) as line, line.call(b"3000") as good:
-            got = await anext(good)
-            async with connected(line.port) as (reader, writer):
-                writer.write(data)
-                with contextlib.suppress(ConnectionResetError):
-                    async with asyncio.timeout(5):
-                        await reader.read()
-            async for batch in good:
-                got += batch
-            assert len(got) == 3000, "the others go on"
-            assert len(line.server.connections) == 1
-
-    run(main(), loop=loop)
+async def test_plain_text_at_a_port_with_tls(secured, loop, data, said):
+    async with secured().line(count) as line, line.call(b"3000") as good:
+        got = await anext(good)
+        async with connected(line.port) as (reader, writer):
+            writer.write(data)
+            with contextlib.suppress(ConnectionResetError):
+                async with asyncio.timeout(5):
+                    await reader.read()
+        async for batch in good:
+            got += batch
+        assert len(got) == 3000, "the others go on"
+        assert len(line.server.connections) == 1
     [line] = said()
     assert line.startswith("closing a connection of the request plane: TLS: ")
 
 
-def test_tls_at_a_port_without(plane, loop, said):
+async def test_tls_at_a_port_without(plane, loop, said):
     plane._listening = None
-
-    async def main():
-        async with plane.line(echo) as line:
-            with pytest.raises(WorkerLost):
-                await line.all(b"payload")
-
-    run(main(), loop=loop)
+    async with plane.line(echo) as line:
+        with pytest.raises(WorkerLost):
+            await line.all(b"payload")
     assert [one for one in said() if "on the request plane: frame of" in one] == said()[:1]
     assert len(said()) <= 2, "and the caller's line"
 
@@ -116,18 +104,15 @@ CALLERS = {
 
 
 @pytest.mark.parametrize("files", CALLERS.values(), ids=CALLERS)
-def test_a_caller_whose_certificate_is_none_of_ours_gets_nothing(secured, authority, stranger, loop, files, said):
-    async def main():
-        handler = Watched(1)
-        plane = secured(calling=files(authority, stranger))
-        async with plane.line(handler) as line:
-            for _ in range(3):
-                with pytest.raises(WorkerLost):
-                    await line.all(b"payload")
-            assert handler.started == 0
-            assert not line.server.connections
-
-    run(main(), loop=loop)
+async def test_a_caller_whose_certificate_is_none_of_ours_gets_nothing(secured, authority, stranger, loop, files, said):
+    handler = Watched(1)
+    plane = secured(calling=files(authority, stranger))
+    async with plane.line(handler) as line:
+        for _ in range(3):
+            with pytest.raises(WorkerLost):
+                await line.all(b"payload")
+        assert handler.started == 0
+        assert not line.server.connections
     refused = [one for one in said() if one.startswith("closing a connection of the request plane: TLS: ")]
     assert len(refused) == 3, said()
     assert len(said()) == 4, "at the caller once, however often it tries"
@@ -141,79 +126,66 @@ WORKERS = {
 
 
 @pytest.mark.parametrize(("own", "why"), WORKERS.values(), ids=WORKERS)
-def test_a_worker_whose_certificate_will_not_do_is_told_nothing(secured, authority, stranger, loop, own, why, said):
+async def test_a_worker_whose_certificate_will_not_do_is_told_nothing(
+    secured, authority, stranger, loop, own, why, said
+):
     files = TlsFiles(**own(authority, stranger)._asdict())
-
-    async def main():
-        async with secured(listening=files).line(echo, client_token="secret") as line:
-            for _ in range(3):
-                with pytest.raises(WorkerLost, match="TLS"):
-                    await line.all(b"payload")
-            assert not line.client.opened
-
-    run(main(), loop=loop)
+    async with secured(listening=files).line(echo, client_token="secret") as line:
+        for _ in range(3):
+            with pytest.raises(WorkerLost, match="TLS"):
+                await line.all(b"payload")
+        assert not line.client.opened
     [line] = said()
     assert line.startswith("the worker at 127.0.0.1:"), "said once, however often it is tried"
     assert why in line
 
 
-def test_who_connects_and_says_nothing_is_let_go(secured, loop, monkeypatch):
+async def test_who_connects_and_says_nothing_is_let_go(secured, loop, monkeypatch):
     monkeypatch.setattr(tcp_server, "HANDSHAKE_TIMEOUT_S", 0.2)
-
-    async def main():
-        async with secured().line(echo) as line, connected(line.port) as (reader, _):
-            begun = time.monotonic()
-            async with asyncio.timeout(5):
-                with contextlib.suppress(ConnectionResetError):
-                    assert await reader.read() == b""
-            assert time.monotonic() - begun < 2
-            assert await line.all(b"x") == [b"x"]
-
-    run(main(), loop=loop)
+    async with secured().line(echo) as line, connected(line.port) as (reader, _):
+        begun = time.monotonic()
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        assert time.monotonic() - begun < 2
+        assert await line.all(b"x") == [b"x"]
 
 
-def test_a_worker_that_never_answers_the_handshake(plane, loop, monkeypatch):
+async def test_a_worker_that_never_answers_the_handshake(plane, loop, monkeypatch):
     monkeypatch.setattr(tcp_client, "CONNECT_TIMEOUT_S", 0.2)
+    held = []
 
-    async def main():
-        held = []
+    async def frozen(reader, writer):
+        held.append(writer)
 
-        async def frozen(reader, writer):
-            held.append(writer)
-
-        server = await asyncio.start_server(frozen, "127.0.0.1", 0)
-        client = plane.client("secret")
-        with pytest.raises(WorkerLost):
-            async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60):
-                pass
-        assert not client.opened
-        await client.close()
-        server.close()
-        for writer in held:
-            writer.transport.abort()
-
-    run(main(), loop=loop)
+    server = await asyncio.start_server(frozen, "127.0.0.1", 0)
+    client = plane.client("secret")
+    with pytest.raises(WorkerLost):
+        async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60):
+            pass
+    assert not client.opened
+    await client.close()
+    server.close()
+    for writer in held:
+        writer.transport.abort()
 
 
-def test_a_token_is_never_said_to_a_worker_without_tls(plane, loop):
+async def test_a_token_is_never_said_to_a_worker_without_tls(plane, loop):
     """Also not to one that discovery takes for one with it."""
     heard = bytearray()
 
-    async def main():
-        async def listen(reader, writer):
-            heard.extend(await reader.read(65536))
-            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            writer.close()
+    async def listen(reader, writer):
+        heard.extend(await reader.read(65536))
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
 
-        server = await asyncio.start_server(listen, "127.0.0.1", 0)
-        client = TcpRequestClient("very secret", plane.calling)
-        with pytest.raises(WorkerLost):
-            async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60):
-                pass
-        await client.close()
-        server.close()
-
-    run(main(), loop=loop)
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    client = TcpRequestClient("very secret", plane.calling)
+    with pytest.raises(WorkerLost):
+        async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=60):
+            pass
+    await client.close()
+    server.close()
     assert heard
     assert b"secret" not in heard
 
@@ -221,29 +193,22 @@ def test_a_token_is_never_said_to_a_worker_without_tls(plane, loop):
 @pytest.mark.parametrize(
     ("token", "words"), [(None, "without a word"), ("wrong", "it does not know the token (TRIPTYCH_TOKEN)")]
 )
-def test_a_worker_with_another_token_is_said_once(plane, said, token, words):
-    async def main():
-        async with plane.line(echo, token="right", client_token=token) as line:
-            for _ in range(3):
-                with pytest.raises(WorkerLost):
-                    await line.all(b"x")
-            line.client.forget(Peer(line.host, line.port))
-            assert not line.client._complaints, "nothing is kept of who is gone"
-
-    run(main())
+async def test_a_worker_with_another_token_is_said_once(plane, said, token, words):
+    async with plane.line(echo, token="right", client_token=token) as line:
+        for _ in range(3):
+            with pytest.raises(WorkerLost):
+                await line.all(b"x")
+        line.client.forget(Peer(line.host, line.port))
+        assert not line.client._complaints, "nothing is kept of who is gone"
     assert sum(words in one for one in said()) == 1
 
 
-def test_the_oldest_tls_spoken(secured, loop):
+async def test_the_oldest_tls_spoken(secured, loop):
     """TLS 1.2 is let in, and nothing older can be."""
-
-    async def main():
-        plane = secured()
-        plane.calling.maximum_version = ssl.TLSVersion.TLSv1_2
-        async with plane.line(echo) as line:
-            assert await line.all(b"payload") == [b"payload"]
-
-    run(main(), loop=loop)
+    plane = secured()
+    plane.calling.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with plane.line(echo) as line:
+        assert await line.all(b"payload") == [b"payload"]
     for context in (secured()._listening, secured().calling):
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support.loops import run, until, until_async
+from support.loops import until, until_async
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.tensor import TensorHandle
@@ -170,97 +170,81 @@ async def fails_soon(fetching, limit_s=4.0):
     assert time.monotonic() - begun < limit_s
 
 
-def test_both_ways_at_every_size(backend):
-    async def main():
-        async with pair(backend) as (mine, other):
-            for seed, size in enumerate((0, 1, 5000, 65_536, 4 * MIB + 1, 20 * MIB)):
-                handle = decode(await other.ask("export", size, seed))
-                (buffer,) = await mine.fetch([handle])
-                assert buffer.data == content(size, seed), "theirs comes here"
-                buffer.close()
-                await asyncio.sleep(0)  # the owner hears of it a turn of the loop later
-                with pytest.raises(Unavailable):
-                    await mine.fetch([handle])
-                digest = await other.ask("fetch", await export(mine, size, seed))
-                assert digest == hashlib.sha256(content(size, seed)).hexdigest(), "mine goes there"
-            await until(lambda: not mine.stats().leases and not mine.stats().used_bytes, "all is given back")
-            await until_async(lambda: other.gave_back(), "all is given back there")
-
-    run(main())
+async def test_both_ways_at_every_size(backend):
+    async with pair(backend) as (mine, other):
+        for seed, size in enumerate((0, 1, 5000, 65_536, 4 * MIB + 1, 20 * MIB)):
+            handle = decode(await other.ask("export", size, seed))
+            (buffer,) = await mine.fetch([handle])
+            assert buffer.data == content(size, seed), "theirs comes here"
+            buffer.close()
+            await asyncio.sleep(0)  # the owner hears of it a turn of the loop later
+            with pytest.raises(Unavailable):
+                await mine.fetch([handle])
+            digest = await other.ask("fetch", await export(mine, size, seed))
+            assert digest == hashlib.sha256(content(size, seed)).hexdigest(), "mine goes there"
+        await until(lambda: not mine.stats().leases and not mine.stats().used_bytes, "all is given back")
+        await until_async(lambda: other.gave_back(), "all is given back there")
 
 
-def test_an_owner_that_was_killed_before_the_fetch(backend):
-    async def main():
-        stranger = make_transfer(TransferConfig(transfer=backend, **SETTINGS))
-        async with pair(backend) as (mine, other):
-            await stranger.start()
-            known = decode(await other.ask("export", 1000, 1))
-            (await mine.fetch([known]))[0].close()
-            handle = decode(await other.ask("export", 1000, 2))
-            other.kill()
-            for receiver in (mine, mine, stranger, stranger):
-                await fails_soon(receiver.fetch([handle]))
-                assert receiver.stats().used_bytes == 0
-            await stranger.close()
-
-    run(main())
+async def test_an_owner_that_was_killed_before_the_fetch(backend):
+    stranger = make_transfer(TransferConfig(transfer=backend, **SETTINGS))
+    async with pair(backend) as (mine, other):
+        await stranger.start()
+        known = decode(await other.ask("export", 1000, 1))
+        (await mine.fetch([known]))[0].close()
+        handle = decode(await other.ask("export", 1000, 2))
+        other.kill()
+        for receiver in (mine, mine, stranger, stranger):
+            await fails_soon(receiver.fetch([handle]))
+            assert receiver.stats().used_bytes == 0
+        await stranger.close()
 
 
-def test_an_owner_that_hangs_and_then_dies_during_a_fetch(backend):
+async def test_an_owner_that_hangs_and_then_dies_during_a_fetch(backend):
     if backend == "shm":
         pytest.skip("a stopped owner takes no part in a fetch from shared memory")
-
-    async def main():
-        async with pair(backend) as (mine, other):
-            handle = decode(await other.ask("export", 10 * MIB, 1))
-            other.process.send_signal(signal.SIGSTOP)
-            await fails_soon(mine.fetch([handle]))
-            fetching = asyncio.create_task(mine.fetch([handle]))
-            await until(lambda: mine.stats().used_bytes, "the fetch is under way")
-            other.kill()
-            await fails_soon(fetching)
-            await until(lambda: not mine.stats().used_bytes, "what a transfer might still write to is given back")
-            left = await export(mine, 10, 1)
-            (buffer,) = await mine.fetch([decode(left)])
-            assert buffer.data == content(10, 1)
-
-    run(main())
+    async with pair(backend) as (mine, other):
+        handle = decode(await other.ask("export", 10 * MIB, 1))
+        other.process.send_signal(signal.SIGSTOP)
+        await fails_soon(mine.fetch([handle]))
+        fetching = asyncio.create_task(mine.fetch([handle]))
+        await until(lambda: mine.stats().used_bytes, "the fetch is under way")
+        other.kill()
+        await fails_soon(fetching)
+        await until(lambda: not mine.stats().used_bytes, "what a transfer might still write to is given back")
+        left = await export(mine, 10, 1)
+        (buffer,) = await mine.fetch([decode(left)])
+        assert buffer.data == content(10, 1)
 
 
-def test_a_receiver_that_is_killed_keeps_nothing(backend):
-    async def main():
-        async with pair(backend, lease_s=1.0) as (mine, other):
-            assert await other.ask("fetch", await export(mine, 1000, 1))
-            other.tell("fetch", await export(mine, 30 * MIB, 2))
-            other.kill()
-            begun = time.monotonic()
-            await until(lambda: not mine.stats().used_bytes, "its lease runs out, or was done already", 5)
-            assert time.monotonic() - begun < 2
-
-    run(main())
+async def test_a_receiver_that_is_killed_keeps_nothing(backend):
+    async with pair(backend, lease_s=1.0) as (mine, other):
+        assert await other.ask("fetch", await export(mine, 1000, 1))
+        other.tell("fetch", await export(mine, 30 * MIB, 2))
+        other.kill()
+        begun = time.monotonic()
+        await until(lambda: not mine.stats().used_bytes, "its lease runs out, or was done already", 5)
+        assert time.monotonic() - begun < 2
 
 
 def files_of(owner):
     return list(Path("/dev/shm").glob(f"triptych-{owner}.*"))
 
 
-def test_shared_memory_of_dead_owners_is_removed():
-    async def main():
-        async with pair("shm") as (mine, other):
-            owner = decode(await other.ask("export", 1000, 1)).owner
-            files = files_of(owner)
-            assert len(files) == 2
-            other.kill()
-            assert all(file.exists() for file in files)
-            late = make_transfer(TransferConfig(transfer="shm", **SETTINGS))
-            await late.start()
-            assert not any(file.exists() for file in files)
-            handle = decode(await export(mine, 10, 1))
-            assert len(await late.fetch([handle])) == 1, "those of the living stay"
-            await late.close()
-        assert not files_of(mine.id) + files_of(late.id), "closing removes one's own"
-
-    run(main())
+async def test_shared_memory_of_dead_owners_is_removed():
+    async with pair("shm") as (mine, other):
+        owner = decode(await other.ask("export", 1000, 1)).owner
+        files = files_of(owner)
+        assert len(files) == 2
+        other.kill()
+        assert all(file.exists() for file in files)
+        late = make_transfer(TransferConfig(transfer="shm", **SETTINGS))
+        await late.start()
+        assert not any(file.exists() for file in files)
+        handle = decode(await export(mine, 10, 1))
+        assert len(await late.fetch([handle])) == 1, "those of the living stay"
+        await late.close()
+    assert not files_of(mine.id) + files_of(late.id), "closing removes one's own"
 
 
 @asynccontextmanager
@@ -301,33 +285,27 @@ async def is_out_of_reach(receiver, guarded):
 
 
 @needs_nixl
-def test_users_without_rights_of_root_hand_over_without_a_port():
+@pytest.mark.event_loop(limit_s=55)
+async def test_users_without_rights_of_root_hand_over_without_a_port():
     """Root may read any process's memory, which would hide that others may not."""
     guarded = [[SOMEBODY]] if not os.getuid() else []
-
-    async def main():
-        async with started([NOBODY], [NOBODY], *guarded) as (one, two, *others):
-            await hand_over(one, two)
-            for other in others:
-                await is_out_of_reach(one, other)
-            await hand_over(one, two)
-
-    run(main(), limit_s=55)
+    async with started([NOBODY], [NOBODY], *guarded) as (one, two, *others):
+        await hand_over(one, two)
+        for other in others:
+            await is_out_of_reach(one, other)
+        await hand_over(one, two)
 
 
 @needs_nixl
-def test_where_the_kernel_lets_nobody_read_anothers_memory(monkeypatch):
+@pytest.mark.event_loop(limit_s=55)
+async def test_where_the_kernel_lets_nobody_read_anothers_memory(monkeypatch):
     """UCX then leaves its transport for that out. It cannot open a segment of a process that is not dumpable either."""
     monkeypatch.setenv("UCX_TLS", "self,posix")
     guarded = [[NOBODY, 0]] if not os.getuid() else []
-
-    async def main():
-        async with started([NOBODY], [NOBODY], *guarded) as (one, two, *others):
-            await hand_over(one, two)
-            for other in others:
-                await is_out_of_reach(one, other)
-
-    run(main(), limit_s=55)
+    async with started([NOBODY], [NOBODY], *guarded) as (one, two, *others):
+        await hand_over(one, two)
+        for other in others:
+            await is_out_of_reach(one, other)
 
 
 if __name__ == "__main__":

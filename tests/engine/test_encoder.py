@@ -83,8 +83,8 @@ def assert_close(encoded: Encoded, whole: Any) -> None:
     torch.testing.assert_close(tensor(encoded), whole, rtol=0, atol=1e-5 * whole.abs().max().item())
 
 
-def test_embeddings_equal_transformers(folder: Path) -> None:
-    together, apart, stats = asyncio.run(encode(folder))
+async def test_embeddings_equal_transformers(folder: Path) -> None:
+    together, apart, stats = await encode(folder)
     reference, inputs = expected(folder, torch.float32)
     for encoded in (together, apart):
         for one, whole in zip(encoded, reference, strict=True):
@@ -98,8 +98,8 @@ def test_embeddings_equal_transformers(folder: Path) -> None:
         assert [one.metadata for one in together] == [{}] * len(PICTURES)
 
 
-def test_half_precision_loses_no_more_than_in_transformers(folder: Path) -> None:
-    together, _, _ = asyncio.run(encode(folder, "--dtype", "bfloat16", "--max-batch-patches", "1"))
+async def test_half_precision_loses_no_more_than_in_transformers(folder: Path) -> None:
+    together, _, _ = await encode(folder, "--dtype", "bfloat16", "--max-batch-patches", "1")
     exact, _ = expected(folder, torch.float32)
     rounded, _ = expected(folder, torch.bfloat16)
     for one, whole, theirs in zip(together, exact, rounded, strict=True):
@@ -109,12 +109,12 @@ def test_half_precision_loses_no_more_than_in_transformers(folder: Path) -> None
         assert ours <= 1.25 * (theirs.float() - whole).norm(), "root mean square of the error"
 
 
-def test_the_language_models_weights_are_not_needed(folder: Path, tmp_path: Path) -> None:
+async def test_the_language_models_weights_are_not_needed(folder: Path, tmp_path: Path) -> None:
     """With them gone from the file, and the others by the names that transformers 5 has in memory."""
     bare = change(
         folder, tmp_path, lambda name: f"model.{name.removeprefix('model.')}" if name.startswith(VISION) else None
     )
-    together, _, _ = asyncio.run(encode(bare))
+    together, _, _ = await encode(bare)
     reference, _ = expected(folder, torch.float32)
     for one, whole in zip(together, reference, strict=True):
         assert_close(one, whole)
@@ -130,25 +130,25 @@ def test_only_the_vision_part_is_held(folder: Path) -> None:
     assert 0 < held <= vision < sum(map(math.prod, shapes.values()))
 
 
-def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
+async def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     prefixes = ("visual.blocks.1.", "model.visual.blocks.1.", "multi_modal_projector.")
     prefix = next(prefix for prefix in prefixes if holds(folder, prefix))
     bare = change(folder, tmp_path, lambda name: None if name.startswith(prefix) else name)
     with pytest.raises(ConfigError, match=prefix.removeprefix("model.")):
-        asyncio.run(encode(bare))
+        await encode(bare)
 
 
-def test_a_checkpoint_without_weights_says_so(folder: Path, tmp_path: Path) -> None:
+async def test_a_checkpoint_without_weights_says_so(folder: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")))
     with pytest.raises(ConfigError, match="has no weights"):
-        asyncio.run(encode(bare))
+        await encode(bare)
 
 
 @pytest.mark.parametrize(("layer", "strategy"), [(-1, "full"), (1, "default"), ([-3, 2], "default")], ids=str)
-def test_other_layers_of_llava(tmp_path: Path, layer: Any, strategy: str) -> None:
+async def test_other_layers_of_llava(tmp_path: Path, layer: Any, strategy: str) -> None:
     settings = {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy}
     folder = make_checkpoint(tmp_path / "llava", "llava", **settings)
-    together, _, _ = asyncio.run(encode(folder))
+    together, _, _ = await encode(folder)
     for one, whole in zip(together, expected(folder, torch.float32)[0], strict=True):
         assert_close(one, whole)
 

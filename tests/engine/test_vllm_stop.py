@@ -12,7 +12,6 @@ import pytest
 from engine_support import Served
 
 from support.deployment import chat_body, http_client
-from support.loops import run
 from support.processes import child
 from support.sse import parse
 from triptych.demo import MODEL_DIR
@@ -47,27 +46,23 @@ def assert_start_was_told(said: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_terminal_s_ctrl_c_lets_an_answer_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_terminal_s_ctrl_c_lets_an_answer_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reaches all processes of the group at once, the engine's too."""
     monkeypatch.setattr("support.processes.READY_S", 240.0)
-
-    async def main() -> None:
-        async with (
-            child(*WORKER, run_dir=tmp_path, process_group=0) as worker,
-            child("frontend", "--port", "0", run_dir=tmp_path) as frontend,
-            http_client(frontend.ready.split()[-1]) as http,
-        ):
-            async with asyncio.timeout(30):
-                while (await http.get("/ready")).status_code != 200:
-                    await asyncio.sleep(0.05)
-            assert_start_was_told(worker.log.read_text())
-            body = chat_body("x", stream=True, ignore_eos=True, max_tokens=600)
-            async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                events = answer.aiter_raw()
-                seen = await anext(events)
-                os.killpg(worker.pid, signal.SIGINT)
-                stream = parse(seen + b"".join([chunk async for chunk in events]))
-            assert (stream.error, stream.finish_reason()) == (None, "length"), worker.log.read_text()
-            assert await worker.ended() == 0
-
-    run(main())
+    async with (
+        child(*WORKER, run_dir=tmp_path, process_group=0) as worker,
+        child("frontend", "--port", "0", run_dir=tmp_path) as frontend,
+        http_client(frontend.ready.split()[-1]) as http,
+    ):
+        async with asyncio.timeout(30):
+            while (await http.get("/ready")).status_code != 200:
+                await asyncio.sleep(0.05)
+        assert_start_was_told(worker.log.read_text())
+        body = chat_body("x", stream=True, ignore_eos=True, max_tokens=600)
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            events = answer.aiter_raw()
+            seen = await anext(events)
+            os.killpg(worker.pid, signal.SIGINT)
+            stream = parse(seen + b"".join([chunk async for chunk in events]))
+        assert (stream.error, stream.finish_reason()) == (None, "length"), worker.log.read_text()
+        assert await worker.ended() == 0

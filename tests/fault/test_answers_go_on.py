@@ -9,7 +9,7 @@ import pytest
 
 from support.checkpoints import picture_url
 from support.deployment import chat_body, deployment
-from support.loops import run, until
+from support.loops import until
 from support.sse import parse
 
 CONTENT = [
@@ -57,149 +57,117 @@ async def answering(d, stage="d"):
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("spans", [["epd"], ["e", "pd"], ["ep", "d"], ["e", "p", "d"]], ids="/".join)
-def test_every_mode_goes_on(spans, stream):
-    goes_on(spans, stream, SLOW)
+async def test_every_mode_goes_on(spans, stream):
+    await goes_on(spans, stream, SLOW)
 
 
-def test_a_rendezvous_goes_on():
-    goes_on(["e", "p", "d"], True, (*SLOW, *MEET))
+async def test_a_rendezvous_goes_on():
+    await goes_on(["e", "p", "d"], True, (*SLOW, *MEET))
 
 
-def goes_on(spans, stream, engine_args):
-    async def main():
-        async with deployment(spans=[*spans, *spans], engine_args=engine_args, stand_in=False) as d:
-            undisturbed = await asked(d, stream)
-            assert await resumed(d) == 0
-            asking = asyncio.create_task(asked(d, stream))
-            await (await answering(d)).kill()
-            assert await asking == undisturbed
-            assert await resumed(d) == 1
-
-    run(main())
+async def goes_on(spans, stream, engine_args):
+    async with deployment(spans=[*spans, *spans], engine_args=engine_args, stand_in=False) as d:
+        undisturbed = await asked(d, stream)
+        assert await resumed(d) == 0
+        asking = asyncio.create_task(asked(d, stream))
+        await (await answering(d)).kill()
+        assert await asking == undisturbed
+        assert await resumed(d) == 1
 
 
 @pytest.mark.parametrize(("span", "how"), [("e", ()), ("p", ()), ("p", MEET)])
-def test_who_has_done_its_part_is_not_missed(span, how):
-    async def main():
-        async with deployment(spans=["e", "p", "d"], engine_args=(*SLOW, *how)) as d:
-            undisturbed = await asked(d, True)
-            asking = asyncio.create_task(asked(d, True))
-            await answering(d)
-            await next(one for one in d.workers if one.instance.span.value == span).kill()
-            assert await asking == undisturbed
-            assert await resumed(d) == 0
-
-    run(main())
+async def test_who_has_done_its_part_is_not_missed(span, how):
+    async with deployment(spans=["e", "p", "d"], engine_args=(*SLOW, *how)) as d:
+        undisturbed = await asked(d, True)
+        asking = asyncio.create_task(asked(d, True))
+        await answering(d)
+        await next(one for one in d.workers if one.instance.span.value == span).kill()
+        assert await asking == undisturbed
+        assert await resumed(d) == 0
 
 
 @pytest.mark.parametrize("how", [(), MEET])
-def test_the_prefill_for_going_on_may_be_lost_too(how):
+async def test_the_prefill_for_going_on_may_be_lost_too(how):
     """Of two prefill workers the one that would go on dies with the decode worker."""
-
-    async def main():
-        async with deployment(spans=["p", "p", "d", "d"], engine_args=(*SLOW, *how), stand_in=False) as d:
-            undisturbed = await asked(d, True, "hello")
-            asking = asyncio.create_task(asked(d, True, "hello"))
-            worker = await answering(d)
-            await asyncio.gather(worker.kill(), d.workers[0].kill())
-            assert await asking == undisturbed
-
-    run(main())
+    async with deployment(spans=["p", "p", "d", "d"], engine_args=(*SLOW, *how), stand_in=False) as d:
+        undisturbed = await asked(d, True, "hello")
+        asking = asyncio.create_task(asked(d, True, "hello"))
+        worker = await answering(d)
+        await asyncio.gather(worker.kill(), d.workers[0].kill())
+        assert await asking == undisturbed
 
 
-def test_each_of_several_choices_goes_on_by_itself():
-    async def main():
-        async with deployment(workers=2, engine_args=SLOW) as d:
-            undisturbed = await asked(d, False, "x", n=4)
-            asking = asyncio.create_task(asked(d, False, "x", n=4))
+async def test_each_of_several_choices_goes_on_by_itself():
+    async with deployment(workers=2, engine_args=SLOW) as d:
+        undisturbed = await asked(d, False, "x", n=4)
+        asking = asyncio.create_task(asked(d, False, "x", n=4))
+        await (await answering(d)).kill()
+        assert await asking == undisturbed
+        assert await resumed(d) == 2
+
+
+async def test_lost_again_and_again():
+    async with deployment(workers=4, engine_args=SLOW) as d:
+        undisturbed = await asked(d, True, "x")
+        asking = asyncio.create_task(asked(d, True, "x"))
+        for _ in range(3):
             await (await answering(d)).kill()
-            assert await asking == undisturbed
-            assert await resumed(d) == 2
-
-    run(main())
+        assert await asking == undisturbed
+        assert await resumed(d) == 3
 
 
-def test_lost_again_and_again():
-    async def main():
-        async with deployment(workers=4, engine_args=SLOW) as d:
-            undisturbed = await asked(d, True, "x")
-            asking = asyncio.create_task(asked(d, True, "x"))
-            for _ in range(3):
-                await (await answering(d)).kill()
-            assert await asking == undisturbed
-            assert await resumed(d) == 3
-
-    run(main())
-
-
-def test_the_end_of_a_drain_is_a_loss_as_well():
-    async def main():
-        async with deployment(workers=2, engine_args=SLOW, drain_timeout_s=0.02) as d:
-            undisturbed = await asked(d, True, "x")
-            asking = asyncio.create_task(asked(d, True, "x"))
-            await (await answering(d)).drain()
-            assert await asking == undisturbed
-
-    run(main())
+async def test_the_end_of_a_drain_is_a_loss_as_well():
+    async with deployment(workers=2, engine_args=SLOW, drain_timeout_s=0.02) as d:
+        undisturbed = await asked(d, True, "x")
+        asking = asyncio.create_task(asked(d, True, "x"))
+        await (await answering(d)).drain()
+        assert await asking == undisturbed
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_nobody_is_left(stream):
+async def test_nobody_is_left(stream):
     """One clear error, when the wait is over and not before."""
-
-    async def main():
-        async with deployment(workers=2, engine_args=SLOW) as d:
-            asking = asyncio.create_task(d.chat("x", stream=stream, **FIELDS))
-            await answering(d)
-            begun = time.monotonic()
-            await asyncio.gather(*(one.kill() for one in d.workers))
-            answer = await asking
-            assert 0.2 < time.monotonic() - begun < 5, "the limit is 0.3 s here"
-            error = parse(answer.content).error if stream else answer.json()["error"]
-            assert error["code"] == "worker_lost"
-            assert answer.status_code == (200 if stream else 503)
-            assert await resumed(d) == 0
-
-    run(main())
+    async with deployment(workers=2, engine_args=SLOW) as d:
+        asking = asyncio.create_task(d.chat("x", stream=stream, **FIELDS))
+        await answering(d)
+        begun = time.monotonic()
+        await asyncio.gather(*(one.kill() for one in d.workers))
+        answer = await asking
+        assert 0.2 < time.monotonic() - begun < 5, "the limit is 0.3 s here"
+        error = parse(answer.content).error if stream else answer.json()["error"]
+        assert error["code"] == "worker_lost"
+        assert answer.status_code == (200 if stream else 503)
+        assert await resumed(d) == 0
 
 
-def test_a_worker_that_comes_later_goes_on():
-    async def main():
-        async with deployment(engine_args=SLOW, frontend={"resume_timeout_s": 20.0}) as d:
-            undisturbed = await asked(d, True, "x")
-            asking = asyncio.create_task(asked(d, True, "x"))
-            await (await answering(d)).kill()
-            await d.add_worker(engine_args=SLOW)
-            assert await asking == undisturbed
-
-    run(main())
+async def test_a_worker_that_comes_later_goes_on():
+    async with deployment(engine_args=SLOW, frontend={"resume_timeout_s": 20.0}) as d:
+        undisturbed = await asked(d, True, "x")
+        asking = asyncio.create_task(asked(d, True, "x"))
+        await (await answering(d)).kill()
+        await d.add_worker(engine_args=SLOW)
+        assert await asking == undisturbed
 
 
-def test_a_client_that_leaves_in_the_pause_is_forgotten():
-    async def main():
-        async with deployment(engine_args=SLOW, frontend={"resume_timeout_s": 60.0}) as d:
-            body = chat_body("x", stream=True, **FIELDS)
-            async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                events = answer.aiter_raw()
-                await anext(events)
-                await d.worker.kill()
-                await d.ready(False)
-            later = await d.add_worker(engine_args=SLOW)
-            await d.ready()
-            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
-            metrics = (await d.http.get("/metrics")).text
-            assert "triptych_requests_cancelled_total 1.0" in metrics
-            assert later.engine.stats().generated_tokens == 0
-
-    run(main())
+async def test_a_client_that_leaves_in_the_pause_is_forgotten():
+    async with deployment(engine_args=SLOW, frontend={"resume_timeout_s": 60.0}) as d:
+        body = chat_body("x", stream=True, **FIELDS)
+        async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            events = answer.aiter_raw()
+            await anext(events)
+            await d.worker.kill()
+            await d.ready(False)
+        later = await d.add_worker(engine_args=SLOW)
+        await d.ready()
+        await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
+        metrics = (await d.http.get("/metrics")).text
+        assert "triptych_requests_cancelled_total 1.0" in metrics
+        assert later.engine.stats().generated_tokens == 0
 
 
 @pytest.mark.parametrize("fields", [{"presence_penalty": 0.5}, {"frequency_penalty": 0.5}])
-def test_what_only_the_first_worker_knows_how_to_go_on_with_ends(fields):
-    async def main():
-        async with deployment(spans=["p", "p", "d", "d"], engine_args=SLOW, stand_in=False) as d:
-            asking = asyncio.create_task(d.chat("x", stream=True, **FIELDS, **fields))
-            await (await answering(d)).kill()
-            assert parse((await asking).content).error["code"] == "worker_lost"
-
-    run(main())
+async def test_what_only_the_first_worker_knows_how_to_go_on_with_ends(fields):
+    async with deployment(spans=["p", "p", "d", "d"], engine_args=SLOW, stand_in=False) as d:
+        asking = asyncio.create_task(d.chat("x", stream=True, **FIELDS, **fields))
+        await (await answering(d)).kill()
+        assert parse((await asking).content).error["code"] == "worker_lost"

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from support.checkpoints import cells, image_part, picture_url
 from support.deployment import deployment
-from support.loops import run, until, until_async
+from support.loops import until, until_async
 from support.transfers import HeldBack
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.spans import Span
@@ -52,34 +52,28 @@ async def everything_is_free(d):
         assert one.running == 0
 
 
-def test_requests_wait_in_a_bounded_line_and_are_answered_when_room_comes():
-    async def main():
-        async with full_arena(wait_s=30) as (d, encoder, taker, filling):
-            waiting = [asyncio.create_task(ask(d, colour)) for colour in ("lime", "cyan")]
-            await until(lambda: encoder.counts["transfer_waiting"] == QUEUE, "both wait for room")
-            refused(await ask(d, "tan"), f"{QUEUE} callers already wait")
-            assert (await d.chat("a text needs no room")).status_code == 200
-            taker.go.set()
-            for answer in await asyncio.gather(filling, *waiting):
-                assert answer.status_code == 200, answer.text
-            await everything_is_free(d)
-
-    run(main())
+async def test_requests_wait_in_a_bounded_line_and_are_answered_when_room_comes():
+    async with full_arena(wait_s=30) as (d, encoder, taker, filling):
+        waiting = [asyncio.create_task(ask(d, colour)) for colour in ("lime", "cyan")]
+        await until(lambda: encoder.counts["transfer_waiting"] == QUEUE, "both wait for room")
+        refused(await ask(d, "tan"), f"{QUEUE} callers already wait")
+        assert (await d.chat("a text needs no room")).status_code == 200
+        taker.go.set()
+        for answer in await asyncio.gather(filling, *waiting):
+            assert answer.status_code == 200, answer.text
+        await everything_is_free(d)
 
 
-def test_who_waits_too_long_gets_503_and_nothing_is_left():
-    async def main():
-        async with full_arena(wait_s=0.3) as (d, encoder, taker, filling):
-            for answer in await asyncio.gather(*(ask(d, colour) for colour in ("lime", "cyan"))):
-                refused(answer, "no room for tensors came free within 0.3 s")
-            assert not filling.done()
-            assert encoder.counts["transfer_leases"] == len(FILLING), "what waits to be fetched is not touched"
-            taker.go.set()
-            for answer in (await filling, await ask(d, "lime"), await ask(d, *FILLING)):
-                assert answer.status_code == 200, answer.text
-            await everything_is_free(d)
-
-    run(main())
+async def test_who_waits_too_long_gets_503_and_nothing_is_left():
+    async with full_arena(wait_s=0.3) as (d, encoder, taker, filling):
+        for answer in await asyncio.gather(*(ask(d, colour) for colour in ("lime", "cyan"))):
+            refused(answer, "no room for tensors came free within 0.3 s")
+        assert not filling.done()
+        assert encoder.counts["transfer_leases"] == len(FILLING), "what waits to be fetched is not touched"
+        taker.go.set()
+        for answer in (await filling, await ask(d, "lime"), await ask(d, *FILLING)):
+            assert answer.status_code == 200, answer.text
+        await everything_is_free(d)
 
 
 def refused(answer, message):

@@ -7,7 +7,7 @@ import contextlib
 import signal
 
 from support.deployment import chat_body, http_client
-from support.loops import run, until_async
+from support.loops import until_async
 from support.processes import child, mock_worker
 
 TEXTS = [f"{name} was kept where everybody knew that it was. " * 20 for name in ("bread", "water", "salt", "honey")]
@@ -36,39 +36,35 @@ async def is_ready(http):
     return len(models["demo"]["instances"]) == 2 if "demo" in models else False
 
 
-def test_the_index_of_the_other_one_answers_as_before(tmp_path):
+async def test_the_index_of_the_other_one_answers_as_before(tmp_path):
     paced = ("--pace", "demo-cpu")
+    async with (
+        child(*mock_worker("--instance-name", "a", engine=paced), run_dir=tmp_path),
+        child(*mock_worker("--instance-name", "b", engine=paced), run_dir=tmp_path),
+        frontend(tmp_path) as (doomed, one),
+        frontend(tmp_path) as (_, other),
+    ):
+        for http in (one, other):
+            await until_async(lambda http=http: is_ready(http), "it sees both workers")
+        first = [await asked(http, text) for text, http in zip(TEXTS, (one, other) * 2, strict=True)]
+        assert len(set(first)) == 2, "new prompts go where the most room is"
 
-    async def main():
-        async with (
-            child(*mock_worker("--instance-name", "a", engine=paced), run_dir=tmp_path),
-            child(*mock_worker("--instance-name", "b", engine=paced), run_dir=tmp_path),
-            frontend(tmp_path) as (doomed, one),
-            frontend(tmp_path) as (_, other),
-        ):
-            for http in (one, other):
-                await until_async(lambda http=http: is_ready(http), "it sees both workers")
-            first = [await asked(http, text) for text, http in zip(TEXTS, (one, other) * 2, strict=True)]
-            assert len(set(first)) == 2, "new prompts go where the most room is"
+        again = [first[number] for number in ORDER]
 
-            again = [first[number] for number in ORDER]
+        async def held():
+            return [await asked(other, TEXTS[number]) for number in ORDER]
 
-            async def held():
-                return [await asked(other, TEXTS[number]) for number in ORDER]
+        assert await held() == again, "those that the first one sent are known to the other, too"
 
-            assert await held() == again, "those that the first one sent are known to the other, too"
-
-            body = chat_body("wait", max_tokens=3000, ignore_eos=True)
-            waiting = [asyncio.create_task(one.post("/v1/chat/completions", json=body)) for _ in range(WAITING)]
-            await until_async(lambda: runs(other, WAITING), "the first one's requests are under way")
-            doomed.signal(signal.SIGKILL)
-            await doomed.ended()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            assert await held() == again
-            await until_async(lambda: runs(other, 0), "what the dead one had asked for has ended")
-            assert await held() == again
-
-    run(main())
+        body = chat_body("wait", max_tokens=3000, ignore_eos=True)
+        waiting = [asyncio.create_task(one.post("/v1/chat/completions", json=body)) for _ in range(WAITING)]
+        await until_async(lambda: runs(other, WAITING), "the first one's requests are under way")
+        doomed.signal(signal.SIGKILL)
+        await doomed.ended()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await held() == again
+        await until_async(lambda: runs(other, 0), "what the dead one had asked for has ended")
+        assert await held() == again
 
 
 async def runs(http, count):

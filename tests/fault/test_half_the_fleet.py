@@ -10,7 +10,7 @@ import pytest
 
 from support.checkpoints import picture_url
 from support.deployment import deployment
-from support.loops import run, until
+from support.loops import until
 from support.sse import parse
 from triptych.planes.request import connection
 
@@ -43,21 +43,19 @@ async def metric(d, name):
 
 
 @pytest.mark.parametrize(("workers", "requests"), [(20, 80), pytest.param(40, 254, marks=pytest.mark.full)])
-def test_half_of_all_workers_killed_under_load(workers, requests):
-    async def main():
-        async with deployment(workers=workers, engine_args=("--prefill-ms", "500", "--itl-ms", "20")) as d:
-            asked = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(requests)]
-            await until(lambda: sum(one.running for one in d.workers) > workers, "there is load")
-            for one in d.workers[::2]:
-                one.vanish()
-            later = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(20)]
-            await answered(d, asked, str)
-            await answered(d, later, str)
-            assert await metric(d, "triptych_requests_not_taken_total") > 0
-            assert await metric(d, "triptych_requests_quarantined") == 0
-            assert await metric(d, "triptych_workers_fallen_total") <= workers // 2
-
-    run(main(), limit_s=50)
+@pytest.mark.event_loop(limit_s=50)
+async def test_half_of_all_workers_killed_under_load(workers, requests):
+    async with deployment(workers=workers, engine_args=("--prefill-ms", "500", "--itl-ms", "20")) as d:
+        asked = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(requests)]
+        await until(lambda: sum(one.running for one in d.workers) > workers, "there is load")
+        for one in d.workers[::2]:
+            one.vanish()
+        later = [asyncio.create_task(d.chat(f"{n}", stream=n % 2 == 0)) for n in range(20)]
+        await answered(d, asked, str)
+        await answered(d, later, str)
+        assert await metric(d, "triptych_requests_not_taken_total") > 0
+        assert await metric(d, "triptych_requests_quarantined") == 0
+        assert await metric(d, "triptych_workers_fallen_total") <= workers // 2
 
 
 @pytest.mark.parametrize(
@@ -71,30 +69,26 @@ def test_half_of_all_workers_killed_under_load(workers, requests):
     ],
     ids=["all but one", "encode", "prefill", "decode but one", "encode and prefill"],
 )
-def test_of_each_pool(spans, gone):
+@pytest.mark.event_loop(limit_s=50)
+async def test_of_each_pool(spans, gone):
     """``gone``: their places; enough are left of each stage."""
-
-    async def main():
-        async with deployment(spans=spans.split(), engine_args=SLOW, stand_in=False) as d:
-            left = [one for place, one in enumerate(d.workers) if str(place) not in gone]
-            with_media = "e" in spans.split()
-            asked = [
-                asyncio.create_task(d.chat(picture(n) if with_media else f"{n}", stream=n % 2 == 0)) for n in range(40)
-            ]
-            await until(lambda: sum(one.running for one in d.workers) > 3, "there is load")
-            for one in d.workers:
-                if one not in left:
-                    one.vanish()
-            await answered(d, asked, str)
-            await answered(
-                d, [d.chat(picture(50 + n) if with_media else f"{50 + n}") for n in range(8)], lambda n: n + 50
-            )
-
-    run(main(), limit_s=50)
+    async with deployment(spans=spans.split(), engine_args=SLOW, stand_in=False) as d:
+        left = [one for place, one in enumerate(d.workers) if str(place) not in gone]
+        with_media = "e" in spans.split()
+        asked = [
+            asyncio.create_task(d.chat(picture(n) if with_media else f"{n}", stream=n % 2 == 0)) for n in range(40)
+        ]
+        await until(lambda: sum(one.running for one in d.workers) > 3, "there is load")
+        for one in d.workers:
+            if one not in left:
+                one.vanish()
+        await answered(d, asked, str)
+        await answered(d, [d.chat(picture(50 + n) if with_media else f"{50 + n}") for n in range(8)], lambda n: n + 50)
 
 
 @pytest.mark.parametrize("how", ["closes at once", "says nothing"])
-def test_something_else_listens_where_they_were(how, monkeypatch):
+@pytest.mark.event_loop(limit_s=50)
+async def test_something_else_listens_where_they_were(how, monkeypatch):
     """It accepts, and closes or holds the connection; nothing that is sent there was taken."""
     monkeypatch.setattr(connection, "KEEPALIVE_S", 0.1)
     monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.4)
@@ -104,42 +98,33 @@ def test_something_else_listens_where_they_were(how, monkeypatch):
             await reader.read()
         writer.close()
 
-    async def main():
-        async with AsyncExitStack() as stack, deployment(workers=8, engine_args=SLOW) as d:
-            await answered(d, [d.chat(f"{n}") for n in range(16)], str)
-            for one in d.workers[:6]:
-                one.vanish()
-            for one in d.workers[:6]:
-                server = await asyncio.start_server(strange, one.instance.host, one.instance.port)
-                stack.callback(server.close)
-            await answered(d, [d.chat(f"{n}", stream=n % 2 == 0) for n in range(60)], str)
-            assert await metric(d, "triptych_requests_suspected") == 0
-
-    run(main(), limit_s=50)
+    async with AsyncExitStack() as stack, deployment(workers=8, engine_args=SLOW) as d:
+        await answered(d, [d.chat(f"{n}") for n in range(16)], str)
+        for one in d.workers[:6]:
+            one.vanish()
+        for one in d.workers[:6]:
+            server = await asyncio.start_server(strange, one.instance.host, one.instance.port)
+            stack.callback(server.close)
+        await answered(d, [d.chat(f"{n}", stream=n % 2 == 0) for n in range(60)], str)
+        assert await metric(d, "triptych_requests_suspected") == 0
 
 
-def test_half_of_the_fleet_drains():
+@pytest.mark.event_loop(limit_s=50)
+async def test_half_of_the_fleet_drains():
     """Discovery shows them still: their refusals cost nothing."""
-
-    async def main():
-        async with deployment(workers=16, engine_args=SLOW) as d:
-            draining = [asyncio.create_task(one.server.drain(10.0)) for one in d.workers[:12]]
-            await asyncio.sleep(0)
-            await answered(d, [d.chat(f"{n}", stream=n % 2 == 0) for n in range(60)], str)
-            await asyncio.gather(*draining)
-            assert await metric(d, "triptych_workers_fallen_total") == 0
-
-    run(main(), limit_s=50)
+    async with deployment(workers=16, engine_args=SLOW) as d:
+        draining = [asyncio.create_task(one.server.drain(10.0)) for one in d.workers[:12]]
+        await asyncio.sleep(0)
+        await answered(d, [d.chat(f"{n}", stream=n % 2 == 0) for n in range(60)], str)
+        await asyncio.gather(*draining)
+        assert await metric(d, "triptych_workers_fallen_total") == 0
 
 
-def test_nobody_is_left():
-    async def main():
-        async with deployment(workers=6) as d:
-            for one in d.workers:
-                one.vanish()
-            await until(lambda: not any(one.server.connections for one in d.workers), "their connections are gone")
-            answer = await d.chat("x")
-            assert answer.status_code == 503
-            assert answer.json()["error"]["code"] == "worker_lost"
-
-    run(main())
+async def test_nobody_is_left():
+    async with deployment(workers=6) as d:
+        for one in d.workers:
+            one.vanish()
+        await until(lambda: not any(one.server.connections for one in d.workers), "their connections are gone")
+        answer = await d.chat("x")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "worker_lost"

@@ -20,7 +20,7 @@ from support.background import served
 from support.checkpoints import image_part, picture, picture_url
 from support.deployment import deployment
 from support.hostile_site import SECRET, hostile_site
-from support.loops import run, until
+from support.loops import until
 from triptych.config.media import MediaLimits
 from triptych.media.fetch import connect, guard
 
@@ -208,66 +208,51 @@ SITE = {
 }
 
 
-def test_a_site():
-    async def main():
-        async with hostile_site() as site, deployment(limits=LIMITS) as d:
-            for path, (status, word) in SITE.items():
-                begun = time.monotonic()
-                check(await d.chat(ask(site.url(path))), status, word)
-                assert time.monotonic() - begun < MAX_S, path
-                for good in ("/good", "/hints", "/small_chunks"):
-                    assert (await d.chat(ask(site.url(good)))).status_code == 200, path
-
-    run(main())
+async def test_a_site():
+    async with hostile_site() as site, deployment(limits=LIMITS) as d:
+        for path, (status, word) in SITE.items():
+            begun = time.monotonic()
+            check(await d.chat(ask(site.url(path))), status, word)
+            assert time.monotonic() - begun < MAX_S, path
+            for good in ("/good", "/hints", "/small_chunks"):
+                assert (await d.chat(ask(site.url(good)))).status_code == 200, path
 
 
-def test_a_site_that_goes_on_talking():
-    async def main():
-        async with hostile_site() as site, deployment(limits=LIMITS) as d:
-            assert (await d.chat(ask(site.url("/chatty")))).status_code == 200
-            async with asyncio.timeout(MAX_S):
-                await site.left.wait()
-            assert site.unasked_bytes < 32 << 20
-
-    run(main())
+async def test_a_site_that_goes_on_talking():
+    async with hostile_site() as site, deployment(limits=LIMITS) as d:
+        assert (await d.chat(ask(site.url("/chatty")))).status_code == 200
+        async with asyncio.timeout(MAX_S):
+            await site.left.wait()
+        assert site.unasked_bytes < 32 << 20
 
 
-def test_validators_that_no_request_may_hold_do_no_harm_to_the_next_one():
-    async def main():
-        async with hostile_site() as site, deployment(limits=LIMITS) as d:
-            for _ in range(2):
-                answer = await d.chat(ask(site.url("/validators")))
-                assert answer.status_code == 200, answer.text
-            assert len(site.paths) == 2, "asked again, as it cannot be asked about"
-
-    run(main())
+async def test_validators_that_no_request_may_hold_do_no_harm_to_the_next_one():
+    async with hostile_site() as site, deployment(limits=LIMITS) as d:
+        for _ in range(2):
+            answer = await d.chat(ask(site.url("/validators")))
+            assert answer.status_code == 200, answer.text
+        assert len(site.paths) == 2, "asked again, as it cannot be asked about"
 
 
 @pytest.mark.parametrize("path", ["/drip", "/drip_head", "/silent", "/silent_body"])
-def test_a_site_that_takes_for_ever(path):
-    async def main():
-        async with hostile_site() as site, deployment(limits=HURRIED) as d:
-            begun = time.monotonic()
-            check(await d.chat(ask(site.url(path))), 400, "--media-total-timeout-s")
-            assert time.monotonic() - begun < MAX_S
-            assert (await d.chat(ask(picture_url(56, 56)))).status_code == 200
-
-    run(main())
+async def test_a_site_that_takes_for_ever(path):
+    async with hostile_site() as site, deployment(limits=HURRIED) as d:
+        begun = time.monotonic()
+        check(await d.chat(ask(site.url(path))), 400, "--media-total-timeout-s")
+        assert time.monotonic() - begun < MAX_S
+        assert (await d.chat(ask(picture_url(56, 56)))).status_code == 200
 
 
-def test_a_slow_host_and_a_good_one_at_once():
-    async def main():
-        limits = MediaLimits(media_allow_private=True, media_max_fetches=2, media_max_fetches_per_host=1)
-        async with hostile_site() as slow, hostile_site() as good, deployment(limits=limits) as d:
-            stuck = [asyncio.create_task(d.chat(ask(slow.url(f"/silent?{at}")))) for at in range(6)]
-            await until(lambda: slow.paths, "the first of them has its slot")
-            answer = await d.chat(ask(good.url("/good", "localhost")))
-            assert answer.status_code == 200, answer.text
-            for task in stuck:
-                task.cancel()
-            await asyncio.wait(stuck)
-
-    run(main())
+async def test_a_slow_host_and_a_good_one_at_once():
+    limits = MediaLimits(media_allow_private=True, media_max_fetches=2, media_max_fetches_per_host=1)
+    async with hostile_site() as slow, hostile_site() as good, deployment(limits=limits) as d:
+        stuck = [asyncio.create_task(d.chat(ask(slow.url(f"/silent?{at}")))) for at in range(6)]
+        await until(lambda: slow.paths, "the first of them has its slot")
+        answer = await d.chat(ask(good.url("/good", "localhost")))
+        assert answer.status_code == 200, answer.text
+        for task in stuck:
+            task.cancel()
+        await asyncio.wait(stuck)
 
 
 class Names(AbstractResolver):
@@ -307,50 +292,39 @@ def only_127_0_0_1_is_public(monkeypatch):
         "http://moves:{port}/good",
     ],
 )
-def test_a_redirect_inside(target):
+async def test_a_redirect_inside(target):
     names = {"outside": ["127.0.0.1"], "inside": ["127.0.0.2"], "moves": ["127.0.0.1", "127.0.0.2"]}
-
-    async def main():
-        with patch.object(connect, "ThreadLookup", lambda threads: Names()), patch.object(Names, "answers", names):
-            async with hostile_site() as site, deployment() as d:
-                host = "moves" if "moves" in target else "outside"
-                url = site.url(f"/to?url={target.format(port=site.port)}", host)
-                word = "plain IPv4 address" if "2130706434" in target else "--media-allow-private"
-                error = check(await d.chat(ask(url)), 400, word)
-                assert error["code"] == "media_address_refused"
-                assert site.paths == ["/to"], "nothing else was asked for"
-                assert (await d.chat(ask(site.url("/good", "outside")))).status_code == 200
-
-    run(main())
+    with patch.object(connect, "ThreadLookup", lambda threads: Names()), patch.object(Names, "answers", names):
+        async with hostile_site() as site, deployment() as d:
+            host = "moves" if "moves" in target else "outside"
+            url = site.url(f"/to?url={target.format(port=site.port)}", host)
+            word = "plain IPv4 address" if "2130706434" in target else "--media-allow-private"
+            error = check(await d.chat(ask(url)), 400, word)
+            assert error["code"] == "media_address_refused"
+            assert site.paths == ["/to"], "nothing else was asked for"
+            assert (await d.chat(ask(site.url("/good", "outside")))).status_code == 200
 
 
-def test_hosts_and_files_by_flag(tmp_path):
+async def test_hosts_and_files_by_flag(tmp_path):
     (tmp_path / "good.png").write_bytes(picture(56, 56))
     (tmp_path / "passwd").symlink_to("/etc/passwd")
     frontend = {"allowed_local_media_path": str(tmp_path), "media_allowed_domains": "127.0.0.1"}
-
-    async def main():
-        async with hostile_site() as site, deployment(limits=LIMITS, frontend=frontend) as d:
-            for url in (site.url("/good"), f"file://{tmp_path}/good.png"):
-                assert (await d.chat(ask(url))).status_code == 200
-            for url in (site.url("/good", "localhost"), site.url(f"/to?url={site.url('/good', 'localhost')}")):
-                error = check(await d.chat(ask(url)), 400, "--media-allowed-domains")
-                assert error["code"] == "media_domain_refused"
-            for path in ("/etc/passwd", f"{tmp_path}/passwd", f"{tmp_path}/gone"):
-                error = check(await d.chat(ask(f"file://{path}")), 400, "--allowed-local-media-path")
-                assert error["code"] == "media_file_refused"
-                assert str(tmp_path) not in error["message"]
-
-    run(main())
+    async with hostile_site() as site, deployment(limits=LIMITS, frontend=frontend) as d:
+        for url in (site.url("/good"), f"file://{tmp_path}/good.png"):
+            assert (await d.chat(ask(url))).status_code == 200
+        for url in (site.url("/good", "localhost"), site.url(f"/to?url={site.url('/good', 'localhost')}")):
+            error = check(await d.chat(ask(url)), 400, "--media-allowed-domains")
+            assert error["code"] == "media_domain_refused"
+        for path in ("/etc/passwd", f"{tmp_path}/passwd", f"{tmp_path}/gone"):
+            error = check(await d.chat(ask(f"file://{path}")), 400, "--allowed-local-media-path")
+            assert error["code"] == "media_file_refused"
+            assert str(tmp_path) not in error["message"]
 
 
-def test_the_cache_is_counted():
-    async def main():
-        async with hostile_site() as site, deployment(limits=LIMITS) as d:
-            for _ in range(2):
-                await d.chat(ask(site.url("/good")))
-            text = (await d.http.get("/metrics")).text
-            assert "triptych_media_cache_misses_total 2.0" in text
-            assert "triptych_media_cache_hits_total 0.0" in text
-
-    run(main())
+async def test_the_cache_is_counted():
+    async with hostile_site() as site, deployment(limits=LIMITS) as d:
+        for _ in range(2):
+            await d.chat(ask(site.url("/good")))
+        text = (await d.http.get("/metrics")).text
+        assert "triptych_media_cache_misses_total 2.0" in text
+        assert "triptych_media_cache_hits_total 0.0" in text

@@ -21,7 +21,7 @@ from support import hostile_files as files
 from support.background import served
 from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
-from support.loops import run, until, until_async
+from support.loops import until, until_async
 from support.videos import broken_in_the_middle, film_of, patched, sound_only, video
 from triptych.config.media import MediaLimits
 from triptych.media.sandbox import process
@@ -197,72 +197,60 @@ def is_stopped(pid):
 
 
 @pytest.mark.parametrize("place", ["frontend", "worker"])
-def test_a_decoder_that_is_lost_costs_no_request(place):
+async def test_a_decoder_that_is_lost_costs_no_request(place):
     """At the frontend it reads a video's header, at the worker it decodes a picture."""
+    others = set(decoders())  # of the deployments above
+    async with deployment(limits=MediaLimits(media_decode_workers=1)) as d:
+        good = [image_part(picture_url(40, 40)), {"type": "text", "text": "what?"}]
+        film = ask(FILM, "video")
+        for content in (good, film):
+            assert (await d.chat(content)).status_code == 200
+        at_worker = d.worker.engine._decoder.sandbox.pids
+        (pid,) = at_worker if place == "worker" else set(decoders()) - set(at_worker) - others
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: is_stopped(pid), "the decoder stands still")
+        other = ask(files.encoded("PNG", 50, 50), "image") if place == "worker" else film
+        waiting = asyncio.create_task(d.chat(other))
 
-    async def main():
-        others = set(decoders())  # of the deployments above
-        async with deployment(limits=MediaLimits(media_decode_workers=1)) as d:
-            good = [image_part(picture_url(40, 40)), {"type": "text", "text": "what?"}]
-            film = ask(FILM, "video")
-            for content in (good, film):
-                assert (await d.chat(content)).status_code == 200
-            at_worker = d.worker.engine._decoder.sandbox.pids
-            (pid,) = at_worker if place == "worker" else set(decoders()) - set(at_worker) - others
-            os.kill(pid, signal.SIGSTOP)
-            await until(lambda: is_stopped(pid), "the decoder stands still")
-            other = ask(files.encoded("PNG", 50, 50), "image") if place == "worker" else film
-            waiting = asyncio.create_task(d.chat(other))
+        async def is_there():
+            text = (await d.http.get("/metrics")).text
+            busy = "triptych_media_decode_busy " if place == "frontend" else "triptych_media_decode_busy{"
+            return any(line.startswith(busy) and line.endswith(" 1.0") for line in text.splitlines())
 
-            async def is_there():
-                text = (await d.http.get("/metrics")).text
-                busy = "triptych_media_decode_busy " if place == "frontend" else "triptych_media_decode_busy{"
-                return any(line.startswith(busy) and line.endswith(" 1.0") for line in text.splitlines())
-
-            await until_async(is_there, "the medium is at the decoder")
-            os.kill(pid, signal.SIGSEGV)
-            os.kill(pid, signal.SIGCONT)
-            for answer in (await waiting, await d.chat(good), await d.chat(ask(WEBM, "video"))):
-                assert answer.status_code == 200, answer.text
-            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
-
-    run(main())
+        await until_async(is_there, "the medium is at the decoder")
+        os.kill(pid, signal.SIGSEGV)
+        os.kill(pid, signal.SIGCONT)
+        for answer in (await waiting, await d.chat(good), await d.chat(ask(WEBM, "video"))):
+            assert answer.status_code == 200, answer.text
+        await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
 
 
 @pytest.mark.parametrize("place", ["frontend", "worker"])
 @pytest.mark.parametrize("how", ["crashes", "is_killed"])
-def test_a_medium_that_no_decoder_survives_fails_its_own_request_only(monkeypatch, place, how):
+async def test_a_medium_that_no_decoder_survives_fails_its_own_request_only(monkeypatch, place, how):
     """4xx where it is the medium's fault, 503 where the system ends decoders."""
-
-    async def main():
-        async with deployment(limits=MediaLimits(media_decode_workers=1)) as d:
-            other = ask(files.encoded("PNG", 50, 50), "image") if place == "worker" else ask(FILM, "video")
-            with monkeypatch.context() as patch:
-                patch.setattr(process, "COMMAND", (LIAR, how))
-                answer = await d.chat(other)
-            error = answer.json()["error"]
-            assert error["param"].startswith("messages[0].content[0]"), error
-            if how == "crashes":
-                assert (answer.status_code, error["code"]) == (400, "media_decode_failed"), error
-                assert "SIGSEGV" in error["message"]
-            else:
-                assert (answer.status_code, error["code"]) == (503, "media_decoder_unavailable"), error
-                assert int(answer.headers["retry-after"]) > 0
-            assert (await d.chat(other)).status_code == 200
-            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
-
-    run(main())
+    async with deployment(limits=MediaLimits(media_decode_workers=1)) as d:
+        other = ask(files.encoded("PNG", 50, 50), "image") if place == "worker" else ask(FILM, "video")
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "COMMAND", (LIAR, how))
+            answer = await d.chat(other)
+        error = answer.json()["error"]
+        assert error["param"].startswith("messages[0].content[0]"), error
+        if how == "crashes":
+            assert (answer.status_code, error["code"]) == (400, "media_decode_failed"), error
+            assert "SIGSEGV" in error["message"]
+        else:
+            assert (answer.status_code, error["code"]) == (503, "media_decoder_unavailable"), error
+            assert int(answer.headers["retry-after"]) > 0
+        assert (await d.chat(other)).status_code == 200
+        await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
 
 
-def test_a_picture_that_swells_is_refused_by_the_flag():
+async def test_a_picture_that_swells_is_refused_by_the_flag():
     url = picture_url(7000, 7000)  # takes seconds, in which no worker may fall silent
-
-    async def main():
-        async with deployment(limits=MediaLimits(media_decode_workers=1, media_decode_memory_mib=160)) as d:
-            for _ in range(2):
-                answer = await d.chat([image_part(url)])
-                assert (answer.status_code, answer.json()["error"]["code"]) == (413, "media_decode_failed")
-                assert "--media-decode-memory-mib" in answer.text
-            assert (await d.chat([image_part(picture_url(40, 40))])).status_code == 200
-
-    run(main())
+    async with deployment(limits=MediaLimits(media_decode_workers=1, media_decode_memory_mib=160)) as d:
+        for _ in range(2):
+            answer = await d.chat([image_part(url)])
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "media_decode_failed")
+            assert "--media-decode-memory-mib" in answer.text
+        assert (await d.chat([image_part(picture_url(40, 40))])).status_code == 200

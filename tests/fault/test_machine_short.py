@@ -12,7 +12,6 @@ import pytest
 from support.checkpoints import image_part
 from support.deployment import deployment
 from support.errors import check_error
-from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.shortage import shortage_of
@@ -47,18 +46,14 @@ def check(answer, caplog):
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=repr)
-def test_while_a_request_is_prepared(monkeypatch, caplog, error):
+async def test_while_a_request_is_prepared(monkeypatch, caplog, error):
     monkeypatch.setattr(Builder, "chat", raising(error))
-
-    async def main():
-        async with deployment() as d:
-            check(await d.chat(), caplog)
-            assert (await d.complete()).status_code == 200
-
-    run(main())
+    async with deployment() as d:
+        check(await d.chat(), caplog)
+        assert (await d.complete()).status_code == 200
 
 
-def test_within_an_answer(monkeypatch, caplog):
+async def test_within_an_answer(monkeypatch, caplog):
     push = Choice.push
 
     def fail(self, deltas):
@@ -67,34 +62,27 @@ def test_within_an_answer(monkeypatch, caplog):
         return push(self, deltas)
 
     monkeypatch.setattr(Choice, "push", fail)
-
-    async def main():
-        async with deployment(engine_args=("--itl-ms", "1")) as d:
-            answer = await d.chat("one two three four five six", stream=True)
-            assert answer.status_code == 200
-            *_, error, done = answer.text.strip().split("\n\n")
-            assert json.loads(error.removeprefix("data: "))["error"]["code"] == "machine_short"
-            assert done == "data: [DONE]"
-            check(await d.chat("one two three four five six"), caplog)
-            await d.worker.idle()
-
-    run(main())
+    async with deployment(engine_args=("--itl-ms", "1")) as d:
+        answer = await d.chat("one two three four five six", stream=True)
+        assert answer.status_code == 200
+        *_, error, done = answer.text.strip().split("\n\n")
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "machine_short"
+        assert done == "data: [DONE]"
+        check(await d.chat("one two three four five six"), caplog)
+        await d.worker.idle()
 
 
-def test_where_a_worker_cannot_be_reached_for_it(monkeypatch):
-    async def main():
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(type(loop), "create_connection", raising(OSError(errno.EMFILE, "")), raising=False)
-        client = TcpRequestClient()
-        with pytest.raises(Unavailable) as caught:
-            await client.connection(Peer("127.0.0.1", 1))
-        assert caught.value.code == "machine_short", "the worker is not lost"
-        await client.close()
-
-    run(main())
+async def test_where_a_worker_cannot_be_reached_for_it(monkeypatch):
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(type(loop), "create_connection", raising(OSError(errno.EMFILE, "")), raising=False)
+    client = TcpRequestClient()
+    with pytest.raises(Unavailable) as caught:
+        await client.connection(Peer("127.0.0.1", 1))
+    assert caught.value.code == "machine_short", "the worker is not lost"
+    await client.close()
 
 
-def test_a_file_that_cannot_be_opened_for_it(monkeypatch, caplog, tmp_path):
+async def test_a_file_that_cannot_be_opened_for_it(monkeypatch, caplog, tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     monkeypatch.setattr(local_file, "_open_under", lambda *_: os.open("/dev/null/x", os.O_RDONLY))
     part = image_part(f"file://{tmp_path}/a.png")
@@ -103,13 +91,10 @@ def test_a_file_that_cannot_be_opened_for_it(monkeypatch, caplog, tmp_path):
     def full(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    async def main():
-        async with deployment(frontend=settings, limits=MediaLimits()) as d:
-            check_error(await d.chat([part]), 400)
-            monkeypatch.setattr(local_file, "_open_under", full)
-            check(await d.chat([part]), caplog)
-
-    run(main())
+    async with deployment(frontend=settings, limits=MediaLimits()) as d:
+        check_error(await d.chat([part]), 400)
+        monkeypatch.setattr(local_file, "_open_under", full)
+        check(await d.chat([part]), caplog)
 
 
 def test_what_is_no_shortage():

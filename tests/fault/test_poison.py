@@ -9,7 +9,7 @@ import pytest
 
 from support.checkpoints import picture_url
 from support.deployment import chat_body, deployment
-from support.loops import run, until
+from support.loops import until
 from support.processes import child, mock_worker
 from support.sse import parse
 from triptych.engines.base import Encoded
@@ -67,66 +67,53 @@ def susceptible(d):
     ],
     ids=["epd", "prefill", "encode"],
 )
-def test_a_client_that_repeats_it_fells_two_of_four(spans, content, stream):
-    async def main():
-        async with deployment(spans=spans.split(), stand_in=False) as d:
-            susceptible(d)
-            for _ in range(5):
-                check_refused(await d.chat(content, stream=stream))
-            counts = await metrics(d)
-            assert counts["triptych_workers_fallen_total"] == 2
-            assert counts["triptych_requests_quarantined"] == 1
-            assert counts["triptych_quarantine_refusals_total"] == 5
-            assert (await d.chat("hello")).status_code == 200
-            check_refused(await d.chat(content, stream=stream, seed=7))
-
-    run(main())
+async def test_a_client_that_repeats_it_fells_two_of_four(spans, content, stream):
+    async with deployment(spans=spans.split(), stand_in=False) as d:
+        susceptible(d)
+        for _ in range(5):
+            check_refused(await d.chat(content, stream=stream))
+        counts = await metrics(d)
+        assert counts["triptych_workers_fallen_total"] == 2
+        assert counts["triptych_requests_quarantined"] == 1
+        assert counts["triptych_quarantine_refusals_total"] == 5
+        assert (await d.chat("hello")).status_code == 200
+        check_refused(await d.chat(content, stream=stream, seed=7))
 
 
 @pytest.mark.parametrize("place", [0, 4, 11])
-def test_innocents_beside_it_are_answered(place):
+async def test_innocents_beside_it_are_answered(place):
     """Of twelve requests at four workers at once, all unanswered yet, one is poison."""
-
-    async def main():
-        async with deployment(workers=4, engine_args=("--prefill-ms", "100")) as d:
-            susceptible(d)
-            asked = [
-                asyncio.create_task(d.chat(POISON if n == place else f"{n}", stream=n % 2 == 0)) for n in range(12)
-            ]
-            for number, answer in enumerate(await asyncio.gather(*asked)):
-                if number == place:
-                    check_refused(answer)
-                else:
-                    assert answer.status_code == 200, answer.text
-            counts = await metrics(d)
-            assert counts["triptych_workers_fallen_total"] == 2
-            assert counts["triptych_requests_suspected"] == 0, "who was answered is cleared"
-
-    run(main())
+    async with deployment(workers=4, engine_args=("--prefill-ms", "100")) as d:
+        susceptible(d)
+        asked = [asyncio.create_task(d.chat(POISON if n == place else f"{n}", stream=n % 2 == 0)) for n in range(12)]
+        for number, answer in enumerate(await asyncio.gather(*asked)):
+            if number == place:
+                check_refused(answer)
+            else:
+                assert answer.status_code == 200, answer.text
+        counts = await metrics(d)
+        assert counts["triptych_workers_fallen_total"] == 2
+        assert counts["triptych_requests_suspected"] == 0, "who was answered is cleared"
 
 
-def test_impatient_clients_do_not_hide_it():
+async def test_impatient_clients_do_not_hide_it():
     """Each leaves before the fall of its worker is noticed, and asks again."""
-
-    async def main():
-        async with deployment(workers=4) as d:
-            for one in d.workers:
-                one.engine._prefill = _hangs(one)
-            for _ in range(3):
-                asking = asyncio.create_task(d.chat(POISON))
-                await until(lambda asking=asking: _busy(d) or asking.done(), "it is taken, or refused")
-                busy = _busy(d)
-                asking.cancel()
-                await asyncio.wait([asking])
-                for one in busy:
-                    await one.idle()
-                    one.vanish()
-                await until(lambda: d.dispatcher.in_flight == 0, "nothing is in flight")
-            check_refused(await d.chat(POISON))
-            assert (await metrics(d))["triptych_workers_fallen_total"] == 2
-            assert (await d.chat("hello")).status_code == 200
-
-    run(main())
+    async with deployment(workers=4) as d:
+        for one in d.workers:
+            one.engine._prefill = _hangs(one)
+        for _ in range(3):
+            asking = asyncio.create_task(d.chat(POISON))
+            await until(lambda asking=asking: _busy(d) or asking.done(), "it is taken, or refused")
+            busy = _busy(d)
+            asking.cancel()
+            await asyncio.wait([asking])
+            for one in busy:
+                await one.idle()
+                one.vanish()
+            await until(lambda: d.dispatcher.in_flight == 0, "nothing is in flight")
+        check_refused(await d.chat(POISON))
+        assert (await metrics(d))["triptych_workers_fallen_total"] == 2
+        assert (await d.chat("hello")).status_code == 200
 
 
 def _busy(d):
@@ -144,50 +131,40 @@ def _hangs(worker):
     return hangs
 
 
-def test_two_fleets_of_drains_and_refusals_make_no_suspect():
+async def test_two_fleets_of_drains_and_refusals_make_no_suspect():
     """Whose workers all drained or went unreached has felled none."""
-
-    async def main():
-        async with deployment(workers=3, engine_args=("--prefill-ms", "300"), drain_timeout_s=0.05) as d:
-            for _ in range(2):
-                asked = asyncio.create_task(d.chat("x", stream=True))
-                await until(lambda: any(one.running for one in d.workers), "it is there")
-                await next(one for one in d.workers if one.running).drain()
-            assert (await asked).status_code == 200
-            counts = await metrics(d)
-            assert counts["triptych_workers_fallen_total"] == 0
-            assert counts["triptych_requests_suspected"] == 0
-
-    run(main())
+    async with deployment(workers=3, engine_args=("--prefill-ms", "300"), drain_timeout_s=0.05) as d:
+        for _ in range(2):
+            asked = asyncio.create_task(d.chat("x", stream=True))
+            await until(lambda: any(one.running for one in d.workers), "it is there")
+            await next(one for one in d.workers if one.running).drain()
+        assert (await asked).status_code == 200
+        counts = await metrics(d)
+        assert counts["triptych_workers_fallen_total"] == 0
+        assert counts["triptych_requests_suspected"] == 0
 
 
-def test_the_quarantine_ends():
-    async def main():
-        async with deployment(workers=3, frontend={"quarantine_s": 0.5}) as d:
-            susceptible(d)
-            check_refused(await d.chat(POISON))
-            for one in d.workers:
-                one.engine._prefill = type(one.engine)._prefill.__get__(one.engine)
+async def test_the_quarantine_ends():
+    async with deployment(workers=3, frontend={"quarantine_s": 0.5}) as d:
+        susceptible(d)
+        check_refused(await d.chat(POISON))
+        for one in d.workers:
+            one.engine._prefill = type(one.engine)._prefill.__get__(one.engine)
 
-            async def served():
-                return (await d.chat(POISON)).status_code == 200
+        async def served():
+            return (await d.chat(POISON)).status_code == 200
 
-            deadline = asyncio.get_running_loop().time() + 10
-            while not await served():
-                assert asyncio.get_running_loop().time() < deadline
-
-    run(main())
+        deadline = asyncio.get_running_loop().time() + 10
+        while not await served():
+            assert asyncio.get_running_loop().time() < deadline
 
 
-def test_it_can_be_turned_off():
-    async def main():
-        async with deployment(workers=4, frontend={"quarantine_s": 0}) as d:
-            susceptible(d)
-            answer = await d.chat(POISON)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
-            assert (await metrics(d))["triptych_workers_fallen_total"] == 3, "the attempts of one request"
-
-    run(main())
+async def test_it_can_be_turned_off():
+    async with deployment(workers=4, frontend={"quarantine_s": 0}) as d:
+        susceptible(d)
+        answer = await d.chat(POISON)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
+        assert (await metrics(d))["triptych_workers_fallen_total"] == 3, "the attempts of one request"
 
 
 @pytest.fixture
@@ -211,54 +188,45 @@ async def blocks_two(d):
     assert (await d.chat("hello")).status_code == 200
 
 
-def test_a_request_that_blocks_event_loops_blocks_two(impatient):
-    async def main():
-        async with deployment(workers=3, engine_args=("--itl-ms", "5")) as d:
-            for one in d.workers:
-                one.vanish = one.freeze
-            susceptible(d)
-            await blocks_two(d)
-
-    run(main())
+async def test_a_request_that_blocks_event_loops_blocks_two(impatient):
+    async with deployment(workers=3, engine_args=("--itl-ms", "5")) as d:
+        for one in d.workers:
+            one.vanish = one.freeze
+        susceptible(d)
+        await blocks_two(d)
 
 
 @pytest.mark.full
-def test_a_request_that_blocks_processes_blocks_two(impatient):
-    async def main():
-        engine = ("--itl-ms", "5", "--poison-token", f"{POISON_TOKEN}", "--poison", "hang")
-        async with AsyncExitStack() as stack, deployment(workers=0) as d:
-            await asyncio.gather(
-                *(stack.enter_async_context(child(*mock_worker(engine=engine), run_dir=d.run_dir)) for _ in range(3))
-            )
-            await d.ready()
-            await blocks_two(d)
-
-    run(main(), limit_s=50)
+@pytest.mark.event_loop(limit_s=50)
+async def test_a_request_that_blocks_processes_blocks_two(impatient):
+    engine = ("--itl-ms", "5", "--poison-token", f"{POISON_TOKEN}", "--poison", "hang")
+    async with AsyncExitStack() as stack, deployment(workers=0) as d:
+        await asyncio.gather(
+            *(stack.enter_async_context(child(*mock_worker(engine=engine), run_dir=d.run_dir)) for _ in range(3))
+        )
+        await d.ready()
+        await blocks_two(d)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("spans", ["epd epd", "p p d", "e e pd"])
-def test_what_a_silent_worker_has_taken_goes_on_elsewhere_once(spans, stream):
+async def test_what_a_silent_worker_has_taken_goes_on_elsewhere_once(spans, stream):
     """Its event loop answers, its engine does not."""
-
-    async def main():
-        content = [
-            {"type": "image_url", "image_url": {"url": picture_url(64, 64, "red")}},
-            {"type": "text", "text": "x"},
-        ]
-        async with deployment(spans=spans.split(), frontend={"response_timeout_s": 0.6}, stand_in=False) as d:
-            silenced = _silencing(d)
-            answers = [await d.chat(content if "e" in spans.split() else f"x{n}", stream=stream) for n in range(3)]
-            assert [answer.status_code for answer in answers] == [200] * 3
-            counts = await metrics(d)
-            assert counts["triptych_requests_met_silence_total"] == 1, "the others do not go there"
-            silenced.update(d.workers)
-            fresh = [{"type": "image_url", "image_url": {"url": picture_url(70, 64, "red")}}]
-            answer = await d.chat(fresh if "e" in spans.split() else "y", stream=stream)
-            assert answer.status_code == 504, answer.text
-            assert answer.json()["error"]["code"] == "worker_silent"
-
-    run(main())
+    content = [
+        {"type": "image_url", "image_url": {"url": picture_url(64, 64, "red")}},
+        {"type": "text", "text": "x"},
+    ]
+    async with deployment(spans=spans.split(), frontend={"response_timeout_s": 0.6}, stand_in=False) as d:
+        silenced = _silencing(d)
+        answers = [await d.chat(content if "e" in spans.split() else f"x{n}", stream=stream) for n in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        counts = await metrics(d)
+        assert counts["triptych_requests_met_silence_total"] == 1, "the others do not go there"
+        silenced.update(d.workers)
+        fresh = [{"type": "image_url", "image_url": {"url": picture_url(70, 64, "red")}}]
+        answer = await d.chat(fresh if "e" in spans.split() else "y", stream=stream)
+        assert answer.status_code == 504, answer.text
+        assert answer.json()["error"]["code"] == "worker_silent"
 
 
 async def _encoded(media):

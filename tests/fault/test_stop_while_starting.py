@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from support.deployment import chat_body, deployment
-from support.loops import run
 from support.processes import CLEAN, child, mock_worker
 from support.sse import parse
 from triptych.aio.descendants import descendants
@@ -161,22 +160,19 @@ def test_several_signals_at_once_leave_nothing_either(tmp_path: Path) -> None:
         assert worker.files() == []
 
 
-def test_a_terminal_that_closes_does_not_cut_a_drain_short(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
-            async with child(*mock_worker("--transfer", "shm", engine=("--itl-ms", "10")), run_dir=d.run_dir) as worker:
-                await d.ready()
-                body = chat_body("x", stream=True, ignore_eos=True, max_tokens=60)
-                async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                    events = answer.aiter_raw()
-                    seen = await anext(events)
-                    worker.signal(signal.SIGHUP)
-                    worker.signal(signal.SIGHUP)
-                    stream = parse(seen + b"".join([chunk async for chunk in events]))
-                assert (stream.error, stream.finish_reason()) == (None, "length")
-                assert await worker.ended() == 0
-
-    run(main())
+async def test_a_terminal_that_closes_does_not_cut_a_drain_short(tmp_path: Path) -> None:
+    async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
+        async with child(*mock_worker("--transfer", "shm", engine=("--itl-ms", "10")), run_dir=d.run_dir) as worker:
+            await d.ready()
+            body = chat_body("x", stream=True, ignore_eos=True, max_tokens=60)
+            async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                events = answer.aiter_raw()
+                seen = await anext(events)
+                worker.signal(signal.SIGHUP)
+                worker.signal(signal.SIGHUP)
+                stream = parse(seen + b"".join([chunk async for chunk in events]))
+            assert (stream.error, stream.finish_reason()) == (None, "length")
+            assert await worker.ended() == 0
 
 
 def test_a_deployment_that_is_killed_takes_a_starting_worker_along(tmp_path: Path) -> None:
@@ -226,23 +222,20 @@ def test_a_simulation(tmp_path: Path) -> None:
         assert process.errors() == f"triptych: stopped ({number.name})\n"
 
 
-def test_a_second_signal_ends_a_drain_at_once(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
-            async with child(*mock_worker("--transfer", "shm", engine=("--itl-ms", "50")), run_dir=d.run_dir) as worker:
-                await d.ready()
-                body = chat_body("x", stream=True, ignore_eos=True, max_tokens=4000)
-                async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                    events = answer.aiter_raw()
-                    await anext(events)
+async def test_a_second_signal_ends_a_drain_at_once(tmp_path: Path) -> None:
+    async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
+        async with child(*mock_worker("--transfer", "shm", engine=("--itl-ms", "50")), run_dir=d.run_dir) as worker:
+            await d.ready()
+            body = chat_body("x", stream=True, ignore_eos=True, max_tokens=4000)
+            async with d.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+                events = answer.aiter_raw()
+                await anext(events)
+                worker.signal(signal.SIGTERM)
+                await d.ready(False)
+                begun = time.monotonic()
+                while worker.process.poll() is None:  # the first of these may come too soon to be a second one
                     worker.signal(signal.SIGTERM)
-                    await d.ready(False)
-                    begun = time.monotonic()
-                    while worker.process.poll() is None:  # the first of these may come too soon to be a second one
-                        worker.signal(signal.SIGTERM)
-                        assert time.monotonic() - begun < LIMIT_S, "the drain goes on for 8 s"
-                        await asyncio.sleep(0.05)
-                    assert await worker.ended() == 128 + signal.SIGTERM
-                assert "stopped at once, by a second signal (SIGTERM)" in worker.log.read_text()
-
-    run(main())
+                    assert time.monotonic() - begun < LIMIT_S, "the drain goes on for 8 s"
+                    await asyncio.sleep(0.05)
+                assert await worker.ended() == 128 + signal.SIGTERM
+            assert "stopped at once, by a second signal (SIGTERM)" in worker.log.read_text()

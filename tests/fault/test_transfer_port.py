@@ -15,7 +15,7 @@ from support import listeners
 from support.checkpoints import image_part, picture_url
 from support.deployment import chat_body, deployment
 from support.hosts import Host, Running, can_make_hosts, hosts
-from support.loops import run, until, until_async
+from support.loops import until, until_async
 from support.processes import child, mock_worker
 
 pytestmark = pytest.mark.skipif(find_spec("nixl") is None, reason="NIXL is not installed")
@@ -26,29 +26,25 @@ def looking(colour: str) -> dict[str, object]:
     return chat_body([image_part(picture_url(colour=colour)), {"type": "text", "text": "hello"}])
 
 
-def test_on_one_host_only_the_request_plane_listens() -> None:
+async def test_on_one_host_only_the_request_plane_listens() -> None:
     """Whatever is sent there, and to the sockets that wake UCX, the workers go on handing tensors over."""
+    async with deployment(workers=0, frontend={"plan_header": True}) as d, AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(child(*mock_worker("--name", name, "--span", span), run_dir=d.run_dir))
+            for name, span in STAGES.items()
+        ]
 
-    async def main() -> None:
-        async with deployment(workers=0, frontend={"plan_header": True}) as d, AsyncExitStack() as stack:
-            workers = [
-                await stack.enter_async_context(child(*mock_worker("--name", name, "--span", span), run_dir=d.run_dir))
-                for name, span in STAGES.items()
-            ]
+        async def handed_over(colour: str) -> bool:
+            answer = await d.http.post("/v1/chat/completions", json=looking(colour))
+            return answer.status_code == 200 and all(name in answer.headers["x-triptych-plan"] for name in STAGES)
 
-            async def handed_over(colour: str) -> bool:
-                answer = await d.http.post("/v1/chat/completions", json=looking(colour))
-                return answer.status_code == 200 and all(name in answer.headers["x-triptych-plan"] for name in STAGES)
-
-            await until_async(lambda: handed_over("red"), "the three workers answer together")
-            for worker in workers:
-                told = worker.ready.rsplit(" ", 1)[1].strip()
-                assert listeners.tcp(worker.pid) == {told}, "its request plane, and nothing else"
-                listeners.send_junk({told}, listeners.datagram(worker.pid))
-            assert await handed_over("blue")
-            assert [worker.process.poll() for worker in workers] == [None, None, None]
-
-    run(main())
+        await until_async(lambda: handed_over("red"), "the three workers answer together")
+        for worker in workers:
+            told = worker.ready.rsplit(" ", 1)[1].strip()
+            assert listeners.tcp(worker.pid) == {told}, "its request plane, and nothing else"
+            listeners.send_junk({told}, listeners.datagram(worker.pid))
+        assert await handed_over("blue")
+        assert [worker.process.poll() for worker in workers] == [None, None, None]
 
 
 GRAPH = """
@@ -103,7 +99,8 @@ def asked(host: Host, colour: str) -> str:
     ).stdout.strip()
 
 
-def test_across_hosts_a_peer_may_end_workers_which_then_come_back(tmp_path: Path) -> None:
+@pytest.mark.event_loop(limit_s=55)
+async def test_across_hosts_a_peer_may_end_workers_which_then_come_back(tmp_path: Path) -> None:
     """Anybody on the network of the device that was named; as docs/multi-host.md says."""
     if not can_make_hosts():
         pytest.skip("needs to be root, `ip netns` and `unshare`")
@@ -123,6 +120,6 @@ def test_across_hosts_a_peer_may_end_workers_which_then_come_back(tmp_path: Path
     with hosts(2) as [here, there]:
         up = Running(here, tmp_path, ("up", str(tmp_path / "graph.yaml"), "--run-dir", str(tmp_path / "run")))
         try:
-            run(main(here, there), limit_s=55)
+            await main(here, there)
         finally:
             up.stop()

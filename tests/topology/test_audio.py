@@ -13,7 +13,6 @@ from benchmarks.audio_model import AUDIO_TEXTS, audio_checkpoint
 from support.background import served
 from support.checkpoints import picture_url
 from support.deployment import deployment
-from support.loops import run
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
 
@@ -86,18 +85,14 @@ def test_the_named_format_is_not_believed(epd):
         assert prompt_tokens(epd.chat([by_data(wav(), named), text()])) == expected
 
 
-def test_a_sound_by_url(tmp_path):
+async def test_a_sound_by_url(tmp_path):
     files = {"/one.wav": base64.b64decode(wav())}
     settings = {"model": audio_checkpoint(tmp_path / "m"), "limits": MediaLimits(media_allow_private=True)}
-
-    async def main():
-        async with media_site(files) as site, deployment(**settings) as d:
-            remote = await d.chat([{"type": "audio_url", "audio_url": f"{site}/one.wav"}, text()])
-            assert prompt_tokens(remote) == prompt_tokens(await d.chat([by_url(wav()), text()]))
-            missing = {"type": "audio_url", "audio_url": {"url": f"{site}/gone"}}
-            error_of(await d.chat([missing, text()]), 400, "media_fetch_failed")
-
-    run(main())
+    async with media_site(files) as site, deployment(**settings) as d:
+        remote = await d.chat([{"type": "audio_url", "audio_url": f"{site}/one.wav"}, text()])
+        assert prompt_tokens(remote) == prompt_tokens(await d.chat([by_url(wav()), text()]))
+        missing = {"type": "audio_url", "audio_url": {"url": f"{site}/gone"}}
+        error_of(await d.chat([missing, text()]), 400, "media_fetch_failed")
 
 
 @pytest.mark.parametrize("part", [by_url, by_data])

@@ -14,7 +14,7 @@ from test_bad_requests import CHAT
 
 from support.deployment import chat_body, deployment
 from support.errors import check_error
-from support.loops import run, until_async
+from support.loops import until_async
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http import body
 from triptych.frontend.openai.requests import Builder
@@ -136,18 +136,15 @@ def test_a_compressed_body_is_refused_by_name(demo, encoding, status):
         assert answer.json()["error"]["code"] == "unsupported_content_encoding"
 
 
-def test_a_body_of_no_kind_or_two_is_refused(demo):
-    async def main():
-        async with connected(demo.deployed.port) as (reader, writer):
-            request = post(CHAT, BODY)
-            for kind in (b"", b"content-type: application/json\r\ncontent-type: text/plain\r\n"):
-                writer.write(request.replace(b"content-type: application/json\r\n", kind))
-                status, _, body = await response(reader)
-                assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_content_type")
-            writer.write(request)
-            assert (await response(reader))[0] == 200, "the connection goes on"
-
-    run(main())
+async def test_a_body_of_no_kind_or_two_is_refused(demo):
+    async with connected(demo.deployed.port) as (reader, writer):
+        request = post(CHAT, BODY)
+        for kind in (b"", b"content-type: application/json\r\ncontent-type: text/plain\r\n"):
+            writer.write(request.replace(b"content-type: application/json\r\n", kind))
+            status, _, body = await response(reader)
+            assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_content_type")
+        writer.write(request)
+        assert (await response(reader))[0] == 200, "the connection goes on"
 
 
 @pytest.mark.parametrize(
@@ -157,53 +154,41 @@ def test_a_body_of_no_kind_or_two_is_refused(demo):
         ({"min_body_bytes_per_s": 1_000_000}, "--min-body-bytes-per-s"),
     ],
 )
-def test_a_body_that_never_ends_holds_no_place_and_has_an_end(monkeypatch, settings, flag):
+async def test_a_body_that_never_ends_holds_no_place_and_has_an_end(monkeypatch, settings, flag):
     monkeypatch.setattr(body, "GRACE_S", 0.2)
+    async with deployment(frontend={**settings, "max_in_flight": 1}) as d:
+        slow = asyncio.create_task(send(d.port, post(CHAT, BODY)[:-1]))
 
-    async def main():
-        async with deployment(frontend={**settings, "max_in_flight": 1}) as d:
-            slow = asyncio.create_task(send(d.port, post(CHAT, BODY)[:-1]))
+        async def being_read():
+            return (await d.http.get("/health")).json()["requests_in_flight"] == 1
 
-            async def being_read():
-                return (await d.http.get("/health")).json()["requests_in_flight"] == 1
-
-            await until_async(being_read, "the body is being read")
-            assert (await d.chat()).status_code == 200
-            answer = await slow
-            assert answer.startswith(b"HTTP/1.1 408 "), answer
-            assert flag.encode() in answer
-
-    run(main())
+        await until_async(being_read, "the body is being read")
+        assert (await d.chat()).status_code == 200
+        answer = await slow
+        assert answer.startswith(b"HTTP/1.1 408 "), answer
+        assert flag.encode() in answer
 
 
-def test_a_body_of_many_parts_is_fast_enough(monkeypatch):
+async def test_a_body_of_many_parts_is_fast_enough(monkeypatch):
     monkeypatch.setattr(body, "GRACE_S", 0.05)
-
-    async def main():
-        settings = {"min_body_bytes_per_s": 500}
-        async with deployment(frontend=settings) as d, connected(d.port) as (reader, writer):
-            request = post(CHAT, BODY)
-            for at in range(0, len(request), 16):
-                writer.write(request[at : at + 16])
-                await asyncio.sleep(0.02)
-            assert (await response(reader))[0] == 200
-
-    run(main())
+    settings = {"min_body_bytes_per_s": 500}
+    async with deployment(frontend=settings) as d, connected(d.port) as (reader, writer):
+        request = post(CHAT, BODY)
+        for at in range(0, len(request), 16):
+            writer.write(request[at : at + 16])
+            await asyncio.sleep(0.02)
+        assert (await response(reader))[0] == 200
 
 
-def test_a_body_shorter_than_it_says():
+async def test_a_body_shorter_than_it_says():
     """The client goes away before the rest comes: nothing is answered, nothing stays."""
-
-    async def main():
-        async with deployment() as d:
-            async with connected(d.port) as (_, writer):
-                writer.write(post(CHAT, BODY).replace(b"content-length: ", b"content-length: 1"))
-                await writer.drain()
-            assert (await d.chat()).status_code == 200
-            health = (await d.http.get("/health")).json()
-            assert health["requests_in_flight"] == 0
-
-    run(main())
+    async with deployment() as d:
+        async with connected(d.port) as (_, writer):
+            writer.write(post(CHAT, BODY).replace(b"content-length: ", b"content-length: 1"))
+            await writer.drain()
+        assert (await d.chat()).status_code == 200
+        health = (await d.http.get("/health")).json()
+        assert health["requests_in_flight"] == 0
 
 
 @pytest.mark.parametrize(
@@ -221,99 +206,79 @@ def test_a_body_shorter_than_it_says():
     ],
     ids=lambda data: repr(data[:40]),
 )
-def test_malformed_http_gets_400_and_a_closed_connection(demo, request_bytes):
-    answer = run(send(demo.deployed.port, request_bytes))
+async def test_malformed_http_gets_400_and_a_closed_connection(demo, request_bytes):
+    answer = await send(demo.deployed.port, request_bytes)
     assert answer.startswith(b"HTTP/1.1 400"), answer
     assert demo.chat().status_code == 200
 
 
-def test_random_bytes_harm_nobody(demo):
+async def test_random_bytes_harm_nobody(demo):
     rng = random.Random(1)
 
-    async def main():
-        async def noise():
-            async with connected(demo.deployed.port) as (reader, writer):
-                writer.write(rng.randbytes(rng.randrange(1, 2000)))
-                writer.write_eof()
-                await asyncio.wait_for(reader.read(), 10)
+    async def noise():
+        async with connected(demo.deployed.port) as (reader, writer):
+            writer.write(rng.randbytes(rng.randrange(1, 2000)))
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), 10)
 
-        await asyncio.gather(*(noise() for _ in range(30)))
-
-    run(main())
+    await asyncio.gather(*(noise() for _ in range(30)))
     assert demo.chat().status_code == 200
 
 
-def test_pipelined_requests_are_answered_in_order(demo):
-    async def main():
-        async with connected(demo.deployed.port) as (reader, writer):
-            for word in ("one", "two", "three"):
-                writer.write(post(CHAT, json.dumps(chat_body(word)).encode()))
-            for word in ("one", "two", "three"):
-                status, _, text = await response(reader)
-                assert status == 200
-                assert json.loads(text)["choices"][0]["message"]["content"] == f"user\n{word}\nassistant\n"
-
-    run(main())
+async def test_pipelined_requests_are_answered_in_order(demo):
+    async with connected(demo.deployed.port) as (reader, writer):
+        for word in ("one", "two", "three"):
+            writer.write(post(CHAT, json.dumps(chat_body(word)).encode()))
+        for word in ("one", "two", "three"):
+            status, _, text = await response(reader)
+            assert status == 200
+            assert json.loads(text)["choices"][0]["message"]["content"] == f"user\n{word}\nassistant\n"
 
 
-def test_a_body_over_the_limit_closes_its_connection(short):
+async def test_a_body_over_the_limit_closes_its_connection(short):
     """What is not read must not be taken for the next request."""
-
-    async def main():
-        async with connected(short.deployed.port) as (reader, writer):
-            writer.write(post(CHAT, b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n" * 3000))
-            status, headers, text = await response(reader)
-            assert (status, headers["connection"]) == (413, "close")
-            assert json.loads(text)["error"]["code"] == "body_too_large"
-            assert await reader.read() == b"", "nothing in the body was taken for a request"
-
-    run(main())
+    async with connected(short.deployed.port) as (reader, writer):
+        writer.write(post(CHAT, b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n" * 3000))
+        status, headers, text = await response(reader)
+        assert (status, headers["connection"]) == (413, "close")
+        assert json.loads(text)["error"]["code"] == "body_too_large"
+        assert await reader.read() == b"", "nothing in the body was taken for a request"
 
 
-def test_an_error_leaves_the_connection_usable(demo):
-    async def main():
-        async with connected(demo.deployed.port) as (reader, writer):
-            for body, expected in ((b"{", 400), (BODY, 200), (b"[]", 400), (BODY, 200)):
-                writer.write(post(CHAT, body))
-                assert (await response(reader))[0] == expected
-
-    run(main())
+async def test_an_error_leaves_the_connection_usable(demo):
+    async with connected(demo.deployed.port) as (reader, writer):
+        for body, expected in ((b"{", 400), (BODY, 200), (b"[]", 400), (BODY, 200)):
+            writer.write(post(CHAT, body))
+            assert (await response(reader))[0] == expected
 
 
-def test_too_many_requests_at_once_get_429():
-    async def main():
-        frontend = {"max_in_flight": 3}
-        async with deployment(engine_args=("--prefill-ms", "10000"), frontend=frontend) as d:
-            waiting = [asyncio.create_task(d.chat()) for _ in range(3)]
-            await d.worker.busy(3)
-            refused = await d.chat()
-            error = check_error(refused, 429)
-            assert error["type"] == "rate_limit_error"
-            assert "--max-in-flight" in error["message"]
-            assert int(refused.headers["retry-after"]) >= 1
-            for task in waiting:
-                task.cancel()
-            await asyncio.wait(waiting)
-            await d.worker.idle()
-
-    run(main())
+async def test_too_many_requests_at_once_get_429():
+    frontend = {"max_in_flight": 3}
+    async with deployment(engine_args=("--prefill-ms", "10000"), frontend=frontend) as d:
+        waiting = [asyncio.create_task(d.chat()) for _ in range(3)]
+        await d.worker.busy(3)
+        refused = await d.chat()
+        error = check_error(refused, 429)
+        assert error["type"] == "rate_limit_error"
+        assert "--max-in-flight" in error["message"]
+        assert int(refused.headers["retry-after"]) >= 1
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        await d.worker.idle()
 
 
-def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
+async def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
     async def broken(self, request, processor, holder):
         raise RuntimeError("secret " + os.getcwd())
 
     monkeypatch.setattr(Builder, "chat", broken)
-
-    async def main():
-        async with deployment() as d:
-            answer = await d.chat()
-            error = check_error(answer, 500)
-            assert error["type"] == "internal_error"
-            assert "secret" not in answer.text
-            assert (await d.complete()).status_code == 200
-
-    run(main())
+    async with deployment() as d:
+        answer = await d.chat()
+        error = check_error(answer, 500)
+        assert error["type"] == "internal_error"
+        assert "secret" not in answer.text
+        assert (await d.complete()).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -321,24 +286,20 @@ def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
     [b"x" * 16_384, b"x-name: value\r\n" * 1000],
     ids=["one header", "many headers"],
 )
-def test_a_head_without_an_end_is_cut_off(piece):
+async def test_a_head_without_an_end_is_cut_off(piece):
     """Before any API key is looked at: its memory must be bounded."""
-
-    async def main():
-        async with deployment() as d, connected(d.http.base_url.port) as (reader, writer):
-            writer.write(b"GET /live HTTP/1.1\r\nhost: x\r\nx-name: ")
-            async with asyncio.timeout(10):
-                with contextlib.suppress(ConnectionError):
-                    for _ in range(1000):
-                        writer.write(piece)
-                        await writer.drain()
-                        if reader.at_eof():
-                            break
-                    else:
-                        pytest.fail("16 MB of headers were taken")
-            assert (await d.http.get("/live")).status_code == 200
-
-    run(main())
+    async with deployment() as d, connected(d.http.base_url.port) as (reader, writer):
+        writer.write(b"GET /live HTTP/1.1\r\nhost: x\r\nx-name: ")
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionError):
+                for _ in range(1000):
+                    writer.write(piece)
+                    await writer.drain()
+                    if reader.at_eof():
+                        break
+                else:
+                    pytest.fail("16 MB of headers were taken")
+        assert (await d.http.get("/live")).status_code == 200
 
 
 def test_large_bodies_are_no_heads(demo):

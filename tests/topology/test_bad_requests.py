@@ -10,7 +10,6 @@ import pytest
 from support.checkpoints import IMAGE_ID, IMAGE_TEXT, byte_level, image_part, picture_url, text_checkpoint
 from support.deployment import chat_body, deployment
 from support.errors import check_error
-from support.loops import run
 from support.sse import parse
 
 CHAT = "/v1/chat/completions"
@@ -372,16 +371,12 @@ def test_kinds_of_media_that_the_model_does_not_take(demo, part, kind):
     assert "text, image, video" in error["message"]
 
 
-def test_media_for_a_model_of_text(tmp_path):
+async def test_media_for_a_model_of_text(tmp_path):
     folder = text_checkpoint(tmp_path / "m", byte_level(), chat_template="{{ messages[0].content }}")
-
-    async def main():
-        async with deployment(model=folder) as d:
-            error = check_error(await d.chat(content(picture_url())), 400)
-            assert "takes no image" in error["message"]
-            assert (await d.chat("text")).status_code == 200
-
-    run(main())
+    async with deployment(model=folder) as d:
+        error = check_error(await d.chat(content(picture_url())), 400)
+        assert "takes no image" in error["message"]
+        assert (await d.chat("text")).status_code == 200
 
 
 def test_placeholders_in_text_are_refused(demo):
@@ -410,7 +405,7 @@ def test_a_picture_that_fills_the_context(short):
 # Beside each other.
 
 
-def test_a_hundred_bad_requests_leave_good_ones_unharmed():
+async def test_a_hundred_bad_requests_leave_good_ones_unharmed():
     bad = [
         {"model": "gone", "messages": HI},
         {"model": "demo"},
@@ -423,24 +418,20 @@ def test_a_hundred_bad_requests_leave_good_ones_unharmed():
         chat_body(max_tokens=10**9),
         chat_body(IMAGE_TEXT),
     ]
+    async with deployment(workers=2, engine_args=("--itl-ms", "1"), frontend={"max_body_bytes": 100_000}) as d:
 
-    async def main():
-        async with deployment(workers=2, engine_args=("--itl-ms", "1"), frontend={"max_body_bytes": 100_000}) as d:
+        async def good(number):
+            answer = await d.chat(f"good {number}", stream=True)
+            return parse(answer.content).text() == f"user\ngood {number}\nassistant\n"
 
-            async def good(number):
-                answer = await d.chat(f"good {number}", stream=True)
-                return parse(answer.content).text() == f"user\ngood {number}\nassistant\n"
+        async def refused(number):
+            body = bad[number % len(bad)]
+            answer = await d.http.post(CHAT, json={**body, "stream": number % 3 == 0})
+            check_error(answer, 400, 404, 413)
+            return True
 
-            async def refused(number):
-                body = bad[number % len(bad)]
-                answer = await d.http.post(CHAT, json={**body, "stream": number % 3 == 0})
-                check_error(answer, 400, 404, 413)
-                return True
-
-            results = await asyncio.gather(*(call(n) for n in range(100) for call in ([good] * (n < 40) + [refused])))
-            assert results == [True] * 140
-            for worker in d.workers:
-                await worker.idle()
-            assert all(d.dispatcher.load(worker.instance.id) == 0 for worker in d.workers)
-
-    run(main())
+        results = await asyncio.gather(*(call(n) for n in range(100) for call in ([good] * (n < 40) + [refused])))
+        assert results == [True] * 140
+        for worker in d.workers:
+            await worker.idle()
+        assert all(d.dispatcher.load(worker.instance.id) == 0 for worker in d.workers)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from support.checkpoints import IMAGE_ID, cells, copy_demo, picture_url
 from support.deployment import deployment
-from support.loops import run
 from triptych.demo import MODEL_DIR
 from triptych.engines.mock.engine import MockEngine
 
@@ -124,7 +123,7 @@ def test_a_picture_counts_as_the_tokens_it_becomes(demo, url_as):
     assert with_picture - without == 2 + cells(112, 224), "its cells of 28 x 28 pixels, and two markers around"
 
 
-def test_what_the_worker_gets_of_media(monkeypatch):
+async def test_what_the_worker_gets_of_media(monkeypatch):
     """One placeholder a medium, in order, the bytes as they were sent, and the same name for the same bytes."""
     got = []
     generate = MockEngine.generate
@@ -134,22 +133,19 @@ def test_what_the_worker_gets_of_media(monkeypatch):
     def part(url):
         return {"type": "image_url", "image_url": {"url": url}}
 
-    async def main():
-        async with deployment() as d:
-            content = [part(first), {"type": "text", "text": "and"}, part(second), part(first)]
-            assert (await d.chat(content)).status_code == 200
-        [request] = got
-        assert request.token_ids.count(IMAGE_ID) == 3
-        assert [(m.width, m.height, m.format) for m in request.media] == [
-            (64, 64, "PNG"),
-            (32, 96, "PNG"),
-            (64, 64, "PNG"),
-        ]
-        assert request.media[0].data == base64.b64decode(first.split(",")[1])
-        names = [m.content_hash for m in request.media]
-        assert names[0] == names[2] != names[1]
-
-    run(main())
+    async with deployment() as d:
+        content = [part(first), {"type": "text", "text": "and"}, part(second), part(first)]
+        assert (await d.chat(content)).status_code == 200
+    [request] = got
+    assert request.token_ids.count(IMAGE_ID) == 3
+    assert [(m.width, m.height, m.format) for m in request.media] == [
+        (64, 64, "PNG"),
+        (32, 96, "PNG"),
+        (64, 64, "PNG"),
+    ]
+    assert request.media[0].data == base64.b64decode(first.split(",")[1])
+    names = [m.content_hash for m in request.media]
+    assert names[0] == names[2] != names[1]
 
 
 def test_the_text_around_pictures_keeps_its_order(demo):
@@ -179,29 +175,22 @@ def test_jpeg_with_rotation_is_measured_as_seen(demo):
     assert rotated == upright["usage"]["prompt_tokens"]
 
 
-def test_a_template_for_plain_text_gets_pictures_by_their_placeholder(tmp_path):
+async def test_a_template_for_plain_text_gets_pictures_by_their_placeholder(tmp_path):
     """A checkpoint whose template knows no parts still takes media: the family's own text goes in front."""
     template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
     folder = copy_demo(tmp_path, chat_template=template)
-
-    async def main():
-        async with deployment(model=folder) as d:
-            part = {"type": "image_url", "image_url": {"url": picture_url(112, 112)}}
-            answer = (await d.chat([{"type": "text", "text": "What?"}, part])).json()
-            assert answer["choices"][0]["message"]["content"] == "[user] \nWhat?\n[assistant]"
-            assert answer["usage"]["prompt_tokens"] == answer["usage"]["completion_tokens"] + cells(112, 112)
-
-    run(main())
+    async with deployment(model=folder) as d:
+        part = {"type": "image_url", "image_url": {"url": picture_url(112, 112)}}
+        answer = (await d.chat([{"type": "text", "text": "What?"}, part])).json()
+        assert answer["choices"][0]["message"]["content"] == "[user] \nWhat?\n[assistant]"
+        assert answer["usage"]["prompt_tokens"] == answer["usage"]["completion_tokens"] + cells(112, 112)
 
 
-def test_prompt_template_replaces_the_models_own():
-    async def main():
-        async with deployment(frontend={"prompt_template": "Q: <prompt>\nA:"}) as d:
-            part = {"type": "image_url", "image_url": {"url": picture_url(112, 112)}}
-            answer = (await d.chat([part, {"type": "text", "text": "How many?"}])).json()
-            assert answer["choices"][0]["message"]["content"] == "Q: \nHow many?\nA:"
-
-    run(main())
+async def test_prompt_template_replaces_the_models_own():
+    async with deployment(frontend={"prompt_template": "Q: <prompt>\nA:"}) as d:
+        part = {"type": "image_url", "image_url": {"url": picture_url(112, 112)}}
+        answer = (await d.chat([part, {"type": "text", "text": "How many?"}])).json()
+        assert answer["choices"][0]["message"]["content"] == "Q: \nHow many?\nA:"
 
 
 def test_the_demo_model_folder_is_what_tests_expect():

@@ -19,7 +19,6 @@ import msgspec
 import pytest
 
 from support.deployment import http_client
-from support.loops import run
 from support.processes import CLEAN, child, command, mock_worker
 from triptych import __version__
 from triptych.cli.main import build_parser, main
@@ -183,7 +182,7 @@ def test_a_port_that_is_taken(tmp_path):
             one_line_error(ended.returncode, ended.stderr, port)
 
 
-def test_a_frontend_starts_fast_and_stays_small(tmp_path):
+async def test_a_frontend_starts_fast_and_stays_small(tmp_path):
     async def start():
         begun = time.monotonic()
         async with child("frontend", "--port", "0", run_dir=tmp_path) as frontend:
@@ -194,15 +193,12 @@ def test_a_frontend_starts_fast_and_stays_small(tmp_path):
             assert await frontend.ended() == 0
         return took
 
-    async def main():
-        best = math.inf
-        for _ in range(4):  # other work on this machine must not fail it
-            best = min(best, await start())
-            if best < 2:
-                return
-        raise AssertionError(f"{best:.1f} s to the ready line; under 2 s was expected")
-
-    run(main())
+    best = math.inf
+    for _ in range(4):  # other work on this machine must not fail it
+        best = min(best, await start())
+        if best < 2:
+            return
+    raise AssertionError(f"{best:.1f} s to the ready line; under 2 s was expected")
 
 
 def _proc(pid, name):
@@ -247,18 +243,15 @@ def test_python_dash_m_is_the_command(tmp_path):
     assert command("--version", run_dir=tmp_path).stdout == f"triptych {__version__}\n"
 
 
-def test_a_key_from_the_environment_guards_the_api(tmp_path):
-    async def main():
-        async with (
-            child("frontend", "--port", "0", run_dir=tmp_path, env={"TRIPTYCH_API_KEY": "k"}) as frontend,
-            http_client(frontend.ready.split()[-1]) as http,
-        ):
-            assert (await http.get("/v1/models")).status_code == 401
-            assert (await http.get("/v1/models", headers={"authorization": "Bearer k"})).status_code == 200
-            assert "--api-key" not in _proc(frontend.pid, "cmdline")
-        assert os.environ.get("TRIPTYCH_API_KEY") is None
-
-    run(main())
+async def test_a_key_from_the_environment_guards_the_api(tmp_path):
+    async with (
+        child("frontend", "--port", "0", run_dir=tmp_path, env={"TRIPTYCH_API_KEY": "k"}) as frontend,
+        http_client(frontend.ready.split()[-1]) as http,
+    ):
+        assert (await http.get("/v1/models")).status_code == 401
+        assert (await http.get("/v1/models", headers={"authorization": "Bearer k"})).status_code == 200
+        assert "--api-key" not in _proc(frontend.pid, "cmdline")
+    assert os.environ.get("TRIPTYCH_API_KEY") is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 
 from support.checkpoints import sentencepiece_like, text_checkpoint
 from support.deployment import deployment
-from support.loops import run
 from support.sse import parse
 from triptych.demo import MODEL_DIR
 from triptych.processor.tokenizer import Tokenizer
@@ -81,17 +80,13 @@ def test_echo_for_every_choice(demo):
     assert [stream.text(index) for index in range(4)] == ["oneone", "oneone", "twotwo", "twotwo"]
 
 
-def test_a_tokenizer_that_begins_texts_with_a_space(tmp_path):
+async def test_a_tokenizer_that_begins_texts_with_a_space(tmp_path):
     """SentencePiece-like: the prompt's own space is no part of the answer, one between words is."""
     folder = text_checkpoint(tmp_path / "m", sentencepiece_like("▁hello", "▁world"))
-
-    async def main():
-        async with deployment(model=folder) as d:
-            answer = (await d.complete("hello world", temperature=0)).json()
-            assert answer["choices"][0]["text"] == " hello world", "after the prompt, the word's own space counts"
-            stream = parse((await d.complete("hello world", temperature=0, stream=True)).content)
-            assert stream.deltas() == [" hello", " world"]
-            echoed = (await d.complete("hello world", temperature=0, echo=True)).json()
-            assert echoed["choices"][0]["text"] == "hello world hello world"
-
-    run(main())
+    async with deployment(model=folder) as d:
+        answer = (await d.complete("hello world", temperature=0)).json()
+        assert answer["choices"][0]["text"] == " hello world", "after the prompt, the word's own space counts"
+        stream = parse((await d.complete("hello world", temperature=0, stream=True)).content)
+        assert stream.deltas() == [" hello", " world"]
+        echoed = (await d.complete("hello world", temperature=0, echo=True)).json()
+        assert echoed["choices"][0]["text"] == "hello world hello world"

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.checkpoints import CONTEXT
 from support.deployment import deployment
 from support.errors import check_error
-from support.loops import run, until_async
+from support.loops import until_async
 
 
 def samples(text):
@@ -57,161 +57,137 @@ async def asked(d, model):
     ]
 
 
-def test_a_model_that_may_exist_is_503_on_every_route_and_404_only_where_nobody_has_it():
-    async def main():
-        async with deployment(workers=0, frontend={"expected_models": "slow, slower"}) as d:
-            for answer in [*await asked(d, "demo"), *await asked(d, "slow")]:
-                assert "no worker" in check_later(answer, "no_worker")
-            assert "no worker is alive yet" in check_later(await d.http.get("/ready"), "not_ready")
+async def test_a_model_that_may_exist_is_503_on_every_route_and_404_only_where_nobody_has_it():
+    async with deployment(workers=0, frontend={"expected_models": "slow, slower"}) as d:
+        for answer in [*await asked(d, "demo"), *await asked(d, "slow")]:
+            assert "no worker" in check_later(answer, "no_worker")
+        assert "no worker is alive yet" in check_later(await d.http.get("/ready"), "not_ready")
 
-            worker = await d.add_worker(instance_name="first")
-            await d.ready()
-            assert [one.status_code for one in await asked(d, "demo")] == [200] * 4
-            for answer in await asked(d, "gone"):
-                assert check_error(answer, 404)["code"] == "model_not_found"
-            for answer in await asked(d, "slower"):
-                assert "'slower'" in check_later(answer, "no_worker")
+        worker = await d.add_worker(instance_name="first")
+        await d.ready()
+        assert [one.status_code for one in await asked(d, "demo")] == [200] * 4
+        for answer in await asked(d, "gone"):
+            assert check_error(answer, 404)["code"] == "model_not_found"
+        for answer in await asked(d, "slower"):
+            assert "'slower'" in check_later(answer, "no_worker")
 
-            other = await d.add_worker(name="other", instance_name="second")
-            await until_async(lambda: is_served(d, "other"), "the other model is served")
-            await worker.drain()
-            await until_async(lambda: is_served(d, "demo", 503), "its worker is gone")
-            for answer in await asked(d, "demo"):
-                assert "no worker for model 'demo' is alive" in check_later(answer, "no_worker")
-            assert (await d.http.get("/ready")).status_code == 200, "another model is served"
-            await other.kill()
-            for answer in await asked(d, "gone"):
-                check_error(answer, 404, 503)
-
-    run(main())
+        other = await d.add_worker(name="other", instance_name="second")
+        await until_async(lambda: is_served(d, "other"), "the other model is served")
+        await worker.drain()
+        await until_async(lambda: is_served(d, "demo", 503), "its worker is gone")
+        for answer in await asked(d, "demo"):
+            assert "no worker for model 'demo' is alive" in check_later(answer, "no_worker")
+        assert (await d.http.get("/ready")).status_code == 200, "another model is served"
+        await other.kill()
+        for answer in await asked(d, "gone"):
+            check_error(answer, 404, 503)
 
 
 async def is_served(d, model, status=200):
     return (await d.http.get(f"/v1/models/{model}")).status_code == status
 
 
-def test_a_model_of_encode_workers_only_exists():
-    async def main():
-        async with deployment(spans=["e"]) as d:
-            assert (await d.http.get("/v1/models/demo")).status_code == 200
-            assert "no worker with span 'pd'" in check_later(await d.chat(), "no_worker")
-            assert "no worker with span 'pd'" in check_later(await d.http.get("/ready"), "not_ready")
-
-    run(main())
+async def test_a_model_of_encode_workers_only_exists():
+    async with deployment(spans=["e"]) as d:
+        assert (await d.http.get("/v1/models/demo")).status_code == 200
+        assert "no worker with span 'pd'" in check_later(await d.chat(), "no_worker")
+        assert "no worker with span 'pd'" in check_later(await d.http.get("/ready"), "not_ready")
 
 
-def test_a_model_whose_worker_cannot_be_reached_exists():
-    async def main():
-        async with deployment() as d:
-            await d.ready()
-            d.worker.vanish()
-            assert (await d.http.get("/v1/models/demo")).status_code == 200
-            answer = await d.chat()
-            check_error(answer, 503)
-            assert answer.headers["retry-after"]
-            await d.ready(False)
-
-    run(main())
+async def test_a_model_whose_worker_cannot_be_reached_exists():
+    async with deployment() as d:
+        await d.ready()
+        d.worker.vanish()
+        assert (await d.http.get("/v1/models/demo")).status_code == 200
+        answer = await d.chat()
+        check_error(answer, 503)
+        assert answer.headers["retry-after"]
+        await d.ready(False)
 
 
-def test_a_model_name_with_slashes_is_found():
-    async def main():
-        async with deployment(name="org/some-model") as d:
-            assert (await d.http.get("/v1/models/org/some-model")).json()["id"] == "org/some-model"
-
-    run(main())
+async def test_a_model_name_with_slashes_is_found():
+    async with deployment(name="org/some-model") as d:
+        assert (await d.http.get("/v1/models/org/some-model")).json()["id"] == "org/some-model"
 
 
-def test_not_ready_for_workers_that_refuse_this_frontend():
-    async def main():
-        async with deployment(workers=0, token="ours") as d:
-            await d.add_worker(token="theirs", instance_name="stranger")
+async def test_not_ready_for_workers_that_refuse_this_frontend():
+    async with deployment(workers=0, token="ours") as d:
+        await d.add_worker(token="theirs", instance_name="stranger")
 
-            async def told():
-                return (
-                    "stranger: the worker cannot be reached: it does not know the token"
-                    in (await d.http.get("/ready")).text
-                )
+        async def told():
+            return (
+                "stranger: the worker cannot be reached: it does not know the token"
+                in (await d.http.get("/ready")).text
+            )
 
-            await until_async(told, "it says who refuses it")
-            refused = await d.http.get("/ready")
-            assert refused.status_code == 503
-            assert refused.json()["error"]["message"].startswith("demo: 1 of 1 workers that are alive cannot")
-            health = (await d.http.get("/health")).json()
-            assert (health["status"], health["models"]["demo"]["ready"]) == ("not ready", False)
-            assert "stranger" in health["models"]["demo"]["problem"]
-            await d.add_worker(token="ours")
-            await d.ready()
-
-    run(main())
+        await until_async(told, "it says who refuses it")
+        refused = await d.http.get("/ready")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["message"].startswith("demo: 1 of 1 workers that are alive cannot")
+        health = (await d.http.get("/health")).json()
+        assert (health["status"], health["models"]["demo"]["ready"]) == ("not ready", False)
+        assert "stranger" in health["models"]["demo"]["problem"]
+        await d.add_worker(token="ours")
+        await d.ready()
 
 
-def test_live_and_ready_follow_the_workers():
-    async def main():
-        async with deployment(workers=0) as d:
-            assert (await d.http.get("/live")).status_code == 200
-            refused = await d.http.get("/ready")
-            assert refused.status_code == 503, "without a worker there is no complete path"
-            assert int(refused.headers["retry-after"]) >= 1
-            assert refused.json()["error"]["code"] == "not_ready"
-            assert (await d.http.get("/v1/models")).json()["data"] == []
-            worker = await d.add_worker()
-            await d.ready()
-            assert (await d.http.get("/live")).status_code == 200
-            await worker.drain()
-            await d.ready(False)
-            assert (await d.http.get("/live")).status_code == 200, "the frontend lives without workers"
+async def test_live_and_ready_follow_the_workers():
+    async with deployment(workers=0) as d:
+        assert (await d.http.get("/live")).status_code == 200
+        refused = await d.http.get("/ready")
+        assert refused.status_code == 503, "without a worker there is no complete path"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "not_ready"
+        assert (await d.http.get("/v1/models")).json()["data"] == []
+        worker = await d.add_worker()
+        await d.ready()
+        assert (await d.http.get("/live")).status_code == 200
+        await worker.drain()
+        await d.ready(False)
+        assert (await d.http.get("/live")).status_code == 200, "the frontend lives without workers"
 
-            async def dropped():
-                return (await d.http.get("/health")).json()["models"]["demo"]["instances"] == []
+        async def dropped():
+            return (await d.http.get("/health")).json()["models"]["demo"]["instances"] == []
 
-            await until_async(dropped, "discovery shows that it has left")
-            health = (await d.http.get("/health")).json()
-            assert health["status"] == "not ready"
-            assert health["models"]["demo"]["mode"] is None
-
-    run(main())
+        await until_async(dropped, "discovery shows that it has left")
+        health = (await d.http.get("/health")).json()
+        assert health["status"] == "not ready"
+        assert health["models"]["demo"]["mode"] is None
 
 
-def test_health_names_models_mode_and_instances():
-    async def main():
-        async with deployment(workers=2) as d:
-            await d.ready()
-            health = (await d.http.get("/health")).json()
-            assert health["status"] == "ready"
-            model = health["models"]["demo"]
-            assert (model["ready"], model["mode"], model["problem"]) == (True, "EPD", None)
-            expected = [
-                {
-                    "id": i.id,
-                    "name": i.name,
-                    "span": "epd",
-                    "able": "epd",
-                    "engine": "mock",
-                    "address": f"{i.host}:{i.port}",
-                }
-                for i in sorted((w.instance for w in d.workers), key=lambda i: i.id)
-            ]
-            assert model["instances"] == expected
-
-    run(main())
+async def test_health_names_models_mode_and_instances():
+    async with deployment(workers=2) as d:
+        await d.ready()
+        health = (await d.http.get("/health")).json()
+        assert health["status"] == "ready"
+        model = health["models"]["demo"]
+        assert (model["ready"], model["mode"], model["problem"]) == (True, "EPD", None)
+        expected = [
+            {
+                "id": i.id,
+                "name": i.name,
+                "span": "epd",
+                "able": "epd",
+                "engine": "mock",
+                "address": f"{i.host}:{i.port}",
+            }
+            for i in sorted((w.instance for w in d.workers), key=lambda i: i.id)
+        ]
+        assert model["instances"] == expected
 
 
-def test_two_models_side_by_side_are_told_apart():
-    async def main():
-        async with deployment() as d:
-            await d.add_worker(name="other", engine_args=("--max-model-len", "32"))
+async def test_two_models_side_by_side_are_told_apart():
+    async with deployment() as d:
+        await d.add_worker(name="other", engine_args=("--max-model-len", "32"))
 
-            async def both():
-                return len((await d.http.get("/v1/models")).json()["data"]) == 2
+        async def both():
+            return len((await d.http.get("/v1/models")).json()["data"]) == 2
 
-            await until_async(both, "both models are listed")
-            assert (await d.chat("hi", model="other", max_tokens=30)).status_code == 400
-            assert (await d.chat("hi", model="other", max_tokens=1)).json()["model"] == "other"
-            assert d.workers[1].engine.stats().generated_tokens == 1
-            assert d.workers[0].engine.stats().generated_tokens == 0
-
-    run(main())
+        await until_async(both, "both models are listed")
+        assert (await d.chat("hi", model="other", max_tokens=30)).status_code == 400
+        assert (await d.chat("hi", model="other", max_tokens=1)).json()["model"] == "other"
+        assert d.workers[1].engine.stats().generated_tokens == 1
+        assert d.workers[0].engine.stats().generated_tokens == 0
 
 
 def test_metrics_parse_and_their_counters_move(demo):
@@ -251,20 +227,17 @@ def test_a_request_id_comes_back(demo):
     assert len(demo.http.get("/live").headers["x-request-id"]) == 32
 
 
-def test_an_api_key_guards_v1_and_nothing_else():
-    async def main():
-        async with deployment(frontend={"api_key": "sesame"}) as d:
-            await d.ready()
-            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}):
-                for path in ("/v1/models", "/v1/models/demo", "/v1/nowhere"):
-                    refused = await d.http.get(path, headers=headers)
-                    assert refused.status_code == 401, (path, headers)
-                    assert refused.json()["error"]["type"] == "authentication_error"
-                    assert "sesame" not in refused.text
-            good = await d.http.get("/v1/models", headers={"authorization": "Bearer sesame"})
-            assert good.status_code == 200
-
-    run(main())
+async def test_an_api_key_guards_v1_and_nothing_else():
+    async with deployment(frontend={"api_key": "sesame"}) as d:
+        await d.ready()
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sesame"}):
+            for path in ("/v1/models", "/v1/models/demo", "/v1/nowhere"):
+                refused = await d.http.get(path, headers=headers)
+                assert refused.status_code == 401, (path, headers)
+                assert refused.json()["error"]["type"] == "authentication_error"
+                assert "sesame" not in refused.text
+        good = await d.http.get("/v1/models", headers={"authorization": "Bearer sesame"})
+        assert good.status_code == 200
 
 
 def test_timing_is_given_where_it_is_asked_for(demo):

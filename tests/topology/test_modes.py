@@ -7,7 +7,7 @@ import pytest
 
 from support.checkpoints import picture_url
 from support.deployment import deployment
-from support.loops import run, until
+from support.loops import until
 from support.sse import parse
 from triptych.contracts.spans import Span
 
@@ -76,168 +76,138 @@ async def asked_everything(mode):
 
 
 @pytest.mark.parametrize("mode", ["E/PD", *KV_SPLIT])
-def test_the_same_answers(mode):
-    async def main():
-        answers = await asked_everything(mode)
-        assert "what is it?" in answers[0][0]
-        assert answers == await asked_everything("EPD")
-
-    run(main())
+async def test_the_same_answers(mode):
+    answers = await asked_everything(mode)
+    assert "what is it?" in answers[0][0]
+    assert answers == await asked_everything("EPD")
 
 
 @pytest.mark.parametrize("mode", [*SPLIT, "E/P/D" + MEET])
-def test_a_repeated_picture_is_encoded_once_and_not_sent_again(mode):
-    async def main():
-        async with in_mode(mode) as d:
-            encoder, target = d.workers[0], d.workers[1]
-            asked = [content(colour) for colour in ("red", "blue", "red", "green", "red", "blue")]
-            await asyncio.gather(*(d.chat(one) for one in asked))
-            assert encoder.counts["encoded_media"] == 3, "as many as there are distinct ones"
-            exported, fetched = encoder.counts["transfer_exported"], target.counts["transfer_fetched"]
-            assert fetched == 3
-            again = await d.chat(content("blue"))
-            assert again.headers["x-triptych-plan"] == TEXT_PLANS[cut(mode)], "it is at the worker that prefills"
-            assert encoder.counts["transfer_exported"] == exported
-            assert target.counts["transfer_fetched"] == fetched
-
-    run(main())
+async def test_a_repeated_picture_is_encoded_once_and_not_sent_again(mode):
+    async with in_mode(mode) as d:
+        encoder, target = d.workers[0], d.workers[1]
+        asked = [content(colour) for colour in ("red", "blue", "red", "green", "red", "blue")]
+        await asyncio.gather(*(d.chat(one) for one in asked))
+        assert encoder.counts["encoded_media"] == 3, "as many as there are distinct ones"
+        exported, fetched = encoder.counts["transfer_exported"], target.counts["transfer_fetched"]
+        assert fetched == 3
+        again = await d.chat(content("blue"))
+        assert again.headers["x-triptych-plan"] == TEXT_PLANS[cut(mode)], "it is at the worker that prefills"
+        assert encoder.counts["transfer_exported"] == exported
+        assert target.counts["transfer_fetched"] == fetched
 
 
 @pytest.mark.parametrize("mode", [*SPLIT, "E/P/D" + MEET])
-def test_a_worker_that_forgot_is_told_again(mode):
-    async def main():
-        async with in_mode(mode) as d:
-            encoder, target = d.workers[0], d.workers[1]
-            before = await said(await d.chat(content("red", "blue")))
-            target.worker.cache.store.clear()
-            assert await said(await d.chat(content("red", "blue"))) == before
-            assert encoder.counts["encoded_media"] == 2, "the encode worker still held them"
-            target.worker.cache.store.clear()
-            encoder.worker.cache.store.clear()
-            assert await said(await d.chat(content("red", "blue"))) == before
-            assert encoder.counts["encoded_media"] == 4
-            await idle(d)
-
-    run(main())
+async def test_a_worker_that_forgot_is_told_again(mode):
+    async with in_mode(mode) as d:
+        encoder, target = d.workers[0], d.workers[1]
+        before = await said(await d.chat(content("red", "blue")))
+        target.worker.cache.store.clear()
+        assert await said(await d.chat(content("red", "blue"))) == before
+        assert encoder.counts["encoded_media"] == 2, "the encode worker still held them"
+        target.worker.cache.store.clear()
+        encoder.worker.cache.store.clear()
+        assert await said(await d.chat(content("red", "blue"))) == before
+        assert encoder.counts["encoded_media"] == 4
+        await idle(d)
 
 
-def test_without_embedding_caches():
-    async def main():
-        async with in_mode("E/PD", embedding_cache_bytes=0) as d:
-            answers = [await said(await d.chat(content("red", "blue", "red"))) for _ in range(3)]
-            assert len(set(answers)) == 1
-            assert d.workers[0].counts["encoded_media"] == 6
-            assert d.workers[0].counts["embedding_cache_bytes"] == 0
-            await idle(d)
-
-    run(main())
+async def test_without_embedding_caches():
+    async with in_mode("E/PD", embedding_cache_bytes=0) as d:
+        answers = [await said(await d.chat(content("red", "blue", "red"))) for _ in range(3)]
+        assert len(set(answers)) == 1
+        assert d.workers[0].counts["encoded_media"] == 6
+        assert d.workers[0].counts["embedding_cache_bytes"] == 0
+        await idle(d)
 
 
-def test_an_embedding_larger_than_the_cache_is_served():
-    async def main():
-        async with in_mode("E/PD", embedding_cache_bytes=64) as d:
-            assert "what" in await said(await d.chat(content("red")))
-            assert "what" in await said(await d.chat(content("red")))
-            assert d.workers[0].counts["embedding_cache_too_large"] == 2
-            await idle(d)
-
-    run(main())
+async def test_an_embedding_larger_than_the_cache_is_served():
+    async with in_mode("E/PD", embedding_cache_bytes=64) as d:
+        assert "what" in await said(await d.chat(content("red")))
+        assert "what" in await said(await d.chat(content("red")))
+        assert d.workers[0].counts["embedding_cache_too_large"] == 2
+        await idle(d)
 
 
 @pytest.mark.parametrize("mode", [*MODES, "E/P/D" + MEET])
-def test_many_at_once(mode):
-    async def main():
-        async with in_mode(mode, engine_args=("--itl-ms", "1")) as d:
-            colours = ["red", "green", "blue", "teal", "gold", "plum"]
-            asked = [content(colours[n % 6], colours[n % 5], text=f"number {n}") for n in range(40)]
-            answers = await asyncio.gather(*(d.chat(one, max_tokens=60) for one in asked))
-            for number, answer in enumerate(answers):
-                assert f"number {number}" in await said(answer)
-            if cut(mode) in SPLIT:
-                assert d.workers[0].counts["encoded_media"] == 6
-
-    run(main())
+async def test_many_at_once(mode):
+    async with in_mode(mode, engine_args=("--itl-ms", "1")) as d:
+        colours = ["red", "green", "blue", "teal", "gold", "plum"]
+        asked = [content(colours[n % 6], colours[n % 5], text=f"number {n}") for n in range(40)]
+        answers = await asyncio.gather(*(d.chat(one, max_tokens=60) for one in asked))
+        for number, answer in enumerate(answers):
+            assert f"number {number}" in await said(answer)
+        if cut(mode) in SPLIT:
+            assert d.workers[0].counts["encoded_media"] == 6
 
 
 @pytest.mark.parametrize("mode", KV_SPLIT)
 @pytest.mark.parametrize(
     "fields", [{}, {"temperature": 1.0}, {"temperature": 1.0, "seed": 3}, {"presence_penalty": 1.0}]
 )
-def test_prefill_apart_says_no_token_twice_and_loses_none(mode, fields):
-    async def main():
-        async with in_mode(mode) as d:
-            answer = await d.complete([5, 6, 7, 8, 9], max_tokens=5, ignore_eos=True, logprobs=1, **fields)
-            assert answer.status_code == 200
-            tokens = answer.json()["choices"][0]["logprobs"]["tokens"]
-            plain = (await d.complete([5, 6, 7, 8, 9], max_tokens=5, temperature=0, logprobs=1)).json()
-            assert sorted(tokens) == sorted(plain["choices"][0]["logprobs"]["tokens"])
-            assert answer.json()["usage"] == plain["usage"]
-            await idle(d)
-
-    run(main())
+async def test_prefill_apart_says_no_token_twice_and_loses_none(mode, fields):
+    async with in_mode(mode) as d:
+        answer = await d.complete([5, 6, 7, 8, 9], max_tokens=5, ignore_eos=True, logprobs=1, **fields)
+        assert answer.status_code == 200
+        tokens = answer.json()["choices"][0]["logprobs"]["tokens"]
+        plain = (await d.complete([5, 6, 7, 8, 9], max_tokens=5, temperature=0, logprobs=1)).json()
+        assert sorted(tokens) == sorted(plain["choices"][0]["logprobs"]["tokens"])
+        assert answer.json()["usage"] == plain["usage"]
+        await idle(d)
 
 
 @pytest.mark.parametrize("mode", ["EP/D", "E/P/D"])
-def test_one_token_needs_no_decode_worker(mode):
-    async def main():
-        async with in_mode(mode) as d:
-            answer = await d.chat(content("red"), max_tokens=1)
-            assert answer.json()["choices"][0]["finish_reason"] == "length"
-            assert answer.json()["usage"]["completion_tokens"] == 1
-            assert d.workers[-1].engine.stats().generated_tokens == 0
-            await idle(d)
-
-    run(main())
+async def test_one_token_needs_no_decode_worker(mode):
+    async with in_mode(mode) as d:
+        answer = await d.chat(content("red"), max_tokens=1)
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        assert answer.json()["usage"]["completion_tokens"] == 1
+        assert d.workers[-1].engine.stats().generated_tokens == 0
+        await idle(d)
 
 
-def test_a_rolling_change_from_one_mode_to_another_fails_nothing():
-    async def main():
-        async with in_mode("EPD") as d:
-            stop, failed, plans = asyncio.Event(), [], set()
+async def test_a_rolling_change_from_one_mode_to_another_fails_nothing():
+    async with in_mode("EPD") as d:
+        stop, failed, plans = asyncio.Event(), [], set()
 
-            async def keep_asking():
-                number = 0
-                while not stop.is_set():
-                    number += 1
-                    answer = await d.chat(content(["red", "blue", "teal"][number % 3]))
-                    plans.add(answer.headers.get("x-triptych-plan", ""))
-                    if answer.status_code != 200:
-                        failed.append(answer.text)
+        async def keep_asking():
+            number = 0
+            while not stop.is_set():
+                number += 1
+                answer = await d.chat(content(["red", "blue", "teal"][number % 3]))
+                plans.add(answer.headers.get("x-triptych-plan", ""))
+                if answer.status_code != 200:
+                    failed.append(answer.text)
 
-            asking = [asyncio.create_task(keep_asking()) for _ in range(4)]
-            await d.add_worker(span=Span.E, instance_name="enc")
-            await d.add_worker(span=Span.PD, instance_name="rest")
-            await until(lambda: any("enc" in plan for plan in plans), "the new mode is used")
-            await d.workers[0].drain()
-            await until(lambda: d.dispatcher.in_flight <= 4, "the old worker is gone")
-            plans.clear()
-            await until(lambda: len(plans) > 0, "the new mode carries all")
-            stop.set()
-            await asyncio.gather(*asking)
-            assert not failed
-            assert not any("epd-0" in plan for plan in plans)
-
-    run(main())
+        asking = [asyncio.create_task(keep_asking()) for _ in range(4)]
+        await d.add_worker(span=Span.E, instance_name="enc")
+        await d.add_worker(span=Span.PD, instance_name="rest")
+        await until(lambda: any("enc" in plan for plan in plans), "the new mode is used")
+        await d.workers[0].drain()
+        await until(lambda: d.dispatcher.in_flight <= 4, "the old worker is gone")
+        plans.clear()
+        await until(lambda: len(plans) > 0, "the new mode carries all")
+        stop.set()
+        await asyncio.gather(*asking)
+        assert not failed
+        assert not any("epd-0" in plan for plan in plans)
 
 
-def test_a_span_that_is_missing_is_named():
-    async def main():
-        async with deployment(spans=["e", "pd"], stand_in=False) as d:
-            await d.workers[0].drain()
-            await until_gone(d, 1)
-            answer = await d.chat(content("red"))
-            assert answer.status_code == 503
-            assert "'e'" in answer.json()["error"]["message"]
-            assert answer.headers["retry-after"]
-            assert "text" in await said(await d.chat("text")), "a text needs no encoder"
-            assert (await d.http.get("/ready")).status_code == 200
-            await d.workers[1].drain()
-            await until_gone(d, 0)
-            ready = await d.http.get("/ready")
-            assert ready.status_code == 503
-            assert "span" in ready.json()["error"]["message"]
-
-    run(main())
+async def test_a_span_that_is_missing_is_named():
+    async with deployment(spans=["e", "pd"], stand_in=False) as d:
+        await d.workers[0].drain()
+        await until_gone(d, 1)
+        answer = await d.chat(content("red"))
+        assert answer.status_code == 503
+        assert "'e'" in answer.json()["error"]["message"]
+        assert answer.headers["retry-after"]
+        assert "text" in await said(await d.chat("text")), "a text needs no encoder"
+        assert (await d.http.get("/ready")).status_code == 200
+        await d.workers[1].drain()
+        await until_gone(d, 0)
+        ready = await d.http.get("/ready")
+        assert ready.status_code == 503
+        assert "span" in ready.json()["error"]["message"]
 
 
 async def until_gone(d, left):
@@ -247,54 +217,41 @@ async def until_gone(d, left):
         await asyncio.sleep(0.01)
 
 
-def test_short_and_seen_prompts_stay_at_the_decode_worker():
-    async def main():
-        async with in_mode("E/P/D", frontend={"local_prefill_tokens": 40}) as d:
-            short = await d.complete(list(range(10, 40)), max_tokens=2)
-            assert short.headers["x-triptych-plan"] == "pd@d-2"
-            long = list(range(10, 310))
-            assert (await d.complete(long, max_tokens=2)).headers["x-triptych-plan"] == "p@p-1 d@d-2"
-            more = await d.complete([*long, *range(5, 25)], max_tokens=2)
-            assert more.headers["x-triptych-plan"] == "pd@d-2", "all but the end was seen there"
-            metrics = (await d.http.get("/metrics")).text
-            assert 'triptych_plans_total{calls="pd"} 2.0' in metrics
-            assert 'triptych_plans_total{calls="p/d"} 1.0' in metrics
-
-    run(main())
+async def test_short_and_seen_prompts_stay_at_the_decode_worker():
+    async with in_mode("E/P/D", frontend={"local_prefill_tokens": 40}) as d:
+        short = await d.complete(list(range(10, 40)), max_tokens=2)
+        assert short.headers["x-triptych-plan"] == "pd@d-2"
+        long = list(range(10, 310))
+        assert (await d.complete(long, max_tokens=2)).headers["x-triptych-plan"] == "p@p-1 d@d-2"
+        more = await d.complete([*long, *range(5, 25)], max_tokens=2)
+        assert more.headers["x-triptych-plan"] == "pd@d-2", "all but the end was seen there"
+        metrics = (await d.http.get("/metrics")).text
+        assert 'triptych_plans_total{calls="pd"} 2.0' in metrics
+        assert 'triptych_plans_total{calls="p/d"} 1.0' in metrics
 
 
-def test_the_plan_header_is_off_by_default():
-    async def main():
-        async with deployment(spans=["e", "pd"]) as d:
-            assert "x-triptych-plan" not in (await d.chat("hi")).headers
-
-    run(main())
+async def test_the_plan_header_is_off_by_default():
+    async with deployment(spans=["e", "pd"]) as d:
+        assert "x-triptych-plan" not in (await d.chat("hi")).headers
 
 
-def test_metrics_of_workers_are_the_frontends():
-    async def main():
-        async with in_mode("E/PD") as d:
-            await d.chat(content("red"))
-            text = (await d.http.get("/metrics")).text
-            assert 'triptych_encoded_media_total{model="demo",span="e",worker="e-0"} 1.0' in text
-            assert 'triptych_transfer_fetched_total{model="demo",span="pd",worker="pd-1"} 1.0' in text
-            assert text.count("# TYPE triptych_transfer_fetched_total") == 1
-
-    run(main())
+async def test_metrics_of_workers_are_the_frontends():
+    async with in_mode("E/PD") as d:
+        await d.chat(content("red"))
+        text = (await d.http.get("/metrics")).text
+        assert 'triptych_encoded_media_total{model="demo",span="e",worker="e-0"} 1.0' in text
+        assert 'triptych_transfer_fetched_total{model="demo",span="pd",worker="pd-1"} 1.0' in text
+        assert text.count("# TYPE triptych_transfer_fetched_total") == 1
 
 
-def test_bad_pictures_are_refused_by_the_encode_worker_in_the_same_words():
+async def test_bad_pictures_are_refused_by_the_encode_worker_in_the_same_words():
     whole = base64.b64decode(picture_url(64, 64, "red").split(",")[1])
     broken = "data:image/png;base64," + base64.b64encode(whole[:-30]).decode()
-
-    async def main():
-        messages = []
-        for mode in (*MODES, "EP/D" + MEET, "E/P/D" + MEET):
-            async with in_mode(mode) as d:
-                answer = await d.chat([{"type": "image_url", "image_url": {"url": broken}}])
-                assert answer.status_code == 400
-                messages.append(answer.json()["error"]["message"])
-                await idle(d)
-        assert len(set(messages)) == 1
-
-    run(main())
+    messages = []
+    for mode in (*MODES, "EP/D" + MEET, "E/P/D" + MEET):
+        async with in_mode(mode) as d:
+            answer = await d.chat([{"type": "image_url", "image_url": {"url": broken}}])
+            assert answer.status_code == 400
+            messages.append(answer.json()["error"]["message"])
+            await idle(d)
+    assert len(set(messages)) == 1

@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.loops import run
 from support.processes import CLEAN, child, mock_worker
 from triptych.aio.descendants import descendants
 
@@ -47,7 +46,7 @@ async def serves(port: int) -> None:
             assert answer.status_code == 200, answer.text
 
 
-def test_no_process_minds_sighup_under_nohup_and_both_families_are_served(tmp_path):
+async def test_no_process_minds_sighup_under_nohup_and_both_families_are_served(tmp_path):
     words = ("up", GRAPH, "--host", "localhost", "--port", "0", "--plane", "nats")
     with (
         (tmp_path / "err").open("w") as errors,
@@ -69,7 +68,7 @@ def test_no_process_minds_sighup_under_nohup_and_both_families_are_served(tmp_pa
             assert [name for pid in processes if (name := minds_hup(pid))] == []
             for pid in processes:
                 os.kill(pid, signal.SIGHUP)
-            asyncio.run(serves(port))
+            await serves(port)
             assert {up.pid, *descendants(up.pid)} >= set(processes)
         finally:
             up.send_signal(signal.SIGTERM)
@@ -77,26 +76,22 @@ def test_no_process_minds_sighup_under_nohup_and_both_families_are_served(tmp_pa
 
 
 @pytest.mark.skipif(len(loopbacks()) < 2, reason="this machine has no IPv6")
-def test_processes_meet_at_an_ipv6_address(tmp_path):
+async def test_processes_meet_at_an_ipv6_address(tmp_path):
     """By hand, with the brackets that URLs have, and without."""
-
-    async def main():
-        async with (
-            child("frontend", "--host", "[::1]", "--port", "0", run_dir=tmp_path) as frontend,
-            child(*mock_worker("--host", "::1"), run_dir=tmp_path) as worker,
-        ):
-            url = frontend.ready.split()[-1]
-            assert url.startswith("http://[::1]:")
-            assert " at [::1]:" in worker.ready
-            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as http, asyncio.timeout(15):
-                while (await http.get("/ready")).status_code != 200:
-                    await asyncio.sleep(0.02)
-                body = {"model": "demo", "prompt": "red", "max_tokens": 4}
-                assert (await http.post("/v1/completions", json=body)).status_code == 200
-                health = (await http.get("/health")).json()
-            assert health["models"]["demo"]["instances"][0]["address"].startswith("[::1]:")
-
-    run(main())
+    async with (
+        child("frontend", "--host", "[::1]", "--port", "0", run_dir=tmp_path) as frontend,
+        child(*mock_worker("--host", "::1"), run_dir=tmp_path) as worker,
+    ):
+        url = frontend.ready.split()[-1]
+        assert url.startswith("http://[::1]:")
+        assert " at [::1]:" in worker.ready
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as http, asyncio.timeout(15):
+            while (await http.get("/ready")).status_code != 200:
+                await asyncio.sleep(0.02)
+            body = {"model": "demo", "prompt": "red", "max_tokens": 4}
+            assert (await http.post("/v1/completions", json=body)).status_code == 200
+            health = (await http.get("/health")).json()
+        assert health["models"]["demo"]["instances"][0]["address"].startswith("[::1]:")
 
 
 def test_a_worker_whose_port_is_taken_says_so_before_its_engine_starts(tmp_path):
@@ -110,12 +105,8 @@ def test_a_worker_whose_port_is_taken_says_so_before_its_engine_starts(tmp_path)
     assert f"triptych: error: port {port} on 127.0.0.1 is taken; choose another with --port" in ended.stderr
 
 
-def test_a_closed_terminal_stops_a_worker_that_has_nixl(tmp_path):
+async def test_a_closed_terminal_stops_a_worker_that_has_nixl(tmp_path):
     """UCX, left alone, takes the signal away."""
-
-    async def main():
-        async with child(*mock_worker("--span", "pd"), run_dir=tmp_path) as worker:
-            worker.signal(signal.SIGHUP)
-            assert await worker.ended() == 0
-
-    run(main())
+    async with child(*mock_worker("--span", "pd"), run_dir=tmp_path) as worker:
+        worker.signal(signal.SIGHUP)
+        assert await worker.ended() == 0

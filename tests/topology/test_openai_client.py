@@ -10,7 +10,6 @@ import pytest
 
 from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
-from support.loops import run
 
 MESSAGES = [{"role": "user", "content": "Hello 😀"}]
 EXPECTED = "user\nHello 😀\nassistant\n"
@@ -109,76 +108,64 @@ def test_errors_are_of_the_clients_classes(client, changes, error, code):
     assert caught.value.body["message"]
 
 
-def test_errors_of_a_guarded_and_of_an_empty_server():
-    async def main():
-        async with deployment(frontend={"api_key": "sesame"}) as d:
-            async with async_client(d.url) as wrong:
-                with pytest.raises(openai.AuthenticationError):
-                    await wrong.models.list()
-            async with async_client(d.url, api_key="sesame") as right:
-                assert [model.id async for model in right.models.list()] == ["demo"]
-                await d.worker.drain()
-                await d.ready(False)
-                with pytest.raises(openai.InternalServerError) as caught:
-                    await right.chat.completions.create(model="demo", messages=MESSAGES)
-                assert caught.value.status_code == 503
-                assert int(caught.value.response.headers["retry-after"]) >= 1
-
-    run(main())
+async def test_errors_of_a_guarded_and_of_an_empty_server():
+    async with deployment(frontend={"api_key": "sesame"}) as d:
+        async with async_client(d.url) as wrong:
+            with pytest.raises(openai.AuthenticationError):
+                await wrong.models.list()
+        async with async_client(d.url, api_key="sesame") as right:
+            assert [model.id async for model in right.models.list()] == ["demo"]
+            await d.worker.drain()
+            await d.ready(False)
+            with pytest.raises(openai.InternalServerError) as caught:
+                await right.chat.completions.create(model="demo", messages=MESSAGES)
+            assert caught.value.status_code == 503
+            assert int(caught.value.response.headers["retry-after"]) >= 1
 
 
-def test_an_error_in_a_stream_is_raised_by_the_client():
-    async def main():
-        async with deployment(engine_args=("--itl-ms", "5")) as d, async_client(d.url) as client:
-            stream = await client.chat.completions.create(
-                model="demo", messages=MESSAGES, stream=True, max_tokens=4000, extra_body={"ignore_eos": True}
-            )
-            got = 0
-            with pytest.raises(openai.APIError) as caught:  # noqa: PT012 (the loop is what raises)
-                async for _ in stream:
-                    got += 1
-                    if got == 5:
-                        await d.worker.kill()
-            assert got >= 5
-            assert caught.value.code == "worker_lost"
-
-    run(main())
-
-
-def test_async_whole_and_streamed_and_many_at_once():
-    async def main():
-        async with deployment(workers=2) as d, async_client(d.url) as client:
-
-            async def whole(number):
-                answer = await client.chat.completions.create(
-                    model="demo", messages=[{"role": "user", "content": f"w{number}"}], temperature=0
-                )
-                return answer.choices[0].message.content == f"user\nw{number}\nassistant\n"
-
-            async def streamed(number):
-                stream = await client.chat.completions.create(
-                    model="demo", messages=[{"role": "user", "content": f"s{number}"}], temperature=0, stream=True
-                )
-                text = "".join([c.choices[0].delta.content or "" async for c in stream])
-                return text == f"user\ns{number}\nassistant\n"
-
-            results = await asyncio.gather(*(call(n) for n in range(25) for call in (whole, streamed)))
-            assert results == [True] * 50
-            assert all(worker.engine.stats().generated_tokens for worker in d.workers), "both workers had work"
-
-    run(main())
-
-
-def test_leaving_a_stream_early_ends_the_work():
-    async def main():
-        async with deployment(engine_args=("--itl-ms", "2")) as d, async_client(d.url) as client:
-            stream = await client.chat.completions.create(
-                model="demo", messages=MESSAGES, stream=True, extra_body={"ignore_eos": True}
-            )
+async def test_an_error_in_a_stream_is_raised_by_the_client():
+    async with deployment(engine_args=("--itl-ms", "5")) as d, async_client(d.url) as client:
+        stream = await client.chat.completions.create(
+            model="demo", messages=MESSAGES, stream=True, max_tokens=4000, extra_body={"ignore_eos": True}
+        )
+        got = 0
+        with pytest.raises(openai.APIError) as caught:  # noqa: PT012 (the loop is what raises)
             async for _ in stream:
-                break
-            assert d.worker.running == 1
-            await stream.close()
-            await d.worker.idle()
+                got += 1
+                if got == 5:
+                    await d.worker.kill()
+        assert got >= 5
+        assert caught.value.code == "worker_lost"
 
-    run(main())
+
+async def test_async_whole_and_streamed_and_many_at_once():
+    async with deployment(workers=2) as d, async_client(d.url) as client:
+
+        async def whole(number):
+            answer = await client.chat.completions.create(
+                model="demo", messages=[{"role": "user", "content": f"w{number}"}], temperature=0
+            )
+            return answer.choices[0].message.content == f"user\nw{number}\nassistant\n"
+
+        async def streamed(number):
+            stream = await client.chat.completions.create(
+                model="demo", messages=[{"role": "user", "content": f"s{number}"}], temperature=0, stream=True
+            )
+            text = "".join([c.choices[0].delta.content or "" async for c in stream])
+            return text == f"user\ns{number}\nassistant\n"
+
+        results = await asyncio.gather(*(call(n) for n in range(25) for call in (whole, streamed)))
+        assert results == [True] * 50
+        assert all(worker.engine.stats().generated_tokens for worker in d.workers), "both workers had work"
+
+
+async def test_leaving_a_stream_early_ends_the_work():
+    async with deployment(engine_args=("--itl-ms", "2")) as d, async_client(d.url) as client:
+        stream = await client.chat.completions.create(
+            model="demo", messages=MESSAGES, stream=True, extra_body={"ignore_eos": True}
+        )
+        async for _ in stream:
+            break
+        assert d.worker.running == 1
+        await stream.close()
+        await d.worker.idle()

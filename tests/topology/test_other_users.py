@@ -19,7 +19,6 @@ import pytest
 from test_up import EXIT_TIMEOUT_S, triptych
 
 from support.deployment import http_client
-from support.loops import run
 from support.nats_server import program
 from support.processes import child, mock_worker
 from triptych.aio.descendants import descendants
@@ -91,23 +90,19 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_another_user_gets_no_answer_and_reads_no_token(open_folder: Path) -> None:
+async def test_another_user_gets_no_answer_and_reads_no_token(open_folder: Path) -> None:
     run_dir = open_folder
-
-    async def main() -> None:
-        async with (
-            child(*mock_worker(), run_dir=run_dir) as worker,
-            child("frontend", "--port", "0", run_dir=run_dir) as frontend,
-            http_client(frontend.ready.split()[-1]) as http,
-        ):
-            await serving(http)  # the two know each other by the token of the run directory
-            token = run_dir / "token"
-            paths = [f"/proc/{one.pid}/{name}" for one in (worker, frontend) for name in ("environ", "mem", "fd/0")]
-            seen = as_stranger(int(worker.ready.rsplit(":", 1)[1]), token.read_text().strip(), [str(token), *paths])
-            assert seen["said to the right token"], "the test asks in the right way"
-            assert (seen["found"], seen["said"], seen["opened"]) == (True, [0, 0, 0], [])
-
-    run(main())
+    async with (
+        child(*mock_worker(), run_dir=run_dir) as worker,
+        child("frontend", "--port", "0", run_dir=run_dir) as frontend,
+        http_client(frontend.ready.split()[-1]) as http,
+    ):
+        await serving(http)  # the two know each other by the token of the run directory
+        token = run_dir / "token"
+        paths = [f"/proc/{one.pid}/{name}" for one in (worker, frontend) for name in ("environ", "mem", "fd/0")]
+        seen = as_stranger(int(worker.ready.rsplit(":", 1)[1]), token.read_text().strip(), [str(token), *paths])
+        assert seen["said to the right token"], "the test asks in the right way"
+        assert (seen["found"], seen["said"], seen["opened"]) == (True, [0, 0, 0], [])
 
 
 def shown(pid: int) -> bytes:
@@ -156,17 +151,14 @@ def test_no_process_of_a_deployment_shows_a_secret(tmp_path: Path, monkeypatch: 
         assert up.process.wait(EXIT_TIMEOUT_S) == 0
 
 
-def test_processes_with_different_tokens_do_not_meet(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with (
-            child(*mock_worker(), run_dir=tmp_path, env={"TRIPTYCH_TOKEN": "one"}),
-            child("frontend", "--port", "0", run_dir=tmp_path) as stranger,
-            child("frontend", "--port", "0", run_dir=tmp_path, env={"TRIPTYCH_TOKEN": "one"}) as friend,
-            http_client(stranger.ready.split()[-1]) as refused,
-            http_client(friend.ready.split()[-1]) as served,
-        ):
-            await serving(served)
-            assert (await refused.get("/ready")).status_code == 503
-            assert "does not know the token (TRIPTYCH_TOKEN)" in stranger.log.read_text()
-
-    run(main())
+async def test_processes_with_different_tokens_do_not_meet(tmp_path: Path) -> None:
+    async with (
+        child(*mock_worker(), run_dir=tmp_path, env={"TRIPTYCH_TOKEN": "one"}),
+        child("frontend", "--port", "0", run_dir=tmp_path) as stranger,
+        child("frontend", "--port", "0", run_dir=tmp_path, env={"TRIPTYCH_TOKEN": "one"}) as friend,
+        http_client(stranger.ready.split()[-1]) as refused,
+        http_client(friend.ready.split()[-1]) as served,
+    ):
+        await serving(served)
+        assert (await refused.get("/ready")).status_code == 503
+        assert "does not know the token (TRIPTYCH_TOKEN)" in stranger.log.read_text()

@@ -9,7 +9,7 @@ import pytest
 
 from support.checkpoints import picture_url
 from support.deployment import deployment
-from support.loops import run, until
+from support.loops import until
 
 MODES = {"EPD": ["epd"], "E/PD": ["e", "pd"], "EP/D": ["ep", "d"], "E/P/D": ["e", "p", "d"]}
 PACE = ("--pace", "demo-cpu")
@@ -27,31 +27,27 @@ async def answers(spans, engine_args):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_pace_changes_no_answer(mode):
-    assert run(answers(MODES[mode], PACE)) == run(answers(MODES[mode], ()))
+async def test_the_pace_changes_no_answer(mode):
+    assert await answers(MODES[mode], PACE) == await answers(MODES[mode], ())
 
 
 @pytest.mark.parametrize("policy", ["kv", "least-loaded"])
-def test_a_prompt_comes_back_to_who_holds_it(policy):
+async def test_a_prompt_comes_back_to_who_holds_it(policy):
     """The first of two equal workers is busy when a prompt comes, and idle when it comes again."""
-
-    async def main():
-        frontend = {"plan_header": True, "router_policy": policy}
-        async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=PACE) as d:
-            busy = asyncio.create_task(d.chat("x", max_tokens=3000, ignore_eos=True))
-            await until(lambda: any(one.running for one in d.workers), "one is busy")
-            first = await d.chat(LONG, max_tokens=2)
-            holder = next(one for one in d.workers if one.running == 0)
-            busy.cancel()
-            await until(lambda: all(one.running == 0 for one in d.workers), "none is busy")
-            levels = d.dispatcher.routing._levels
-            held = len(holder.engine.kv_log.snapshot()[0].hashes) // 8
-            await until(lambda: len(levels[0]) >= held, "the frontend was told")
-            await until(lambda: d.dispatcher.in_flight == 0, "nothing is counted any more")
-            again = [(await d.chat(LONG, max_tokens=2)).headers["x-triptych-plan"] for _ in range(3)]
-            return first.headers["x-triptych-plan"], again
-
-    first, again = run(main())
+    frontend = {"plan_header": True, "router_policy": policy}
+    async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=PACE) as d:
+        busy = asyncio.create_task(d.chat("x", max_tokens=3000, ignore_eos=True))
+        await until(lambda: any(one.running for one in d.workers), "one is busy")
+        first = await d.chat(LONG, max_tokens=2)
+        holder = next(one for one in d.workers if one.running == 0)
+        busy.cancel()
+        await until(lambda: all(one.running == 0 for one in d.workers), "none is busy")
+        levels = d.dispatcher.routing._levels
+        held = len(holder.engine.kv_log.snapshot()[0].hashes) // 8
+        await until(lambda: len(levels[0]) >= held, "the frontend was told")
+        await until(lambda: d.dispatcher.in_flight == 0, "nothing is counted any more")
+        again = [(await d.chat(LONG, max_tokens=2)).headers["x-triptych-plan"] for _ in range(3)]
+        first = first.headers["x-triptych-plan"]
     if policy == "kv":
         assert again == [first] * 3
     else:
@@ -59,29 +55,25 @@ def test_a_prompt_comes_back_to_who_holds_it(policy):
 
 
 @pytest.mark.parametrize("credit", [0.8, 0.0])
-def test_a_prompt_comes_back_to_whose_host_memory_holds_it(credit):
+async def test_a_prompt_comes_back_to_whose_host_memory_holds_it(credit):
     """No device has anything left of it; without credit for host memory, as little is known of it as of a new one."""
     engine_args = (*PACE, "--kv-tokens", "256", "--host-kv-tokens", "4096")
     prompts = [[number] * 160 for number in range(20, 34)]
+    frontend = {"plan_header": True, "router_host_credit": credit, "router_disk_credit": credit}
+    async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=engine_args) as d:
 
-    async def main():
-        frontend = {"plan_header": True, "router_host_credit": credit, "router_disk_credit": credit}
-        async with deployment(spans=["epd", "epd"], frontend=frontend, engine_args=engine_args) as d:
+        async def where(prompt):
+            return (await d.complete(prompt, max_tokens=1)).headers["x-triptych-plan"]
 
-            async def where(prompt):
-                return (await d.complete(prompt, max_tokens=1)).headers["x-triptych-plan"]
-
-            plans = []
-            for pair in zip(prompts[::2], prompts[1::2], strict=True):  # two at a time go to different workers
-                plans += await asyncio.gather(*map(where, pair))
-            homes = dict(zip(map(tuple, prompts), plans, strict=True))
-            here = [[one for one in prompts if homes[tuple(one)] == plan] for plan in sorted(set(plans))]
-            offloaded = [one for held in here for one in held[:-2]]
-            levels = d.dispatcher.routing._levels
-            await until(lambda: len(levels[1]) == 10 * len(prompts), "the frontend was told")
-            random.Random(1).shuffle(offloaded)
-            return [(homes[tuple(one)], await where(one)) for one in offloaded]
-
-    found = run(main())
+        plans = []
+        for pair in zip(prompts[::2], prompts[1::2], strict=True):  # two at a time go to different workers
+            plans += await asyncio.gather(*map(where, pair))
+        homes = dict(zip(map(tuple, prompts), plans, strict=True))
+        here = [[one for one in prompts if homes[tuple(one)] == plan] for plan in sorted(set(plans))]
+        offloaded = [one for held in here for one in held[:-2]]
+        levels = d.dispatcher.routing._levels
+        await until(lambda: len(levels[1]) == 10 * len(prompts), "the frontend was told")
+        random.Random(1).shuffle(offloaded)
+        found = [(homes[tuple(one)], await where(one)) for one in offloaded]
     assert len(found) == 10
     assert all(home == now for home, now in found) is bool(credit)

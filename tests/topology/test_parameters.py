@@ -9,7 +9,6 @@ import pytest
 
 from support.checkpoints import CONTEXT, VOCABULARY, copy_demo
 from support.deployment import deployment
-from support.loops import run
 from support.sse import parse
 from triptych.contracts.answer import TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
@@ -141,7 +140,7 @@ def test_the_ends_of_what_is_allowed(demo, fields):
     assert demo.chat("hi", **fields).status_code == 200
 
 
-def test_what_reaches_the_worker(monkeypatch):
+async def test_what_reaches_the_worker(monkeypatch):
     """Every sampling field crosses as it was given, with the checkpoint's defaults below."""
     got = []
     generate = MockEngine.generate
@@ -162,16 +161,12 @@ def test_what_reaches_the_worker(monkeypatch):
         "stop_token_ids": [4, 5],
         "allowed_token_ids": [3, 4],
     }
-
-    async def main():
-        async with deployment() as d:
-            schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
-            await d.chat("hi", logprobs=True, top_logprobs=2, **fields)
-            await d.chat("hi", response_format=schema)
-            await d.complete("hi", n=3, seed=5, top_k=-1)
-            await d.chat("hi", response_format={"type": "json_object"})
-
-    run(main())
+    async with deployment() as d:
+        schema = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+        await d.chat("hi", logprobs=True, top_logprobs=2, **fields)
+        await d.chat("hi", response_format=schema)
+        await d.complete("hi", n=3, seed=5, top_k=-1)
+        await d.chat("hi", response_format={"type": "json_object"})
     sampling = got[0].sampling
     for name, value in fields.items():
         expected = {3: -1.5} if name == "logit_bias" else tuple(value) if isinstance(value, list) else value
@@ -185,7 +180,7 @@ def test_what_reaches_the_worker(monkeypatch):
     assert got[5].sampling.logprobs is None
 
 
-def test_long_texts_of_a_schema_arrive_whole(monkeypatch):
+async def test_long_texts_of_a_schema_arrive_whole(monkeypatch):
     """They are taken out of large bodies while these are decoded, and put back."""
     got = []
     generate = MockEngine.generate
@@ -196,15 +191,9 @@ def test_long_texts_of_a_schema_arrive_whole(monkeypatch):
 
     monkeypatch.setattr(MockEngine, "generate", recording)
     schema = {"const": "ab" * 45_000, "x" * 1000: True}
-
-    async def main():
-        async with deployment() as d:
-            answer = await d.chat(
-                "hi", user="a", chat_template_kwargs={"documents": ["x" * 600_000]}, **schema_of(schema)
-            )
-            assert answer.status_code == 200, answer.text
-
-    run(main())
+    async with deployment() as d:
+        answer = await d.chat("hi", user="a", chat_template_kwargs={"documents": ["x" * 600_000]}, **schema_of(schema))
+        assert answer.status_code == 200, answer.text
     assert msgspec.json.decode(got[0].sampling.guided.schema) == schema
 
 
@@ -275,17 +264,13 @@ def test_without_asking_there_are_no_logprobs(demo):
     assert demo.complete("hi").json()["choices"][0]["logprobs"] is None
 
 
-def test_the_templates_settings_reach_the_template(tmp_path):
+async def test_the_templates_settings_reach_the_template(tmp_path):
     template = "{% for m in messages %}{{ m.content }}{% endfor %}|{{ enable_thinking }}|{{ mine }}"
     folder = copy_demo(tmp_path, chat_template=template)
-
-    async def main():
-        async with deployment(model=folder, frontend={"chat_template_kwargs": "mine, enable_thinking"}) as d:
-            answer = (await d.chat("x", chat_template_kwargs={"enable_thinking": True, "mine": "m"})).json()
-            assert answer["choices"][0]["message"]["content"] == "x|True|m"
-            refused(await d.chat("x", chat_template_kwargs={"tools": []}), "chat_template_kwargs.tools", "mine")
-
-    run(main())
+    async with deployment(model=folder, frontend={"chat_template_kwargs": "mine, enable_thinking"}) as d:
+        answer = (await d.chat("x", chat_template_kwargs={"enable_thinking": True, "mine": "m"})).json()
+        assert answer["choices"][0]["message"]["content"] == "x|True|m"
+        refused(await d.chat("x", chat_template_kwargs={"tools": []}), "chat_template_kwargs.tools", "mine")
 
 
 def said(answer):
@@ -293,45 +278,39 @@ def said(answer):
     return answer.json()["choices"][0]["message"]["content"]
 
 
-def test_how_a_prompt_ends_and_what_it_is_told(tmp_path):
+async def test_how_a_prompt_ends_and_what_it_is_told(tmp_path):
     template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}.{% endfor %}{{ documents | tojson if documents else '' }}"
         "{% if add_generation_prompt %}[a]{% endif %}"
     )
     folder = copy_demo(tmp_path, chat_template=template)
     chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "it is "}]
-
-    async def main():
-        async with deployment(model=folder, frontend={"chat_template_kwargs": "documents"}) as d:
-            assert said(await d.chat("x")) == "[user]x.[a]"
-            assert said(await d.chat("x", add_generation_prompt=True)) == "[user]x.[a]"
-            assert said(await d.chat("x", add_generation_prompt=False)) == "[user]x."
-            assert said(await d.chat("x", documents=[{"text": "y"}])) == '[user]x.[{"text": "y"}][a]'
-            for more in ({}, {"add_generation_prompt": False}):
-                answer = await d.chat(messages=chat, continue_final_message=True, **more)
-                assert said(answer) == "[user]x.[assistant]it is "
-            for content in (None, []):
-                nothing = [*chat, {"role": "assistant", "content": content}]
-                refused(
-                    await d.chat(messages=nothing, continue_final_message=True), "continue_final_message", "no text"
-                )
-            both = {"continue_final_message": True, "add_generation_prompt": True}
-            refused(await d.chat("x", **both), "continue_final_message", "exclude")
-            twice = {"documents": [], "chat_template_kwargs": {"documents": [{}]}}
-            refused(await d.chat("x", **twice), "documents", "either")
-            deep = {"text": "y"}
-            for _ in range(40):
-                deep = {"a": deep}
-            refused(await d.chat("x", documents=[deep]), "documents", "32 levels")
-        async with deployment(model=folder, frontend={"chat_template_kwargs": "thinking"}) as d:
-            refused(await d.chat("x", documents=[]), "documents", "--chat-template-kwargs")
-        async with deployment(frontend={"prompt_template": "Q: <prompt> A:"}) as d:
-            refused(await d.chat("x", continue_final_message=True), "continue_final_message", "--prompt-template")
-            refused(await d.chat("x", add_generation_prompt=False), "add_generation_prompt", "--prompt-template")
-            settings = {"chat_template_kwargs": {"enable_thinking": False}}
-            refused(await d.chat("x", **settings), "chat_template_kwargs.enable_thinking", "--prompt-template")
-
-    run(main())
+    async with deployment(model=folder, frontend={"chat_template_kwargs": "documents"}) as d:
+        assert said(await d.chat("x")) == "[user]x.[a]"
+        assert said(await d.chat("x", add_generation_prompt=True)) == "[user]x.[a]"
+        assert said(await d.chat("x", add_generation_prompt=False)) == "[user]x."
+        assert said(await d.chat("x", documents=[{"text": "y"}])) == '[user]x.[{"text": "y"}][a]'
+        for more in ({}, {"add_generation_prompt": False}):
+            answer = await d.chat(messages=chat, continue_final_message=True, **more)
+            assert said(answer) == "[user]x.[assistant]it is "
+        for content in (None, []):
+            nothing = [*chat, {"role": "assistant", "content": content}]
+            refused(await d.chat(messages=nothing, continue_final_message=True), "continue_final_message", "no text")
+        both = {"continue_final_message": True, "add_generation_prompt": True}
+        refused(await d.chat("x", **both), "continue_final_message", "exclude")
+        twice = {"documents": [], "chat_template_kwargs": {"documents": [{}]}}
+        refused(await d.chat("x", **twice), "documents", "either")
+        deep = {"text": "y"}
+        for _ in range(40):
+            deep = {"a": deep}
+        refused(await d.chat("x", documents=[deep]), "documents", "32 levels")
+    async with deployment(model=folder, frontend={"chat_template_kwargs": "thinking"}) as d:
+        refused(await d.chat("x", documents=[]), "documents", "--chat-template-kwargs")
+    async with deployment(frontend={"prompt_template": "Q: <prompt> A:"}) as d:
+        refused(await d.chat("x", continue_final_message=True), "continue_final_message", "--prompt-template")
+        refused(await d.chat("x", add_generation_prompt=False), "add_generation_prompt", "--prompt-template")
+        settings = {"chat_template_kwargs": {"enable_thinking": False}}
+        refused(await d.chat("x", **settings), "chat_template_kwargs.enable_thinking", "--prompt-template")
 
 
 @pytest.mark.parametrize("field", ["include_stop_str_in_output", "no_stop_trim"])
@@ -348,7 +327,7 @@ def test_what_ended_an_answer_may_be_a_part_of_it(demo, field, stream):
         assert text(**ends, **{field: True}) == "one two"
 
 
-def test_a_completion_without_special_tokens(tmp_path, monkeypatch):
+async def test_a_completion_without_special_tokens(tmp_path, monkeypatch):
     got = []
     prompt = Tokenizer.prompt
 
@@ -357,39 +336,31 @@ def test_a_completion_without_special_tokens(tmp_path, monkeypatch):
         return prompt(self, text, add_special_tokens=add_special_tokens)
 
     monkeypatch.setattr(Tokenizer, "prompt", recording)
-
-    async def main():
-        async with deployment() as d:
-            for given in (None, True, False):
-                assert (await d.complete("x", add_special_tokens=given)).status_code == 200
-
-    run(main())
+    async with deployment() as d:
+        for given in (None, True, False):
+            assert (await d.complete("x", add_special_tokens=given)).status_code == 200
     assert got == [True, True, False]
 
 
-def test_reasoning_reaches_the_template(tmp_path):
+async def test_reasoning_reaches_the_template(tmp_path):
     template = "{% for m in messages %}<{{ m.reasoning }}|{{ m.reasoning_content }}>{{ m.content }}{% endfor %}"
     folder = copy_demo(tmp_path, chat_template=template)
-
-    async def main():
-        async with deployment(model=folder) as d:
-            for fields in (
-                {"reasoning": "a"},
-                {"reasoning_content": "a"},
-                {"reasoning": "a", "reasoning_content": "b"},
-            ):
-                chat = [{"role": "assistant", "content": "x", **fields}]
-                assert said(await d.chat(messages=chat)) == "<a|a>x"
-            long = [{"role": "assistant", "content": "x", "reasoning": "a" * (CONTEXT * 40)}]
-            refused(await d.chat(messages=long), "messages", "context length")
-        async with deployment() as d:
-            for name in ("reasoning", "reasoning_content"):
-                chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x", name: "a"}]
-                refused(await d.chat(messages=chat), f"messages[1].{name}", "no place")
-            assert (await d.chat(messages=[{**chat[1], "reasoning_content": ""}])).status_code == 200
-            refused(await d.chat("x", documents=[{"text": "y"}]), "documents", "no place")
-
-    run(main())
+    async with deployment(model=folder) as d:
+        for fields in (
+            {"reasoning": "a"},
+            {"reasoning_content": "a"},
+            {"reasoning": "a", "reasoning_content": "b"},
+        ):
+            chat = [{"role": "assistant", "content": "x", **fields}]
+            assert said(await d.chat(messages=chat)) == "<a|a>x"
+        long = [{"role": "assistant", "content": "x", "reasoning": "a" * (CONTEXT * 40)}]
+        refused(await d.chat(messages=long), "messages", "context length")
+    async with deployment() as d:
+        for name in ("reasoning", "reasoning_content"):
+            chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x", name: "a"}]
+            refused(await d.chat(messages=chat), f"messages[1].{name}", "no place")
+        assert (await d.chat(messages=[{**chat[1], "reasoning_content": ""}])).status_code == 200
+        refused(await d.chat("x", documents=[{"text": "y"}]), "documents", "no place")
 
 
 @pytest.mark.parametrize(
@@ -404,15 +375,12 @@ def test_reasoning_reaches_the_template(tmp_path):
         ("{% if enable_thinking is defined %}a{% else %}b{% endif %}", None, "b"),
     ],
 )
-def test_the_effort_of_reasoning_reaches_the_template(tmp_path, template, effort, text):
-    async def main():
-        async with deployment(model=copy_demo(tmp_path, chat_template=template)) as d:
-            assert said(await d.chat("", reasoning_effort=effort)) == text
-            if "enable_thinking" in template and effort == "none":
-                told = {"chat_template_kwargs": {"enable_thinking": True}}
-                assert said(await d.chat("", reasoning_effort=effort, **told)) == "True"
-
-    run(main())
+async def test_the_effort_of_reasoning_reaches_the_template(tmp_path, template, effort, text):
+    async with deployment(model=copy_demo(tmp_path, chat_template=template)) as d:
+        assert said(await d.chat("", reasoning_effort=effort)) == text
+        if "enable_thinking" in template and effort == "none":
+            told = {"chat_template_kwargs": {"enable_thinking": True}}
+            assert said(await d.chat("", reasoning_effort=effort, **told)) == "True"
 
 
 def test_an_effort_that_no_template_is_told(demo):
@@ -422,7 +390,7 @@ def test_an_effort_that_no_template_is_told(demo):
     refused(demo.chat("hi", reasoning_effort="much"), "reasoning_effort", "medium")
 
 
-def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):
+async def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):
     folder = copy_demo(
         tmp_path,
         chat_template="{% for m in messages %}{% for c in m.tool_calls or [] %}"
@@ -430,77 +398,57 @@ def test_tool_calls_reach_the_template_with_arguments_as_objects(tmp_path):
     )
     given = ['{"city": "Ulm"}', {"city": "Bonn"}, "{broken", "[1]", None]
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": one}} for one in given]
-
-    async def main():
-        async with deployment(model=folder) as d:
-            message = {"role": "assistant", "content": None, "tool_calls": calls}
-            answer = (await d.chat(messages=[message, {"role": "assistant", "tool_calls": []}], temperature=0)).json()
-            text = answer["choices"][0]["message"]["content"]
-            assert text == 'f{"city": "Ulm"};f{"city": "Bonn"};f{};f{};f{};'
-
-    run(main())
+    async with deployment(model=folder) as d:
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        answer = (await d.chat(messages=[message, {"role": "assistant", "tool_calls": []}], temperature=0)).json()
+        text = answer["choices"][0]["message"]["content"]
+        assert text == 'f{"city": "Ulm"};f{"city": "Bonn"};f{};f{};f{};'
 
 
-def test_the_generation_config_bounds_an_answer_of_unsaid_length(tmp_path, monkeypatch):
+async def test_the_generation_config_bounds_an_answer_of_unsaid_length(tmp_path, monkeypatch):
     """As ``vllm serve`` has it: a default, not a limit."""
     folder = copy_demo(tmp_path)
     (folder / "generation_config.json").write_text('{"max_new_tokens": 5}')
-
-    async def main():
-        async with deployment(model=folder) as d:
-            for fields, made in (({}, 5), ({"max_tokens": 7}, 7)):
-                answer = (await d.chat("x", ignore_eos=True, **fields)).json()
-                assert answer["usage"]["completion_tokens"] == made
-
-    run(main())
+    async with deployment(model=folder) as d:
+        for fields, made in (({}, 5), ({"max_tokens": 7}, 7)):
+            answer = (await d.chat("x", ignore_eos=True, **fields)).json()
+            assert answer["usage"]["completion_tokens"] == made
 
 
-def test_an_engine_without_a_limit_of_logprobs(tmp_path, monkeypatch):
+async def test_an_engine_without_a_limit_of_logprobs(tmp_path, monkeypatch):
     start = MockEngine.start
 
     async def unlimited(self, transfer):
         return msgspec.structs.replace(await start(self, transfer), max_logprobs=-1)
 
     monkeypatch.setattr(MockEngine, "start", unlimited)
-
-    async def main():
-        async with deployment() as d:
-            answer = (await d.chat("x", logprobs=True, top_logprobs=25, max_tokens=1)).json()
-            assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 25
-            refused(await d.chat("x", logprobs=True, top_logprobs=VOCABULARY + 1), "top_logprobs", f"{VOCABULARY}")
-
-    run(main())
+    async with deployment() as d:
+        answer = (await d.chat("x", logprobs=True, top_logprobs=25, max_tokens=1)).json()
+        assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 25
+        refused(await d.chat("x", logprobs=True, top_logprobs=VOCABULARY + 1), "top_logprobs", f"{VOCABULARY}")
 
 
-def test_a_completion_tells_the_chosen_tokens_logprob_among_the_likeliest(monkeypatch):
+async def test_a_completion_tells_the_chosen_tokens_logprob_among_the_likeliest(monkeypatch):
     async def generate(self, request, embeddings):
         unlikely = [TokenLogprob(-3.0, [(token, -0.1) for token in (70, 71)][: request.sampling.logprobs])]
         yield TokenDelta([72], "length", prompt_tokens=1, logprobs=unlikely)
 
     monkeypatch.setattr(MockEngine, "generate", generate)
-
-    async def main():
-        async with deployment() as d:
-            for wanted in (0, 1, 2):
-                logprobs = (await d.complete("x", logprobs=wanted)).json()["choices"][0]["logprobs"]
-                (top,), (chosen,) = logprobs["top_logprobs"], logprobs["tokens"]
-                assert len(top) == wanted + 1, "up to logprobs + 1 entries, says OpenAI's reference"
-                assert top[chosen] == -3.0
-
-    run(main())
+    async with deployment() as d:
+        for wanted in (0, 1, 2):
+            logprobs = (await d.complete("x", logprobs=wanted)).json()["choices"][0]["logprobs"]
+            (top,), (chosen,) = logprobs["top_logprobs"], logprobs["tokens"]
+            assert len(top) == wanted + 1, "up to logprobs + 1 entries, says OpenAI's reference"
+            assert top[chosen] == -3.0
 
 
-def test_the_generation_config_gives_defaults(tmp_path, monkeypatch):
+async def test_the_generation_config_gives_defaults(tmp_path, monkeypatch):
     folder = copy_demo(tmp_path)
     (folder / "generation_config.json").write_text('{"temperature": 0.3, "top_k": 7, "top_p": 0.8}')
     got = []
     generate = MockEngine.generate
     monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
-
-    async def main():
-        async with deployment(model=folder) as d:
-            await d.complete("x")
-            await d.complete("x", temperature=0, top_k=0, top_p=1)
-
-    run(main())
+    async with deployment(model=folder) as d:
+        await d.complete("x")
+        await d.complete("x", temperature=0, top_k=0, top_p=1)
     assert [(r.sampling.temperature, r.sampling.top_k, r.sampling.top_p) for r in got] == [(0.3, 7, 0.8), (0, 0, 1)]

@@ -9,7 +9,7 @@ from support.background import served
 from support.checkpoints import copy_demo, image_part, picture_url
 from support.deployment import deployment
 from support.embeddings import Raw, floats, grid, numbers, part, safetensors, url_of
-from support.loops import run, until
+from support.loops import until
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
 from triptych.engines.mock.tensors import EMBEDDING_WIDTH
@@ -56,73 +56,61 @@ def prompt_tokens(answer):
         ({"enable_mm_embeds": True, "enable_multimodal": False}, "multimodal_disabled", "--enable-multimodal"),
     ],
 )
-def test_they_are_off_by_default(settings, code, flag):
-    async def main():
-        async with deployment(frontend=settings) as d:
-            error = refusal(await d.chat([TEXT, embedded()]))
-            assert (error["code"], error["param"]) == (code, "messages[0].content[1].image_embeds")
-            assert flag in error["message"]
-
-    run(main())
+async def test_they_are_off_by_default(settings, code, flag):
+    async with deployment(frontend=settings) as d:
+        error = refusal(await d.chat([TEXT, embedded()]))
+        assert (error["code"], error["param"]) == (code, "messages[0].content[1].image_embeds")
+        assert flag in error["message"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_takes_them_alone_and_among_others(mode):
-    async def main():
-        async with deployment(spans=MODES[mode], frontend=ON) as d:
-            nothing = prompt_tokens(await d.chat([TEXT]))
-            raw = prompt_tokens(await d.chat([RAW, TEXT])) - nothing - 2
-            for asked, tokens, plan in [
-                ([embedded(1), TEXT], TOKENS, GIVEN),
-                ([embedded(2), embedded(3), embedded(2), TEXT], 3 * TOKENS, GIVEN),
-                ([embedded(4), image_part(picture_url(64, 64, "red")), TEXT], TOKENS + raw, MIXED),
-                ([image_part(picture_url(64, 64, "green")), embedded(5), TEXT, embedded(1)], 2 * TOKENS + raw, MIXED),
-            ]:
-                answer = await d.chat(asked, max_tokens=50)
-                wrapping = 2 * sum(one is not TEXT for one in asked)  # the template's tokens around each
-                assert prompt_tokens(answer) == nothing + tokens + wrapping
-                assert answer.headers["x-triptych-plan"] == plan[mode]
-                assert "what is it?" in answered(answer)
-            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
-            await until(lambda: all(one.counts["transfer_leases"] == 0 for one in d.workers), "no lease is left")
-            assert sum(one.counts["encoded_media"] for one in d.workers) == (3 if "E/" in mode else 0)
-
-    run(main())
+async def test_every_mode_takes_them_alone_and_among_others(mode):
+    async with deployment(spans=MODES[mode], frontend=ON) as d:
+        nothing = prompt_tokens(await d.chat([TEXT]))
+        raw = prompt_tokens(await d.chat([RAW, TEXT])) - nothing - 2
+        for asked, tokens, plan in [
+            ([embedded(1), TEXT], TOKENS, GIVEN),
+            ([embedded(2), embedded(3), embedded(2), TEXT], 3 * TOKENS, GIVEN),
+            ([embedded(4), image_part(picture_url(64, 64, "red")), TEXT], TOKENS + raw, MIXED),
+            ([image_part(picture_url(64, 64, "green")), embedded(5), TEXT, embedded(1)], 2 * TOKENS + raw, MIXED),
+        ]:
+            answer = await d.chat(asked, max_tokens=50)
+            wrapping = 2 * sum(one is not TEXT for one in asked)  # the template's tokens around each
+            assert prompt_tokens(answer) == nothing + tokens + wrapping
+            assert answer.headers["x-triptych-plan"] == plan[mode]
+            assert "what is it?" in answered(answer)
+        await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
+        await until(lambda: all(one.counts["transfer_leases"] == 0 for one in d.workers), "no lease is left")
+        assert sum(one.counts["encoded_media"] for one in d.workers) == (3 if "E/" in mode else 0)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_repeat_is_not_sent_again(mode, monkeypatch):
-    async def main():
-        async with deployment(spans=MODES[mode], frontend=ON) as d:
-            seen = []
-            at = next(one for one in d.workers if "p" in one.instance.span.value)
-            receive = at.worker.endpoints._receiver.embeddings
+async def test_a_repeat_is_not_sent_again(mode, monkeypatch):
+    async with deployment(spans=MODES[mode], frontend=ON) as d:
+        seen = []
+        at = next(one for one in d.workers if "p" in one.instance.span.value)
+        receive = at.worker.endpoints._receiver.embeddings
 
-            async def spied(media):
-                seen.append([len(medium.data) for medium in media])
-                return await receive(media)
+        async def spied(media):
+            seen.append([len(medium.data) for medium in media])
+            return await receive(media)
 
-            monkeypatch.setattr(at.worker.endpoints._receiver, "embeddings", spied)
-            first = answered(await d.chat([embedded(1), TEXT]))
-            assert answered(await d.chat([embedded(1), TEXT])) == first
-            await d.chat([embedded(2), embedded(1), TEXT])
-            size = TOKENS * EMBEDDING_WIDTH * 4
-            assert seen == [[size], [0], [size, 0]]
-            at.worker.cache.store.clear()
-            assert answered(await d.chat([embedded(1), TEXT])) == first
-            assert seen[3:] == [[0], [size]], "it is asked for by name, missed, and sent"
-
-    run(main())
+        monkeypatch.setattr(at.worker.endpoints._receiver, "embeddings", spied)
+        first = answered(await d.chat([embedded(1), TEXT]))
+        assert answered(await d.chat([embedded(1), TEXT])) == first
+        await d.chat([embedded(2), embedded(1), TEXT])
+        size = TOKENS * EMBEDDING_WIDTH * 4
+        assert seen == [[size], [0], [size, 0]]
+        at.worker.cache.store.clear()
+        assert answered(await d.chat([embedded(1), TEXT])) == first
+        assert seen[3:] == [[0], [size]], "it is asked for by name, missed, and sent"
 
 
-def test_a_worker_that_keeps_nothing_is_sent_them_each_time():
-    async def main():
-        async with deployment(frontend=ON, embedding_cache_bytes=0) as d:
-            for _ in range(2):
-                assert "what is it?" in answered(await d.chat([embedded(1), TEXT], max_tokens=50))
-            await until(lambda: d.worker.counts["transfer_arena_used_bytes"] == 0, "nothing is kept")
-
-    run(main())
+async def test_a_worker_that_keeps_nothing_is_sent_them_each_time():
+    async with deployment(frontend=ON, embedding_cache_bytes=0) as d:
+        for _ in range(2):
+            assert "what is it?" in answered(await d.chat([embedded(1), TEXT], max_tokens=50))
+        await until(lambda: d.worker.counts["transfer_arena_used_bytes"] == 0, "nothing is kept")
 
 
 @pytest.fixture(scope="module")
@@ -181,33 +169,29 @@ UNTIMELY = {
 
 @pytest.mark.parametrize("family", TIMED)
 @pytest.mark.parametrize("mode", MODES)
-def test_videos_whose_steps_have_times_come_with_them(family, mode, tmp_path):
+async def test_videos_whose_steps_have_times_come_with_them(family, mode, tmp_path):
     tower = {"patch_size": 14, "spatial_merge_size": 2, "deepstack_visual_indexes": [0], "tokens_per_second": 2}
     model = copy_demo(tmp_path, model_type=family, vision_config=tower)
-
-    async def main():
-        async with deployment(spans=MODES[mode], frontend=ON, model=str(model)) as d:
-            nothing = prompt_tokens(await d.chat([TEXT]))
-            first, other = (part("video", url_of(film(**one[family]))) for one in (TIMED, OTHER_TIMES))
-            answer = await d.chat([first, TEXT], max_tokens=50)
-            beside = prompt_tokens(answer) - nothing - 8 - 2  # the template's tokens around it
-            assert (beside > 4) == (family == "qwen3_vl"), "times and marks of two steps"
-            assert "what is it?" in answered(answer)
-            assert answer.headers["x-triptych-plan"] == GIVEN[mode]
-            assert prompt_tokens(await d.chat([first, TEXT])) == prompt_tokens(answer), "of what the worker keeps"
-            later = prompt_tokens(await d.chat([other, first, TEXT]))
-            assert (later > 2 * prompt_tokens(answer) - nothing) == (family == "qwen3_vl"), "a longer time"
-            for wrong in UNTIMELY[family]:
-                error = refusal(await d.chat([TEXT, part("video", url_of(wrong))]))
-                assert (error["code"], error["param"]) == (
-                    "media_embedding_refused",
-                    "messages[0].content[1].video_embeds",
-                )
-                assert any(name in error["message"] for name in ("second_per_grid_ts", "timestamps", "video_grid_thw"))
-            assert "what" in answered(await d.chat([first, TEXT]))
-            await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
-
-    run(main())
+    async with deployment(spans=MODES[mode], frontend=ON, model=str(model)) as d:
+        nothing = prompt_tokens(await d.chat([TEXT]))
+        first, other = (part("video", url_of(film(**one[family]))) for one in (TIMED, OTHER_TIMES))
+        answer = await d.chat([first, TEXT], max_tokens=50)
+        beside = prompt_tokens(answer) - nothing - 8 - 2  # the template's tokens around it
+        assert (beside > 4) == (family == "qwen3_vl"), "times and marks of two steps"
+        assert "what is it?" in answered(answer)
+        assert answer.headers["x-triptych-plan"] == GIVEN[mode]
+        assert prompt_tokens(await d.chat([first, TEXT])) == prompt_tokens(answer), "of what the worker keeps"
+        later = prompt_tokens(await d.chat([other, first, TEXT]))
+        assert (later > 2 * prompt_tokens(answer) - nothing) == (family == "qwen3_vl"), "a longer time"
+        for wrong in UNTIMELY[family]:
+            error = refusal(await d.chat([TEXT, part("video", url_of(wrong))]))
+            assert (error["code"], error["param"]) == (
+                "media_embedding_refused",
+                "messages[0].content[1].video_embeds",
+            )
+            assert any(name in error["message"] for name in ("second_per_grid_ts", "timestamps", "video_grid_thw"))
+        assert "what" in answered(await d.chat([first, TEXT]))
+        await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
 
 
 @pytest.mark.parametrize(
@@ -251,28 +235,25 @@ def test_the_wrong_type_of_the_field_is_named(running):
     assert error["param"] == "messages[0].content[0].image_embeds.url"
 
 
-def test_they_come_by_http_and_file_with_a_bound_of_their_own(tmp_path):
+async def test_they_come_by_http_and_file_with_a_bound_of_their_own(tmp_path):
     (tmp_path / "good").write_bytes(file())
     (tmp_path / "large").write_bytes(file(tokens=64, sides=(1, 16, 16)))
-
-    async def main():
-        site = media_site({"/good": file(), "/large": file(tokens=64, sides=(1, 16, 16))})
-        limits = MediaLimits(media_allow_private=True, media_max_embedding_bytes=1024, media_max_bytes=10)
-        async with (
-            site as url,
-            deployment(frontend={**ON, "allowed_local_media_path": str(tmp_path)}, limits=limits) as d,
-        ):
-            for base in (url, f"file://{tmp_path}"):
-                assert "what" in answered(await d.chat([part("image", f"{base}/good"), TEXT]))
-                error = refusal(await d.chat([part("image", f"{base}/large"), TEXT]), 413)
-                assert "--media-max-embedding-bytes" in error["message"]
-            assert refusal(await d.chat([part("image", "file:///etc/passwd")]))["code"] == "media_file_refused"
-
-    run(main())
+    site = media_site({"/good": file(), "/large": file(tokens=64, sides=(1, 16, 16))})
+    limits = MediaLimits(media_allow_private=True, media_max_embedding_bytes=1024, media_max_bytes=10)
+    async with (
+        site as url,
+        deployment(frontend={**ON, "allowed_local_media_path": str(tmp_path)}, limits=limits) as d,
+    ):
+        for base in (url, f"file://{tmp_path}"):
+            assert "what" in answered(await d.chat([part("image", f"{base}/good"), TEXT]))
+            error = refusal(await d.chat([part("image", f"{base}/large"), TEXT]), 413)
+            assert "--media-max-embedding-bytes" in error["message"]
+        assert refusal(await d.chat([part("image", "file:///etc/passwd")]))["code"] == "media_file_refused"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_pt_files_come_from_the_allowed_folder_only(tmp_path):
+@pytest.mark.event_loop(limit_s=50)
+async def test_pt_files_come_from_the_allowed_folder_only(tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
 
     def saved(tensor):
@@ -283,20 +264,16 @@ def test_pt_files_come_from_the_allowed_folder_only(tmp_path):
     values = torch.randn(4, EMBEDDING_WIDTH)
     (tmp_path / "good.pt").write_bytes(saved(values))
     (tmp_path / "sparse.pt").write_bytes(saved(values.to_sparse()))
-
-    async def main():
-        limits = MediaLimits(media_allow_private=True)
-        site = media_site({"/good.pt": saved(values)})
-        async with (
-            site as url,
-            deployment(frontend={**ON, "allowed_local_media_path": str(tmp_path)}, limits=limits) as d,
-        ):
-            assert "what" in answered(await d.chat([part("image", f"file://{tmp_path}/good.pt"), TEXT]))
-            error = refusal(await d.chat([part("image", f"file://{tmp_path}/sparse.pt")]))
-            assert (error["code"], "sparse" in error["message"]) == ("media_embedding_refused", True)
-            for other in (f"{url}/good.pt", url_of(saved(values))):
-                error = refusal(await d.chat([part("image", other)]), 415)
-                assert "file: URL only" in error["message"]
-            assert "what" in answered(await d.chat([embedded(), TEXT]))
-
-    run(main(), limit_s=50)
+    limits = MediaLimits(media_allow_private=True)
+    site = media_site({"/good.pt": saved(values)})
+    async with (
+        site as url,
+        deployment(frontend={**ON, "allowed_local_media_path": str(tmp_path)}, limits=limits) as d,
+    ):
+        assert "what" in answered(await d.chat([part("image", f"file://{tmp_path}/good.pt"), TEXT]))
+        error = refusal(await d.chat([part("image", f"file://{tmp_path}/sparse.pt")]))
+        assert (error["code"], "sparse" in error["message"]) == ("media_embedding_refused", True)
+        for other in (f"{url}/good.pt", url_of(saved(values))):
+            error = refusal(await d.chat([part("image", other)]), 415)
+            assert "file: URL only" in error["message"]
+        assert "what" in answered(await d.chat([embedded(), TEXT]))

@@ -8,7 +8,7 @@ import time
 from support.checkpoints import image_part
 from support.deployment import deployment
 from support.errors import check_error
-from support.loops import run, until_async
+from support.loops import until_async
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
 
@@ -19,18 +19,15 @@ def ask(url):
     return [image_part(url), {"type": "text", "text": "what?"}]
 
 
-def test_a_picture_by_url_and_by_redirect():
-    async def main():
-        async with media_site() as site, deployment(limits=LIMITS) as d:
-            direct = (await d.chat(ask(f"{site}/good.png"))).json()
-            assert direct["choices"][0]["message"]["content"] == "user\nwhat?\nassistant\n"
-            redirected = (await d.chat(ask(f"{site}/hop/3"))).json()
-            assert redirected["usage"] == direct["usage"]
-
-    run(main())
+async def test_a_picture_by_url_and_by_redirect():
+    async with media_site() as site, deployment(limits=LIMITS) as d:
+        direct = (await d.chat(ask(f"{site}/good.png"))).json()
+        assert direct["choices"][0]["message"]["content"] == "user\nwhat?\nassistant\n"
+        redirected = (await d.chat(ask(f"{site}/hop/3"))).json()
+        assert redirected["usage"] == direct["usage"]
 
 
-def test_what_can_go_wrong_with_a_url():
+async def test_what_can_go_wrong_with_a_url():
     cases = {
         "/gone": (400, "HTTP 404"),
         "/broken": (400, "HTTP 500"),
@@ -41,50 +38,40 @@ def test_what_can_go_wrong_with_a_url():
         "/large": (413, "100,000 bytes"),
         "/file": (400, "http"),
     }
-
-    async def main():
-        async with media_site() as site, deployment(limits=LIMITS) as d:
-            answers = await asyncio.gather(*(d.chat(ask(site + path)) for path in cases))
-            for (path, (status, words)), answer in zip(cases.items(), answers, strict=True):
-                error = check_error(answer, status)
-                assert words in error["message"], (path, error)
-                assert error["param"] == "messages[0].content[0].image_url", path
-                assert "secret" not in answer.text, "what the other host said is not passed on"
-
-    run(main())
+    async with media_site() as site, deployment(limits=LIMITS) as d:
+        answers = await asyncio.gather(*(d.chat(ask(site + path)) for path in cases))
+        for (path, (status, words)), answer in zip(cases.items(), answers, strict=True):
+            error = check_error(answer, status)
+            assert words in error["message"], (path, error)
+            assert error["param"] == "messages[0].content[0].image_url", path
+            assert "secret" not in answer.text, "what the other host said is not passed on"
 
 
-def test_a_private_address_is_refused_also_behind_a_redirect():
-    async def main():
-        async with media_site() as site, deployment() as d:
-            error = check_error(await d.chat(ask(f"{site}/good.png")), 400)
-            assert error["code"] == "media_address_refused"
-        allowed = MediaLimits(media_allow_private=True, media_connect_timeout_s=0.2)
-        async with media_site() as site, deployment(limits=allowed) as d:
-            check_error(await d.chat(ask(f"{site}/far")), 400)
-
-    run(main())
+async def test_a_private_address_is_refused_also_behind_a_redirect():
+    async with media_site() as site, deployment() as d:
+        error = check_error(await d.chat(ask(f"{site}/good.png")), 400)
+        assert error["code"] == "media_address_refused"
+    allowed = MediaLimits(media_allow_private=True, media_connect_timeout_s=0.2)
+    async with media_site() as site, deployment(limits=allowed) as d:
+        check_error(await d.chat(ask(f"{site}/far")), 400)
 
 
-def test_a_client_that_leaves_while_its_media_are_fetched():
-    async def main():
-        slow = MediaLimits(media_allow_private=True, media_total_timeout_s=30)
-        async with media_site() as site, deployment(limits=slow) as d:
-            hanging = asyncio.create_task(d.chat(ask(f"{site}/hang")))
-            begun = time.monotonic()
+async def test_a_client_that_leaves_while_its_media_are_fetched():
+    slow = MediaLimits(media_allow_private=True, media_total_timeout_s=30)
+    async with media_site() as site, deployment(limits=slow) as d:
+        hanging = asyncio.create_task(d.chat(ask(f"{site}/hang")))
+        begun = time.monotonic()
 
-            async def fetching():
-                return (await d.http.get("/health")).json()["requests_in_flight"] == 1
+        async def fetching():
+            return (await d.http.get("/health")).json()["requests_in_flight"] == 1
 
-            await until_async(fetching, "the request is being answered")
-            hanging.cancel()
-            await asyncio.wait([hanging])
+        await until_async(fetching, "the request is being answered")
+        hanging.cancel()
+        await asyncio.wait([hanging])
 
-            async def over():
-                return (await d.http.get("/health")).json()["requests_in_flight"] == 0
+        async def over():
+            return (await d.http.get("/health")).json()["requests_in_flight"] == 0
 
-            await until_async(over, "the request has ended with its client")
-            assert time.monotonic() - begun < 10
-            assert d.worker.engine.stats().generated_tokens == 0
-
-    run(main())
+        await until_async(over, "the request has ended with its client")
+        assert time.monotonic() - begun < 10
+        assert d.worker.engine.stats().generated_tokens == 0

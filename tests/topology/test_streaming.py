@@ -8,7 +8,6 @@ import pytest
 
 from support.checkpoints import byte_level, text_checkpoint
 from support.deployment import deployment
-from support.loops import run
 from support.sse import parse
 
 HARD = [
@@ -113,24 +112,20 @@ def test_stop_strings_count_only_after_min_tokens(demo):
     assert late["choices"][0]["text"].startswith("x y x")
 
 
-def test_characters_split_over_tokens_of_any_kind(tmp_path):
+async def test_characters_split_over_tokens_of_any_kind(tmp_path):
     """A tokenizer whose merges end inside of characters; random texts of hard characters."""
     rng = random.Random(7)
     letters = "aé漢😀🏳️‍🌈\u0301 \nß👍🏽"
     texts = ["".join(rng.choice(letters) for _ in range(30)) for _ in range(12)]
     folder = text_checkpoint(tmp_path / "m", byte_level(*texts[:3]))
-
-    async def main():
-        async with deployment(model=folder) as d:
-            for text in texts:
-                whole = (await d.complete(text, max_tokens=120, temperature=0)).json()["choices"][0]["text"]
-                assert whole == text
-                answer = await d.complete(text, max_tokens=120, temperature=0, stream=True)
-                deltas = parse(answer.content).deltas()
-                assert "".join(deltas) == text
-                assert not any("\ufffd" in delta for delta in deltas)
-
-    run(main())
+    async with deployment(model=folder) as d:
+        for text in texts:
+            whole = (await d.complete(text, max_tokens=120, temperature=0)).json()["choices"][0]["text"]
+            assert whole == text
+            answer = await d.complete(text, max_tokens=120, temperature=0, stream=True)
+            deltas = parse(answer.content).deltas()
+            assert "".join(deltas) == text
+            assert not any("\ufffd" in delta for delta in deltas)
 
 
 def test_an_answer_cut_inside_of_a_character_says_so_at_its_end_only(demo):

@@ -10,7 +10,7 @@ import pytest
 from support.checkpoints import image_part, picture_url
 from support.deployment import deployment
 from support.embeddings import floats, grid, part, safetensors, url_of
-from support.loops import run, until
+from support.loops import until
 from triptych.engines.mock.tensors import EMBEDDING_WIDTH
 from triptych.frontend.openai.cache_salt import salt_of
 
@@ -48,14 +48,11 @@ def known_media(d):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_found_under_another_salt(mode):
-    async def main():
-        async with deployment(spans=MODES[mode], engine_args=PACE) as d:
-            texts, pictures = await by_salt(d, LONG), await by_salt(d, PICTURE)
-            encoded = sum(worker.counts["encoded_media"] for worker in d.workers)
-            return texts, pictures, known_media(d), encoded
-
-    texts, pictures, names, encoded = run(main())
+async def test_nothing_is_found_under_another_salt(mode):
+    async with deployment(spans=MODES[mode], engine_args=PACE) as d:
+        texts, pictures = await by_salt(d, LONG), await by_salt(d, PICTURE)
+        encoded = sum(worker.counts["encoded_media"] for worker in d.workers)
+        names = known_media(d)
     for counts in (texts, pictures):
         # Chat templates begin alike, so a prompt may find its own tenant's first block, and only that.
         first_a, again_a, first_b, first_none, again_b, again_none = counts
@@ -68,7 +65,7 @@ def test_nothing_is_found_under_another_salt(mode):
 
 
 @pytest.mark.parametrize("policy", ["kv", "round-robin"])
-def test_a_salted_prompt_comes_back_to_who_holds_it(policy):
+async def test_a_salted_prompt_comes_back_to_who_holds_it(policy):
     """What workers tell of salted blocks is what the frontend asks for; the same text of another goes anywhere."""
 
     async def main():
@@ -87,31 +84,26 @@ def test_a_salted_prompt_comes_back_to_who_holds_it(policy):
             other = [(await cached(d, f"{number} {LONG}", cache_salt="tenant-b"))[0] for number in range(2)]
             return where, again, other
 
-    where, again, other = run(main())
+    where, again, other = await main()
     assert len(set(where)) == 2, "both workers have some"
     assert all(count >= 64 for count in again) is (policy == "kv")
     assert other[0] == 0
 
 
-def test_no_log_metric_or_worker_has_the_salt(caplog):
+async def test_no_log_metric_or_worker_has_the_salt(caplog):
     secret = "a-secret-that-only-its-tenant-knows"
     caplog.set_level(logging.DEBUG)
-
-    async def main():
-        async with deployment(engine_args=PACE) as d:
-            seen = []
-            generate = d.worker.engine.generate
-            d.worker.engine.generate = lambda request, *rest: (seen.append(request), generate(request, *rest))[1]
-            answers = [
-                await d.chat(PICTURE, max_tokens=2, cache_salt=secret),
-                await d.chat(max_tokens=0, cache_salt=secret),
-                await d.chat(cache_salt=secret * 20),
-                await d.complete(LONG, max_tokens=2, cache_salt=secret),
-            ]
-            metrics = (await d.http.get("/metrics")).text + (await d.http.get("/health")).text
-            return answers, metrics, seen
-
-    answers, metrics, seen = run(main())
+    async with deployment(engine_args=PACE) as d:
+        seen = []
+        generate = d.worker.engine.generate
+        d.worker.engine.generate = lambda request, *rest: (seen.append(request), generate(request, *rest))[1]
+        answers = [
+            await d.chat(PICTURE, max_tokens=2, cache_salt=secret),
+            await d.chat(max_tokens=0, cache_salt=secret),
+            await d.chat(cache_salt=secret * 20),
+            await d.complete(LONG, max_tokens=2, cache_salt=secret),
+        ]
+        metrics = (await d.http.get("/metrics")).text + (await d.http.get("/health")).text
     assert [answer.status_code for answer in answers] == [200, 400, 400, 200]
     assert len(seen) == 2
     assert {request.salt for request in seen} == {salt_of(secret)}
@@ -120,35 +112,28 @@ def test_no_log_metric_or_worker_has_the_salt(caplog):
     assert salt_of(secret) not in metrics + caplog.text
 
 
-def test_requests_of_two_tenants_at_once_share_no_work():
-    async def main():
-        async with deployment(spans=["e", "pd"], engine_args=("--encode-ms", "50")) as d:
-            content = [image_part(picture_url(64, 64, "navy"))]
-            salts = ["a", "a", "b", "b"]
-            await asyncio.gather(*(d.chat(content, max_tokens=2, cache_salt=salt) for salt in salts))
-            return d.workers[0].counts
-
-    counts = run(main())
+async def test_requests_of_two_tenants_at_once_share_no_work():
+    async with deployment(spans=["e", "pd"], engine_args=("--encode-ms", "50")) as d:
+        content = [image_part(picture_url(64, 64, "navy"))]
+        salts = ["a", "a", "b", "b"]
+        await asyncio.gather(*(d.chat(content, max_tokens=2, cache_salt=salt) for salt in salts))
+        counts = d.workers[0].counts
     assert counts["encoded_media"] == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_embeddings_that_clients_computed_are_kept_for_each(mode):
+async def test_embeddings_that_clients_computed_are_kept_for_each(mode):
     """The mock engine looks whether an embedding is what its name says."""
     file = safetensors(image_embeds=floats(8, EMBEDDING_WIDTH), image_grid_thw=grid(1, 4, 8))
     content = [part("image", url_of(file)), {"type": "text", "text": "what is it?"}]
-
-    async def main():
-        async with deployment(spans=MODES[mode], frontend={"enable_mm_embeds": True}) as d:
-            answers = [await cached(d, content, cache_salt=salt) for salt in ("tenant-a", "tenant-b", "tenant-a")]
-            return answers, known_media(d)
-
-    answers, names = run(main())
+    async with deployment(spans=MODES[mode], frontend={"enable_mm_embeds": True}) as d:
+        answers = [await cached(d, content, cache_salt=salt) for salt in ("tenant-a", "tenant-b", "tenant-a")]
+        names = known_media(d)
     assert len({str(message) for _, message in answers}) == 1
     assert len(names) == 2
 
 
-def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
+async def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
     """By content and salt: another tenant is not told what somebody sent."""
 
     async def main():
@@ -171,4 +156,4 @@ def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
         async for delta in generate(request, *rest):
             yield delta
 
-    assert run(main()) == (422, 422, 200)
+    assert await main() == (422, 422, 200)

@@ -11,7 +11,7 @@ from test_up import GRAPH, ask, triptych
 
 from support.certificates import Authority, Files
 from support.deployment import http_client
-from support.loops import run, until, until_async
+from support.loops import until, until_async
 from support.processes import Child, child, mock_worker
 
 
@@ -33,7 +33,7 @@ def test_up_gives_every_process_the_same_certificate(tmp_path: Path, authority: 
         assert "red circle" in ask(url, "demo")
 
 
-def test_a_frontend_speaks_only_with_workers_that_it_can_trust(
+async def test_a_frontend_speaks_only_with_workers_that_it_can_trust(
     tmp_path: Path, authority: Authority, own: Files
 ) -> None:
     """Of a worker with TLS and one without, each kind of frontend sees one, and names the other."""
@@ -67,4 +67,4 @@ def test_a_frontend_speaks_only_with_workers_that_it_can_trust(
                 assert sees in answer.headers["x-triptych-plan"]
             await until(lambda: one.log.read_text().count(names) == 1, "it says whom it leaves out, once")
 
-    run(main())
+    await main()

@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 
 from support.background import served
-from support.loops import run
 from triptych.cli.main import main
 from triptych.config.media import MediaLimits
 from triptych.config.verify import CASES
@@ -211,16 +210,13 @@ CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}\n
         (b'{"error":{"message":"no\\nroom"}}', 503, True, "^HTTP status 503: no room$"),
     ],
 )
-def test_bad_answers_are_failures(body, status, stream, reason):
-    async def ask():
-        async with answering(body, status) as url, connect(url, None, 10.0) as deployment:
-            with pytest.raises(AskFailed, match=reason):
-                await deployment.ask("m", [], 4, stream=stream)
-
-    run(ask())
+async def test_bad_answers_are_failures(body, status, stream, reason):
+    async with answering(body, status) as url, connect(url, None, 10.0) as deployment:
+        with pytest.raises(AskFailed, match=reason):
+            await deployment.ask("m", [], 4, stream=stream)
 
 
-def test_every_request_has_its_time():
+async def test_every_request_has_its_time():
     async def ask(url):
         async with connect(url, None, 0.2) as deployment:
             with pytest.raises(AskFailed, match=r"no answer within 0.2 s"):
@@ -229,4 +225,4 @@ def test_every_request_has_its_time():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        run(ask(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        await ask(f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -12,7 +12,6 @@ pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 from support.background import served
 from support.checkpoints import copy_demo, picture_url
 from support.deployment import deployment
-from support.loops import run
 from support.media_site import media_site
 from support.videos import broken_in_the_middle, patched, sound_only, video
 from triptych.config.media import MediaLimits
@@ -117,13 +116,10 @@ def test_limits_are_said_with_their_flag():
         assert "--media-max-video-pixels" in error["message"], "of all frames that the model sees"
 
 
-def test_a_video_by_http():
-    async def main():
-        limits = MediaLimits(media_allow_private=True)
-        async with media_site({"/film.mp4": SOUND}) as site, deployment(limits=limits) as d:
-            remote = await d.chat([{"type": "video_url", "video_url": {"url": f"{site}/film.mp4"}}])
-            assert remote.status_code == 200, remote.text
-            inline = await d.chat([by_url(SOUND)])
-            assert remote.json()["usage"] == inline.json()["usage"]
-
-    run(main())
+async def test_a_video_by_http():
+    limits = MediaLimits(media_allow_private=True)
+    async with media_site({"/film.mp4": SOUND}) as site, deployment(limits=limits) as d:
+        remote = await d.chat([{"type": "video_url", "video_url": {"url": f"{site}/film.mp4"}}])
+        assert remote.status_code == 200, remote.text
+        inline = await d.chat([by_url(SOUND)])
+        assert remote.json()["usage"] == inline.json()["usage"]

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.aio import memory
 from triptych.aio.memory import MIB, SMALL_BYTES, Growing, fresh
 
@@ -43,21 +43,18 @@ def test_little_is_plain_bytes():
     assert isinstance(growing.taken(), bytes)
 
 
-def test_memory_lives_as_long_as_any_view_of_it_and_goes_then():
-    async def main():
-        size = 300 * MIB
-        view = fresh(size)
-        view[-1] = 7
-        middle = ctypes.addressof(ctypes.c_char.from_buffer(view, size // 2))
-        part = view[size - 2 :]
-        del view
-        gc.collect()
-        assert bytes(part) == b"\0\7"
-        assert is_mapped(middle)
-        del part
-        await until(lambda: not is_mapped(middle), "the memory is given back")
-
-    run(main())
+async def test_memory_lives_as_long_as_any_view_of_it_and_goes_then():
+    size = 300 * MIB
+    view = fresh(size)
+    view[-1] = 7
+    middle = ctypes.addressof(ctypes.c_char.from_buffer(view, size // 2))
+    part = view[size - 2 :]
+    del view
+    gc.collect()
+    assert bytes(part) == b"\0\7"
+    assert is_mapped(middle)
+    del part
+    await until(lambda: not is_mapped(middle), "the memory is given back")
 
 
 def test_what_was_left_out_of_collections_is_collected_at_the_end():
@@ -72,12 +69,12 @@ def test_what_was_left_out_of_collections_is_collected_at_the_end():
     assert done.stdout.split() == ["True", "0"]
 
 
-def test_a_descriptor_is_closed_by_another_thread():
+async def test_a_descriptor_is_closed_by_another_thread():
     fd = os.memfd_create("here")
     closers = []
     with patch.object(memory.os, "close", lambda one: (closers.append(threading.get_ident()), os_close(one))):
         memory.close_elsewhere(fd)
-        run(until(lambda: closers, "it is closed"))
+        await until(lambda: closers, "it is closed")
     assert closers != [threading.get_ident()]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)

@@ -4,58 +4,49 @@ from support.loops import run
 from triptych.aio.pace import PIECE_BYTES, SMALL_BYTES, TURN_BYTES, Pace, pace
 
 
-def test_no_turn_moves_more_than_its_share_and_all_get_theirs_in_order():
-    async def main():
-        mine = Pace()
-        turn, moved, order = 0, [], []
+async def test_no_turn_moves_more_than_its_share_and_all_get_theirs_in_order():
+    mine = Pace()
+    turn, moved, order = 0, [], []
 
-        def count() -> None:
-            nonlocal turn
-            turn += 1
-            asyncio.get_running_loop().call_soon(count)
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(count)
 
-        async def mover(name: int) -> None:
-            for _ in range(4):
-                await mine.room()
-                moved.append(turn)
-                order.append(name)
-                mine.spend(PIECE_BYTES)
+    async def mover(name: int) -> None:
+        for _ in range(4):
+            await mine.room()
+            moved.append(turn)
+            order.append(name)
+            mine.spend(PIECE_BYTES)
 
-        count()
-        await asyncio.gather(*(mover(name) for name in range(16)))
-        most = TURN_BYTES // PIECE_BYTES
-        assert max(moved.count(one) for one in set(moved)) <= 2 * most
-        assert len(moved) / len(set(moved)) <= most + 1, "pieces a turn, on average"
-        # The first finds a turn for itself; then all take turns.
-        assert set(order[: 16 + most]) == set(range(16)), "nobody is passed over"
-
-    run(main())
+    count()
+    await asyncio.gather(*(mover(name) for name in range(16)))
+    most = TURN_BYTES // PIECE_BYTES
+    assert max(moved.count(one) for one in set(moved)) <= 2 * most
+    assert len(moved) / len(set(moved)) <= most + 1, "pieces a turn, on average"
+    # The first finds a turn for itself; then all take turns.
+    assert set(order[: 16 + most]) == set(range(16)), "nobody is passed over"
 
 
-def test_what_is_small_is_not_counted():
-    async def main():
-        mine = Pace()
-        assert all(mine.spend(SMALL_BYTES) for _ in range(1000))
-        assert not mine.spend(2 * TURN_BYTES)
-        waiting = asyncio.create_task(mine.room())
-        async with asyncio.timeout(5):
-            await waiting
-        assert mine.has_room
-
-    run(main())
+async def test_what_is_small_is_not_counted():
+    mine = Pace()
+    assert all(mine.spend(SMALL_BYTES) for _ in range(1000))
+    assert not mine.spend(2 * TURN_BYTES)
+    waiting = asyncio.create_task(mine.room())
+    async with asyncio.timeout(5):
+        await waiting
+    assert mine.has_room
 
 
-def test_who_gave_up_waiting_holds_up_nobody():
-    async def main():
-        mine = Pace()
-        mine.spend(2 * TURN_BYTES)
-        first, second = (asyncio.create_task(mine.room()) for _ in range(2))
-        await asyncio.sleep(0)
-        first.cancel()
-        async with asyncio.timeout(5):
-            await second
-
-    run(main())
+async def test_who_gave_up_waiting_holds_up_nobody():
+    mine = Pace()
+    mine.spend(2 * TURN_BYTES)
+    first, second = (asyncio.create_task(mine.room()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    async with asyncio.timeout(5):
+        await second
 
 
 def test_a_loop_has_one():

@@ -7,29 +7,24 @@ import threading
 
 import pytest
 
-from support.loops import run
 from triptych.aio import trimming
 
 
-def test_requests_that_end_together_are_followed_by_one_trim(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_that_end_together_are_followed_by_one_trim(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
     monkeypatch.setattr(trimming, "TRIM_AFTER_S", 0.01)
+    loop, trimmed = asyncio.get_running_loop(), asyncio.Event()
 
-    async def main() -> None:
-        loop, trimmed = asyncio.get_running_loop(), asyncio.Event()
+    def trim() -> None:
+        threads.append(threading.current_thread().name)
+        loop.call_soon_threadsafe(trimmed.set)
 
-        def trim() -> None:
-            threads.append(threading.current_thread().name)
-            loop.call_soon_threadsafe(trimmed.set)
-
-        monkeypatch.setattr(trimming, "trim", trim)
-        trimmer = trimming.Trimmer()
-        for _ in range(2):
-            trimmed.clear()
-            for _ in range(5):
-                trimmer.soon()
-            await trimmed.wait()
-
-    run(main())
+    monkeypatch.setattr(trimming, "trim", trim)
+    trimmer = trimming.Trimmer()
+    for _ in range(2):
+        trimmed.clear()
+        for _ in range(5):
+            trimmer.soon()
+        await trimmed.wait()
     assert len(threads) == 2
     assert threading.main_thread().name not in threads

@@ -52,65 +52,49 @@ async def start(tmp_path: Path, *words: str) -> tuple[Child, int]:
 
 
 @pytest.mark.parametrize("words", [(), ("stubborn",)])
-def test_stop_ends_the_program_and_all_that_it_started(tmp_path: Path, words: tuple[str, ...]) -> None:
-    async def main() -> None:
-        child, grandchild = await start(tmp_path, *words)
-        assert set(tree([child.pid])) == {child.pid, grandchild}
-        await child.stop(grace_s=0.3)
-        assert child.process.returncode is not None
-        await until(grandchild, "", "Z")
-        await child.stop(grace_s=0.3)
-
-    asyncio.run(main())
+async def test_stop_ends_the_program_and_all_that_it_started(tmp_path: Path, words: tuple[str, ...]) -> None:
+    child, grandchild = await start(tmp_path, *words)
+    assert set(tree([child.pid])) == {child.pid, grandchild}
+    await child.stop(grace_s=0.3)
+    assert child.process.returncode is not None
+    await until(grandchild, "", "Z")
+    await child.stop(grace_s=0.3)
 
 
-def test_what_is_started_while_stopping_is_stopped_too(tmp_path: Path) -> None:
-    async def main() -> None:
-        child, _ = await start(tmp_path, "late")
-        await child.stop(grace_s=0.3)
-        assert not [pid for pid in tree([child.pid]) if state(pid) not in ("", "Z")]
-
-    asyncio.run(main())
+async def test_what_is_started_while_stopping_is_stopped_too(tmp_path: Path) -> None:
+    child, _ = await start(tmp_path, "late")
+    await child.stop(grace_s=0.3)
+    assert not [pid for pid in tree([child.pid]) if state(pid) not in ("", "Z")]
 
 
-def test_cpu_and_memory_of_a_tree_and_freezing_it(tmp_path: Path) -> None:
-    async def main() -> None:
-        child, grandchild = await start(tmp_path)
-        try:
-            await child.wait_line("test: worked", 20)
-            assert cpu_seconds(tree([child.pid])) >= 0.15
-            assert resident_mib(tree([child.pid])) > 5
-            send_signal(tree([child.pid]), signal.SIGSTOP)
-            await until(grandchild, "T")
-        finally:
-            await child.stop(grace_s=0.3)
-
-    asyncio.run(main())
-
-
-def test_a_program_that_ends_or_stays_silent_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    async def main() -> None:
-        child = await Child.start("x", [sys.executable, "-c", "raise SystemExit('no such model')"], tmp_path)
-        with pytest.raises(StartError, match="ended with 1: no such model"):
-            await child.wait_line("test: ready", 20)
-        await child.stop()
-        child, _ = await start(tmp_path)
-        with pytest.raises(StartError, match="in vain for a line `never`"):
-            await child.wait_line("never", 0.2)
+async def test_cpu_and_memory_of_a_tree_and_freezing_it(tmp_path: Path) -> None:
+    child, grandchild = await start(tmp_path)
+    try:
+        await child.wait_line("test: worked", 20)
+        assert cpu_seconds(tree([child.pid])) >= 0.15
+        assert resident_mib(tree([child.pid])) > 5
+        send_signal(tree([child.pid]), signal.SIGSTOP)
+        await until(grandchild, "T")
+    finally:
         await child.stop(grace_s=0.3)
 
-    asyncio.run(main())
+
+async def test_a_program_that_ends_or_stays_silent_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    child = await Child.start("x", [sys.executable, "-c", "raise SystemExit('no such model')"], tmp_path)
+    with pytest.raises(StartError, match="ended with 1: no such model"):
+        await child.wait_line("test: ready", 20)
+    await child.stop()
+    child, _ = await start(tmp_path)
+    with pytest.raises(StartError, match="in vain for a line `never`"):
+        await child.wait_line("never", 0.2)
+    await child.stop(grace_s=0.3)
 
 
-def test_variables_can_be_set_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_variables_can_be_set_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_TEST_GONE", "1")
     code = "import os; print('test:', os.environ.get('BENCH_TEST_GONE'), os.environ['BENCH_TEST_NEW'])"
-
-    async def main() -> None:
-        env = {"BENCH_TEST_GONE": None, "BENCH_TEST_NEW": "2"}
-        child = await Child.start("x", [sys.executable, "-c", code], tmp_path, env=env)
-        assert await child.wait_line("test:", 20) == "test: None 2"
-        await child.stop()
-
-    asyncio.run(main())
+    env = {"BENCH_TEST_GONE": None, "BENCH_TEST_NEW": "2"}
+    child = await Child.start("x", [sys.executable, "-c", code], tmp_path, env=env)
+    assert await child.wait_line("test:", 20) == "test: None 2"
+    await child.stop()
     assert os.environ["BENCH_TEST_GONE"] == "1"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.cache.embedding import EmbeddingCache
 from triptych.contracts.errors import Unavailable
 
@@ -60,58 +60,46 @@ async def close(cache, maker):
 
 
 @pytest.mark.parametrize("capacity", [0, 1 << 20])
-def test_an_error_goes_to_those_whose_it_may_be(capacity):
-    async def main():
-        cache, maker = EmbeddingCache(capacity), Maker()
-        groups = [["bad", "x", "y"], ["x"], ["y", "z", "x"], ["y", "x", "bad"], ["bad"], ["x", "bad2"]]
-        said = await outcomes(cache, maker, *groups)
-        assert said == ["bad", "made", "made", "bad", "bad", "bad2"]
-        assert maker.calls[:3] == [["bad", "x", "y"], ["z"], ["bad2"]]
-        assert sorted(maker.calls[3:]) == [["bad"], ["x"], ["y"]], "each of what was lost once more, by itself"
-        await close(cache, maker)
-
-    run(main())
+async def test_an_error_goes_to_those_whose_it_may_be(capacity):
+    cache, maker = EmbeddingCache(capacity), Maker()
+    groups = [["bad", "x", "y"], ["x"], ["y", "z", "x"], ["y", "x", "bad"], ["bad"], ["x", "bad2"]]
+    said = await outcomes(cache, maker, *groups)
+    assert said == ["bad", "made", "made", "bad", "bad", "bad2"]
+    assert maker.calls[:3] == [["bad", "x", "y"], ["z"], ["bad2"]]
+    assert sorted(maker.calls[3:]) == [["bad"], ["x"], ["y"]], "each of what was lost once more, by itself"
+    await close(cache, maker)
 
 
-def test_what_was_lost_is_taken_from_whoever_made_it_since():
-    async def main():
-        cache, maker = EmbeddingCache(1 << 20), Maker()
-        assert await outcomes(cache, maker, ["bad", "x"], ["x"], ["x"]) == ["bad", "made", "made"]
-        assert maker.calls == [["bad", "x"], ["x"]]
-        await close(cache, maker)
-
-    run(main())
+async def test_what_was_lost_is_taken_from_whoever_made_it_since():
+    cache, maker = EmbeddingCache(1 << 20), Maker()
+    assert await outcomes(cache, maker, ["bad", "x"], ["x"], ["x"]) == ["bad", "made", "made"]
+    assert maker.calls == [["bad", "x"], ["x"]]
+    await close(cache, maker)
 
 
-def test_a_cancelled_waiter_of_what_is_made_again_ends_the_work():
-    async def main():
-        cache, failing, own = EmbeddingCache(1 << 20), Maker(), Maker()
-        bad = asyncio.create_task(cache.get(["bad", "x"], failing))
-        await until(lambda: failing.calls, "the group is being made")
-        sound = asyncio.create_task(cache.get(["x"], own))
-        await until(lambda: cache.shared == 1, "it waits for its part of the group")
-        failing.go.set()
-        await until(lambda: own.calls == [["x"]], "its part is being made again, by itself")
-        assert isinstance(bad.exception(), ValueError)
-        sound.cancel()
-        await asyncio.wait([sound])
-        assert sound.cancelled()
-        assert not cache.holds("x"), "the work ended with its last waiter"
-        await close(cache, own)
-
-    run(main())
+async def test_a_cancelled_waiter_of_what_is_made_again_ends_the_work():
+    cache, failing, own = EmbeddingCache(1 << 20), Maker(), Maker()
+    bad = asyncio.create_task(cache.get(["bad", "x"], failing))
+    await until(lambda: failing.calls, "the group is being made")
+    sound = asyncio.create_task(cache.get(["x"], own))
+    await until(lambda: cache.shared == 1, "it waits for its part of the group")
+    failing.go.set()
+    await until(lambda: own.calls == [["x"]], "its part is being made again, by itself")
+    assert isinstance(bad.exception(), ValueError)
+    sound.cancel()
+    await asyncio.wait([sound])
+    assert sound.cancelled()
+    assert not cache.holds("x"), "the work ended with its last waiter"
+    await close(cache, own)
 
 
-def test_nothing_is_made_again_while_it_closes():
-    async def main():
-        cache, maker = EmbeddingCache(1 << 20), Maker()
-        tasks = [asyncio.create_task(cache.get(names, maker)) for names in (["x", "y"], ["x"])]
-        await until(lambda: maker.calls and cache.shared == 1, "both wait")
-        await cache.close()
-        for task in tasks:
-            with pytest.raises(Unavailable):
-                await task
-        assert len(maker.calls) == 1
-        await close(cache, maker)
-
-    run(main())
+async def test_nothing_is_made_again_while_it_closes():
+    cache, maker = EmbeddingCache(1 << 20), Maker()
+    tasks = [asyncio.create_task(cache.get(names, maker)) for names in (["x", "y"], ["x"])]
+    await until(lambda: maker.calls and cache.shared == 1, "both wait")
+    await cache.close()
+    for task in tasks:
+        with pytest.raises(Unavailable):
+            await task
+    assert len(maker.calls) == 1
+    await close(cache, maker)

@@ -33,109 +33,88 @@ def start(flights, work, count, key="k"):
     return [asyncio.create_task(flights.run(key, work)) for _ in range(count)]
 
 
-def test_overlapping_calls_share_one_run_and_nothing_is_kept():
-    async def body():
-        flights, work = SingleFlight("test"), Work()
-        tasks = start(flights, work, 3)
-        await work.started.wait()
-        work.go.set()
-        assert await asyncio.gather(*tasks) == [1, 1, 1]
-        assert len(flights) == 0
-        assert await flights.run("k", work) == 2
-
-    asyncio.run(body())
+async def test_overlapping_calls_share_one_run_and_nothing_is_kept():
+    flights, work = SingleFlight("test"), Work()
+    tasks = start(flights, work, 3)
+    await work.started.wait()
+    work.go.set()
+    assert await asyncio.gather(*tasks) == [1, 1, 1]
+    assert len(flights) == 0
+    assert await flights.run("k", work) == 2
 
 
-def test_other_keys_run_by_themselves():
-    async def body():
-        flights, work = SingleFlight("test"), Work()
-        work.go.set()
-        results = await asyncio.gather(flights.run("a", work), flights.run("b", work))
-        assert sorted(results) == [1, 2]
-        assert work.runs == 2
-
-    asyncio.run(body())
+async def test_other_keys_run_by_themselves():
+    flights, work = SingleFlight("test"), Work()
+    work.go.set()
+    results = await asyncio.gather(flights.run("a", work), flights.run("b", work))
+    assert sorted(results) == [1, 2]
+    assert work.runs == 2
 
 
 @pytest.mark.parametrize("gone", [0, 1])
-def test_cancelling_one_waiter_never_touches_another(gone):
-    async def body():
-        flights, work = SingleFlight("test"), Work()
-        tasks = start(flights, work, 2)
-        await work.started.wait()
-        tasks[gone].cancel()
-        await asyncio.wait([tasks[gone]])
-        work.go.set()
-        assert await tasks[1 - gone] == 1
-        assert tasks[gone].cancelled()
-        assert work.cancelled == 0
-
-    asyncio.run(body())
+async def test_cancelling_one_waiter_never_touches_another(gone):
+    flights, work = SingleFlight("test"), Work()
+    tasks = start(flights, work, 2)
+    await work.started.wait()
+    tasks[gone].cancel()
+    await asyncio.wait([tasks[gone]])
+    work.go.set()
+    assert await tasks[1 - gone] == 1
+    assert tasks[gone].cancelled()
+    assert work.cancelled == 0
 
 
-def test_the_last_waiter_cancels_the_work_and_a_newcomer_starts_afresh():
-    async def body():
-        flights, work = SingleFlight("test"), Work()
-        tasks = start(flights, work, 2)
-        await work.started.wait()
-        for task in tasks:
-            task.cancel()
-        fresh = Work()
-        fresh.go.set()
-        newcomer = asyncio.create_task(flights.run("k", fresh))
-        await asyncio.wait(tasks)
-        assert await newcomer == 1
-        assert (work.cancelled, fresh.runs, len(flights)) == (1, 1, 0)
-
-    asyncio.run(body())
-
-
-def test_an_error_reaches_every_waiter():
-    async def body():
-        flights, work = SingleFlight("test"), Work(error=KeyError("no"))
-        tasks = start(flights, work, 2)
-        await work.started.wait()
-        work.go.set()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(one) for one in results] == [KeyError, KeyError]
-
-    asyncio.run(body())
-
-
-def test_an_error_that_nobody_waits_for_is_silent():
-    async def body():
-        complaints = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        flights, started = SingleFlight("test"), asyncio.Event()
-
-        async def stubborn():
-            started.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                raise KeyError("while ending") from None
-
-        task = asyncio.create_task(flights.run("k", stubborn))
-        await started.wait()
+async def test_the_last_waiter_cancels_the_work_and_a_newcomer_starts_afresh():
+    flights, work = SingleFlight("test"), Work()
+    tasks = start(flights, work, 2)
+    await work.started.wait()
+    for task in tasks:
         task.cancel()
-        await asyncio.wait([task])
-        await flights.close()
-        assert complaints == []
+    fresh = Work()
+    fresh.go.set()
+    newcomer = asyncio.create_task(flights.run("k", fresh))
+    await asyncio.wait(tasks)
+    assert await newcomer == 1
+    assert (work.cancelled, fresh.runs, len(flights)) == (1, 1, 0)
 
-    asyncio.run(body())
+
+async def test_an_error_reaches_every_waiter():
+    flights, work = SingleFlight("test"), Work(error=KeyError("no"))
+    tasks = start(flights, work, 2)
+    await work.started.wait()
+    work.go.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in results] == [KeyError, KeyError]
 
 
-def test_close_tells_the_waiters_and_refuses_newcomers():
-    async def body():
-        flights, work = SingleFlight("test"), Work()
-        (task,) = start(flights, work, 1)
-        await work.started.wait()
-        await flights.close()
-        with pytest.raises(Unavailable):
-            await task
-        with pytest.raises(Unavailable):
-            await flights.run("k", work)
-        await flights.close()
-        assert (work.runs, work.cancelled) == (1, 1)
+async def test_an_error_that_nobody_waits_for_is_silent():
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    flights, started = SingleFlight("test"), asyncio.Event()
 
-    asyncio.run(body())
+    async def stubborn():
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError("while ending") from None
+
+    task = asyncio.create_task(flights.run("k", stubborn))
+    await started.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    await flights.close()
+    assert complaints == []
+
+
+async def test_close_tells_the_waiters_and_refuses_newcomers():
+    flights, work = SingleFlight("test"), Work()
+    (task,) = start(flights, work, 1)
+    await work.started.wait()
+    await flights.close()
+    with pytest.raises(Unavailable):
+        await task
+    with pytest.raises(Unavailable):
+        await flights.run("k", work)
+    await flights.close()
+    assert (work.runs, work.cancelled) == (1, 1)

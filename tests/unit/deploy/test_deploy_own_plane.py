@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from support.loops import run
 from triptych.contracts.errors import ConfigError
 from triptych.deploy import nats_server
 from triptych.deploy.commands import child_specs
@@ -59,26 +58,19 @@ def test_settings_of_a_server_elsewhere_are_refused(name: str) -> None:
         planned(replace(one, plane=replace(one.plane, **{name: "file"})))
 
 
-def test_a_missing_program_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_program_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nats_server, "PROGRAM", "nats-server-that-is-nowhere")
-
-    async def main() -> None:
-        with pytest.raises(ConfigError, match=r"triptych\[nats-server\]"):
-            async with nats_server.nats_server("127.0.0.1", 0, None, tmp_path, print):
-                raise AssertionError("it cannot have started")
-
-    run(main())
+    with pytest.raises(ConfigError, match=r"triptych\[nats-server\]"):
+        async with nats_server.nats_server("127.0.0.1", 0, None, tmp_path, print):
+            raise AssertionError("it cannot have started")
 
 
-def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
-    async def main() -> None:
-        said: list[str] = []
-        async with nats_server.nats_server("127.0.0.1", 0, 'a "token" \\ of $signs', tmp_path, said.append) as server:
-            port = int(server.url.rsplit(":", 1)[1])
-            with pytest.raises(ConfigError, match="address already in use"):
-                async with nats_server.nats_server("127.0.0.1", port, None, tmp_path, said.append):
-                    raise AssertionError("the port is taken")
-        assert any("address already in use" in line for line in said)
-        assert list(tmp_path.iterdir()) == [], "its files are gone with it"
-
-    run(main())
+async def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with nats_server.nats_server("127.0.0.1", 0, 'a "token" \\ of $signs', tmp_path, said.append) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with pytest.raises(ConfigError, match="address already in use"):
+            async with nats_server.nats_server("127.0.0.1", port, None, tmp_path, said.append):
+                raise AssertionError("the port is taken")
+    assert any("address already in use" in line for line in said)
+    assert list(tmp_path.iterdir()) == [], "its files are gone with it"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from support.loops import run
 from triptych.aio.leftovers import PrivateFolder
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.errors import ConfigError
@@ -38,7 +37,7 @@ def test_the_record_is_for_this_user_alone_and_goes_with_the_deployment(tmp_path
         pass
 
 
-def test_what_says_that_it_is_up_does_not_grow_old(temporary: Path) -> None:
+async def test_what_says_that_it_is_up_does_not_grow_old(temporary: Path) -> None:
     async def main(folder: Path) -> None:
         for file in (files := [path for path in folder.rglob("*") if path.is_file()]):
             os.utime(file, (0, 0))
@@ -50,7 +49,7 @@ def test_what_says_that_it_is_up_does_not_grow_old(temporary: Path) -> None:
         assert len(files) == 3
 
     with PrivateFolder(FOLDER_PREFIX) as folder, up(folder.path):
-        run(main(folder.path))
+        await main(folder.path)
 
 
 def test_a_namespace_of_a_run_directory_has_one_deployment(tmp_path: Path) -> None:

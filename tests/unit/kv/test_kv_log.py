@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -19,71 +18,61 @@ def change(*hashes: int) -> KvChange:
     return KvChange(0, True, packed(list(hashes)))
 
 
-def test_a_follower_gets_a_snapshot_and_then_every_change_in_order() -> None:
-    async def body() -> None:
-        held = [change(1)]
-        log = KvLog(lambda: held)
-        async with aclosing(log.follow()) as batches:
-            first = await anext(batches)
-            assert (first.sequence, first.reset, first.changes) == (0, True, held)
-            log.publish([change(2)])
-            log.publish([change(3), change(4)])
-            log.publish([])
-            second = await anext(batches)
-            assert (second.sequence, second.reset) == (1, False)
-            assert second.changes == [change(2), change(3), change(4)]
-            log.reset()
-            third = await anext(batches)
-            assert (third.sequence, third.reset) == (2, True)
-            log.close()
-            assert await anext(batches, None) is None
-
-    asyncio.run(body())
+async def test_a_follower_gets_a_snapshot_and_then_every_change_in_order() -> None:
+    held = [change(1)]
+    log = KvLog(lambda: held)
+    async with aclosing(log.follow()) as batches:
+        first = await anext(batches)
+        assert (first.sequence, first.reset, first.changes) == (0, True, held)
+        log.publish([change(2)])
+        log.publish([change(3), change(4)])
+        log.publish([])
+        second = await anext(batches)
+        assert (second.sequence, second.reset) == (1, False)
+        assert second.changes == [change(2), change(3), change(4)]
+        log.reset()
+        third = await anext(batches)
+        assert (third.sequence, third.reset) == (2, True)
+        log.close()
+        assert await anext(batches, None) is None
 
 
-def test_one_who_is_too_slow_gets_a_snapshot_and_memory_stays_bounded() -> None:
-    async def body() -> None:
-        log = KvLog(lambda: [change(99)], max_behind=3)
-        async with aclosing(log.follow()) as slow, aclosing(log.follow()) as quick:
-            await anext(slow)
-            await anext(quick)
-            for number in range(10):
-                log.publish([change(number)])
-                assert (await anext(quick)).changes == [change(number)]
-            late = await anext(slow)
-            assert (late.reset, late.changes, late.sequence) == (True, [change(99)], 1)
-
-    asyncio.run(body())
+async def test_one_who_is_too_slow_gets_a_snapshot_and_memory_stays_bounded() -> None:
+    log = KvLog(lambda: [change(99)], max_behind=3)
+    async with aclosing(log.follow()) as slow, aclosing(log.follow()) as quick:
+        await anext(slow)
+        await anext(quick)
+        for number in range(10):
+            log.publish([change(number)])
+            assert (await anext(quick)).changes == [change(number)]
+        late = await anext(slow)
+        assert (late.reset, late.changes, late.sequence) == (True, [change(99)], 1)
 
 
-def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -> None:
+async def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -> None:
     monkeypatch.setattr(request_events, "LOAD_PERIOD_S", 0.01)
     monkeypatch.setattr(request_events, "HEARTBEAT_S", 0.03)
-
-    async def body() -> None:
-        log, account = KvLog(list), LoadTracker()
-        async with aclosing(news(log, account, "me")) as told:
-            first = await anext(told)
-            assert first.kv is not None
-            assert first.kv.reset
-            assert first.load == Load()
-            request = GenerateRequest(
-                id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="other"
-            )
-            with account.taken(replace(request, origin="me")), account.taken(request) as entry:
-                assert (await anext(told)).load == Load(20, 20, 1)
-                entry.prefilled()
-                entry.prefilled()
-                assert (await anext(told)).load == Load(0, 20, 1)
-            assert (await anext(told)).load == Load()
-            quiet = await anext(told)
-            assert (quiet.kv, quiet.load) == (None, None), "a sign of life"
-            log.publish([change(5)])
-            assert (await anext(told)).kv is not None
-            log.close()
-            assert await anext(told, None) is None
-
-    asyncio.run(body())
+    log, account = KvLog(list), LoadTracker()
+    async with aclosing(news(log, account, "me")) as told:
+        first = await anext(told)
+        assert first.kv is not None
+        assert first.kv.reset
+        assert first.load == Load()
+        request = GenerateRequest(
+            id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="other"
+        )
+        with account.taken(replace(request, origin="me")), account.taken(request) as entry:
+            assert (await anext(told)).load == Load(20, 20, 1)
+            entry.prefilled()
+            entry.prefilled()
+            assert (await anext(told)).load == Load(0, 20, 1)
+        assert (await anext(told)).load == Load()
+        quiet = await anext(told)
+        assert (quiet.kv, quiet.load) == (None, None), "a sign of life"
+        log.publish([change(5)])
+        assert (await anext(told)).kv is not None
+        log.close()
+        assert await anext(told, None) is None
 
 
 def test_a_request_that_was_prefilled_elsewhere_waits_for_no_prefill() -> None:

@@ -3,7 +3,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from support.media_files import picture
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, MediaMissing, PayloadTooLarge, Unavailable
@@ -69,17 +69,14 @@ async def test_the_cache_is_bounded_in_bytes():
 
 
 @pytest.mark.parametrize("way", ["limit", "keep"])
-def test_the_cache_can_be_off(way):
-    async def main():
-        limits = MediaLimits(media_decoded_cache_bytes=0) if way == "limit" else LIMITS
-        decoder = MediaDecoder(limits, keep=way == "limit")
-        gate = Gate(decoder)
-        await decode(decoder, medium("a"))
-        await decode(decoder, medium("a"))
-        assert (gate.runs, len(decoder.cache)) == (2, 0)
-        await decoder.close()
-
-    run(main())
+async def test_the_cache_can_be_off(way):
+    limits = MediaLimits(media_decoded_cache_bytes=0) if way == "limit" else LIMITS
+    decoder = MediaDecoder(limits, keep=way == "limit")
+    gate = Gate(decoder)
+    await decode(decoder, medium("a"))
+    await decode(decoder, medium("a"))
+    assert (gate.runs, len(decoder.cache)) == (2, 0)
+    await decoder.close()
 
 
 async def test_equal_media_are_decoded_once_and_a_cancelled_waiter_touches_no_other():

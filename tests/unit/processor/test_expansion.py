@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from support.checkpoints import card_of
-from support.loops import run
 from support.tiled import EMBEDDED, PLACEHOLDER, TILED, tiled_picture
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
@@ -60,15 +57,15 @@ class Source:
         return [tiled_picture() for _ in references]
 
 
-def prompt():
+async def prompt():
     processor = Processor.load(card_of(MODEL_DIR), None)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
     media = [MediaReference("image", "data:,", f"messages[0].content[{index}].image_url") for index in range(2)]
-    return asyncio.run(processor.chat(messages, media, {}, Source().load))
+    return await processor.chat(messages, media, {}, Source().load)
 
 
-def test_the_prompts_length_counts_the_texts(tiled):
-    assert prompt().length == len(prompt().token_ids) + 2 * (16 + len(FIRST) + len(SECOND) - 1)
+async def test_the_prompts_length_counts_the_texts(tiled):
+    assert (await prompt()).length == len((await prompt()).token_ids) + 2 * (16 + len(FIRST) + len(SECOND) - 1)
 
 
 class Buffer:
@@ -81,19 +78,18 @@ class Buffer:
 
 
 @pytest.mark.parametrize("embedded", [False, True])
-def test_an_engine_counts_as_the_frontend_does(tiled, embedded):
-    async def main():
-        options = EngineOptions(model_path=str(MODEL_DIR), model_name="m", span=Span.EPD, media=MediaLimits())
-        engine = MockEngine(options)
-        await engine.start(InprocTransfer(TransferConfig()))
-        sampling = Sampling(max_tokens=1)
-        request = GenerateRequest(id="r", model="m", token_ids=made.token_ids, media=made.media, sampling=sampling)
-        buffers = [Buffer(one.content_hash) for one in made.media] if embedded else ()
-        try:
-            first, *_ = [delta async for delta in engine.generate(request, buffers)]
-            return first.prompt_tokens
-        finally:
-            await engine.stop()
+async def test_an_engine_counts_as_the_frontend_does(tiled, embedded):
 
-    made = prompt()
-    assert run(main()) == made.length
+    made = await prompt()
+    options = EngineOptions(model_path=str(MODEL_DIR), model_name="m", span=Span.EPD, media=MediaLimits())
+    engine = MockEngine(options)
+    await engine.start(InprocTransfer(TransferConfig()))
+    sampling = Sampling(max_tokens=1)
+    request = GenerateRequest(id="r", model="m", token_ids=made.token_ids, media=made.media, sampling=sampling)
+    buffers = [Buffer(one.content_hash) for one in made.media] if embedded else ()
+    try:
+        first, *_ = [delta async for delta in engine.generate(request, buffers)]
+        result = first.prompt_tokens
+    finally:
+        await engine.stop()
+    assert result == made.length

@@ -6,7 +6,6 @@ import threading
 import pytest
 
 from support.checkpoints import IMAGE_ID, IMAGE_TEXT, byte_level, card_of, cells, copy_demo, text_checkpoint
-from support.loops import run
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.media import Picture
 from triptych.demo import MODEL_DIR
@@ -33,10 +32,10 @@ class Source:
         return Picture(content_hash=one.url, format="PNG", data=b"", width=width, height=height)
 
 
-def chat(parts, media, *, processor=None, source=None, role="user", **settings):
+async def chat(parts, media, *, processor=None, source=None, role="user", **settings):
     processor = processor or Processor.load(card_of(MODEL_DIR), None)
     refs = [MediaReference("image", url, f"item {number}") for number, url in enumerate(media)]
-    return run(processor.chat([{"role": role, "content": parts}], refs, settings, (source or Source()).load))
+    return await processor.chat([{"role": role, "content": parts}], refs, settings, (source or Source()).load)
 
 
 IMAGE = {"type": "image"}
@@ -46,15 +45,15 @@ def text(value):
     return {"type": "text", "text": value}
 
 
-def test_one_placeholder_a_medium_and_the_length_that_the_model_sees():
-    prompt = chat([IMAGE, text("a"), IMAGE], ["112x112", "224x56"])
+async def test_one_placeholder_a_medium_and_the_length_that_the_model_sees():
+    prompt = await chat([IMAGE, text("a"), IMAGE], ["112x112", "224x56"])
     assert prompt.token_ids.count(IMAGE_ID) == 2
     assert [medium.content_hash for medium in prompt.media] == ["112x112", "224x56"]
     assert prompt.length == len(prompt.token_ids) - 2 + cells(112, 112) + cells(224, 56)
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_long_prompts_are_named_beside_the_event_loop(inline, monkeypatch):
+async def test_long_prompts_are_named_beside_the_event_loop(inline, monkeypatch):
     seen = []
 
     def noting(*args):
@@ -63,32 +62,32 @@ def test_long_prompts_are_named_beside_the_event_loop(inline, monkeypatch):
 
     monkeypatch.setattr(processing, "named_prompt", noting)
     monkeypatch.setattr(processing, "_INLINE_TOKENS", cells(112, 112) - (not inline))
-    chat([IMAGE, text("a")], ["112x112"])
+    await chat([IMAGE, text("a")], ["112x112"])
     assert [one == threading.get_ident() for one in seen] == [inline]
 
 
-def test_text_alone():
-    prompt = chat("hello", [])
+async def test_text_alone():
+    prompt = await chat("hello", [])
     assert prompt.length == len(prompt.token_ids)
     assert prompt.media == []
 
 
 @pytest.mark.parametrize("where", [f"see {IMAGE_TEXT}", IMAGE_TEXT])
-def test_a_placeholder_in_a_text_is_refused(where):
+async def test_a_placeholder_in_a_text_is_refused(where):
     for content, media in ((where, []), ([text(where)], []), ([IMAGE, text(where)], ["56x56"])):
         with pytest.raises(BadRequest, match="stands for a medium") as caught:
-            chat(content, media)
+            await chat(content, media)
         assert caught.value.code == "placeholder_in_text"
 
 
-def test_a_template_that_drops_media_is_found_out(tmp_path):
+async def test_a_template_that_drops_media_is_found_out(tmp_path):
     folder = copy_demo(
         tmp_path,
         chat_template="{% for m in messages %}{% for p in m.content %}"
         "{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}",
     )
     with pytest.raises(BadRequest, match="left out 1 of 1"):
-        chat([IMAGE, text("x")], ["56x56"], processor=Processor.load(card_of(folder), None))
+        await chat([IMAGE, text("x")], ["56x56"], processor=Processor.load(card_of(folder), None))
 
 
 async def test_media_behind_the_text_to_go_on_from_are_told_to_stand_before_it():
@@ -104,18 +103,18 @@ async def test_media_behind_the_text_to_go_on_from_are_told_to_stand_before_it()
     assert caught.value.param == "continue_final_message"
 
 
-def test_a_model_without_a_template_says_what_to_do(tmp_path):
+async def test_a_model_without_a_template_says_what_to_do(tmp_path):
     folder = text_checkpoint(tmp_path / "m", byte_level())
     processor = Processor.load(card_of(folder, modalities=()), None)
     with pytest.raises(BadRequest, match="--prompt-template"):
-        chat("hi", [], processor=processor)
-    assert run(processor.completion("hi")).length == 2
+        await chat("hi", [], processor=processor)
+    assert (await processor.completion("hi")).length == 2
 
 
-def test_prompt_template_for_a_model_without_one(tmp_path):
+async def test_prompt_template_for_a_model_without_one(tmp_path):
     folder = text_checkpoint(tmp_path / "m", byte_level())
     processor = Processor.load(card_of(folder, modalities=()), "Q:<prompt> A:")
-    assert processor.tokenizer.decode(chat("hi", [], processor=processor).token_ids) == "Q:hi A:"
+    assert processor.tokenizer.decode((await chat("hi", [], processor=processor)).token_ids) == "Q:hi A:"
 
 
 def test_a_wrong_prompt_template_is_a_config_error():
@@ -123,21 +122,21 @@ def test_a_wrong_prompt_template_is_a_config_error():
         Processor.load(card_of(MODEL_DIR), "no place")
 
 
-def test_a_medium_that_cannot_be_had_names_its_item():
+async def test_a_medium_that_cannot_be_had_names_its_item():
     with pytest.raises(BadRequest, match="item 1: bad"):
-        chat([IMAGE, IMAGE], ["56x56", "bad"])
+        await chat([IMAGE, IMAGE], ["56x56", "bad"])
 
 
-def test_nothing_is_fetched_for_a_prompt_that_is_refused_anyway():
+async def test_nothing_is_fetched_for_a_prompt_that_is_refused_anyway():
     source = Source()
     with pytest.raises(BadRequest):
-        chat([IMAGE, text(IMAGE_TEXT)], ["56x56"], source=source)
+        await chat([IMAGE, text(IMAGE_TEXT)], ["56x56"], source=source)
     assert source.asked == []
 
 
-def test_a_shape_that_the_model_refuses():
+async def test_a_shape_that_the_model_refuses():
     with pytest.raises(UnsupportedMedia, match=r"item 0: .*200 times"):
-        chat([IMAGE], ["1x500"])
+        await chat([IMAGE], ["1x500"])
 
 
 def test_a_config_without_its_placeholder(tmp_path):
@@ -149,7 +148,7 @@ def test_a_config_without_its_placeholder(tmp_path):
         Processor.load(card_of(folder), None)
 
 
-def test_long_texts_are_tokenised_beside_the_event_loop(monkeypatch):
+async def test_long_texts_are_tokenised_beside_the_event_loop(monkeypatch):
     processor = Processor.load(card_of(MODEL_DIR, context_length=10**6), None)
     prepared, threads = processor.tokenizer.prompt, []
 
@@ -159,13 +158,13 @@ def test_long_texts_are_tokenised_beside_the_event_loop(monkeypatch):
 
     monkeypatch.setattr(processor.tokenizer, "prompt", recorded)
     words = "word " * 20_000
-    prompt = run(processor.completion(words))
+    prompt = await processor.completion(words)
     assert prompt.token_ids.tolist() == processor.tokenizer.encode(words, add_special_tokens=True)
-    run(processor.completion("short"))
+    await processor.completion("short")
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6], [1, 2, 10**9]])
-def test_ids_outside_of_the_vocabulary(ids):
+async def test_ids_outside_of_the_vocabulary(ids):
     with pytest.raises(BadRequest, match="prompt"):
-        run(Processor.load(card_of(MODEL_DIR), None).tokens(ids))
+        await Processor.load(card_of(MODEL_DIR), None).tokens(ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import msgspec
@@ -28,7 +27,7 @@ class Source:
         return [self.film for _ in references]
 
 
-def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
+async def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
     """The film as a worker gets it, by the rule of a checkpoint with these ``settings``."""
     folder.mkdir()
     copy_demo(folder)
@@ -38,7 +37,7 @@ def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
     path.write_text(json.dumps(processors))
     processor = Processor.load(card_of(folder, modalities=("image", "video")), None, sampling)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
-    prompt = asyncio.run(processor.chat(MESSAGES, media, {}, Source().load))
+    prompt = await processor.chat(MESSAGES, media, {}, Source().load)
     (medium,) = prompt.media
     steps = len(medium.frame_indices) // 2
     assert medium.metadata == {"video_grid_thw": (steps, 8, 8)}
@@ -46,26 +45,26 @@ def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
     return medium
 
 
-def test_frames_go_by_the_checkpoint_and_are_a_part_of_the_name(tmp_path):
-    usual, again = seen(tmp_path / "a"), seen(tmp_path / "b")
+async def test_frames_go_by_the_checkpoint_and_are_a_part_of_the_name(tmp_path):
+    usual, again = await seen(tmp_path / "a"), await seen(tmp_path / "b")
     assert usual.frame_indices == (0, 6, 12, 18, 24, 30, 36, 42), "two a second"
     assert usual == again
-    fewer = seen(tmp_path / "c", max_frames=4)
+    fewer = await seen(tmp_path / "c", max_frames=4)
     assert fewer.frame_indices == (0, 12, 24, 36)
     assert len({FILM.content_hash, usual.content_hash, fewer.content_hash}) == 3, "caches must tell them apart"
     assert (usual.data, usual.num_frames, usual.fps) == (b"x", 48, 12.0)
 
 
-def test_an_operator_may_ask_for_a_number_of_frames_or_a_rate(tmp_path):
-    assert seen(tmp_path / "a", Sampling(frames=4)).frame_indices == (0, 12, 24, 36)
-    assert seen(tmp_path / "b", Sampling(fps=3.0)).frame_indices == tuple(range(0, 48, 4))
-    assert seen(tmp_path / "c", Sampling(fps=3.0), num_frames=2).frame_indices == tuple(range(0, 48, 4))
-    assert seen(tmp_path / "d", Sampling(frames=4), fps=1.0).frame_indices == (0, 12, 24, 36)
+async def test_an_operator_may_ask_for_a_number_of_frames_or_a_rate(tmp_path):
+    assert (await seen(tmp_path / "a", Sampling(frames=4))).frame_indices == (0, 12, 24, 36)
+    assert (await seen(tmp_path / "b", Sampling(fps=3.0))).frame_indices == tuple(range(0, 48, 4))
+    assert (await seen(tmp_path / "c", Sampling(fps=3.0), num_frames=2)).frame_indices == tuple(range(0, 48, 4))
+    assert (await seen(tmp_path / "d", Sampling(frames=4), fps=1.0)).frame_indices == (0, 12, 24, 36)
     with pytest.raises(ConfigError, match="exclude each other"):
         Sampling(frames=4, fps=3.0)
 
 
-def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
+async def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
     copy_demo(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text()) | {"model_type": "qwen2_5_vl"}
@@ -75,6 +74,6 @@ def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
     film = msgspec.structs.replace(FILM, num_frames=context * 12, fps=1.0)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
     with pytest.raises(BadRequest, match="too far apart for its context") as caught:
-        asyncio.run(processor.chat(MESSAGES, media, {}, Source(film).load))
+        await processor.chat(MESSAGES, media, {}, Source(film).load)
     assert (caught.value.param, caught.value.code) == (media[0].item, "context_length_exceeded")
-    assert asyncio.run(processor.chat(MESSAGES, media, {}, Source().load)).media
+    assert (await processor.chat(MESSAGES, media, {}, Source().load)).media

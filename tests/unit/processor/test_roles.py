@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -175,12 +174,12 @@ def test_refusals_are_weighed() -> None:
     assert weight_of(chat({"role": "assistant", "content": parts})) > light + 10_000
 
 
-def test_a_prompt_template_takes_the_developers_text(tmp_path: Path) -> None:
+async def test_a_prompt_template_takes_the_developers_text(tmp_path: Path) -> None:
     processor = Processor.load(card_of(copy_demo(tmp_path)), "<prompt>")
     messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hi"}]
-    prompt = asyncio.run(processor.chat(messages, [], {}, None))  # type: ignore[arg-type]
+    prompt = await processor.chat(messages, [], {}, None)  # type: ignore[arg-type]
     assert processor.tokenizer.decode(list(prompt.token_ids)) == "be brief\nhi"
     messages.append({"role": "assistant", "content": "hello"})
     with pytest.raises(BadRequest, match="'assistant' has no place in --prompt-template") as refused:
-        asyncio.run(processor.chat(messages, [], {}, None))  # type: ignore[arg-type]
+        await processor.chat(messages, [], {}, None)  # type: ignore[arg-type]
     assert refused.value.param == "messages[2].role"

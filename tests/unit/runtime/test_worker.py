@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from support.instances import CARD
-from support.loops import run
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.media import MediaLimits
 from triptych.config.serve import WorkerConfig
@@ -101,9 +100,9 @@ def live(parts, stop_at_once=True):
     return main()
 
 
-def test_it_ends_in_the_reverse_order_of_its_start():
+async def test_it_ends_in_the_reverse_order_of_its_start():
     parts = Engine()
-    [instance] = run(live(parts))
+    [instance] = await live(parts)
     withdrawn_first = [word for index, word in enumerate(parts.log) if word not in parts.log[:index]]
     assert withdrawn_first == [
         "engine starts",
@@ -127,33 +126,27 @@ def test_it_ends_in_the_reverse_order_of_its_start():
         ("registers", ["closes", "engine stops"]),
     ],
 )
-def test_a_failed_start_leaves_nothing_behind(fails, cleaned):
+async def test_a_failed_start_leaves_nothing_behind(fails, cleaned):
     parts = Engine(fails)
     with pytest.raises(ConfigError, match=fails):
-        run(live(parts))
+        await live(parts)
     assert parts.log[parts.log.index(fails) + 1 :] == cleaned
 
 
-def test_an_engine_that_dies_ends_the_worker():
-    async def main():
-        parts = Engine()
-        parts.broken.set()
-        with pytest.raises(EngineFailed, match="the engine process died"):
-            await live(parts, stop_at_once=False)
-        assert "withdraws" in parts.log
-        assert parts.log[-1] == "engine stops"
-        assert not any(word.startswith("drains") for word in parts.log), "there is nothing left to wait for"
-
-    run(main())
+async def test_an_engine_that_dies_ends_the_worker():
+    parts = Engine()
+    parts.broken.set()
+    with pytest.raises(EngineFailed, match="the engine process died"):
+        await live(parts, stop_at_once=False)
+    assert "withdraws" in parts.log
+    assert parts.log[-1] == "engine stops"
+    assert not any(word.startswith("drains") for word in parts.log), "there is nothing left to wait for"
 
 
-def test_a_request_of_another_version_is_refused():
-    async def main():
-        transfer = InprocTransfer(TransferConfig())
-        for span, endpoint in ((Span.E, ENCODE), (Span.EP, PREFILL), (Span.PD, GENERATE), (Span.D, RELEASE)):
-            options = EngineOptions(model_path=str(MODEL_DIR), model_name="demo", span=span, media=MediaLimits())
-            handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
-            with pytest.raises(BadRequest, match="version"):
-                await anext(handlers[endpoint](b"\xc1 junk"))
-
-    run(main())
+async def test_a_request_of_another_version_is_refused():
+    transfer = InprocTransfer(TransferConfig())
+    for span, endpoint in ((Span.E, ENCODE), (Span.EP, PREFILL), (Span.PD, GENERATE), (Span.D, RELEASE)):
+        options = EngineOptions(model_path=str(MODEL_DIR), model_name="demo", span=span, media=MediaLimits())
+        handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
+        with pytest.raises(BadRequest, match="version"):
+            await anext(handlers[endpoint](b"\xc1 junk"))

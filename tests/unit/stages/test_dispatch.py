@@ -7,7 +7,6 @@ import pytest
 from msgspec.structs import replace
 
 from support.instances import instance
-from support.loops import run
 from triptych.config.router import RouterConfig
 from triptych.contracts.answer import TokenDelta
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, TooManyRequests, Unavailable, WorkerLost
@@ -81,23 +80,18 @@ class Call:
         return [msgspec.msgpack.encode(word if isinstance(word, TokenDelta) else TokenDelta([word]))]
 
 
-def outcome(alive=None, request=REQUEST, quarantine_s=600.0, **says):
+async def outcome(alive=None, request=REQUEST, quarantine_s=600.0, **says):
     """(tokens, error, workers called) of one request."""
     plane = Plane(request, **says)
     isolation = Isolation(Suspects(quarantine_s, 10))
     dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=0.0, isolation=isolation)
     fleet = [instance(name, port=int(name[1:])) for name in (says if alive is None else alive)]
     tokens, error = [], None
-
-    async def main():
-        nonlocal error
-        try:
-            async for deltas in dispatcher.run(request, lambda: fleet, lambda plan: None):
-                tokens.extend(token for delta in deltas for token in delta.token_ids)
-        except Exception as caught:
-            error = caught
-
-    run(main())
+    try:
+        async for deltas in dispatcher.run(request, lambda: fleet, lambda plan: None):
+            tokens.extend(token for delta in deltas for token in delta.token_ids)
+    except Exception as caught:
+        error = caught
     assert all(dispatcher.load(one.id) == 0 for one in fleet), "whatever happened, the account is at zero"
     assert plane.left == len(plane.called), "every call was left"
     return tokens, error, plane.called
@@ -108,16 +102,16 @@ FULL = TooManyRequests("full")
 
 
 @pytest.mark.parametrize("first", [LOST, DRAINS, FULL], ids=["lost", "drains", "full"])
-def test_before_the_first_token_another_is_tried(first):
-    assert outcome(w1=[first], w2=[7, 8]) == ([7, 8], None, ["w1", "w2"])
+async def test_before_the_first_token_another_is_tried(first):
+    assert await outcome(w1=[first], w2=[7, 8]) == ([7, 8], None, ["w1", "w2"])
 
 
 @pytest.mark.parametrize("error", [LOST, DRAINS, FULL], ids=["lost", "drains", "full"])
-def test_after_the_first_token_another_goes_on(error):
-    assert outcome(w1=[7, 8, error], w2=[9]) == ([7, 8, 9], None, ["w1", "w2"])
+async def test_after_the_first_token_another_goes_on(error):
+    assert await outcome(w1=[7, 8, error], w2=[9]) == ([7, 8, 9], None, ["w1", "w2"])
 
 
-def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
+async def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
     plane = Plane(
         w1=[TokenDelta([4, 5], prompt_tokens=9, cached_tokens=2), 6, LOST],
         w2=[TokenDelta([7], prompt_tokens=9, cached_tokens=8), LOST],
@@ -125,12 +119,8 @@ def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
     )
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance(name, port=int(name[1:])) for name in plane.says]
-
-    async def main():
-        batches = [batch async for batch in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
-        return [delta for batch in batches for delta in batch]
-
-    deltas = run(main())
+    batches = [batch async for batch in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
+    deltas = [delta for batch in batches for delta in batch]
     assert plane.said == [[], [4, 5, 6], [4, 5, 6, 7]]
     assert [delta.token_ids for delta in deltas] == [[4, 5], [6], [7], [8]]
     assert [(delta.prompt_tokens, delta.cached_tokens) for delta in deltas] == [(9, 2), (0, 0), (0, 0), (0, 0)]
@@ -138,40 +128,40 @@ def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
     assert next(one.value for one in dispatcher.samples() if one.name == "triptych_requests_resumed") == 2
 
 
-def test_what_only_the_engine_that_began_can_go_on_with_ends():
-    assert outcome(request=PENALISED, w1=[7, LOST], w2=[9]) == ([7], LOST, ["w1"])
-    assert outcome(request=PENALISED, w1=[LOST], w2=[9]) == ([9], None, ["w1", "w2"])
+async def test_what_only_the_engine_that_began_can_go_on_with_ends():
+    assert await outcome(request=PENALISED, w1=[7, LOST], w2=[9]) == ([7], LOST, ["w1"])
+    assert await outcome(request=PENALISED, w1=[LOST], w2=[9]) == ([9], None, ["w1", "w2"])
 
 
-def test_an_answer_that_had_all_its_tokens_ends_without_another_call():
+async def test_an_answer_that_had_all_its_tokens_ends_without_another_call():
     short = replace(REQUEST, sampling=Sampling(max_tokens=2))
     plane = Plane(short, w1=[7, 8, LOST], w2=[9])
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance("w1", port=1), instance("w2", port=2)]
-
-    async def main():
-        return [d async for batch in dispatcher.run(short, lambda: fleet, lambda plan: None) for d in batch]
-
-    assert run(main()) == [TokenDelta([7]), TokenDelta([8]), TokenDelta([], "length")]
+    assert [d async for batch in dispatcher.run(short, lambda: fleet, lambda plan: None) for d in batch] == [
+        TokenDelta([7]),
+        TokenDelta([8]),
+        TokenDelta([], "length"),
+    ]
     assert plane.called == ["w1"]
 
 
-def test_a_loss_after_the_end_is_none():
-    assert outcome(w1=[TokenDelta([7], "stop"), LOST], w2=[9]) == ([7], None, ["w1"])
+async def test_a_loss_after_the_end_is_none():
+    assert await outcome(w1=[TokenDelta([7], "stop"), LOST], w2=[9]) == ([7], None, ["w1"])
 
 
-def test_going_on_is_bounded():
-    tokens, error, called = outcome(**{f"w{n}": [n, LOST] for n in range(1, 9)})
+async def test_going_on_is_bounded():
+    tokens, error, called = await outcome(**{f"w{n}": [n, LOST] for n in range(1, 9)})
     assert len(called) == len(set(called)) == len(tokens) == MAX_RESUMES + 1
     assert error is LOST
 
 
-def test_tries_to_go_on_are_bounded():
-    tokens, error, called = outcome(quarantine_s=0, w1=[7, LOST], **{f"w{n}": [LOST] for n in range(2, 9)})
+async def test_tries_to_go_on_are_bounded():
+    tokens, error, called = await outcome(quarantine_s=0, w1=[7, LOST], **{f"w{n}": [LOST] for n in range(2, 9)})
     assert (tokens, error, len(called)) == ([7], LOST, 1 + MAX_ATTEMPTS)
 
 
-def test_a_worker_to_go_on_is_waited_for():
+async def test_a_worker_to_go_on_is_waited_for():
     """One refuses, then has room; a new one comes; the lost one, that is there still, is asked when nobody else is."""
     for comes in (True, False):
         plane = Plane(w1=[7, LOST], w2=[8])
@@ -191,11 +181,11 @@ def test_a_worker_to_go_on_is_waited_for():
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(retry, "AFTER_LOSS_S", 0.1)
-            assert run(main()) == [7, 8]
+            assert await main() == [7, 8]
         assert plane.called == ["w1", "w2" if comes else "w1"]
 
 
-def test_a_full_worker_is_asked_again_until_it_has_room():
+async def test_a_full_worker_is_asked_again_until_it_has_room():
     plane = Plane(w1=[7, LOST], w2=[FULL])
     dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=5.0)
     fleet = [instance("w1", port=1), instance("w2", port=2)]
@@ -205,15 +195,12 @@ def test_a_full_worker_is_asked_again_until_it_has_room():
             plane.says["w2"] = [8]
         return fleet
 
-    async def main():
-        batches = [batch async for batch in dispatcher.run(REQUEST, alive, lambda plan: None)]
-        return [token for batch in batches for delta in batch for token in delta.token_ids]
-
-    assert run(main()) == [7, 8]
+    batches = [batch async for batch in dispatcher.run(REQUEST, alive, lambda plan: None)]
+    assert [token for batch in batches for delta in batch for token in delta.token_ids] == [7, 8]
     assert plane.called == ["w1", *["w2"] * 5]
 
 
-def test_waiting_has_an_end_and_can_be_cancelled():
+async def test_waiting_has_an_end_and_can_be_cancelled():
     plane = Plane(w1=[7, LOST])
     dispatcher = Dispatcher(plane, 1.0, resume_timeout_s=0.2)
     fleet = [instance("w1", port=1)]
@@ -221,62 +208,56 @@ def test_waiting_has_an_end_and_can_be_cancelled():
     async def ask():
         return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
 
-    async def main():
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        with pytest.raises(WorkerLost) as caught:
-            await ask()
-        assert caught.value is LOST
-        assert 0.1 < loop.time() - begun < 2
-        waiting = asyncio.create_task(ask())
-        while len(plane.called) < 2:
-            await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert waiting.cancelled()
-        assert dispatcher.in_flight == 0
-
-    run(main())
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(WorkerLost) as caught:
+        await ask()
+    assert caught.value is LOST
+    assert 0.1 < loop.time() - begun < 2
+    waiting = asyncio.create_task(ask())
+    while len(plane.called) < 2:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert dispatcher.in_flight == 0
 
 
 @pytest.mark.parametrize("error", [BadRequest("no"), DeadlineExceeded("silent")])
-def test_what_would_be_the_same_elsewhere_is_not_tried_there(error):
-    assert outcome(w1=[error], w2=[9]) == ([], error, ["w1"])
+async def test_what_would_be_the_same_elsewhere_is_not_tried_there(error):
+    assert await outcome(w1=[error], w2=[9]) == ([], error, ["w1"])
 
 
-def test_tries_are_bounded():
-    tokens, error, called = outcome(quarantine_s=0, **{f"w{n}": [LOST] for n in range(1, 8)})
+async def test_tries_are_bounded():
+    tokens, error, called = await outcome(quarantine_s=0, **{f"w{n}": [LOST] for n in range(1, 8)})
     assert len(called) == len(set(called)) == MAX_ATTEMPTS
     assert isinstance(error, WorkerLost)
     assert tokens == []
 
 
-def test_everyone_was_tried():
-    _, error, called = outcome(w1=[FULL], w2=[LOST])
+async def test_everyone_was_tried():
+    _, error, called = await outcome(w1=[FULL], w2=[LOST])
     assert called == ["w1", "w2"]
     assert error is LOST, "the last one's own words"
-    _, error, _ = outcome(w1=[FULL])
+    _, error, _ = await outcome(w1=[FULL])
     assert error is FULL, "a fleet of one that is full is full, not gone"
 
 
-def test_a_worker_that_broke_off_is_asked_again_when_it_is_the_only_one():
+async def test_a_worker_that_broke_off_is_asked_again_when_it_is_the_only_one():
     plane = Plane(w1=[LOST])
     dispatcher = Dispatcher(plane, 1.0)
 
     async def ask():
         return [d async for d in dispatcher.run(REQUEST, lambda: [instance("w1", port=1)], lambda plan: None)]
 
-    async def main():
-        for _ in range(2):
-            with pytest.raises(WorkerLost):
-                await ask()
-        assert plane.called == ["w1", "w1"]
-
-    run(main())
+    for _ in range(2):
+        with pytest.raises(WorkerLost):
+            await ask()
+    assert plane.called == ["w1", "w1"]
 
 
 @pytest.mark.parametrize("error", [LOST, DRAINS, FULL], ids=["lost", "drains", "full"])
-def test_a_worker_that_the_client_named_speaks_for_itself(error):
+async def test_a_worker_that_the_client_named_speaks_for_itself(error):
     """No other may take the request: what is wrong is told, and not that there is nobody of that name."""
     plane = Plane(w1=[error], w2=[5])
     dispatcher = Dispatcher(plane, 1.0, routing=Routing(RouterConfig(router_policy="direct")))
@@ -287,21 +268,18 @@ def test_a_worker_that_the_client_named_speaks_for_itself(error):
         prompt.wish = RoutingHint(instance=name)
         return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt)]
 
-    async def main():
-        for _ in range(2):  # the second time it is known to have broken off
-            with pytest.raises(type(error)) as caught:
-                await ask("w1")
-            assert caught.value is error
-        with pytest.raises(BadRequest, match="names 'w3'; workers that can take this request now: w1, w2"):
-            await ask("w3")
-        assert plane.called == ["w1", "w1"]
-
-    run(main())
+    for _ in range(2):  # the second time it is known to have broken off
+        with pytest.raises(type(error)) as caught:
+            await ask("w1")
+        assert caught.value is error
+    with pytest.raises(BadRequest, match="names 'w3'; workers that can take this request now: w1, w2"):
+        await ask("w3")
+    assert plane.called == ["w1", "w1"]
 
 
 @pytest.mark.parametrize("spans", [{"w1": "epd", "w2": "epd"}, {"w1": "e", "w2": "e", "w3": "pd"}])
 @pytest.mark.parametrize(("silent", "taken"), [({"w1"}, {"w2"}), ({"w2"}, {"w1"}), ({"w1", "w2"}, {"w1", "w2"})])
-def test_who_is_silent_is_asked_when_nobody_else_is_left(spans, silent, taken):
+async def test_who_is_silent_is_asked_when_nobody_else_is_left(spans, silent, taken):
     plane, plans = Plane(), []
     plane.silent = silent
     fleet = [instance(name, span, port=int(name[1:])) for name, span in spans.items()]
@@ -311,38 +289,31 @@ def test_who_is_silent_is_asked_when_nobody_else_is_left(spans, silent, taken):
         plans.append(chosen)
         raise asyncio.CancelledError
 
-    async def main():
-        with pytest.raises(asyncio.CancelledError):
-            async for _ in Dispatcher(plane, 1.0).run(request, lambda: fleet, on_plan):
-                pass
-
-    run(main())
+    with pytest.raises(asyncio.CancelledError):
+        async for _ in Dispatcher(plane, 1.0).run(request, lambda: fleet, on_plan):
+            pass
     assert plans[0].steps[0].instance.id in taken
 
 
-def test_a_named_worker_that_is_known_to_be_full_says_so():
+async def test_a_named_worker_that_is_known_to_be_full_says_so():
     plane = Plane(w1=[FULL], w2=[5])
     routing = Routing(RouterConfig(router_policy="direct"))
     dispatcher = Dispatcher(plane, 1.0, routing=routing)
     fleet = [instance("w1", port=1, max_in_flight=1), instance("w2", port=2)]
     prompt = Prompt(named(REQUEST.token_ids))
     prompt.wish = RoutingHint(instance="w1")
-
-    async def main():
-        routing.report("w1", Load(requests=1))
-        with pytest.raises(TooManyRequests):
-            async for _ in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt):
-                pass
-
-    run(main())
+    routing.report("w1", Load(requests=1))
+    with pytest.raises(TooManyRequests):
+        async for _ in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt):
+            pass
 
 
-def test_nobody_is_alive():
-    _, error, called = outcome(alive=[])
+async def test_nobody_is_alive():
+    _, error, called = await outcome(alive=[])
     assert (error.code, called) == ("no_worker", [])
 
 
-def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
+async def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
     plane = Plane(w1=[LOST], w2=[5])
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance("w1", port=1), instance("w2", port=2)]
@@ -352,18 +323,15 @@ def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
     async def ask():
         return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
 
-    async def main():
-        for _ in range(3):
-            await ask()
-        assert plane.called == ["w1", "w2", "w2", "w2"]
-        now[0] += retry.AFTER_LOSS_S + 0.1
+    for _ in range(3):
         await ask()
-        assert plane.called[4:] == ["w1", "w2"], "then it gets another chance"
+    assert plane.called == ["w1", "w2", "w2", "w2"]
+    now[0] += retry.AFTER_LOSS_S + 0.1
+    await ask()
+    assert plane.called[4:] == ["w1", "w2"], "then it gets another chance"
 
-    run(main())
 
-
-def test_the_least_loaded_is_picked_and_leaving_frees_it():
+async def test_the_least_loaded_is_picked_and_leaving_frees_it():
     plane = Plane(w1=["hang"], w2=[5])
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance("w1", port=1), instance("w2", port=2)]
@@ -372,36 +340,29 @@ def test_the_least_loaded_is_picked_and_leaving_frees_it():
     async def ask():
         return [d async for d in dispatcher.run(REQUEST, lambda: fleet, plans.append)]
 
-    async def main():
-        hanging = asyncio.create_task(ask())
-        await asyncio.sleep(0)
-        assert dispatcher.load("w1") == 1
-        await ask()
-        assert plane.called == ["w1", "w2"]
-        assert [plan.steps[0].instance.id for plan in plans] == ["w1", "w2"]
-        hanging.cancel()
-        await asyncio.wait([hanging])
-        assert dispatcher.load("w1") == dispatcher.load("w2") == 0
-        assert plane.left == 2
-
-    run(main())
+    hanging = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    assert dispatcher.load("w1") == 1
+    await ask()
+    assert plane.called == ["w1", "w2"]
+    assert [plan.steps[0].instance.id for plan in plans] == ["w1", "w2"]
+    hanging.cancel()
+    await asyncio.wait([hanging])
+    assert dispatcher.load("w1") == dispatcher.load("w2") == 0
+    assert plane.left == 2
 
 
-def test_closing_the_stream_early_leaves_the_call():
+async def test_closing_the_stream_early_leaves_the_call():
     plane = Plane(w1=[1, 2, 3, "hang"])
     dispatcher = Dispatcher(plane, 1.0)
-
-    async def main():
-        stream = dispatcher.run(REQUEST, lambda: [instance("w1", port=1)], lambda plan: None)
-        await anext(stream)
-        assert dispatcher.load("w1") == 1
-        await stream.aclose()
-        assert (dispatcher.load("w1"), plane.left) == (0, 1)
-
-    run(main())
+    stream = dispatcher.run(REQUEST, lambda: [instance("w1", port=1)], lambda plan: None)
+    await anext(stream)
+    assert dispatcher.load("w1") == 1
+    await stream.aclose()
+    assert (dispatcher.load("w1"), plane.left) == (0, 1)
 
 
-def test_a_worker_that_appears_meanwhile_is_tried():
+async def test_a_worker_that_appears_meanwhile_is_tried():
     plane = Plane(w1=[LOST], w2=[4])
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance("w1", port=1)]
@@ -411,7 +372,4 @@ def test_a_worker_that_appears_meanwhile_is_tried():
             return [*fleet, instance("w2", port=2)]
         return fleet
 
-    async def main():
-        return [d async for batch in dispatcher.run(REQUEST, alive, lambda plan: None) for d in batch]
-
-    assert run(main()) == [TokenDelta([4])]
+    assert [d async for batch in dispatcher.run(REQUEST, alive, lambda plan: None) for d in batch] == [TokenDelta([4])]

@@ -269,7 +269,7 @@ def test_a_decode_that_ends_without_a_word_is_lost() -> None:
 
 @pytest.mark.parametrize("link", [MEETING, HANDING], ids=["rendezvous", "prefill-first"])
 @pytest.mark.parametrize("says", [{"p": [HANG], "d": [HANG]}, {"p": [KEPT], "d": [HANG]}], ids=["prefill", "decode"])
-def test_a_client_that_leaves_leaves_no_call(link: KvLink, says: dict[str, list[Any]]) -> None:
+async def test_a_client_that_leaves_leaves_no_call(link: KvLink, says: dict[str, list[Any]]) -> None:
     plane = Plane(**{name: [words] for name, words in says.items()})
     dispatcher = Dispatcher(plane, 1.0)  # type: ignore[arg-type]
     fleet = [instance(name, name, kv_link=link) for name in says]
@@ -292,7 +292,7 @@ def test_a_client_that_leaves_leaves_no_call(link: KvLink, says: dict[str, list[
         assert dispatcher.in_flight == 0
         await dispatcher.close()
 
-    run(main())
+    await main()
 
 
 def test_prefill_first_passes_the_prefills_token_on_before_the_decode_begins() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from support.transfers import HeldBack
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
@@ -57,36 +57,30 @@ async def answers_to_who_waits(with_a_lease):
         await owner.close()
 
 
-def test_a_lease_that_is_not_needed_ends():
-    async def main():
-        owner, taker, cache = (
-            InprocTransfer(TransferConfig()),
-            InprocTransfer(TransferConfig()),
-            EmbeddingCache(1 << 20),
-        )
-        await owner.start()
-        await taker.start()
-        receiver = Receiver(taker, cache, CARD)
-        handles = [await exported(owner) for _ in range(4)]
-        found = await asyncio.gather(*(receiver.embeddings([medium("x", handle)]) for handle in handles))
-        for received in found:
-            received.close()
-        await until(lambda: not owner.stats().leases, "all leases are over, of which one was used")
-        assert taker.stats().fetched == 1
-        await cache.close()
-        await taker.close()
-        await owner.close()
-
-    run(main())
+async def test_a_lease_that_is_not_needed_ends():
+    owner, taker, cache = (
+        InprocTransfer(TransferConfig()),
+        InprocTransfer(TransferConfig()),
+        EmbeddingCache(1 << 20),
+    )
+    await owner.start()
+    await taker.start()
+    receiver = Receiver(taker, cache, CARD)
+    handles = [await exported(owner) for _ in range(4)]
+    found = await asyncio.gather(*(receiver.embeddings([medium("x", handle)]) for handle in handles))
+    for received in found:
+        received.close()
+    await until(lambda: not owner.stats().leases, "all leases are over, of which one was used")
+    assert taker.stats().fetched == 1
+    await cache.close()
+    await taker.close()
+    await owner.close()
 
 
-def test_who_has_a_lease_of_its_own_fetches_by_that():
-    run(answers_to_who_waits(with_a_lease=True))
+async def test_who_has_a_lease_of_its_own_fetches_by_that():
+    await answers_to_who_waits(with_a_lease=True)
 
 
-def test_who_has_none_is_to_be_sent_more():
-    async def main():
-        with pytest.raises(MediaMissing, match="did not arrive"):
-            await answers_to_who_waits(with_a_lease=False)
-
-    run(main())
+async def test_who_has_none_is_to_be_sent_more():
+    with pytest.raises(MediaMissing, match="did not arrive"):
+        await answers_to_who_waits(with_a_lease=False)

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from support.loops import run
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.card import EmbeddingSpec, ModelCard
@@ -29,32 +28,28 @@ def given(name="x", shape=(2, WIDTH), dtype="float32", data=VALUES):
     return PrecomputedEmbedding(kind="image", content_hash=name, data=data, shape=shape, dtype=dtype)
 
 
-def received(*media, spec=FLOAT32, before=()):
+async def received(*media, spec=FLOAT32, before=()):
     """(shape, dtype, bytes) of each, after which nothing is left in the arena."""
-
-    async def main():
-        transfer, cache = InprocTransfer(TransferConfig()), EmbeddingCache(1 << 24)
-        await transfer.start()
-        receiver = Receiver(transfer, cache, ModelCard(name="m", path="x", context_length=1, embedding=spec))
-        try:
-            for one in before:
-                (await receiver.embeddings([one])).close()
-            got = await receiver.embeddings(media)
-            made = [one and (tuple(one.shape), one.dtype, bytes(one.data)) for one in got.buffers]
-            got.close()
-            return made
-        finally:
-            await cache.close()
-            assert transfer.stats().used_bytes == 0
-            await transfer.close()
-
-    return run(main())
+    transfer, cache = InprocTransfer(TransferConfig()), EmbeddingCache(1 << 24)
+    await transfer.start()
+    receiver = Receiver(transfer, cache, ModelCard(name="m", path="x", context_length=1, embedding=spec))
+    try:
+        for one in before:
+            (await receiver.embeddings([one])).close()
+        got = await receiver.embeddings(media)
+        made = [one and (tuple(one.shape), one.dtype, bytes(one.data)) for one in got.buffers]
+        got.close()
+        return made
+    finally:
+        await cache.close()
+        assert transfer.stats().used_bytes == 0
+        await transfer.close()
 
 
-def test_values_come_to_lie_where_fetched_ones_do():
+async def test_values_come_to_lie_where_fetched_ones_do():
     raw = Picture(content_hash="raw", format="PNG", data=b"png")
     other = given("y", (1, WIDTH), data=VALUES[:32])
-    assert received(raw, given(), other, given()) == [
+    assert await received(raw, given(), other, given()) == [
         None,
         ((2, WIDTH), "float32", VALUES),
         ((1, WIDTH), "float32", VALUES[:32]),
@@ -62,24 +57,24 @@ def test_values_come_to_lie_where_fetched_ones_do():
     ]
 
 
-def test_large_ones_go_through_a_thread_with_the_same_result():
+async def test_large_ones_go_through_a_thread_with_the_same_result():
     data = VALUES * (LARGE // 2)
-    assert received(given(shape=(LARGE, WIDTH), data=data)) == [((LARGE, WIDTH), "float32", data)]
+    assert await received(given(shape=(LARGE, WIDTH), data=data)) == [((LARGE, WIDTH), "float32", data)]
 
 
-def test_another_dtype_becomes_the_models():
+async def test_another_dtype_becomes_the_models():
     torch = pytest.importorskip("torch")
     wanted = bytes(torch.arange(16.0).bfloat16().untyped_storage())
-    assert received(given(), spec=EmbeddingSpec(WIDTH, "bfloat16")) == [((2, WIDTH), "bfloat16", wanted)]
+    assert await received(given(), spec=EmbeddingSpec(WIDTH, "bfloat16")) == [((2, WIDTH), "bfloat16", wanted)]
 
 
-def test_a_name_is_enough_where_the_embedding_is_kept():
-    assert received(given(data=b""), before=[given()]) == [((2, WIDTH), "float32", VALUES)]
+async def test_a_name_is_enough_where_the_embedding_is_kept():
+    assert await received(given(data=b""), before=[given()]) == [((2, WIDTH), "float32", VALUES)]
 
 
-def test_a_name_alone_is_missed():
+async def test_a_name_alone_is_missed():
     with pytest.raises(MediaMissing):
-        received(given(data=b""))
+        await received(given(data=b""))
 
 
 @pytest.mark.parametrize(
@@ -99,27 +94,24 @@ def test_a_name_alone_is_missed():
         given(shape=(LARGE, WIDTH), data=VALUES * (LARGE // 2 - 1) + VALUES[:-4] + b"\0\0\xc0\xff"),
     ],
 )
-def test_a_wrong_one_is_the_requests_fault_and_takes_nothing(medium):
+async def test_a_wrong_one_is_the_requests_fault_and_takes_nothing(medium):
     good = given("good")
     with pytest.raises(BadRequest):
-        received(good, medium)
+        await received(good, medium)
 
 
-def test_a_model_without_embeddings_refuses():
+async def test_a_model_without_embeddings_refuses():
     with pytest.raises(BadRequest, match="takes no precomputed embeddings"):
-        received(given(), spec=None)
+        await received(given(), spec=None)
 
 
-def test_the_encode_stage_refuses_them():
-    async def main():
-        stage = EncodeStage(None, None, EmbeddingCache(0))
-        with pytest.raises(BadRequest, match="not to be encoded"):
-            await stage.answer(EncodeRequest(id="r", model="m", media=[given()]))
-
-    run(main())
+async def test_the_encode_stage_refuses_them():
+    stage = EncodeStage(None, None, EmbeddingCache(0))
+    with pytest.raises(BadRequest, match="not to be encoded"):
+        await stage.answer(EncodeRequest(id="r", model="m", media=[given()]))
 
 
-def test_a_cancelled_one_gives_its_memory_back_once_nobody_writes_to_it(monkeypatch):
+async def test_a_cancelled_one_gives_its_memory_back_once_nobody_writes_to_it(monkeypatch):
     begun, go = threading.Event(), threading.Event()
 
     def slow(data, dtype):
@@ -128,21 +120,17 @@ def test_a_cancelled_one_gives_its_memory_back_once_nobody_writes_to_it(monkeypa
         return True
 
     monkeypatch.setattr(precomputed, "all_finite", slow)
-
-    async def main():
-        transfer = InprocTransfer(TransferConfig())
-        await transfer.start()
-        medium = given(shape=(LARGE, WIDTH), data=VALUES * (LARGE // 2))
-        task = asyncio.create_task(precomputed.placed([medium], transfer, "float32"))
-        await asyncio.to_thread(begun.wait, 10)
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-        assert transfer.stats().used_bytes > 0
-        go.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert transfer.stats().used_bytes == 0
-        await transfer.close()
-
-    run(main())
+    transfer = InprocTransfer(TransferConfig())
+    await transfer.start()
+    medium = given(shape=(LARGE, WIDTH), data=VALUES * (LARGE // 2))
+    task = asyncio.create_task(precomputed.placed([medium], transfer, "float32"))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    assert transfer.stats().used_bytes > 0
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert transfer.stats().used_bytes == 0
+    await transfer.close()

@@ -8,7 +8,6 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from support.loops import run
 from triptych.contracts.media import Picture
 from triptych.contracts.request import GenerateRequest, Guided, Sampling
 from triptych.kv.block_hash import named
@@ -210,19 +209,16 @@ def test_whose_client_left_counts_for_a_while() -> None:
     assert list(there._lingering) == ["c"], "the account does not grow with workers that are gone"
 
 
-def test_suspects_wait_for_each_other() -> None:
-    async def main() -> None:
-        apart = Apart()
-        with apart.at(["a", "b"], P), apart.at(["b", "c"], Q):
-            assert apart.workers == {"a", "b", "c"}
-            assert apart.is_out(P)
-            assert not apart.is_out(R)
-            begun = asyncio.get_running_loop().time()
-            await apart.somebody_left(0.05)
-            assert asyncio.get_running_loop().time() - begun >= 0.04
-            waiting = asyncio.create_task(apart.somebody_left(20.0))
-            await asyncio.sleep(0)
-        await waiting
-        assert apart.workers == set()
-
-    run(main())
+async def test_suspects_wait_for_each_other() -> None:
+    apart = Apart()
+    with apart.at(["a", "b"], P), apart.at(["b", "c"], Q):
+        assert apart.workers == {"a", "b", "c"}
+        assert apart.is_out(P)
+        assert not apart.is_out(R)
+        begun = asyncio.get_running_loop().time()
+        await apart.somebody_left(0.05)
+        assert asyncio.get_running_loop().time() - begun >= 0.04
+        waiting = asyncio.create_task(apart.somebody_left(20.0))
+        await asyncio.sleep(0)
+    await waiting
+    assert apart.workers == set()

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.errors import Unavailable
 from triptych.transfer.arena import arena as arena_module
 from triptych.transfer.arena.arena import ALIGN_BYTES, Arena
@@ -63,130 +63,107 @@ def test_extents_give_the_best_fit_and_join_their_neighbours():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_allocations_never_overlap_and_all_come_back(seed):
+async def test_random_allocations_never_overlap_and_all_come_back(seed):
     chance = random.Random(seed)
-
-    async def main():
-        arena, _ = make(64 * PAGE_BYTES)
-        held = []
-        for step in range(2500):
-            free = arena.capacity_bytes - arena.used_bytes
-            if held and (chance.random() < 0.5 or free < 20_000):
-                buffer, mark = held.pop(chance.randrange(len(held)))
-                assert bytes(buffer.data) == bytes([mark]) * buffer.size_bytes, "nobody else wrote there"
-                buffer.close()
-                continue
-            size = chance.choice([0, 1, 63, 64, 65, 1000, chance.randrange(9000)])
-            try:
-                async with asyncio.timeout(0):
-                    (buffer,) = await take(arena, size)
-            except TimeoutError:
-                continue  # too scattered just now
-            assert buffer.block.start % ALIGN_BYTES == 0
-            buffer.data[:] = bytes([step % 251]) * size
-            held.append((buffer, step % 251))
-            assert arena.used_bytes <= arena.reserved_bytes <= arena.capacity_bytes
-            await asyncio.sleep(0)
-        for buffer, _ in held:
+    arena, _ = make(64 * PAGE_BYTES)
+    held = []
+    for step in range(2500):
+        free = arena.capacity_bytes - arena.used_bytes
+        if held and (chance.random() < 0.5 or free < 20_000):
+            buffer, mark = held.pop(chance.randrange(len(held)))
+            assert bytes(buffer.data) == bytes([mark]) * buffer.size_bytes, "nobody else wrote there"
             buffer.close()
-        assert (arena.used_bytes, arena.buffers, arena.waiting) == (0, 0, 0)
-        await until(lambda: not arena._growing, "the arena has grown")
-        (whole,) = await take(arena, arena.capacity_bytes)
-        assert whole.size_bytes == arena.capacity_bytes, "all of it is one piece again"
-        await arena.close()
-
-    run(main())
-
-
-def test_memory_is_taken_as_needed_and_never_beyond_the_capacity():
-    async def main():
-        told = []
-        arena, memory = make(on_backed=lambda start, stop: told.append((start, stop)))
-        assert memory.backed == []
-        first = await take(arena, 100)
-        assert memory.backed == told == [(0, SLAB)]
-        big = await take(arena, 2 * SLAB)
-        assert arena.reserved_bytes <= 3 * SLAB + PAGE_BYTES, "the free end of the last slab is used"
-        rest = await take(arena, arena.capacity_bytes - arena.used_bytes)
-        assert arena.reserved_bytes == arena.capacity_bytes
-        for buffer in first + big + rest:
-            buffer.close()
-        assert len(await take(arena, arena.capacity_bytes)) == 1
-        await arena.close()
-
-    run(main())
+            continue
+        size = chance.choice([0, 1, 63, 64, 65, 1000, chance.randrange(9000)])
+        try:
+            async with asyncio.timeout(0):
+                (buffer,) = await take(arena, size)
+        except TimeoutError:
+            continue  # too scattered just now
+        assert buffer.block.start % ALIGN_BYTES == 0
+        buffer.data[:] = bytes([step % 251]) * size
+        held.append((buffer, step % 251))
+        assert arena.used_bytes <= arena.reserved_bytes <= arena.capacity_bytes
+        await asyncio.sleep(0)
+    for buffer, _ in held:
+        buffer.close()
+    assert (arena.used_bytes, arena.buffers, arena.waiting) == (0, 0, 0)
+    await until(lambda: not arena._growing, "the arena has grown")
+    (whole,) = await take(arena, arena.capacity_bytes)
+    assert whole.size_bytes == arena.capacity_bytes, "all of it is one piece again"
+    await arena.close()
 
 
-def test_a_machine_without_memory_is_an_error_that_says_so():
-    async def main():
-        arena, _ = make(gives=0)
-        with pytest.raises(Unavailable, match="no space left") as caught:
-            await take(arena, 100)
-        assert caught.value.code == "arena_full"
-        await arena.close()
+async def test_memory_is_taken_as_needed_and_never_beyond_the_capacity():
+    told = []
+    arena, memory = make(on_backed=lambda start, stop: told.append((start, stop)))
+    assert memory.backed == []
+    first = await take(arena, 100)
+    assert memory.backed == told == [(0, SLAB)]
+    big = await take(arena, 2 * SLAB)
+    assert arena.reserved_bytes <= 3 * SLAB + PAGE_BYTES, "the free end of the last slab is used"
+    rest = await take(arena, arena.capacity_bytes - arena.used_bytes)
+    assert arena.reserved_bytes == arena.capacity_bytes
+    for buffer in first + big + rest:
+        buffer.close()
+    assert len(await take(arena, arena.capacity_bytes)) == 1
+    await arena.close()
 
-    run(main())
+
+async def test_a_machine_without_memory_is_an_error_that_says_so():
+    arena, _ = make(gives=0)
+    with pytest.raises(Unavailable, match="no space left") as caught:
+        await take(arena, 100)
+    assert caught.value.code == "arena_full"
+    await arena.close()
 
 
-def test_an_arena_that_cannot_grow_makes_do_and_tries_again(monkeypatch):
+async def test_an_arena_that_cannot_grow_makes_do_and_tries_again(monkeypatch):
     monkeypatch.setattr(arena_module, "GROW_PAUSE_S", 0.05)
-
-    async def main():
-        arena, memory = make(gives=SLAB, wait_s=0.1)
-        (held,) = await take(arena, SLAB)
-        waiting = asyncio.create_task(take(arena, SLAB))
-        await until(lambda: arena._grow_error, "it could not grow")
-        held.close()
-        (held,) = await waiting
-        with pytest.raises(Unavailable, match="no space left"):
-            await take(arena, SLAB)
-        memory.gives = 4 * SLAB
-        await asyncio.sleep(0.06)
-        assert len(await take(arena, SLAB)) == 1
-        await arena.close()
-
-    run(main())
-
-
-def test_a_slab_that_cannot_be_registered_is_not_used():
-    async def main():
-        def refuse(start, stop):
-            raise OSError("cannot register it")
-
-        arena, _ = make(on_backed=refuse)
-        with pytest.raises(Unavailable, match="cannot register it"):
-            await take(arena, 100)
-        assert arena.reserved_bytes == 0
-        await arena.close()
-
-    run(main())
-
-
-def test_a_reclaimer_that_fails_is_not_the_waiters_fault():
-    async def main():
-        arena, _ = make(SLAB, wait_s=0.1)
-        (held,) = await take(arena, SLAB)
-
-        def broken(missing):
-            raise RuntimeError("a cache's fault")
-
-        arena.reclaimers = [broken, lambda missing: held.close()]
-        assert len(await take(arena, 64)) == 1
-        await arena.close()
-
-    run(main())
-
-
-def test_what_is_free_for_the_asking_is_taken_before_the_arena_grows():
-    async def main():
-        held = []
-        arena, memory = make(tidy=lambda: [buffer.close() for buffer in held])
-        held += await take(arena, SLAB)
+    arena, memory = make(gives=SLAB, wait_s=0.1)
+    (held,) = await take(arena, SLAB)
+    waiting = asyncio.create_task(take(arena, SLAB))
+    await until(lambda: arena._grow_error, "it could not grow")
+    held.close()
+    (held,) = await waiting
+    with pytest.raises(Unavailable, match="no space left"):
         await take(arena, SLAB)
-        assert memory.backed == [(0, SLAB)]
-        await arena.close()
+    memory.gives = 4 * SLAB
+    await asyncio.sleep(0.06)
+    assert len(await take(arena, SLAB)) == 1
+    await arena.close()
 
-    run(main())
+
+async def test_a_slab_that_cannot_be_registered_is_not_used():
+    def refuse(start, stop):
+        raise OSError("cannot register it")
+
+    arena, _ = make(on_backed=refuse)
+    with pytest.raises(Unavailable, match="cannot register it"):
+        await take(arena, 100)
+    assert arena.reserved_bytes == 0
+    await arena.close()
+
+
+async def test_a_reclaimer_that_fails_is_not_the_waiters_fault():
+    arena, _ = make(SLAB, wait_s=0.1)
+    (held,) = await take(arena, SLAB)
+
+    def broken(missing):
+        raise RuntimeError("a cache's fault")
+
+    arena.reclaimers = [broken, lambda missing: held.close()]
+    assert len(await take(arena, 64)) == 1
+    await arena.close()
+
+
+async def test_what_is_free_for_the_asking_is_taken_before_the_arena_grows():
+    held = []
+    arena, memory = make(tidy=lambda: [buffer.close() for buffer in held])
+    held += await take(arena, SLAB)
+    await take(arena, SLAB)
+    assert memory.backed == [(0, SLAB)]
+    await arena.close()
 
 
 def test_forms():

@@ -16,7 +16,6 @@ from PIL import Image
 
 from benchmarks.audio_model import audio_checkpoint
 from support.checkpoints import sentencepiece_like, text_checkpoint
-from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.config.verify import CASES
 from triptych.contracts.errors import ConfigError
@@ -303,17 +302,17 @@ class Scripted:
         return said("a red star")
 
 
-def checked(deployment, concurrency, names=("text", "one")):
+async def checked(deployment, concurrency, names=("text", "one")):
     told = []
     questions = [(case, RIGHT) for case in make_cases(names, 1)]
-    results = run(Check(deployment, "m", 4, concurrency).run(questions, told.append))
+    results = await Check(deployment, "m", 4, concurrency).run(questions, told.append)
     assert told == results
     return results
 
 
-def test_cold_then_warm_then_all_at_once():
+async def test_cold_then_warm_then_all_at_once():
     deployment = Scripted()
-    results = checked(deployment, 3)
+    results = await checked(deployment, 3)
     assert [(one.case, one.phase, len(one.asked)) for one in results] == [
         ("text", "cold", 1),
         ("one", "cold", 1),
@@ -327,15 +326,15 @@ def test_cold_then_warm_then_all_at_once():
     assert deployment.most == 3
 
 
-def test_there_are_enough_requests_to_fill_the_concurrency():
+async def test_there_are_enough_requests_to_fill_the_concurrency():
     deployment = Scripted()
-    results = checked(deployment, 9)
+    results = await checked(deployment, 9)
     assert deployment.most == 9
     assert [len(one.asked) for one in results[4:]] == [5, 5]
 
 
-def test_a_failure_is_a_result_and_the_rest_is_asked():
-    results = checked(Scripted(fails=2), 1)
+async def test_a_failure_is_a_result_and_the_rest_is_asked():
+    results = await checked(Scripted(fails=2), 1)
     assert [one.outcome for one in results] == ["ok", "failed", "ok", "ok", "ok", "ok"]
     assert results[1].asked[0].error == "no worker", "on one line"
 
@@ -349,14 +348,14 @@ def test_a_failure_is_a_result_and_the_rest_is_asked():
         (AskFailed("cannot connect"), None, "--url http://h: cannot connect"),
     ],
 )
-def test_a_model_that_cannot_be_asked(served, wanted, words):
+async def test_a_model_that_cannot_be_asked(served, wanted, words):
     with pytest.raises(ConfigError, match=words):
-        run(model_to_ask(Scripted(served), "http://h", wanted))
+        await model_to_ask(Scripted(served), "http://h", wanted)
 
 
-def test_the_model_to_ask():
-    assert run(model_to_ask(Scripted(["a"]), "http://h", None)) == "a"
-    assert run(model_to_ask(Scripted(["a", "b"]), "http://h", "b")) == "b"
+async def test_the_model_to_ask():
+    assert await model_to_ask(Scripted(["a"]), "http://h", None) == "a"
+    assert await model_to_ask(Scripted(["a", "b"]), "http://h", "b") == "b"
 
 
 # The reference, without its weights.

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from support.checkpoints import byte_level, copy_demo, picture, text_checkpoint
-from support.loops import run, until
+from support.loops import until
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import (
@@ -94,25 +94,22 @@ def reds(encoded):
     return [int(torch.frombuffer(one.data, dtype=torch.float32)[0]) for one in encoded]
 
 
-def test_the_card_and_what_a_picture_becomes(tmp_path, model):
-    async def main():
-        made = engine(copy_demo(tmp_path))
-        card = await made.start(InprocTransfer(TransferConfig()))
-        assert isinstance(made, Encoding)
-        assert made.able is Span.E
-        assert card.modalities == ("image", "video")
-        assert (card.embedding.width, card.embedding.dtype) == (WIDTH, "float32")
-        assert card.context_length == 4096
-        (one,) = await made.encode([medium(7)])
-        assert one.shape == (16, WIDTH)
-        assert one.metadata == {"image_grid_thw": (1, 8, 8)}
-        assert len(one.data) == 16 * WIDTH * 4
-        assert one.data.format == "B"
-        assert reds([one]) == [7]
-        assert await made.encode([]) == []
-        await made.stop()
-
-    run(main())
+async def test_the_card_and_what_a_picture_becomes(tmp_path, model):
+    made = engine(copy_demo(tmp_path))
+    card = await made.start(InprocTransfer(TransferConfig()))
+    assert isinstance(made, Encoding)
+    assert made.able is Span.E
+    assert card.modalities == ("image", "video")
+    assert (card.embedding.width, card.embedding.dtype) == (WIDTH, "float32")
+    assert card.context_length == 4096
+    (one,) = await made.encode([medium(7)])
+    assert one.shape == (16, WIDTH)
+    assert one.metadata == {"image_grid_thw": (1, 8, 8)}
+    assert len(one.data) == 16 * WIDTH * 4
+    assert one.data.format == "B"
+    assert reds([one]) == [7]
+    assert await made.encode([]) == []
+    await made.stop()
 
 
 async def test_media_of_a_call_and_of_calls_at_the_same_time_share_batches(tmp_path, model):
@@ -267,10 +264,7 @@ def test_other_spans_and_unknown_flags_are_refused(tmp_path):
         engine(tmp_path, "--device", "abacus")
 
 
-def test_an_unknown_model_lists_the_known_ones(tmp_path):
-    async def main():
-        made = engine(text_checkpoint(tmp_path / "text", byte_level("a")))
-        with pytest.raises(ConfigError, match=r"'llama'.*llava, llava_next, qwen2_5_vl, qwen2_audio, qwen2_vl"):
-            await made.start(InprocTransfer(TransferConfig()))
-
-    run(main())
+async def test_an_unknown_model_lists_the_known_ones(tmp_path):
+    made = engine(text_checkpoint(tmp_path / "text", byte_level("a")))
+    with pytest.raises(ConfigError, match=r"'llama'.*llava, llava_next, qwen2_5_vl, qwen2_audio, qwen2_vl"):
+        await made.start(InprocTransfer(TransferConfig()))

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from support.checkpoints import copy_demo
-from support.loops import run
 from triptych.cache.embedding import EmbeddingCache
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
@@ -56,57 +55,48 @@ def asked(*media):
     return EncodeRequest(id="r", model="m", media=list(media))
 
 
-def test_the_frames_that_the_model_sees_arrive(tmp_path):
-    async def main():
-        taker = InprocTransfer(TransferConfig())
-        await taker.start()
-        async with worker(tmp_path / "model") as (stage, _, card, engine):
-            assert (card.embedding, card.by_frames) == (None, ("video",))
-            [made] = (await stage.answer(asked(FILM))).media
-            assert (made.embedding.shape, made.embedding.dtype, made.cached) == (SHAPE, "uint8", False)
-            [again] = (await stage.answer(asked(msgspec.structs.replace(FILM, data=b"")))).media
-            assert again.cached
-            assert engine.stats().encoded == 1, "a film that comes again is not decoded again"
-            cache = EmbeddingCache(1 << 24)
-            named = msgspec.structs.replace(FILM, data=b"", embedding=made.embedding)
-            received = await Receiver(taker, cache, card).embeddings([named])
-            [buffer] = received.buffers
-            frames = np.frombuffer(buffer.data, np.uint8).reshape(buffer.shape)
-            assert (frames == videos.every_frame(DATA)[list(SEEN)]).all()
-            del frames
-            received.close()
-            await cache.close()
-        await taker.close()
-
-    run(main())
+async def test_the_frames_that_the_model_sees_arrive(tmp_path):
+    taker = InprocTransfer(TransferConfig())
+    await taker.start()
+    async with worker(tmp_path / "model") as (stage, _, card, engine):
+        assert (card.embedding, card.by_frames) == (None, ("video",))
+        [made] = (await stage.answer(asked(FILM))).media
+        assert (made.embedding.shape, made.embedding.dtype, made.cached) == (SHAPE, "uint8", False)
+        [again] = (await stage.answer(asked(msgspec.structs.replace(FILM, data=b"")))).media
+        assert again.cached
+        assert engine.stats().encoded == 1, "a film that comes again is not decoded again"
+        cache = EmbeddingCache(1 << 24)
+        named = msgspec.structs.replace(FILM, data=b"", embedding=made.embedding)
+        received = await Receiver(taker, cache, card).embeddings([named])
+        [buffer] = received.buffers
+        frames = np.frombuffer(buffer.data, np.uint8).reshape(buffer.shape)
+        assert (frames == videos.every_frame(DATA)[list(SEEN)]).all()
+        del frames
+        received.close()
+        await cache.close()
+    await taker.close()
 
 
 @pytest.mark.parametrize("stated", [{"frame_indices": (0, 3)}, {"width": 48, "height": 64}, {"height": 47}], ids=str)
-def test_other_frames_than_those_of_the_medium_are_refused(tmp_path, stated):
-    async def main():
-        async with worker(tmp_path / "model") as (stage, transfer, card, _):
-            [made] = (await stage.answer(asked(FILM))).media
-            other = msgspec.structs.replace(FILM, data=b"", embedding=made.embedding, **stated)
-            with pytest.raises(BadRequest, match=r"\[4, 48, 64, 3\] uint8 are not those of this video"):
-                await Receiver(transfer, EmbeddingCache(0), card).embeddings([other])
-
-    run(main())
+async def test_other_frames_than_those_of_the_medium_are_refused(tmp_path, stated):
+    async with worker(tmp_path / "model") as (stage, transfer, card, _):
+        [made] = (await stage.answer(asked(FILM))).media
+        other = msgspec.structs.replace(FILM, data=b"", embedding=made.embedding, **stated)
+        with pytest.raises(BadRequest, match=r"\[4, 48, 64, 3\] uint8 are not those of this video"):
+            await Receiver(transfer, EmbeddingCache(0), card).embeddings([other])
 
 
-def test_a_model_that_takes_frames_takes_no_embedding_of_them(tmp_path):
-    async def main():
-        async with worker(tmp_path / "model") as (_, transfer, card, _):
-            [buffer] = await transfer.allocate([(196, 8)], "float32")
-            embedding = transfer.export(buffer)
-            buffer.close()
-            named = msgspec.structs.replace(FILM, data=b"", embedding=embedding)
-            with pytest.raises(BadRequest, match="not those of this video"):
-                await Receiver(transfer, EmbeddingCache(0), card).embeddings([named])
-
-    run(main())
+async def test_a_model_that_takes_frames_takes_no_embedding_of_them(tmp_path):
+    async with worker(tmp_path / "model") as (_, transfer, card, _):
+        [buffer] = await transfer.allocate([(196, 8)], "float32")
+        embedding = transfer.export(buffer)
+        buffer.close()
+        named = msgspec.structs.replace(FILM, data=b"", embedding=embedding)
+        with pytest.raises(BadRequest, match="not those of this video"):
+            await Receiver(transfer, EmbeddingCache(0), card).embeddings([named])
 
 
-def test_limits_bound_what_is_decoded_and_what_is_handed_over(tmp_path):
+async def test_limits_bound_what_is_decoded_and_what_is_handed_over(tmp_path):
     async def refused(message, limits=None, config=None):
         async with worker(tmp_path / "model", limits, config) as (stage, transfer, _, _):
             with pytest.raises(PayloadTooLarge, match=message):
@@ -123,7 +113,7 @@ def test_limits_bound_what_is_decoded_and_what_is_handed_over(tmp_path):
                 await stage.answer(asked(film))
             assert transfer.stats().used_bytes == 0
 
-    run(main())
+    await main()
 
 
 class Mixed:
@@ -138,20 +128,17 @@ class Mixed:
         ]
 
 
-def test_embeddings_and_frames_may_be_asked_for_in_one_call():
-    async def main():
-        transfer, cache = InprocTransfer(TransferConfig()), EmbeddingCache(1 << 20)
-        await transfer.start()
-        kinds = ["image", "video", "image"]
-        media = [FILE_TYPES[kind](content_hash=str(n), data=b"x") for n, kind in enumerate(kinds)]
-        answer = await EncodeStage(Mixed(), transfer, cache).answer(asked(*media))
-        assert [one.embedding.dtype for one in answer.media] == ["float32", "uint8", "float32"]
-        buffers = await transfer.fetch([one.embedding for one in answer.media])
-        assert [bytes(buffer.data)[0] for buffer in buffers] == [7, 3, 7]
-        for buffer in buffers:
-            buffer.close()
-        await cache.close()
-        assert transfer.stats().used_bytes == 0
-        await transfer.close()
-
-    run(main())
+async def test_embeddings_and_frames_may_be_asked_for_in_one_call():
+    transfer, cache = InprocTransfer(TransferConfig()), EmbeddingCache(1 << 20)
+    await transfer.start()
+    kinds = ["image", "video", "image"]
+    media = [FILE_TYPES[kind](content_hash=str(n), data=b"x") for n, kind in enumerate(kinds)]
+    answer = await EncodeStage(Mixed(), transfer, cache).answer(asked(*media))
+    assert [one.embedding.dtype for one in answer.media] == ["float32", "uint8", "float32"]
+    buffers = await transfer.fetch([one.embedding for one in answer.media])
+    assert [bytes(buffer.data)[0] for buffer in buffers] == [7, 3, 7]
+    for buffer in buffers:
+        buffer.close()
+    await cache.close()
+    assert transfer.stats().used_bytes == 0
+    await transfer.close()

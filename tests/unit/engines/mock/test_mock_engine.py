@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from support.checkpoints import IMAGE_ID, cells, picture
-from support.loops import run, until
+from support.loops import until
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError, KvLost
@@ -34,28 +34,24 @@ def medium(data):
     return Picture(content_hash="h", format="PNG", data=data, width=1, height=1)
 
 
-def generate(*requests, args=()):
+async def generate(*requests, args=()):
     """All deltas of each request, and the engine's stats at the end."""
-
-    async def main():
-        engine = MockEngine(options(*args))
-        await engine.start(InprocTransfer(TransferConfig()))
-        try:
-            answers = [[delta async for delta in engine.generate(one)] for one in requests]
-            return answers, engine.stats()
-        finally:
-            await engine.stop()
-            await engine.stop()
-
-    return run(main())
+    engine = MockEngine(options(*args))
+    await engine.start(InprocTransfer(TransferConfig()))
+    try:
+        answers = [[delta async for delta in engine.generate(one)] for one in requests]
+        return answers, engine.stats()
+    finally:
+        await engine.stop()
+        await engine.stop()
 
 
 def tokens(deltas):
     return [token for delta in deltas for token in delta.token_ids]
 
 
-def test_it_says_the_prompt_again():
-    [[*deltas]], stats = generate(request())
+async def test_it_says_the_prompt_again():
+    [[*deltas]], stats = await generate(request())
     assert tokens(deltas) == [5, 6, 7]
     assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
     assert [delta.prompt_tokens for delta in deltas] == [3, 0, 0]
@@ -72,85 +68,75 @@ def test_it_says_the_prompt_again():
         ({"max_tokens": 9, "min_tokens": 5}, 5, "stop"),
     ],
 )
-def test_lengths(sampling, count, reason):
-    [deltas], _ = generate(request(**sampling))
+async def test_lengths(sampling, count, reason):
+    [deltas], _ = await generate(request(**sampling))
     assert len(tokens(deltas)) == count
     assert deltas[-1].finish_reason == reason
 
 
-def test_seeds():
+async def test_seeds():
     ids = range(20, 60)
-    one, same, other = generate(*(request(ids, temperature=1.0, seed=seed) for seed in (1, 1, 2)))[0]
+    one, same, other = (await generate(*(request(ids, temperature=1.0, seed=seed) for seed in (1, 1, 2))))[0]
     assert tokens(one) == tokens(same) != tokens(other)
     assert sorted(tokens(other)) == list(ids)
 
 
-def test_logprobs():
-    [deltas], _ = generate(request(logprobs=2))
+async def test_logprobs():
+    [deltas], _ = await generate(request(logprobs=2))
     assert all(len(delta.logprobs) == len(delta.token_ids) for delta in deltas)
     assert all(len(entry.top) == 2 for delta in deltas for entry in delta.logprobs)
 
 
-def test_pictures_are_decoded_and_counted_and_not_said():
-    [deltas], _ = generate(request([5, IMAGE_ID, 6], [medium(picture(112, 112))]))
+async def test_pictures_are_decoded_and_counted_and_not_said():
+    [deltas], _ = await generate(request([5, IMAGE_ID, 6], [medium(picture(112, 112))]))
     assert tokens(deltas) == [5, 6]
     assert deltas[0].prompt_tokens == 2 + cells(112, 112)
 
 
-def test_a_damaged_picture_is_refused_and_leaves_nothing():
-    async def main():
-        engine = MockEngine(options())
-        await engine.start(InprocTransfer(TransferConfig()))
-        with pytest.raises(BadRequest, match="damaged"):
-            await anext(engine.generate(request([IMAGE_ID], [medium(picture(64, 64)[:-30])])))
-        assert engine.stats().running == 0
-        await engine.stop()
-
-    run(main())
+async def test_a_damaged_picture_is_refused_and_leaves_nothing():
+    engine = MockEngine(options())
+    await engine.start(InprocTransfer(TransferConfig()))
+    with pytest.raises(BadRequest, match="damaged"):
+        await anext(engine.generate(request([IMAGE_ID], [medium(picture(64, 64)[:-30])])))
+    assert engine.stats().running == 0
+    await engine.stop()
 
 
-def test_closing_the_iterator_aborts():
-    async def main():
-        engine = MockEngine(options("--itl-ms", "1000"))
-        await engine.start(InprocTransfer(TransferConfig()))
-        stream = engine.generate(request())
-        await anext(stream)
-        assert engine.stats().running == 1
-        await stream.aclose()
-        assert engine.stats().running == 0
-        await engine.stop()
-
-    run(main())
+async def test_closing_the_iterator_aborts():
+    engine = MockEngine(options("--itl-ms", "1000"))
+    await engine.start(InprocTransfer(TransferConfig()))
+    stream = engine.generate(request())
+    await anext(stream)
+    assert engine.stats().running == 1
+    await stream.aclose()
+    assert engine.stats().running == 0
+    await engine.stop()
 
 
-def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_back_or_its_lease_ends():
+async def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_back_or_its_lease_ends():
     """And nothing of it stays in the engine, however many there were."""
-
-    async def main():
-        transfer = InprocTransfer(TransferConfig(lease_s=0.05))
-        await transfer.start()
-        engine = MockEngine(options())
-        await engine.start(transfer)
-        given = [await engine.prefill(replace(request(), id=f"r{n}"), []) for n in range(50)]
-        assert transfer.stats().leases == 50
-        held = _held_by(engine)
-        async for _ in engine.generate(replace(request(), kv=given[0].kv, said=given[0].delta.token_ids)):
-            pass
-        await engine.release(given[1].kv)
-        await engine.release(given[1].kv)
-        await engine.release(KvHandle(protocol="vllm/NixlConnector", request_id="r2", params=b"x"))
-        assert transfer.stats().leases == 48
-        await until(lambda: transfer.stats().leases == 0, "the leases of the others end")
-        assert transfer.stats().used_bytes == 0
-        with pytest.raises(KvLost):
-            await anext(engine.generate(replace(request(), kv=given[2].kv, said=given[2].delta.token_ids)))
-        for number in range(50):
-            await engine.prefill(replace(request(), id=f"s{number}"), [])
-        assert _held_by(engine) == held, "it keeps an account of none of them"
-        await engine.stop()
-        await transfer.close()
-
-    run(main())
+    transfer = InprocTransfer(TransferConfig(lease_s=0.05))
+    await transfer.start()
+    engine = MockEngine(options())
+    await engine.start(transfer)
+    given = [await engine.prefill(replace(request(), id=f"r{n}"), []) for n in range(50)]
+    assert transfer.stats().leases == 50
+    held = _held_by(engine)
+    async for _ in engine.generate(replace(request(), kv=given[0].kv, said=given[0].delta.token_ids)):
+        pass
+    await engine.release(given[1].kv)
+    await engine.release(given[1].kv)
+    await engine.release(KvHandle(protocol="vllm/NixlConnector", request_id="r2", params=b"x"))
+    assert transfer.stats().leases == 48
+    await until(lambda: transfer.stats().leases == 0, "the leases of the others end")
+    assert transfer.stats().used_bytes == 0
+    with pytest.raises(KvLost):
+        await anext(engine.generate(replace(request(), kv=given[2].kv, said=given[2].delta.token_ids)))
+    for number in range(50):
+        await engine.prefill(replace(request(), id=f"s{number}"), [])
+    assert _held_by(engine) == held, "it keeps an account of none of them"
+    await engine.stop()
+    await transfer.close()
 
 
 def _held_by(part):
@@ -164,22 +150,19 @@ def _held_by(part):
     return held
 
 
-def test_pace():
+async def test_pace():
     begun = time.monotonic()
-    generate(request(), args=("--prefill-ms", "60", "--itl-ms", "40"))
+    await generate(request(), args=("--prefill-ms", "60", "--itl-ms", "40"))
     assert 0.13 < time.monotonic() - begun < 2
 
 
-def test_it_does_not_fail_by_itself():
-    async def main():
-        engine = MockEngine(options())
-        await engine.start(InprocTransfer(TransferConfig()))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
-                await engine.failed()
-        await engine.stop()
-
-    run(main())
+async def test_it_does_not_fail_by_itself():
+    engine = MockEngine(options())
+    await engine.start(InprocTransfer(TransferConfig()))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await engine.failed()
+    await engine.stop()
 
 
 def test_unknown_engines_list_the_known():

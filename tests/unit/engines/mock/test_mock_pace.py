@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 import pytest
 
 from support.checkpoints import IMAGE_ID, picture
-from support.loops import run
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError
@@ -62,136 +61,109 @@ async def answer(one, asked):
     return [token async for delta in one.generate(asked) for token in delta.token_ids]
 
 
-def test_it_says_the_same_and_takes_the_time_of_its_steps():
-    async def main():
-        async with engine() as one:
+async def test_it_says_the_same_and_takes_the_time_of_its_steps():
+    async with engine() as one:
+        begun = time.monotonic()
+        assert await answer(one, request()) == IDS[:20]
+        assert time.monotonic() - begun > 20 * STEP_S
+        begun = time.monotonic()
+        answers = await asyncio.gather(*(answer(one, request([n, *IDS])) for n in range(200, 208)))
+        assert [ids[0] for ids in answers] == list(range(200, 208))
+        assert time.monotonic() - begun < 8 * 20 * STEP_S, "what runs at once shares its steps"
+
+
+async def test_a_prefix_that_it_holds_is_told_of_and_not_computed_again():
+    async with engine() as one:
+        long = [*range(1, 451)] * 4
+        took = []
+        for _ in range(2):
             begun = time.monotonic()
-            assert await answer(one, request()) == IDS[:20]
-            assert time.monotonic() - begun > 20 * STEP_S
-            begun = time.monotonic()
-            answers = await asyncio.gather(*(answer(one, request([n, *IDS])) for n in range(200, 208)))
-            assert [ids[0] for ids in answers] == list(range(200, 208))
-            assert time.monotonic() - begun < 8 * 20 * STEP_S, "what runs at once shares its steps"
-
-    run(main())
+            await answer(one, request(long, max_tokens=1))
+            took.append(time.monotonic() - begun)
+        assert took[1] < took[0] / 2, "90 ms of prefill, and then next to nothing"
+        assert await told(one) == set(block_hashes(named(long), 16))
 
 
-def test_a_prefix_that_it_holds_is_told_of_and_not_computed_again():
-    async def main():
-        async with engine() as one:
-            long = [*range(1, 451)] * 4
-            took = []
-            for _ in range(2):
-                begun = time.monotonic()
-                await answer(one, request(long, max_tokens=1))
-                took.append(time.monotonic() - begun)
-            assert took[1] < took[0] / 2, "90 ms of prefill, and then next to nothing"
-            assert await told(one) == set(block_hashes(named(long), 16))
-
-    run(main())
+async def test_changes_reach_who_follows():
+    async with engine() as one:
+        log = one.kv_log.follow()
+        assert (await anext(log)).changes == []
+        await answer(one, request())
+        stored = await anext(log)
+        assert [change.stored for change in stored.changes] == [True]
+        assert list(unpacked(stored.changes[0].hashes)) == block_hashes(named(IDS), 16)
+        await log.aclose()
 
 
-def test_changes_reach_who_follows():
-    async def main():
-        async with engine() as one:
-            log = one.kv_log.follow()
-            assert (await anext(log)).changes == []
-            await answer(one, request())
-            stored = await anext(log)
-            assert [change.stored for change in stored.changes] == [True]
-            assert list(unpacked(stored.changes[0].hashes)) == block_hashes(named(IDS), 16)
-            await log.aclose()
-
-    run(main())
-
-
-def test_who_leaves_frees_the_blocks_at_once():
-    async def main():
-        async with engine() as one:
-            for taken in (0, 1):
-                stream = one.generate(request([7, taken], max_tokens=10_000, ignore_eos=True))
-                for _ in range(taken):
-                    await anext(stream)
-                asking = asyncio.create_task(anext(stream))
-                await asyncio.sleep(0)
-                asking.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await asking
-                await stream.aclose()
-            pool = one._pace._model.pool
-            assert pool.free == pool.blocks
-            assert one.stats().running == 0
-
-    run(main())
-
-
-def test_what_could_never_fit_is_refused():
-    async def main():
-        async with engine() as one:
-            with pytest.raises(BadRequest, match="do not fit a KV cache of 65536"):
-                await answer(one, request(max_tokens=70_000, ignore_eos=True))
-
-    run(main())
-
-
-def test_prefill_and_decode_apart():
-    async def main():
-        transfer = InprocTransfer(TransferConfig())
-        await transfer.start()
-        async with engine(Span.EP, transfer=transfer) as prefill, engine(Span.D, transfer=transfer) as decode:
-            asked = request(media=[medium()], ids=[*IDS, IMAGE_ID])
-            begun = time.monotonic()
-            first = await prefill.prefill(asked, [])
-            assert time.monotonic() - begun > DEMO_CPU.rates.encoding(16) / SECOND + STEP_S
-            assert first.delta.token_ids == IDS[:1]
-            rest = await answer(decode, request(asked.token_ids, asked.media, first.kv, first.delta.token_ids))
-            assert first.delta.token_ids + rest == IDS[:20]
-            assert await told(prefill) == await told(decode)
-            assert len(await told(prefill)) == (len(IDS) + 16) // 16
-        await transfer.close()
-
-    run(main())
-
-
-def test_media_that_it_has_encoded_take_no_time():
-    async def main():
-        async with engine(Span.E) as one:
-            took = []
-            for _ in range(2):
-                begun = time.monotonic()
-                await one.encode([medium(f"{index}") for index in range(40)])
-                took.append(time.monotonic() - begun)
-            encoding = DEMO_CPU.rates.encoding(40 * 16) / SECOND
-            assert took[0] >= encoding
-            assert took[1] < took[0] - encoding / 2
-
-    run(main())
-
-
-def test_unknown_profiles_list_the_known():
-    with pytest.raises(ConfigError, match="unknown profile fast; known: llama-8b-h100, demo-cpu"):
-        run(engine(args=("--pace", "fast")).__aenter__())
-
-
-def test_without_it_nothing_is_told():
-    async def main():
-        async with engine(args=()) as one:
-            assert one.kv_log is None
-
-    run(main())
-
-
-def test_it_says_so_when_its_steps_end(monkeypatch):
-    async def main():
-        async with engine() as one:
-            failed = asyncio.create_task(one.failed())
-            await answer(one, request(max_tokens=1))
-            assert not failed.done()
-            monkeypatch.setattr(one._pace._model, "plan", lambda: 1 / 0)
-            stream = one.generate(request())
+async def test_who_leaves_frees_the_blocks_at_once():
+    async with engine() as one:
+        for taken in (0, 1):
+            stream = one.generate(request([7, taken], max_tokens=10_000, ignore_eos=True))
+            for _ in range(taken):
+                await anext(stream)
             asking = asyncio.create_task(anext(stream))
-            assert "ZeroDivisionError" in await failed
+            await asyncio.sleep(0)
             asking.cancel()
-            await asyncio.wait({asking})
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            await stream.aclose()
+        pool = one._pace._model.pool
+        assert pool.free == pool.blocks
+        assert one.stats().running == 0
 
-    run(main())
+
+async def test_what_could_never_fit_is_refused():
+    async with engine() as one:
+        with pytest.raises(BadRequest, match="do not fit a KV cache of 65536"):
+            await answer(one, request(max_tokens=70_000, ignore_eos=True))
+
+
+async def test_prefill_and_decode_apart():
+    transfer = InprocTransfer(TransferConfig())
+    await transfer.start()
+    async with engine(Span.EP, transfer=transfer) as prefill, engine(Span.D, transfer=transfer) as decode:
+        asked = request(media=[medium()], ids=[*IDS, IMAGE_ID])
+        begun = time.monotonic()
+        first = await prefill.prefill(asked, [])
+        assert time.monotonic() - begun > DEMO_CPU.rates.encoding(16) / SECOND + STEP_S
+        assert first.delta.token_ids == IDS[:1]
+        rest = await answer(decode, request(asked.token_ids, asked.media, first.kv, first.delta.token_ids))
+        assert first.delta.token_ids + rest == IDS[:20]
+        assert await told(prefill) == await told(decode)
+        assert len(await told(prefill)) == (len(IDS) + 16) // 16
+    await transfer.close()
+
+
+async def test_media_that_it_has_encoded_take_no_time():
+    async with engine(Span.E) as one:
+        took = []
+        for _ in range(2):
+            begun = time.monotonic()
+            await one.encode([medium(f"{index}") for index in range(40)])
+            took.append(time.monotonic() - begun)
+        encoding = DEMO_CPU.rates.encoding(40 * 16) / SECOND
+        assert took[0] >= encoding
+        assert took[1] < took[0] - encoding / 2
+
+
+async def test_unknown_profiles_list_the_known():
+    with pytest.raises(ConfigError, match="unknown profile fast; known: llama-8b-h100, demo-cpu"):
+        await engine(args=("--pace", "fast")).__aenter__()
+
+
+async def test_without_it_nothing_is_told():
+    async with engine(args=()) as one:
+        assert one.kv_log is None
+
+
+async def test_it_says_so_when_its_steps_end(monkeypatch):
+    async with engine() as one:
+        failed = asyncio.create_task(one.failed())
+        await answer(one, request(max_tokens=1))
+        assert not failed.done()
+        monkeypatch.setattr(one._pace._model, "plan", lambda: 1 / 0)
+        stream = one.generate(request())
+        asking = asyncio.create_task(anext(stream))
+        assert "ZeroDivisionError" in await failed
+        asking.cancel()
+        await asyncio.wait({asking})

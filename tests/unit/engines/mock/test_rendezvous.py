@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.errors import KvLost, TriptychError
 from triptych.contracts.request import KvHandle, KvRoom
 from triptych.engines.mock import rendezvous
@@ -39,94 +39,78 @@ async def give(rooms: Rooms, number: int = 7) -> None:
 
 
 @pytest.mark.parametrize("first", ["giver", "taker"])
-def test_either_may_come_first(first: str) -> None:
-    async def main() -> None:
-        async with opened() as (rooms, address):
-            room = KvRoom(bootstrap=address, number=7)
-            parts = {"giver": lambda: give(rooms), "taker": lambda: take(room, nothing)}
-            one = asyncio.create_task(parts.pop(first)())
-            await until(lambda: len(rooms) == 1, "the first one waits")
-            [other] = parts.values()
-            answers = await asyncio.gather(one, other())
-            assert OFFER in answers
-
-    run(main())
+async def test_either_may_come_first(first: str) -> None:
+    async with opened() as (rooms, address):
+        room = KvRoom(bootstrap=address, number=7)
+        parts = {"giver": lambda: give(rooms), "taker": lambda: take(room, nothing)}
+        one = asyncio.create_task(parts.pop(first)())
+        await until(lambda: len(rooms) == 1, "the first one waits")
+        [other] = parts.values()
+        answers = await asyncio.gather(one, other())
+        assert OFFER in answers
 
 
-def test_a_giver_that_leaves_is_told_and_a_taker_that_leaves_too() -> None:
-    async def main() -> None:
-        async with opened() as (rooms, address):
-            room = KvRoom(bootstrap=address, number=7)
-            with rooms.giving(7):
-                taking = asyncio.create_task(take(room, nothing))
-                await until(lambda: rooms._rooms[7].has_taker, "the taker waits")
-            with pytest.raises(KvLost):
-                await taking
-
-            async def fails(kv: KvHandle) -> None:
-                raise KvLost("no way")
-
-            giving = asyncio.create_task(give(rooms))
-            with pytest.raises(KvLost, match="no way"):
-                await take(room, fails)
-            with pytest.raises(KvLost):
-                await giving
-
+async def test_a_giver_that_leaves_is_told_and_a_taker_that_leaves_too() -> None:
+    async with opened() as (rooms, address):
+        room = KvRoom(bootstrap=address, number=7)
+        with rooms.giving(7):
             taking = asyncio.create_task(take(room, nothing))
-            await until(lambda: len(rooms) == 1, "it waits for a giver that has not come")
-            taking.cancel()
-            await asyncio.wait([taking])
-
-    run(main())
-
-
-def test_a_room_is_for_one_of_each() -> None:
-    async def main() -> None:
-        async with opened() as (rooms, address):
-            room = KvRoom(bootstrap=address, number=7)
-            with rooms.giving(7) as mine:
-                with pytest.raises(TriptychError, match="one room"):
-                    await give(rooms)
-                taking = asyncio.create_task(take(room, nothing))
-                await until(lambda: mine.has_taker, "one is there")
-                with pytest.raises(KvLost):
-                    await take(room, nothing)
-                await mine.hand_over(OFFER)
-            assert await taking == OFFER
-
-    run(main())
-
-
-def test_who_says_no_room_or_comes_where_there_are_none_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "HELLO_S", 0.02)
-
-    async def main() -> None:
-        async with opened() as (rooms, address):
-            host, _, port = address.rpartition(":")
-            for words in (b"", b"abc"):
-                reader, writer = await asyncio.open_connection(host, int(port))
-                writer.write(words)
-                assert await reader.read() == b""
-                writer.close()
-            monkeypatch.setattr(rendezvous, "MAX_TAKERS", 0)
-            with pytest.raises(KvLost):
-                await take(KvRoom(bootstrap=address, number=7), nothing)
-            assert not len(rooms)
-        for gone in (address, "nowhere", "127.0.0.1:x"):
-            with pytest.raises(KvLost):
-                await take(KvRoom(bootstrap=gone, number=7), nothing)
-
-    run(main())
-
-
-def test_closing_sends_takers_away() -> None:
-    async def main() -> None:
-        rooms = Rooms()
-        room = KvRoom(bootstrap=await rooms.start(), number=7)
-        taking = asyncio.create_task(take(room, nothing))
-        await until(lambda: len(rooms) == 1, "it waits")
-        await rooms.close()
+            await until(lambda: rooms._rooms[7].has_taker, "the taker waits")
         with pytest.raises(KvLost):
             await taking
 
-    run(main())
+        async def fails(kv: KvHandle) -> None:
+            raise KvLost("no way")
+
+        giving = asyncio.create_task(give(rooms))
+        with pytest.raises(KvLost, match="no way"):
+            await take(room, fails)
+        with pytest.raises(KvLost):
+            await giving
+
+        taking = asyncio.create_task(take(room, nothing))
+        await until(lambda: len(rooms) == 1, "it waits for a giver that has not come")
+        taking.cancel()
+        await asyncio.wait([taking])
+
+
+async def test_a_room_is_for_one_of_each() -> None:
+    async with opened() as (rooms, address):
+        room = KvRoom(bootstrap=address, number=7)
+        with rooms.giving(7) as mine:
+            with pytest.raises(TriptychError, match="one room"):
+                await give(rooms)
+            taking = asyncio.create_task(take(room, nothing))
+            await until(lambda: mine.has_taker, "one is there")
+            with pytest.raises(KvLost):
+                await take(room, nothing)
+            await mine.hand_over(OFFER)
+        assert await taking == OFFER
+
+
+async def test_who_says_no_room_or_comes_where_there_are_none_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "HELLO_S", 0.02)
+    async with opened() as (rooms, address):
+        host, _, port = address.rpartition(":")
+        for words in (b"", b"abc"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(words)
+            assert await reader.read() == b""
+            writer.close()
+        monkeypatch.setattr(rendezvous, "MAX_TAKERS", 0)
+        with pytest.raises(KvLost):
+            await take(KvRoom(bootstrap=address, number=7), nothing)
+        assert not len(rooms)
+    for gone in (address, "nowhere", "127.0.0.1:x"):
+        with pytest.raises(KvLost):
+            await take(KvRoom(bootstrap=gone, number=7), nothing)
+
+
+async def test_closing_sends_takers_away() -> None:
+    rooms = Rooms()
+    room = KvRoom(bootstrap=await rooms.start(), number=7)
+    taking = asyncio.create_task(take(room, nothing))
+    await until(lambda: len(rooms) == 1, "it waits")
+    await rooms.close()
+    with pytest.raises(KvLost):
+        await taking

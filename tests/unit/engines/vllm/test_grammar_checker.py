@@ -84,144 +84,113 @@ def schema(text: str) -> Guided:
     return Guided("json_schema", text)
 
 
-def test_equal_contents_are_tried_once() -> None:
-    async def main() -> None:
-        process = FakeProcess({})
-        async with checker(process) as one:
-            await asyncio.gather(*(one.check(schema("a")) for _ in range(5)))
-            await one.check(schema("a"))
-            await one.check(Guided("json_object"))
-            assert await one.check(None) is None
-            assert process.tried == ["a", '{"type": "object"}']
-            assert (one.counts.sound, one.counts.known) == (2, 1)
-
-    asyncio.run(main())
+async def test_equal_contents_are_tried_once() -> None:
+    process = FakeProcess({})
+    async with checker(process) as one:
+        await asyncio.gather(*(one.check(schema("a")) for _ in range(5)))
+        await one.check(schema("a"))
+        await one.check(Guided("json_object"))
+        assert await one.check(None) is None
+        assert process.tried == ["a", '{"type": "object"}']
+        assert (one.counts.sound, one.counts.known) == (2, 1)
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("invalid", "invalid_schema"), ("too_costly", "schema_too_costly")])
-def test_a_refusal_is_the_clients_fault_and_remembered(outcome: str, code: str) -> None:
-    async def main() -> None:
-        process = FakeProcess({"a": Verdict(outcome=outcome, reason="use fewer")})  # type: ignore[arg-type]
-        async with checker(process) as one:
-            for _ in range(2):
-                with pytest.raises(BadRequest) as refused:
-                    await one.check(schema("a"))
-                assert (refused.value.code, refused.value.param) == (code, "response_format.json_schema.schema")
-                assert "use fewer" in refused.value.message
-            assert process.tried == ["a"]
-
-    asyncio.run(main())
+async def test_a_refusal_is_the_clients_fault_and_remembered(outcome: str, code: str) -> None:
+    process = FakeProcess({"a": Verdict(outcome=outcome, reason="use fewer")})  # type: ignore[arg-type]
+    async with checker(process) as one:
+        for _ in range(2):
+            with pytest.raises(BadRequest) as refused:
+                await one.check(schema("a"))
+            assert (refused.value.code, refused.value.param) == (code, "response_format.json_schema.schema")
+            assert "use fewer" in refused.value.message
+        assert process.tried == ["a"]
 
 
-def test_what_took_too_long_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_took_too_long_is_tried_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verdict by the clock may be the machine's fault."""
-
-    async def main() -> None:
-        process = FakeProcess({"a": Verdict(outcome="too_costly", timed_out=True)})
-        async with checker(process) as one:
-            for _ in range(2):
-                with pytest.raises(BadRequest):
-                    await one.check(schema("a"))
-            assert process.tried == ["a"]
-            monkeypatch.setattr(module.time, "monotonic", lambda: 1e12)
-            process.verdicts.clear()
-            await one.check(schema("a"))
-
-    asyncio.run(main())
-
-
-def test_a_lost_process_is_replaced_and_asked_once_more() -> None:
-    async def main() -> None:
-        first, second = FakeProcess({"a": "lost"}), FakeProcess({})
-        async with checker(first, second) as one:
-            await one.check(schema("a"))
-            assert (first.tried, second.tried, first.closed) == (["a"], ["a"], 1)
-
-    asyncio.run(main())
-
-
-def test_what_is_lost_twice_is_answered_503_and_not_held_against_it() -> None:
-    async def main() -> None:
-        first, second, third = FakeProcess({"a": "lost"}), FakeProcess({"a": "lost"}), FakeProcess({})
-        async with checker(first, second, third) as one:
-            with pytest.raises(Unavailable):
+    process = FakeProcess({"a": Verdict(outcome="too_costly", timed_out=True)})
+    async with checker(process) as one:
+        for _ in range(2):
+            with pytest.raises(BadRequest):
                 await one.check(schema("a"))
+        assert process.tried == ["a"]
+        monkeypatch.setattr(module.time, "monotonic", lambda: 1e12)
+        process.verdicts.clear()
+        await one.check(schema("a"))
+
+
+async def test_a_lost_process_is_replaced_and_asked_once_more() -> None:
+    first, second = FakeProcess({"a": "lost"}), FakeProcess({})
+    async with checker(first, second) as one:
+        await one.check(schema("a"))
+        assert (first.tried, second.tried, first.closed) == (["a"], ["a"], 1)
+
+
+async def test_what_is_lost_twice_is_answered_503_and_not_held_against_it() -> None:
+    first, second, third = FakeProcess({"a": "lost"}), FakeProcess({"a": "lost"}), FakeProcess({})
+    async with checker(first, second, third) as one:
+        with pytest.raises(Unavailable):
             await one.check(schema("a"))
-            assert third.tried == ["a"]
-
-    asyncio.run(main())
-
-
-def test_a_trial_that_the_machine_ended_is_made_once_more_then_503() -> None:
-    async def main() -> None:
-        process = FakeProcess({"a": Verdict(outcome="killed")})
-        async with checker(process) as one:
-            with pytest.raises(Unavailable) as refused:
-                await one.check(schema("a"))
-            assert refused.value.code == "grammars_busy"
-            assert process.tried == ["a", "a"]
-
-    asyncio.run(main())
+        await one.check(schema("a"))
+        assert third.tried == ["a"]
 
 
-def test_a_trial_that_the_machine_gave_no_time_is_answered_504_at_once_and_not_remembered() -> None:
-    async def main() -> None:
-        process = FakeProcess({"a": Verdict(outcome="killed", timed_out=True)})
-        async with checker(process) as one:
-            with pytest.raises(DeadlineExceeded, match="too busy") as refused:
-                await one.check(schema("a"))
-            assert (refused.value.code, process.tried) == ("grammar_timeout", ["a"])
-            assert event_of(refused.value) is Event.FAULT  # no other worker spends as long on it
-            process.verdicts.clear()
+async def test_a_trial_that_the_machine_ended_is_made_once_more_then_503() -> None:
+    process = FakeProcess({"a": Verdict(outcome="killed")})
+    async with checker(process) as one:
+        with pytest.raises(Unavailable) as refused:
             await one.check(schema("a"))
+        assert refused.value.code == "grammars_busy"
+        assert process.tried == ["a", "a"]
 
-    asyncio.run(main())
+
+async def test_a_trial_that_the_machine_gave_no_time_is_answered_504_at_once_and_not_remembered() -> None:
+    process = FakeProcess({"a": Verdict(outcome="killed", timed_out=True)})
+    async with checker(process) as one:
+        with pytest.raises(DeadlineExceeded, match="too busy") as refused:
+            await one.check(schema("a"))
+        assert (refused.value.code, process.tried) == ("grammar_timeout", ["a"])
+        assert event_of(refused.value) is Event.FAULT  # no other worker spends as long on it
+        process.verdicts.clear()
+        await one.check(schema("a"))
 
 
-def test_trials_are_bounded_in_number_and_waiting_in_time() -> None:
-    async def main() -> None:
-        process = FakeProcess({})
-        process.gate.clear()
-        async with checker(process, trials=1, wait_s=0.05) as one:
-            first = asyncio.create_task(one.check(schema("a")))
-            await process.started.wait()
-            with pytest.raises(Unavailable, match="being compiled"):
-                await one.check(schema("b"))
-            process.gate.set()
-            await first
+async def test_trials_are_bounded_in_number_and_waiting_in_time() -> None:
+    process = FakeProcess({})
+    process.gate.clear()
+    async with checker(process, trials=1, wait_s=0.05) as one:
+        first = asyncio.create_task(one.check(schema("a")))
+        await process.started.wait()
+        with pytest.raises(Unavailable, match="being compiled"):
             await one.check(schema("b"))
-            assert process.tried == ["a", "b"]
-
-    asyncio.run(main())
-
-
-def test_a_client_that_leaves_ends_its_trial_and_frees_the_place() -> None:
-    async def main() -> None:
-        process = FakeProcess({})
-        process.gate.clear()
-        async with checker(process, trials=1) as one:
-            leaving = asyncio.create_task(one.check(schema("a")))
-            await process.started.wait()
-            leaving.cancel()
-            await asyncio.wait([leaving])
-            process.gate.set()
-            await one.check(schema("b"))
-            assert process.cancelled == ["a"]
-
-    asyncio.run(main())
+        process.gate.set()
+        await first
+        await one.check(schema("b"))
+        assert process.tried == ["a", "b"]
 
 
-def test_running_grammars_share_the_time_between_tokens() -> None:
-    async def main() -> None:
-        async with checker(FakeProcess({}), wait_s=0.05) as one:
-            async with one.admitted(schema("a")), one.admitted(schema("a")):
-                with pytest.raises(Unavailable, match="time between tokens"):
-                    async with one.admitted(schema("a")):
-                        raise AssertionError("three times 0.1 s are more than 0.25 s")
-                async with one.admitted(None):
-                    pass  # without a grammar there is nothing to wait for
-                assert [sample.value for sample in one.samples()][-1] == pytest.approx(0.2)
-            async with one.admitted(schema("a")):
-                pass
+async def test_a_client_that_leaves_ends_its_trial_and_frees_the_place() -> None:
+    process = FakeProcess({})
+    process.gate.clear()
+    async with checker(process, trials=1) as one:
+        leaving = asyncio.create_task(one.check(schema("a")))
+        await process.started.wait()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        process.gate.set()
+        await one.check(schema("b"))
+        assert process.cancelled == ["a"]
 
-    asyncio.run(main())
+
+async def test_running_grammars_share_the_time_between_tokens() -> None:
+    async with checker(FakeProcess({}), wait_s=0.05) as one:
+        async with one.admitted(schema("a")), one.admitted(schema("a")):
+            with pytest.raises(Unavailable, match="time between tokens"):
+                async with one.admitted(schema("a")):
+                    raise AssertionError("three times 0.1 s are more than 0.25 s")
+            async with one.admitted(None):
+                pass  # without a grammar there is nothing to wait for
+            assert [sample.value for sample in one.samples()][-1] == pytest.approx(0.2)
+        async with one.admitted(schema("a")):
+            pass

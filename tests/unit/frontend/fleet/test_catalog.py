@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from support.instances import CARD, instance
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError, NotFound, Unavailable
 from triptych.frontend.fleet import catalog as catalog_module
@@ -37,21 +37,18 @@ class Snapshots:
         await until(lambda: self.shown == count, "the snapshot was taken in")
 
 
-def follow(test, load=lambda card: f"processor of {card.name}", files=None, expected=()):
-    async def main():
-        snapshots, gone = Snapshots(), []
-        catalog = Catalog(snapshots, load, gone.append, files=files, expected=expected)
-        task = asyncio.create_task(catalog.follow())
-        try:
-            await test(catalog, snapshots, gone)
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    run(main())
+async def follow(test, load=lambda card: f"processor of {card.name}", files=None, expected=()):
+    snapshots, gone = Snapshots(), []
+    catalog = Catalog(snapshots, load, gone.append, files=files, expected=expected)
+    task = asyncio.create_task(catalog.follow())
+    try:
+        await test(catalog, snapshots, gone)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
-def test_models_come_and_go():
+async def test_models_come_and_go():
     async def test(catalog, snapshots, gone):
         with pytest.raises(Unavailable, match="no worker is alive yet"):
             catalog.get("demo")
@@ -73,10 +70,10 @@ def test_models_come_and_go():
         with pytest.raises(Unavailable, match="no worker is alive yet"):
             catalog.get("nope")
 
-    follow(test)
+    await follow(test)
 
 
-def test_a_model_is_missing_only_where_that_is_certain():
+async def test_a_model_is_missing_only_where_that_is_certain():
     async def test(catalog, snapshots, gone):
         await snapshots.show(instance("a"))
         with pytest.raises(Unavailable, match="no worker for model 'slow'") as caught:
@@ -90,10 +87,10 @@ def test_a_model_is_missing_only_where_that_is_certain():
         with pytest.raises(NotFound, match="served here: demo"):
             catalog.find("other")
 
-    follow(test, expected=["slow"])
+    await follow(test, expected=["slow"])
 
 
-def test_few_models_without_workers_are_kept_and_their_names_for_longer(monkeypatch):
+async def test_few_models_without_workers_are_kept_and_their_names_for_longer(monkeypatch):
     monkeypatch.setattr(catalog_module, "MAX_GONE_MODELS", 2)
 
     async def test(catalog, snapshots, gone):
@@ -105,10 +102,10 @@ def test_few_models_without_workers_are_kept_and_their_names_for_longer(monkeypa
             with pytest.raises(Unavailable, match="no worker"):
                 catalog.find(name)
 
-    follow(test)
+    await follow(test)
 
 
-def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
+async def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
     go = threading.Event()
 
     def load(card):
@@ -126,41 +123,37 @@ def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
         go.set()
         await until(lambda: catalog.ready, "it is loaded")
 
-    follow(test, load)
+    await follow(test, load)
 
 
-def test_a_long_name_is_not_repeated():
+async def test_a_long_name_is_not_repeated():
     async def test(catalog, snapshots, gone):
         await snapshots.show(instance("a"))
         with pytest.raises(NotFound) as caught:
             catalog.find("x" * 10_000_000)
         assert len(caught.value.message) < 300
 
-    follow(test)
+    await follow(test)
 
 
-def test_ready_needs_workers_that_can_be_spoken_to():
+async def test_ready_needs_workers_that_can_be_spoken_to():
     troubles = {"b": "TLS: certificate has expired"}
-
-    async def main():
-        snapshots = Snapshots()
-        catalog = Catalog(snapshots, lambda card: "processor", trouble=lambda one: troubles.get(one.id))
-        task = asyncio.create_task(catalog.follow())
-        await snapshots.show(instance("a", "e"), instance("b", "pd"))
-        model, _ = catalog.get("demo")
-        assert not catalog.ready
-        assert model.gap("pd") == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
-        await snapshots.show(instance("a", "e"), instance("b", "pd"), instance("c", "pd"))
-        assert catalog.ready, "one is enough"
-        await snapshots.show(instance("a", "e"))
-        assert "span" in catalog.get("demo")[0].gap("pd"), "what is missing is told first"
-        task.cancel()
-        await asyncio.wait([task])
-
-    run(main())
+    snapshots = Snapshots()
+    catalog = Catalog(snapshots, lambda card: "processor", trouble=lambda one: troubles.get(one.id))
+    task = asyncio.create_task(catalog.follow())
+    await snapshots.show(instance("a", "e"), instance("b", "pd"))
+    model, _ = catalog.get("demo")
+    assert not catalog.ready
+    assert model.gap("pd") == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
+    await snapshots.show(instance("a", "e"), instance("b", "pd"), instance("c", "pd"))
+    assert catalog.ready, "one is enough"
+    await snapshots.show(instance("a", "e"))
+    assert "span" in catalog.get("demo")[0].gap("pd"), "what is missing is told first"
+    task.cancel()
+    await asyncio.wait([task])
 
 
-def test_ready_needs_a_complete_path():
+async def test_ready_needs_a_complete_path():
     async def test(catalog, snapshots, gone):
         await snapshots.show(instance("a", "e"))
         assert not catalog.ready
@@ -168,10 +161,10 @@ def test_ready_needs_a_complete_path():
         assert catalog.ready
         assert [mode.value for mode in catalog.get("demo")[0].modes] == ["E/PD"]
 
-    follow(test)
+    await follow(test)
 
 
-def test_a_processor_is_loaded_once_and_again_for_another_card():
+async def test_a_processor_is_loaded_once_and_again_for_another_card():
     loaded = []
 
     async def test(catalog, snapshots, gone):
@@ -185,11 +178,11 @@ def test_a_processor_is_loaded_once_and_again_for_another_card():
         assert loaded == [CARD, longer]
         assert catalog.get("demo")[0].card == longer
 
-    follow(test, load=lambda card: loaded.append(card) or "processor")
+    await follow(test, load=lambda card: loaded.append(card) or "processor")
 
 
 @pytest.mark.parametrize(("error", "told"), [(ConfigError("no tokenizer"), "no tokenizer"), (KeyError("x"), "log has")])
-def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(error, told):
+async def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(error, told):
     def load(card):
         if card.name == "other":
             raise error
@@ -206,32 +199,29 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(error, 
         with pytest.raises(Unavailable, match="no worker for model 'other'"):
             catalog.find("other")
 
-    follow(test, load)
+    await follow(test, load)
 
 
-def test_leaving_closes_the_watch():
-    async def main():
-        closed = []
+async def test_leaving_closes_the_watch():
+    closed = []
 
-        class Watched:
-            async def watch(self):
-                try:
-                    yield ()
-                    await asyncio.Event().wait()
-                finally:
-                    closed.append(True)
+    class Watched:
+        async def watch(self):
+            try:
+                yield ()
+                await asyncio.Event().wait()
+            finally:
+                closed.append(True)
 
-        catalog = Catalog(Watched(), lambda card: None)
-        task = asyncio.create_task(catalog.follow())
-        await catalog.first_snapshot.wait()
-        task.cancel()
-        await asyncio.wait([task])
-        assert closed
-
-    run(main())
+    catalog = Catalog(Watched(), lambda card: None)
+    task = asyncio.create_task(catalog.follow())
+    await catalog.first_snapshot.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert closed
 
 
-def test_a_model_whose_processor_is_being_loaded_says_so():
+async def test_a_model_whose_processor_is_being_loaded_says_so():
     begun, go = threading.Event(), threading.Event()
 
     def load(card):
@@ -247,7 +237,7 @@ def test_a_model_whose_processor_is_being_loaded_says_so():
         go.set()
         await until(lambda: catalog.ready, "it is loaded")
 
-    follow(test, load)
+    await follow(test, load)
 
 
 class Files:
@@ -270,7 +260,7 @@ class Files:
         return answer
 
 
-def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
+async def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
     monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
     files = Files(Unavailable("w: busy"), ConfigError("the disk is full"), "/cache/files")
 
@@ -287,10 +277,10 @@ def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
         assert files.asked[-1] == ["a", "b"]
         assert len(files.asked) == 3
 
-    follow(test, lambda card: card.path, files)
+    await follow(test, lambda card: card.path, files)
 
 
-def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
+async def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
     monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
     errors = [MemoryError(), OSError(errno.EMFILE, "Too many open files")]
 
@@ -306,10 +296,10 @@ def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
         await until(lambda: catalog.ready, "it is served")
         assert not errors
 
-    follow(test, load)
+    await follow(test, load)
 
 
-def test_no_worker_no_fetch():
+async def test_no_worker_no_fetch():
     files = Files(Unavailable("w: gone"))
 
     async def test(catalog, snapshots, gone):
@@ -323,10 +313,10 @@ def test_no_worker_no_fetch():
         await snapshots.show(instance("b"))
         await until(lambda: catalog.ready, "and begins again with the next worker")
 
-    follow(test, lambda card: card.path, files)
+    await follow(test, lambda card: card.path, files)
 
 
-def test_equal_files_in_different_places_are_loaded_once():
+async def test_equal_files_in_different_places_are_loaded_once():
     loaded = []
 
     async def test(catalog, snapshots, gone):
@@ -336,10 +326,10 @@ def test_equal_files_in_different_places_are_loaded_once():
             await snapshots.show(instance("a", model=card))
         assert loaded == ["/x", "/y", "/z"]
 
-    follow(test, lambda card: loaded.append(card.path) or "processor")
+    await follow(test, lambda card: loaded.append(card.path) or "processor")
 
 
-def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each_of_them():
+async def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each_of_them():
     def card(context_length, max_logprobs=20):
         return msgspec.structs.replace(CARD, context_length=context_length, max_logprobs=max_logprobs)
 
@@ -356,4 +346,4 @@ def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each_of_th
             limits.append((model.card.context_length, model.card.max_logprobs))
         assert limits == [(2048, -1), (1024, 5), (4096, -1)]
 
-    follow(test, load=lambda card: card)
+    await follow(test, load=lambda card: card)

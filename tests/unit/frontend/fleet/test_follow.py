@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from support.instances import instance
-from support.loops import run, until
+from support.loops import until
 from triptych.config.router import RouterConfig
 from triptych.contracts.errors import WorkerLost
 from triptych.contracts.kv_events import Load, News
@@ -37,14 +37,14 @@ class Deaf:
         pass
 
 
-def test_the_same_trouble_is_told_once(monkeypatch, caplog):
+async def test_the_same_trouble_is_told_once(monkeypatch, caplog):
     monkeypatch.setattr(follow, "RETRY_S", 0.001)
     monkeypatch.setattr(follow, "MAX_RETRY_S", 0.002)
 
     def said():
         return caplog.text.count("w tells nothing for now: gone")
 
-    async def main():
+    with caplog.at_level(logging.INFO):
         source = Deaf()
         follower = Follower(source, Routing(RouterConfig()))
         follower.update([instance("w")])
@@ -55,31 +55,24 @@ def test_the_same_trouble_is_told_once(monkeypatch, caplog):
         await until(lambda: said() == 2, "and then nothing again")
         await follower.close()
 
-    with caplog.at_level(logging.INFO):
-        run(main())
 
-
-def test_whom_it_can_hear_is_known(monkeypatch):
+async def test_whom_it_can_hear_is_known(monkeypatch):
     monkeypatch.setattr(follow, "RETRY_S", 0.001)
     monkeypatch.setattr(follow, "MAX_RETRY_S", 0.002)
-
-    async def main():
-        source, worker = Deaf(), instance("w")
-        follower = Follower(source, Routing(RouterConfig()))
-        assert follower.trouble(worker) == follow.NOT_YET
-        assert follower.trouble(instance("enc", "e")) is None, "nobody listens to those"
-        follower.update([worker])
-        await until(lambda: follower.trouble(worker) == "gone", "it cannot be heard")
-        source.stays = True
-        await until(lambda: follower.trouble(worker) is None, "it is heard")
-        follower.update([])
-        assert follower.trouble(worker) == follow.NOT_YET
-        await follower.close()
-
-    run(main())
+    source, worker = Deaf(), instance("w")
+    follower = Follower(source, Routing(RouterConfig()))
+    assert follower.trouble(worker) == follow.NOT_YET
+    assert follower.trouble(instance("enc", "e")) is None, "nobody listens to those"
+    follower.update([worker])
+    await until(lambda: follower.trouble(worker) == "gone", "it cannot be heard")
+    source.stays = True
+    await until(lambda: follower.trouble(worker) is None, "it is heard")
+    follower.update([])
+    assert follower.trouble(worker) == follow.NOT_YET
+    await follower.close()
 
 
-def test_it_is_tried_less_and_less_often(monkeypatch):
+async def test_it_is_tried_less_and_less_often(monkeypatch):
     slept = []
 
     async def sleep(delay_s, sleep=asyncio.sleep):
@@ -87,15 +80,12 @@ def test_it_is_tried_less_and_less_often(monkeypatch):
             slept.append(delay_s)
         await sleep(0)
 
-    async def main():
-        source = Deaf()
-        follower = Follower(source, Routing(RouterConfig()))
-        with monkeypatch.context() as patch:
-            patch.setattr(follow.asyncio, "sleep", sleep)
-            follower.update([instance("w")])
-            while len(slept) < 6:
-                await sleep(0)
-            await follower.close()
-        assert slept[:6] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
-
-    run(main())
+    source = Deaf()
+    follower = Follower(source, Routing(RouterConfig()))
+    with monkeypatch.context() as patch:
+        patch.setattr(follow.asyncio, "sleep", sleep)
+        follower.update([instance("w")])
+        while len(slept) < 6:
+            await sleep(0)
+        await follower.close()
+    assert slept[:6] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]

@@ -17,7 +17,6 @@ import pytest
 from benchmarks.audio_model import audio_checkpoint
 from support.checkpoints import card_of, copy_demo
 from support.instances import instance
-from support.loops import run
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import BadRequest, NotFound, Unavailable, WorkerLost
 from triptych.contracts.stages import FilePiece, FilesRequest
@@ -121,74 +120,65 @@ def test_a_processor_needs_no_other_files(tmp_path: Path, make: Any) -> None:
     assert dataclasses.replace(one.checkpoint, path="") == dataclasses.replace(other.checkpoint, path="")
 
 
-def test_a_worker_gives_pieces_of_bounded_size(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(files, "PIECE_BYTES", 100)
-        (source / "generation_config.json").write_bytes(b"")
-        (source / "chat_template.json").write_bytes(b"x" * 200)
-        got = await given(card(source))
-        assert all(len(piece.data) <= 100 for piece in got)
-        for name in NAMES:
-            assert b"".join(piece.data for piece in got if piece.name == name) == (
-                (source / name).read_bytes() if (source / name).exists() else b""
-            )
-        assert "generation_config.json" in {piece.name for piece in got}, "an empty file is a file"
-        assert {piece.name for piece in await given(card(source), "config.json")} == {"config.json"}
-
-    run(main())
+async def test_a_worker_gives_pieces_of_bounded_size(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PIECE_BYTES", 100)
+    (source / "generation_config.json").write_bytes(b"")
+    (source / "chat_template.json").write_bytes(b"x" * 200)
+    got = await given(card(source))
+    assert all(len(piece.data) <= 100 for piece in got)
+    for name in NAMES:
+        assert b"".join(piece.data for piece in got if piece.name == name) == (
+            (source / name).read_bytes() if (source / name).exists() else b""
+        )
+    assert "generation_config.json" in {piece.name for piece in got}, "an empty file is a file"
+    assert {piece.name for piece in await given(card(source), "config.json")} == {"config.json"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "../config.json", "/etc/passwd", ""])
-def test_a_worker_gives_nothing_else(source: Path, name: str) -> None:
+async def test_a_worker_gives_nothing_else(source: Path, name: str) -> None:
     (source / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(BadRequest, match="is not given away"):
-        run(given(card(source), name))
+        await given(card(source), name)
 
 
-def test_what_a_worker_cannot_give(source: Path) -> None:
+async def test_what_a_worker_cannot_give(source: Path) -> None:
     with pytest.raises(NotFound, match="too large"):
-        run(given(card_of(source)))
+        await given(card_of(source))
 
     async def nonsense() -> None:
         async for _ in pieces(card(source), b"\xc1"):
             raise AssertionError("nothing was asked for")
 
     with pytest.raises(BadRequest, match="version"):
-        run(nonsense())
+        await nonsense()
 
 
-def test_what_is_here_is_used_where_it_is(source: Path, tmp_path: Path) -> None:
-    async def main() -> None:
-        here = ModelFiles(Plane(), tmp_path / "cache")
-        assert await here.local(card(source)) == str(source)
-        assert await here.local(card_of(source)) == str(source), "of a worker that gives no digest"
-        one = card(source)
-        (source / "config.json").write_text("{}")
-        assert await here.local(one) is None, "another version is here"
-
-    run(main())
+async def test_what_is_here_is_used_where_it_is(source: Path, tmp_path: Path) -> None:
+    here = ModelFiles(Plane(), tmp_path / "cache")
+    assert await here.local(card(source)) == str(source)
+    assert await here.local(card_of(source)) == str(source), "of a worker that gives no digest"
+    one = card(source)
+    (source / "config.json").write_text("{}")
+    assert await here.local(one) is None, "another version is here"
 
 
-def test_what_is_not_here_is_fetched_and_kept(source: Path, tmp_path: Path) -> None:
-    async def main() -> None:
-        plane, one = Plane(at_1=WorkerLost("gone"), at_2=card(source)), elsewhere(card(source))
-        cache = tmp_path / "cache"
-        here = ModelFiles(plane, cache)
-        assert await here.local(one) is None
-        folder = await here.fetch(one, [at(1), at(2)])
-        assert plane.calls == [1, 2], "one after the other"
-        assert digest_of_files(Path(folder)) == one.files_digest
-        assert [path.name for path in cache.iterdir()] == [one.files_digest]
-        assert cache.stat().st_mode & 0o077 == 0
-        assert await ModelFiles(Plane(), cache).local(one) == folder, "and found again"
-        assert Processor.load(msgspec.structs.replace(one, path=folder), None).template is not None
+async def test_what_is_not_here_is_fetched_and_kept(source: Path, tmp_path: Path) -> None:
+    plane, one = Plane(at_1=WorkerLost("gone"), at_2=card(source)), elsewhere(card(source))
+    cache = tmp_path / "cache"
+    here = ModelFiles(plane, cache)
+    assert await here.local(one) is None
+    folder = await here.fetch(one, [at(1), at(2)])
+    assert plane.calls == [1, 2], "one after the other"
+    assert digest_of_files(Path(folder)) == one.files_digest
+    assert [path.name for path in cache.iterdir()] == [one.files_digest]
+    assert cache.stat().st_mode & 0o077 == 0
+    assert await ModelFiles(Plane(), cache).local(one) == folder, "and found again"
+    assert Processor.load(msgspec.structs.replace(one, path=folder), None).template is not None
 
-        (Path(folder) / "tokenizer.json").write_text("damaged")
-        assert await here.local(one) is None
-        assert await here.fetch(one, [at(2)]) == folder, "and put right"
-        assert await here.local(one) == folder
-
-    run(main())
+    (Path(folder) / "tokenizer.json").write_text("damaged")
+    assert await here.local(one) is None
+    assert await here.fetch(one, [at(2)]) == folder, "and put right"
+    assert await here.local(one) == folder
 
 
 @pytest.mark.parametrize(
@@ -201,35 +191,35 @@ def test_what_is_not_here_is_fetched_and_kept(source: Path, tmp_path: Path) -> N
         ([("config.json", 5)], "another version"),
     ],
 )
-def test_what_cannot_be_trusted_is_not_kept(
+async def test_what_cannot_be_trusted_is_not_kept(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, complaint: str
 ) -> None:
     one = elsewhere(card(source))
     monkeypatch.setattr(model_files, "MAX_BYTES", 2000)
     cache = tmp_path / "cache"
     with pytest.raises(Unavailable, match=complaint):
-        run(ModelFiles(Plane(at_1=answer), cache).fetch(one, [at(1)]))
+        await ModelFiles(Plane(at_1=answer), cache).fetch(one, [at(1)])
     assert not cache.exists()
 
 
-def test_a_digest_is_no_path(source: Path, tmp_path: Path) -> None:
+async def test_a_digest_is_no_path(source: Path, tmp_path: Path) -> None:
     one = msgspec.structs.replace(card_of(source), files_digest="../source")
-    assert run(ModelFiles(Plane(), tmp_path / "cache").local(one)) == str(source)
+    assert await ModelFiles(Plane(), tmp_path / "cache").local(one) == str(source)
 
 
-def test_the_cache_is_bounded(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_is_bounded(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_files, "MAX_KEPT", 2)
     cache = tmp_path / "cache"
     digests = []
     for age_s in (300, 200, 100):
         (source / "generation_config.json").write_text(f'{{"age": {age_s}}}')
         one = elsewhere(card(source))
-        folder = run(ModelFiles(Plane(at_1=card(source)), cache).fetch(one, [at(1)]))
+        folder = await ModelFiles(Plane(at_1=card(source)), cache).fetch(one, [at(1)])
         os.utime(folder, (time.time() - age_s,) * 2)
         digests.append(one.files_digest)
     abandoned = cache / "0123.part-x"
     abandoned.mkdir()
     os.utime(abandoned, (time.time() - 4000,) * 2)
     (source / "generation_config.json").write_text("{}")
-    run(ModelFiles(Plane(at_1=card(source)), cache).fetch(elsewhere(card(source)), [at(1)]))
+    await ModelFiles(Plane(at_1=card(source)), cache).fetch(elsewhere(card(source)), [at(1)])
     assert {path.name for path in cache.iterdir()} == {digests[-1], digest_of_files(source)}

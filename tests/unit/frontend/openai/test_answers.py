@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from support.loops import run
 from triptych.aio.pace import PIECE_BYTES
 from triptych.frontend.http.asgi import send_pieces
 from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer, Said
@@ -23,13 +22,13 @@ def said(text: str, **lists: list[Any]) -> Said:
     return choice
 
 
-def sent(pieces: list[bytes]) -> list[dict[str, Any]]:
+async def sent(pieces: list[bytes]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         messages.append(message)
 
-    run(send_pieces(send, pieces, [(b"x-one", b"1")]))
+    await send_pieces(send, pieces, [(b"x-one", b"1")])
     return messages
 
 
@@ -50,11 +49,11 @@ def test_chat_says_that_no_refusal_has_log_probabilities() -> None:
 
 
 @pytest.mark.parametrize("choices", [1, 40])
-def test_a_large_answer_is_sent_in_pieces(choices: int) -> None:
+async def test_a_large_answer_is_sent_in_pieces(choices: int) -> None:
     answer = CompletionAnswer("m", None, null_usage=False, echoes=[""] * choices)
     each = ["x" * 1000] * (1200 // choices)
     pieces = answer.whole([said("a", tokens=each) for _ in range(choices)], USAGE, {})
-    start, *bodies = sent(pieces)
+    start, *bodies = await sent(pieces)
     sizes = [len(one["body"]) for one in bodies]
     assert len(sizes) > 2
     assert max(sizes) < 8 * PIECE_BYTES
@@ -63,6 +62,6 @@ def test_a_large_answer_is_sent_in_pieces(choices: int) -> None:
     assert not bodies[-1].get("more_body")
 
 
-def test_a_small_answer_is_sent_at_once() -> None:
-    start, body = sent(ChatAnswer("m", None, null_usage=False).whole([said("a")], USAGE, {}))
+async def test_a_small_answer_is_sent_at_once() -> None:
+    start, body = await sent(ChatAnswer("m", None, null_usage=False).whole([said("a")], USAGE, {}))
     assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()

@@ -75,49 +75,43 @@ def test_contents_have_other_names_under_another_salt() -> None:
     assert salted_name(name, A) == salted_name(name, A)
 
 
-def test_media_are_fetched_kept_and_named_for_each_salt() -> None:
-    async def main() -> None:
-        async with serving() as site, MediaLoader(limits(), cache_bytes=1 << 20) as loader:
+async def test_media_are_fetched_kept_and_named_for_each_salt() -> None:
+    async with serving() as site, MediaLoader(limits(), cache_bytes=1 << 20) as loader:
 
-            async def page(request: web.Request) -> web.Response:
-                return web.Response(body=FILE, headers={"Cache-Control": "max-age=60"})
+        async def page(request: web.Request) -> web.Response:
+            return web.Response(body=FILE, headers={"Cache-Control": "max-age=60"})
 
-            site.on_kept = page
-            plain = KEPT._replace(url=site.url("/kept"))
-            salted = [plain._replace(salt=salt) for salt in ("", A, B)]
-            first = [await loader.load_one(one) for one in salted]
-            assert len(site.requests) == 3, "nobody finds what was fetched for another"
-            again = [await loader.load_one(one) for one in salted]
-            assert len(site.requests) == 3
-            assert [one.content_hash for one in again] == [one.content_hash for one in first]
-            assert len({one.content_hash for one in first}) == 3
-            assert bytes(first[0].data) == bytes(first[1].data)
-
-    asyncio.run(main())
+        site.on_kept = page
+        plain = KEPT._replace(url=site.url("/kept"))
+        salted = [plain._replace(salt=salt) for salt in ("", A, B)]
+        first = [await loader.load_one(one) for one in salted]
+        assert len(site.requests) == 3, "nobody finds what was fetched for another"
+        again = [await loader.load_one(one) for one in salted]
+        assert len(site.requests) == 3
+        assert [one.content_hash for one in again] == [one.content_hash for one in first]
+        assert len({one.content_hash for one in first}) == 3
+        assert bytes(first[0].data) == bytes(first[1].data)
 
 
-def test_a_fetch_under_way_is_joined_under_the_same_salt_only() -> None:
-    async def main() -> None:
-        async with serving() as site, MediaLoader(limits(), cache_bytes=1 << 20) as loader:
-            go = asyncio.Event()
+async def test_a_fetch_under_way_is_joined_under_the_same_salt_only() -> None:
+    async with serving() as site, MediaLoader(limits(), cache_bytes=1 << 20) as loader:
+        go = asyncio.Event()
 
-            async def page(request: web.Request) -> web.Response:
-                await go.wait()
-                return web.Response(body=FILE)
+        async def page(request: web.Request) -> web.Response:
+            await go.wait()
+            return web.Response(body=FILE)
 
-            site.on_kept = page
-            plain = KEPT._replace(url=site.url("/kept"))
-            async with asyncio.TaskGroup() as group:
-                for salt in (A, A, B):
-                    group.create_task(loader.load_one(plain._replace(salt=salt)))
-                await until(lambda: len(site.requests) == 2, "each tenant's fetch has begun")
-                go.set()
-            assert len(site.requests) == 2
-
-    asyncio.run(main())
+        site.on_kept = page
+        plain = KEPT._replace(url=site.url("/kept"))
+        async with asyncio.TaskGroup() as group:
+            for salt in (A, A, B):
+                group.create_task(loader.load_one(plain._replace(salt=salt)))
+            await until(lambda: len(site.requests) == 2, "each tenant's fetch has begun")
+            go.set()
+        assert len(site.requests) == 2
 
 
-def test_files_of_torch_are_read_for_each_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_files_of_torch_are_read_for_each_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
 
     async def attempt(self: PtReader, data: bytes) -> tuple[int, bytes]:
@@ -125,14 +119,10 @@ def test_files_of_torch_are_read_for_each_salt(monkeypatch: pytest.MonkeyPatch) 
         return Status.DONE, b"made"
 
     monkeypatch.setattr(PtReader, "_attempt", attempt)
-
-    async def main() -> None:
-        reader = PtReader(MediaLimits(), ByteLru(1 << 20))
-        for salt in ("", A, B, A):
-            await reader.as_safetensors(b"PK", ITEM, salt)
-        await reader.close()
-
-    asyncio.run(main())
+    reader = PtReader(MediaLimits(), ByteLru(1 << 20))
+    for salt in ("", A, B, A):
+        await reader.as_safetensors(b"PK", ITEM, salt)
+    await reader.close()
     assert len(asked) == 3
 
 

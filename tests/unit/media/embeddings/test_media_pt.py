@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.cache.lru import ByteLru
 from triptych.config import env
 from triptych.config.media import MediaLimits
@@ -32,52 +32,45 @@ def saved(what, **settings):
     return out.getvalue()
 
 
-def converted(data, **limits):
-    return asyncio.run(PtReader(MediaLimits(**limits), ByteLru(0)).as_safetensors(data, ITEM))
+async def converted(data, **limits):
+    return await PtReader(MediaLimits(**limits), ByteLru(0)).as_safetensors(data, ITEM)
 
 
-def loaded(folder, name="x.pt", **limits):
-    async def main():
-        async with MediaLoader(MediaLimits(**limits), local_path=str(folder)) as loader:
-            return await loader.load_one(MediaReference("image", f"file://{folder}/{name}", ITEM, precomputed=True))
-
-    return asyncio.run(main())
+async def loaded(folder, name="x.pt", **limits):
+    async with MediaLoader(MediaLimits(**limits), local_path=str(folder)) as loader:
+        return await loader.load_one(MediaReference("image", f"file://{folder}/{name}", ITEM, precomputed=True))
 
 
-def refused(data, error=BadRequest, **limits):
+async def refused(data, error=BadRequest, **limits):
     with pytest.raises(error) as caught:
-        converted(data, **limits)
+        await converted(data, **limits)
     assert caught.value.param == ITEM
     return caught.value
 
 
-def test_tensors_come_through_as_they_are(tmp_path):
+async def test_tensors_come_through_as_they_are(tmp_path):
     values = torch.randn(4, 8).bfloat16()
     beside = {"image_grid_thw": torch.tensor([[1, 4, 4]]), "timestamps": torch.tensor([0.1, 1.1], dtype=torch.float64)}
     (tmp_path / "x.pt").write_bytes(saved({"image_embeds": values, **beside}))
-    medium = loaded(tmp_path)
+    medium = await loaded(tmp_path)
     assert medium.shape == (4, 8)
     assert medium.dtype == "bfloat16"
     assert medium.data == bytes(values.untyped_storage())
     assert medium.metadata == {"image_grid_thw": (1, 4, 4), "timestamps": (0.1, 1.1)}
 
 
-def test_a_parameter_alone_in_the_older_format_and_a_slice_of_rows(tmp_path):
+async def test_a_parameter_alone_in_the_older_format_and_a_slice_of_rows(tmp_path):
     whole = torch.arange(80, dtype=torch.float32).reshape(10, 8)
     (tmp_path / "x.pt").write_bytes(saved(torch.nn.Parameter(whole[2:6]), _use_new_zipfile_serialization=False))
-    medium = loaded(tmp_path)
+    medium = await loaded(tmp_path)
     assert medium.shape == (4, 8)
     assert torch.equal(torch.frombuffer(bytearray(medium.data), dtype=torch.float32).view(4, 8), whole[2:6])
 
 
-def test_neither_the_edge_nor_its_modules_load_torch():
+async def test_neither_the_edge_nor_its_modules_load_torch():
     code = "import sys, triptych.media.loader, triptych.media.embeddings.pt_file; sys.exit('torch' in sys.modules)"
-
-    async def main():
-        child = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
-        return await child.wait()
-
-    assert asyncio.run(main()) == 0
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await child.wait() == 0
 
 
 class Runs:
@@ -101,7 +94,7 @@ def hostile_zip(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["torch's older format", "torch's archive"])
-def test_a_malicious_pickle_does_not_run(tmp_path, kind):
+async def test_a_malicious_pickle_does_not_run(tmp_path, kind):
     evil = Runs(tmp_path / "ran")
     data = {
         "torch's older format": lambda: saved(evil, _use_new_zipfile_serialization=False),
@@ -111,7 +104,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path, kind):
         torch.load(io.BytesIO(data), weights_only=False).close()
         assert (tmp_path / "ran").exists()
         (tmp_path / "ran").unlink()
-    assert refused(data).code == "media_damaged"
+    assert (await refused(data)).code == "media_damaged"
     assert not (tmp_path / "ran").exists()
 
 
@@ -145,22 +138,25 @@ def test_a_nested_tensor_is_refused():
         pt_file.dense_tensors(nested, torch)
 
 
-def test_a_sparse_tensor_is_refused_by_the_child():
-    error = refused(saved(torch.eye(4).to_sparse()))
+async def test_a_sparse_tensor_is_refused_by_the_child():
+    error = await refused(saved(torch.eye(4).to_sparse()))
     assert error.code == "media_embedding_refused"
     assert "sparse" in error.message
 
 
-def test_a_damaged_file_is_refused():
-    assert refused(saved(torch.eye(4))[:-1]).code == "media_damaged"
+async def test_a_damaged_file_is_refused():
+    assert (await refused(saved(torch.eye(4))[:-1])).code == "media_damaged"
 
 
-def test_more_than_the_limit_is_refused():
+async def test_more_than_the_limit_is_refused():
     data = saved({"embeds": torch.zeros(513, 512)})
-    assert "--media-max-embedding-bytes" in refused(data, PayloadTooLarge, media_max_embedding_bytes=1 << 20).message
+    assert (
+        "--media-max-embedding-bytes"
+        in (await refused(data, PayloadTooLarge, media_max_embedding_bytes=1 << 20)).message
+    )
 
 
-def test_an_archive_that_grows_in_memory_meets_the_limit():
+async def test_an_archive_that_grows_in_memory_meets_the_limit():
     """640 MiB of zeros in a file of 3 MiB: torch reads it, but the child may not have so much."""
     whole = saved(torch.zeros(640 << 20, dtype=torch.uint8))
     out = io.BytesIO()
@@ -171,16 +167,17 @@ def test_an_archive_that_grows_in_memory_meets_the_limit():
         for one in good.infolist():
             bad.writestr(one.filename, good.read(one))
     assert len(out.getvalue()) < len(whole) // 100
-    assert refused(out.getvalue(), media_max_embedding_bytes=4 << 20).code == "media_damaged"
+    assert (await refused(out.getvalue(), media_max_embedding_bytes=4 << 20)).code == "media_damaged"
 
 
-def test_a_child_that_takes_too_long_is_ended():
-    error = refused(saved(torch.eye(4)), media_pt_timeout_s=0.05)
+async def test_a_child_that_takes_too_long_is_ended():
+    error = await refused(saved(torch.eye(4)), media_pt_timeout_s=0.05)
     assert error.code == "media_timeout"
     assert "--media-pt-timeout-s" in error.message
 
 
-def test_a_cancelled_request_ends_its_child(monkeypatch):
+@pytest.mark.event_loop(kind="asyncio")
+async def test_a_cancelled_request_ends_its_child(monkeypatch):
     children = []
     start = asyncio.create_subprocess_exec
 
@@ -189,18 +186,14 @@ def test_a_cancelled_request_ends_its_child(monkeypatch):
         return children[-1]
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spied)
-
-    async def main():
-        task = asyncio.create_task(PtReader(MediaLimits(), ByteLru(0)).as_safetensors(saved(torch.eye(4)), ITEM))
-        while not children:
-            await asyncio.sleep(0.01)
-        assert children[0].returncode is None
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await until(lambda: children[0].returncode == -9, "the child is gone")
-
-    run(main(), loop="asyncio")
+    task = asyncio.create_task(PtReader(MediaLimits(), ByteLru(0)).as_safetensors(saved(torch.eye(4)), ITEM))
+    while not children:
+        await asyncio.sleep(0.01)
+    assert children[0].returncode is None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: children[0].returncode == -9, "the child is gone")
 
 
 class Counted(PtReader):
@@ -221,63 +214,51 @@ class Counted(PtReader):
         return self.status
 
 
-def test_what_was_made_of_a_file_is_kept_and_made_once_for_all_who_ask():
-    async def main():
-        reader = Counted()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(5)]
-            await until(lambda: reader.started, "a child is started")
-            reader.go.set()
-        assert [bytes(task.result()) for task in tasks] == [b"made"] * 5
-        assert bytes(await reader.as_safetensors(memoryview(b"PK one"), ITEM)) == b"made"
-        assert reader.started == 1
-        await reader.as_safetensors(b"PK another", ITEM)
-        assert reader.started == 2
-        await reader.close()
-
-    run(main())
-
-
-def test_with_a_cache_of_nothing_each_file_is_read_anew():
-    async def main():
-        reader = Counted(cache_bytes=0)
-        reader.go.set()
-        for _ in range(2):
-            await reader.as_safetensors(b"PK one", ITEM)
-        assert reader.started == 2
-
-    run(main())
-
-
-def test_failures_are_not_kept_and_name_each_ones_own_field():
-    async def main():
-        reader = Counted(status=pt_file.Status.FAILED)
-        items = ("messages[0]", "messages[1]")
-        tasks = [asyncio.create_task(reader.as_safetensors(b"PK one", item)) for item in items]
+async def test_what_was_made_of_a_file_is_kept_and_made_once_for_all_who_ask():
+    reader = Counted()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(5)]
         await until(lambda: reader.started, "a child is started")
         reader.go.set()
-        errors = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [(one.param, one.message.partition(":")[0]) for one in errors] == [(item, item) for item in items]
-        reader.status = pt_file.Status.DONE
-        assert bytes(await reader.as_safetensors(b"PK one", ITEM)) == b"made"
+    assert [bytes(task.result()) for task in tasks] == [b"made"] * 5
+    assert bytes(await reader.as_safetensors(memoryview(b"PK one"), ITEM)) == b"made"
+    assert reader.started == 1
+    await reader.as_safetensors(b"PK another", ITEM)
+    assert reader.started == 2
+    await reader.close()
 
-    run(main())
+
+async def test_with_a_cache_of_nothing_each_file_is_read_anew():
+    reader = Counted(cache_bytes=0)
+    reader.go.set()
+    for _ in range(2):
+        await reader.as_safetensors(b"PK one", ITEM)
+    assert reader.started == 2
 
 
-def test_who_leaves_takes_the_file_from_nobody_and_closing_ends_all():
-    async def main():
-        reader = Counted()
-        first, second = (asyncio.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(2))
-        await until(lambda: reader.started, "a child is started")
-        first.cancel()
-        await asyncio.wait([first])
-        assert (reader.started, reader.ended) == (1, 0)
-        await reader.close()
-        assert reader.ended == 1
-        with pytest.raises(Unavailable):
-            await second
+async def test_failures_are_not_kept_and_name_each_ones_own_field():
+    reader = Counted(status=pt_file.Status.FAILED)
+    items = ("messages[0]", "messages[1]")
+    tasks = [asyncio.create_task(reader.as_safetensors(b"PK one", item)) for item in items]
+    await until(lambda: reader.started, "a child is started")
+    reader.go.set()
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [(one.param, one.message.partition(":")[0]) for one in errors] == [(item, item) for item in items]
+    reader.status = pt_file.Status.DONE
+    assert bytes(await reader.as_safetensors(b"PK one", ITEM)) == b"made"
 
-    run(main())
+
+async def test_who_leaves_takes_the_file_from_nobody_and_closing_ends_all():
+    reader = Counted()
+    first, second = (asyncio.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(2))
+    await until(lambda: reader.started, "a child is started")
+    first.cancel()
+    await asyncio.wait([first])
+    assert (reader.started, reader.ended) == (1, 0)
+    await reader.close()
+    assert reader.ended == 1
+    with pytest.raises(Unavailable):
+        await second
 
 
 def test_the_child_gets_no_secret(monkeypatch):
@@ -297,12 +278,12 @@ def test_the_child_gets_no_secret(monkeypatch):
     assert given["LC_ALL"] == "C.UTF-8"
 
 
-def test_without_torch_the_error_says_what_to_do(monkeypatch):
+async def test_without_torch_the_error_says_what_to_do(monkeypatch):
     async def no_torch(self, source, made):
         return pt_file.Status.NO_TORCH
 
     monkeypatch.setattr(PtReader, "_run", no_torch)
-    error = refused(saved(torch.eye(4)), AbilityMissing)
+    error = await refused(saved(torch.eye(4)), AbilityMissing)
     assert error.code == "torch_not_installed"
     assert "make install" in error.message
 
@@ -314,7 +295,7 @@ def test_the_child_tells_that_torch_is_missing_or_old(monkeypatch):
     assert pt_file.main(1) == pt_file.Status.NO_TORCH
 
 
-def test_one_from_the_net_or_in_the_request_is_refused():
+async def test_one_from_the_net_or_in_the_request_is_refused():
     url = "data:;base64," + base64.b64encode(saved(torch.eye(4))).decode()
 
     async def main():
@@ -322,7 +303,7 @@ def test_one_from_the_net_or_in_the_request_is_refused():
             await loader.load_one(MediaReference("image", url, ITEM, precomputed=True))
 
     with pytest.raises(UnsupportedMedia, match="file: URL only"):
-        asyncio.run(main())
+        await main()
 
 
 def ended_by(monkeypatch, *codes):
@@ -343,32 +324,32 @@ KILLED, CRASHED, SHORT = "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 11)", 
 
 
 @pytest.mark.parametrize("codes", [(KILLED, KILLED), (SHORT, SHORT), (CRASHED, KILLED), (SHORT, CRASHED)])
-def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_file(monkeypatch, codes):
+async def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_file(monkeypatch, codes):
     started = ended_by(monkeypatch, *codes)
-    error = refused(b"PK", Unavailable)
+    error = await refused(b"PK", Unavailable)
     assert (error.code, len(started)) == ("media_decoder_unavailable", 2)
     assert error.retry_after_s
 
 
 @pytest.mark.parametrize("codes", [(CRASHED, CRASHED), (KILLED, "os._exit(1)"), ("os._exit(1)",)])
-def test_what_the_file_does_is_its_own_fault(monkeypatch, codes):
+async def test_what_the_file_does_is_its_own_fault(monkeypatch, codes):
     started = ended_by(monkeypatch, *codes)
-    assert refused(b"PK").code == "media_damaged"
+    assert (await refused(b"PK")).code == "media_damaged"
     assert len(started) == len(codes)
 
 
-def test_no_process_to_be_had_is_no_fault_of_the_file(monkeypatch):
+async def test_no_process_to_be_had_is_no_fault_of_the_file(monkeypatch):
     async def none(*arguments, **settings):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", none)
-    assert refused(b"PK", Unavailable).code == "media_decoder_unavailable"
+    assert (await refused(b"PK", Unavailable)).code == "media_decoder_unavailable"
 
 
-def test_what_a_child_writes_is_bounded(monkeypatch):
+async def test_what_a_child_writes_is_bounded(monkeypatch):
     monkeypatch.setattr(pt_reader, "COMMAND", ("-c", "import os; os.write(1, b'\\x1bx\\n' * 9000); os._exit(3)"))
-    error = refused(b"PK")
+    error = await refused(b"PK")
     assert error.message.startswith(f"{ITEM}:  x  x ")
     assert len(error.message) < 1100
     monkeypatch.setattr(pt_reader, "COMMAND", ("-c", "import os; os.ftruncate(1, 1 << 40); os._exit(0)"))
-    assert len(converted(b"PK", media_max_embedding_bytes=1000)) == 1000 + pt_file.HEADER_BYTES + 8
+    assert len(await converted(b"PK", media_max_embedding_bytes=1000)) == 1000 + pt_file.HEADER_BYTES + 8

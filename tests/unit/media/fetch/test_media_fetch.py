@@ -164,26 +164,23 @@ async def test_a_slot_is_held_for_one_hop_only():
         assert await get(fetcher, site.url("/count?left=2")) == PICTURE
 
 
-def test_only_allowed_hosts_are_asked_also_behind_a_redirect():
+async def test_only_allowed_hosts_are_asked_also_behind_a_redirect():
     resolver = FakeResolver(**{"a.example": [["127.0.0.1"]] * 2, "x.b.example": [["127.0.0.1"]]})
 
-    async def main():
-        domains = Domains("a.example, *.b.example")
-        async with serving() as site, MediaFetcher(limits(), resolver, domains) as fetcher:
-            assert await get(fetcher, site.url("/picture", "A.example.")) == PICTURE
-            to = site.url("/picture", "x.b.example")
-            assert await get(fetcher, site.url(f"/to?url={to}", "a.example")) == PICTURE
-            asked = len(site.requests)
-            for url in (site.url("/picture"), site.url("/picture", "b.example")):
-                assert (await refusal(fetcher, url)).code == "media_domain_refused"
-            assert len(site.requests) == asked
-            error = await refusal(fetcher, site.url(f"/to?url={site.url('/picture')}", "a.example"))
-            assert error.code == "media_domain_refused"
-            assert "--media-allowed-domains" in error.message
-            assert [one.path for one in site.requests[asked:]] == ["/to"]
-
     resolver.answers["a.example."] = [["127.0.0.1"]]
-    asyncio.run(main())
+    domains = Domains("a.example, *.b.example")
+    async with serving() as site, MediaFetcher(limits(), resolver, domains) as fetcher:
+        assert await get(fetcher, site.url("/picture", "A.example.")) == PICTURE
+        to = site.url("/picture", "x.b.example")
+        assert await get(fetcher, site.url(f"/to?url={to}", "a.example")) == PICTURE
+        asked = len(site.requests)
+        for url in (site.url("/picture"), site.url("/picture", "b.example")):
+            assert (await refusal(fetcher, url)).code == "media_domain_refused"
+        assert len(site.requests) == asked
+        error = await refusal(fetcher, site.url(f"/to?url={site.url('/picture')}", "a.example"))
+        assert error.code == "media_domain_refused"
+        assert "--media-allowed-domains" in error.message
+        assert [one.path for one in site.requests[asked:]] == ["/to"]
 
 
 async def test_credentials_in_a_redirect_are_refused():

@@ -1,4 +1,3 @@
-import asyncio
 import os
 import threading
 
@@ -14,20 +13,17 @@ ITEM = "messages[0].content[1].image_url"
 DATA = b"picture"
 
 
-def read(folder, url, size_bytes=100, **limits):
-    async def main():
-        files = LocalFiles(str(folder) if folder else None, MediaLimits(**limits))
-        try:
-            return await files.read(url, ITEM, ByteLimit(size_bytes))
-        finally:
-            files.close()
-
-    return asyncio.run(main())
+async def read(folder, url, size_bytes=100, **limits):
+    files = LocalFiles(str(folder) if folder else None, MediaLimits(**limits))
+    try:
+        return await files.read(url, ITEM, ByteLimit(size_bytes))
+    finally:
+        files.close()
 
 
-def refused(folder, url, kind=BadRequest, **settings):
+async def refused(folder, url, kind=BadRequest, **settings):
     with pytest.raises(TriptychError) as caught:
-        read(folder, url, **settings)
+        await read(folder, url, **settings)
     error = caught.value
     assert type(error) is kind, error.message
     assert error.message.startswith(f"{ITEM}: ")
@@ -49,38 +45,40 @@ def site(tmp_path):
     return allowed
 
 
-def test_reads_files_in_the_folder_and_below(site):
+async def test_reads_files_in_the_folder_and_below(site):
     (site / "sub").mkdir()
     (site / "sub" / "bücher%41.png").write_bytes(b"other")
-    assert read(site, f"file://{site}/a%20b.png") == DATA
-    assert read(site, f"FILE://{site}/sub/b%c3%bccher%2541.png") == b"other"
-    assert read(f"{site}/../open/", f"file://{site}/a%20b.png") == DATA, "the folder's own spelling does not matter"
+    assert await read(site, f"file://{site}/a%20b.png") == DATA
+    assert await read(site, f"FILE://{site}/sub/b%c3%bccher%2541.png") == b"other"
+    assert await read(f"{site}/../open/", f"file://{site}/a%20b.png") == DATA, (
+        "the folder's own spelling does not matter"
+    )
 
 
-def test_links_count_by_where_they_lead(site, tmp_path):
+async def test_links_count_by_where_they_lead(site, tmp_path):
     (site / "inside").symlink_to(site / "a b.png")
-    assert read(site, f"file://{site}/inside") == DATA
+    assert await read(site, f"file://{site}/inside") == DATA
     (tmp_path / "entry").symlink_to(site)
-    assert read(tmp_path / "entry", f"file://{tmp_path}/entry/a%20b.png") == DATA
+    assert await read(tmp_path / "entry", f"file://{tmp_path}/entry/a%20b.png") == DATA
     (site / "out").symlink_to(tmp_path / "open-not" / "secret")
     (site / "folder").symlink_to(tmp_path / "open-not")
     (site / "loop").symlink_to(site / "loop")
     (site / "itself").symlink_to("/proc/self/environ")
     for name in ("out", "folder/secret", "loop", "itself"):
-        assert refused(site, f"file://{site}/{name}").code == "media_file_refused"
+        assert (await refused(site, f"file://{site}/{name}")).code == "media_file_refused"
 
 
-def test_what_cannot_be_read_is_refused_alike(site, tmp_path):
+async def test_what_cannot_be_read_is_refused_alike(site, tmp_path):
     os.mkfifo(site / "fifo")
     (site / "device").symlink_to("/dev/zero")
     (site / "sub").mkdir()
     here = [f"{site}/{name}" for name in ("gone", "fifo", "device", "sub", "a%20b.png/x", "x" * 300)]
     there = [f"{tmp_path}/open-not/secret", f"{tmp_path}/open-not/gone", "/etc/passwd", "/dev/zero", f"{site}"]
-    messages = {refused(site, f"file://{path}").message for path in here + there}
+    messages = {(await refused(site, f"file://{path}")).message for path in here + there}
     assert len(messages) == 1, "nobody learns what is there"
 
 
-def test_a_path_that_changes_after_it_was_looked_at_changes_nothing(site, tmp_path, monkeypatch):
+async def test_a_path_that_changes_after_it_was_looked_at_changes_nothing(site, tmp_path, monkeypatch):
     """The swap comes between finding the file and opening it for reading."""
     real = os.readlink
 
@@ -91,7 +89,7 @@ def test_a_path_that_changes_after_it_was_looked_at_changes_nothing(site, tmp_pa
         return f"{site}/a b.png".encode()
 
     monkeypatch.setattr(local_file.os, "readlink", swap)
-    assert read(site, f"file://{site}/a%20b.png") == DATA
+    assert await read(site, f"file://{site}/a%20b.png") == DATA
 
 
 @pytest.mark.parametrize(
@@ -126,43 +124,39 @@ def test_a_path_that_changes_after_it_was_looked_at_changes_nothing(site, tmp_pa
         "/",
     ],
 )
-def test_other_spellings_are_refused(site, path):
-    assert refused(site, f"file://{path}").code == "invalid_media_url"
+async def test_other_spellings_are_refused(site, path):
+    assert (await refused(site, f"file://{path}")).code == "invalid_media_url"
     with pytest.raises(BadRequest):
         parse_path("file:/a", ITEM)
 
 
-def test_the_limit_holds_before_and_while_reading(site, monkeypatch):
-    assert read(site, f"file://{site}/a%20b.png", len(DATA)) == DATA
+async def test_the_limit_holds_before_and_while_reading(site, monkeypatch):
+    assert await read(site, f"file://{site}/a%20b.png", len(DATA)) == DATA
     url = f"file://{site}/a%20b.png"
     with monkeypatch.context() as patch:
         patch.setattr(local_file.os, "read", lambda *_: pytest.fail("it was read"))
-        error = refused(site, url, PayloadTooLarge, size_bytes=len(DATA) - 1)
+        error = await refused(site, url, PayloadTooLarge, size_bytes=len(DATA) - 1)
     assert "6 bytes (--media-max-bytes)" in error.message
     empty = os.stat_result((0o100644, *[0] * 9))
     monkeypatch.setattr(local_file.os, "fstat", lambda file: empty)
-    refused(site, url, PayloadTooLarge, size_bytes=len(DATA) - 1)
+    await refused(site, url, PayloadTooLarge, size_bytes=len(DATA) - 1)
 
 
-def test_off_by_default_and_says_how_to_turn_it_on():
-    error = refused(None, "file:///etc/passwd")
+async def test_off_by_default_and_says_how_to_turn_it_on():
+    error = await refused(None, "file:///etc/passwd")
     assert error.code == "media_file_refused"
     assert "--allowed-local-media-path" in error.message
 
 
-def test_a_file_system_that_hangs_is_not_waited_for(site, monkeypatch):
+async def test_a_file_system_that_hangs_is_not_waited_for(site, monkeypatch):
     go = threading.Event()
     monkeypatch.setattr(local_file, "_open_under", lambda root, path: go.wait() and os.open("/dev/null", os.O_RDONLY))
-
-    async def main():
-        files = LocalFiles(str(site), MediaLimits(media_total_timeout_s=0.1))
-        with pytest.raises(BadRequest, match="--media-total-timeout-s") as caught:
-            await files.read(f"file://{site}/a%20b.png", ITEM, ByteLimit(10))
-        assert caught.value.code == "media_timeout"
-        go.set()
-        files.close()
-
-    asyncio.run(main())
+    files = LocalFiles(str(site), MediaLimits(media_total_timeout_s=0.1))
+    with pytest.raises(BadRequest, match="--media-total-timeout-s") as caught:
+        await files.read(f"file://{site}/a%20b.png", ITEM, ByteLimit(10))
+    assert caught.value.code == "media_timeout"
+    go.set()
+    files.close()
 
 
 def test_a_folder_that_is_none(tmp_path):

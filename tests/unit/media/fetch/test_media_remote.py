@@ -264,20 +264,17 @@ async def test_close_ends_those_who_wait():
         assert kept.remote.size_bytes == 0
 
 
-def test_the_loader_keeps_media_with_their_facts_by_kind_and_settings():
-    async def main():
-        async with serving() as site, MediaLoader(limits(), cache_bytes=CACHE_BYTES) as loader:
+async def test_the_loader_keeps_media_with_their_facts_by_kind_and_settings():
+    async with serving() as site, MediaLoader(limits(), cache_bytes=CACHE_BYTES) as loader:
 
-            async def page(request):
-                return web.Response(body=PICTURE, headers={"Cache-Control": "max-age=60"})
+        async def page(request):
+            return web.Response(body=PICTURE, headers={"Cache-Control": "max-age=60"})
 
-            site.on_kept = page
-            reference = MediaReference("image", site.url("/kept"), ITEM)
-            first = await loader.load([reference])
-            again = await loader.load([reference._replace(item="[1]")])
-            assert again[0] is first[0]
-            assert (first[0].format, first[0].width, first[0].height) == ("PNG", 16, 8)
-            await loader.load_one(reference._replace(settings=(("width", 5),)))
-            assert len(site.requests) == 2
-
-    asyncio.run(main())
+        site.on_kept = page
+        reference = MediaReference("image", site.url("/kept"), ITEM)
+        first = await loader.load([reference])
+        again = await loader.load([reference._replace(item="[1]")])
+        assert again[0] is first[0]
+        assert (first[0].format, first[0].width, first[0].height) == ("PNG", 16, 8)
+        await loader.load_one(reference._replace(settings=(("width", 5),)))
+        assert len(site.requests) == 2

@@ -1,6 +1,5 @@
 """Sounds: recognised, measured, bounded and decoded the same whatever file they came in."""
 
-import asyncio
 import base64
 import random
 import subprocess
@@ -269,15 +268,15 @@ def test_damage_anywhere_gives_a_refusal_or_a_sound_and_nothing_else():
     assert refused > 50
 
 
-def test_the_rate_that_the_model_hears_is_a_part_of_the_name():
+async def test_the_rate_that_the_model_hears_is_a_part_of_the_name():
     url = f"data:;base64,{base64.b64encode(SECOND).decode()}"
 
     async def load(*settings):
         async with MediaLoader(LIMITS) as source:
             return await source.load([MediaReference("audio", url, ITEM, one) for one in settings])
 
-    plain, low, high, same = asyncio.run(
-        load((), (("decode_rate", 8_000),), (("decode_rate", 16_000),), (("decode_rate", 16_000),))
+    plain, low, high, same = await load(
+        (), (("decode_rate", 8_000),), (("decode_rate", 16_000),), (("decode_rate", 16_000),)
     )
     assert [one.decode_rate for one in (plain, low, high)] == [0, 8_000, 16_000]
     assert len({one.content_hash for one in (plain, low, high)}) == 3
@@ -285,16 +284,14 @@ def test_the_rate_that_the_model_hears_is_a_part_of_the_name():
     assert (high.format, high.num_samples, high.sample_rate) == ("WAV", 16_000, 16_000)
 
 
-def test_a_frontend_inspects_sounds_in_another_process(monkeypatch):
-    async def load():
-        monkeypatch.setattr(loader, "inspect", None)
-        async with MediaLoader(LIMITS) as source:
-            url = f"data:;base64,{base64.b64encode(SECOND).decode()}"
-            medium = await source.load_one(MediaReference("audio", url, ITEM))
-            assert len(source.sandbox.pids) == 1
-            return medium
-
-    assert asyncio.run(load()).num_samples == 16_000
+async def test_a_frontend_inspects_sounds_in_another_process(monkeypatch):
+    monkeypatch.setattr(loader, "inspect", None)
+    async with MediaLoader(LIMITS) as source:
+        url = f"data:;base64,{base64.b64encode(SECOND).decode()}"
+        medium = await source.load_one(MediaReference("audio", url, ITEM))
+        assert len(source.sandbox.pids) == 1
+        result = medium
+    assert result.num_samples == 16_000
 
 
 def test_a_rate_that_nobody_hears_is_refused():

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 import triptych
-from support.loops import run
 from support.media_files import picture
 from support.sound_files import encoded, tones
 from support.videos import video
@@ -92,14 +91,11 @@ def test_a_decoder_that_is_taken_over_can_do_nothing(folder, user):
     assert "Landlock" not in found["no-landlock no-namespaces"]["confinement"]
 
 
-def test_a_reader_of_pt_files_that_is_taken_over_can_do_nothing(folder, monkeypatch):
+async def test_a_reader_of_pt_files_that_is_taken_over_can_do_nothing(folder, monkeypatch):
     monkeypatch.setattr(pt_reader, "COMMAND", (str(PARENT.with_name("hostile_pt.py")),))
 
-    async def main():
-        await pt_reader.PtReader(MediaLimits(), ByteLru(0)).as_safetensors(str(folder).encode(), "item")
-
     with pytest.raises(BadRequest) as caught:
-        run(main())
+        await pt_reader.PtReader(MediaLimits(), ByteLru(0)).as_safetensors(str(folder).encode(), "item")
     found = json.loads(caught.value.message.removeprefix("item: "))
     assert found["reached"] == []
     assert found["refused"] > (100 if platform.machine() == "x86_64" else 50)
@@ -118,7 +114,7 @@ def levels(sandbox: Sandbox) -> dict[str, float]:
         (Confinement(), 0, "resource limits alone"),
     ],
 )
-def test_what_confines_decoders_is_told_at_start(monkeypatch, caplog, offered, level, words):
+async def test_what_confines_decoders_is_told_at_start(monkeypatch, caplog, offered, level, words):
     monkeypatch.setattr(landlock, "version", lambda: offered.landlock)
     monkeypatch.setattr(seccomp, "is_available", lambda: offered.seccomp)
     caplog.set_level("INFO", "triptych.media")
@@ -130,39 +126,35 @@ def test_what_confines_decoders_is_told_at_start(monkeypatch, caplog, offered, l
         finally:
             await sandbox.close()
 
-    assert run(main(False)) == {
+    assert await main(False) == {
         "triptych_media_sandbox_level": level,
         "triptych_media_sandbox_landlock_version": offered.landlock,
     }
     assert f"confined by {words}" in caplog.text
     assert [one.levelname for one in caplog.records] == ["INFO" if level else "WARNING"]
     if level:
-        run(main(True))
+        await main(True)
     else:
         with pytest.raises(ConfigError, match=r"\(--media-require-sandbox\)"):
-            run(main(True))
+            await main(True)
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_a_decoder_that_is_confined_less_than_offered_is_told_or_not_used(monkeypatch, caplog, required):
+async def test_a_decoder_that_is_confined_less_than_offered_is_told_or_not_used(monkeypatch, caplog, required):
     monkeypatch.setattr(process, "COMMAND", (str(PARENT.with_name("hostile_decoder.py")), "unconfined"))
-
-    async def main():
-        sandbox = Sandbox(MediaLimits(media_decode_workers=1, media_require_sandbox=required))
-        try:
-            medium = Picture(content_hash="", data=picture())
-            if required:
-                with pytest.raises(Unavailable):
-                    await sandbox.decode(medium, "item")
-                assert sandbox.pids == []
-            else:
-                assert (await sandbox.decode(medium, "item")).size == (16, 8)
-                assert levels(sandbox)["triptych_media_sandbox_level"] == 0
-                assert "is confined by resource limits alone only" in caplog.text
-        finally:
-            await sandbox.close()
-
-    run(main())
+    sandbox = Sandbox(MediaLimits(media_decode_workers=1, media_require_sandbox=required))
+    try:
+        medium = Picture(content_hash="", data=picture())
+        if required:
+            with pytest.raises(Unavailable):
+                await sandbox.decode(medium, "item")
+            assert sandbox.pids == []
+        else:
+            assert (await sandbox.decode(medium, "item")).size == (16, 8)
+            assert levels(sandbox)["triptych_media_sandbox_level"] == 0
+            assert "is confined by resource limits alone only" in caplog.text
+    finally:
+        await sandbox.close()
 
 
 def test_packages_outside_of_the_usual_places_are_read_and_nothing_beside_them(monkeypatch, tmp_path):

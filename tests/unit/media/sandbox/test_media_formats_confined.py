@@ -15,7 +15,6 @@ from test_media_video import KINDS
 
 from support.av_sounds import CODECS, av_sound
 from support.heic_files import frame, grid, heic
-from support.loops import run
 from support.media_files import picture, quadrants
 from support.sound_files import encoded, tones
 from support.videos import video
@@ -62,20 +61,18 @@ def media() -> dict[str, Medium]:
 
 @pytest.mark.skipif(not seccomp.is_available(), reason="no seccomp filters for this architecture")
 @pytest.mark.parametrize("way", ["as it is", "no-landlock"])
-def test_every_format_is_decoded(monkeypatch, way):
-    async def main():
-        sandbox = Sandbox(LIMITS)
-        try:
-            for name, one in media().items():
-                facts = inspect(one.kind, one.data, LIMITS, "item")
-                assert await sandbox.inspect(one.kind, one.data, "item") == facts, name
-                made = await sandbox.decode(one, "item")
-                assert np.array_equal(np.asarray(made), np.asarray(DECODE[one.kind](one, LIMITS))), name
-            assert sandbox.counts.again == 0
-            assert sandbox.confinement.level == (TWOFOLD if way == "as it is" and landlock.version() else COMPLETE)
-        finally:
-            await sandbox.close()
+async def test_every_format_is_decoded(monkeypatch, way):
 
     if way != "as it is":
         monkeypatch.setattr(process, "COMMAND", (DECODER, way))
-    run(main())
+    sandbox = Sandbox(LIMITS)
+    try:
+        for name, one in media().items():
+            facts = inspect(one.kind, one.data, LIMITS, "item")
+            assert await sandbox.inspect(one.kind, one.data, "item") == facts, name
+            made = await sandbox.decode(one, "item")
+            assert np.array_equal(np.asarray(made), np.asarray(DECODE[one.kind](one, LIMITS))), name
+        assert sandbox.counts.again == 0
+        assert sandbox.confinement.level == (TWOFOLD if way == "as it is" and landlock.version() else COMPLETE)
+    finally:
+        await sandbox.close()

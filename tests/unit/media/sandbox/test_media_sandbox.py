@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.loops import run, until
+from support.loops import until
 from support.media_files import picture
 from support.sound_files import encoded, tones
 from support.videos import film_of, frame_pixels, video, with_tracks
@@ -435,7 +435,7 @@ def test_a_child_is_waited_for_by_many():
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_decoders_end_with_a_parent_that_is_killed(tmp_path, stuck):
+async def test_decoders_end_with_a_parent_that_is_killed(tmp_path, stuck):
     code = """
 import asyncio, sys
 from triptych.config.media import MediaLimits
@@ -451,20 +451,16 @@ async def main():
 asyncio.run(main())
 """
     (tmp_path / "picture").write_bytes(picture())
-
-    async def body():
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, str(tmp_path / "picture"), stdout=asyncio.subprocess.PIPE
-        )
-        pid = int(await process.stdout.readline())
-        assert Path(f"/proc/{pid}").exists()
-        if stuck:
-            os.kill(pid, signal.SIGSTOP)
-        process.kill()
-        await process.wait()
-        await until(lambda: is_gone(pid), "the decoder is gone")
-
-    run(body())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path / "picture"), stdout=asyncio.subprocess.PIPE
+    )
+    pid = int(await process.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    if stuck:
+        os.kill(pid, signal.SIGSTOP)
+    process.kill()
+    await process.wait()
+    await until(lambda: is_gone(pid), "the decoder is gone")
 
 
 def is_gone(pid: int) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from support.media_files import picture
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, Unavailable, WireError
@@ -364,20 +364,17 @@ async def test_nothing_is_tried_again_for_nobody(monkeypatch):
         assert sandbox.counts.again == 0
 
 
-def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):
+async def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):
     code = "from triptych.media.sandbox import child; child._DECODE[child.Picture] = lambda *_: 1 / 0; child.main()"
 
-    async def main():
-        sandbox = Sandbox(LIMITS)
-        try:
-            with pytest.raises(BadRequest, match="the picture made its decoder fail") as caught:
-                await sandbox.decode(medium(), ITEM)
-            assert "ZeroDivision" not in caught.value.message
-        finally:
-            await sandbox.close()
-
     monkeypatch.setattr(process, "COMMAND", ("-c", code))
-    run(main())
+    sandbox = Sandbox(LIMITS)
+    try:
+        with pytest.raises(BadRequest, match="the picture made its decoder fail") as caught:
+            await sandbox.decode(medium(), ITEM)
+        assert "ZeroDivision" not in caught.value.message
+    finally:
+        await sandbox.close()
     assert caplog.text.count("ZeroDivisionError: division by zero") == 2
 
 

@@ -10,7 +10,6 @@ from contextlib import aclosing
 import pytest
 
 from support.instances import instance
-from support.loops import run
 from triptych.contracts.card import Instance
 from triptych.planes.discovery.base import Lease
 from triptych.planes.discovery.reachable import Reachable
@@ -38,7 +37,9 @@ class Told:
 @pytest.mark.parametrize(
     ("tls", "seen", "why"), [(True, SECURE, "plain at .* has no TLS"), (False, PLAIN, "secure at .* give --tls-ca")]
 )
-def test_who_is_left_out_is_named_once(tls: bool, seen: Instance, why: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_who_is_left_out_is_named_once(
+    tls: bool, seen: Instance, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     discovery = Reachable(Told((PLAIN, SECURE), (PLAIN, SECURE), (), (PLAIN, SECURE)), tls=tls)
 
     async def main() -> list[tuple[Instance, ...]]:
@@ -51,6 +52,6 @@ def test_who_is_left_out_is_named_once(tls: bool, seen: Instance, why: str, capl
         return seen
 
     with caplog.at_level(logging.INFO):
-        assert run(main()) == [(seen,), (seen,), (), (seen,)]
+        assert await main() == [(seen,), (seen,), (), (seen,)]
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 2, "again only after it was gone"
     assert all(re.search(why, one.getMessage()) for one in caplog.records)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.loops import run, until
+from support.loops import until
 from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, Snapshot, Told, packed
 from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.kv.log import KvLog
@@ -60,70 +60,57 @@ async def snapshot(publisher: PubSubPublisher) -> Snapshot:
     return msgspec.msgpack.decode(answer, type=Snapshot)
 
 
-def test_changes_of_one_turn_make_one_message_and_messages_are_numbered() -> None:
-    async def main() -> None:
-        async with publishing() as (publisher, messages, log, _, _):
-            log.publish([change(1)])
-            log.publish([change(2), change(3)])
-            await asyncio.sleep(0)
-            log.publish([change(4)])
-            await asyncio.sleep(0)
-            assert messages == [
-                Told(publisher.birth, 1, [change(1), change(2), change(3)]),
-                Told(publisher.birth, 2, [change(4)]),
-            ]
-
-    run(main())
+async def test_changes_of_one_turn_make_one_message_and_messages_are_numbered() -> None:
+    async with publishing() as (publisher, messages, log, _, _):
+        log.publish([change(1)])
+        log.publish([change(2), change(3)])
+        await asyncio.sleep(0)
+        log.publish([change(4)])
+        await asyncio.sleep(0)
+        assert messages == [
+            Told(publisher.birth, 1, [change(1), change(2), change(3)]),
+            Told(publisher.birth, 2, [change(4)]),
+        ]
 
 
-def test_a_snapshot_has_what_was_said_and_nothing_in_it_is_said_again() -> None:
-    async def main() -> None:
-        async with publishing() as (publisher, messages, log, _, _):
-            log.publish([change(1)])
-            log.publish([change(2)])
-            found = await snapshot(publisher)
-            assert (found.birth, found.number, found.changes) == (publisher.birth, 1, [change(99)])
-            assert [one.number for one in messages] == [1], "what waited was said before"
-            await asyncio.sleep(0)
-            log.publish([change(3)])
-            await asyncio.sleep(0)
-            assert [(one.number, one.changes) for one in messages[1:]] == [(2, [change(3)])]
-
-    run(main())
+async def test_a_snapshot_has_what_was_said_and_nothing_in_it_is_said_again() -> None:
+    async with publishing() as (publisher, messages, log, _, _):
+        log.publish([change(1)])
+        log.publish([change(2)])
+        found = await snapshot(publisher)
+        assert (found.birth, found.number, found.changes) == (publisher.birth, 1, [change(99)])
+        assert [one.number for one in messages] == [1], "what waited was said before"
+        await asyncio.sleep(0)
+        log.publish([change(3)])
+        await asyncio.sleep(0)
+        assert [(one.number, one.changes) for one in messages[1:]] == [(2, [change(3)])]
 
 
-def test_what_cannot_be_said_is_missing_in_the_numbers() -> None:
-    async def main() -> None:
-        async with publishing() as (_, messages, log, _, _):
-            log.publish([change(*range(publish.MESSAGE_BYTES // 8))])
-            await asyncio.sleep(0)
-            log.publish([change(1)])
-            log.reset()
-            await asyncio.sleep(0)
-            assert [(one.number, one.changes) for one in messages] == [(2, []), (4, [])]
-
-    run(main())
+async def test_what_cannot_be_said_is_missing_in_the_numbers() -> None:
+    async with publishing() as (_, messages, log, _, _):
+        log.publish([change(*range(publish.MESSAGE_BYTES // 8))])
+        await asyncio.sleep(0)
+        log.publish([change(1)])
+        log.reset()
+        await asyncio.sleep(0)
+        assert [(one.number, one.changes) for one in messages] == [(2, []), (4, [])]
 
 
-def test_loads_are_said_when_they_change_and_something_is_said_always(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loads_are_said_when_they_change_and_something_is_said_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "LOAD_PERIOD_S", 0.01)
     monkeypatch.setattr(publish, "HEARTBEAT_S", 0.05)
     request = GenerateRequest(
         id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="you"
     )
-
-    async def main() -> None:
-        async with publishing() as (publisher, messages, _, account, sent):
-            with account.taken(request):
-                await until(lambda: messages, "it is said")
-                assert messages == [Told(publisher.birth, 1, [], {"you": Load(20, 20, 1)})]
-                assert (await snapshot(publisher)).loads == {"you": Load(20, 20, 1)}
-            await until(lambda: len(messages) > 2, "it is over, and then nothing happens")
-            assert [one.loads for one in messages[1:]] == [{}, {}]
-            before = len(messages)
-            sent.on_listener()
-            sent.on_listener()
-            await asyncio.sleep(0)
-            assert len(messages) == before + 1, "those who begin to listen are greeted together"
-
-    run(main())
+    async with publishing() as (publisher, messages, _, account, sent):
+        with account.taken(request):
+            await until(lambda: messages, "it is said")
+            assert messages == [Told(publisher.birth, 1, [], {"you": Load(20, 20, 1)})]
+            assert (await snapshot(publisher)).loads == {"you": Load(20, 20, 1)}
+        await until(lambda: len(messages) > 2, "it is over, and then nothing happens")
+        assert [one.loads for one in messages[1:]] == [{}, {}]
+        before = len(messages)
+        sent.on_listener()
+        sent.on_listener()
+        await asyncio.sleep(0)
+        assert len(messages) == before + 1, "those who begin to listen are greeted together"
