@@ -88,9 +88,9 @@ class App:
         self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
         self.metrics = FrontendMetrics(lambda: self._in_flight.requests, media)
         self._held = MemoryBudget(config.max_held_bytes, Trimmer().soon)
-        self.metrics.also(self._admission.samples)
-        self.metrics.also(self._held.samples)
-        self.metrics.also(self._in_flight.samples)
+        self.metrics.also(self._admission.metrics)
+        self.metrics.also(self._held.metrics)
+        self.metrics.also(self._in_flight.metrics)
         self._access = Access(config)
         self._routes: dict[str, dict[str, Route]] = {
             "/v1/chat/completions": {"POST": self._chat},
@@ -306,7 +306,7 @@ class App:
     async def _metrics_text(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         instances = [one for model in self._catalog.models.values() for one in model.instances]
-        workers = text_of(await self._dispatcher.metrics(instances))
+        workers = text_of(await self._dispatcher.worker_metrics(instances))
         await send_whole(send, 200, self.metrics.text() + workers, [kind, *headers])
 
 
