@@ -15,8 +15,8 @@ from support.errors import check_error
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.shortage import shortage_of
+from triptych.frontend.openai.chat import endpoint
 from triptych.frontend.openai.choice import Choice
-from triptych.frontend.openai.requests import Builder
 from triptych.media.fetch import local_file
 from triptych.planes.request.base import Peer
 from triptych.planes.request.tcp_client import TcpRequestClient
@@ -47,7 +47,7 @@ def check(answer, caplog):
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=repr)
 async def test_while_a_request_is_prepared(monkeypatch, caplog, error):
-    monkeypatch.setattr(Builder, "chat", raising(error))
+    monkeypatch.setattr(endpoint, "spell_many", raising(error))
     async with deployment() as d:
         check(await d.chat(), caplog)
         assert (await d.complete()).status_code == 200

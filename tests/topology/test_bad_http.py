@@ -17,7 +17,7 @@ from support.errors import check_error
 from support.loops import until_async
 from support.raw_http import connected, post, response, send
 from triptych.frontend.http import body
-from triptych.frontend.openai.requests import Builder
+from triptych.frontend.openai.chat import endpoint
 
 BODY = json.dumps(chat_body()).encode()
 
@@ -269,10 +269,10 @@ async def test_too_many_requests_at_once_get_429():
 
 
 async def test_a_fault_of_the_server_says_nothing_of_its_inside(monkeypatch):
-    async def broken(self, request, processor, holder):
+    async def broken(sampling, processor):
         raise RuntimeError("secret " + os.getcwd())
 
-    monkeypatch.setattr(Builder, "chat", broken)
+    monkeypatch.setattr(endpoint, "spell_many", broken)
     async with deployment() as d:
         answer = await d.chat()
         error = check_error(answer, 500)

@@ -11,8 +11,9 @@ from support.deployment import deployment
 from support.errors import check_error
 from support.loops import until, until_async
 from triptych.contracts.answer import TokenLogprob
-from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
+from triptych.frontend.openai.chat.answers import ChatAnswer
 from triptych.frontend.openai.choice import Choice
+from triptych.frontend.openai.completions.answers import CompletionAnswer
 
 
 def metric(text, name):

@@ -11,7 +11,7 @@ from support.deployment import deployment
 from support.errors import check_error
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
-from triptych.frontend.openai.body.weight import BYTES_A_TOKEN
+from triptych.frontend.openai.weight import BYTES_A_TOKEN
 
 SIZE = 40_000
 """Of a picture with what follows its end."""

@@ -18,7 +18,7 @@ from triptych.frontend.fleet.catalog import Catalog
 from triptych.frontend.fleet.follow import Follower
 from triptych.frontend.fleet.model_files import ModelFiles
 from triptych.frontend.http.server import HttpServer, listen
-from triptych.frontend.openai.requests import Builder
+from triptych.frontend.openai.resources import Resources
 from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
@@ -80,12 +80,12 @@ async def serving(
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
         expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
         catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble, expected, where)
-        app = App(config, catalog, Builder(config, media, work), dispatcher, media.remote.counts)
+        app = App(config, catalog, Resources(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
-        for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):
-            app.metrics.also(read)
+        for samples in (media.sandbox.samples, lag.samples, dispatcher.samples, work.samples):
+            app.metrics.also(samples)
         server = HttpServer(app, config, config.drain_timeout_s)
-        app.metrics.also(server.connections.metrics)
+        app.metrics.also(server.connections.samples)
         host, port = listeners[0].getsockname()[:2]
         try:
             async with _running(server, listeners, catalog):

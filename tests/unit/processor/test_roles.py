@@ -11,9 +11,8 @@ import pytest
 
 from support.checkpoints import card_of, copy_demo
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.openai.body.weight import weight_of
-from triptych.frontend.openai.requests import split_media
-from triptych.frontend.openai.schema import parse_chat
+from triptych.frontend.openai.chat.messages import split_media
+from triptych.frontend.openai.chat.schema import parse_chat
 from triptych.processor.processor import Processor
 from triptych.processor.roles import fitted
 from triptych.processor.template import ChatTemplate
@@ -168,10 +167,10 @@ def test_nobody_else_refuses(message: dict[str, Any], param: str) -> None:
 
 def test_refusals_are_weighed() -> None:
     text = "x" * 10_000
-    light = weight_of(chat({"role": "assistant"}))
-    assert weight_of(chat({"role": "assistant", "refusal": text})) > light + 10_000
+    light = chat({"role": "assistant"}).weight()
+    assert chat({"role": "assistant", "refusal": text}).weight() > light + 10_000
     parts = [{"type": "refusal", "refusal": text}]
-    assert weight_of(chat({"role": "assistant", "content": parts})) > light + 10_000
+    assert chat({"role": "assistant", "content": parts}).weight() > light + 10_000
 
 
 async def test_a_prompt_template_takes_the_developers_text(tmp_path: Path) -> None:

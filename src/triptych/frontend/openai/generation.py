@@ -19,9 +19,9 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.request import GenerateRequest
 from triptych.frontend.http.admission import Party
-from triptych.frontend.http.asgi import EventStream, Headers, Send, error_body, send_pieces
+from triptych.frontend.http.asgi import EventStream, Headers, Send, send_pieces
 from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
-from triptych.frontend.openai.answers import DONE, Answer, Said
+from triptych.frontend.openai.answers import Answer, ChoiceResult
 from triptych.frontend.openai.choice import Choice, Piece
 from triptych.frontend.openai.unsent import bytes_per_token, max_unsent_bytes
 from triptych.observability.metrics import FrontendMetrics
@@ -86,11 +86,10 @@ class Generation:
                     await events.write(data)
                     if len(data) > SMALL_BYTES and not pace().spend(JSON_COST * len(data)):
                         await pace().room()
-            tail = self.answer.usage_chunk(self.usage()) if self.include_usage else b""
-            await events.write(tail + DONE)
+            await events.write(self.answer.end(self.usage() if self.include_usage else None))
         except asyncio.CancelledError:
             if events.started:
-                await events.write(_error_event(SHUTTING_DOWN))
+                await events.write(self.answer.failed(SHUTTING_DOWN))
                 await events.close()
             raise
         except Exception as error:
@@ -98,12 +97,12 @@ class Generation:
                 raise
             told = self._as_told(error)
             clear_traceback(error)
-            await events.write(_error_event(told))
+            await events.write(self.answer.failed(told))
         await events.close()
 
     async def whole(self, send: Send, headers: Headers) -> None:
         """One JSON object."""
-        said = [Said() for _ in self.jobs]
+        said = [ChoiceResult() for _ in self.jobs]
         size = 0
         async with aclosing(self._pieces()) as batches:
             async for index, pieces in batches:
@@ -116,7 +115,7 @@ class Generation:
         is_large = size > LARGE_BYTES
         await send_pieces(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
 
-    def _take(self, said: Said, index: int, pieces: list[Piece]) -> int:
+    def _take(self, said: ChoiceResult, index: int, pieces: list[Piece]) -> int:
         """Take pieces of choice ``index`` in. Returns how many bytes their log probabilities have as JSON."""
         size = 0
         for piece in pieces:
@@ -228,8 +227,3 @@ class Generation:
             worker.pop("encode_s", None)
         spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
         return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}
-
-
-def _error_event(error: TriptychError) -> bytes:
-    """The last event of a stream that fails."""
-    return b"data: " + error_body(error) + b"\n\n" + DONE

@@ -12,11 +12,9 @@ from triptych.contracts.request import Sampling
 from triptych.contracts.shown import cut
 from triptych.frontend.openai.cache_salt import salt_of, salted_grammar
 from triptych.frontend.openai.grammar.response_format import guided_of
-from triptych.frontend.openai.schema import ChatRequest, CompletionRequest, GenerationFields
+from triptych.frontend.openai.request import GenerationFields
 from triptych.processor.processor import Processor
 
-COMPLETION_MAX_TOKENS = 16
-"""OpenAI's default of ``max_tokens`` for plain completions."""
 MAX_LOGIT_BIASES = 1024
 _FROM_GENERATION_CONFIG = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _INT32_MAX = (1 << 31) - 1
@@ -56,7 +54,7 @@ BOUNDS: dict[str, Bounds] = {
 
 
 def sampling_of(
-    request: ChatRequest | CompletionRequest, processor: Processor, config: FrontendConfig, prompt_tokens: int
+    request: GenerationFields, processor: Processor, config: FrontendConfig, prompt_tokens: int
 ) -> Sampling:
     """The checked parameters. Raises BadRequest with the field and its limit."""
     for name, bounds in BOUNDS.items():
@@ -113,22 +111,20 @@ def stop_strings(request: GenerationFields) -> list[str]:
     return [request.stop] if isinstance(request.stop, str) else request.stop
 
 
-def _max_tokens(request: ChatRequest | CompletionRequest, processor: Processor, prompt_tokens: int) -> int:
-    name, wanted = "max_tokens", request.max_tokens
-    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
-        name, wanted = "max_completion_tokens", request.max_completion_tokens
+def _max_tokens(request: GenerationFields, processor: Processor, prompt_tokens: int) -> int:
+    name, wanted = request.wanted_tokens
     context = processor.card.context_length
     room = context - prompt_tokens
     if room < 1:
         raise BadRequest(
             f"the prompt has {prompt_tokens:,} tokens; the model's context length is {context:,} tokens, "
             "of which the answer needs at least one",
-            param="messages" if isinstance(request, ChatRequest) else "prompt",
+            param=request.prompt_field,
             code="context_length_exceeded",
         )
     if wanted is None:
-        usual = processor.checkpoint.generation.get("max_new_tokens") or room
-        return min(usual if isinstance(request, ChatRequest) else COMPLETION_MAX_TOKENS, room)
+        usual = request.default_max_tokens or processor.checkpoint.generation.get("max_new_tokens") or room
+        return min(usual, room)
     if wanted < 1:
         raise BadRequest(f"{name} must be at least 1, not {cut(str(wanted), 32)}", param=name)
     if wanted > room:
@@ -141,15 +137,10 @@ def _max_tokens(request: ChatRequest | CompletionRequest, processor: Processor, 
     return wanted
 
 
-def _logprobs(request: ChatRequest | CompletionRequest, processor: Processor) -> int | None:
+def _logprobs(request: GenerationFields, processor: Processor) -> int | None:
     most = processor.card.max_logprobs
     most = most if most >= 0 else processor.tokenizer.vocabulary_size
-    if isinstance(request, CompletionRequest):
-        name, wanted = "logprobs", request.logprobs
-    else:
-        if request.top_logprobs is not None and not request.logprobs:
-            raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
-        name, wanted = "top_logprobs", (request.top_logprobs or 0) if request.logprobs else None
+    name, wanted = request.wanted_logprobs()
     if wanted is not None and not 0 <= wanted <= most:
         raise BadRequest(f"{name} must be between 0 and {most}, not {cut(str(wanted), 32)}", param=name)
     return wanted

@@ -9,14 +9,16 @@ import pytest
 
 from triptych.aio.pace import PIECE_BYTES
 from triptych.frontend.http.asgi import send_pieces
-from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer, Said
+from triptych.frontend.openai.answers import ChoiceResult
+from triptych.frontend.openai.chat.answers import ChatAnswer
+from triptych.frontend.openai.completions.answers import CompletionAnswer
 
 USAGE = {"total_tokens": 3}
 
 
-def said(text: str, **lists: list[Any]) -> Said:
+def said(text: str, **lists: list[Any]) -> ChoiceResult:
     """A choice whose log probabilities came in two parts."""
-    choice = Said([text], "stop")
+    choice = ChoiceResult([text], "stop")
     for _ in range(2 if lists else 0):
         choice.add_logprobs(lists)
     return choice

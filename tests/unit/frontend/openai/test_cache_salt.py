@@ -20,8 +20,8 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import GenerateRequest, Guided, Sampling
 from triptych.frontend.openai.cache_salt import salt_of, salted_grammar
-from triptych.frontend.openai.limits import check_counts
-from triptych.frontend.openai.schema import parse_chat, parse_completion
+from triptych.frontend.openai.chat.schema import parse_chat
+from triptych.frontend.openai.completions.schema import parse_completion
 from triptych.kv.block_hash import named
 from triptych.kv.translate import Stored, Translator
 from triptych.media.embeddings.pt_file import Status
@@ -52,7 +52,7 @@ def test_what_is_no_salt_is_refused_by_name(parse, given: str, code: str | None)
 
     def read() -> None:
         request = parse(body)
-        check_counts(request, RequestLimits())
+        request.check_counts(RequestLimits())
         salt_of(request.cache_salt)
 
     with pytest.raises(BadRequest) as refused:

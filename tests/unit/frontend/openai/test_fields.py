@@ -18,13 +18,16 @@ from openai.types.chat import completion_create_params as openai_chat_create
 
 from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.openai import schema
+from triptych.frontend.openai import parts, request
 from triptych.frontend.openai.body.large_body import parse_large
+from triptych.frontend.openai.chat import schema as chat_schema
+from triptych.frontend.openai.chat.schema import parse_chat
+from triptych.frontend.openai.completions import schema as completions_schema
+from triptych.frontend.openai.completions.schema import parse_completion
 from triptych.frontend.openai.fields.field import Field, Fields, Tagged
 from triptych.frontend.openai.fields.messages import MESSAGE, PARTS, REFUSED_PARTS
 from triptych.frontend.openai.fields.sift import MAX_NAMED
 from triptych.frontend.openai.fields.table import CHAT, COMPLETION, REFUSED_FORMATS
-from triptych.frontend.openai.schema import parse_chat, parse_completion
 
 CHAT_BODY = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}
 COMPLETION_BODY = {"model": "m", "prompt": "x"}
@@ -41,14 +44,20 @@ def tables(fields: Fields | Tagged) -> Iterator[Fields]:
         yield from tables(inner)
 
 
+SCHEMAS = {
+    name: schema
+    for module in (parts, request, chat_schema, completions_schema)
+    for name, schema in vars(module).items()
+    if isinstance(schema, type) and issubclass(schema, msgspec.Struct) and schema.__module__ == module.__name__
+}
 TABLES = {one.schema: one for one in [*tables(CHAT), *tables(COMPLETION)]}
 BASES = {"GenerationFields"}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_schema_class_reads_what_its_table_says(name: str) -> None:
-    config = getattr(schema, name).__struct_config__
-    held = set(getattr(schema, name).__struct_encode_fields__)
+    config = SCHEMAS[name].__struct_config__
+    held = set(SCHEMAS[name].__struct_encode_fields__)
     held |= {config.tag_field} if config.tag_field else set()
     assert TABLES[name].read == held, "move the field in openai/fields.py, too"
     assert config.forbid_unknown_fields, "fields would be dropped in silence"
@@ -57,11 +66,7 @@ def test_a_schema_class_reads_what_its_table_says(name: str) -> None:
 
 
 def test_every_schema_class_has_a_table() -> None:
-    classes = {
-        name
-        for name, one in vars(schema).items()
-        if isinstance(one, type) and issubclass(one, msgspec.Struct) and one.__module__ == schema.__name__
-    }
+    classes = {name for name, one in SCHEMAS.items()}
     assert classes - BASES == set(TABLES)
 
 
@@ -74,7 +79,7 @@ def test_objects_within_objects_have_their_tables() -> None:
         return set().union(*map(classes_in, typing.get_args(hint)), set())
 
     for name, table in TABLES.items():
-        hints = typing.get_type_hints(getattr(schema, name))
+        hints = typing.get_type_hints(SCHEMAS[name])
         for field, hint in hints.items():
             inner = table.inner.get(field)
             kinds = inner.kinds.values() if isinstance(inner, Tagged) else [inner] if inner else []
@@ -195,7 +200,7 @@ def name_of(one: Fields | Field) -> str:
     return one.name if isinstance(one, Field) else one.schema
 
 
-def parsed(table: Fields, **fields: object) -> schema.GenerationFields:
+def parsed(table: Fields, **fields: object) -> request.GenerationFields:
     if table is CHAT:
         return parse_chat(json.dumps({**CHAT_BODY, **fields}).encode())
     return parse_completion(json.dumps({**COMPLETION_BODY, **fields}).encode())
@@ -385,7 +390,7 @@ def long_bodies() -> Iterator[bytes]:
 
 @pytest.mark.parametrize("body", list(long_bodies()), ids=lambda body: str(len(body)))
 def test_a_large_body_is_sifted_alike(body: bytes) -> None:
-    def outcome(parse: typing.Callable[[], schema.ChatRequest]) -> object:
+    def outcome(parse: typing.Callable[[], chat_schema.ChatRequest]) -> object:
         try:
             request = parse()
         except BadRequest as error:

@@ -10,7 +10,8 @@ import pytest
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import MAX_MESSAGE, MAX_PARAM, BadRequest
 from triptych.frontend.openai.body.large_body import parse_large
-from triptych.frontend.openai.schema import parse_chat, parse_completion
+from triptych.frontend.openai.chat.schema import parse_chat
+from triptych.frontend.openai.completions.schema import parse_completion
 
 HI = {"role": "user", "content": "hi"}
 PARTS = "text, "

@@ -12,9 +12,9 @@ import pytest
 
 from triptych.config.serve import FrontendConfig
 from triptych.frontend import app
+from triptych.frontend.openai.chat.schema import ChatRequest
 from triptych.frontend.openai.fields.table import CHAT, COMPLETION
 from triptych.frontend.openai.openapi.document import document_of
-from triptych.frontend.openai.schema import ChatRequest
 
 DOCUMENT = document_of(FrontendConfig())
 SCHEMAS = DOCUMENT["components"]["schemas"]

@@ -10,8 +10,9 @@ import pytest
 from support.checkpoints import byte_level, sentencepiece_like
 from triptych.contracts.answer import TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
-from triptych.frontend.openai.answers import ChatAnswer, CompletionAnswer
+from triptych.frontend.openai.chat.answers import ChatAnswer
 from triptych.frontend.openai.choice import Choice
+from triptych.frontend.openai.completions.answers import CompletionAnswer
 from triptych.frontend.openai.text_offsets import Position
 from triptych.processor.tokenizer import Tokenizer
 

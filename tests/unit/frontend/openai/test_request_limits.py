@@ -4,22 +4,11 @@ import pytest
 
 from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
-from triptych.frontend.openai.limits import (
-    MAX_DEPTH,
-    MAX_NAME_CHARACTERS,
-    MAX_PROMPTS,
-    MAX_STOP_CHARACTERS,
-    MAX_TOKEN_IDS,
-    check_counts,
-)
-from triptych.frontend.openai.schema import (
-    ChatMessage,
-    ChatRequest,
-    CompletionRequest,
-    GenerationFields,
-    ImagePart,
-    TextPart,
-)
+from triptych.frontend.openai.chat.schema import ChatMessage, ChatRequest
+from triptych.frontend.openai.completions.schema import MAX_PROMPTS, CompletionRequest
+from triptych.frontend.openai.limits import MAX_DEPTH, MAX_NAME_CHARACTERS, MAX_STOP_CHARACTERS, MAX_TOKEN_IDS
+from triptych.frontend.openai.parts import ImagePart, TextPart
+from triptych.frontend.openai.request import GenerationFields
 
 LIMITS = RequestLimits(max_messages=3, max_content_parts=4, max_template_values=6, max_template_characters=20)
 TEXT, IMAGE = TextPart("x"), ImagePart("data:,")
@@ -74,7 +63,7 @@ def nested(levels):
 )
 def test_over_a_limit(request_, param, flag):
     with pytest.raises(BadRequest) as error:
-        check_counts(request_, LIMITS)
+        request_.check_counts(LIMITS)
     assert error.value.param == param
     assert flag in error.value.message
 
@@ -95,7 +84,7 @@ def test_over_a_limit(request_, param, flag):
     ],
 )
 def test_at_a_limit(request_):
-    check_counts(request_, LIMITS)
+    request_.check_counts(LIMITS)
 
 
 def test_every_text_that_is_no_prompt_has_a_bound():

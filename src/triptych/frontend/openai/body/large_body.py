@@ -21,22 +21,14 @@ from triptych.contracts.media import Data
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.openai.body.long_values import LongValue, Scan, pieces_of_numbers, pieces_of_text
 from triptych.frontend.openai.body.one_text import parse_one_text
+from triptych.frontend.openai.decoder import RequestDecoder
 from triptych.frontend.openai.invalid.invalid_json import moved, not_json, offset_of
-from triptych.frontend.openai.limits import TOKEN_ID_LISTS, check_counts, check_token_ids
-from triptych.frontend.openai.schema import (
-    AudioData,
-    AudioPart,
-    ChatRequest,
-    CompletionRequest,
-    ImagePart,
-    ImageUrl,
-    MediaUrl,
-    RequestDecoder,
-    VideoPart,
-)
+from triptych.frontend.openai.limits import TOKEN_ID_LISTS, check_token_ids
+from triptych.frontend.openai.parts import AudioData, AudioPart, ImagePart, ImageUrl, MediaUrl, VideoPart
+from triptych.frontend.openai.request import GenerationFields
 from triptych.media.fetch.data_url import LongUrl
 
-T = TypeVar("T", ChatRequest, CompletionRequest)
+T = TypeVar("T", bound=GenerationFields)
 
 INLINE_BODY_BYTES = 512 << 10
 """Bodies up to this are decoded at once (0.4 ms), if they hold few values."""
@@ -93,7 +85,7 @@ def parse_large(body: Data, parse: RequestDecoder[T], limits: RequestLimits) -> 
         request = parse(_shortened(body, taken, names))
     except BadRequest as error:
         raise _as_sent(error, body, taken, names) from None
-    check_counts(request, limits)  # of what is refused nothing need be put back
+    request.check_counts(limits)  # of what is refused nothing need be put back
     return _Restore(body, names, limits.max_text_bytes).into(request)
 
 
@@ -180,8 +172,7 @@ class _Restore:
             self._check_ids(name, getattr(request, name))
         if request.ignored is not None:
             request.ignored.rename(self._shown)
-        if isinstance(request, CompletionRequest):
-            request.prompt = self._prompt(request.prompt)
+        request.restore_token_ids(self._prompt)
         self._walk(request)
         return request
 

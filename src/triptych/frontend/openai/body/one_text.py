@@ -15,9 +15,10 @@ import msgspec
 
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.media import Data
-from triptych.frontend.openai.schema import ChatRequest, CompletionRequest, RequestDecoder
+from triptych.frontend.openai.decoder import RequestDecoder
+from triptych.frontend.openai.request import GenerationFields
 
-T = TypeVar("T", ChatRequest, CompletionRequest)
+T = TypeVar("T", bound=GenerationFields)
 
 HEAD_BYTES = 4 << 10
 """The text begins within so many ..."""

@@ -63,7 +63,7 @@ class Fields:
     """All fields of one JSON object that anybody knows."""
 
     schema: str
-    """Name of the class in ``frontend.openai.schema``."""
+    """Name of the schema class."""
     fields: tuple[Field, ...]
     inner: Mapping[str, Fields | Tagged] = field(default_factory=dict)
     """Fields that hold an object, or a list of objects, with fields of its own."""

@@ -5,7 +5,7 @@ This is the one place where that is decided. A field is **honoured** (it does wh
 it has a value that asks for nothing. A field that is in none of these tables is ignored and named in the header
 ``x-triptych-ignored``, or refused under ``--strict-fields``.
 
-The schema classes (``frontend.openai.schema``) hold what is honoured; a test compares the two, and docs/fields.md is
+The schema classes of the endpoints hold what is honoured; a test compares the two, and docs/fields.md is
 written from here. Messages and content parts have their tables in ``message_fields``.
 """
 

@@ -8,7 +8,7 @@ from triptych.config.schema_limits import SchemaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.request import Guided
 from triptych.frontend.openai.grammar.json_schema import FIELD, check_schema, too_long
-from triptych.frontend.openai.schema import JsonSchema, ResponseFormat
+from triptych.frontend.openai.request import JsonSchema, ResponseFormat
 
 
 def guided_of(wanted: ResponseFormat | None, limits: SchemaLimits) -> Guided | None:

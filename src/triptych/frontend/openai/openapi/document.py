@@ -12,11 +12,12 @@ import msgspec
 
 from triptych._version import __version__
 from triptych.config.serve import FrontendConfig
+from triptych.frontend.openai.chat.schema import ChatRequest
+from triptych.frontend.openai.completions.schema import CompletionRequest
 from triptych.frontend.openai.fields.field import Field, Fields, Tagged
 from triptych.frontend.openai.fields.table import CHAT, COMPLETION
 from triptych.frontend.openai.openapi.answers import ANSWERS
 from triptych.frontend.openai.openapi.bounds import bounds_of
-from triptych.frontend.openai.schema import ChatRequest, CompletionRequest
 
 Json = dict[str, Any]
 _REF = "#/components/schemas/{name}"

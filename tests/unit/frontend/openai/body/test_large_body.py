@@ -12,8 +12,9 @@ from triptych.frontend.openai.body import large_body
 from triptych.frontend.openai.body.large_body import is_small
 from triptych.frontend.openai.body.large_body import parse_large as decode_large
 from triptych.frontend.openai.body.long_values import WINDOW_BYTES as STRIDE_BYTES
-from triptych.frontend.openai.requests import split_media
-from triptych.frontend.openai.schema import parse_chat, parse_completion
+from triptych.frontend.openai.chat.messages import split_media
+from triptych.frontend.openai.chat.schema import parse_chat
+from triptych.frontend.openai.completions.schema import parse_completion
 from triptych.media.byte_limit import byte_limit
 from triptych.media.fetch.data_url import LongUrl, decode_data_url
 

@@ -8,7 +8,8 @@ import pytest
 from triptych.contracts.errors import BadRequest
 from triptych.frontend.openai.body.large_body import INLINE_BODY_BYTES, MANY_VALUES_BYTES, parse_quick
 from triptych.frontend.openai.body.one_text import HEAD_BYTES, TAIL_BYTES, parse_one_text
-from triptych.frontend.openai.schema import parse_chat, parse_completion
+from triptych.frontend.openai.chat.schema import parse_chat
+from triptych.frontend.openai.completions.schema import parse_completion
 
 CODE = 'def f(x: list[int]) -> str:\n    return {"a": x, "\\\\": [1, 2]}  # \u00e9 \U0001f600 "\n'
 LONG = CODE * 1500

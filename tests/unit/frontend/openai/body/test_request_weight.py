@@ -7,8 +7,8 @@ import pytest
 
 from triptych.config.requests import RequestLimits
 from triptych.frontend.openai.body.large_body import parse_large
-from triptych.frontend.openai.body.weight import weight_of
-from triptych.frontend.openai.schema import parse_chat, parse_completion
+from triptych.frontend.openai.chat.schema import parse_chat
+from triptych.frontend.openai.completions.schema import parse_completion
 
 
 def chat(*messages, **fields):
@@ -42,4 +42,4 @@ def test_the_weight_is_the_memory(body, parse):
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert 0.5 * taken < weight_of(request) < 2 * taken + 10_000
+    assert 0.5 * taken < request.weight() < 2 * taken + 10_000

@@ -10,7 +10,7 @@ from triptych.config.schema_limits import SchemaLimits
 from triptych.contracts.errors import BadRequest
 from triptych.frontend.openai.grammar.json_schema import FIELD, check_schema
 from triptych.frontend.openai.grammar.response_format import guided_of
-from triptych.frontend.openai.schema import JsonSchema, ResponseFormat
+from triptych.frontend.openai.request import JsonSchema, ResponseFormat
 
 LIMITS = SchemaLimits()
 

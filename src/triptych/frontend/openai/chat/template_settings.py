@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.shown import cut
+from triptych.frontend.openai.chat.schema import ChatRequest
 from triptych.frontend.openai.invalid.unsupported import unsupported
-from triptych.frontend.openai.schema import ChatRequest
 
 _GIVEN = "chat_template_kwargs"
 NO_EFFORT = "none"

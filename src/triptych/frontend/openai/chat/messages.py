@@ -1,0 +1,127 @@
+"""Makes the messages for the chat template, and the list of their media, from a request's messages."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.media import MediaKind
+from triptych.frontend.openai.chat.schema import ChatMessage
+from triptych.frontend.openai.fields.messages import DETAIL
+from triptych.frontend.openai.parts import (
+    AudioEmbedsPart,
+    AudioPart,
+    EmbedsPart,
+    ImageEmbedsPart,
+    ImagePart,
+    ImageUrl,
+    MediaPart,
+    MediaUrl,
+    Part,
+    RefusalPart,
+    TextPart,
+    VideoPart,
+)
+from triptych.media.fetch.data_url import of_base64
+from triptych.media.loader import MediaReference
+from triptych.processor.template import Message
+
+
+def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaReference]]:
+    """Messages for the chat template, media parts reduced to their kind, and those media in order."""
+    media: list[MediaReference] = []
+    plain: list[Message] = []
+    for number, message in enumerate(messages):
+        place = f"messages[{number}]"
+        entry: Message = {"role": message.role, "content": message.content or ""}
+        if isinstance(message.content, list):
+            _check_parts(message, place)
+            entry["content"] = [
+                _part(part, f"{place}.content[{index}]", media) for index, part in enumerate(message.content)
+            ]
+        if message.refusal:
+            _check_refuses(message, f"{place}.refusal")
+            more = entry["content"] if isinstance(entry["content"], list) else _as_parts(entry["content"])
+            entry["content"] = [*more, {"type": "text", "text": message.refusal}] if more else message.refusal
+        if message.tool_calls:
+            entry["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        for name in ("name", "tool_call_id"):
+            if (value := getattr(message, name)) is not None:
+                entry[name] = value
+        reasoning = message.reasoning_content if message.reasoning is None else message.reasoning
+        if reasoning is not None:
+            entry["reasoning"] = entry["reasoning_content"] = reasoning  # templates know it by either name
+        plain.append(entry)
+    return plain, media
+
+
+def _check_parts(message: ChatMessage, place: str) -> None:
+    for index, part in enumerate(message.content or ()):
+        if isinstance(part, RefusalPart):
+            _check_refuses(message, f"{place}.content[{index}]")
+
+
+def _check_refuses(message: ChatMessage, place: str) -> None:
+    """Raises BadRequest where somebody else than the assistant is said to have refused."""
+    if message.role != "assistant":
+        raise BadRequest(f"{place}: a refusal is what an assistant said, not {message.role[:40]!r}", param=place)
+
+
+def _as_parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if text else []
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    """``call`` with its arguments as an object, which chat templates expect, where OpenAI's API has JSON text.
+
+    What is no object becomes an empty one, as in vLLM: the model wrote it, and the client cannot mend it.
+    """
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+            arguments = msgspec.json.decode(arguments)
+    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
+
+
+def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, RefusalPart):
+        return {"type": "text", "text": part.refusal}
+    if isinstance(part, ImagePart) and isinstance(part.image_url, ImageUrl):
+        DETAIL.check(part.image_url.detail, f"{place}.image_url.detail")
+    precomputed = isinstance(part, EmbedsPart)
+    kind, field, url = _embeds(part) if isinstance(part, EmbedsPart) else _medium(part)
+    media.append(MediaReference(kind, url, f"{place}.{field}", precomputed=precomputed))
+    return {"type": kind}
+
+
+def _embeds(part: EmbedsPart) -> tuple[MediaKind, str, str]:
+    """(kind, name of the field, URL) of a part that is a medium's embedding."""
+    if isinstance(part, ImageEmbedsPart):
+        return "image", "image_embeds", _url(part.image_embeds)
+    if isinstance(part, AudioEmbedsPart):
+        return "audio", "audio_embeds", _url(part.audio_embeds)
+    return "video", "video_embeds", _url(part.video_embeds)
+
+
+def _url(given: MediaUrl | str) -> str:
+    return given if isinstance(given, str) else given.url
+
+
+def _medium(part: MediaPart) -> tuple[MediaKind, str, str]:
+    """(kind, name of the field, URL) of a media part."""
+    if isinstance(part, ImagePart):
+        return "image", "image_url", part.image_url if isinstance(part.image_url, str) else part.image_url.url
+    if isinstance(part, VideoPart):
+        return "video", "video_url", part.video_url if isinstance(part.video_url, str) else part.video_url.url
+    if isinstance(part, AudioPart):
+        return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
+    # Not with the format that it names: the data's first bytes decide.
+    return "audio", "input_audio", of_base64(part.input_audio.data)

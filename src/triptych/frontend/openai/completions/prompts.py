@@ -1,0 +1,43 @@
+"""Makes prompts of what a plain completion asks to be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from triptych.cache.memory_budget import Reservation
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.tokens import TokenIds
+from triptych.frontend.openai.weight import BYTES_A_TOKEN
+from triptych.processor.processor import Processor, Prompt
+
+
+def split_prompts(prompt: str | TokenIds | list[Any]) -> list[str | Sequence[int]]:
+    """Return one or several prompts, each as text or as token ids. Raises BadRequest for a mixture."""
+    if isinstance(prompt, str | TokenIds):
+        return [prompt]
+    if prompt and all(isinstance(one, int) for one in prompt):
+        return [prompt]
+    if not prompt or len({isinstance(one, str) for one in prompt}) > 1 or int in map(type, prompt):
+        raise BadRequest(
+            "prompt must be a text, a list of texts, a list of token ids, or a list of such lists",
+            param="prompt",
+        )
+    return prompt
+
+
+async def make_prompt(
+    given: str | Sequence[int], field: str, processor: Processor, holder: Reservation, salt: str, special: bool
+) -> Prompt:
+    """Tokenise one prompt, which stands at ``field`` of the request. Raises BadRequest with that."""
+    if isinstance(given, str):
+        prompt = await processor.completion(given, salt, field, add_special_tokens=special)
+    else:
+        prompt = await processor.tokens(given, salt, field)
+    holder.add(BYTES_A_TOKEN * prompt.length)
+    return prompt
+
+
+async def echo_of(prompt: str | Sequence[int], processor: Processor) -> str:
+    """Return a prompt as text: as it was given, since decoding its tokens would lose the special ones among them."""
+    return prompt if isinstance(prompt, str) else await processor.text_of(prompt)

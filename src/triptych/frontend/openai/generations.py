@@ -1,0 +1,145 @@
+"""What every request that generates text passes on its way: body, limits, model, prompt, admission, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
+
+from triptych.aio.trimming import Trimmer
+from triptych.cache.memory_budget import MemoryBudget, Reservation
+from triptych.config.serve import FrontendConfig
+from triptych.contracts.errors import BadRequest
+from triptych.contracts.media import Data
+from triptych.contracts.stages import Sample
+from triptych.frontend.fleet.catalog import Catalog, Model
+from triptych.frontend.http.access import Access
+from triptych.frontend.http.admission import Admission, Lane
+from triptych.frontend.http.asgi import Headers
+from triptych.frontend.http.body import read_body
+from triptych.frontend.http.client_watch import ClientWatch
+from triptych.frontend.http.content_type import check_json
+from triptych.frontend.http.in_flight import InFlight
+from triptych.frontend.http.web_request import WebRequest
+from triptych.frontend.openai.answers import Answer
+from triptych.frontend.openai.body.large_body import parse_large, parse_quick
+from triptych.frontend.openai.decoder import RequestDecoder
+from triptych.frontend.openai.endpoint import Endpoint
+from triptych.frontend.openai.generation import Generation, Job
+from triptych.frontend.openai.request import GenerationFields
+from triptych.frontend.openai.resources import Resources
+from triptych.observability.metrics import FrontendMetrics
+from triptych.router.routing import INSTANCE_HEADER, SESSION_HEADER, RoutingHint
+from triptych.stages.dispatch import Dispatcher
+
+IGNORED_HEADER = b"x-triptych-ignored"
+"""Names the fields of a request that nobody knows."""
+T = TypeVar("T", bound=GenerationFields)
+
+
+class Generations:
+    """Answers requests that generate text. One for each frontend."""
+
+    def __init__(
+        self,
+        config: FrontendConfig,
+        catalog: Catalog,
+        resources: Resources,
+        dispatcher: Dispatcher,
+        access: Access,
+        metrics: FrontendMetrics,
+        in_flight: InFlight,
+    ) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._resources = resources
+        self._dispatcher = dispatcher
+        self._access = access
+        self._metrics = metrics
+        self._in_flight = in_flight
+        self._admission = Admission(config.max_running, config.max_waiting, config.max_wait_s)
+        self._budget = MemoryBudget(config.max_held_bytes, Trimmer().soon)
+
+    @property
+    def samples(self) -> tuple[Callable[[], Iterable[Sample]], ...]:
+        """The metrics of what limits generations."""
+        return self._admission.samples, self._budget.samples, self._in_flight.samples
+
+    async def answer(self, endpoint: Endpoint[T], web: WebRequest) -> None:
+        """Answer one request. Raises TriptychError and ClientGone, as long as nothing was sent."""
+        with self._in_flight.request() as places, self._budget.request() as reservation:
+            request, weight = await self._parsed(await self._body(web, reservation), endpoint.parse)
+            reservation.add(weight)
+            self._name_ignored(request, web.headers)
+            places.take(1, "model")  # not before: a slow body must not hold a place
+            async with ClientWatch(web.receive):
+                model, processor = self._catalog.get(request.model)
+                jobs, answer = await endpoint.build(self._resources, request, processor, reservation)
+                places.take(len(jobs), request.field_of_many)
+                hint = _routing_hint(web, request)
+                for job in jobs:
+                    job.prompt.routed.wish = hint
+                await self._generate(model, request, jobs, answer, reservation, web)
+
+    async def _body(self, web: WebRequest, reservation: Reservation) -> Data:
+        check_json(web.scope)
+        body = await read_body(web.scope, web.receive, self._config.max_body_bytes, reservation, self._config)
+        if not body:
+            raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
+        return body
+
+    async def _parsed(self, body: Data, parse: RequestDecoder[T]) -> tuple[T, int]:
+        """Return the request, whose counts are within their limits, and the bytes that it takes in memory."""
+        request = parse_quick(body, parse)
+        if request is None:
+            return await self._resources.work.bodies.run(partial(_large, body, parse, self._config))
+        request.check_counts(self._config)
+        return request, request.weight()
+
+    def _name_ignored(self, request: GenerationFields, headers: Headers) -> None:
+        """Name the fields that nobody knows in ``headers``. Raises BadRequest under ``--strict-fields``."""
+        if (ignored := request.ignored) is None:
+            return
+        self._metrics.ignored(ignored.count)
+        headers.append((IGNORED_HEADER, ignored.header()))
+        if self._config.strict_fields:
+            path = ignored.paths()[0]
+            reason = "this field is not known, and this server ignores none (--strict-fields)"
+            raise BadRequest(f"{path}: {reason}", param=path, code="unknown_parameter")
+
+    async def _generate(
+        self,
+        model: Model,
+        request: GenerationFields,
+        jobs: list[Job],
+        answer: Answer,
+        reservation: Reservation,
+        web: WebRequest,
+    ) -> None:
+        generation = Generation(
+            jobs,
+            answer,
+            lambda: model.instances,
+            self._dispatcher,
+            self._metrics,
+            reservation,
+            include_usage=request.wants_usage,
+            with_timing=web.header(b"x-triptych-timing") == b"1",
+            plan_header=self._config.plan_header,
+            tenant=self._access.tenant(web.scope),
+        )
+        lane: Lane = "media" if any(job.request.media for job in jobs) else "text"
+        with self._admission.party(lane, len(jobs), request.field_of_many) as generation.places:
+            await (generation.stream if request.stream else generation.whole)(web.send, web.headers)
+
+
+def _large(body: Data, parse: RequestDecoder[T], config: FrontendConfig) -> tuple[T, int]:
+    request = parse_large(body, parse, config)
+    request.check_counts(config)  # its long texts among them
+    return request, request.weight()
+
+
+def _routing_hint(web: WebRequest, request: GenerationFields) -> RoutingHint:
+    session = web.header(SESSION_HEADER.encode()) or (request.session_id or request.user or "").encode()
+    instance = web.header(INSTANCE_HEADER.encode()) or b""
+    return RoutingHint(session.decode(errors="replace"), instance.decode(errors="replace"))

@@ -1,0 +1,24 @@
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+
+from __future__ import annotations
+
+import msgspec
+
+from triptych.frontend.fleet.catalog import Catalog
+from triptych.frontend.fleet.model_view import card_of
+from triptych.frontend.http.asgi import send_json
+from triptych.frontend.http.web_request import WebRequest
+
+PATH = "/v1/models"
+
+
+async def list_models(catalog: Catalog, web: WebRequest) -> None:
+    """Answer with all models that a worker serves now."""
+    cards = [card_of(model) for _, model in sorted(catalog.models.items()) if model.instances]
+    await send_json(web.send, msgspec.json.encode({"object": "list", "data": cards}), web.headers)
+
+
+async def show_model(catalog: Catalog, web: WebRequest) -> None:
+    """Answer with the model that the path names. Raises NotFound."""
+    name = web.path.removeprefix(f"{PATH}/")
+    await send_json(web.send, msgspec.json.encode(card_of(catalog.find(name))), web.headers)

@@ -1,0 +1,116 @@
+"""The request fields that all endpoints share which generate text, and what else is asked of such a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from triptych.config.requests import RequestLimits
+from triptych.frontend.openai.fields.sift import Ignored
+from triptych.frontend.openai.limits import check_name, check_stops
+
+
+class Wanted(NamedTuple):
+    """A number that a request asks for, under the name of the field that says so."""
+
+    field: str
+    value: int | None
+    """None: the request does not say."""
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+
+
+class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
+    schema: dict[str, Any] | None = None
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
+    """The fields that all endpoints which generate text share."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    stop: str | list[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
+    stop_token_ids: list[int] | None = None
+    allowed_token_ids: list[int] | None = None
+    seed: int | None = None
+    n: int | None = None
+    logit_bias: dict[int, float] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+    session_id: str | None = None
+    cache_salt: str | None = None
+
+    @property
+    def ignored(self) -> Ignored | None:
+        """The fields of the body that nobody knows; None where there were none."""
+        return self.__dict__.get("ignored")
+
+    # What endpoints differ in.
+
+    @property
+    def prompt_field(self) -> str:
+        """The name of the field that holds the prompt."""
+        raise NotImplementedError
+
+    @property
+    def field_of_many(self) -> str:
+        """The name of the field that makes this request several generations."""
+        return "n"
+
+    @property
+    def wanted_tokens(self) -> Wanted:
+        """The most tokens that an answer may have."""
+        return Wanted("max_tokens", self.max_tokens)
+
+    @property
+    def default_max_tokens(self) -> int | None:
+        """The most tokens of an answer where the request does not say; None: the model's own default."""
+        return None
+
+    def wanted_logprobs(self) -> Wanted:
+        """Return how many alternatives of each token are wanted. Raises BadRequest where the fields contradict."""
+        raise NotImplementedError
+
+    def check_counts(self, limits: RequestLimits) -> None:
+        """Check what can be counted before anything is rendered. Raises BadRequest with the field and its limit."""
+        for name in ("model", "user", "cache_salt", "session_id"):
+            check_name(name, getattr(self, name))
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        check_stops(stops, self.stop_token_ids, self.allowed_token_ids)
+
+    def weight(self) -> int:
+        """Return the bytes that the request's texts, messages and settings take in memory."""
+        raise NotImplementedError
+
+    def restore_token_ids(self, restore: Callable[[Any], Any]) -> None:
+        """Put lists of token ids back into the prompt, which were decoded apart from the rest of a large body."""
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream shall end with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)

@@ -1,0 +1,37 @@
+"""Counts the memory that a decoded request takes, so that it can be held against what all requests may hold.
+
+A text of one emoji among letters takes four bytes a letter.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from triptych.contracts.tokens import TOKEN_BYTES, TokenIds
+
+BYTES_A_TOKEN = 8
+"""Of a prompt: its id, and its share of the names of blocks (``router``)."""
+OBJECT_BYTES = 128
+"""A message, a part, or a list or object of a few entries, without its texts."""
+_NUMBER_BYTES = 40
+
+
+def prompt_bytes(prompt: Any) -> int:
+    """Count a prompt of plain completions: a text, token ids, or a list of either."""
+    if isinstance(prompt, TokenIds):
+        return TOKEN_BYTES * len(prompt)
+    if isinstance(prompt, list):
+        if prompt and isinstance(prompt[0], int):
+            return _NUMBER_BYTES * len(prompt)
+        return sum(map(prompt_bytes, prompt))
+    return sys.getsizeof(prompt)
+
+
+def value_bytes(value: Any) -> int:
+    """Count any JSON value. Its depth and size are within their limits already."""
+    if isinstance(value, dict):
+        return OBJECT_BYTES + sum(value_bytes(key) + value_bytes(one) for key, one in value.items())
+    if isinstance(value, list):
+        return OBJECT_BYTES + sum(map(value_bytes, value))
+    return sys.getsizeof(value) if isinstance(value, str) else _NUMBER_BYTES
