@@ -100,9 +100,9 @@ async def test_what_waits_for_a_client_is_bounded_and_counted():
     async with served(**LONG) as s, reading_nothing(s.port, get("/endless")):
         await until(lambda: s.server.connections._stalled, "the client is seen to read nothing")
         sent = s.sent
-        samples = {one.name: one.value for one in s.server.connections.samples()}
-        assert samples["triptych_http_connections_stalled"] == 1
-        assert 64 << 10 < samples["triptych_http_connections_unsent_bytes"] < 1 << 20
+        metrics = {one.name: one.value for one in s.server.connections.metrics()}
+        assert metrics["triptych_http_connections_stalled"] == 1
+        assert 64 << 10 < metrics["triptych_http_connections_unsent_bytes"] < 1 << 20
         async with connected(s.port) as (reader, writer):
             writer.write(get("/a"))
             await response(reader)

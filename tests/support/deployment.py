@@ -62,7 +62,7 @@ class MockWorker:
     @property
     def counts(self) -> dict[str, float]:
         """Its metrics, without the common ``triptych_``."""
-        return {one.name.removeprefix("triptych_"): one.value for one in self.worker.endpoints.samples()}
+        return {one.name.removeprefix("triptych_"): one.value for one in self.worker.endpoints.metrics()}
 
     @property
     def running(self) -> int:

@@ -51,20 +51,20 @@ def test_metrics_in_the_docs_are_those_of_the_code() -> None:
     from triptych.observability.metrics import FrontendMetrics
     from triptych.planes.request.tcp_client import TcpRequestClient
     from triptych.processor.text_work import TextWork
-    from triptych.runtime.samples import samples
+    from triptych.runtime.metrics import worker_metrics
     from triptych.stages.dispatch import Dispatcher
     from triptych.transfer.base import TransferStats
 
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(triptych_[a-z_]+)(?:\{[a-z,]+\})?`", text))
     exposed = set(re.findall(rb"# TYPE (triptych_[a-z_]+) (?!gauge\n.*_created)", FrontendMetrics(lambda: 0).text()))
-    of_media = MediaDecoder(MediaLimits()).samples()
-    of_grammars = tuple(GrammarChecker(trials=1, step_budget_s=1.0).samples())
+    of_media = MediaDecoder(MediaLimits()).metrics()
+    of_grammars = tuple(GrammarChecker(trials=1, step_budget_s=1.0).metrics())
     stats = EngineStats(media=of_media, grammars=of_grammars)
-    of_workers = [*samples(stats, EmbeddingCache(0), TransferStats()), *LoopLag().samples()]
+    of_workers = [*worker_metrics(stats, EmbeddingCache(0), TransferStats()), *LoopLag().metrics()]
     names = {name.decode() for name in exposed if not name.endswith(b"_created")}
     dispatcher = Dispatcher(TcpRequestClient(), 1.0)
-    of_frontends = [*Admission(0, 1, 1.0).samples(), *MemoryBudget(1).samples(), *dispatcher.samples()]
-    of_frontends += [*InFlight(1).samples(), *TextWork().samples(), *Connections(HttpConfig()).samples()]
+    of_frontends = [*Admission(0, 1, 1.0).metrics(), *MemoryBudget(1).metrics(), *dispatcher.metrics()]
+    of_frontends += [*InFlight(1).metrics(), *TextWork().metrics(), *Connections(HttpConfig()).metrics()]
     names |= {one.name + "_total" * (one.kind == "counter") for one in (*of_workers, *of_frontends)}
     assert documented == names

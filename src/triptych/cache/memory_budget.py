@@ -9,7 +9,7 @@ from typing import Protocol
 
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests
 from triptych.contracts.media import Data
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 LARGE_BYTES = 8 << 20
 """Of a request, whose end is worth giving memory back to the system."""
@@ -70,11 +70,11 @@ class MemoryBudget:
             del self._keepers[id(data)]
             self.size_bytes -= len(data)
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         text = "Bytes of bodies, texts, tokens and fetched media that requests hold."
-        yield Sample("triptych_held_bytes", "gauge", text, self.size_bytes)
-        yield Sample("triptych_held_limit_bytes", "gauge", "Most that they may hold (--max-held-bytes).", self._limit)
+        yield Metric("triptych_held_bytes", "gauge", text, self.size_bytes)
+        yield Metric("triptych_held_limit_bytes", "gauge", "Most that they may hold (--max-held-bytes).", self._limit)
 
 
 class _Request:

@@ -82,10 +82,10 @@ async def serving(
         catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble, expected, where)
         app = App(config, catalog, Resources(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
-        for samples in (media.sandbox.samples, lag.samples, dispatcher.samples, work.samples):
-            app.metrics.also(samples)
+        for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):
+            app.metrics.also(read)
         server = HttpServer(app, config, config.drain_timeout_s)
-        app.metrics.also(server.connections.samples)
+        app.metrics.also(server.connections.metrics)
         host, port = listeners[0].getsockname()[:2]
         try:
             async with _running(server, listeners, catalog):

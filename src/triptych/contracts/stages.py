@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from triptych.contracts.answer import TokenDelta
@@ -20,7 +18,7 @@ RELEASE = "release"
 FILES = "files"
 """Endpoint of every worker: takes a FilesRequest or nothing, answers FilePieces, a file's in order."""
 METRICS = "metrics"
-"""Endpoint of every worker: takes nothing, answers one list of Sample."""
+"""Endpoint of every worker: takes nothing, answers one list of Metric."""
 
 
 class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +76,3 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kv: KvHandle | None = None
     embeddings: list[TensorHandle] = []
-
-
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """One metric of a worker now."""
-
-    name: str
-    """By Prometheus' conventions, without the suffix ``_total``."""
-    kind: Literal["counter", "gauge"]
-    text: str
-    """What it counts, in one line."""
-    value: float

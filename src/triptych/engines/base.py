@@ -13,9 +13,10 @@ from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import ModelCard
 from triptych.contracts.kv_link import KvLink
 from triptych.contracts.media import DecodableMedium, Metadata
+from triptych.contracts.metric import Metric
 from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import PrefillAnswer, Sample
+from triptych.contracts.stages import PrefillAnswer
 from triptych.kv.log import KvLog
 from triptych.transfer.base import Buffer, Transfer
 
@@ -42,9 +43,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Media encoded since the start by ``Encoding.encode``; not those that a shared store held already."""
     encode_batches: int = 0
     """Runs of the encoder that they took."""
-    media: tuple[Sample, ...] = ()
+    media: tuple[Metric, ...] = ()
     """Of the processes that decode media, and of what is decoded."""
-    grammars: tuple[Sample, ...] = ()
+    grammars: tuple[Metric, ...] = ()
     """Of the grammars that answers follow."""
 
 

@@ -55,8 +55,8 @@ class App:
         in_flight = InFlight(config.max_in_flight)
         self.metrics = FrontendMetrics(lambda: in_flight.requests, media)
         generations = Generations(config, catalog, resources, dispatcher, self._access, self.metrics, in_flight)
-        for samples in generations.samples:
-            self.metrics.also(samples)
+        for read in generations.metrics:
+            self.metrics.also(read)
         self._document = b""
         self._routes: dict[str, dict[str, Route]] = {
             **{endpoint.path: {"POST": partial(generations.answer, endpoint)} for endpoint in ENDPOINTS},

@@ -13,7 +13,7 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.media import DecodableMedium, Picture, Sound, Video
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 from triptych.media.errors import TOO_LARGE, by_content, problem
 from triptych.media.formats.audio import sound_bytes
 from triptych.media.formats.image import picture_bytes
@@ -66,15 +66,15 @@ class MediaDecoder:
         async with self.room.take(size):
             yield await self._all(media)
 
-    def samples(self) -> tuple[Sample, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """Metrics."""
         name = "triptych_media_decoded_"
         return (
-            *self.sandbox.samples(),
-            Sample(name + "bytes", "gauge", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
-            Sample(name + "capacity_bytes", "gauge", "Most that they may hold.", self.room.size_bytes),
-            Sample(name + "waiting", "gauge", "Requests that wait for room for their media.", self.room.waiting),
-            Sample(name + "cache_bytes", "gauge", "Bytes of decoded media kept.", self.cache.size_bytes),
+            *self.sandbox.metrics(),
+            Metric(name + "bytes", "gauge", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
+            Metric(name + "capacity_bytes", "gauge", "Most that they may hold.", self.room.size_bytes),
+            Metric(name + "waiting", "gauge", "Requests that wait for room for their media.", self.room.waiting),
+            Metric(name + "cache_bytes", "gauge", "Bytes of decoded media kept.", self.cache.size_bytes),
         )
 
     async def close(self) -> None:

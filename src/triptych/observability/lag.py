@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 INTERVAL_S = 0.05
 """A timer so often costs some 0.05 % of a core."""
@@ -30,7 +30,7 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self.worst_s = 0.0
-        """Since the last ``samples``."""
+        """Since the last call of ``metrics``."""
         self.late_s = 0.0
         """All of it, added up."""
         self.ticks = 0
@@ -48,15 +48,15 @@ class LoopLag:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def samples(self) -> tuple[Sample, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """Metrics; the worst is that since the last call."""
         name = "triptych_event_loop_"
         worst, self.worst_s = self.worst_s, 0.0
         return (
-            Sample(name + "lag_max_seconds", "gauge", "Longest delay of a timer since the last scrape.", worst),
-            Sample(name + "lag_seconds", "counter", "Delays of timers, added up.", self.late_s),
-            Sample(name + "ticks", "counter", "Timers that were looked at.", self.ticks),
-            Sample(name + "blocked", "counter", "Timers that were late by more than 10 ms.", self.blocked),
+            Metric(name + "lag_max_seconds", "gauge", "Longest delay of a timer since the last scrape.", worst),
+            Metric(name + "lag_seconds", "counter", "Delays of timers, added up.", self.late_s),
+            Metric(name + "ticks", "counter", "Timers that were looked at.", self.ticks),
+            Metric(name + "blocked", "counter", "Timers that were late by more than 10 ms.", self.blocked),
         )
 
     def _set(self) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as MetricFamily
 
 from triptych.contracts.errors import TriptychError
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 TTFT_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 ITL_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -29,7 +30,7 @@ class _Histogram:
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[MetricFamily]:
         total = 0
         buckets: list[tuple[str, float]] = []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
@@ -73,7 +74,7 @@ class MediaCounts:
     """In the cache, and its host said that it still holds."""
     misses: int = 0
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[MetricFamily]:
         for name, text, value in (
             ("hits", "Media by URL that were fresh in the cache, or being fetched already.", self.hits),
             ("revalidated", "Media by URL in the cache whose host said that they still hold.", self.revalidated),
@@ -82,16 +83,16 @@ class MediaCounts:
             yield CounterMetricFamily(f"triptych_media_cache_{name}", text, value=value)
 
 
-class Samples:
-    """Samples of this process, as Prometheus' client collects them."""
+class _MetricCollector:
+    """Gives Prometheus' client the metrics that one part of this process reports."""
 
-    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
         self._read = read
 
-    def collect(self) -> Iterable[Metric]:
-        for one in self._read():
-            kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
-            yield kind(one.name, one.text, value=one.value)
+    def collect(self) -> Iterable[MetricFamily]:
+        for metric in self._read():
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            yield kind(metric.name, metric.text, value=metric.value)
 
 
 class FrontendMetrics:
@@ -131,9 +132,9 @@ class FrontendMetrics:
         for histogram in (self.ttft, self.itl):
             registry.register(histogram)
 
-    def also(self, read: Callable[[], Iterable[Sample]]) -> None:
+    def also(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Show what ``read`` gives, too."""
-        self._registry.register(Samples(read))
+        self._registry.register(_MetricCollector(read))
 
     def answered(self, path: str, status: int) -> None:
         self._requests.labels(path, str(status)).inc()

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric as MetricFamily
 
 from triptych.contracts.card import Instance
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 _LABELS = ("worker", "model", "span")
 
@@ -18,21 +19,21 @@ _LABELS = ("worker", "model", "span")
 class _Families:
     """What ``generate_latest`` reads."""
 
-    families: Mapping[str, Metric]
+    families: Mapping[str, MetricFamily]
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[MetricFamily]:
         yield from self.families.values()
 
 
-def text_of(workers: Iterable[tuple[Instance, Iterable[Sample]]]) -> bytes:
-    """Prometheus' text format: every sample, labelled with its worker."""
+def text_of(workers: Iterable[tuple[Instance, Iterable[Metric]]]) -> bytes:
+    """Prometheus' text format: every metric, labelled with its worker."""
     families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-    for instance, samples in workers:
+    for instance, metrics in workers:
         labels = [instance.name, instance.model.name, instance.span.value]
-        for sample in samples:
-            family = families.get(sample.name)
+        for metric in metrics:
+            family = families.get(metric.name)
             if family is None:
-                kind = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
-                family = families[sample.name] = kind(sample.name, sample.text, labels=_LABELS)
-            family.add_metric(labels, sample.value)
+                kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                family = families[metric.name] = kind(metric.name, metric.text, labels=_LABELS)
+            family.add_metric(labels, metric.value)
     return generate_latest(_Families(families))

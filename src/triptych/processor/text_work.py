@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from triptych.aio.memory import trim
 from triptych.aio.threads import Lane, in_new_thread
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 T = TypeVar("T")
 
@@ -48,13 +48,13 @@ class TextWork:
         for lane in self._lanes:
             lane.close()
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         calls, refused = sum(lane.calls for lane in self._lanes), sum(lane.refused for lane in self._lanes)
         text = "Bodies and texts that threads decode, render or tokenise, or that wait for it (--max-texts-waiting)."
-        yield Sample("triptych_text_calls", "gauge", text, calls)
+        yield Metric("triptych_text_calls", "gauge", text, calls)
         text = "Requests refused as too many texts waited, or as theirs took too long (--max-wait-s)."
-        yield Sample("triptych_texts_refused", "counter", text, refused)
+        yield Metric("triptych_texts_refused", "counter", text, refused)
 
     @property
     def _lanes(self) -> tuple[Lane, ...]:

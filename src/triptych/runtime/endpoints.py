@@ -12,9 +12,10 @@ from triptych.cache.embedding import EmbeddingCache
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_link import HandOff
+from triptych.contracts.metric import Metric
 from triptych.contracts.request import GENERATE, GenerateRequest, KvRoom
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release, Sample
+from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release
 from triptych.contracts.tokens import dec_hook
 from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
 from triptych.kv.log import KvLog
@@ -22,7 +23,7 @@ from triptych.observability.lag import LoopLag
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler, Payload
 from triptych.runtime.files import pieces
-from triptych.runtime.samples import samples
+from triptych.runtime.metrics import worker_metrics
 from triptych.stages.encode import EncodeStage
 from triptych.stages.receive import NOTHING, Receiver
 from triptych.transfer.base import Transfer
@@ -113,11 +114,11 @@ class Endpoints:
             yield item
 
     async def _metrics(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        yield _ENCODER.encode(list(self.samples()))
+        yield _ENCODER.encode(list(self.metrics()))
 
-    def samples(self) -> Iterable[Sample]:
-        yield from samples(self._engine.stats(), self._cache, self._transfer.stats())
-        yield from self._lag.samples()
+    def metrics(self) -> Iterable[Metric]:
+        yield from worker_metrics(self._engine.stats(), self._cache, self._transfer.stats())
+        yield from self._lag.metrics()
 
 
 def _read(decoder: msgspec.msgpack.Decoder[T], payload: Payload) -> T:

@@ -17,6 +17,7 @@ from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.media import Data
+from triptych.contracts.metric import Metric
 from triptych.contracts.request import GENERATE, GenerateRequest, KvRoom
 from triptych.contracts.stages import (
     ENCODE,
@@ -27,7 +28,6 @@ from triptych.contracts.stages import (
     EncodeRequest,
     PrefillAnswer,
     Release,
-    Sample,
 )
 from triptych.contracts.tokens import enc_hook
 from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
@@ -218,13 +218,13 @@ class Calls:
             self._calling(target, GENERATE, encoded(request), name, silence_s), self._unanswered.end, self._silence_s
         )
 
-    async def metrics(self, target: Instance) -> list[Sample]:
+    async def metrics(self, target: Instance) -> list[Metric]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
         call = self._client.call(peer_of(target), METRICS, b"", silence_s=METRICS_TIMEOUT_S)
         try:
             async with call as answers:
                 async for batch in answers:
-                    return msgspec.msgpack.decode(batch[0], type=list[Sample])
+                    return msgspec.msgpack.decode(batch[0], type=list[Metric])
         except TriptychError:
             pass  # it is gone, or busy: what it counts is seen next time
         return []

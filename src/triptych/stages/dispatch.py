@@ -14,8 +14,8 @@ from triptych.config.router import RouterConfig
 from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError, Unavailable
+from triptych.contracts.metric import Metric
 from triptych.contracts.request import GenerateRequest
-from triptych.contracts.stages import Sample
 from triptych.kv.block_hash import named
 from triptych.planes.request.base import RequestClient
 from triptych.router.media_hints import MediaHints
@@ -69,21 +69,21 @@ class Dispatcher:
         """Calls in flight anywhere."""
         return self._calls.in_flight
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         text = "Times that an answer under way went on at another worker."
-        yield Sample("triptych_requests_resumed", "counter", text, self._resumed)
+        yield Metric("triptych_requests_resumed", "counter", text, self._resumed)
         text = "Requests that a worker did not take: no connection, or it broke before, or the worker drains."
         free = sum(self._happened[one] for one in (Event.UNREACHED, Event.DRAINS))
-        yield Sample("triptych_requests_not_taken", "counter", text, free)
+        yield Metric("triptych_requests_not_taken", "counter", text, free)
         text = "Times that a worker took a request and said nothing to it (--response-timeout-s)."
         silent = sum(self._happened[one] for one in (Event.SILENT, Event.SLOW))
-        yield Sample("triptych_requests_met_silence", "counter", text, silent)
+        yield Metric("triptych_requests_met_silence", "counter", text, silent)
         text = "Workers that get no request while another can take it, for they did not take or lost one lately."
-        yield Sample("triptych_workers_left_out", "gauge", text, len(self._left_out.at(time.monotonic())))
-        yield from self._isolation.samples()
+        yield Metric("triptych_workers_left_out", "gauge", text, len(self._left_out.at(time.monotonic())))
+        yield from self._isolation.metrics()
 
-    async def metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Sample]]]:
+    async def worker_metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Metric]]]:
         """What each worker counts, asked of all at once."""
         answers = await asyncio.gather(*map(self._calls.metrics, instances))
         return list(zip(instances, answers, strict=True))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from triptych.contracts.errors import RequestQuarantined
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 from triptych.stages.apart import Apart
 from triptych.stages.course import Course
 from triptych.stages.suspects import Suspects
@@ -27,18 +27,18 @@ class Isolation:
         self._wait_s = wait_s
         self._refused = 0
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         suspects = self._suspects
         suspects.expire(time.monotonic())
         text = "Workers that died or went silent without having said that they leave."
-        yield Sample("triptych_workers_fallen", "counter", text, suspects.falls)
+        yield Metric("triptych_workers_fallen", "counter", text, suspects.falls)
         text = "Requests remembered as suspects: a worker fell before it had answered them."
-        yield Sample("triptych_requests_suspected", "gauge", text, suspects.suspected)
+        yield Metric("triptych_requests_suspected", "gauge", text, suspects.suspected)
         text = "Requests in quarantine, by content: two workers fell under each (--quarantine-s)."
-        yield Sample("triptych_requests_quarantined", "gauge", text, suspects.quarantined)
+        yield Metric("triptych_requests_quarantined", "gauge", text, suspects.quarantined)
         text = "Answers that were refused because their request is in quarantine."
-        yield Sample("triptych_quarantine_refusals", "counter", text, self._refused)
+        yield Metric("triptych_quarantine_refusals", "counter", text, self._refused)
 
     def fell(self, worker: str, names: set[bytes]) -> None:
         """``worker`` fell while it had taken, and not answered, these requests."""

@@ -54,7 +54,7 @@ def test_metrics_say_what_is_held_and_the_bound():
     held = MemoryBudget(100)
     with held.request() as one:
         one.add(7)
-        values = {sample.name: sample.value for sample in held.samples()}
+        values = {metric.name: metric.value for metric in held.metrics()}
     assert values == {"triptych_held_bytes": 7, "triptych_held_limit_bytes": 100}
 
 

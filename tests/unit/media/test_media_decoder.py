@@ -107,9 +107,9 @@ async def test_a_request_waits_for_room_for_all_of_its_media_and_can_be_cancelle
         second = asyncio.create_task(decode(decoder, medium("c"), medium("d")))
         third = asyncio.create_task(decode(decoder, medium("e"), medium("f")))
         await until(lambda: decoder.room.waiting == 2, "both wait")
-        samples = {one.name: one.value for one in decoder.samples()}
-        assert samples["triptych_media_decoded_waiting"] == 2
-        assert samples["triptych_media_decoded_bytes"] == 2 * SIZE_BYTES
+        metrics = {one.name: one.value for one in decoder.metrics()}
+        assert metrics["triptych_media_decoded_waiting"] == 2
+        assert metrics["triptych_media_decoded_bytes"] == 2 * SIZE_BYTES
         second.cancel()
         await asyncio.wait([second])
         assert gate.runs == 2, "who waits for room decodes nothing"

@@ -6,7 +6,7 @@ from triptych.observability.lag import LoopLag
 
 
 def values(lag):
-    return {one.name.removeprefix("triptych_event_loop_"): one.value for one in lag.samples()}
+    return {one.name.removeprefix("triptych_event_loop_"): one.value for one in lag.metrics()}
 
 
 async def test_what_holds_the_loop_is_noted_once_and_told_once():

@@ -111,7 +111,7 @@ class EncoderEngine:
     def stats(self) -> EngineStats:
         batches = self._batcher.batches if self._batcher is not None else 0
         return EngineStats(
-            running=self._calls, encoded=self._encoded, encode_batches=batches, media=self._decoder.samples()
+            running=self._calls, encoded=self._encoded, encode_batches=batches, media=self._decoder.metrics()
         )
 
     async def failed(self) -> str:

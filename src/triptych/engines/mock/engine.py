@@ -115,7 +115,7 @@ class MockEngine:
             running=self._load.running,
             generated_tokens=self._load.generated_tokens,
             encoded=self._load.encoded,
-            media=self._decoder.samples(),
+            media=self._decoder.metrics(),
         )
 
     async def failed(self) -> str:

@@ -195,8 +195,8 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         encoded = self._encoding.encoded if self._encoding is not None else 0
-        media = self._prompts.decoder.samples() if self._prompts is not None else ()
-        grammars = tuple(self._grammars.samples()) if self._grammars is not None else ()
+        media = self._prompts.decoder.metrics() if self._prompts is not None else ()
+        grammars = tuple(self._grammars.metrics()) if self._grammars is not None else ()
         return EngineStats(
             running=self._running, generated_tokens=self._made, encoded=encoded, media=media, grammars=grammars
         )

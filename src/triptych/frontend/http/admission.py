@@ -10,7 +10,7 @@ from typing import Literal
 
 from triptych.aio.pace import PIECE_BYTES, Pace
 from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 Lane = Literal["text", "media"]
 
@@ -73,7 +73,7 @@ class Admission:
         """Generations without a place."""
         self._lines: dict[Lane, deque[Party]] = {"text": deque(), "media": deque()}
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         requests = sum(not party.begun for line in self._lines.values() for party in line)
         for name, text, value in (
@@ -81,7 +81,7 @@ class Admission:
             ("triptych_generations_waiting", "Generations that wait for a place (--max-running).", self.waiting),
             ("triptych_generations_running", "Generations that have a place (--max-running).", self._running),
         ):
-            yield Sample(name, "gauge", text, value)
+            yield Metric(name, "gauge", text, value)
 
     @contextmanager
     def party(self, lane: Lane, count: int, param: str) -> Iterator[Party]:

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from triptych.config.http import HttpConfig
 from triptych.contracts.errors import TooManyRequests, TriptychError, Unavailable
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 log = logging.getLogger("triptych.http")
 
@@ -291,7 +291,7 @@ class Connections:
         for one in list(self.open):
             one.abort()
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         for name, text, value in (
             ("open", "Connections of clients.", len(self.open)),
@@ -301,10 +301,10 @@ class Connections:
             ("stalled", "Connections whose client does not take what is sent.", len(self._stalled)),
             ("unsent_bytes", "Bytes that wait for such clients.", sum(map(_unsent, self._stalled))),
         ):
-            yield Sample(f"triptych_http_connections_{name}", "gauge", text, value)
+            yield Metric(f"triptych_http_connections_{name}", "gauge", text, value)
         for field in fields(self.counts):
             name, value = f"triptych_http_connections_{field.name}", getattr(self.counts, field.name)
-            yield Sample(name, "counter", _TEXTS[field.name], value)
+            yield Metric(name, "counter", _TEXTS[field.name], value)
 
 
 def _files_left() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from triptych.contracts.errors import BadRequest, TooManyRequests
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 
 
 class InFlight:
@@ -49,12 +49,12 @@ class InFlight:
                 code="too_many_generations",
             )
 
-    def samples(self) -> Iterable[Sample]:
+    def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         text = "Generations under way: each choice of each prompt of a request."
-        yield Sample("triptych_generations_in_flight", "gauge", text, self.generations)
+        yield Metric("triptych_generations_in_flight", "gauge", text, self.generations)
         text = "Most generations that may be under way (--max-in-flight)."
-        yield Sample("triptych_generations_in_flight_limit", "gauge", text, self._max)
+        yield Metric("triptych_generations_in_flight_limit", "gauge", text, self._max)
 
 
 class Places:

@@ -11,7 +11,7 @@ from triptych.cache.memory_budget import MemoryBudget, Reservation
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.media import Data
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 from triptych.frontend.fleet.catalog import Catalog, Model
 from triptych.frontend.http.access import Access
 from triptych.frontend.http.admission import Admission, Lane
@@ -61,9 +61,9 @@ class Generations:
         self._budget = MemoryBudget(config.max_held_bytes, Trimmer().soon)
 
     @property
-    def samples(self) -> tuple[Callable[[], Iterable[Sample]], ...]:
+    def metrics(self) -> tuple[Callable[[], Iterable[Metric]], ...]:
         """The metrics of what limits generations."""
-        return self._admission.samples, self._budget.samples, self._in_flight.samples
+        return self._admission.metrics, self._budget.metrics, self._in_flight.metrics
 
     async def answer(self, endpoint: Endpoint[T], web: WebRequest) -> None:
         """Answer one request. Raises TriptychError and ClientGone, as long as nothing was sent."""

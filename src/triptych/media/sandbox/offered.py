@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 from triptych.media.sandbox import landlock, seccomp
 from triptych.media.sandbox.confinement import WEAK, Confinement
 
@@ -31,15 +31,15 @@ def check(offered: Confinement, required: bool) -> None:
     log.warning("%s", reason)
 
 
-def samples(held: Confinement) -> tuple[Sample, ...]:
+def metrics(held: Confinement) -> tuple[Metric, ...]:
     """Metrics of the weakest confinement that there is."""
     name = "triptych_media_sandbox_"
     return (
-        Sample(
+        Metric(
             name + "level",
             "gauge",
             "How decoders of media are confined: 2 by Landlock and seccomp, 1 by seccomp, 0 by less.",
             held.level,
         ),
-        Sample(name + "landlock_version", "gauge", "Version of Landlock's interface; 0: none.", held.landlock),
+        Metric(name + "landlock_version", "gauge", "Version of Landlock's interface; 0: none.", held.landlock),
     )

@@ -19,7 +19,7 @@ from triptych.cache.single_flight import is_cancelled
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
 from triptych.contracts.media import FILE_TYPES, Data, DecodableMedium, MediaKind
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric
 from triptych.media.errors import DECODE_FAILED, DECODER_UNAVAILABLE, problem
 from triptych.media.sandbox import believe, offered, shared
 from triptych.media.sandbox.confinement import Confinement
@@ -49,18 +49,18 @@ class SandboxCounts:
     again: int = 0
     short: int = 0
 
-    def samples(self) -> tuple[Sample, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """Metrics."""
         name = "triptych_media_decode_"
         return (
-            Sample(name + "workers", "gauge", "Processes that read and decode media.", self.workers),
-            Sample(name + "busy", "gauge", "Such processes that work on a medium.", self.busy),
-            Sample(name + "waiting", "gauge", "Media that wait for such a process.", self.waiting),
-            Sample(name + "crashed", "counter", "Media at which their decoder died.", self.crashed),
-            Sample(name + "timed_out", "counter", "Media whose decoding took too long.", self.timed_out),
-            Sample(name + "exhausted", "counter", "Media whose decoding needed too much memory.", self.exhausted),
-            Sample(name + "again", "counter", "Media decoded once more, as their decoder failed or died.", self.again),
-            Sample(name + "short", "counter", "Media not decoded for want of memory or processes (503).", self.short),
+            Metric(name + "workers", "gauge", "Processes that read and decode media.", self.workers),
+            Metric(name + "busy", "gauge", "Such processes that work on a medium.", self.busy),
+            Metric(name + "waiting", "gauge", "Media that wait for such a process.", self.waiting),
+            Metric(name + "crashed", "counter", "Media at which their decoder died.", self.crashed),
+            Metric(name + "timed_out", "counter", "Media whose decoding took too long.", self.timed_out),
+            Metric(name + "exhausted", "counter", "Media whose decoding needed too much memory.", self.exhausted),
+            Metric(name + "again", "counter", "Media decoded once more, as their decoder failed or died.", self.again),
+            Metric(name + "short", "counter", "Media not decoded for want of memory or processes (503).", self.short),
         )
 
 
@@ -142,9 +142,9 @@ class Sandbox:
         held = (decoder.confinement for decoder in self._decoders)
         return min(held, key=lambda one: one.level, default=self._offered)
 
-    def samples(self) -> tuple[Sample, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """Metrics."""
-        return (*self.counts.samples(), *offered.samples(self.confinement))
+        return (*self.counts.metrics(), *offered.metrics(self.confinement))
 
     async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
         """What ``media.formats.inspect`` gives, and raises, about the field ``item``; and what the class says."""

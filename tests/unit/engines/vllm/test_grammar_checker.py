@@ -191,6 +191,6 @@ async def test_running_grammars_share_the_time_between_tokens() -> None:
                     raise AssertionError("three times 0.1 s are more than 0.25 s")
             async with one.admitted(None):
                 pass  # without a grammar there is nothing to wait for
-            assert [sample.value for sample in one.samples()][-1] == pytest.approx(0.2)
+            assert [metric.value for metric in one.metrics()][-1] == pytest.approx(0.2)
         async with one.admitted(schema("a")):
             pass

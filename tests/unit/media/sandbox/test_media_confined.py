@@ -102,7 +102,7 @@ async def test_a_reader_of_pt_files_that_is_taken_over_can_do_nothing(folder, mo
 
 
 def levels(sandbox: Sandbox) -> dict[str, float]:
-    return {one.name: one.value for one in sandbox.samples() if "sandbox" in one.name}
+    return {one.name: one.value for one in sandbox.metrics() if "sandbox" in one.name}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from triptych.cache.byte_semaphore import ByteSemaphore
 from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, Unavailable
+from triptych.contracts.metric import Metric
 from triptych.contracts.request import Guided
-from triptych.contracts.stages import Sample
 from triptych.engines.vllm.grammar.place import place_of
 from triptych.engines.vllm.grammar.process import GrammarProcess, ProcessLost
 from triptych.engines.vllm.grammar.wire import Setup, Verdict
@@ -217,14 +217,14 @@ class GrammarChecker:
         self.counts.unavailable += 1
         return Unavailable(f"{reason}; try again", code="grammars_busy")
 
-    def samples(self) -> Iterator[Sample]:
+    def metrics(self) -> Iterator[Metric]:
         counts, name = self.counts, "triptych_grammar_"
-        yield Sample(name + "sound", "counter", "Grammars compiled on trial and let through.", counts.sound)
-        yield Sample(name + "refused", "counter", "Grammars refused: invalid or too costly.", counts.refused)
-        yield Sample(name + "timed_out", "counter", "Of these, trials ended by their time limit.", counts.timed_out)
-        yield Sample(name + "known", "counter", "Requests whose grammar had a verdict already.", counts.known)
-        yield Sample(
+        yield Metric(name + "sound", "counter", "Grammars compiled on trial and let through.", counts.sound)
+        yield Metric(name + "refused", "counter", "Grammars refused: invalid or too costly.", counts.refused)
+        yield Metric(name + "timed_out", "counter", "Of these, trials ended by their time limit.", counts.timed_out)
+        yield Metric(name + "known", "counter", "Requests whose grammar had a verdict already.", counts.known)
+        yield Metric(
             name + "unavailable", "counter", "Requests refused for want of a trial or time.", counts.unavailable
         )
         step_s = self._steps.taken_bytes / 1e6
-        yield Sample(name + "step_seconds", "gauge", "Time of a token under all grammars that run.", step_s)
+        yield Metric(name + "step_seconds", "gauge", "Time of a token under all grammars that run.", step_s)

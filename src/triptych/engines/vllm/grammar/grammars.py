@@ -9,9 +9,9 @@ from typing import Any
 from vllm.inputs.engine import tokens_input
 
 from triptych.contracts.errors import AbilityMissing, ConfigError
+from triptych.contracts.metric import Metric
 from triptych.contracts.request import Guided, Sampling
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import Sample
 from triptych.engines.vllm.grammar.checker import GrammarChecker
 from triptych.engines.vllm.grammar.process import ProcessLost
 from triptych.engines.vllm.grammar.setup import setup_of
@@ -63,8 +63,8 @@ class Grammars:
     async def close(self) -> None:
         await self._checker.close()
 
-    def samples(self) -> Iterator[Sample]:
-        return self._checker.samples()
+    def metrics(self) -> Iterator[Metric]:
+        return self._checker.metrics()
 
     def _require(self, guided: Guided | None) -> None:
         if guided is not None and not self._able:
