@@ -150,5 +150,5 @@ class App:
     async def _metrics_text(self, web: WebRequest) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         instances = [instance for model in self._catalog.models.values() for instance in model.instances]
-        workers = text_of(await self._dispatcher.metrics(instances))
+        workers = text_of(await self._dispatcher.worker_metrics(instances))
         await send_whole(web.send, 200, self.metrics.text() + workers, [kind, *web.headers])
