@@ -72,6 +72,10 @@ async def serving(
             forget(peer_of(instance))
             dispatcher.forget(instance)
 
+        def on_change(instances: tuple[Instance, ...]) -> None:
+            follower.update(instances)
+            dispatcher.instances_changed()
+
         def load(card: ModelCard) -> Processor:
             processor = Processor.load(card, config.prompt_template, sampling, work)
             on_load()
@@ -79,7 +83,7 @@ async def serving(
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
         expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
-        catalog = Catalog(discovery, load, on_gone, follower.update, files, follower.trouble, expected, where)
+        catalog = Catalog(discovery, load, on_gone, on_change, files, follower.trouble, expected, where)
         app = App(config, catalog, Resources(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
         for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):

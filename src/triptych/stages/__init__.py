@@ -1,1 +1,1 @@
-"""Which workers a request goes through (``compose``, pure) and going there (``dispatch``)."""
+"""From a request to its tokens: compose (plan), request_state (decide), attempt (do), media_dispatch and calls."""

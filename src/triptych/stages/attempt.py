@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 
@@ -14,13 +14,14 @@ from triptych.contracts.card import Instance
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.stages import PrefillAnswer, Release
-from triptych.router.routing import Routing
+from triptych.router.routing import Prompt, Routing
 from triptych.stages.calls import Calls, Stream
-from triptych.stages.compose import Plan, Step
-from triptych.stages.course import Course
+from triptych.stages.compose import Plan
 from triptych.stages.hand_off import STRATEGIES, Start, bare
-from triptych.stages.isolation import Isolation
-from triptych.stages.retry import LeftOut
+from triptych.stages.isolation import Isolation, Waiter
+from triptych.stages.left_out import LeftOut
+from triptych.stages.media_dispatch import MediaDispatch
+from triptych.stages.request_state.machine import RequestState
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,24 @@ class Services:
     routing: Routing
     isolation: Isolation
     left_out: LeftOut
+    on_resume: Callable[[], None]
+    """Told each time that an answer goes on at another worker."""
 
-    def tokens_left(self, course: Course, instance: Instance) -> int:
-        """Tokens to prefill at ``instance``: those of the prompt that it does not hold, and those already generated."""
-        held = self.routing.held_tokens(instance, course.prompt)
-        return max(0, len(course.prompt) - held) + len(course.said)
+
+@dataclass(frozen=True)
+class RequestContext:
+    """One request and all that its attempts share."""
+
+    request: GenerateRequest
+    prompt: Prompt
+    waiter: Waiter
+    media: MediaDispatch
+    state: RequestState
+
+    def tokens_left(self, routing: Routing, instance: Instance) -> int:
+        """Tokens to prefill at ``instance``: those of the prompt that it does not hold, and those generated."""
+        held = routing.held_tokens(instance, self.prompt)
+        return max(0, len(self.prompt) - held) + len(self.state.generated)
 
 
 class Attempt:
@@ -44,13 +58,17 @@ class Attempt:
     Implements ``hand_off.Calling``.
     """
 
-    def __init__(self, plan: Plan, course: Course, services: Services) -> None:
+    def __init__(self, plan: Plan, context: RequestContext, services: Services) -> None:
         self._plan = plan
-        self._course = course
+        self._context = context
+        self._state = context.state
         self._services = services
         self._stack = AsyncExitStack()
         self._prefill_load = ExitStack()
         """Holds the load of the prefill until its first token."""
+        self._alone = ExitStack()
+        """Keeps suspects away while the request is one, until a worker has answered it."""
+        self._is_decoding = False
         self._earlier: Timing | None = None
         """Time that went into the stages before the decode, to be told with the last delta."""
 
@@ -59,33 +77,34 @@ class Attempt:
 
         Closing it cancels the calls at the workers, and releases what nobody will fetch.
         """
-        course = self._course
+        received = self._state.received
         async with self._stack:
             self._take_load()
             await self._encode()
             start = await self._start()
             if start.deltas:
-                yield course.heard(self._with_times(start.deltas))
+                yield self._received_first(start.deltas, decoded=False)
             if start.kv is None and start.stream is None:
+                self._answered()
                 return
             stream = start.stream or await self._decode_after(start)
             batch = start.first or await anext(stream, None)
             if batch is None:
                 return
             self._decoding(batch, start.answer)
-            yield course.heard(self._with_times(batch))
+            yield self._received_first(batch, decoded=True)
             async for batch in stream:
                 if batch[-1].timing is not None:
                     self._with_times(batch)
-                yield course.heard(batch)
+                yield received(batch, decoded=True)
 
     # What a hand-off asks for.
 
     @property
     def request(self) -> GenerateRequest:
         first = self._plan.prefill or self._plan.decode
-        media = self._course.supply.for_prefill(first)
-        return replace(self._course.request, media=media, said=list(self._course.said))
+        media = self._context.media.for_prefill(first)
+        return replace(self._context.request, media=media, said=list(self._state.generated))
 
     @property
     def giver(self) -> Instance:
@@ -97,19 +116,19 @@ class Attempt:
         return self._plan.decode.instance
 
     async def prefill(self, request: GenerateRequest) -> PrefillAnswer:
-        answer = await self._services.calls.prefill(self.giver, request, self._course.name)
-        self._prefilled(self._plan.prefill)
+        answer = await self._services.calls.prefill(self.giver, request, self._context.waiter.name)
+        self._prefilled(self.giver)
         return answer
 
     async def decode(self, request: GenerateRequest) -> Stream:
-        stream = self._services.calls.generate(self.taker, request, self._course.name)
+        stream = self._services.calls.generate(self.taker, request, self._context.waiter.name)
         return await self._stack.enter_async_context(stream)
 
     # The stages.
 
     async def _encode(self) -> None:
         begun = time.perf_counter()
-        await self._course.supply.encode(self._plan.encode)
+        await self._context.media.encode(self._plan.encode)
         if self._plan.encode:
             self._earlier = Timing(encode_s=time.perf_counter() - begun)
 
@@ -125,43 +144,46 @@ class Attempt:
 
     async def _decode_after(self, start: Start) -> Stream:
         """Begin the decode of a prompt that is prefilled. The prefill's times are known from now on."""
-        return await self.decode(replace(bare(self.request), said=list(self._course.said), kv=start.kv))
+        return await self.decode(replace(bare(self.request), kv=start.kv))
 
     def _release_unread(self, kv: KvHandle) -> None:
-        if not self._course.streaming:
+        if not self._is_decoding:
             self._services.calls.release(self.giver, Release(kv=kv))
 
     # The account.
 
     def _take_load(self) -> None:
         """The decoding worker counts as taken from now on, while others still encode and prefill."""
-        course, services = self._course, self._services
+        context, services = self._context, self._services
         first, last = (self._plan.prefill or self._plan.decode).instance, self._plan.decode.instance
-        load = Load(kv_tokens=len(course.prompt) + len(course.said), requests=1)
+        load = Load(kv_tokens=len(context.prompt) + len(self._state.generated), requests=1)
         self._stack.enter_context(services.calls.counted(last.id, 1))
         self._stack.enter_context(services.routing.taken(last, load))
         self._stack.enter_context(self._prefill_load)
-        self._stack.enter_context(course.alone)
-        services.isolation.keep_apart(course, (step.instance.id for step in self._plan.steps))
-        left = services.tokens_left(course, first)
+        self._stack.enter_context(self._alone)
+        workers = (step.instance.id for step in self._plan.steps)
+        self._alone.enter_context(services.isolation.keep_apart(context.waiter.name, workers))
+        left = context.tokens_left(services.routing, first)
         self._prefill_load.enter_context(services.routing.taken(first, Load(prefill_tokens=left)))
 
-    def _prefilled(self, step: Step | None) -> None:
-        """The prompt is in the KV cache of the worker that prefilled it, which has what it needed of the media."""
-        assert step is not None
+    def _prefilled(self, instance: Instance) -> None:
+        """The prompt is in the KV cache of ``instance``, which has what it needed of the media."""
         self._prefill_load.close()
-        self._course.supply.taken(step.instance)
-        self._note_prompt_at(step.instance)
+        self._context.media.delivered(instance)
+        self._services.routing.prefilled(instance, self._context.prompt, time.monotonic())
 
     def _decoding(self, batch: list[TokenDelta], answer: PrefillAnswer | None) -> None:
         """The first batch of the decode is here. What the prefill told of the prompt and its times goes with it."""
-        course, services = self._course, self._services
-        course.streaming = True
-        services.isolation.answered(course)
-        services.left_out.heard(self.taker.id, time.monotonic())
-        self._prefilled(self._plan.prefill or self._plan.decode)
-        self._note_prompt_at(self.taker)
-        if answer is None:
+        self._is_decoding = True
+        self._answered()
+        now = time.monotonic()
+        self._services.left_out.heard(self.taker.id, now)
+        if self._plan.prefill is None:
+            self._prefilled(self.taker)
+            return
+        self._services.routing.prefilled(self.taker, self._context.prompt, now)
+        if answer is None:  # its prefill has done its part, and did not tell so
+            self._prefilled(self.giver)
             return
         first = answer.delta
         if batch[0].prompt_tokens or batch[0].cached_tokens:
@@ -169,10 +191,17 @@ class Attempt:
         if first.timing is not None:
             self._earlier = first.timing if self._earlier is None else _sum(self._earlier, first.timing)
 
-    def _note_prompt_at(self, instance: Instance) -> None:
-        if instance.id not in self._course.noted:
-            self._course.noted.add(instance.id)
-            self._services.routing.prefilled(instance, self._course.prompt, time.monotonic())
+    def _received_first(self, deltas: list[TokenDelta], *, decoded: bool) -> list[TokenDelta]:
+        resumed = self._state.num_resumed
+        deltas = self._state.received(self._with_times(deltas), decoded=decoded)
+        if self._state.num_resumed > resumed:
+            self._services.on_resume()
+        return deltas
+
+    def _answered(self) -> None:
+        """A worker has answered the request, which is no suspect any more."""
+        self._alone.close()
+        self._services.isolation.answered(self._context.waiter.name)
 
     def _with_times(self, batch: list[TokenDelta]) -> list[TokenDelta]:
         """``batch``; with the last delta's times those of the stages before."""

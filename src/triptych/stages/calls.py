@@ -31,7 +31,7 @@ from triptych.contracts.stages import (
 )
 from triptych.contracts.tokens import enc_hook
 from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
-from triptych.stages.retry import FELLS, event_of
+from triptych.stages.request_state.rules import FELLS, failure_of
 from triptych.stages.unanswered import Unanswered, Visit
 
 METRICS_TIMEOUT_S = 1.0
@@ -194,7 +194,7 @@ class Calls:
 
     def _failed(self, target: Instance, error: TriptychError) -> StepFailed:
         """``error`` of a call as StepFailed. A worker may fall with its connection whole: its engine died, or hangs."""
-        if event_of(error) in FELLS and (names := self._unanswered.fell(target.id)):
+        if failure_of(error) in FELLS and (names := self._unanswered.fell(target.id)):
             self._on_fall(target.id, names)
         return StepFailed(target, error)
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from triptych.contracts.errors import RequestQuarantined
 from triptych.contracts.metric import Metric
 from triptych.stages.apart import Apart
-from triptych.stages.course import Course
 from triptych.stages.suspects import Suspects
 
 log = logging.getLogger("triptych.dispatch")
 
+Name = Callable[[], bytes]
+
 QUARANTINE_S, MAX_QUARANTINED, SUSPECT_WAIT_S = 600.0, 1024, 5.0
+
+
+class Waiter:
+    """One request, as isolation knows it."""
+
+    def __init__(self, name: Name) -> None:
+        """``name`` names its content; it is called only where something is held against any request."""
+        self.name = name
+        self.since: float | None = None
+        """When it began to wait for a worker without another suspect."""
 
 
 class Isolation:
@@ -47,37 +59,37 @@ class Isolation:
         for name in self._suspects.fell(worker, names, time.monotonic()):
             log.error("request content %s felled two workers, %s the last: it is refused now", name.hex()[:16], worker)
 
-    def forbidden(self, course: Course) -> set[str] | None:
-        """Return the workers to which ``course`` may not go now, None for all of them. Raises RequestQuarantined."""
+    def forbidden(self, waiter: Waiter) -> set[str] | None:
+        """Return the workers to which a request may not go now, None for all of them. Raises RequestQuarantined."""
         if not self._suspects.any:
             return set()
-        name, now = course.name(), time.monotonic()
+        name, now = waiter.name(), time.monotonic()
         if (left_s := self._suspects.quarantine_s(name, now)) is not None:
             self._refused += 1
             raise RequestQuarantined(
                 "two workers died or fell silent before they had answered this request, and it was the one thing "
                 f"common to them: it is sent to no other, and refused for another {left_s:.0f} s (--quarantine-s)"
             )
-        if not self._suspects.is_suspect(name) or self._patience_s(course, now) <= 0:
+        if not self._suspects.is_suspect(name) or self._patience_s(waiter, now) <= 0:
             return set()
         return None if self._apart.is_out(name) else self._apart.workers
 
-    def _patience_s(self, course: Course, now: float) -> float:
-        return self._wait_s if course.apart_since is None else course.apart_since + self._wait_s - now
+    def _patience_s(self, waiter: Waiter, now: float) -> float:
+        return self._wait_s if waiter.since is None else waiter.since + self._wait_s - now
 
-    async def room(self, course: Course) -> None:
-        """Wait until a suspect is answered or gone, at most for as long as ``course`` has patience."""
+    async def room(self, waiter: Waiter) -> None:
+        """Wait until a suspect is answered or gone, at most for as long as ``waiter`` has patience."""
         now = time.monotonic()
-        course.apart_since = now if course.apart_since is None else course.apart_since
-        await self._apart.somebody_left(self._patience_s(course, now))
+        waiter.since = now if waiter.since is None else waiter.since
+        await self._apart.somebody_left(self._patience_s(waiter, now))
 
-    def keep_apart(self, course: Course, workers: Iterable[str]) -> None:
-        """``course`` is at ``workers``; if it is suspect, no other suspect goes there until ``course.alone`` closes."""
-        if self._suspects.any and self._suspects.is_suspect(name := course.name()):
-            course.alone.enter_context(self._apart.at(list(workers), name))
+    def keep_apart(self, name: Name, workers: Iterable[str]) -> AbstractContextManager[None]:
+        """A request is at ``workers`` for the block. If it is suspect, no other suspect goes there meanwhile."""
+        if self._suspects.any and self._suspects.is_suspect(suspect := name()):
+            return self._apart.at(list(workers), suspect)
+        return nullcontext()
 
-    def answered(self, course: Course) -> None:
-        """A worker has answered ``course``: it is no suspect any more."""
+    def answered(self, name: Name) -> None:
+        """A worker has answered a request: it is no suspect any more."""
         if self._suspects.any:
-            course.alone.close()
-            self._suspects.answered(course.name())
+            self._suspects.answered(name())

@@ -16,10 +16,11 @@ from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.tokens import TokenIds, dec_hook
 from triptych.kv.block_hash import named
 from triptych.router.routing import Prompt, Routing, RoutingHint
-from triptych.stages import dispatch, retry
+from triptych.stages import planner
 from triptych.stages.dispatch import Dispatcher
 from triptych.stages.isolation import Isolation
-from triptych.stages.retry import MAX_ATTEMPTS, MAX_RESUMES
+from triptych.stages.request_state import rules
+from triptych.stages.request_state.rules import MAX_ATTEMPTS, MAX_RESUMES
 from triptych.stages.suspects import Suspects
 
 REQUEST = GenerateRequest(id="r", model="m", token_ids=TokenIds([1]), sampling=Sampling(max_tokens=100))
@@ -180,7 +181,7 @@ async def test_a_worker_to_go_on_is_waited_for():
             return tokens
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(retry, "AFTER_LOSS_S", 0.1)
+            patch.setattr(rules, "AFTER_LOSS_S", 0.1)
             assert await main() == [7, 8]
         assert plane.called == ["w1", "w2" if comes else "w1"]
 
@@ -318,7 +319,7 @@ async def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance("w1", port=1), instance("w2", port=2)]
     now = [100.0]
-    monkeypatch.setattr(dispatch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(planner.time, "monotonic", lambda: now[0])
 
     async def ask():
         return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
@@ -326,7 +327,7 @@ async def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
     for _ in range(3):
         await ask()
     assert plane.called == ["w1", "w2", "w2", "w2"]
-    now[0] += retry.AFTER_LOSS_S + 0.1
+    now[0] += rules.AFTER_LOSS_S + 0.1
     await ask()
     assert plane.called[4:] == ["w1", "w2"], "then it gets another chance"
 

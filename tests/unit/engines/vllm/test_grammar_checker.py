@@ -14,7 +14,7 @@ from triptych.engines.vllm.grammar import checker as module
 from triptych.engines.vllm.grammar.checker import GrammarChecker
 from triptych.engines.vllm.grammar.process import ProcessLost
 from triptych.engines.vllm.grammar.wire import Setup, Verdict
-from triptych.stages.retry import Event, event_of
+from triptych.stages.request_state.rules import Failure, failure_of
 
 SETUP = Setup(
     tokenizer="",
@@ -151,7 +151,7 @@ async def test_a_trial_that_the_machine_gave_no_time_is_answered_504_at_once_and
         with pytest.raises(DeadlineExceeded, match="too busy") as refused:
             await one.check(schema("a"))
         assert (refused.value.code, process.tried) == ("grammar_timeout", ["a"])
-        assert event_of(refused.value) is Event.FAULT  # no other worker spends as long on it
+        assert failure_of(refused.value) is Failure.FAULT  # no other worker spends as long on it
         process.verdicts.clear()
         await one.check(schema("a"))
 

@@ -18,24 +18,22 @@ from triptych.contracts.errors import (
     WorkerStopped,
     WorkerUnreached,
 )
-from triptych.contracts.request import GenerateRequest, Sampling
-from triptych.kv.block_hash import named
-from triptych.router.routing import Prompt
-from triptych.stages import retry
-from triptych.stages.course import Course, Patience
-from triptych.stages.retry import (
+from triptych.contracts.request import Sampling
+from triptych.stages.left_out import MAX_LEFT_OUT_S, LeftOut
+from triptych.stages.request_state import rules
+from triptych.stages.request_state.events import Begin, Failed, GiveUp, TimePassed, Wait
+from triptych.stages.request_state.machine import RequestState
+from triptych.stages.request_state.patience import FreeRetries
+from triptych.stages.request_state.rules import (
     DISCOVERY_S,
     FELLS,
     FREE_S,
     MAX_ATTEMPTS,
     MAX_FREE,
-    MAX_LEFT_OUT_S,
     RULES,
-    Event,
-    FreeMoves,
-    LeftOut,
-    Said,
-    event_of,
+    Failure,
+    Progress,
+    failure_of,
 )
 
 
@@ -49,65 +47,65 @@ UNREACHED, LOST, STOPPED = WorkerUnreached("unreached"), WorkerLost("lost"), Wor
 DRAINS, FULL = Unavailable("drains", code="worker_draining"), TooManyRequests("full")
 SILENT, SLOW = silent(speaks=False), silent(speaks=True)
 
-EVENTS: list[tuple[TriptychError, Event]] = [
-    (UNREACHED, Event.UNREACHED),
-    (LOST, Event.LOST),
-    (STOPPED, Event.STOPPED),
-    (SILENT, Event.SILENT),
-    (SLOW, Event.SLOW),
-    (DRAINS, Event.DRAINS),
-    (FULL, Event.FULL),
-    (Unavailable("no room", code="arena_full"), Event.FULL),
-    (KvLost("unread"), Event.KV_LOST),
-    (MediaMissing("missing"), Event.MEDIA_MISSING),
-    (BadRequest("no"), Event.FAULT),
-    (TriptychError("broken"), Event.FAULT),
-    (DeadlineExceeded("the medium's host"), Event.FAULT),
+EVENTS: list[tuple[TriptychError, Failure]] = [
+    (UNREACHED, Failure.UNREACHED),
+    (LOST, Failure.LOST),
+    (STOPPED, Failure.STOPPED),
+    (SILENT, Failure.SILENT),
+    (SLOW, Failure.SLOW),
+    (DRAINS, Failure.DRAINS),
+    (FULL, Failure.FULL),
+    (Unavailable("no room", code="arena_full"), Failure.FULL),
+    (KvLost("unread"), Failure.KV_LOST),
+    (MediaMissing("missing"), Failure.MEDIA_MISSING),
+    (BadRequest("no"), Failure.FAULT),
+    (TriptychError("broken"), Failure.FAULT),
+    (DeadlineExceeded("the medium's host"), Failure.FAULT),
 ]
 
 
 @pytest.mark.parametrize(("error", "event"), EVENTS, ids=lambda one: str(one))
-def test_what_an_error_tells(error: TriptychError, event: Event) -> None:
-    assert event_of(error) is event
+def test_what_an_error_tells(error: TriptychError, event: Failure) -> None:
+    assert failure_of(error) is event
 
 
 def test_there_is_a_rule_for_all_that_can_happen() -> None:
-    never = {(event, Said.HERE) for event in (Event.UNREACHED, Event.DRAINS)}
-    assert {(event, said) for event in Event for said in Said} - never == set(RULES)
-    assert {Event.LOST, Event.SILENT} == FELLS
+    never = {(event, Progress.HERE) for event in (Failure.UNREACHED, Failure.DRAINS)}
+    assert {(event, said) for event in Failure for said in Progress} - never == set(RULES)
+    assert {Failure.LOST, Failure.SILENT} == FELLS
 
 
 def test_only_what_a_worker_took_and_did_not_answer_is_held_against_a_request() -> None:
     suspects = {key for key, rule in RULES.items() if rule.suspect}
     assert suspects == {
-        (event, said) for event in (Event.LOST, Event.SILENT) for said in (Said.NOTHING, Said.ELSEWHERE)
+        (event, said) for event in (Failure.LOST, Failure.SILENT) for said in (Progress.NOTHING, Progress.ELSEWHERE)
     }
-    free = {event for (event, said), rule in RULES.items() if said is Said.NOTHING and not rule.costs}
-    assert free == {Event.UNREACHED, Event.DRAINS, Event.STOPPED}
+    free = {event for (event, said), rule in RULES.items() if said is Progress.NOTHING and not rule.costs}
+    assert free == {Failure.UNREACHED, Failure.DRAINS, Failure.STOPPED}
 
 
-def course() -> Course:
-    request = GenerateRequest(id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=100))
-    return Course(request, Prompt(named([1])), None, Patience(10.0))  # type: ignore[arg-type]
+def begun() -> RequestState:
+    state = RequestState(Sampling(max_tokens=100), 10.0)
+    state.handle(Begin())
+    return state
 
 
-def said_elsewhere(one: Course) -> Course:
-    one.heard([TokenDelta([5])])
-    return one
+def said_elsewhere(state: RequestState) -> RequestState:
+    state.received([TokenDelta([5])], decoded=False)
+    return state
 
 
-def said_here(one: Course) -> Course:
-    one.streaming = True
-    return said_elsewhere(one)
+def said_here(state: RequestState) -> RequestState:
+    state.received([TokenDelta([5])], decoded=True)
+    return state
 
 
-def failed(one: Course, worker: str, error: TriptychError, now: float = 0.0) -> TriptychError | None:
-    """What the client gets."""
-    try:
-        one.failed(worker, error, None, now)
-    except TriptychError as told:
-        return told
-    return None
+def failed(state: RequestState, worker: str, error: TriptychError, now: float = 0.0) -> TriptychError | None:
+    """What the client gets. A worker that has no room is asked again only after a pause."""
+    decision = state.handle(Failed(worker, error, now))
+    if isinstance(decision, Wait):
+        state.handle(TimePassed(now, frozenset({worker})))
+    return decision.error if isinstance(decision, GiveUp) else None
 
 
 # (what has been said, error, attempts it takes until the client gets an error; None: it never does)
@@ -137,7 +135,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("said", "error", "ends"), ENDS, ids=lambda one: str(one))
 def test_how_many_workers_may_fail_a_request_so(said: str, error: TriptychError, ends: int | None) -> None:
-    one = {"nothing": lambda it: it, "elsewhere": said_elsewhere, "here": said_here}[said](course())
+    one = {"nothing": lambda it: it, "elsewhere": said_elsewhere, "here": said_here}[said](begun())
     for number in range(1, 20):
         told = failed(one, f"w{number}", error)
         if told is not None:
@@ -150,14 +148,14 @@ def test_how_many_workers_may_fail_a_request_so(said: str, error: TriptychError,
 
 def test_nothing_is_free_for_ever() -> None:
     """In number, and in time: then each costs an attempt."""
-    one = course()
+    one = begun()
     told = [failed(one, f"w{number}", UNREACHED) for number in range(MAX_FREE + MAX_ATTEMPTS)]
     assert [error is None for error in told] == [True] * (MAX_FREE + MAX_ATTEMPTS - 1) + [False]
-    one = course()
+    one = begun()
     times = [0.0, FREE_S, *(FREE_S + 0.1 for _ in range(MAX_ATTEMPTS))]
     told = [failed(one, f"w{now}{number}", UNREACHED, now) for number, now in enumerate(times)]
     assert [error is None for error in told] == [True] * (len(times) - 1) + [False]
-    moves = FreeMoves()
+    moves = FreeRetries()
     assert moves.allows(100.0)
     assert moves.allows(100.0 + FREE_S)
     assert not moves.allows(100.1 + FREE_S)
@@ -187,4 +185,4 @@ def test_who_is_left_out_comes_back_later_each_time_until_it_is_heard() -> None:
 def test_discovery_has_its_say_before_a_worker_is_asked_again() -> None:
     from triptych.planes.discovery import local
 
-    assert local.STARVED_S + local.SCAN_S < retry.DISCOVERY_S
+    assert local.STARVED_S + local.SCAN_S < rules.DISCOVERY_S

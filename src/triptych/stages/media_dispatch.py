@@ -1,9 +1,10 @@
-"""One request's media on their way: who gets the bytes, who an embedding, and who only the name."""
+"""Sends the media of one request: to each instance by name, as an embedding, or as bytes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from enum import IntEnum
 
 from msgspec.structs import replace
 
@@ -18,18 +19,28 @@ from triptych.stages.calls import Calls, Name, StepFailed
 from triptych.stages.compose import Step
 
 
-class Supply:
-    """Media of one request. What a worker is thought to hold is sent by name, until it says otherwise."""
+class Level(IntEnum):
+    """How a medium is sent to an instance. One that lacks it, though it was sent so, gets the next level."""
 
-    def __init__(self, request: GenerateRequest, calls: Calls, held: MediaHints, name: Name) -> None:
+    NAME = 0
+    """By its name alone, where the instance is thought to hold it."""
+    EMBEDDING = 1
+    """As a handle to its embedding, where it was encoded; else as bytes."""
+    BYTES = 2
+
+
+class MediaDispatch:
+    """Has the media of one request encoded, and says how each instance gets them. Owns the leases of embeddings."""
+
+    def __init__(self, request: GenerateRequest, calls: Calls, hints: MediaHints, name: Name) -> None:
         self._request = request
         self._calls = calls
-        self._held = held
+        self._hints = hints
         self._name = name
         self._encoded: dict[int, EncodedMedium] = {}
         self._leases: list[tuple[Instance, TensorHandle]] = []
-        self._asked_for_more: list[str] = []
-        """Instances that lacked something, as often as they said so."""
+        self._levels: dict[str, Level] = {}
+        """By instance; those that are not in it are at ``NAME``."""
         self.names = [medium.content_hash for medium in request.media]
         self.precomputed = frozenset(
             medium.content_hash for medium in request.media if isinstance(medium, PrecomputedEmbedding)
@@ -37,9 +48,9 @@ class Supply:
 
     def believed_at(self, instance: Instance, name: str) -> bool:
         """Whether ``instance`` is thought to hold what it needs of a medium; never again once it lacked one."""
-        if not instance.keeps_media or instance.id in self._asked_for_more:
+        if not instance.keeps_media or instance.id in self._levels:
             return False
-        return self._held.holds(instance.id, name)
+        return self._hints.holds(instance.id, name)
 
     async def encode(self, steps: Iterable[Step]) -> None:
         """Have media encoded, at all workers of ``steps`` at once. Raises the first StepFailed."""
@@ -53,21 +64,23 @@ class Supply:
                     for step in steps:
                         group.create_task(self._encode(step), name=f"encode at {step.instance.name}")
             except ExceptionGroup as failures:
-                raise next((one for one in failures.exceptions if isinstance(one, StepFailed)), failures) from None
+                raise next(
+                    (failure for failure in failures.exceptions if isinstance(failure, StepFailed)), failures
+                ) from None
 
     async def _encode(self, step: Step) -> None:
         instance = step.instance
         believed = {index for index in step.media if self.believed_at(instance, self.names[index])}
         fresh = len({self.names[index] for index in step.media if index not in believed})
-        self._held.note(instance.id, (self.names[index] for index in step.media))
+        self._hints.note(instance.id, (self.names[index] for index in step.media))
         try:
             await self._ask(step, believed, fresh)
         except StepFailed as failure:
-            self._held.forget(instance.id, [self.names[index] for index in step.media])
+            self._hints.forget(instance.id, [self.names[index] for index in step.media])
             if not isinstance(failure.error, MediaMissing) or not believed:
                 raise
             await self._ask(step, set(), len(step.media))
-            self._held.note(instance.id, (self.names[index] for index in step.media))
+            self._hints.note(instance.id, (self.names[index] for index in step.media))
 
     async def _ask(self, step: Step, by_name: set[int], weight: int) -> None:
         """One call; media in ``by_name`` go without their bytes, repeated ones go once."""
@@ -88,27 +101,26 @@ class Supply:
         return [self._as_sent(index, medium, step) for index, medium in enumerate(self._request.media)]
 
     def _as_sent(self, index: int, medium: Medium, step: Step) -> Medium:
-        lacks_encoded = self._asked_for_more.count(step.instance.id) > 1
-        if index in self._encoded and not lacks_encoded:
+        if index in self._encoded and self._levels.get(step.instance.id) is not Level.BYTES:
             return replace(medium, data=b"", embedding=self._encoded[index].embedding)
         if self.believed_at(step.instance, medium.content_hash):
             return replace(medium, data=b"")
         return medium
 
-    def taken(self, instance: Instance) -> None:
+    def delivered(self, instance: Instance) -> None:
         """``instance`` has what it needed of the media, and keeps it for a while."""
         self._leases.clear()
         if instance.keeps_media:
-            self._held.note(instance.id, self.names)
+            self._hints.note(instance.id, self.names)
 
-    def more(self, instance: Instance) -> bool:
-        """``instance`` lacked a medium: from now on it gets embeddings, and next time the bytes.
-
-        False: it had all there is.
-        """
-        self._held.forget(instance.id, self.names)
-        self._asked_for_more.append(instance.id)
-        return self._asked_for_more.count(instance.id) <= 2
+    def send_more(self, instance: Instance) -> bool:
+        """Send media to ``instance``, which lacked one, by the next level. False: it was sent the bytes already."""
+        self._hints.forget(instance.id, self.names)
+        level = self._levels.get(instance.id, Level.NAME)
+        if level is Level.BYTES:
+            return False
+        self._levels[instance.id] = Level(level + 1)
+        return True
 
     def close(self) -> None:
         """Give back what nobody fetched."""

@@ -1,0 +1,81 @@
+"""Finds the plan of the next attempt, by what is known here of workers and of the request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from triptych.contracts.card import Instance
+from triptych.contracts.errors import BadRequest, TriptychError, Unavailable
+from triptych.stages.attempt import RequestContext, Services
+from triptych.stages.compose import Need, Plan, plan
+
+
+class Planner:
+    """Of all requests of one frontend."""
+
+    def __init__(self, services: Services, local_prefill_tokens: int) -> None:
+        """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
+        self._calls, self._routing = services.calls, services.routing
+        self._isolation, self._left_out = services.isolation, services.left_out
+        self._local_prefill_tokens = local_prefill_tokens
+
+    async def next(self, context: RequestContext, instances: Callable[[], Sequence[Instance]]) -> Plan:
+        """Return the plan of the next attempt. A suspect waits until it would meet no other suspect there.
+
+        Raises Unavailable or BadRequest where there is none, and RequestQuarantined.
+        """
+        while True:
+            forbidden = self._isolation.forbidden(context.waiter)
+            try:
+                return self._plan(context, instances(), forbidden)
+            except (Unavailable, BadRequest):
+                if forbidden == set() or not self._could_go(context, instances()):
+                    raise
+            await self._isolation.room(context.waiter)
+
+    def _could_go(self, context: RequestContext, instances: Sequence[Instance]) -> bool:
+        """Whether only other suspects keep the request from going anywhere."""
+        try:
+            self._plan(context, instances, set())
+        except (Unavailable, BadRequest):
+            return False
+        return True
+
+    def _plan(self, context: RequestContext, instances: Sequence[Instance], forbidden: set[str] | None) -> Plan:
+        """Plan without workers already tried or ``forbidden`` (None: all of them) and, unless they are all there is,
+        without those that are full, silent or left out."""
+        instances = [] if forbidden is None else [one for one in instances if one.id not in forbidden]
+        media, state = context.media, context.state
+        need = Need(
+            media=tuple(media.names),
+            prefills_locally=lambda instance: self._has_little_left(context, instance),
+            precomputed=media.precomputed,
+            has_embedding=media.believed_at,
+            encodes_cached=media.believed_at,
+        )
+        busy = (one.id for one in instances if self._is_full(one) or self._calls.is_silent(one))
+        others = {*state.unread, *self._left_out.at(time.monotonic()), *busy}
+        nobody: TriptychError | None = None
+        for avoid in (*state.avoided(others), *state.avoided(())):
+            try:
+                return plan(
+                    need,
+                    instances,
+                    self._calls.load,
+                    avoid,
+                    lambda stages, pool: self._routing.choose(stages, pool, context.prompt),
+                )
+            except (Unavailable, BadRequest) as error:  # the second where the only one that is wanted is left out
+                nobody = error
+        assert nobody is not None
+        raise nobody
+
+    def _is_full(self, instance: Instance) -> bool:
+        """As far as is known here: what other frontends have there is some 0.3 s old."""
+        limit = instance.max_in_flight
+        return limit > 0 and max(self._calls.load(instance.id), self._routing.requests(instance)) >= limit
+
+    def _has_little_left(self, context: RequestContext, instance: Instance) -> bool:
+        """Whether what is to prefill, less what ``instance`` holds of it, is short enough to prefill there."""
+        return 0 < self._local_prefill_tokens >= context.tokens_left(self._routing, instance)

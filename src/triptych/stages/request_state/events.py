@@ -1,0 +1,106 @@
+"""What may happen to a generation, and what is to be done about it.
+
+Each token delta is an event, too. For its speed it is a plain call, ``RequestState.received``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from triptych.contracts.answer import TokenDelta
+from triptych.contracts.errors import TriptychError
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The request is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlan:
+    """No worker can take the request now."""
+
+    error: TriptychError
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call of the attempt failed."""
+
+    instance_id: str
+    error: TriptychError
+    now: float
+    giver_id: str | None = None
+    """The instance that had prefilled for it."""
+    pair: tuple[str, str] | None = None
+    """Two instances of which either may have made the other silent."""
+    has_more: bool = False
+    """The instance lacked a medium, of which more can be sent to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The attempt is over, and no call failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """A wait is over."""
+
+    now: float
+    left_out: frozenset[str] = frozenset()
+    """Instances that are not to be asked again yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstancesChanged:
+    """A worker came or went."""
+
+
+Event = Begin | NoPlan | Failed | Ended | TimePassed | InstancesChanged
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Find a plan, and make the first attempt. Without a plan, tell ``NoPlan``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry(Send):
+    """Make another attempt; the client has nothing of the answer yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn(Send):
+    """Make another attempt, which goes on after the tokens that are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait, and tell ``TimePassed``; or ``InstancesChanged``, should that happen before."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Answer the client with ``error``."""
+
+    error: TriptychError
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The answer is complete."""
+
+    deltas: tuple[TokenDelta, ...] = ()
+    """To be passed on yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """Nothing changes."""
+
+
+Decision = Send | Wait | GiveUp | Finish | Stay
