@@ -110,7 +110,7 @@ async def _settled(system: Triptych, outcome: Outcome) -> None:
         outcome.leases = sum(found["triptych_transfer_leases"].values())
         used, kept = found["triptych_transfer_arena_used_bytes"], found["triptych_embedding_cache_bytes"]
         outcome.unaccounted_bytes = {worker: used[worker] - kept.get(worker, 0.0) for worker in used}
-        outcome.encoded = sum(found["triptych_encoded_media_total"].values())
+        outcome.encoded = sum(found["triptych_engine_encoded_media_total"].values())
         clean = not outcome.leases and not any(outcome.unaccounted_bytes.values())
         if clean or time.perf_counter() > deadline:
             return

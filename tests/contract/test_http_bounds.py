@@ -48,7 +48,7 @@ async def test_an_idle_connection_gives_way_to_a_new_one(impatient):
             await response(reader)
         assert (await asked(s.port, "/a"))[0] == 200
         assert await idle[0][0].read() == b"", "the one that was idle longest is closed"
-        assert s.counts.gave_way == 1
+        assert s.counts.evicted == 1
         idle[1][1].write(get("/a"))
         assert (await response(idle[1][0]))[0] == 200, "the others stay"
         assert s.left == 0, "who is being answered does not give way"

@@ -91,7 +91,7 @@ class Deployment:
         """Media that the encode stage of each worker encoded, by span."""
         with httpx.Client(trust_env=False) as client:
             metrics = client.get(f"{self.served.url.removesuffix('/v1')}/metrics").text
-        found = re.findall(r'triptych_encoded_media_total\{.*span="(\w+)".*\} ([\d.]+)', metrics)
+        found = re.findall(r'triptych_engine_encoded_media_total\{.*span="(\w+)".*\} ([\d.]+)', metrics)
         return {span: int(float(count)) for span, count in found}
 
 

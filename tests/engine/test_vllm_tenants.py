@@ -85,4 +85,6 @@ def test_a_schema_with_a_salt_allows_what_it_allowed(deployed: tuple[Way, Served
 def encoded(served: Served) -> int:
     with httpx.Client(trust_env=False) as client:
         metrics = client.get(f"{served.url.removesuffix('/v1')}/metrics").text
-    return sum(int(float(count)) for count in re.findall(r"triptych_encoded_media_total\{.*\} ([\d.]+)", metrics))
+    return sum(
+        int(float(count)) for count in re.findall(r"triptych_engine_encoded_media_total\{.*\} ([\d.]+)", metrics)
+    )

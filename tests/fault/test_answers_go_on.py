@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_in_the_pause_is_forgotten():
         await d.ready()
         await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
         metrics = (await d.http.get("/metrics")).text
-        assert "triptych_requests_cancelled_total 1.0" in metrics
+        assert 'triptych_requests_cancelled_total{model="demo"} 1.0' in metrics
         assert later.engine.stats().generated_tokens == 0
 
 

@@ -37,13 +37,13 @@ async def test_fails_no_request_that_waits_for_a_sound_one_of_the_same_call():
         bad = asyncio.create_task(d.chat([image_part(BROKEN), image_part(RED)]))
         await until(lambda: held.calls == 1, "both pictures are being encoded, in one call")
         sound = [asyncio.create_task(d.chat([image_part(RED)])) for _ in range(3)]
-        await until(lambda: encoder.counts["embedding_cache_shared"] == 3, "the others wait for the red one")
+        await until(lambda: encoder.counts["embedding_cache_shared_total"] == 3, "the others wait for the red one")
         held.go.set()
         refused = await bad
         assert refused.status_code == 400, refused.text
         for answer in await asyncio.gather(*sound):
             assert answer.status_code == 200, answer.text
-        assert encoder.counts["encoded_media"] == 1, "once for all three"
+        assert encoder.counts["engine_encoded_media_total"] == 1, "once for all three"
         await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
 
 
@@ -53,7 +53,7 @@ async def test_fails_all_who_ask_for_it():
         asked = [asyncio.create_task(d.chat([image_part(RED), image_part(BROKEN)]))]
         await until(lambda: held.calls == 1, "both pictures are being encoded, in one call")
         asked += [asyncio.create_task(d.chat([image_part(BROKEN), image_part(RED)])) for _ in range(4)]
-        await until(lambda: d.workers[0].counts["embedding_cache_shared"] == 8, "the others wait for them")
+        await until(lambda: d.workers[0].counts["embedding_cache_shared_total"] == 8, "the others wait for them")
         held.go.set()
         for place, answer in zip((1, 0, 0, 0, 0), await asyncio.gather(*asked), strict=True):
             assert answer.status_code == 400, answer.text

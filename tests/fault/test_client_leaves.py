@@ -48,7 +48,7 @@ async def test_while_tokens_are_made(stream, n):
         made = d.worker.engine.stats().generated_tokens
         assert made < 1000, "the engine was stopped long before the end"
         metrics = (await d.http.get("/metrics")).text
-        assert "triptych_requests_cancelled_total 1.0" in metrics
+        assert 'triptych_requests_cancelled_total{model="demo"} 1.0' in metrics
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -124,7 +124,7 @@ async def test_the_engines_places_of_clients_that_do_not_read_come_free():
             await gone(d)
         metrics = (await d.http.get("/metrics")).text
         assert "triptych_http_connections_timed_out_send_total 2.0" in metrics
-        assert "triptych_requests_cancelled_total 2.0" in metrics
+        assert 'triptych_requests_cancelled_total{model="demo"} 2.0' in metrics
         assert held_bytes(metrics) == 0
 
 

@@ -70,6 +70,6 @@ async def test_the_index_of_the_other_one_answers_as_before(tmp_path):
 async def runs(http, count):
     """Whether ``count`` requests run at the workers."""
     lines = (await http.get("/metrics")).text.splitlines()
-    found = [line for line in lines if line.startswith("triptych_worker_running")]
+    found = [line for line in lines if line.startswith("triptych_engine_requests_running")]
     assert found, [line for line in lines if line.startswith("triptych")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in found) == count

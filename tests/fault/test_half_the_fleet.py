@@ -55,7 +55,7 @@ async def test_half_of_all_workers_killed_under_load(workers, requests):
         await answered(d, later, str)
         assert await metric(d, "triptych_requests_not_taken_total") > 0
         assert await metric(d, "triptych_requests_quarantined") == 0
-        assert await metric(d, "triptych_workers_fallen_total") <= workers // 2
+        assert await metric(d, "triptych_workers_lost_total") <= workers // 2
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_half_of_the_fleet_drains():
         await asyncio.sleep(0)
         await answered(d, [d.chat(f"{n}", stream=n % 2 == 0) for n in range(60)], str)
         await asyncio.gather(*draining)
-        assert await metric(d, "triptych_workers_fallen_total") == 0
+        assert await metric(d, "triptych_workers_lost_total") == 0
 
 
 async def test_nobody_is_left():

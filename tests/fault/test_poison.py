@@ -73,7 +73,7 @@ async def test_a_client_that_repeats_it_fells_two_of_four(spans, content, stream
         for _ in range(5):
             check_refused(await d.chat(content, stream=stream))
         counts = await metrics(d)
-        assert counts["triptych_workers_fallen_total"] == 2
+        assert counts["triptych_workers_lost_total"] == 2
         assert counts["triptych_requests_quarantined"] == 1
         assert counts["triptych_quarantine_refusals_total"] == 5
         assert (await d.chat("hello")).status_code == 200
@@ -92,7 +92,7 @@ async def test_innocents_beside_it_are_answered(place):
             else:
                 assert answer.status_code == 200, answer.text
         counts = await metrics(d)
-        assert counts["triptych_workers_fallen_total"] == 2
+        assert counts["triptych_workers_lost_total"] == 2
         assert counts["triptych_requests_suspected"] == 0, "who was answered is cleared"
 
 
@@ -112,7 +112,7 @@ async def test_impatient_clients_do_not_hide_it():
                 one.vanish()
             await until(lambda: d.dispatcher.in_flight == 0, "nothing is in flight")
         check_refused(await d.chat(POISON))
-        assert (await metrics(d))["triptych_workers_fallen_total"] == 2
+        assert (await metrics(d))["triptych_workers_lost_total"] == 2
         assert (await d.chat("hello")).status_code == 200
 
 
@@ -140,7 +140,7 @@ async def test_two_fleets_of_drains_and_refusals_make_no_suspect():
             await next(one for one in d.workers if one.running).drain()
         assert (await asked).status_code == 200
         counts = await metrics(d)
-        assert counts["triptych_workers_fallen_total"] == 0
+        assert counts["triptych_workers_lost_total"] == 0
         assert counts["triptych_requests_suspected"] == 0
 
 
@@ -164,7 +164,7 @@ async def test_it_can_be_turned_off():
         susceptible(d)
         answer = await d.chat(POISON)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_lost")
-        assert (await metrics(d))["triptych_workers_fallen_total"] == 3, "the attempts of one request"
+        assert (await metrics(d))["triptych_workers_lost_total"] == 3, "the attempts of one request"
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ async def blocks_two(d):
         assert answer.status_code == 200
         stream = parse(answer.content)
         assert (stream.error, stream.finish_reason(), stream.done) == (None, "length", True)
-    assert (await metrics(d))["triptych_workers_fallen_total"] == 2
+    assert (await metrics(d))["triptych_workers_lost_total"] == 2
     assert (await d.chat("hello")).status_code == 200
 
 
@@ -221,7 +221,7 @@ async def test_what_a_silent_worker_has_taken_goes_on_elsewhere_once(spans, stre
         answers = [await d.chat(content if "e" in spans.split() else f"x{n}", stream=stream) for n in range(3)]
         assert [answer.status_code for answer in answers] == [200] * 3
         counts = await metrics(d)
-        assert counts["triptych_requests_met_silence_total"] == 1, "the others do not go there"
+        assert counts["triptych_workers_silent_total"] == 1, "the others do not go there"
         silenced.update(d.workers)
         fresh = [{"type": "image_url", "image_url": {"url": picture_url(70, 64, "red")}}]
         answer = await d.chat(fresh if "e" in spans.split() else "y", stream=stream)

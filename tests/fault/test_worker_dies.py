@@ -113,7 +113,7 @@ async def test_another_model_at_the_port_of_a_killed_worker_gets_none_of_its_req
             old.kill()
             new = await d.add_worker(name="new", port=int(old.ready.rsplit(":", 1)[1]))
             assert check_unavailable(await d.chat(model="old"))["code"] == "worker_lost"
-            assert new.counts["worker_tokens"] == 0
+            assert new.counts["engine_generated_tokens_total"] == 0
             await _known(d, "new")
             assert (await d.chat(model="new")).status_code == 200
 

@@ -202,6 +202,7 @@ def test_metrics_parse_and_their_counters_move(demo):
     demo.http.post("/v1/chat/completions", content=b"{")
     demo.http.get("/v1/models/whatever/i/make/up")
     demo.http.get("/nowhere/at/all")
+    demo.chat("hi", model="made up by a client")
     after = scrape()
 
     def moved(name, **labels):
@@ -209,15 +210,16 @@ def test_metrics_parse_and_their_counters_move(demo):
         return after[key] - before.get(key, 0)
 
     chat = "/v1/chat/completions"
-    assert moved("triptych_requests_total", path=chat, status="200") == 2
-    assert moved("triptych_requests_total", path=chat, status="400") == 1
-    assert moved("triptych_requests_total", path="/v1/models/{id}", status="404") == 1
-    assert moved("triptych_requests_total", path="other", status="404") == 1, "labels are a bounded set"
-    assert moved("triptych_ttft_seconds_count") == 2
-    assert moved("triptych_ttft_seconds_bucket", le="+Inf") == 2
-    assert moved("triptych_itl_seconds_count") > 0
-    assert moved("triptych_prompt_tokens_total") >= answer["usage"]["prompt_tokens"]
-    assert moved("triptych_completion_tokens_total") >= answer["usage"]["completion_tokens"]
+    assert moved("triptych_requests_total", path=chat, status="200", model="demo") == 2
+    assert moved("triptych_requests_total", path=chat, status="400", model="") == 1
+    assert moved("triptych_requests_total", path="/v1/models/{id}", status="404", model="") == 1
+    assert moved("triptych_requests_total", path="other", status="404", model="") == 1, "labels are a bounded set"
+    assert moved("triptych_time_to_first_token_seconds_count", model="demo") == 2
+    assert moved("triptych_time_to_first_token_seconds_bucket", le="+Inf", model="demo") == 2
+    assert moved("triptych_inter_token_latency_seconds_count", model="demo") > 0
+    assert moved("triptych_prompt_tokens_total", model="demo") >= answer["usage"]["prompt_tokens"]
+    assert moved("triptych_completion_tokens_total", model="demo") >= answer["usage"]["completion_tokens"]
+    assert moved("triptych_requests_total", path=chat, status="404", model="") == 1, "clients make no labels"
     assert after["triptych_requests_in_flight", ()] == 0, "a scrape is no work in flight"
 
 

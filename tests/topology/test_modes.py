@@ -88,13 +88,13 @@ async def test_a_repeated_picture_is_encoded_once_and_not_sent_again(mode):
         encoder, target = d.workers[0], d.workers[1]
         asked = [content(colour) for colour in ("red", "blue", "red", "green", "red", "blue")]
         await asyncio.gather(*(d.chat(one) for one in asked))
-        assert encoder.counts["encoded_media"] == 3, "as many as there are distinct ones"
-        exported, fetched = encoder.counts["transfer_exported"], target.counts["transfer_fetched"]
+        assert encoder.counts["engine_encoded_media_total"] == 3, "as many as there are distinct ones"
+        exported, fetched = encoder.counts["transfer_exported_total"], target.counts["transfer_fetched_total"]
         assert fetched == 3
         again = await d.chat(content("blue"))
         assert again.headers["x-triptych-plan"] == TEXT_PLANS[cut(mode)], "it is at the worker that prefills"
-        assert encoder.counts["transfer_exported"] == exported
-        assert target.counts["transfer_fetched"] == fetched
+        assert encoder.counts["transfer_exported_total"] == exported
+        assert target.counts["transfer_fetched_total"] == fetched
 
 
 @pytest.mark.parametrize("mode", [*SPLIT, "E/P/D" + MEET])
@@ -104,11 +104,11 @@ async def test_a_worker_that_forgot_is_told_again(mode):
         before = await said(await d.chat(content("red", "blue")))
         target.worker.cache.store.clear()
         assert await said(await d.chat(content("red", "blue"))) == before
-        assert encoder.counts["encoded_media"] == 2, "the encode worker still held them"
+        assert encoder.counts["engine_encoded_media_total"] == 2, "the encode worker still held them"
         target.worker.cache.store.clear()
         encoder.worker.cache.store.clear()
         assert await said(await d.chat(content("red", "blue"))) == before
-        assert encoder.counts["encoded_media"] == 4
+        assert encoder.counts["engine_encoded_media_total"] == 4
         await idle(d)
 
 
@@ -116,7 +116,7 @@ async def test_without_embedding_caches():
     async with in_mode("E/PD", embedding_cache_bytes=0) as d:
         answers = [await said(await d.chat(content("red", "blue", "red"))) for _ in range(3)]
         assert len(set(answers)) == 1
-        assert d.workers[0].counts["encoded_media"] == 6
+        assert d.workers[0].counts["engine_encoded_media_total"] == 6
         assert d.workers[0].counts["embedding_cache_bytes"] == 0
         await idle(d)
 
@@ -125,7 +125,7 @@ async def test_an_embedding_larger_than_the_cache_is_served():
     async with in_mode("E/PD", embedding_cache_bytes=64) as d:
         assert "what" in await said(await d.chat(content("red")))
         assert "what" in await said(await d.chat(content("red")))
-        assert d.workers[0].counts["embedding_cache_too_large"] == 2
+        assert d.workers[0].counts["embedding_cache_too_large_total"] == 2
         await idle(d)
 
 
@@ -138,7 +138,7 @@ async def test_many_at_once(mode):
         for number, answer in enumerate(answers):
             assert f"number {number}" in await said(answer)
         if cut(mode) in SPLIT:
-            assert d.workers[0].counts["encoded_media"] == 6
+            assert d.workers[0].counts["engine_encoded_media_total"] == 6
 
 
 @pytest.mark.parametrize("mode", KV_SPLIT)
@@ -226,8 +226,8 @@ async def test_short_and_seen_prompts_stay_at_the_decode_worker():
         more = await d.complete([*long, *range(5, 25)], max_tokens=2)
         assert more.headers["x-triptych-plan"] == "pd@d-2", "all but the end was seen there"
         metrics = (await d.http.get("/metrics")).text
-        assert 'triptych_plans_total{calls="pd"} 2.0' in metrics
-        assert 'triptych_plans_total{calls="p/d"} 1.0' in metrics
+        assert 'triptych_plans_total{model="demo",steps="pd"} 2.0' in metrics
+        assert 'triptych_plans_total{model="demo",steps="p/d"} 1.0' in metrics
 
 
 async def test_the_plan_header_is_off_by_default():
@@ -239,7 +239,7 @@ async def test_metrics_of_workers_are_the_frontends():
     async with in_mode("E/PD") as d:
         await d.chat(content("red"))
         text = (await d.http.get("/metrics")).text
-        assert 'triptych_encoded_media_total{model="demo",span="e",worker="e-0"} 1.0' in text
+        assert 'triptych_engine_encoded_media_total{model="demo",span="e",worker="e-0"} 1.0' in text
         assert 'triptych_transfer_fetched_total{model="demo",span="pd",worker="pd-1"} 1.0' in text
         assert text.count("# TYPE triptych_transfer_fetched_total") == 1
 

@@ -81,7 +81,7 @@ async def test_every_mode_takes_them_alone_and_among_others(mode):
             assert "what is it?" in answered(answer)
         await until(lambda: d.dispatcher.in_flight == 0, "no call is in flight")
         await until(lambda: all(one.counts["transfer_leases"] == 0 for one in d.workers), "no lease is left")
-        assert sum(one.counts["encoded_media"] for one in d.workers) == (3 if "E/" in mode else 0)
+        assert sum(one.counts["engine_encoded_media_total"] for one in d.workers) == (3 if "E/" in mode else 0)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -51,7 +51,7 @@ def known_media(d):
 async def test_nothing_is_found_under_another_salt(mode):
     async with deployment(spans=MODES[mode], engine_args=PACE) as d:
         texts, pictures = await by_salt(d, LONG), await by_salt(d, PICTURE)
-        encoded = sum(worker.counts["encoded_media"] for worker in d.workers)
+        encoded = sum(worker.counts["engine_encoded_media_total"] for worker in d.workers)
         names = known_media(d)
     for counts in (texts, pictures):
         # Chat templates begin alike, so a prompt may find its own tenant's first block, and only that.
@@ -118,7 +118,7 @@ async def test_requests_of_two_tenants_at_once_share_no_work():
         salts = ["a", "a", "b", "b"]
         await asyncio.gather(*(d.chat(content, max_tokens=2, cache_salt=salt) for salt in salts))
         counts = d.workers[0].counts
-    assert counts["encoded_media"] == 2
+    assert counts["engine_encoded_media_total"] == 2
 
 
 @pytest.mark.parametrize("mode", MODES)

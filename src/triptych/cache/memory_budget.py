@@ -9,7 +9,7 @@ from typing import Protocol
 
 from triptych.contracts.errors import PayloadTooLarge, TooManyRequests
 from triptych.contracts.media import Data
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, gauge
 
 LARGE_BYTES = 8 << 20
 """Of a request, whose end is worth giving memory back to the system."""
@@ -73,8 +73,8 @@ class MemoryBudget:
     def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         text = "Bytes of bodies, texts, tokens and fetched media that requests hold."
-        yield Metric("triptych_held_bytes", "gauge", text, self.size_bytes)
-        yield Metric("triptych_held_limit_bytes", "gauge", "Most that they may hold (--max-held-bytes).", self._limit)
+        yield gauge("triptych_held_bytes", text, self.size_bytes)
+        yield gauge("triptych_held_limit_bytes", "Most that they may hold (--max-held-bytes).", self._limit)
 
 
 class _Request:

@@ -87,9 +87,9 @@ async def serving(
         app = App(config, catalog, Resources(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
         for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):
-            app.metrics.also(read)
+            app.metrics.add_source(read)
         server = HttpServer(app, config, config.drain_timeout_s)
-        app.metrics.also(server.connections.metrics)
+        app.metrics.add_source(server.connections.metrics)
         host, port = listeners[0].getsockname()[:2]
         try:
             async with _running(server, listeners, catalog):

@@ -1,4 +1,4 @@
-"""One metric of a worker or a frontend, as its parts report it."""
+"""One value of a metric, as parts of a process hand it to whoever writes it out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ import msgspec
 
 
 class Metric(msgspec.Struct, frozen=True, array_like=True):
-    """The value that one metric of a process has now."""
+    """The value of one metric now."""
 
     name: str
-    """A name by Prometheus' conventions, without the suffix ``_total``."""
+    """By Prometheus' conventions: base units, and ``_total`` at the end of a counter's name."""
     kind: Literal["counter", "gauge"]
     text: str
-    """One line that says what the metric counts."""
+    """The help text: one line that says what is counted."""
     value: float
+
+
+def counter(name: str, text: str, value: float) -> Metric:
+    """Return a value that only grows."""
+    return Metric(name, "counter", text, value)
+
+
+def gauge(name: str, text: str, value: float) -> Metric:
+    """Return a value that grows and shrinks."""
+    return Metric(name, "gauge", text, value)

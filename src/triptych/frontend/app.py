@@ -27,7 +27,7 @@ from triptych.frontend.openai.endpoints import ENDPOINTS
 from triptych.frontend.openai.generations import Generations
 from triptych.frontend.openai.resources import Resources
 from triptych.observability.metrics import FrontendMetrics, MediaCounts
-from triptych.observability.workers import text_of
+from triptych.observability.workers import families_of
 from triptych.stages.dispatch import Dispatcher
 
 log = logging.getLogger("triptych.frontend")
@@ -56,7 +56,7 @@ class App:
         self.metrics = FrontendMetrics(lambda: in_flight.requests, media)
         generations = Generations(config, catalog, resources, dispatcher, self._access, self.metrics, in_flight)
         for read in generations.metrics:
-            self.metrics.also(read)
+            self.metrics.add_source(read)
         self._document = b""
         self._routes: dict[str, dict[str, Route]] = {
             **{endpoint.path: {"POST": partial(generations.answer, endpoint)} for endpoint in ENDPOINTS},
@@ -86,13 +86,13 @@ class App:
         try:
             await self._answer(web)
         except ClientGone:
-            self.metrics.cancelled()
+            self.metrics.cancelled(web.model_label)
             return
         except asyncio.CancelledError:
             if not status:
                 await send_error(recorded_send, SHUTTING_DOWN, headers)
             raise
-        self.metrics.answered(self._known_path(scope["path"]), status)
+        self.metrics.answered(self._known_path(scope["path"]), status, web.model_label)
 
     async def _answer(self, web: WebRequest) -> None:
         try:
@@ -150,5 +150,5 @@ class App:
     async def _metrics_text(self, web: WebRequest) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         instances = [instance for model in self._catalog.models.values() for instance in model.instances]
-        workers = text_of(await self._dispatcher.worker_metrics(instances))
-        await send_whole(web.send, 200, self.metrics.text() + workers, [kind, *web.headers])
+        workers = families_of(await self._dispatcher.worker_metrics(instances))
+        await send_whole(web.send, 200, self.metrics.text(workers), [kind, *web.headers])

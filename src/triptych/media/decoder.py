@@ -13,7 +13,7 @@ from triptych.cache.single_flight import SingleFlight
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import MediaMissing, PayloadTooLarge, Unavailable
 from triptych.contracts.media import DecodableMedium, Picture, Sound, Video
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, gauge
 from triptych.media.errors import TOO_LARGE, by_content, problem
 from triptych.media.formats.audio import sound_bytes
 from triptych.media.formats.image import picture_bytes
@@ -71,10 +71,10 @@ class MediaDecoder:
         name = "triptych_media_decoded_"
         return (
             *self.sandbox.metrics(),
-            Metric(name + "bytes", "gauge", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
-            Metric(name + "capacity_bytes", "gauge", "Most that they may hold.", self.room.size_bytes),
-            Metric(name + "waiting", "gauge", "Requests that wait for room for their media.", self.room.waiting),
-            Metric(name + "cache_bytes", "gauge", "Bytes of decoded media kept.", self.cache.size_bytes),
+            gauge(name + "bytes", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
+            gauge(name + "limit_bytes", "Most that they may hold.", self.room.size_bytes),
+            gauge(name + "waiting", "Requests that wait for room for their media.", self.room.waiting),
+            gauge(name + "cache_bytes", "Bytes of decoded media kept.", self.cache.size_bytes),
         )
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 
 INTERVAL_S = 0.05
 """A timer so often costs some 0.05 % of a core."""
@@ -30,7 +30,7 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self.worst_s = 0.0
-        """Since the last call of ``metrics``."""
+        """Since the last ``samples``."""
         self.late_s = 0.0
         """All of it, added up."""
         self.ticks = 0
@@ -53,10 +53,10 @@ class LoopLag:
         name = "triptych_event_loop_"
         worst, self.worst_s = self.worst_s, 0.0
         return (
-            Metric(name + "lag_max_seconds", "gauge", "Longest delay of a timer since the last scrape.", worst),
-            Metric(name + "lag_seconds", "counter", "Delays of timers, added up.", self.late_s),
-            Metric(name + "ticks", "counter", "Timers that were looked at.", self.ticks),
-            Metric(name + "blocked", "counter", "Timers that were late by more than 10 ms.", self.blocked),
+            gauge(name + "lag_max_seconds", "Longest delay of a timer since the last scrape.", worst),
+            counter(name + "lag_seconds_total", "Delays of timers, added up.", self.late_s),
+            counter(name + "ticks_total", "Timers that were looked at.", self.ticks),
+            counter(name + "blocked_total", "Timers that were late by more than 10 ms.", self.blocked),
         )
 
     def _set(self) -> None:

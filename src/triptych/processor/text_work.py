@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from triptych.aio.memory import trim
 from triptych.aio.threads import Lane, in_new_thread
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 
 T = TypeVar("T")
 
@@ -52,9 +52,9 @@ class TextWork:
         """Metrics."""
         calls, refused = sum(lane.calls for lane in self._lanes), sum(lane.refused for lane in self._lanes)
         text = "Bodies and texts that threads decode, render or tokenise, or that wait for it (--max-texts-waiting)."
-        yield Metric("triptych_text_calls", "gauge", text, calls)
+        yield gauge("triptych_text_jobs", text, calls)
         text = "Requests refused as too many texts waited, or as theirs took too long (--max-wait-s)."
-        yield Metric("triptych_texts_refused", "counter", text, refused)
+        yield counter("triptych_text_jobs_refused_total", text, refused)
 
     @property
     def _lanes(self) -> tuple[Lane, ...]:

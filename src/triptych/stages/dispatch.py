@@ -14,7 +14,7 @@ from triptych.config.router import RouterConfig
 from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 from triptych.contracts.request import GenerateRequest
 from triptych.kv.block_hash import named
 from triptych.planes.request.base import RequestClient
@@ -87,15 +87,15 @@ class Dispatcher:
     def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         text = "Times that an answer under way went on at another worker."
-        yield Metric("triptych_requests_resumed", "counter", text, self._resumed)
+        yield counter("triptych_requests_resumed_total", text, self._resumed)
         text = "Requests that a worker did not take: no connection, or it broke before, or the worker drains."
         free = sum(self._failures[kind] for kind in (Failure.UNREACHED, Failure.DRAINS))
-        yield Metric("triptych_requests_not_taken", "counter", text, free)
+        yield counter("triptych_requests_not_taken_total", text, free)
         text = "Times that a worker took a request and said nothing to it (--response-timeout-s)."
         silent = sum(self._failures[kind] for kind in (Failure.SILENT, Failure.SLOW))
-        yield Metric("triptych_requests_met_silence", "counter", text, silent)
+        yield counter("triptych_workers_silent_total", text, silent)
         text = "Workers that get no request while another can take it, for they did not take or lost one lately."
-        yield Metric("triptych_workers_left_out", "gauge", text, len(self._left_out.at(time.monotonic())))
+        yield gauge("triptych_workers_excluded", text, len(self._left_out.at(time.monotonic())))
         yield from self._isolation.metrics()
 
     async def worker_metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Metric]]]:

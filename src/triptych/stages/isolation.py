@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 from triptych.contracts.errors import RequestQuarantined
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 from triptych.stages.apart import Apart
 from triptych.stages.suspects import Suspects
 
@@ -44,13 +44,13 @@ class Isolation:
         suspects = self._suspects
         suspects.expire(time.monotonic())
         text = "Workers that died or went silent without having said that they leave."
-        yield Metric("triptych_workers_fallen", "counter", text, suspects.falls)
+        yield counter("triptych_workers_lost_total", text, suspects.falls)
         text = "Requests remembered as suspects: a worker fell before it had answered them."
-        yield Metric("triptych_requests_suspected", "gauge", text, suspects.suspected)
+        yield gauge("triptych_requests_suspected", text, suspects.suspected)
         text = "Requests in quarantine, by content: two workers fell under each (--quarantine-s)."
-        yield Metric("triptych_requests_quarantined", "gauge", text, suspects.quarantined)
+        yield gauge("triptych_requests_quarantined", text, suspects.quarantined)
         text = "Answers that were refused because their request is in quarantine."
-        yield Metric("triptych_quarantine_refusals", "counter", text, self._refused)
+        yield counter("triptych_quarantine_refusals_total", text, self._refused)
 
     def fell(self, worker: str, names: set[bytes]) -> None:
         """``worker`` fell while it had taken, and not answered, these requests."""

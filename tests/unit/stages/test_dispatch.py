@@ -126,7 +126,7 @@ async def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_o
     assert [delta.token_ids for delta in deltas] == [[4, 5], [6], [7], [8]]
     assert [(delta.prompt_tokens, delta.cached_tokens) for delta in deltas] == [(9, 2), (0, 0), (0, 0), (0, 0)]
     assert deltas[-1].finish_reason == "stop"
-    assert next(one.value for one in dispatcher.metrics() if one.name == "triptych_requests_resumed") == 2
+    assert next(one.value for one in dispatcher.metrics() if one.name == "triptych_requests_resumed_total") == 2
 
 
 async def test_what_only_the_engine_that_began_can_go_on_with_ends():

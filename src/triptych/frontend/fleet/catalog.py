@@ -225,6 +225,10 @@ class Catalog:
             raise _not_loaded(name, model)
         return model, model.processor
 
+    def is_known(self, name: str) -> bool:
+        """Return whether workers serve ``name``, or did lately, or are expected to."""
+        return name in self.models or name in self._known
+
     def find(self, name: str) -> Model:
         """A model that has workers. Raises NotFound, listing the others, only where it is certain that nobody serves
         it; otherwise Unavailable, since its workers may come."""

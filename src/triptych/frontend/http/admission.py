@@ -10,7 +10,7 @@ from typing import Literal
 
 from triptych.aio.pace import PIECE_BYTES, Pace
 from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, gauge
 
 Lane = Literal["text", "media"]
 
@@ -81,7 +81,7 @@ class Admission:
             ("triptych_generations_waiting", "Generations that wait for a place (--max-running).", self.waiting),
             ("triptych_generations_running", "Generations that have a place (--max-running).", self._running),
         ):
-            yield Metric(name, "gauge", text, value)
+            yield gauge(name, text, value)
 
     @contextmanager
     def party(self, lane: Lane, count: int, param: str) -> Iterator[Party]:

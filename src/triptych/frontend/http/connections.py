@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from triptych.config.http import HttpConfig
 from triptych.contracts.errors import TooManyRequests, TriptychError, Unavailable
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 
 log = logging.getLogger("triptych.http")
 
@@ -83,7 +83,7 @@ class Counts:
 
     refused_full: int = 0
     refused_address: int = 0
-    gave_way: int = 0
+    evicted: int = 0
     malformed: int = 0
     timed_out_head: int = 0
     timed_out_idle: int = 0
@@ -94,7 +94,7 @@ class Counts:
 _TEXTS = {
     "refused_full": "Requests refused for --max-connections.",
     "refused_address": "Requests refused for --max-connections-per-address.",
-    "gave_way": "Idle or silent connections that were closed for new ones.",
+    "evicted": "Idle or silent connections that were closed for new ones.",
     "malformed": "Connections closed for what was no HTTP.",
     "timed_out_head": "Connections closed after --head-timeout-s.",
     "timed_out_idle": "Connections closed after --keep-alive-timeout-s.",
@@ -238,7 +238,7 @@ class Connections:
         first = next(iter(line.idle), None) or next(iter(line.heads), None)
         if first is None or (first in line.heads and first.deadline - self.config.head_timeout_s > silent_since):
             return False
-        self.counts.gave_way += 1
+        self.counts.evicted += 1
         self._drop(first)
         return True
 
@@ -297,14 +297,14 @@ class Connections:
             ("open", "Connections of clients.", len(self.open)),
             ("limit", "Most connections of clients (--max-connections, and the limit on open files).", self.most),
             ("idle", "Connections between two requests.", len(self._all.idle)),
-            ("silent", "Connections whose request's head is not there.", len(self._all.heads)),
+            ("reading_head", "Connections whose request's head is not there.", len(self._all.heads)),
             ("stalled", "Connections whose client does not take what is sent.", len(self._stalled)),
             ("unsent_bytes", "Bytes that wait for such clients.", sum(map(_unsent, self._stalled))),
         ):
-            yield Metric(f"triptych_http_connections_{name}", "gauge", text, value)
+            yield gauge(f"triptych_http_connections_{name}", text, value)
         for field in fields(self.counts):
-            name, value = f"triptych_http_connections_{field.name}", getattr(self.counts, field.name)
-            yield Metric(name, "counter", _TEXTS[field.name], value)
+            name, value = f"triptych_http_connections_{field.name}_total", getattr(self.counts, field.name)
+            yield counter(name, _TEXTS[field.name], value)
 
 
 def _files_left() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from triptych.contracts.errors import BadRequest, TooManyRequests
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, gauge
 
 
 class InFlight:
@@ -52,9 +52,9 @@ class InFlight:
     def metrics(self) -> Iterable[Metric]:
         """Metrics."""
         text = "Generations under way: each choice of each prompt of a request."
-        yield Metric("triptych_generations_in_flight", "gauge", text, self.generations)
+        yield gauge("triptych_generations_in_flight", text, self.generations)
         text = "Most generations that may be under way (--max-in-flight)."
-        yield Metric("triptych_generations_in_flight_limit", "gauge", text, self._max)
+        yield gauge("triptych_generations_in_flight_limit", text, self._max)
 
 
 class Places:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from triptych.frontend.http.asgi import Headers, Receive, Scope, Send, header
 
 
-@dataclass(frozen=True)
+@dataclass
 class WebRequest:
     """ASGI's three parts, and what every answer to this request carries."""
 
@@ -18,6 +18,8 @@ class WebRequest:
     send: Send
     headers: Headers
     """The headers of the answer. Routes may add to them until they answer."""
+    model_label: str = ""
+    """The metrics' label of the model that was asked for; empty where it is none that is served here."""
 
     @property
     def method(self) -> str:

@@ -24,7 +24,7 @@ from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
 from triptych.frontend.openai.answers import Answer, ChoiceResult
 from triptych.frontend.openai.choice import Choice, Piece
 from triptych.frontend.openai.unsent import bytes_per_token, max_unsent_bytes
-from triptych.observability.metrics import FrontendMetrics
+from triptych.observability.metrics import ModelMetrics
 from triptych.processor.processor import Prompt
 from triptych.stages.compose import Plan
 from triptych.stages.dispatch import Dispatcher
@@ -56,7 +56,7 @@ class Generation:
     answer: Answer
     instances: Callable[[], Sequence[Instance]]
     dispatcher: Dispatcher
-    metrics: FrontendMetrics
+    metrics: ModelMetrics
     holder: Reservation
     """Counts what the answer holds."""
     include_usage: bool = False

@@ -73,6 +73,7 @@ class Generations:
             self._name_ignored(request, web.headers)
             places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(web.receive):
+                web.model_label = self._metrics.label_of(request.model, known=self._catalog.is_known(request.model))
                 model, processor = self._catalog.get(request.model)
                 jobs, answer = await endpoint.build(self._resources, request, processor, reservation)
                 places.take(len(jobs), request.field_of_many)
@@ -121,7 +122,7 @@ class Generations:
             answer,
             lambda: model.instances,
             self._dispatcher,
-            self._metrics,
+            self._metrics.of_model(model.card.name),
             reservation,
             include_usage=request.wants_usage,
             with_timing=web.header(b"x-triptych-timing") == b"1",

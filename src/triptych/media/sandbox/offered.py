@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, gauge
 from triptych.media.sandbox import landlock, seccomp
 from triptych.media.sandbox.confinement import WEAK, Confinement
 
@@ -35,11 +35,10 @@ def metrics(held: Confinement) -> tuple[Metric, ...]:
     """Metrics of the weakest confinement that there is."""
     name = "triptych_media_sandbox_"
     return (
-        Metric(
+        gauge(
             name + "level",
-            "gauge",
             "How decoders of media are confined: 2 by Landlock and seccomp, 1 by seccomp, 0 by less.",
             held.level,
         ),
-        Metric(name + "landlock_version", "gauge", "Version of Landlock's interface; 0: none.", held.landlock),
+        gauge(name + "landlock_version", "Version of Landlock's interface; 0: none.", held.landlock),
     )

@@ -19,7 +19,7 @@ from triptych.cache.single_flight import is_cancelled
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
 from triptych.contracts.media import FILE_TYPES, Data, DecodableMedium, MediaKind
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 from triptych.media.errors import DECODE_FAILED, DECODER_UNAVAILABLE, problem
 from triptych.media.sandbox import believe, offered, shared
 from triptych.media.sandbox.confinement import Confinement
@@ -45,22 +45,34 @@ class SandboxCounts:
     waiting: int = 0
     crashed: int = 0
     timed_out: int = 0
-    exhausted: int = 0
-    again: int = 0
-    short: int = 0
+    out_of_memory: int = 0
+    retried: int = 0
+    unavailable: int = 0
 
     def metrics(self) -> tuple[Metric, ...]:
         """Metrics."""
         name = "triptych_media_decode_"
         return (
-            Metric(name + "workers", "gauge", "Processes that read and decode media.", self.workers),
-            Metric(name + "busy", "gauge", "Such processes that work on a medium.", self.busy),
-            Metric(name + "waiting", "gauge", "Media that wait for such a process.", self.waiting),
-            Metric(name + "crashed", "counter", "Media at which their decoder died.", self.crashed),
-            Metric(name + "timed_out", "counter", "Media whose decoding took too long.", self.timed_out),
-            Metric(name + "exhausted", "counter", "Media whose decoding needed too much memory.", self.exhausted),
-            Metric(name + "again", "counter", "Media decoded once more, as their decoder failed or died.", self.again),
-            Metric(name + "short", "counter", "Media not decoded for want of memory or processes (503).", self.short),
+            gauge(name + "workers", "Processes that read and decode media.", self.workers),
+            gauge(name + "busy", "Such processes that work on a medium.", self.busy),
+            gauge(name + "waiting", "Media that wait for such a process.", self.waiting),
+            counter(name + "crashed_total", "Media at which their decoder died.", self.crashed),
+            counter(name + "timed_out_total", "Media whose decoding took too long.", self.timed_out),
+            counter(
+                name + "out_of_memory_total",
+                "Media whose decoding needed more memory than it may have.",
+                self.out_of_memory,
+            ),
+            counter(
+                name + "retried_total",
+                "Media decoded once more, as their decoder failed or died.",
+                self.retried,
+            ),
+            counter(
+                name + "unavailable_total",
+                "Media not decoded for want of memory or processes (503).",
+                self.unavailable,
+            ),
         )
 
 
@@ -223,7 +235,7 @@ class Sandbox:
                         if self._closed or not work.wanted or verdict(work.causes) is not Verdict.AGAIN:
                             raise
                         log.warning("%s is tried in another decoder: %s", ask.medium.kind, died.words)
-                        self.counts.again += 1
+                        self.counts.retried += 1
                         work.pause()
         finally:
             work.end()
@@ -316,7 +328,7 @@ class Sandbox:
         cls: type[TriptychError] = BadRequest
         code = DECODE_FAILED
         if verdict is Verdict.MACHINE:
-            self.counts.short += 1
+            self.counts.unavailable += 1
             cls, code = Unavailable, DECODER_UNAVAILABLE
             reason = f"the {noun} could not be decoded now, as the server is short of memory or processes; try again"
         elif died.cause is Cause.TIMED_OUT:
@@ -326,7 +338,7 @@ class Sandbox:
                 "(--media-decode-timeout-s)"
             )
         elif died.cause is Cause.EXHAUSTED:
-            self.counts.exhausted += 1
+            self.counts.out_of_memory += 1
             cls = PayloadTooLarge
             reason = (
                 f"the {noun} needs more memory to decode than the limit of {limits.media_decode_memory_mib} MiB "

@@ -92,7 +92,7 @@ async def test_equal_contents_are_tried_once() -> None:
         await one.check(Guided("json_object"))
         assert await one.check(None) is None
         assert process.tried == ["a", '{"type": "object"}']
-        assert (one.counts.sound, one.counts.known) == (2, 1)
+        assert (one.counts.accepted, one.counts.cache_hits) == (2, 1)
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("invalid", "invalid_schema"), ("too_costly", "schema_too_costly")])
@@ -191,6 +191,6 @@ async def test_running_grammars_share_the_time_between_tokens() -> None:
                     raise AssertionError("three times 0.1 s are more than 0.25 s")
             async with one.admitted(None):
                 pass  # without a grammar there is nothing to wait for
-            assert [metric.value for metric in one.metrics()][-1] == pytest.approx(0.2)
+            assert [sample.value for sample in one.metrics()][-1] == pytest.approx(0.2)
         async with one.admitted(schema("a")):
             pass

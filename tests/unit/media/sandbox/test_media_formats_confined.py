@@ -72,7 +72,7 @@ async def test_every_format_is_decoded(monkeypatch, way):
             assert await sandbox.inspect(one.kind, one.data, "item") == facts, name
             made = await sandbox.decode(one, "item")
             assert np.array_equal(np.asarray(made), np.asarray(DECODE[one.kind](one, LIMITS))), name
-        assert sandbox.counts.again == 0
+        assert sandbox.counts.retried == 0
         assert sandbox.confinement.level == (TWOFOLD if way == "as it is" and landlock.version() else COMPLETE)
     finally:
         await sandbox.close()

@@ -230,7 +230,7 @@ async def test_a_decoder_that_dies_once_costs_no_medium(number):
         os.kill(pid, signal.SIGCONT)
         assert [one.size for one in await asyncio.gather(task, after)] == [(16, 8)] * 2
         assert sandbox.pids != [pid]
-        assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 0, 0)
+        assert (sandbox.counts.retried, sandbox.counts.crashed, sandbox.counts.unavailable) == (1, 0, 0)
         assert (sandbox.counts.busy, sandbox.counts.waiting, sandbox.counts.workers) == (0, 0, 1)
         assert not Path(f"/proc/{pid}").exists(), "a zombie is left"
 
@@ -253,7 +253,7 @@ async def test_a_job_that_waits_at_a_decoder_survives_its_death(number):
         os.kill(pid, signal.SIGCONT)
         assert (await first).size == (16, 8)
         assert (await second).size == (24, 16)
-        assert (sandbox.counts.again, sandbox.counts.busy, sandbox.counts.waiting) == (1, 0, 0)
+        assert (sandbox.counts.retried, sandbox.counts.busy, sandbox.counts.waiting) == (1, 0, 0)
 
 
 async def test_the_time_of_a_job_that_waits_at_a_decoder_begins_with_its_turn():
@@ -319,7 +319,7 @@ async def test_what_needs_more_memory_than_allowed_is_refused_by_the_flag():
             await sandbox.decode(medium(data), ITEM)
         assert (caught.value.param, caught.value.code) == (ITEM, "media_decode_failed")
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
-        assert (sandbox.counts.exhausted, sandbox.counts.crashed) == (1, 0)
+        assert (sandbox.counts.out_of_memory, sandbox.counts.crashed) == (1, 0)
 
 
 async def test_a_video_for_whose_frames_ffmpeg_finds_no_memory():
@@ -327,7 +327,7 @@ async def test_a_video_for_whose_frames_ffmpeg_finds_no_memory():
         film = medium(film_of(picture("JPEG", 6000, 6000), 6000, 6000), "video", frame_indices=(0,))
         with pytest.raises(PayloadTooLarge, match="--media-decode-memory-mib"):
             await sandbox.decode(film, ITEM)
-        assert sandbox.counts.exhausted == 1
+        assert sandbox.counts.out_of_memory == 1
 
 
 async def test_no_memory_by_another_bound_of_the_library_is_damage():
@@ -338,7 +338,7 @@ async def test_no_memory_by_another_bound_of_the_library_is_damage():
         with pytest.raises(BadRequest, match="damaged"):
             await sandbox.inspect("video", with_tracks(video(), 100, b"\0\0\0\x08free" * 5000), ITEM)
         assert sandbox.pids == pids
-        assert sandbox.counts.exhausted == 0
+        assert sandbox.counts.out_of_memory == 0
 
 
 async def test_decoders_work_side_by_side_and_are_bounded():

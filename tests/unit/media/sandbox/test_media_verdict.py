@@ -114,7 +114,7 @@ async def test_what_fails_once_is_tried_in_another_decoder(monkeypatch, how):
     monkeypatch.setattr(process, "EXIT_S", 0.1)
     async with decoders(monkeypatch, [(how,)]) as sandbox:
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
-        assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 0, 0)
+        assert (sandbox.counts.retried, sandbox.counts.crashed, sandbox.counts.unavailable) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("how", [*((one, one) for one in MACHINES), ("crashes", "is_killed"), ("is_short", "crashes")])
@@ -124,7 +124,7 @@ async def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_medium(mon
             await sandbox.decode(medium(), ITEM)
         assert (caught.value.param, caught.value.code) == (ITEM, "media_decoder_unavailable")
         assert caught.value.retry_after_s
-        assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 0, 1)
+        assert (sandbox.counts.retried, sandbox.counts.crashed, sandbox.counts.unavailable) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("how", MEDIA)
@@ -135,7 +135,7 @@ async def test_what_fails_twice_for_its_own_reasons_is_refused(monkeypatch, how)
         with pytest.raises(BadRequest, match="made its decoder fail") as caught:
             await sandbox.decode(medium(), ITEM)
         assert (caught.value.param, caught.value.code) == (ITEM, "media_decode_failed")
-        assert (sandbox.counts.again, sandbox.counts.crashed, sandbox.counts.short) == (1, 1, 0)
+        assert (sandbox.counts.retried, sandbox.counts.crashed, sandbox.counts.unavailable) == (1, 1, 0)
         assert (await sandbox.decode(medium(), ITEM)).size == (16, 8)
 
 
@@ -240,7 +240,7 @@ async def test_memory_that_is_lent_cannot_be_taken_away(monkeypatch):
     async with decoders(monkeypatch, [("shrinks",)]) as sandbox:
         decoded = await sandbox.decode(medium(LARGE), ITEM)
         assert decoded.tobytes() == bytes(900 * 700 * 3)
-        assert sandbox.counts.again == 0
+        assert sandbox.counts.retried == 0
 
 
 def test_a_file_in_shared_memory_cannot_be_changed():
@@ -361,7 +361,7 @@ async def test_nothing_is_tried_again_for_nobody(monkeypatch):
         await asyncio.wait([task])
         os.kill(sandbox.pids[0], signal.SIGKILL)
         await until(lambda: not sandbox.counts.busy, "it is over")
-        assert sandbox.counts.again == 0
+        assert sandbox.counts.retried == 0
 
 
 async def test_an_error_of_the_decoders_own_is_in_the_log(monkeypatch, caplog):

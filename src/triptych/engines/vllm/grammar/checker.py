@@ -15,7 +15,7 @@ from triptych.cache.byte_semaphore import ByteSemaphore
 from triptych.cache.lru import ByteLru
 from triptych.cache.single_flight import SingleFlight
 from triptych.contracts.errors import BadRequest, DeadlineExceeded, Unavailable
-from triptych.contracts.metric import Metric
+from triptych.contracts.metric import Metric, counter, gauge
 from triptych.contracts.request import Guided
 from triptych.engines.vllm.grammar.place import place_of
 from triptych.engines.vllm.grammar.process import GrammarProcess, ProcessLost
@@ -41,10 +41,10 @@ log = logging.getLogger("triptych.vllm")
 class Counts:
     """Since the start."""
 
-    sound: int = 0
+    accepted: int = 0
     refused: int = 0
     timed_out: int = 0
-    known: int = 0
+    cache_hits: int = 0
     """Asked for again: the verdict was there."""
     unavailable: int = 0
 
@@ -146,7 +146,7 @@ class GrammarChecker:
         kept = self._verdicts.get(key)
         if kept is None or kept[1] < time.monotonic():
             return None
-        self.counts.known += 1
+        self.counts.cache_hits += 1
         return kept[0]
 
     async def _try(self, key: bytes, schema: str) -> Verdict:
@@ -186,7 +186,7 @@ class GrammarChecker:
     def _keep(self, key: bytes, verdict: Verdict) -> None:
         until = time.monotonic() + TIMED_OUT_KEPT_S if verdict.timed_out else float("inf")
         self._verdicts.put(key, (verdict, until), 256 + len(verdict.reason))
-        self.counts.sound += verdict.outcome == "sound"
+        self.counts.accepted += verdict.outcome == "sound"
         self.counts.refused += verdict.outcome != "sound"
         self.counts.timed_out += verdict.timed_out
 
@@ -219,12 +219,10 @@ class GrammarChecker:
 
     def metrics(self) -> Iterator[Metric]:
         counts, name = self.counts, "triptych_grammar_"
-        yield Metric(name + "sound", "counter", "Grammars compiled on trial and let through.", counts.sound)
-        yield Metric(name + "refused", "counter", "Grammars refused: invalid or too costly.", counts.refused)
-        yield Metric(name + "timed_out", "counter", "Of these, trials ended by their time limit.", counts.timed_out)
-        yield Metric(name + "known", "counter", "Requests whose grammar had a verdict already.", counts.known)
-        yield Metric(
-            name + "unavailable", "counter", "Requests refused for want of a trial or time.", counts.unavailable
-        )
+        yield counter(name + "accepted_total", "Grammars compiled on trial and let through.", counts.accepted)
+        yield counter(name + "refused_total", "Grammars refused: invalid or too costly.", counts.refused)
+        yield counter(name + "timed_out_total", "Of these, trials ended by their time limit.", counts.timed_out)
+        yield counter(name + "cache_hits_total", "Requests whose grammar had a verdict already.", counts.cache_hits)
+        yield counter(name + "unavailable_total", "Requests refused for want of a trial or time.", counts.unavailable)
         step_s = self._steps.taken_bytes / 1e6
-        yield Metric(name + "step_seconds", "gauge", "Time of a token under all grammars that run.", step_s)
+        yield gauge(name + "step_seconds", "Time of a token under all grammars that run.", step_s)
