@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from support.reference import AudioReference, make_checkpoint
+from triptych.contracts.media import Sound
 from triptych.engines.encoder.encoder import load
-from triptych.engines.encoder.plan import plan_sound
+from triptych.engines.encoder.plan import plan_known
 from triptych.models.registry import family_of, load_checkpoint
 
 RATE_HZ = AudioReference.RATE_HZ
@@ -46,11 +47,13 @@ def _expected(reference: AudioReference, sound: np.ndarray) -> torch.Tensor:
 def test_embeddings_equal_transformers(folder: Path) -> None:
     checkpoint = load_checkpoint(str(folder))
     encoder = load(checkpoint, dtype="float32", device="cpu", threads=0)
-    prepared = [encoder.preprocess(_sound(length)) for length in LENGTHS]
+    prepared = [encoder.preprocess(Sound(content_hash=""), _sound(length)) for length in LENGTHS]
     together = encoder.encode(prepared)
     reference = AudioReference(folder)
     for length, one, batched in zip(LENGTHS, prepared, together, strict=True):
-        plan = plan_sound(length, RATE_HZ, family_of(checkpoint), checkpoint)
+        plan = plan_known(
+            Sound(content_hash="", num_samples=length, sample_rate=RATE_HZ), family_of(checkpoint), checkpoint
+        )
         assert batched.shape == plan.shape
         (alone,) = encoder.encode([one])
         torch.testing.assert_close(batched, alone, rtol=1e-4, atol=1e-4)

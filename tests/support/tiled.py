@@ -25,7 +25,7 @@ def expansion(checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Exp
     return Expansion(tuple(ids), EMBEDDED)
 
 
-TILED: ModelFamily = replace(FAMILY, name="tiled", media={"image": replace(FAMILY.media["image"], expansion=expansion)})
+TILED: ModelFamily = replace(FAMILY, name="tiled", pictures=replace(FAMILY.pictures, expansion=expansion), videos=None)
 """Claims the demo's checkpoint."""
 
 

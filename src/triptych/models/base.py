@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
 from triptych.contracts.media import (
@@ -104,10 +105,18 @@ class Modality(Generic[M]):
     positions: Callable[[Checkpoint, M | PrecomputedEmbedding], int] | None = None
     """Positions of the language model that a medium takes beside one for each of its tokens, where it may take any
     (``models.mrope_budget``)."""
+    patches: Callable[[Checkpoint, M], int] | None = None
+    """What the encoder works on (patches of pixels, positions of sound), its cost in a batch; None: a token each."""
+    template_keys: Mapping[str, Any] = field(default_factory=dict)
+    """Keys that chat templates of this family want in a medium's part of a message, beside its ``type``."""
 
     def settings(self, checkpoint: Checkpoint) -> dict[str, int]:
         """Fields of the medium that say how this model wants it decoded. They become a part of the content's name."""
         return {}
+
+    def cost(self, checkpoint: Checkpoint, medium: M) -> int:
+        """What the encoder works on: ``patches``, or the tokens. Raises ValueError as ``tokens`` does."""
+        return (self.patches or self.tokens)(checkpoint, medium)
 
     def expand(self, checkpoint: Checkpoint, medium: M, tokenise: Tokenise) -> Expansion:
         """What the placeholder of ``medium`` becomes. Frontends and workers each make it by themselves, of what is
@@ -122,10 +131,6 @@ class Modality(Generic[M]):
 @dataclass(frozen=True)
 class Pictures(Modality[Picture]):
     """How one family takes pictures."""
-
-    patches: Callable[[Checkpoint, Picture], int] | None = None
-    """Patches that the vision tower works on, its cost; None: as many as the grid in the metadata has, else a token
-    each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,8 @@ class Sounds(Modality[Sound]):
 
     decode_rate: Callable[[Checkpoint], int]
     """Samples a second that the model hears, in Hz."""
+    features: Callable[[Checkpoint], int]
+    """Values that the feature extractor makes of any sound (float32)."""
 
     def settings(self, checkpoint: Checkpoint) -> dict[str, int]:
         return {"decode_rate": self.decode_rate(checkpoint)}
@@ -157,13 +164,22 @@ class ModelFamily:
     name: str
     model_types: tuple[str, ...]
     """``model_type`` values of ``config.json`` that belong here."""
-    media: Mapping[MediaKind, Modality[Any]] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    videos: Videos | None = None
+    sounds: Sounds | None = None
     embedding_width: Callable[[Checkpoint], int] | None = None
     """Values a token of a medium's embedding; None: this family takes no embeddings."""
     no_embeddings: str = ""
     """Why not, in words, where there is no ``embedding_width``."""
     towers: tuple[str, ...] = ()
     """``model_type`` values of ``vision_config`` that are known, where a family combines parts; empty: any."""
+
+    @cached_property
+    def media(self) -> Mapping[MediaKind, Modality[Any]]:
+        """The media that the family takes, by kind."""
+        every: dict[MediaKind, Modality[Any] | None]
+        every = {"image": self.pictures, "video": self.videos, "audio": self.sounds}
+        return {kind: modality for kind, modality in every.items() if modality is not None}
 
     @property
     def tokenises(self) -> bool:
@@ -177,7 +193,7 @@ class ModelFamily:
     @property
     def by_frames(self) -> tuple[MediaKind, ...]:
         """Media that an encode worker hands over as frames."""
-        return tuple(kind for kind, one in self.media.items() if isinstance(one, Videos) and one.hand_over == "frames")
+        return ("video",) if self.videos is not None and self.videos.hand_over == "frames" else ()
 
     @property
     def modalities(self) -> tuple[MediaKind, ...]:

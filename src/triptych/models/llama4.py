@@ -97,14 +97,12 @@ def image_expansion(checkpoint: Checkpoint, medium: Picture, tokenise: Tokenise)
 FAMILY = ModelFamily(
     name="llama4",
     model_types=("llama4",),
-    media={
-        "image": Pictures(
-            placeholder=image_token,
-            text=IMAGE,
-            tokens=image_tokens,
-            expansion=image_expansion,
-            embedded=lambda checkpoint: checkpoint.added_tokens[PATCH],
-        )
-    },
+    pictures=Pictures(
+        placeholder=image_token,
+        text=IMAGE,
+        tokens=image_tokens,
+        expansion=image_expansion,
+        embedded=lambda checkpoint: checkpoint.added_tokens[PATCH],
+    ),
     no_embeddings="vLLM takes no embeddings of pictures for Llama 4",
 )

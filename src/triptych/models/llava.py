@@ -52,14 +52,12 @@ def embedding_width(checkpoint: Checkpoint) -> int:
 FAMILY = ModelFamily(
     name="llava",
     model_types=("llava",),
-    media={
-        "image": Pictures(
-            placeholder=image_token,
-            text="<image>",
-            tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
-            precomputed=count_rule(image_tokens, image_tokens),
-        )
-    },
+    pictures=Pictures(
+        placeholder=image_token,
+        text="<image>",
+        tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
+        precomputed=count_rule(image_tokens, image_tokens),
+    ),
     embedding_width=embedding_width,
     towers=tuple(_TOWERS),
 )

@@ -88,16 +88,14 @@ def _max_tokens(checkpoint: Checkpoint) -> int:
 FAMILY = ModelFamily(
     name="llava-next",
     model_types=("llava_next",),
-    media={
-        "image": Pictures(
-            placeholder=llava.image_token,
-            text="<image>",
-            tokens=image_tokens,
-            patches=image_patches,
-            # The whole picture, and of its tiles at least a row of one, with its end.
-            precomputed=count_rule(lambda checkpoint: llava.image_tokens(checkpoint) + 2, _max_tokens),
-        )
-    },
+    pictures=Pictures(
+        placeholder=llava.image_token,
+        text="<image>",
+        tokens=image_tokens,
+        patches=image_patches,
+        # The whole picture, and of its tiles at least a row of one, with its end.
+        precomputed=count_rule(lambda checkpoint: llava.image_tokens(checkpoint) + 2, _max_tokens),
+    ),
     embedding_width=llava.embedding_width,
     towers=llava.FAMILY.towers,
 )

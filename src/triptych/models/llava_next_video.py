@@ -61,15 +61,13 @@ def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int,
 FAMILY = ModelFamily(
     name="llava-next-video",
     model_types=("llava_next_video",),
-    media={
-        "video": Videos(
-            placeholder=video_token,
-            text="<video>",
-            tokens=video_tokens,
-            frame_indices=frame_indices,
-            hand_over="frames",
-        )
-    },
+    videos=Videos(
+        placeholder=video_token,
+        text="<video>",
+        tokens=video_tokens,
+        frame_indices=frame_indices,
+        hand_over="frames",
+    ),
     no_embeddings="vLLM takes no embeddings of videos for LLaVA-NeXT-Video",
     towers=llava.FAMILY.towers,
 )

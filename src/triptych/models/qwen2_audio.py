@@ -11,6 +11,8 @@ from triptych.models.precomputed import count_rule
 _RATE_HZ, _HOP_SAMPLES, _CHUNK_S = 16_000, 160, 30
 _AUDIO_TOKEN = 151_646
 _HIDDEN_SIZE = 4096
+_POSITIONS, _MEL_BINS = 1500, 128
+"""Defaults of its Qwen2AudioEncoderConfig."""
 
 
 def sample_rate(checkpoint: Checkpoint) -> int:
@@ -56,6 +58,17 @@ def _halved(length: int) -> int:
     return (length - 1) // 2 + 1
 
 
+def positions(checkpoint: Checkpoint) -> int:
+    """Positions of the audio tower, which pads every sound to the longest."""
+    return int((checkpoint.config.get("audio_config") or {}).get("max_source_positions") or _POSITIONS)
+
+
+def features(checkpoint: Checkpoint) -> int:
+    """Values of a mel spectrogram of the longest sound. Two of its frames become a position."""
+    bins = (checkpoint.config.get("audio_config") or {}).get("num_mel_bins") or _MEL_BINS
+    return 2 * positions(checkpoint) * int(bins)
+
+
 def _tokens(checkpoint: Checkpoint, medium: Sound) -> int:
     rate = medium.sample_rate or sample_rate(checkpoint)
     return audio_tokens(checkpoint, -(-medium.num_samples * sample_rate(checkpoint) // rate))
@@ -69,14 +82,15 @@ def embedding_width(checkpoint: Checkpoint) -> int:
 FAMILY = ModelFamily(
     name="qwen2-audio",
     model_types=("qwen2_audio",),
-    media={
-        "audio": Sounds(
-            placeholder=audio_token,
-            text="<|audio_bos|><|AUDIO|><|audio_eos|>",
-            tokens=_tokens,
-            decode_rate=sample_rate,
-            precomputed=count_rule(lambda checkpoint: 1, max_tokens),
-        )
-    },
+    sounds=Sounds(
+        placeholder=audio_token,
+        text="<|audio_bos|><|AUDIO|><|audio_eos|>",
+        tokens=_tokens,
+        decode_rate=sample_rate,
+        features=features,
+        patches=lambda checkpoint, medium: positions(checkpoint),
+        template_keys={"audio": ""},  # older templates know a sound by this key, not by its type
+        precomputed=count_rule(lambda checkpoint: 1, max_tokens),
+    ),
     embedding_width=embedding_width,
 )

@@ -11,6 +11,7 @@ from triptych.models.base import Checkpoint, Expansion, ModelFamily, Pictures, T
 from triptych.models.precomputed import Steps, Times, grid_rule
 from triptych.models.qwen_vl import (
     check_timing,
+    grid,
     image_metadata,
     image_tokens,
     merge_size,
@@ -174,29 +175,29 @@ def embedding_width(checkpoint: Checkpoint) -> int:
 FAMILY = ModelFamily(
     name="qwen3-vl",
     model_types=("qwen3_vl", "qwen3_vl_moe"),
-    media={
-        "image": Pictures(
-            placeholder=lambda checkpoint: _token(checkpoint, "image_token_id", _IMAGE_TOKEN),
-            text="<|vision_start|><|image_pad|><|vision_end|>",
-            tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
-            metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
-            precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
+    pictures=Pictures(
+        placeholder=lambda checkpoint: _token(checkpoint, "image_token_id", _IMAGE_TOKEN),
+        text="<|vision_start|><|image_pad|><|vision_end|>",
+        tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
+        metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
+        precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
+        patches=lambda checkpoint, medium: math.prod(grid(checkpoint, medium.width, medium.height)),
+    ),
+    videos=Videos(
+        placeholder=lambda checkpoint: _token(checkpoint, "video_token_id", _VIDEO_TOKEN),
+        text="<|vision_start|><|video_pad|><|vision_end|>",
+        tokens=video_tokens,
+        metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
+        frame_indices=frame_indices,
+        patches=lambda checkpoint, medium: math.prod(_grid_of(checkpoint, medium)),
+        expansion=video_expansion,
+        precomputed_expansion=video_expansion,
+        precomputed=grid_rule(
+            "video_grid_thw",
+            video_merge_size,
+            Times("timestamps", _wanted_times, _are_times, told=False),
+            max_steps=MAX_NUMBERS,
         ),
-        "video": Videos(
-            placeholder=lambda checkpoint: _token(checkpoint, "video_token_id", _VIDEO_TOKEN),
-            text="<|vision_start|><|video_pad|><|vision_end|>",
-            tokens=video_tokens,
-            metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
-            frame_indices=frame_indices,
-            expansion=video_expansion,
-            precomputed_expansion=video_expansion,
-            precomputed=grid_rule(
-                "video_grid_thw",
-                video_merge_size,
-                Times("timestamps", _wanted_times, _are_times, told=False),
-                max_steps=MAX_NUMBERS,
-            ),
-        ),
-    },
+    ),
     embedding_width=embedding_width,
 )

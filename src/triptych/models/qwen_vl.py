@@ -158,26 +158,29 @@ def embedding_width(checkpoint: Checkpoint) -> int:
     return int(checkpoint.text_config["hidden_size"])
 
 
+_PICTURES = Pictures(
+    placeholder=lambda checkpoint: int(checkpoint.config["image_token_id"]),
+    text="<|vision_start|><|image_pad|><|vision_end|>",
+    tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
+    metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
+    precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
+    patches=lambda checkpoint, medium: math.prod(grid(checkpoint, medium.width, medium.height)),
+)
+_VIDEOS = Videos(
+    placeholder=lambda checkpoint: int(checkpoint.config["video_token_id"]),
+    text="<|vision_start|><|video_pad|><|vision_end|>",
+    tokens=video_tokens,
+    metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
+    precomputed=grid_rule("video_grid_thw", video_merge_size),
+    patches=lambda checkpoint, medium: math.prod(_grid_of(checkpoint, medium)),
+    frame_indices=frame_indices,
+)
+
 FAMILY = ModelFamily(
     name="qwen-vl",
     model_types=("qwen2_vl",),
-    media={
-        "image": Pictures(
-            placeholder=lambda checkpoint: int(checkpoint.config["image_token_id"]),
-            text="<|vision_start|><|image_pad|><|vision_end|>",
-            tokens=lambda checkpoint, medium: image_tokens(checkpoint, medium.width, medium.height),
-            metadata=lambda checkpoint, medium: image_metadata(checkpoint, medium.width, medium.height),
-            precomputed=grid_rule("image_grid_thw", merge_size, max_steps=1),
-        ),
-        "video": Videos(
-            placeholder=lambda checkpoint: int(checkpoint.config["video_token_id"]),
-            text="<|vision_start|><|video_pad|><|vision_end|>",
-            tokens=video_tokens,
-            metadata=lambda checkpoint, medium: {"video_grid_thw": _grid_of(checkpoint, medium)},
-            frame_indices=frame_indices,
-            precomputed=grid_rule("video_grid_thw", video_merge_size),
-        ),
-    },
+    pictures=_PICTURES,
+    videos=_VIDEOS,
     embedding_width=embedding_width,
 )
 
@@ -202,7 +205,7 @@ def check_timing(medium: Video) -> None:
 def _positions(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding) -> int:
     """Of Qwen2.5-VL's videos beside their tokens: the first of the last step is as many after the first as there are
     seconds between them, in ``tokens_per_second``."""
-    told = metadata_of(FAMILY_2_5.media["video"], checkpoint, medium)
+    told = metadata_of(_TIMED_VIDEOS, checkpoint, medium)
     (number, high, wide), (step_s,) = told["video_grid_thw"], told["second_per_grid_ts"]
     merge = video_merge_size(checkpoint)
     last = math.floor((number - 1) * step_s * _positions_a_second(checkpoint))
@@ -228,18 +231,11 @@ def _is_step(checkpoint: Checkpoint, steps: Steps, values: Numbers) -> bool:
     return len(values) == 1 and 0 < values[0] <= _longest_step_s(checkpoint, steps)
 
 
-FAMILY_2_5 = replace(
-    FAMILY,
-    model_types=("qwen2_5_vl",),
-    media={
-        **FAMILY.media,
-        "video": replace(
-            FAMILY.media["video"],
-            metadata=_timed_metadata,
-            precomputed=grid_rule(
-                "video_grid_thw", video_merge_size, Times("second_per_grid_ts", _wanted_step, _is_step)
-            ),
-            positions=_positions,
-        ),
-    },
+_TIMED_VIDEOS = replace(
+    _VIDEOS,
+    metadata=_timed_metadata,
+    precomputed=grid_rule("video_grid_thw", video_merge_size, Times("second_per_grid_ts", _wanted_step, _is_step)),
+    positions=_positions,
 )
+
+FAMILY_2_5 = replace(FAMILY, model_types=("qwen2_5_vl",), videos=_TIMED_VIDEOS)

@@ -231,12 +231,26 @@ class Processor:
                 "or start the frontend with --prompt-template",
                 param="messages",
             )
-        as_model_reads = _with_parts if self.template.takes_parts else self._with_plain_text
+        as_model_reads = self._with_parts if self.template.takes_parts else self._with_plain_text
         read = [as_model_reads(message) for message in messages]
         messages = list(fitted(read, self.template, keeps_last=ending == "open"))
         if ending == "open":
             return render_continued(self.template, messages, settings)
         return self.template.render(messages, {"add_generation_prompt": ending == "answer", **settings})
+
+    def _with_parts(self, message: Message) -> Message:
+        """Content as parts, which templates that read parts expect throughout."""
+        content = message.get("content")
+        if isinstance(content, str):
+            return {**message, "content": [{"type": "text", "text": content}]}
+        if isinstance(content, list):
+            return {**message, "content": [self._with_keys(part) for part in content]}
+        return message
+
+    def _with_keys(self, part: dict[str, Any]) -> dict[str, Any]:
+        """``part`` with the keys beside its type by which the family's templates know a medium."""
+        modality = self.family.media.get(part["type"])
+        return {**part, **modality.template_keys} if modality is not None else part
 
     def _with_plain_text(self, message: Message) -> Message:
         """Parts as one text, media first, for templates that know plain text only."""
@@ -415,18 +429,3 @@ def _check_none(settings: dict[str, Any]) -> None:
         path = f"chat_template_kwargs.{name}"
         reason = "this server's prompts are made as --prompt-template says, which reads no settings: leave it out"
         raise BadRequest(f"{path}: {reason}", param=path)
-
-
-def _with_parts(message: Message) -> Message:
-    """Content as parts, which templates that read parts expect throughout."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": [{"type": "text", "text": content}]}
-    if isinstance(content, list):
-        return {**message, "content": [_with_key(part) for part in content]}
-    return message
-
-
-def _with_key(part: dict[str, Any]) -> dict[str, Any]:
-    """Older templates of Qwen2-Audio know a sound by the key ``audio`` and not by its type."""
-    return {**part, "audio": ""} if part["type"] == "audio" else part

@@ -6,7 +6,7 @@ import io
 import wave
 from typing import Any, NamedTuple
 
-from triptych.models.base import Checkpoint, Videos
+from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
 
 
@@ -31,8 +31,8 @@ def frames(file: bytes, checkpoint: Checkpoint) -> Frames:
         stream = container.streams.video[0]
         rate = float(stream.average_rate or 0)
         every = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    modality = family_of(checkpoint).media["video"]
-    assert isinstance(modality, Videos)
+    modality = family_of(checkpoint).videos
+    assert modality is not None
     indices = list(modality.frame_indices(checkpoint, len(every), rate))
     return Frames(np.stack([every[index] for index in indices]), indices, len(every), rate)
 

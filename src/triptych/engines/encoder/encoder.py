@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from triptych.contracts.errors import ConfigError
+from triptych.contracts.media import DecodableMedium, Picture, Sound, Video
 from triptych.contracts.tensor import DTYPE_BYTES
-from triptych.engines.encoder import families
-from triptych.engines.encoder.families import Pixels
 from triptych.engines.encoder.plan import width_of
+from triptych.engines.encoder.towers.base import Pixels, Run, Source
+from triptych.engines.encoder.towers.registry import builder
 from triptych.engines.encoder.weights import Weights
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
+
+Prepare = Mapping[type[DecodableMedium], Callable[[Any], Pixels]]
+"""The checkpoint's own processor of each type of medium that its model takes."""
 
 
 class Encoder:
     """One checkpoint's vision part on one device. ``preprocess`` may run in several threads, ``encode`` in one."""
 
-    def __init__(self, prepare: Callable[[Any], Pixels], run: families.Run, width: int, dtype: str) -> None:
+    def __init__(self, prepare: Prepare, run: Run, width: int, dtype: str) -> None:
         self._prepare = prepare
         self._run = run
         self.width = width
@@ -27,9 +31,9 @@ class Encoder:
         self.dtype = dtype
         """Of weights, arithmetic and embeddings."""
 
-    def preprocess(self, decoded: Any) -> Pixels:
+    def preprocess(self, medium: DecodableMedium, decoded: Any) -> Pixels:
         """As the checkpoint's own processor does it, alone: its call costs 0.1 ms beside its arithmetic."""
-        return self._prepare(decoded)
+        return self._prepare[type(medium)](decoded)
 
     def encode(self, batch: Sequence[Pixels]) -> list[Any]:
         """Embeddings [tokens, hidden] in this process's memory, C-contiguous, in the order of ``batch``."""
@@ -51,7 +55,7 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, threads: int) -> En
     ``dtype`` and ``device`` may be ``auto``: the checkpoint's, and the first GPU where there is one. ``threads``
     is torch's number of them, for the whole process; 0 leaves it as it is.
     """
-    build = families.loader(str(checkpoint.config.get("model_type")))
+    build = builder(str(checkpoint.config.get("model_type")))
     width = width_of(family_of(checkpoint), checkpoint)
     try:
         import torch
@@ -66,36 +70,45 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, threads: int) -> En
         torch.set_num_threads(threads)
     try:
         config = transformers.AutoConfig.from_pretrained(checkpoint.path, **_LOCAL)
-        prepare = _hearing(checkpoint) if "audio" in family_of(checkpoint).media else _seeing(checkpoint)
+        prepare = _processors(checkpoint)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{checkpoint.path} cannot be loaded: {str(error).splitlines()[0]}") from error
     name = dtype if dtype != "auto" else stated_dtype(checkpoint)
-    source = families.Source(config, Weights(Path(checkpoint.path)), getattr(torch, name), _device(torch, device))
+    source = Source(config, Weights(Path(checkpoint.path)), getattr(torch, name), _device(torch, device))
     return Encoder(prepare, build(source), width, name)
 
 
-def _seeing(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
-    """The checkpoint's processors: of a PIL image, of uint8 [frames, height, width, 3]."""
-    from PIL.Image import Image
-    from transformers import AutoImageProcessor, AutoVideoProcessor
+def _processors(checkpoint: Checkpoint) -> Prepare:
+    family = family_of(checkpoint)
+    make: dict[type[DecodableMedium], Callable[[Checkpoint], Callable[[Any], Pixels]]] = {}
+    if family.pictures is not None:
+        make[Picture] = _picture_processor
+    if family.videos is not None:
+        make[Video] = _video_processor
+    if family.sounds is not None:
+        make[Sound] = _sound_processor
+    return {medium: processor(checkpoint) for medium, processor in make.items()}
+
+
+def _picture_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
+    """Of a PIL image."""
+    from transformers import AutoImageProcessor
 
     pictures = AutoImageProcessor.from_pretrained(checkpoint.path, **_LOCAL)
-    videos = None
-    if "video" in family_of(checkpoint).media:
-        videos = AutoVideoProcessor.from_pretrained(checkpoint.path, **_LOCAL)
-    # The frames are chosen already.
+    return lambda picture: dict(pictures(images=[picture], return_tensors="pt"))
+
+
+def _video_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
+    """Of uint8 [frames, height, width, 3]; the frames are chosen already."""
+    from transformers import AutoVideoProcessor
+
+    videos = AutoVideoProcessor.from_pretrained(checkpoint.path, **_LOCAL)
     settings = {"do_sample_frames": False, "input_data_format": "channels_last", "return_tensors": "pt"}
-
-    def prepare(decoded: Any) -> Pixels:
-        if videos is None or isinstance(decoded, Image):
-            return dict(pictures(images=[decoded], return_tensors="pt"))
-        return dict(videos(videos=[decoded], **settings))
-
-    return prepare
+    return lambda frames: dict(videos(videos=[frames], **settings))
 
 
-def _hearing(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
-    """The checkpoint's feature extractor: of float32 [samples] at its own rate."""
+def _sound_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
+    """Of float32 [samples] at the extractor's own rate."""
     from transformers import AutoFeatureExtractor
 
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint.path, **_LOCAL)

@@ -19,15 +19,15 @@ from triptych.config import env
 from triptych.config.media import MIB
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.errors import ConfigError, TooManyRequests, TriptychError, Unavailable
-from triptych.contracts.media import DecodableMedium
+from triptych.contracts.media import DecodableMedium, Picture, Sound
 from triptych.contracts.spans import Span
 from triptych.engines.args import parse_engine_args
 from triptych.engines.base import Encoded, EngineOptions, EngineStats
 from triptych.engines.encoder.args import EncoderArgs
 from triptych.engines.encoder.batcher import Batcher
 from triptych.engines.encoder.encoder import Encoder, load
-from triptych.engines.encoder.families import Pixels
-from triptych.engines.encoder.plan import Plan, check, plan_medium, plan_of, plan_size, plan_sound
+from triptych.engines.encoder.plan import Plan, check, plan_known, plan_medium, plan_of
+from triptych.engines.encoder.towers.base import Pixels
 from triptych.media.decoder import MediaDecoder
 from triptych.media.errors import by_content
 from triptych.media.formats.inspect import QUICK
@@ -170,7 +170,7 @@ class EncoderEngine:
         """The embedding of ``medium``. What goes wrong here is nobody's request: logged whole, told in a line."""
         try:
             loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._threads, encoder.preprocess, decoded)
+            pixels = await loop.run_in_executor(self._threads, encoder.preprocess, medium, decoded)
             _agree(pixels, plan)
             return await batcher.submit(pixels, plan.patches)
         except TriptychError:
@@ -189,23 +189,24 @@ class EncoderEngine:
 
     def _try_out(self, encoder: Encoder) -> None:
         """Encode one medium, so that the first request meets a warm model. Raises ConfigError on a misfit."""
-        trial, plan = _trial(self._family, self._checkpoint)
-        (embedding,) = encoder.encode([encoder.preprocess(trial)])
+        medium, decoded = _trial(self._family, self._checkpoint)
+        plan = plan_known(medium, self._family, self._checkpoint)
+        (embedding,) = encoder.encode([encoder.preprocess(medium, decoded)])
         try:
             _encoded(embedding, encoder.dtype, plan)
         except TriptychError as error:
             raise ConfigError(f"the checkpoint's files disagree: {error.message}") from error
 
 
-def _trial(family: ModelFamily, checkpoint: Checkpoint) -> tuple[Any, Plan]:
-    """A grey picture, or a second of silence for a model that hears."""
-    if "audio" in family.media:
+def _trial(family: ModelFamily, checkpoint: Checkpoint) -> tuple[DecodableMedium, Any]:
+    """A grey picture, or a second of silence for a model that only hears."""
+    if family.sounds is not None and family.pictures is None:
         import numpy as np
 
-        rate = family.media["audio"].settings(checkpoint)["decode_rate"]
-        return np.zeros(rate, np.float32), plan_sound(rate, rate, family, checkpoint)
-    picture = Image.new("RGB", (224, 224), "grey")
-    return picture, plan_size(*picture.size, family, checkpoint)
+        rate = family.sounds.decode_rate(checkpoint)
+        silence = Sound(content_hash="", num_samples=rate, sample_rate=rate, decode_rate=rate)
+        return silence, np.zeros(rate, np.float32)
+    return Picture(content_hash="", width=224, height=224), Image.new("RGB", (224, 224), "grey")
 
 
 def _default_threads() -> int:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import msgspec
+
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, ConfigError, MediaMissing, UnsupportedMedia
-from triptych.contracts.media import DecodableMedium, Metadata, Numbers, Picture, Sound, Video
+from triptych.contracts.media import DecodableMedium, Metadata, Picture, Sound, Video
 from triptych.media.errors import UNSUPPORTED, by_content, problem
 from triptych.media.formats.audio import SAMPLE_BYTES, resampled_length
 from triptych.media.formats.inspect import Facts, inspect
 from triptych.media.formats.sniff import PIXEL_BYTES
 from triptych.media.formats.video import RGB_BYTES
-from triptych.models.base import Checkpoint, ModelFamily, Pictures
+from triptych.models.base import Checkpoint, ModelFamily
 
 PATCH_BYTES = 3 * 2 * 16 * 16 * 4
 """Memory of a preprocessed patch: channels, frames, pixels (of the largest that is known), float32."""
-
-
-_POSITIONS, _MEL_BINS = 1500, 128
-"""Defaults of transformers' Qwen2AudioEncoderConfig."""
 
 
 @dataclass(frozen=True)
@@ -56,69 +54,37 @@ def check(medium: DecodableMedium, family: ModelFamily) -> None:
 
 def plan_of(medium: DecodableMedium, facts: Facts, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """With the ``facts`` that ``media.formats.inspect`` gives. Raises BadRequest for what this model refuses."""
+    known = msgspec.structs.replace(medium, **facts)
     try:
-        match medium:
-            case Picture():
-                return plan_size(facts["width"], facts["height"], family, checkpoint)
-            case Video() if medium.kind in family.by_frames:
-                return plan_frames(facts["width"], facts["height"], len(medium.frame_indices))
-            case Video():
-                return plan_video(facts, medium.frame_indices, family, checkpoint)
-            case Sound():
-                return plan_sound(facts["num_samples"], facts["sample_rate"], family, checkpoint)
+        return plan_known(known, family, checkpoint)
     except ValueError as error:
         raise problem(BadRequest, by_content(medium), UNSUPPORTED, str(error)) from None
 
 
-def plan_size(width: int, height: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """For a picture of ``width`` x ``height`` pixels. Raises ValueError for a shape that the model refuses."""
-    modality = family.media["image"]
-    picture = Picture(content_hash="", width=width, height=height)
-    tokens = modality.tokens(checkpoint, picture)
-    metadata = modality.metadata(checkpoint, picture)
-    if isinstance(modality, Pictures) and modality.patches is not None:
-        patches = modality.patches(checkpoint, picture)
-    else:
-        patches = _patches(metadata.get("image_grid_thw", (tokens,)))
-    memory_bytes = width * height * PIXEL_BYTES + patches * PATCH_BYTES
-    return Plan((tokens, width_of(family, checkpoint)), metadata, patches, memory_bytes)
+def plan_known(medium: DecodableMedium, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
+    """For a medium whose facts are true. Raises ValueError for one that the model refuses."""
+    if medium.unknown:
+        raise ValueError(medium.unknown)
+    if isinstance(medium, Video) and medium.kind in family.by_frames:  # nothing is made of the frames here
+        frames = (len(medium.frame_indices), medium.height, medium.width, 3)
+        return Plan(frames, {}, 0, math.prod(frames))
+    modality = family.media[medium.kind]
+    cost = modality.cost(checkpoint, medium)
+    shape = (modality.tokens(checkpoint, medium), width_of(family, checkpoint))
+    memory_bytes = _memory_bytes(medium, cost, family, checkpoint)
+    return Plan(shape, modality.metadata(checkpoint, medium), cost, memory_bytes)
 
 
-def plan_video(facts: Facts, frame_indices: tuple[int, ...], family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """For the chosen frames of a video. Raises ValueError for what the model refuses."""
-    if not frame_indices:
-        raise ValueError("it is not known which frames of this video are meant")
-    modality = family.media["video"]
-    film = Video(content_hash="", frame_indices=frame_indices, **facts)
-    metadata = modality.metadata(checkpoint, film)
-    patches = _patches(metadata["video_grid_thw"])
-    memory_bytes = len(frame_indices) * film.width * film.height * RGB_BYTES + patches * PATCH_BYTES
-    return Plan((modality.tokens(checkpoint, film), width_of(family, checkpoint)), metadata, patches, memory_bytes)
-
-
-def plan_frames(width: int, height: int, frames: int) -> Plan:
-    """For a video that is handed over as so many decoded frames: nothing is made of them here."""
-    return Plan((frames, height, width, 3), {}, 0, frames * width * height * RGB_BYTES)
-
-
-def _patches(grid: Numbers) -> int:
-    return int(math.prod(grid))
-
-
-def plan_sound(samples: int, rate: int, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """For a sound of ``samples`` at ``rate`` Hz. Raises ValueError for a length that the model refuses.
-
-    Its cost is that of the longest one: the audio tower pads.
-    """
-    modality = family.media["audio"]
-    sound = Sound(content_hash="", num_samples=samples, sample_rate=rate)
-    tokens = modality.tokens(checkpoint, sound)
-    config = checkpoint.config.get("audio_config") or {}
-    positions = int(config.get("max_source_positions") or _POSITIONS)
-    features = 2 * positions * int(config.get("num_mel_bins") or _MEL_BINS)  # two frames become a position
-    heard = resampled_length(samples, rate, modality.settings(checkpoint)["decode_rate"])
-    memory_bytes = (heard + features) * SAMPLE_BYTES
-    return Plan((tokens, width_of(family, checkpoint)), {}, positions, memory_bytes)
+def _memory_bytes(medium: DecodableMedium, cost: int, family: ModelFamily, checkpoint: Checkpoint) -> int:
+    match medium:
+        case Picture():
+            return medium.width * medium.height * PIXEL_BYTES + cost * PATCH_BYTES
+        case Video():
+            return len(medium.frame_indices) * medium.width * medium.height * RGB_BYTES + cost * PATCH_BYTES
+        case Sound():
+            assert family.sounds is not None
+            heard = resampled_length(medium.num_samples, medium.sample_rate, family.sounds.decode_rate(checkpoint))
+            return (heard + family.sounds.features(checkpoint)) * SAMPLE_BYTES
 
 
 def width_of(family: ModelFamily, checkpoint: Checkpoint) -> int:

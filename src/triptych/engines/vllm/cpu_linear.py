@@ -1,7 +1,7 @@
 """A repair of vLLM's CPU build, made in the processes that run its models.
 
-Its linear layers by oneDNN take rows of adjacent values only, and end the engine for any others. Llama 4's vision part
-gives it others for a picture of a single tile (vLLM 0.32).
+Its linear layers by oneDNN take rows of adjacent values only, and end the engine for any others (vLLM 0.32). Any model
+may give them others, so the repair looks at no model; Llama 4's vision part does for a picture of a single tile.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Model:
         self.go.set()
         self.begun = threading.Event()
 
-    def preprocess(self, image):
+    def preprocess(self, medium, image):
         red = image.getpixel((0, 0))[0]
         side = 9 if red == 15 else 8  # of the demo model's squares
         return {"red": red, "image_grid_thw": torch.tensor([[1, side, side]])}
