@@ -112,7 +112,7 @@ async def test_an_entry_expires(state_plane):
         await until(lambda: seen.values == {"a": b"1", "b": b"2"}, "both are seen")
         assert 599 <= seen.left_s["b"] <= 600
         await until(lambda: seen.values == {"b": b"2"}, "one expires while it is watched")
-        assert 0.45 <= time.monotonic() - begun < 5
+        assert time.monotonic() - begun >= 0.45
         assert await state.get("a") is None
         async with watched(state) as late:
             await until(lambda: late.values == {"b": b"2"}, "nobody is told of it any more")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from transfer_support import MIB, empty, exported, filled, over_all_backends, transfers
@@ -60,14 +59,12 @@ async def test_a_full_arena_serves_in_order(backend):
 
 
 async def test_room_that_a_receiver_makes_reaches_who_waits(backend):
-    async with transfers(backend, arena_bytes=MIB) as (owner, receiver):
+    async with transfers(backend, arena_bytes=MIB, lease_s=600) as (owner, receiver):
         handle, _ = await exported(owner, 800_000)
         waiting = asyncio.create_task(owner.allocate([(800_000,)], "uint8"))
         await until(lambda: owner.stats().waiting, "it waits")
         await receiver.fetch([handle])
-        begun = time.monotonic()
         await waiting
-        assert time.monotonic() - begun < 1
 
 
 async def test_waiting_ends_at_its_limit_and_the_queue_is_bounded(backend):

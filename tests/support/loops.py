@@ -11,29 +11,37 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from support.virtual_loop import VirtualLoop
+
 T = TypeVar("T")
 
 LIMIT_S = 40.0
 """Less than pytest's own limit, so that a stuck test ends with the traceback of what it waited for."""
+SOON_S = 20.0
+"""Far more than anything takes that waits for nothing, however busy the machine is; what hangs takes longer."""
 BACKGROUND = "background deployment"
 _GRACE_S = 2.0
+_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+    "virtual": VirtualLoop,
+}
 
 
 def run(main: Coroutine[Any, Any, T], *, loop: str = "uvloop", limit_s: float = LIMIT_S) -> T:
-    """The result of ``main`` on a fresh event loop of the kind that production uses.
+    """Return the result of ``main`` on a fresh event loop of a kind: by default the one that production uses.
 
     Tasks and sockets that it leaves behind fail the test; those that are ending get a moment to do so.
     """
     sockets_before = _sockets()
-    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        result = runner.run(_checked(main, limit_s))
+    with asyncio.Runner(loop_factory=_LOOPS[loop]) as runner:
+        result = runner.run(_checked(main, None if loop == "virtual" else limit_s))
     left = _sockets() - sockets_before if not _others_open_sockets() else ()
     assert not left, f"{len(left)} socket(s) left open: {sorted(left)}"
     return result
 
 
-async def _checked(main: Coroutine[Any, Any, T], limit_s: float) -> T:
+async def _checked(main: Coroutine[Any, Any, T], limit_s: float | None) -> T:
     async with asyncio.timeout(limit_s):
         result = await main
     left = _others()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -93,3 +94,22 @@ def test_an_unknown_setting_of_the_marker_is_refused() -> None:
     for mark in (pytest.mark.event_loop(limit=1), pytest.mark.event_loop("asyncio")):
         with pytest.raises(pytest.UsageError, match="takes kind= and limit_s= only"):
             call(test, mark)
+
+
+@pytest.mark.event_loop(kind="virtual")
+async def test_on_a_virtual_loop_time_passes_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    begun, begun_s = loop.time(), time.monotonic()
+    order = []
+
+    async def sleep(delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        order.append(delay_s)
+
+    await asyncio.gather(sleep(30), sleep(10), sleep(20))
+    assert order == [10, 20, 30]
+    assert loop.time() - begun == pytest.approx(30, abs=1)
+    assert await asyncio.to_thread(lambda: 7) == 7
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), 5)
+    assert time.monotonic() - begun_s < 10, "nobody waits"
