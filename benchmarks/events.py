@@ -155,7 +155,7 @@ async def following(
         name="w",
         component="w",
         span=Span.EPD,
-        able=Span.EPD,
+        capable_span=Span.EPD,
         engine="mock",
         model=card,
         host="127.0.0.1",

@@ -119,7 +119,14 @@ def decision_us(rng: random.Random) -> dict[str, float]:
     By the thread's own clock: on a busy machine the p99 is else the time until it has its turn again.
     """
     card = ModelCard(name="m", path="", context_length=1, block_size=BLOCK_TOKENS)
-    fixed: dict[str, Any] = {"component": "", "span": Span.PD, "able": Span.PD, "engine": "", "host": "", "port": 1}
+    fixed: dict[str, Any] = {
+        "component": "",
+        "span": Span.PD,
+        "capable_span": Span.PD,
+        "engine": "",
+        "host": "",
+        "port": 1,
+    }
     pool = [Instance(id=f"w{n}", name=f"w{n}", model=card, reports_kv=True, **fixed) for n in range(WORKERS)]
     routing, tokens = Routing(RouterConfig()), [rng.randrange(150_000) for _ in range(1500)]
     for one in pool:

@@ -35,7 +35,7 @@ def deployed(
         "served-model-name": "tiny",
         "frontend": {"enable-multimodal": True, "plan-header": True, "resume-timeout-s": 120},
         "workers": [
-            {"name": f"w{n}", "instance-name": f"w{n}", "span": span, "engine": "vllm", "args": VLLM, "stand-in": False}
+            {"name": f"w{n}", "instance-name": f"w{n}", "span": span, "engine": "vllm", "args": VLLM, "fallback": False}
             for n, span in enumerate(request.param)
         ],
     }

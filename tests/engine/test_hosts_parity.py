@@ -38,7 +38,7 @@ class Deployed:
         for span, host in self.host.items():
             side_channel = ("--nixl-side-channel-host", host.address) if "p" in span else ()
             engine, flags = ("encoder", ()) if span == "e" else ("vllm", (*VLLM, *side_channel))
-            named = ("--span", span, "--no-stand-in", "--engine", engine)
+            named = ("--span", span, "--no-fallback", "--engine", engine)
             workers.append(site.worker(host, span, *common, *named, engine=flags))
         for worker in workers:
             worker.wait_until_ready()

@@ -45,7 +45,7 @@ class Way(NamedTuple):
             words = [*args, *(shared if span != "d" else [])]
             own = (span, self.encoder) == ("e", "own")
             engine = {"engine": "encoder"} if own else {"engine": "vllm", "args": words}
-            workers.append({"name": span, "span": span, "stand-in": False, **engine})
+            workers.append({"name": span, "span": span, "fallback": False, **engine})
         flags = {"enable-multimodal": True, "plan-header": True}
         flags |= {name.replace("_", "-"): value for name, value in frontend.items()}
         return {"model": "tiny", "served-model-name": "tiny", "frontend": flags, "workers": workers}

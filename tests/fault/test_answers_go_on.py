@@ -66,7 +66,7 @@ async def test_a_rendezvous_goes_on():
 
 
 async def goes_on(spans, stream, engine_args):
-    async with deployment(spans=[*spans, *spans], engine_args=engine_args, stand_in=False) as d:
+    async with deployment(spans=[*spans, *spans], engine_args=engine_args, fallback=False) as d:
         undisturbed = await asked(d, stream)
         assert await resumed(d) == 0
         asking = asyncio.create_task(asked(d, stream))
@@ -89,7 +89,7 @@ async def test_who_has_done_its_part_is_not_missed(span, how):
 @pytest.mark.parametrize("how", [(), MEET])
 async def test_the_prefill_for_going_on_may_be_lost_too(how):
     """Of two prefill workers the one that would go on dies with the decode worker."""
-    async with deployment(spans=["p", "p", "d", "d"], engine_args=(*SLOW, *how), stand_in=False) as d:
+    async with deployment(spans=["p", "p", "d", "d"], engine_args=(*SLOW, *how), fallback=False) as d:
         undisturbed = await asked(d, True, "hello")
         asking = asyncio.create_task(asked(d, True, "hello"))
         worker = await answering(d)
@@ -167,7 +167,7 @@ async def test_a_client_that_leaves_in_the_pause_is_forgotten():
 
 @pytest.mark.parametrize("fields", [{"presence_penalty": 0.5}, {"frequency_penalty": 0.5}])
 async def test_what_only_the_first_worker_knows_how_to_go_on_with_ends(fields):
-    async with deployment(spans=["p", "p", "d", "d"], engine_args=SLOW, stand_in=False) as d:
+    async with deployment(spans=["p", "p", "d", "d"], engine_args=SLOW, fallback=False) as d:
         asking = asyncio.create_task(d.chat("x", stream=True, **FIELDS, **fields))
         await (await answering(d)).kill()
         assert parse((await asking).content).error["code"] == "worker_lost"

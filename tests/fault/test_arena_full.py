@@ -25,7 +25,7 @@ async def full_arena(wait_s):
     assert len(FILLING) * EMBEDDING_BYTES == ARENA_BYTES
     config = TransferConfig(arena_bytes=ARENA_BYTES, arena_wait_s=wait_s, arena_queue=QUEUE)
     taker = HeldBack()
-    async with deployment(spans=["pd"], stand_in=False, transfer=taker) as d:
+    async with deployment(spans=["pd"], fallback=False, transfer=taker) as d:
         encoder = await d.add_worker(span=Span.E, instance_name="enc", transfer=InprocTransfer(config))
         await until_async(lambda: _both_known(d), "the frontend knows both workers")
         filling = asyncio.create_task(ask(d, *FILLING))

@@ -31,7 +31,7 @@ class HeldBack:
 
 
 async def test_fails_no_request_that_waits_for_a_sound_one_of_the_same_call():
-    async with deployment(spans=["e", "pd"], stand_in=False) as d:
+    async with deployment(spans=["e", "pd"], fallback=False) as d:
         encoder = d.workers[0]
         held = HeldBack(encoder)
         bad = asyncio.create_task(d.chat([image_part(BROKEN), image_part(RED)]))
@@ -48,7 +48,7 @@ async def test_fails_no_request_that_waits_for_a_sound_one_of_the_same_call():
 
 
 async def test_fails_all_who_ask_for_it():
-    async with deployment(spans=["e", "pd"], stand_in=False) as d:
+    async with deployment(spans=["e", "pd"], fallback=False) as d:
         held = HeldBack(d.workers[0])
         asked = [asyncio.create_task(d.chat([image_part(RED), image_part(BROKEN)]))]
         await until(lambda: held.calls == 1, "both pictures are being encoded, in one call")
@@ -69,7 +69,7 @@ async def test_leaves_no_media_behind(spans, url):
     def media():
         return sum(type(one) is Medium for one in gc.get_objects())
 
-    async with deployment(spans=spans, stand_in=False) as d:
+    async with deployment(spans=spans, fallback=False) as d:
         gc.collect()
         gc.disable()
         try:

@@ -72,7 +72,7 @@ async def test_half_of_all_workers_killed_under_load(workers, requests):
 @pytest.mark.event_loop(limit_s=50)
 async def test_of_each_pool(spans, gone):
     """``gone``: their places; enough are left of each stage."""
-    async with deployment(spans=spans.split(), engine_args=SLOW, stand_in=False) as d:
+    async with deployment(spans=spans.split(), engine_args=SLOW, fallback=False) as d:
         left = [one for place, one in enumerate(d.workers) if str(place) not in gone]
         with_media = "e" in spans.split()
         asked = [

@@ -68,7 +68,7 @@ def susceptible(d):
     ids=["epd", "prefill", "encode"],
 )
 async def test_a_client_that_repeats_it_fells_two_of_four(spans, content, stream):
-    async with deployment(spans=spans.split(), stand_in=False) as d:
+    async with deployment(spans=spans.split(), fallback=False) as d:
         susceptible(d)
         for _ in range(5):
             check_refused(await d.chat(content, stream=stream))
@@ -216,7 +216,7 @@ async def test_what_a_silent_worker_has_taken_goes_on_elsewhere_once(spans, stre
         {"type": "image_url", "image_url": {"url": picture_url(64, 64, "red")}},
         {"type": "text", "text": "x"},
     ]
-    async with deployment(spans=spans.split(), frontend={"response_timeout_s": 0.6}, stand_in=False) as d:
+    async with deployment(spans=spans.split(), frontend={"response_timeout_s": 0.6}, fallback=False) as d:
         silenced = _silencing(d)
         answers = [await d.chat(content if "e" in spans.split() else f"x{n}", stream=stream) for n in range(3)]
         assert [answer.status_code for answer in answers] == [200] * 3

@@ -19,7 +19,7 @@ TEXT = "user\nhello\nassistant\n"
 
 @asynccontextmanager
 async def meeting(*engine_args, spans=SPANS, drain_timeout_s=10.0, **frontend):
-    settings = {"stand_in": False, "drain_timeout_s": drain_timeout_s}
+    settings = {"fallback": False, "drain_timeout_s": drain_timeout_s}
     async with deployment(spans=spans, engine_args=(*MEET, *engine_args), frontend=frontend, **settings) as d:
         yield d
         await nothing_left(d)

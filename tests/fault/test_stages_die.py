@@ -24,7 +24,7 @@ async def all_answered(answers):
 
 
 async def test_a_killed_encode_worker_fails_no_request_its_peer_takes_over():
-    async with deployment(spans=["e", "e", "pd"], engine_args=("--encode-ms", "50"), stand_in=False) as d:
+    async with deployment(spans=["e", "e", "pd"], engine_args=("--encode-ms", "50"), fallback=False) as d:
         waiting = [asyncio.create_task(d.chat(content(colour))) for colour in COLOURS]
         await d.workers[0].busy()
         await d.workers[0].kill()
@@ -43,7 +43,7 @@ async def test_a_killed_encode_worker_fails_no_request_the_prefill_worker_stands
 @pytest.mark.parametrize("hand_off", ["prefill-first", "rendezvous"])
 async def test_a_killed_prefill_worker_is_replaced_before_the_first_token(hand_off):
     args = ("--prefill-ms", "80", "--hand-off", hand_off)
-    async with deployment(spans=["p", "p", "d"], engine_args=args, stand_in=False) as d:
+    async with deployment(spans=["p", "p", "d"], engine_args=args, fallback=False) as d:
         waiting = [asyncio.create_task(d.chat(f"number {n}")) for n in range(8)]
         await d.workers[0].busy()
         await d.workers[0].kill()
@@ -53,7 +53,7 @@ async def test_a_killed_prefill_worker_is_replaced_before_the_first_token(hand_o
 @pytest.mark.parametrize("hand_off", ["prefill-first", "rendezvous"])
 async def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed(hand_off):
     args = ("--itl-ms", "20", "--hand-off", hand_off)
-    async with deployment(spans=["p", "d", "d"], engine_args=args, stand_in=False) as d:
+    async with deployment(spans=["p", "d", "d"], engine_args=args, fallback=False) as d:
         giver, taker, other = d.workers
         asked = [asyncio.create_task(d.chat("x", stream=True, ignore_eos=True, max_tokens=60)) for _ in range(6)]
         await taker.busy(3)
@@ -69,7 +69,7 @@ async def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed(h
 
 
 async def test_a_kv_cache_that_cannot_be_read_is_made_once_more():
-    async with deployment(spans=["p", "p", "d"], frontend={"plan_header": True}, stand_in=False) as d:
+    async with deployment(spans=["p", "p", "d"], frontend={"plan_header": True}, fallback=False) as d:
         first, second = (worker.engine._stages.prefilling._kv for worker in d.workers[:2])
         export = first.export
 
@@ -91,7 +91,7 @@ async def test_a_kv_cache_that_cannot_be_read_is_made_once_more():
 @pytest.mark.parametrize("hand_off", ["prefill-first", "rendezvous"])
 async def test_an_abandoned_prefill_leaves_nothing(hand_off):
     args = ("--itl-ms", "300", "--hand-off", hand_off)
-    async with deployment(spans=["p", "d"], engine_args=args, stand_in=False) as d:
+    async with deployment(spans=["p", "d"], engine_args=args, fallback=False) as d:
         giver, taker = d.workers
         asked = asyncio.create_task(d.chat("x", ignore_eos=True, max_tokens=500))
         await taker.busy()

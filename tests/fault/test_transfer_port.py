@@ -52,7 +52,7 @@ model: demo
 frontend: {enable-multimodal: true, plan-header: true, port: 8000}
 workers:
   - {name: enc, span: e, engine: mock, transfer-devices: wire}
-  - {name: dec, span: pd, engine: mock, transfer-devices: wire, stand-in: false}
+  - {name: dec, span: pd, engine: mock, transfer-devices: wire, fallback: false}
 """
 POISON = f"""
 import socket, sys

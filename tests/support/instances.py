@@ -13,9 +13,9 @@ CARD = ModelCard(name="demo", path=str(MODEL_DIR), context_length=4096)
 
 
 def instance(
-    id: str = "w", span: str = "epd", *, able: str = "", model: ModelCard = CARD, port: int = 1, **fields: Any
+    id: str = "w", span: str = "epd", *, capable_span: str = "", model: ModelCard = CARD, port: int = 1, **fields: Any
 ) -> Instance:
-    """``able`` is the span where it is left out; ``name`` the id; ``kv_link`` the same for all."""
+    """``capable_span`` is the span where it is left out; ``name`` the id; ``kv_link`` the same for all."""
     defaults = {"name": id, "component": "w", "engine": "mock", "host": "127.0.0.1", "kv_link": KvLink(protocol="mock")}
     settings: dict[str, Any] = {**defaults, **fields}
-    return Instance(id=id, span=Span(span), able=Span(able or span), model=model, port=port, **settings)
+    return Instance(id=id, span=Span(span), capable_span=Span(capable_span or span), model=model, port=port, **settings)

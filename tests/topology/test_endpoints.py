@@ -167,7 +167,7 @@ async def test_health_names_models_mode_and_instances():
                 "id": i.id,
                 "name": i.name,
                 "span": "epd",
-                "able": "epd",
+                "capable_span": "epd",
                 "engine": "mock",
                 "address": f"{i.host}:{i.port}",
             }

@@ -15,7 +15,7 @@ def test_encode_on_one_host_and_decode_on_the_other(tmp_path: Path) -> None:
         here, there = network.hosts
         workers = [
             network.worker(here, "enc", *mock, "--span", "e"),
-            network.worker(there, "dec", *mock, "--span", "pd", "--no-stand-in"),
+            network.worker(there, "dec", *mock, "--span", "pd", "--no-fallback"),
         ]
         for worker in workers:
             worker.wait_until_ready()

@@ -194,7 +194,7 @@ async def test_a_rolling_change_from_one_mode_to_another_fails_nothing():
 
 
 async def test_a_span_that_is_missing_is_named():
-    async with deployment(spans=["e", "pd"], stand_in=False) as d:
+    async with deployment(spans=["e", "pd"], fallback=False) as d:
         await d.workers[0].drain()
         await until_gone(d, 1)
         answer = await d.chat(content("red"))

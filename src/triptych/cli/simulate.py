@@ -119,7 +119,7 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
         profile=profile,
         targets=targets,
         weights=weights,
-        news_delay_s=config.news_delay_s,
+        event_delay_s=config.event_delay_s,
         seed=config.seed,
         share_out=share_out,
         tell=Progress(len(trace.requests), quiet=config.quiet or not sys.stderr.isatty()),

@@ -259,8 +259,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             description="Name of this one worker, refused where one alive has it (default: `--name` and more).",
         ),
     ] = ""
-    stand_in: Annotated[
-        bool, Meta(description="Also do stages outside of the span, if the engine can, while nobody else is there to.")
+    fallback: Annotated[
+        bool,
+        Meta(description="Run stages outside of the span, too, if the engine can and no other worker can."),
     ] = True
     embedding_cache_bytes: Annotated[
         int, Meta(ge=0, description="Most bytes of embeddings kept, by content; 0 keeps none.")

@@ -44,7 +44,7 @@ class SimulateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = 100.0
     prefill_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 0.25
     decode_weight: Annotated[float, Meta(ge=0, description="Of the policy kv: see docs/routing.md.")] = 0.0125
-    news_delay_s: Annotated[
+    event_delay_s: Annotated[
         float, Meta(ge=0, description="Until the router knows of a change in a worker's cache.")
     ] = 0.01
     limit: Annotated[int, Meta(ge=0, description="Most requests of the trace, from its start; 0: all.")] = 0

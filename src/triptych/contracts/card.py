@@ -50,9 +50,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     component: str
     """The worker's name in its graph, shared by its replicas."""
     span: Span
-    """What it is there for."""
-    able: Span
-    """What it can do where others are missing; contains ``span``."""
+    """The stages that it is there for."""
+    capable_span: Span
+    """The stages that it can run where other workers are missing; contains ``span``."""
     engine: str
     model: ModelCard
     host: str

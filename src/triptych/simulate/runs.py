@@ -29,7 +29,7 @@ class Runs:
     profile: Profile
     targets: Targets
     weights: Weights
-    news_delay_s: float
+    event_delay_s: float
     seed: int
     share_out: Callable[[Mode], dict[Span, int]]
     tell: Callable[[str, int], None] = lambda what, done: None
@@ -43,7 +43,7 @@ class Runs:
             workers=workers,
             policy=policy,
             weights=self.weights,
-            news_delay_s=self.news_delay_s,
+            event_delay_s=self.event_delay_s,
             seed=self.seed,
         )
         trace = self.trace.faster(speed)

@@ -36,7 +36,7 @@ class Setting:
     """Of each span of the mode."""
     policy: PolicyName
     weights: Weights = field(default_factory=Weights)
-    news_delay_s: float = 0.01
+    event_delay_s: float = 0.01
     """Until the router knows of a change in a worker's cache."""
     seed: int = 0
     together: bool = True
@@ -108,7 +108,7 @@ class World:
 
     def __init__(self, setting: Setting, block_size: int) -> None:
         self._rates = setting.profile.rates
-        self._delay = round(setting.news_delay_s * SECOND)
+        self._delay = round(setting.event_delay_s * SECOND)
         self._pools = {span: _Pool(span, setting, block_size) for span in setting.mode.spans if span is not Span.E}
         self._encoders = _Encoders(setting.workers[Span.E], setting.profile) if Span.E in setting.mode.spans else None
         self._prefill = next(pool for span, pool in self._pools.items() if "p" in span.value)

@@ -151,7 +151,7 @@ def _cuts(stages: str) -> list[list[str]]:
 def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[Instance], int]:
     """Those who can take ``segment`` at the least cost, and that cost. What a worker answers with is fixed by
     its span's last stage: embeddings, a KV cache or tokens."""
-    able = [one for one in alive if one.able.covers(segment) and one.span.last == segment[-1]]
+    able = [one for one in alive if one.capable_span.covers(segment) and one.span.last == segment[-1]]
     costs = [(_cost(segment, stages, one), one) for one in able]
     least = min((cost for cost, _ in costs), default=0)
     return [one for cost, one in costs if cost == least], least
@@ -186,7 +186,7 @@ def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> 
     """Fewer calls where the decoding instance can prefill the little that is left by itself."""
     if len(segments) > 1 and segments[-2] != "e" and need.prefills_locally(last):
         joined = segments[-2] + segments[-1]
-        if last.able.covers(joined):
+        if last.capable_span.covers(joined):
             segments = [*segments[:-2], joined]
     return segments
 

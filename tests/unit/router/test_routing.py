@@ -28,7 +28,7 @@ def worker(name: str, *, reports: bool = True, block_size: int = SIZE) -> Instan
     fixed: dict[str, Any] = {
         "component": "x",
         "span": Span.PD,
-        "able": Span.PD,
+        "capable_span": Span.PD,
         "engine": "mock",
         "host": "",
         "port": 1,

@@ -98,7 +98,7 @@ def test_by_prefix_more_is_found_than_in_turns_and_less_than_in_one_cache() -> N
 
 def test_what_the_router_learns_late_it_cannot_use() -> None:
     one = trace(7)
-    blind = simulated(Mode.EPD, "kv", one, news_delay_s=1000.0)
+    blind = simulated(Mode.EPD, "kv", one, event_delay_s=1000.0)
     assert hits(blind) < hits(simulated(Mode.EPD, "kv", one)) - 0.1
 
 

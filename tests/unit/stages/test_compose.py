@@ -18,8 +18,8 @@ def fleet(text):
     made = []
     for word in text.split():
         name, _, spans = word.partition(":")
-        span, _, able = spans.partition(">")
-        made.append(instance(name, span, able=able, keeps_media=True))
+        span, _, capable = spans.partition(">")
+        made.append(instance(name, span, capable_span=capable, keeps_media=True))
     return made
 
 
@@ -50,7 +50,7 @@ TEXT, PICTURE = "", "x"
         (PICTURE, "e:e a:pd>epd", "e@e pd@a"),
         (PICTURE, "e:e p:p>ep d:d>epd", "e@e p@p d@d"),
         (TEXT, "p:p d:d>epd", "p@p d@d"),
-        # One that is able stands in for a pool that is gone.
+        # A fallback takes the stages of a pool that is gone.
         (PICTURE, "a:pd>epd", "epd@a"),
         (PICTURE, "p:p>ep d:d>epd", "ep@p d@d"),
         (PICTURE, "e:e d:d>epd", "e@e pd@d"),

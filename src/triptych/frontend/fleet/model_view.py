@@ -29,7 +29,7 @@ def health_of(model: Model) -> dict[str, Any]:
                 "id": one.id,
                 "name": one.name,
                 "span": one.span.value,
-                "able": one.able.value,
+                "capable_span": one.capable_span.value,
                 "engine": one.engine,
                 "address": authority(one.host, one.port),
             }
