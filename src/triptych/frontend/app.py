@@ -33,7 +33,7 @@ from triptych.stages.dispatch import Dispatcher
 log = logging.getLogger("triptych.frontend")
 
 MODEL_PATH = f"{models.PATH}/{{id}}"
-"""Stands for the path of every model."""
+"""The label, in metrics, of the path of any model."""
 Route = Callable[[WebRequest], Awaitable[None]]
 
 
@@ -126,13 +126,13 @@ class App:
         return route
 
     def _methods(self, path: str) -> list[str]:
-        """Return the methods that ``path`` takes: HEAD wherever GET is, and OPTIONS where browsers may ask."""
+        """Returns the methods that ``path`` takes: HEAD wherever GET is, and OPTIONS where browsers may ask."""
         taken = self._routes.get(self._known_path(path), {})
         also = ["HEAD"] if "GET" in taken else []
         return [*taken, *also, *(["OPTIONS"] if self._access.cors else [])]
 
     def _known_path(self, path: str) -> str:
-        """Return the path as a metric's label: one of a bounded set, whatever clients ask for."""
+        """Returns the path as a metric's label: one of a bounded set, whatever clients ask for."""
         return path if path in self._routes else MODEL_PATH if path.startswith(f"{models.PATH}/") else "other"
 
     async def _options(self, web: WebRequest) -> None:
@@ -142,7 +142,7 @@ class App:
 
     async def _openapi(self, web: WebRequest) -> None:
         if not self._document:
-            from triptych.frontend.openai.openapi.document import document_of  # only those pay for it who ask for it
+            from triptych.frontend.openai.openapi.document import document_of  # imported when somebody asks for it
 
             self._document = msgspec.json.encode(document_of(self._config))
         await send_json(web.send, self._document, web.headers)

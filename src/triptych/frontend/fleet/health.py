@@ -1,4 +1,4 @@
-"""``GET /live``, ``/ready`` and ``/health``: whether this frontend runs, and whether its models can be served."""
+"""Answers ``GET /live``, ``/ready`` and ``/health``: whether the frontend runs, and its models can be served."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from triptych.stages.compose import RETRY_AFTER_S
 
 
 async def live(web: WebRequest) -> None:
-    """Say that the process answers."""
+    """Says that the process answers."""
     await send_json(web.send, b'{"status":"live"}', web.headers)
 
 
 async def ready(catalog: Catalog, web: WebRequest) -> None:
-    """Say that every expected model can be served. Raises Unavailable with what is missing."""
+    """Says that every expected model can be served. Raises Unavailable with what is missing."""
     if not catalog.ready:
         raise Unavailable(_why_not_ready(catalog), code="not_ready", retry_after_s=RETRY_AFTER_S)
     await send_json(web.send, b'{"status":"ready"}', web.headers)
 
 
 async def health(catalog: Catalog, in_flight: InFlight, web: WebRequest) -> None:
-    """Describe each model's state, and what is in flight."""
+    """Describes each model's state, and what is in flight."""
     body = {
         "status": "ready" if catalog.ready else "not ready",
         "requests_in_flight": in_flight.requests,

@@ -1,4 +1,4 @@
-"""An HTTP request as routes get it."""
+"""Defines an HTTP request as routes get it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from triptych.frontend.http.asgi import Headers, Receive, Scope, Send, header
 
 @dataclass
 class WebRequest:
-    """ASGI's three parts, and what every answer to this request carries."""
+    """The three parts of an ASGI call, and the headers of the answer."""
 
     id: bytes
-    """From the header ``x-request-id``, else made up."""
+    """The client's ``x-request-id``, else a random one."""
     scope: Scope
     receive: Receive
     send: Send
@@ -32,5 +32,5 @@ class WebRequest:
         return path
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of a header by its lower-case name."""
+        """Returns the value of a header by its lower-case name."""
         return header(self.scope, name)

@@ -1,6 +1,6 @@
-"""Answers as JSON: chunks of a stream and whole objects.
+"""Writes answers as JSON: the chunks of a stream, and whole objects.
 
-A chunk is put together from bytes made once a request; only its text is encoded anew. That is what keeps a
+A chunk is put together from bytes that are made once a request; only its text is encoded for each chunk. This keeps a
 streamed token at a few microseconds.
 """
 
@@ -27,19 +27,19 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass
 class ChoiceResult:
-    """One choice's whole answer, for requests that are not streamed.
+    """The whole text of one choice, for requests that are not streamed.
 
-    Its log probabilities are JSON from the start: as objects, millions of them would hold up the process in each of
-    Python's garbage collections.
+    Its log probabilities are kept as JSON: as objects, millions of them would stop the process in every garbage
+    collection of Python.
     """
 
     texts: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     _logprobs: dict[str, list[bytes]] = field(default_factory=dict)
-    """JSON of each list's entries, by the list's name."""
+    """The JSON of each list's entries, by the name of the list."""
 
     def add_logprobs(self, lists: dict[str, list[Any]]) -> int:
-        """Take log probabilities in, none of whose lists is empty. Returns how many bytes they have."""
+        """Adds log probabilities, whose lists are not empty. Returns their size as JSON, in bytes."""
         size = 0
         for name, entries in lists.items():
             part = encode(entries)[1:-1]
@@ -57,7 +57,7 @@ class ChoiceResult:
 
     @property
     def logprobs(self) -> list[bytes]:
-        """The JSON members of all lists, in pieces; empty where no log probabilities were taken in."""
+        """The JSON members of all lists, in pieces; empty if there are no log probabilities."""
         pieces: list[bytes] = []
         for name, parts in self._logprobs.items():
             pieces += [b'%b"%b":[' % (b"," if pieces else b"", name.encode()), parts[0]]
@@ -72,35 +72,35 @@ class Answer(Protocol):
     id: str
 
     def opening(self, index: int) -> bytes:
-        """Events that come before the first text of choice ``index``."""
+        """Returns the events that come before the first text of choice ``index``."""
         ...
 
     def chunks(self, index: int, piece: Piece) -> bytes:
-        """Events that one piece of choice ``index`` makes; none where it has nothing to say."""
+        """Returns the events that one piece of choice ``index`` makes; empty if it adds nothing."""
         ...
 
     def end(self, usage: dict[str, Any] | None) -> bytes:
-        """Events that end a stream, with the usage where it is given."""
+        """Returns the events that end a stream, with the usage if it is given."""
         ...
 
     def failed(self, error: TriptychError) -> bytes:
-        """Events that end a stream which fails."""
+        """Returns the events that end a stream with an error."""
         ...
 
     def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
-        """Return what choice ``index`` says of ``positions``, by the names of its lists."""
+        """Returns the log probabilities of ``positions`` as JSON values, by the name of each list."""
         ...
 
     def whole(self, choices: list[ChoiceResult], usage: dict[str, Any], extra: dict[str, Any]) -> list[bytes]:
-        """Return the answer's JSON in pieces.
+        """Returns the JSON of the whole answer in pieces.
 
-        Log probabilities may be 100 MB, which one call would copy with the interpreter lock held.
+        Log probabilities may be 100 MB, and joining them would hold the interpreter lock.
         """
         ...
 
 
 class JsonAnswer:
-    """What the answers of chat and plain completions share."""
+    """The common parts of the answers of chat and plain completions."""
 
     _prefix: str
     _object: str
@@ -139,10 +139,10 @@ class JsonAnswer:
         return [*pieces, b"],", encode(tail)[1:]]
 
     def _row(self, index: int, result: ChoiceResult) -> dict[str, Any]:
-        """Return what a whole answer says of choice ``index`` beside its log probabilities."""
+        """Returns the members of choice ``index`` in a whole answer, without its log probabilities."""
         raise NotImplementedError
 
     def _logprobs(self, result: ChoiceResult) -> list[bytes]:
-        """Return the JSON member of a choice's log probabilities; choices without a token have none."""
+        """Returns the JSON member of a choice's log probabilities; null for a choice without a token."""
         members = result.logprobs
         return [b',"logprobs":{', *members, self._logprobs_end] if members else [b',"logprobs":null']

@@ -1,4 +1,4 @@
-"""A request's ``cache_salt``: whose cached work it may meet. Pure."""
+"""Makes a digest of a request's ``cache_salt``, which separates the caches of different clients. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DIGEST_BYTES = 16
 
 
 def salt_of(given: str | None) -> str:
-    """Return 32 hex digits that stand for the salt ``given``, alike in every process; "" where there is none.
+    """Returns the digest of a salt: 32 hex digits, equal in every process; "" where there is no salt.
 
-    No worker, log or event ever has the text itself: whoever knew it could meet its caches. Raises BadRequest for an
-    empty one, by which its sender would share with everybody though it asked not to.
+    No worker, log or event ever gets the text itself: with it, others could read the caches. Raises BadRequest for an
+    empty salt: its sender asks for separation, and would share with everybody.
     """
     if given is None:
         return ""
@@ -27,8 +27,10 @@ def salt_of(given: str | None) -> str:
 
 
 def salted_grammar(guided: Guided | None, salt: str) -> Guided | None:
-    """``guided`` with ``salt`` in a comment of its schema: verdicts on schemas and compiled grammars are kept by its
-    text. What it allows stays the same."""
+    """Returns ``guided`` with the salt in a comment of its schema, which does not change what the schema allows.
+
+    Checked schemas and compiled grammars are cached by the schema's text, so the salt separates them.
+    """
     if guided is None or guided.schema is None or not salt:
         return guided
     schema = {**msgspec.json.decode(guided.schema), "$comment": salt}

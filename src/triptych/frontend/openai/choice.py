@@ -1,4 +1,4 @@
-"""One choice of an answer: deltas of tokens in, pieces of text out."""
+"""Turns the token deltas of one choice into text chunks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from triptych.processor.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):
-    """What one token, or the end, adds to a choice."""
+    """The text that one token, or the end of the answer, adds to a choice."""
 
     text: str
     logprobs: list[Position]
-    """Of the tokens since the last piece that carried some, where they are wanted."""
+    """Log probabilities of the tokens since the last piece that carried some; empty where the request wants none."""
     finish_reason: str | None
 
 
 @dataclass
 class Counts:
-    """Tokens of one choice, as the worker counted them."""
+    """Numbers of tokens of one choice, as the worker counted them."""
 
     prompt: int = 0
     cached: int = 0
@@ -32,9 +32,9 @@ class Counts:
 
 @dataclass
 class Choice:
-    """Turns one stream's deltas into pieces, one piece a token that completes text.
+    """Turns the deltas of one stream into pieces, one for each token that completes some text.
 
-    Once a piece has a ``finish_reason``, the choice is over: the rest of the stream is not wanted.
+    A piece with a ``finish_reason`` ends the choice. The caller then stops reading the stream.
     """
 
     tokenizer: Tokenizer
@@ -42,7 +42,7 @@ class Choice:
     stops: list[str]
     min_tokens: int = 0
     keeps_stop: bool = False
-    """The stop string or stop token that ends the text is a part of it."""
+    """Whether the stop string or stop token that ends the text stays in it."""
     counts: Counts = field(default_factory=Counts)
     timing: Timing | None = None
     finish_reason: str | None = None
@@ -51,11 +51,11 @@ class Choice:
         self._detokenizer = Detokenizer(self.tokenizer, self.prompt_ids)
         self._stops = StopStrings(self.stops, keeps=self.keeps_stop) if self.stops else None
         self._positions = Positions(self.tokenizer.spelling)
-        self._told = 0
-        """Characters let through."""
+        self._emitted = 0
+        """Number of characters in all pieces so far."""
 
     def push(self, deltas: list[TokenDelta]) -> list[Piece]:
-        """Pieces of a batch, in order; none after the one with a ``finish_reason``."""
+        """Returns the pieces that a batch of deltas makes, in order. The piece with a ``finish_reason`` is the last."""
         pieces: list[Piece] = []
         for delta in deltas:
             if delta.prompt_tokens:
@@ -79,21 +79,21 @@ class Choice:
                 self._positions.add(token, delta.logprobs[index])
             text = self._detokenizer.push(token)
             if text and delta.logprobs is not None:
-                self._positions.said(text)
+                self._positions.add_text(text)
             if self._stops is not None and self.counts.completion > self.min_tokens:
                 text, stopped = self._stops.push(text)
                 if stopped:
                     self._end(text, "stop", pieces, cut=True)
                     return
             if text:
-                self._told += len(text)
-                told = [] if delta.logprobs is None else self._positions.up_to(self._told)
-                pieces.append(Piece(text, told, None))
+                self._emitted += len(text)
+                positions = [] if delta.logprobs is None else self._positions.up_to(self._emitted)
+                pieces.append(Piece(text, positions, None))
 
     def _finish(self, reason: str, pieces: list[Piece]) -> None:
-        """Say what was held back: characters that never became whole, text that became no stop string."""
+        """Adds the text that was held back: incomplete characters, and the begin of a stop string that did not come."""
         text, stopped = self._detokenizer.flush(), False
-        self._positions.said(text)
+        self._positions.add_text(text)
         if self._stops is not None:
             text, stopped = self._stops.push(text)
             text += "" if stopped else self._stops.flush()
@@ -101,8 +101,8 @@ class Choice:
         self._end(text, reason, pieces, cut=stopped)
 
     def _end(self, text: str, reason: str, pieces: list[Piece], *, cut: bool) -> None:
-        """``cut``: a stop string ended the text, of which tokens may go further."""
-        self._told += len(text)
-        left = self._positions.cut(self._told) if cut else self._positions.up_to(self._told)
+        """Adds the last piece. With ``cut`` a stop string ended the text, perhaps within a token."""
+        self._emitted += len(text)
+        left = self._positions.cut(self._emitted) if cut else self._positions.up_to(self._emitted)
         self.finish_reason = reason
         pieces.append(Piece(text, left, reason))

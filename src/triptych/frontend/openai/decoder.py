@@ -1,7 +1,7 @@
-"""Decodes request bodies into their schema classes; wrong types are refused by name.
+"""Decodes request bodies into their schema classes, and refuses wrong types by name.
 
-The classes take no other fields than their own: a body with others is sifted first, by the tables in ``fields``, which
-say what becomes of each.
+The classes take no fields but their own. A body with others is sifted first, by the tables in ``fields``, which decide
+what becomes of each.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class RequestDecoder(Generic[T]):
         self._fields = fields
 
     def __call__(self, body: Data) -> T:
-        """Raises BadRequest naming the field at fault."""
+        """Decodes a body. Raises BadRequest with the field at fault."""
         request = self.quick(body)
         return self._sifted(body) if request is None else request
 
     def quick(self, body: Data) -> T | None:
-        """Do the same, but return None where ``body`` has fields that are not read: those take longer."""
+        """Decodes a body, or returns None if it has fields that the schema does not hold: those take longer."""
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
@@ -63,5 +63,5 @@ class RequestDecoder(Generic[T]):
         except msgspec.ValidationError:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError):
-            msgspec.json.decode(body)  # raises the same, with the place in what was sent
+            msgspec.json.decode(body)  # raises the same error, with the place in the body as it was sent
             raise

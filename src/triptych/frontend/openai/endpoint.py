@@ -1,4 +1,4 @@
-"""An endpoint that generates text: how its bodies are decoded, and how generations are made of them."""
+"""Defines an endpoint that generates text: how its bodies are decoded, and how generations are made of them."""
 
 from __future__ import annotations
 
@@ -24,5 +24,8 @@ class Endpoint(Generic[T]):
     path: str
     parse: RequestDecoder[T]
     build: Callable[[Resources, T, Processor, Reservation], Awaitable[tuple[list[Job], Answer]]]
-    """Makes a request's jobs, and the format of their answer. The reservation counts the prompt's tokens and keeps the
-    media. Raises BadRequest and its like with the field at fault, and what the reservation raises."""
+    """Makes a request's jobs, and the format of their answer.
+
+    The reservation counts the prompt's tokens and keeps the media. Raises BadRequest and other errors of the client
+    with the field at fault, and the errors of the reservation.
+    """

@@ -1,4 +1,4 @@
-"""All endpoints that generate text. A new one takes a folder beside ``chat`` and a line here."""
+"""Lists all endpoints that generate text. A new one takes a folder beside ``chat`` and a line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a request's choices through the stages and answer, streamed or whole."""
+"""Runs all choices of a request through the stages, and answers with a stream or one JSON object."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from triptych.stages.compose import Plan
 from triptych.stages.dispatch import Dispatcher
 
 JSON_COST = 8
-"""Making JSON of log probabilities takes so many times as long as moving as many bytes."""
+"""Time to make JSON of log probabilities, as a multiple of the time to move as many bytes."""
 LARGE_BYTES = 256 << 10
-"""Of log probabilities, above which a whole answer's JSON is made in a thread (10 ms)."""
+"""Bytes of log probabilities above which the JSON of a whole answer is made in a thread (10 ms)."""
 MAX_PUMPED = 32
-"""Batches of a request's choices that wait to be written, and so those that one turn of the event loop makes."""
+"""Most batches of a request that wait to be written, and so the most that one turn of the event loop makes."""
 Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
 
 
 @dataclass
 class Job:
-    """One choice to be made: what goes to the workers, and what becomes of the tokens."""
+    """One choice: the request that goes to the workers, and the text that is made of their tokens."""
 
     request: GenerateRequest
     prompt: Prompt
@@ -58,20 +58,23 @@ class Generation:
     dispatcher: Dispatcher
     metrics: ModelMetrics
     holder: Reservation
-    """Counts what the answer holds."""
+    """The part of the memory budget that this request takes."""
     include_usage: bool = False
     with_timing: bool = False
     plan_header: bool = False
     places: Party | None = None
-    """Where each choice has its place before it runs; None: there is no bound."""
+    """The admission of this request's choices; each waits for its place before it runs. None: there is no limit."""
     tenant: str = ""
-    """Whose request it is."""
+    """The client's API key, as a digest: quarantine and caches are kept apart by it."""
     begun: float = field(default_factory=time.perf_counter)
 
     # The two ways to answer.
 
     async def stream(self, send: Send, headers: Headers) -> None:
-        """Server-sent events. An error after the first event becomes the last event; one before is raised."""
+        """Answers with server-sent events.
+
+        Raises an error that comes before the first event. A later one becomes the last event.
+        """
         events = EventStream(send, lambda: self._headers(headers))
         opened: set[int] = set()
         self.holder.add(sum(max_unsent_bytes(job.request) for job in self.jobs))
@@ -95,13 +98,13 @@ class Generation:
         except Exception as error:
             if not events.started:
                 raise
-            told = self._as_told(error)
+            told = self._client_error(error)
             clear_traceback(error)
             await events.write(self.answer.failed(told))
         await events.close()
 
     async def whole(self, send: Send, headers: Headers) -> None:
-        """One JSON object."""
+        """Answers with one JSON object."""
         said = [ChoiceResult() for _ in self.jobs]
         size = 0
         async with aclosing(self._pieces()) as batches:
@@ -116,7 +119,7 @@ class Generation:
         await send_pieces(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
 
     def _take(self, said: ChoiceResult, index: int, pieces: list[Piece]) -> int:
-        """Take pieces of choice ``index`` in. Returns how many bytes their log probabilities have as JSON."""
+        """Adds pieces to the result of choice ``index``. Returns the bytes of their log probabilities as JSON."""
         size = 0
         for piece in pieces:
             said.texts.append(piece.text)
@@ -128,8 +131,8 @@ class Generation:
             self.holder.add(token_bytes * sum(len(piece.logprobs) for piece in pieces))
         return size
 
-    def _as_told(self, error: Exception) -> TriptychError:
-        """What the client hears of an error mid-stream."""
+    def _client_error(self, error: Exception) -> TriptychError:
+        """Returns the error that the client gets in the middle of a stream."""
         told = as_told(error, self.answer.id)
         self.metrics.stream_error(told)
         return told
@@ -168,7 +171,7 @@ class Generation:
         clock.finish(job.choice.counts.prompt, job.choice.counts.completion)
 
     async def _merged(self) -> Pieces:
-        """Pieces of all jobs as they come. The first error ends them all; none outlives this generator."""
+        """Yields the pieces of all jobs as they come. The first error ends them all; no task outlives the generator."""
         queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(MAX_PUMPED)
 
         async def pump(index: int) -> None:
@@ -177,7 +180,7 @@ class Generation:
                     async for item in batches:
                         await queue.put(item)
                 await queue.put(None)
-            except Exception as error:  # the edge of a task: whoever reads the queue raises it
+            except Exception as error:  # the boundary of a task: the reader of the queue raises it
                 await queue.put(error)
 
         tasks = [
@@ -199,16 +202,16 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    # Accounts.
+    # Headers, usage and timing.
 
     def _headers(self, headers: Headers) -> Headers:
-        """Known once the first worker has said something: until then another may take over."""
+        """Adds the plan, which is final once the first worker has answered: until then another may take over."""
         if not self.plan_header or self.jobs[0].plan is None:
             return headers
         return [*headers, (b"x-triptych-plan", str(self.jobs[0].plan).encode())]
 
     def usage(self) -> dict[str, Any]:
-        """Tokens as OpenAI counts them: each prompt once, however many choices it has."""
+        """Counts tokens as OpenAI does: each prompt once, however many choices it has."""
         prompts = {id(job.prompt): job.choice.counts.prompt or job.prompt.length for job in self.jobs}
         cached = {id(job.prompt): job.choice.counts.cached for job in self.jobs}
         prompt, completion = sum(prompts.values()), sum(job.choice.counts.completion for job in self.jobs)
@@ -220,10 +223,10 @@ class Generation:
         }
 
     def timing(self) -> dict[str, Any]:
-        """Seconds spent in each stage, of the first choice."""
+        """Returns the seconds that the first choice spent in each stage."""
         job = self.jobs[0]
         worker = msgspec.structs.asdict(job.choice.timing) if job.choice.timing else {}
-        if not worker.get("encode_s"):  # it was done with the prefill, or there was nothing to encode
+        if not worker.get("encode_s"):  # encoded with the prefill, or nothing to encode
             worker.pop("encode_s", None)
         spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
         return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}

@@ -1,4 +1,7 @@
-"""What every request that generates text passes on its way: body, limits, model, prompt, admission, answer."""
+"""Answers requests that generate text: body, limits, model, prompt, admission, generation.
+
+This is the common part; an ``Endpoint`` knows the rest.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ from triptych.router.routing import INSTANCE_HEADER, SESSION_HEADER, RoutingHint
 from triptych.stages.dispatch import Dispatcher
 
 IGNORED_HEADER = b"x-triptych-ignored"
-"""Names the fields of a request that nobody knows."""
+"""The header that names the unknown fields of a request."""
 T = TypeVar("T", bound=GenerationFields)
 
 
@@ -66,7 +69,7 @@ class Generations:
         return self._admission.metrics, self._budget.metrics, self._in_flight.metrics
 
     async def answer(self, endpoint: Endpoint[T], web: WebRequest) -> None:
-        """Answer one request. Raises TriptychError and ClientGone, as long as nothing was sent."""
+        """Answers one request. Raises TriptychError and ClientGone, as long as nothing was sent."""
         with self._in_flight.request() as places, self._budget.request() as reservation:
             request, weight = await self._parsed(await self._body(web, reservation), endpoint.parse)
             reservation.add(weight)
@@ -90,7 +93,7 @@ class Generations:
         return body
 
     async def _parsed(self, body: Data, parse: RequestDecoder[T]) -> tuple[T, int]:
-        """Return the request, whose counts are within their limits, and the bytes that it takes in memory."""
+        """Returns the request, whose counts are within their limits, and the bytes that it takes in memory."""
         request = parse_quick(body, parse)
         if request is None:
             return await self._resources.work.bodies.run(partial(_large, body, parse, self._config))
@@ -98,7 +101,7 @@ class Generations:
         return request, request.weight()
 
     def _name_ignored(self, request: GenerationFields, headers: Headers) -> None:
-        """Name the fields that nobody knows in ``headers``. Raises BadRequest under ``--strict-fields``."""
+        """Names the unknown fields in ``headers``. Raises BadRequest under ``--strict-fields``."""
         if (ignored := request.ignored) is None:
             return
         self._metrics.ignored(ignored.count)

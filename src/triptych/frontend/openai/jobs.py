@@ -1,4 +1,4 @@
-"""Makes jobs of prompts: one for each choice, with what goes to the workers."""
+"""Makes jobs of prompts: one for each choice, with the request that goes to the workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triptych.frontend.openai.sampling import stop_strings
 from triptych.processor.processor import Processor, Prompt
 
 MANY_ALTERNATIVES = 256
-"""Up to so many alternatives of a token, each is spelled as it comes: 0.5 ms the first time."""
+"""With more alternatives a token than this, all tokens are spelled beforehand. So many take 0.5 ms the first time."""
 
 
 def make_jobs(
@@ -26,7 +26,7 @@ def make_jobs(
     processor: Processor,
     salt: str,
 ) -> list[Job]:
-    """Make ``n`` choices of each prompt. A given seed counts up over them, so that they differ."""
+    """Makes ``n`` choices of each prompt. A given seed counts up over them, so that they differ."""
     stops, keeps = stop_strings(request), bool(request.include_stop_str_in_output or request.no_stop_trim)
     jobs: list[Job] = []
     for prompt in prompts:
@@ -53,6 +53,6 @@ def _with_seed(sampling: Sampling, copy: int) -> Sampling:
 
 
 async def spell_many(sampling: Sampling, processor: Processor) -> None:
-    """Spell all tokens in a thread, where many alternatives of each are wanted: before the first one comes."""
+    """Spells the whole vocabulary in a thread, if many alternatives of each token are wanted."""
     if (sampling.logprobs or 0) > MANY_ALTERNATIVES:
         await asyncio.to_thread(processor.tokenizer.spelling.fill)

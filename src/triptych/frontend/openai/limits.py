@@ -12,18 +12,18 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
 
 MAX_NAME_CHARACTERS = 256
-"""Of `model`, `role`, `name`, `tool_call_id`, `user`, `session_id` and `cache_salt`."""
+"""Most characters of `model`, `role`, `name`, `tool_call_id`, `user`, `session_id` and `cache_salt`."""
 MAX_DEPTH = 32
-"""Of `chat_template_kwargs`, `documents` and `tool_calls`."""
+"""Most levels of `chat_template_kwargs`, `documents` and `tool_calls`."""
 MAX_STOP_CHARACTERS = 1024
-"""Of one stop string."""
+"""Most characters of one stop string."""
 TOKEN_ID_LISTS = ("stop_token_ids", "allowed_token_ids")
 MAX_TOKEN_IDS = 1024
-"""Of each of these lists."""
+"""Most ids in each of TOKEN_ID_LISTS."""
 
 
 def check_stops(stops: list[str], *lists: list[int] | None) -> None:
-    """Check stop strings, and the lists of TOKEN_ID_LISTS in their order."""
+    """Checks stop strings, and the lists of TOKEN_ID_LISTS in their order."""
     for stop in stops:
         if len(stop) > MAX_STOP_CHARACTERS:
             raise too_many("stop", len(stop), "characters in one string", MAX_STOP_CHARACTERS)
@@ -32,13 +32,13 @@ def check_stops(stops: list[str], *lists: list[int] | None) -> None:
 
 
 def check_token_ids(name: str, count: int) -> None:
-    """Check how many ids one of TOKEN_ID_LISTS holds."""
+    """Checks how many ids one of TOKEN_ID_LISTS holds."""
     if count > MAX_TOKEN_IDS:
         raise too_many(name, count, "ids", MAX_TOKEN_IDS)
 
 
 def check_template_values(place: str, given: dict[str, Any] | list[Any] | None, limits: RequestLimits) -> None:
-    """Check how many values and characters a chat template gets under ``place``."""
+    """Checks how many values and characters a chat template gets under ``place``."""
     if not given:
         return
     values = characters = 0
@@ -54,13 +54,13 @@ def check_template_values(place: str, given: dict[str, Any] | list[Any] | None, 
 
 
 def check_depth(place: str, value: Any) -> None:
-    """Check how deeply ``value`` is nested."""
+    """Checks how deeply ``value`` is nested."""
     for _ in _values(value, place):
         pass
 
 
 def _values(value: Any, place: str) -> Iterator[Any]:
-    """All that is in lists and objects, keys among it. Raises BadRequest where that is nested too deeply."""
+    """Yields all values within lists and objects, and all keys. Raises BadRequest if they are nested too deeply."""
     level = [value]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
@@ -79,13 +79,13 @@ def _values(value: Any, place: str) -> Iterator[Any]:
 
 
 def check_name(place: str, text: str | None) -> None:
-    """Check the length of a name, a role or an id."""
+    """Checks the length of a name, a role or an id."""
     if text is not None and len(text) > MAX_NAME_CHARACTERS:
         raise too_many(place, len(text), "characters", MAX_NAME_CHARACTERS)
 
 
 def too_many(place: str, count: int, what: str, limit: int, flag: str = "") -> BadRequest:
-    """Return the error for too many of ``what``; ``flag`` is the option that sets the limit."""
+    """Returns the error for too many of ``what``; ``flag`` is the option that sets the limit."""
     named = f" ({flag})" if flag else ""
     return BadRequest(
         f"{place} has {count:,} {what}; the limit is {limit:,}{named}", param=place, code="limit_exceeded"

@@ -1,4 +1,4 @@
-"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+"""Answers ``GET /v1/models`` and ``GET /v1/models/{id}``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PATH = "/v1/models"
 
 
 async def list_models(catalog: Catalog, web: WebRequest) -> None:
-    """Answer with all models that a worker serves now."""
+    """Answers with all models that a worker serves now."""
     cards = [card_of(model) for _, model in sorted(catalog.models.items()) if model.instances]
     await send_json(web.send, msgspec.json.encode({"object": "list", "data": cards}), web.headers)
 
 
 async def show_model(catalog: Catalog, web: WebRequest) -> None:
-    """Answer with the model that the path names. Raises NotFound."""
+    """Answers with the model that the path names. Raises NotFound."""
     name = web.path.removeprefix(f"{PATH}/")
     await send_json(web.send, msgspec.json.encode(card_of(catalog.find(name))), web.headers)

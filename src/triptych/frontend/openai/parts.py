@@ -1,4 +1,4 @@
-"""The content parts of messages: texts, refusals and media."""
+"""Defines the content parts of messages: texts, refusals and media."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TextPart(msgspec.Struct, tag="text", forbid_unknown_fields=True):
 
 
 class RefusalPart(msgspec.Struct, tag="refusal", forbid_unknown_fields=True):
-    """Says, in a message of the assistant, why it did not answer."""
+    """In a message of the assistant: why it did not answer."""
 
     refusal: str
 

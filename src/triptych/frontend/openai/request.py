@@ -1,4 +1,4 @@
-"""The request fields that all endpoints share which generate text, and what else is asked of such a request."""
+"""Defines the request fields that are common to all endpoints that generate text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from triptych.frontend.openai.limits import check_name, check_stops
 
 
 class Wanted(NamedTuple):
-    """A number that a request asks for, under the name of the field that says so."""
+    """A number in a request, with the name of its field."""
 
     field: str
     value: int | None
-    """None: the request does not say."""
+    """None if the request does not say."""
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,7 +37,7 @@ class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
-    """The fields that all endpoints which generate text share."""
+    """The common fields, and the questions that each endpoint's requests answer in their own way."""
 
     model: str
     max_tokens: int | None = None
@@ -67,10 +67,10 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
 
     @property
     def ignored(self) -> Ignored | None:
-        """The fields of the body that nobody knows; None where there were none."""
+        """The unknown fields of the body; None if it had none."""
         return self.__dict__.get("ignored")
 
-    # What endpoints differ in.
+    # Endpoints differ in these.
 
     @property
     def prompt_field(self) -> str:
@@ -89,28 +89,28 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
 
     @property
     def default_max_tokens(self) -> int | None:
-        """The most tokens of an answer where the request does not say; None: the model's own default."""
+        """The most tokens of an answer if the request does not say; None for the model's own default."""
         return None
 
     def wanted_logprobs(self) -> Wanted:
-        """Return how many alternatives of each token are wanted. Raises BadRequest where the fields contradict."""
+        """Returns how many alternatives of each token are wanted. Raises BadRequest if the fields contradict."""
         raise NotImplementedError
 
     def check_counts(self, limits: RequestLimits) -> None:
-        """Check what can be counted before anything is rendered. Raises BadRequest with the field and its limit."""
+        """Checks everything that can be counted before rendering. Raises BadRequest with the field and its limit."""
         for name in ("model", "user", "cache_salt", "session_id"):
             check_name(name, getattr(self, name))
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         check_stops(stops, self.stop_token_ids, self.allowed_token_ids)
 
     def weight(self) -> int:
-        """Return the bytes that the request's texts, messages and settings take in memory."""
+        """Returns the bytes that the request's texts, messages and settings take in memory."""
         raise NotImplementedError
 
     def restore_token_ids(self, restore: Callable[[Any], Any]) -> None:
-        """Put lists of token ids back into the prompt, which were decoded apart from the rest of a large body."""
+        """Puts back into the prompt the token ids that were decoded apart from the rest of a large body."""
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream shall end with the usage."""
+        """Whether a stream ends with the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)

@@ -1,4 +1,4 @@
-"""What endpoints make generations from, beside the request: settings, the media loader and threads for text."""
+"""Holds what all endpoints use to prepare generations: the configuration, the media loader and threads for text."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class MediaSource(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one frontend, shared by all its requests."""
+    """The shared parts of one frontend."""
 
     config: FrontendConfig
     media: MediaSource
     work: TextWork = field(default_factory=TextWork)
 
     def check_media(self, media: Sequence[MediaReference]) -> None:
-        """Check what the operator allows. Raises BadRequest with the place of the medium at fault."""
+        """Checks that the operator allows these media. Raises BadRequest with the place of the medium at fault."""
         if media and not self.config.enable_multimodal:
             raise BadRequest(
                 f"{media[0].item}: this server takes text only; its operator can turn media on "
@@ -40,7 +40,7 @@ class Resources:
                 code="multimodal_disabled",
             )
         self.media.check_count(media)
-        embeds = next((one for one in media if one.precomputed), None)
+        embeds = next((medium for medium in media if medium.precomputed), None)
         if embeds is not None and not self.config.enable_mm_embeds:
             raise BadRequest(
                 f"{embeds.item}: this server takes no precomputed embeddings; its operator can turn them on "

@@ -1,4 +1,4 @@
-"""A request's generation fields, checked and turned into ``Sampling``. Pure."""
+"""Checks the generation fields of a request, and turns them into ``Sampling``. Pure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from triptych.processor.processor import Processor
 MAX_LOGIT_BIASES = 1024
 _FROM_GENERATION_CONFIG = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _INT32_MAX = (1 << 31) - 1
-"""What engines hold counts in."""
+"""The largest count that engines can hold."""
 _SEED_RANGE = (-(1 << 63), (1 << 63) - 1)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Allowed values of a number; ``open_low`` leaves the lower end out."""
+    """The allowed values of a number. With ``open_low`` the lower end is not allowed."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Bounds:
 
     def check(self, name: str, value: float | None, param: str | None = None) -> None:
         if value is None or self.low < value <= self.high or (value == self.low and not self.open_low):
-            return  # NaN compares as false, and an int too large for a float compares as it should
+            return  # NaN compares as false; an int too large for a float compares correctly
         opening = "above" if self.open_low else "at least"
         ceiling = "" if self.high == math.inf else f" and at most {self.high}"
         raise BadRequest(
@@ -56,7 +56,7 @@ BOUNDS: dict[str, Bounds] = {
 def sampling_of(
     request: GenerationFields, processor: Processor, config: FrontendConfig, prompt_tokens: int
 ) -> Sampling:
-    """The checked parameters. Raises BadRequest with the field and its limit."""
+    """Returns the checked sampling parameters. Raises BadRequest with the field and its limit."""
     for name, bounds in BOUNDS.items():
         bounds.check(name, getattr(request, name))
     _check_counts(request, config)
@@ -80,7 +80,7 @@ def sampling_of(
 
 
 def _drawing(request: GenerationFields, processor: Processor) -> dict[str, Any]:
-    """Values from the request, else from the checkpoint's ``generation_config.json``, else OpenAI's."""
+    """Returns values from the request, else the checkpoint's ``generation_config.json``, else OpenAI's defaults."""
     defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     for name in _FROM_GENERATION_CONFIG:
         value = getattr(request, name)
@@ -153,7 +153,7 @@ def _token_ids(name: str, ids: list[int] | None, processor: Processor) -> tuple[
 
 
 def _allowed(request: GenerationFields, processor: Processor) -> tuple[int, ...]:
-    """Raises BadRequest where no token could be drawn: no engine says what becomes of that."""
+    """Returns the allowed token ids. Raises BadRequest if no token could be drawn: engines do not define that case."""
     name, ids = "allowed_token_ids", request.allowed_token_ids
     if ids is None:
         return ()
@@ -169,7 +169,7 @@ def _allowed(request: GenerationFields, processor: Processor) -> tuple[int, ...]
 
 
 def _ends(processor: Processor) -> set[int]:
-    """Tokens that engines take for the end of the text, by whichever file says so."""
+    """Returns the tokens that end a text, from all files of the checkpoint that name one."""
     said: list[Any] = [processor.tokenizer.fast.token_to_id(processor.tokenizer.special_tokens().get("eos_token", ""))]
     for file in (processor.checkpoint.generation, processor.checkpoint.text_config):
         ends = file.get("eos_token_id")

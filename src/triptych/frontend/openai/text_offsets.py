@@ -1,8 +1,8 @@
-"""What each token of a choice has of its text, for log probabilities: its bytes, and where it begins.
+"""Finds each token's part of an answer's text, for log probabilities: its bytes, and the offset where it begins.
 
-The tokens' bytes, joined, are the text's in UTF-8, whatever the tokenizer does where a text begins, and wherever a stop
-string ended it. Characters that the model left incomplete are U+FFFD in the text, and so they are here; how the token
-is spelled says which bytes there were.
+The bytes of all tokens, joined, are the UTF-8 bytes of the text. This holds whatever the tokenizer does at the begin
+of a text, and wherever a stop string ended it. Characters that the model left incomplete are U+FFFD in the text and
+here; the token's own spelling tells its real bytes.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from triptych.contracts.answer import TokenLogprob
 from triptych.processor.token_bytes import Spelling, is_whole, spelled
 
 _REPLACEMENT = "\ufffd"
-"""Stands in the text for bytes that are no character."""
+"""The character that the text has in place of bytes that are no character."""
 
 
 class Position(NamedTuple):
-    """One token of an answer."""
+    """One token of an answer, and its place in the text."""
 
     token: int
     entry: TokenLogprob
     text: str
-    """As it is told: the token's share of the text, or how it is spelled where that is no whole characters."""
+    """The token's part of the text, or its spelling where that part has no whole character."""
     data: bytes
     offset: int
-    """Characters of the answer before the one in which the token begins."""
+    """Number of the answer's characters before the one in which the token begins."""
     end: int
-    """Characters of the answer that have begun at the token's end."""
+    """Number of the answer's characters that have begun by the token's end."""
 
 
 class Positions:
-    """Tokens go in as they come, positions come out as their text is let through."""
+    """Collects tokens as they come, and returns their positions once their text is sent."""
 
     def __init__(self, spelling: Callable[[int], Spelling]) -> None:
         self._spelling = spelling
         self._group: list[tuple[int, TokenLogprob, Spelling]] = []
-        """Tokens since the last text."""
+        """Tokens since the last text, which is not known yet."""
         self._ready: deque[Position] = deque()
         self._characters = 0
 
     def add(self, token: int, entry: TokenLogprob) -> None:
         self._group.append((token, entry, self._spelling(token)))
 
-    def said(self, text: str) -> None:
-        """The tokens since the last call have made ``text``."""
+    def add_text(self, text: str) -> None:
+        """Takes note that the tokens since the last call have made ``text``."""
         if not self._group:
             self._characters += len(text)
             return
         group, self._group = self._group, []
         before = self._characters
         self._characters += len(text)
-        if len(group) == 1 and group[0][2].text == text:  # as nearly all are
+        if len(group) == 1 and group[0][2].text == text:  # the usual case
             token, entry, spelling = group[0]
             self._ready.append(Position(token, entry, text, spelling.data, before, self._characters))
             return
@@ -66,7 +66,7 @@ class Positions:
             self._ready.append(Position(token, entry, told, data, before + offset, before + end))
 
     def up_to(self, characters: int) -> list[Position]:
-        """The next positions, those that end within so many characters of the answer."""
+        """Returns the next positions: those that end within the first ``characters`` of the answer."""
         ready = self._ready
         out = []
         while ready and ready[0].end <= characters:
@@ -74,7 +74,7 @@ class Positions:
         return out
 
     def cut(self, characters: int) -> list[Position]:
-        """The last positions of an answer that ends after so many characters: of the last token what is in it."""
+        """Returns the last positions of an answer that ends after ``characters``, where its last token ends too."""
         kept = [one for one in self._ready if one.offset < characters]
         self._ready.clear()
         self._group.clear()
@@ -82,11 +82,11 @@ class Positions:
 
 
 def _shares(data: list[bytes], text: str) -> list[bytes]:
-    """What each of some tokens has of the ``text`` that they made together. Joined, it always is that text."""
+    """Divides the ``text`` that some tokens made together among them. The parts, joined, always are that text."""
     joined, wanted = b"".join(data), text.encode()
     if joined == wanted:
         return data
-    if joined.endswith(wanted):  # without a space, which the decoder drops where a text begins
+    if joined.endswith(wanted):  # the decoder drops a space where a text begins
         return _without_first(len(joined) - len(wanted), data)
     if joined.decode(errors="replace") == text:
         return _with_replacements(data)
@@ -102,7 +102,7 @@ def _without_first(surplus: int, data: list[bytes]) -> list[bytes]:
 
 
 def _with_replacements(data: list[bytes]) -> list[bytes]:
-    """With U+FFFD for each run of bytes that are no character, at the token in which it begins."""
+    """Replaces each run of bytes that are no character by U+FFFD, at the token in which the run begins."""
     joined = b"".join(data)
     told = [bytes([byte]) for byte in joined]
     begin = 0
@@ -119,7 +119,7 @@ def _with_replacements(data: list[bytes]) -> list[bytes]:
 
 
 def _from_both_ends(data: list[bytes], text: str) -> list[bytes]:
-    """For decoders with ways of their own: what does not fit goes to the tokens between those that do."""
+    """Matches tokens to the text from both ends; those between share the rest. For decoders with other rules."""
     left = text.encode()
     before, after = 0, len(data)
     while after > before and is_whole(data[after - 1]) and left.endswith(data[after - 1]):
@@ -140,7 +140,7 @@ def _from_both_ends(data: list[bytes], text: str) -> list[bytes]:
 
 
 def _places(shares: list[bytes], characters: int) -> list[tuple[int, int]]:
-    """(whole characters before each share, characters begun up to its end); together they have so many."""
+    """Returns for each share: (whole characters before it, characters begun by its end), of ``characters`` in all."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     places, whole = [], 0
     for share in shares:
@@ -151,10 +151,10 @@ def _places(shares: list[bytes], characters: int) -> list[tuple[int, int]]:
 
 
 def _cut(position: Position, characters: int) -> Position:
-    """``position`` without what is behind so many characters of the answer."""
+    """Returns ``position`` without the bytes that come after the first ``characters`` of the answer."""
     left = characters - position.offset
     data = position.data
-    inside = bool(data) and _continues(data[0])  # its first bytes end a character that another token began
+    inside = bool(data) and _continues(data[0])  # its first bytes complete a character that another token began
     begun = 1 if inside else 0
     for place, byte in enumerate(data):
         if not _continues(byte):
@@ -166,5 +166,5 @@ def _cut(position: Position, characters: int) -> Position:
 
 
 def _continues(byte: int) -> bool:
-    """Whether it is within a character in UTF-8, and does not begin it."""
+    """Tells whether a byte continues a character in UTF-8."""
     return byte & 0xC0 == 0x80

@@ -1,8 +1,8 @@
-"""What an answer holds in memory before its client has it: bounded for a stream, counted where it is large.
+"""Bounds the memory that an answer takes before its client has read it.
 
-A client that reads nothing stops its stream: workers send so many tokens ahead and no more, and up to as many wait,
-taken apart, for the connection. Without log probabilities that is 100 KB a choice at most, which ``--max-in-flight``
-bounds; with them it is megabytes, which count among ``--max-held-bytes``.
+A client that reads nothing stops its stream: workers send a limited number of tokens ahead, and as many wait, decoded,
+for the connection. Without log probabilities that is 100 KB a choice at most, which ``--max-in-flight`` bounds. With
+them it is megabytes, which count against ``--max-held-bytes``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from triptych.planes.request.frames import WINDOW
 
 MAX_UNSENT_TOKENS = 2 * WINDOW
 LOGPROB_BYTES = 120
-"""Of one token's log probability, taken apart or as JSON."""
+"""Bytes of one token's log probability, decoded or as JSON."""
 
 
 def bytes_per_token(request: GenerateRequest) -> int:
-    """How much a token's log probabilities hold; 0 where none are wanted."""
+    """Returns the bytes that a token's log probabilities take; 0 where the request wants none."""
     wanted = request.sampling.logprobs
     return 0 if wanted is None else LOGPROB_BYTES * (1 + wanted)
 
 
 def max_unsent_bytes(request: GenerateRequest) -> int:
-    """Most that log probabilities hold of a streamed choice whose client does not read."""
+    """Returns the most bytes that log probabilities of one streamed choice take while its client does not read."""
     return min(MAX_UNSENT_TOKENS, request.sampling.max_tokens) * bytes_per_token(request)

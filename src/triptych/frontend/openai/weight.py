@@ -1,6 +1,6 @@
-"""Counts the memory that a decoded request takes, so that it can be held against what all requests may hold.
+"""Counts the memory that a decoded request takes, for the memory budget of all requests.
 
-A text of one emoji among letters takes four bytes a letter.
+A single emoji makes a text of letters take four bytes for each letter.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 from triptych.contracts.tokens import TOKEN_BYTES, TokenIds
 
 BYTES_A_TOKEN = 8
-"""Of a prompt: its id, and its share of the names of blocks (``router``)."""
+"""Bytes for each token of a prompt: its id, and its share of the block hashes."""
 OBJECT_BYTES = 128
-"""A message, a part, or a list or object of a few entries, without its texts."""
+"""Bytes of a message, a part, or a list or object of a few entries, without its texts."""
 _NUMBER_BYTES = 40
 
 
 def prompt_bytes(prompt: Any) -> int:
-    """Count a prompt of plain completions: a text, token ids, or a list of either."""
+    """Counts a prompt of plain completions: a text, token ids, or a list of either."""
     if isinstance(prompt, TokenIds):
         return TOKEN_BYTES * len(prompt)
     if isinstance(prompt, list):
@@ -29,7 +29,7 @@ def prompt_bytes(prompt: Any) -> int:
 
 
 def value_bytes(value: Any) -> int:
-    """Count any JSON value. Its depth and size are within their limits already."""
+    """Counts any JSON value. Its depth and size are within their limits already."""
     if isinstance(value, dict):
         return OBJECT_BYTES + sum(value_bytes(key) + value_bytes(one) for key, one in value.items())
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Decodes large bodies, without holding the interpreter lock for long as one call of the JSON decoder would.
+"""Decodes large bodies in pieces, because one call of the JSON decoder would hold the interpreter lock for long.
 
-What a large body consists of are a few long texts (prompts, media as ``data:`` URLs) and lists of token ids. These are
-found first and decoded by themselves, piece by piece; what is left is small, and tells where they belong. The ``data:``
-URLs stay where they are in the body.
+A large body is mostly a few long texts (prompts, media as ``data:`` URLs) and lists of token ids. These are found
+first and decoded apart, piece by piece. A name stands for each of them in the rest of the body, which is small and
+is decoded at once. The ``data:`` URLs are not copied: they stay in the body.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ T = TypeVar("T", bound=GenerationFields)
 INLINE_BODY_BYTES = 512 << 10
 """Bodies up to this are decoded at once (0.4 ms), if they hold few values."""
 INLINE_VALUES = 8_192
-"""So many lists or objects take a millisecond to decode ..."""
+"""Most lists and objects of a body that is decoded at once: so many take a millisecond."""
 INLINE_COMMAS = 2 * INLINE_VALUES
-"""... and so many numbers or texts. Those within texts count too: program code of 240 KB has 10,000."""
+"""Most commas of such a body: so many numbers or texts take a millisecond. Commas within texts count too: program
+code of 240 KB has 10,000."""
 MANY_VALUES_BYTES = 3 * INLINE_VALUES
-"""Bodies up to this cannot hold more."""
+"""Bodies up to this size cannot hold more values."""
 KEPT_BYTES = 2 << 20
-"""What is left of a body is decoded at once, up to this (3 ms); over it, shorter texts are taken out as well."""
+"""Most bytes of the rest of a body, which is decoded at once (3 ms). Over it, shorter texts are taken out as well."""
 MAX_KEPT_BYTES = 8 << 20
 _LONG_TEXT_BYTES = (64 << 10, 512, 0)
 _COUNTED_BYTES = 32 << 10
-"""At a time: memory that is in the processor's cache."""
+"""Bytes that are counted at a time: they fit the processor's cache."""
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
 _TEXT = msgspec.json.Decoder(str)
 _NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]])
 
 
 def parse_quick(body: Data, parse: RequestDecoder[T]) -> T | None:
-    """What ``parse(body)`` gives; None where that may take more than a millisecond: see ``parse_large``."""
+    """Returns ``parse(body)``, or None if that may take more than a millisecond (see ``parse_large``)."""
     if len(body) <= MANY_VALUES_BYTES:
         return parse(body)
     if len(body) <= INLINE_BODY_BYTES and (request := parse_one_text(body, parse)) is not None:
@@ -59,7 +60,7 @@ def parse_quick(body: Data, parse: RequestDecoder[T]) -> T | None:
 
 
 def is_small(body: Data) -> bool:
-    """Whether ``body`` takes a millisecond at most to decode."""
+    """Tells whether decoding ``body`` takes a millisecond at most."""
     if len(body) <= MANY_VALUES_BYTES:
         return True
     if len(body) > INLINE_BODY_BYTES:
@@ -71,9 +72,9 @@ def is_small(body: Data) -> bool:
 
 
 def parse_large(body: Data, parse: RequestDecoder[T], limits: RequestLimits) -> T:
-    """What ``parse(body)`` gives, the long URLs of its media as ``LongUrl`` over ``body``. Run it in a thread.
+    """Returns ``parse(body)``, with the long URLs of its media as ``LongUrl`` views of ``body``. Run it in a thread.
 
-    Raises BadRequest, and PayloadTooLarge for a body of too many values.
+    Raises BadRequest, and PayloadTooLarge for a body with too many values.
     """
     scan = Scan(body, limits.max_json_values)
     scan.run()
@@ -85,12 +86,12 @@ def parse_large(body: Data, parse: RequestDecoder[T], limits: RequestLimits) -> 
         request = parse(_shortened(body, taken, names))
     except BadRequest as error:
         raise _as_sent(error, body, taken, names) from None
-    request.check_counts(limits)  # of what is refused nothing need be put back
+    request.check_counts(limits)  # before anything is put back: a refused request needs none of it
     return _Restore(body, names, limits.max_text_bytes).into(request)
 
 
 def _taken_out(found: list[LongValue], size: int) -> list[LongValue]:
-    """Of the long values ``found`` those that are taken out, so that little is left. Raises PayloadTooLarge."""
+    """Returns those of the long values that are taken out, so that little is left. Raises PayloadTooLarge."""
     left = size
     taken: list[LongValue] = []
     for long in _LONG_TEXT_BYTES:
@@ -107,12 +108,12 @@ def _taken_out(found: list[LongValue], size: int) -> list[LongValue]:
 
 
 class _Names:
-    """What stands for long values in the shortened body; no client can know it."""
+    """Names that stand for long values in the shortened body. No client can guess them."""
 
     def __init__(self, taken: list[LongValue]) -> None:
         self._secret = secrets.token_hex(12)
         self.mark = secrets.randbits(62)
-        """Stands first in a list that stands for a list of numbers; second is its index."""
+        """The first entry of a list that stands for a list of numbers; the second is the index of that list."""
         self.taken = taken
 
     def of(self, index: int) -> bytes:
@@ -121,11 +122,11 @@ class _Names:
         return f"{self.mark},{index}".encode()
 
     def hidden(self, message: str) -> str:
-        """Return ``message`` without names of this kind."""
+        """Returns ``message`` without names of this kind."""
         return re.sub(self._secret + "[0-9a-f]{8}", "...", message)
 
     def value(self, name: str) -> LongValue | None:
-        """The text that ``name`` stands for."""
+        """Returns the text that ``name`` stands for; None if it is no such name."""
         return self.taken[int(name[24:], 16)] if len(name) == 32 and name.startswith(self._secret) else None
 
 
@@ -139,7 +140,7 @@ def _shortened(body: Data, taken: list[LongValue], names: _Names) -> bytes:
 
 
 def _as_sent(error: BadRequest, body: Data, taken: list[LongValue], names: _Names) -> BadRequest:
-    """``error`` of the shortened body, as one that speaks of the body that was sent."""
+    """Returns an error about the shortened body as one about the body that was sent."""
     message = names.hidden(error.message)
     if (at := offset_of(message)) is not None:
         for index, value in enumerate(taken):
@@ -151,7 +152,7 @@ def _as_sent(error: BadRequest, body: Data, taken: list[LongValue], names: _Name
 
 
 def _in_body(error: BadRequest, body: Data, begin: int) -> BadRequest:
-    """``error`` of a piece that begins at ``begin``, as one of the whole body."""
+    """Returns an error about a piece that begins at ``begin`` as one about the whole body."""
     at = offset_of(error.message)
     message = error.message if at is None else moved(error.message, body, begin + at)
     return BadRequest(message, param=error.param, code=error.code)
@@ -167,7 +168,10 @@ class _Restore:
         self._place: list[str] = []
 
     def into(self, request: T) -> T:
-        """Raises BadRequest for texts that are not valid, and for too many token ids beside prompts."""
+        """Puts all values into ``request``, and returns it.
+
+        Raises BadRequest for texts that are not valid, and for too many token ids outside of prompts.
+        """
         for name in TOKEN_ID_LISTS:
             self._check_ids(name, getattr(request, name))
         if request.ignored is not None:
@@ -177,12 +181,12 @@ class _Restore:
         return request
 
     def _check_ids(self, name: str, ids: Any) -> None:
-        """Count them in the body: to make a list of a million holds streams up for 0.2 s."""
+        """Counts token ids in the body itself: making a list of a million would stop all streams for 0.2 s."""
         if (value := self._list(ids)) is not None:
             check_token_ids(name, sum(1 + piece.count(b",") for piece in pieces_of_numbers(self._body, value)))
 
     def _walk(self, value: Any) -> Any:
-        """``value`` with all that is in it; structs and lists are changed in place."""
+        """Returns ``value`` with all long values put back. Structs and lists are changed in place."""
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, list):
@@ -224,7 +228,7 @@ class _Restore:
             at += len(piece)
 
     def _shown(self, name: str) -> str:
-        """The begin of a field's name, to be told and not to be used."""
+        """Returns the beginning of a long field name, to be shown only."""
         value = self._names.value(name)
         if value is None:
             return name
@@ -239,7 +243,7 @@ class _Restore:
         )
 
     def _url(self, owner: msgspec.Struct, field: str) -> bool:
-        """Leave a medium's long text in the body, if it is one."""
+        """Sets a medium's URL to a view of the body, if it is long. Returns whether it is."""
         if not isinstance(owner, ImageUrl | MediaUrl | AudioData | ImagePart | VideoPart | AudioPart):
             return False
         name = getattr(owner, field)
@@ -258,7 +262,7 @@ class _Restore:
         return [one if (ids := self._numbers(one)) is None else ids for one in prompt]
 
     def _list(self, value: Any) -> LongValue | None:
-        """The list of numbers that ``value`` stands for."""
+        """Returns the list of numbers that ``value`` stands for; None if it stands for none."""
         named = isinstance(value, list) and len(value) == 2 and value[0] == self._names.mark
         return self._names.taken[value[1]] if named else None
 

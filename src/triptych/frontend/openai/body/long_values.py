@@ -1,6 +1,6 @@
-"""Finds the long texts and lists of numbers in a JSON body, and counts its values, before anything is made of them.
+"""Finds the long texts and lists of numbers in a JSON body, and counts its values, before the body is decoded.
 
-Nothing here holds the interpreter lock for longer than a fraction of a millisecond, so run it in a thread.
+No call holds the interpreter lock for more than a fraction of a millisecond, so this can run in a thread.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 from triptych.aio.memory import find
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.media import Data
-from triptych.frontend.openai.invalid.invalid_json import told_at
+from triptych.frontend.openai.invalid.invalid_json import error_at
 
 WINDOW_BYTES = 64 << 10
 SHORT_BYTES = 64
-"""Texts up to this are never told."""
+"""Texts up to this size are never long values."""
 LONG_NUMBERS_BYTES = 16 << 10
 _STRUCTURE = b",[{"
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
@@ -29,34 +29,37 @@ _WHOLE_CHARACTERS = re.compile(
     rb"|(?![dD][89abAB])[0-9a-fA-F]{4})|[^u]))*+",
     re.DOTALL,
 )
-"""Escapes and pairs of surrogates are matched whole, or not at all."""
+"""Matches escapes and pairs of surrogates whole, or not at all."""
 _NUMBERS = re.compile(rb"[0-9,\s]*+")
 _LONG_NUMBERS = re.compile(rb"\[[0-9,\s]{%d}" % LONG_NUMBERS_BYTES)
 
 
 class LongValue(NamedTuple):
-    """Where a text or a list stands in the body, without its quotation marks or brackets."""
+    """The place of a text or a list in the body, without its quotation marks or brackets."""
 
     begin: int
     end: int
     kind: Literal["text", "numbers"]
     escaped: bool = False
-    """The text has escapes, so it is not what stands there."""
+    """Whether the text has escapes, so that its bytes in the body are not its own."""
 
 
 class Scan:
-    """One walk over a body. ``found`` are the long values in order, complete once ``run`` has returned."""
+    """Scans a body once. ``found`` has the long values in order; it is complete when ``run`` has returned."""
 
     def __init__(self, body: Data, max_values: int) -> None:
         self._body = body
         self._max_values = max_values
         self._max_texts = 2 * max_values + 1
-        """Every text is a value, or the name of one."""
+        """Every text is a value or the name of a value."""
         self._values = self._texts = 0
         self.found: list[LongValue] = []
 
     def run(self) -> None:
-        """Raises BadRequest as soon as there are too many values. A text without an end takes all that is left."""
+        """Scans the whole body. A text without an end takes the rest of it.
+
+        Raises BadRequest as soon as there are too many values.
+        """
         at, size = 0, len(self._body)
         while at < size:
             window = min(size, at + WINDOW_BYTES)
@@ -77,7 +80,7 @@ class Scan:
             at = end + 1
 
     def _short_texts(self, at: int, window: int) -> int:
-        """Count what is before, between and behind short texts. Returns where something else begins."""
+        """Counts values before, between and behind short texts. Returns where something else begins."""
         match = _SHORT_TEXTS.match(self._body, at, window)
         if match is None or match.end() == at:
             return at
@@ -87,7 +90,7 @@ class Scan:
         return match.end()
 
     def _long_text(self, at: int, escaped: bool) -> tuple[int, bool]:
-        """(end, whether it has escapes) of a text of which no end was found before ``at``."""
+        """Returns (end, whether it has escapes) of a text that does not end before ``at``."""
         size = len(self._body)
         if not escaped:
             end = find(self._body, b'"', at)
@@ -105,7 +108,7 @@ class Scan:
         return size, True
 
     def _outside(self, at: int) -> int:
-        """Go on behind a stretch without any text: to the next one, or to the body's end."""
+        """Scans a part without texts. Returns where the next text begins, or the end of the body."""
         end = find(self._body, b'"', at)
         end = len(self._body) if end < 0 else end
         while at < end:
@@ -120,7 +123,7 @@ class Scan:
         return end
 
     def _numbers(self, begin: int) -> int:
-        """Tell a long list of numbers that begins here, if it is one. Returns where the numbers end."""
+        """Adds a list of numbers that begins here, if it is long. Returns where the numbers end."""
         at = begin
         while (after := _end_of(_NUMBERS, self._body, at)) > at:
             at = after
@@ -157,7 +160,7 @@ def _end_of(pattern: re.Pattern[bytes], body: Data, at: int) -> int:
 
 
 def pieces_of_text(body: Data, value: LongValue) -> Iterator[bytes]:
-    """A text's bytes in pieces, of which each is a JSON text by itself. Raises BadRequest for a wrong escape."""
+    """Yields the bytes of a text in pieces, each a JSON text by itself. Raises BadRequest for a wrong escape."""
     at = value.begin
     while at < value.end:
         match = _WHOLE_CHARACTERS.match(body, at, min(value.end, at + WINDOW_BYTES))
@@ -165,13 +168,13 @@ def pieces_of_text(body: Data, value: LongValue) -> Iterator[bytes]:
         while at < end < value.end and body[end] & 0xC0 == 0x80:
             end -= 1
         if end == at:
-            raise told_at("a text has a wrong escape", body, at)
+            raise error_at("a text has a wrong escape", body, at)
         yield bytes(body[at:end])
         at = end
 
 
 def pieces_of_numbers(body: Data, value: LongValue) -> Iterator[bytes]:
-    """A list's bytes in pieces, of which each is a JSON list by itself in brackets."""
+    """Yields the bytes of a list in pieces, each a JSON list by itself."""
     at = value.begin
     while at < value.end:
         end = min(value.end, at + WINDOW_BYTES)

@@ -1,8 +1,8 @@
-"""Decodes bodies that are one long text, but for a little: the usual form of a long prompt.
+"""Decodes bodies that consist of one long text and little else: the usual form of a long prompt.
 
-Whether a body of middling size is quick to decode depends on how many values it holds, and to count those takes as long
-as half of its decoding. Where one text takes nearly all of the body, the rest can hold few values, whatever the text
-says. So the text's ends are guessed, its decoding proves the guess, and the rest is decoded with a name in its place.
+The time to decode a body depends on the number of its values, and counting them takes half as long as decoding. Where
+one text takes nearly all of the body, the rest can hold few values. So the ends of the text are guessed, decoding it
+proves the guess, and the rest is decoded with a name in the text's place.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from triptych.frontend.openai.request import GenerationFields
 T = TypeVar("T", bound=GenerationFields)
 
 HEAD_BYTES = 4 << 10
-"""The text begins within so many ..."""
+"""The text begins within so many bytes of the body."""
 TAIL_BYTES = 512
-"""... and ends within so few: to look for its end may take the square of it."""
+"""The text ends within so many bytes of the body's end. The search for the end may take the square of this."""
 _TEXT_BEGINS = re.compile(rb'(?:[^"]*+"(?:[^"\\]++|\\.)*+")*+[^"]*+"', re.DOTALL)
-"""Up to a quotation mark behind whole texts: the next text has no end here."""
+"""Matches up to the quotation mark of a text that does not end here."""
 _TEXT_ENDS = re.compile(rb'(?<!\\)"(?:[\s,:\[\]{}0-9.eE+-]++|true|false|null|"(?:[^"\\]++|\\.)*+")*+\Z', re.DOTALL)
-"""A quotation mark behind which all is JSON's structure, numbers and whole texts."""
+"""Matches a quotation mark that only JSON's structure, numbers and whole texts follow."""
 _TEXT = msgspec.json.Decoder(str)
 
 
 def parse_one_text(body: Data, parse: RequestDecoder[T]) -> T | None:
-    """What ``parse(body)`` gives; None where ``body`` is not of this form, or not valid."""
+    """Returns ``parse(body)``, or None if ``body`` does not have this form or is not valid."""
     view = memoryview(body)
     begin, end = _ends(view)
     if end <= begin:
@@ -49,7 +49,7 @@ def parse_one_text(body: Data, parse: RequestDecoder[T]) -> T | None:
 
 
 def _ends(view: memoryview) -> tuple[int, int]:
-    """Where the text may begin and end, its quotation marks among it; equal where there is none."""
+    """Returns where the text may begin and end, with its quotation marks; both are equal if there is none."""
     head, tail = bytes(view[:HEAD_BYTES]), bytes(view[-TAIL_BYTES:])
     first, last = _TEXT_BEGINS.match(head), _TEXT_ENDS.search(tail)
     if first is None or last is None:
@@ -58,7 +58,7 @@ def _ends(view: memoryview) -> tuple[int, int]:
 
 
 def _with(value: Any, name: str, text: str) -> Any:
-    """``value`` with ``text`` wherever ``name`` stands in it; structs and lists are changed in place."""
+    """Returns ``value`` with ``text`` in every place of ``name``. Structs and lists are changed in place."""
     if isinstance(value, str):
         return text if value == name else value
     if isinstance(value, list):

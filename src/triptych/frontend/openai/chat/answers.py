@@ -1,4 +1,4 @@
-"""Answers of ``POST /v1/chat/completions``, whole and as stream events."""
+"""Writes the answers of ``POST /v1/chat/completions``, whole and as stream events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triptych.frontend.openai.text_offsets import Position
 
 
 class ChatAnswer(JsonAnswer):
-    """``chat.completion`` and ``chat.completion.chunk``."""
+    """Writes ``chat.completion`` and ``chat.completion.chunk`` objects."""
 
     _prefix = "chatcmpl"
     _object = "chat.completion"
@@ -52,11 +52,11 @@ class ChatAnswer(JsonAnswer):
     def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
         return {"content": list(map(self._position, positions))}
 
-    def _position(self, one: Position) -> dict[str, Any]:
-        spelling, own = self._tokenizer.spelling, (one.text, one.data)
+    def _position(self, position: Position) -> dict[str, Any]:
+        spelling, own = self._tokenizer.spelling, (position.text, position.data)
         top = []
-        for token, logprob in one.entry.top:
-            text, data = own if token == one.token else spelling(token)
+        for token, logprob in position.entry.top:
+            text, data = own if token == position.token else spelling(token)
             top.append({"token": text, "logprob": logprob, "bytes": list(data)})
-        logprob = one.entry.logprob
-        return {"token": one.text, "logprob": logprob, "bytes": list(one.data), "top_logprobs": top}
+        logprob = position.entry.logprob
+        return {"token": position.text, "logprob": logprob, "bytes": list(position.data), "top_logprobs": top}

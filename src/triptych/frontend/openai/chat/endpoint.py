@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``: from a request to its jobs."""
+"""Makes the jobs of a request to ``POST /v1/chat/completions``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def build(
 
 
 def _ending(request: ChatRequest) -> Ending:
-    """Return how the rendered prompt ends. Raises BadRequest where the fields contradict."""
+    """Returns how the rendered prompt ends. Raises BadRequest where the fields contradict."""
     if not request.continue_final_message:
         return "message" if request.add_generation_prompt is False else "answer"
     if request.add_generation_prompt:

@@ -31,7 +31,7 @@ from triptych.processor.template import Message
 
 
 def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaReference]]:
-    """Messages for the chat template, media parts reduced to their kind, and those media in order."""
+    """Returns the messages for the chat template, with media parts reduced to their kind, and the media in order."""
     media: list[MediaReference] = []
     plain: list[Message] = []
     for number, message in enumerate(messages):
@@ -53,7 +53,7 @@ def split_media(messages: list[ChatMessage]) -> tuple[list[Message], list[MediaR
                 entry[name] = value
         reasoning = message.reasoning_content if message.reasoning is None else message.reasoning
         if reasoning is not None:
-            entry["reasoning"] = entry["reasoning_content"] = reasoning  # templates know it by either name
+            entry["reasoning"] = entry["reasoning_content"] = reasoning  # templates use either name
         plain.append(entry)
     return plain, media
 
@@ -65,7 +65,7 @@ def _check_parts(message: ChatMessage, place: str) -> None:
 
 
 def _check_refuses(message: ChatMessage, place: str) -> None:
-    """Raises BadRequest where somebody else than the assistant is said to have refused."""
+    """Raises BadRequest if the refusal is in a message that is not the assistant's."""
     if message.role != "assistant":
         raise BadRequest(f"{place}: a refusal is what an assistant said, not {message.role[:40]!r}", param=place)
 
@@ -75,9 +75,9 @@ def _as_parts(text: str) -> list[dict[str, str]]:
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    """``call`` with its arguments as an object, which chat templates expect, where OpenAI's API has JSON text.
+    """Returns ``call`` with its arguments as an object, as chat templates expect; OpenAI's API has them as JSON text.
 
-    What is no object becomes an empty one, as in vLLM: the model wrote it, and the client cannot mend it.
+    Arguments that are no object become an empty one, as in vLLM: the model wrote them, and the client cannot mend them.
     """
     function = call.get("function")
     if not isinstance(function, dict):
@@ -103,7 +103,7 @@ def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]
 
 
 def _embeds(part: EmbedsPart) -> tuple[MediaKind, str, str]:
-    """(kind, name of the field, URL) of a part that is a medium's embedding."""
+    """Returns (kind, name of the field, URL) of a part with a precomputed embedding."""
     if isinstance(part, ImageEmbedsPart):
         return "image", "image_embeds", _url(part.image_embeds)
     if isinstance(part, AudioEmbedsPart):
@@ -116,12 +116,12 @@ def _url(given: MediaUrl | str) -> str:
 
 
 def _medium(part: MediaPart) -> tuple[MediaKind, str, str]:
-    """(kind, name of the field, URL) of a media part."""
+    """Returns (kind, name of the field, URL) of a media part."""
     if isinstance(part, ImagePart):
         return "image", "image_url", part.image_url if isinstance(part.image_url, str) else part.image_url.url
     if isinstance(part, VideoPart):
         return "video", "video_url", part.video_url if isinstance(part.video_url, str) else part.video_url.url
     if isinstance(part, AudioPart):
         return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
-    # Not with the format that it names: the data's first bytes decide.
+    # The format that the part names is not used: the first bytes of the data decide.
     return "audio", "input_audio", of_base64(part.input_audio.data)

@@ -26,7 +26,7 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    """What an assistant said in the place of an answer."""
+    """The text of an assistant that refused to answer."""
 
 
 class ChatRequest(GenerationFields, kw_only=True):
@@ -103,7 +103,7 @@ def _message_bytes(message: ChatMessage) -> int:
 
 
 def _text(part: Part) -> str | None:
-    """Media are counted as they are loaded."""
+    """Returns the text of a part; None for media, which are counted when they are loaded."""
     if isinstance(part, TextPart):
         return part.text
     return part.refusal if isinstance(part, RefusalPart) else None

@@ -1,4 +1,4 @@
-"""Tells what a model's chat template gets beside the messages. Pure."""
+"""Collects the settings that a model's chat template gets beside the messages. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NO_EFFORT = "none"
 
 
 class Template(Protocol):
-    """What is needed of ``processor.processor.Processor``."""
+    """A model's chat template; see ``processor.processor.Processor``."""
 
     def reads(self, *names: str) -> bool: ...
 
 
 def template_settings(request: ChatRequest, template: Template, allowed_names: str) -> dict[str, Any]:
-    """Return the settings by name.
+    """Returns the settings by name.
 
-    Raises BadRequest for what the operator does not allow (``--chat-template-kwargs``), and for what the template would
-    leave out in silence.
+    Raises BadRequest for settings that the operator does not allow (``--chat-template-kwargs``), and for settings that
+    the template would silently ignore.
     """
     settings = {**_given(request, allowed_names), **_documents(request, template, allowed_names)}
     _check_reasoning(request, template)
@@ -57,7 +57,7 @@ def _check_allowed(name: str, path: str, allowed_names: str) -> None:
 
 
 def _effort(request: ChatRequest, template: Template) -> dict[str, Any]:
-    """The setting of ``reasoning_effort``; for templates that can only turn reasoning off, whether it is on."""
+    """Returns the setting for ``reasoning_effort``. Some templates can only turn reasoning on and off."""
     effort = request.reasoning_effort
     if effort is None:
         return {}

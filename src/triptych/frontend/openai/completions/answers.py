@@ -1,4 +1,4 @@
-"""Answers of ``POST /v1/completions``, whole and as stream events."""
+"""Writes the answers of ``POST /v1/completions``, whole and as stream events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triptych.processor.tokenizer import Tokenizer
 
 
 class CompletionAnswer(JsonAnswer):
-    """``text_completion``, streamed and whole. ``echoes`` holds each choice's prompt where ``echo`` is asked."""
+    """Writes ``text_completion`` objects, streamed and whole."""
 
     _prefix = "cmpl"
     _object = "text_completion"
@@ -46,23 +46,23 @@ class CompletionAnswer(JsonAnswer):
     def logprob_lists(self, index: int, positions: Sequence[Position]) -> dict[str, list[Any]]:
         echoed = len(self._echoes[index])
         return {
-            "tokens": [one.text for one in positions],
-            "token_logprobs": [one.entry.logprob for one in positions],
+            "tokens": [position.text for position in positions],
+            "token_logprobs": [position.entry.logprob for position in positions],
             "top_logprobs": list(map(self._top, positions)),
-            "text_offset": [echoed + one.offset for one in positions],
+            "text_offset": [echoed + position.offset for position in positions],
         }
 
-    def _top(self, one: Position) -> dict[str, float]:
-        """The likeliest ones, and the chosen one where it is not of them, as OpenAI's API has it.
+    def _top(self, position: Position) -> dict[str, float]:
+        """Returns the most likely tokens and the chosen one with their log probabilities, as OpenAI's API does.
 
-        Each has a key of its own: of tokens with equal texts, all but the first go by their ids.
+        Each has its own key: of tokens with equal texts, all but the first are named by their ids.
         """
         top: dict[str, float] = {}
-        for token, logprob in one.entry.top:
-            if token == one.token:
-                top[one.text] = logprob
+        for token, logprob in position.entry.top:
+            if token == position.token:
+                top[position.text] = logprob
                 continue
             text = self._tokenizer.spelling(token).text
-            top[by_id(token) if text in top or text == one.text else text] = logprob
-        top.setdefault(one.text, one.entry.logprob)
+            top[by_id(token) if text in top or text == position.text else text] = logprob
+        top.setdefault(position.text, position.entry.logprob)
         return top

@@ -1,4 +1,4 @@
-"""``POST /v1/completions``: from a request to its jobs."""
+"""Makes the jobs of a request to ``POST /v1/completions``."""
 
 from __future__ import annotations
 

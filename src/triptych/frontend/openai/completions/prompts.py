@@ -1,4 +1,4 @@
-"""Makes prompts of what a plain completion asks to be continued."""
+"""Makes the prompts of a plain completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triptych.processor.processor import Processor, Prompt
 
 
 def split_prompts(prompt: str | TokenIds | list[Any]) -> list[str | Sequence[int]]:
-    """Return one or several prompts, each as text or as token ids. Raises BadRequest for a mixture."""
+    """Returns one or several prompts, each as text or as token ids. Raises BadRequest for a mixture."""
     if isinstance(prompt, str | TokenIds):
         return [prompt]
     if prompt and all(isinstance(one, int) for one in prompt):
@@ -29,7 +29,7 @@ def split_prompts(prompt: str | TokenIds | list[Any]) -> list[str | Sequence[int
 async def make_prompt(
     given: str | Sequence[int], field: str, processor: Processor, holder: Reservation, salt: str, special: bool
 ) -> Prompt:
-    """Tokenise one prompt, which stands at ``field`` of the request. Raises BadRequest with that."""
+    """Tokenises one prompt, which stands at ``field`` of the request. Raises BadRequest with that place."""
     if isinstance(given, str):
         prompt = await processor.completion(given, salt, field, add_special_tokens=special)
     else:
@@ -39,5 +39,5 @@ async def make_prompt(
 
 
 async def echo_of(prompt: str | Sequence[int], processor: Processor) -> str:
-    """Return a prompt as text: as it was given, since decoding its tokens would lose the special ones among them."""
+    """Returns a prompt as text. A given text stays as it is: decoding its tokens would lose the special ones."""
     return prompt if isinstance(prompt, str) else await processor.text_of(prompt)

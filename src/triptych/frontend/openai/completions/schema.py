@@ -21,7 +21,7 @@ class CompletionRequest(GenerationFields, kw_only=True):
     """``POST /v1/completions``."""
 
     prompt: str | list[str | int | list[int]]
-    """A long list of token ids is decoded to ``TokenIds``, alone or among others (``openai.body.large_body``)."""
+    """Texts or token ids. Long lists of ids are decoded to ``TokenIds`` (``openai.body.large_body``)."""
     logprobs: int | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None

@@ -1,4 +1,4 @@
-"""Describes one request field and what becomes of it: the vocabulary of the tables in ``fields``."""
+"""Defines how the tables of ``fields`` describe a request field and what becomes of it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Field:
     name: str
     status: Status
     note: str
-    """What an honoured field does, why an accepted one may be left aside, what to use in place of a refused one."""
+    """The effect of an honoured field, why ignoring an accepted one is right, or what to use for a refused one."""
     known_to: str
-    """Who defines it: ``OpenAI``, ``vLLM``, ``SGLang``, or ``Triptych``."""
+    """Which API defines it: ``OpenAI``, ``vLLM``, ``SGLang`` or ``Triptych``."""
     read: bool
-    """The schema class holds it. Other fields are looked at only where they occur."""
+    """Whether the schema class holds the field. Other fields are checked only if a body has them."""
     takes: tuple[Any, ...] = ()
-    """Of a refused field the values that ask for nothing, beside null; of an honoured one the only values taken."""
+    """Values of a refused field, beside null, that ask for nothing; or the only values of an honoured one."""
     same_as: str = ""
-    """A refused field also asks for nothing where it equals this one, which is 1 where it is absent."""
+    """The name of a field. A refused field also asks for nothing if it equals that one, whose default is 1."""
     type: Any = None
-    """Of an accepted field that is not read."""
+    """The type of an accepted field that the schema class does not hold."""
 
     def check(self, value: Any, path: str, same_as: Any = None) -> None:
-        """Raises BadRequest where ``value`` at ``path`` asks for what is not supported, or is of a wrong type."""
+        """Checks a value. Raises BadRequest if it asks for something unsupported, or has a wrong type."""
         if self.status == "accepted":
             self._check_type(value, path)
         elif value is not None and not any(_same(value, one) for one in self.takes):
@@ -60,13 +60,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """All fields of one JSON object that anybody knows."""
+    """All known fields of one JSON object."""
 
     schema: str
     """Name of the schema class."""
     fields: tuple[Field, ...]
     inner: Mapping[str, Fields | Tagged] = field(default_factory=dict)
-    """Fields that hold an object, or a list of objects, with fields of its own."""
+    """The tables of objects, and of lists of objects, that are in a field."""
     read: frozenset[str] = field(init=False)
     by_name: Mapping[str, Field] = field(init=False)
 
@@ -77,26 +77,26 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """Objects of several kinds, told apart by their field ``type``."""
+    """Objects of several kinds, which differ in their field ``type``."""
 
     kinds: Mapping[str, Fields]
 
 
 def honoured(name: str, note: str, known_to: str = "OpenAI", *, only: tuple[Any, ...] = ()) -> Field:
-    """A field that does what its definition says."""
+    """Describes a field that does what its definition says."""
     return Field(name, "honoured", note, known_to, read=True, takes=only)
 
 
 def accepted(name: str, note: str, known_to: str = "OpenAI", *, type: Any = None) -> Field:
-    """A field that changes no answer. Without a ``type`` the schema class holds it."""
+    """Describes a field that changes no answer. Without a ``type`` the schema class holds it."""
     return Field(name, "accepted", note, known_to, read=type is None, type=type)
 
 
 def refused(name: str, note: str, known_to: str, *neutral: Any, same_as: str = "") -> Field:
-    """A field that is refused, unless it is null or one of the ``neutral`` values."""
+    """Describes a field that is refused, unless it is null or one of the ``neutral`` values."""
     return Field(name, "refused", note, known_to, read=False, takes=neutral, same_as=same_as)
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1, but 1.0 is."""
+    """Compares as JSON does: true is not 1, but 1.0 is."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)

@@ -1,6 +1,6 @@
-"""Takes out of a request body the fields that no schema class reads: what nobody knows, and what asks for nothing.
+"""Removes from a request body the fields that no schema class reads: unknown ones, and those that ask for nothing.
 
-Bodies without such fields never come here. Raises BadRequest for fields that ask for what is not supported.
+Bodies without such fields never come here. Fields that ask for something unsupported raise BadRequest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from triptych.contracts.media import Data
 from triptych.frontend.openai.fields.field import Fields, Tagged
 
 MAX_NAMED = 16
-"""Unknown fields of one request that are told by their names."""
+"""Most unknown fields of one request that are reported by name."""
 MAX_PATH_CHARACTERS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -28,7 +28,7 @@ class Ignored:
     """The unknown fields of one request."""
 
     found: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(schema class, name) to the path of the first object with such a field, for the first MAX_NAMED of these."""
+    """Maps (schema class, name) to the path of the first object with such a field, for at most MAX_NAMED fields."""
     count: int = 0
 
     def add(self, fields: Fields, place: str, name: str) -> None:
@@ -37,7 +37,7 @@ class Ignored:
             self.found.setdefault((fields.schema, name), place)
 
     def rename(self, name_of: Callable[[str], str]) -> None:
-        """Put the names in that others stand for while a large body is decoded."""
+        """Replaces the names that stand for long ones while a large body is decoded."""
         self.found = {(schema, name_of(name)): place for (schema, name), place in self.found.items()}
 
     def paths(self) -> list[str]:
@@ -45,16 +45,16 @@ class Ignored:
         return [(f"{place}.{name}" if place else name)[:MAX_PATH_CHARACTERS] for place, name in found]
 
     def header(self) -> bytes:
-        """The paths, for a response's header: without what does not belong there, and bounded in length."""
+        """Returns the paths as a response's header: only characters that are allowed there, and bounded in length."""
         paths = [_UNSAFE.sub("?", path) for path in self.paths()]
         more = self.count - len(paths)
         return ", ".join([*paths, f"and {more} more"] if more else paths).encode()
 
 
 def sift(body: Data, fields: Fields) -> tuple[bytes, Ignored]:
-    """Return ``body`` with nothing but the fields that its schema class reads, and what nobody knew.
+    """Returns ``body`` with only the fields that its schema class reads, and the unknown fields.
 
-    Raises BadRequest, and msgspec's errors where ``body`` is no JSON object.
+    Raises BadRequest, and msgspec's errors if ``body`` is no JSON object.
     """
     given = _TOP.decode(body)
     ignored = Ignored()
@@ -72,9 +72,9 @@ def sift(body: Data, fields: Fields) -> tuple[bytes, Ignored]:
 
 
 def _sifted(value: Any, fields: Fields | Tagged, path: str, ignored: Ignored) -> bool:
-    """Take fields out of the object or the objects that ``value`` is. Returns whether there were any.
+    """Removes fields from an object, or from a list of objects. Returns whether there were any.
 
-    What is of a wrong type stays: the decoder refuses it.
+    Values of a wrong type stay: the decoder refuses them.
     """
     if isinstance(value, list):
         found = [_sifted(one, fields, f"{path}[{index}]", ignored) for index, one in enumerate(value)]

@@ -1,7 +1,7 @@
-"""Checks a JSON schema before any engine compiles it: its form, and what can be counted of its cost. Pure.
+"""Checks a JSON schema before any engine compiles it: its form, and the part of its cost that can be counted. Pure.
 
-Every walk here is a loop with a list of what is left to do, never a recursion, and stops at the first limit: the cost
-is linear in ``SchemaLimits``, whatever the client sent.
+Every walk is a loop with a list of open work, never a recursion, and stops at the first limit. So its cost is linear in
+``SchemaLimits``, whatever the client sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Node = dict[str, Any]
 
 _TYPES = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords whose value holds one schema a name."""
+"""Keywords whose value maps names to schemas."""
 _LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 """Keywords whose value is a list of schemas."""
 _SCHEMAS = frozenset(
@@ -40,12 +40,12 @@ _SCHEMAS = frozenset(
 )
 """Keywords whose value is a schema."""
 _MAX_COUNT = (1 << 31) - 1
-"""What grammar libraries hold counts in."""
+"""The largest count that grammar libraries can hold."""
 _MAX_NUMBER = 1e308
 
 
 class Place(NamedTuple):
-    """A value's path within the request, put into words only where something is wrong with it."""
+    """The path of a value within the request. It becomes text only if something is wrong with the value."""
 
     parent: Place | None
     name: str | int
@@ -60,7 +60,7 @@ class Place(NamedTuple):
 
 
 def check_schema(schema: object, limits: SchemaLimits) -> None:
-    """Raises BadRequest, with the path of the value at fault, for a schema that is malformed or over a limit."""
+    """Checks a schema. Raises BadRequest, with the path of the value at fault, if it is malformed or over a limit."""
     root = Place(None, FIELD)
     if not isinstance(schema, dict):
         raise _bad(root, "a JSON schema must be an object")
@@ -83,7 +83,7 @@ def too_long(limits: SchemaLimits) -> BadRequest:
 
 
 def _check_size(root: Place, schema: Node, limits: SchemaLimits) -> None:
-    """Count nesting, objects and arrays, and the characters of all texts, whatever they mean."""
+    """Counts nesting, objects, arrays and the characters of all texts, whatever their meaning."""
     nodes = characters = 0
     left: list[tuple[Place, Any, int]] = [(root, schema, 1)]
     while left:
@@ -105,13 +105,13 @@ def _check_size(root: Place, schema: Node, limits: SchemaLimits) -> None:
 
 
 def _within(place: Place, keyword: str, value: Any) -> Iterator[tuple[Place, Any]]:
-    """The schemas that ``keyword`` holds, each with its place."""
+    """Yields the schemas that ``keyword`` holds, each with its place."""
     if keyword in _MAPS:
         if not isinstance(value, dict):
             raise _bad(Place(place, keyword), "it must be an object of schemas")
         for name, one in value.items():
             yield Place(Place(place, keyword), name), one
-    elif keyword in _LISTS or (keyword == "items" and isinstance(value, list)):  # a list by drafts before 2020
+    elif keyword in _LISTS or (keyword == "items" and isinstance(value, list)):  # a list in drafts before 2020
         if not isinstance(value, list) or not value:
             raise _bad(Place(place, keyword), "it must be a list of at least one schema")
         for index, one in enumerate(value):
@@ -121,7 +121,7 @@ def _within(place: Place, keyword: str, value: Any) -> Iterator[tuple[Place, Any
 
 
 class _Check:
-    """Checks the keywords of one schema's nodes, with what is counted over all of them."""
+    """Checks the keywords of a schema's nodes, and counts over all of them."""
 
     def __init__(self, schema: Node, limits: SchemaLimits) -> None:
         self._limits = limits
@@ -173,12 +173,12 @@ class _Check:
             raise _over(place, reason, "max_pattern_size")
 
     def _patterns(self, place: Place, named: Any, node: Node) -> None:
-        if isinstance(named, dict):  # else `_within` says so
+        if isinstance(named, dict):  # otherwise `_within` has refused it
             for pattern in named:
                 self._pattern(Place(place, pattern), pattern, node)
 
     def _count(self, place: Place, value: Any, node: Node) -> None:
-        """A least number is a repetition, whose places a grammar keeps for each token of the answer."""
+        """Counts a minimum as a repetition: a grammar keeps its places for each token of the answer."""
         _check_count(place, value, node)
         most = self._limits.max_schema_repeats
         if str(place.name).startswith("min") and value > most:
@@ -202,7 +202,7 @@ def _check_text(place: Place, value: Any, node: Node) -> None:
 
 def _check_required(place: Place, names: Any, node: Node) -> None:
     if isinstance(names, bool):
-        return  # by the third draft
+        return  # allowed by draft 3
     if not isinstance(names, list) or any(not isinstance(name, str) for name in names):
         raise _bad(place, "it must be a list of names")
 
@@ -228,7 +228,7 @@ def _is_count(value: object) -> bool:
 def _check_number(place: Place, value: Any, node: Node) -> None:
     name = str(place.name)
     if isinstance(value, bool) and name.startswith("exclusive"):
-        return  # by the fourth draft
+        return  # allowed by draft 4
     if not _is_number(value):
         raise _bad(place, "it must be a number")
     if name == "multipleOf" and value <= 0:

@@ -1,4 +1,4 @@
-"""Counts what a regular expression costs to compile, without compiling it. Pure, and linear in its length."""
+"""Counts the cost of compiling a regular expression, without compiling it. Pure, and linear in its length."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ _BRACES = re.compile(r"\{\s*([0-9]*)\s*(?:(,)\s*([0-9]*)\s*)?\}")
 _ESCAPE = re.compile(r"u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|c[A-Za-z]|.", re.DOTALL)
 _SIMPLE_REPEATS = "*+?"
 MAX_GROUP_DEPTH = 64
-"""Groups within each other; compilers of patterns go down by recursion."""
+"""Most groups within each other: compilers of patterns use recursion."""
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be counted, or is over a limit; the message says which and where."""
+    """Raised for a pattern that cannot be counted, or is over a limit. The message says which, and where."""
 
     def __init__(self, reason: str, limit: str = "") -> None:
-        """``limit`` names the limit that it is over."""
+        """``limit`` names the limit that the pattern exceeds."""
         super().__init__(reason)
         self.limit = limit
 
 
 @dataclass(slots=True)
 class _Group:
-    """A group under way: the size of what is finished in it, and of its last item, which may be repeated yet."""
+    """An open group: the size of its finished items, and of its last item, which a repetition may still follow."""
 
     done: int = 0
     last: int | None = None
     opened_at: int = 0
 
     def begin(self, size: int) -> None:
-        """Start an item of ``size`` characters; the one before it is finished."""
+        """Starts an item of ``size`` characters; the one before it is finished."""
         self.done, self.last = self.size, size
 
     @property
@@ -41,11 +41,11 @@ class _Group:
 
 
 def pattern_size(pattern: str, *, max_size: int, max_repeats: int) -> int:
-    """Return the characters that ``pattern`` stands for when every repetition is written out.
+    """Returns the number of characters of ``pattern`` when every repetition is written out.
 
-    A class counts as one character, plus its own text where that is long; alternatives add up. Raises PatternError for
-    a size or a repetition above its limit, for syntax that cannot be counted, and for what no grammar is made of:
-    look-around, references to groups and classes by Unicode property.
+    A class counts as one character, plus its own text if that is long. Alternatives add up. Raises PatternError for a
+    size or a repetition above its limit, for syntax that cannot be counted, and for constructs that grammars do not
+    have: look-around, references to groups, and classes by Unicode property.
     """
     groups = [_Group()]
     at = 0
@@ -62,7 +62,7 @@ def pattern_size(pattern: str, *, max_size: int, max_repeats: int) -> int:
 
 
 def _step(pattern: str, at: int, groups: list[_Group], max_repeats: int) -> int:
-    """Account for one item at ``at``; returns where the next one begins."""
+    """Counts one item at ``at``. Returns where the next one begins."""
     here, group = pattern[at], groups[-1]
     if here == "(":
         if len(groups) > MAX_GROUP_DEPTH:
@@ -83,7 +83,7 @@ def _step(pattern: str, at: int, groups: list[_Group], max_repeats: int) -> int:
         return _repeat(pattern, at, group, max_repeats)
     if here in "|^$":
         group.begin(1)
-        group.done, group.last = group.size, None  # nothing that could be repeated
+        group.done, group.last = group.size, None  # nothing is left that a repetition could follow
         return at + 1
     group.begin(1)
     if pattern.startswith(("\\b", "\\B"), at):
@@ -101,7 +101,7 @@ def _group_begin(pattern: str, at: int) -> int:
 
 
 def _repeat(pattern: str, at: int, group: _Group, max_repeats: int) -> int:
-    """Multiply the last item by its largest count; an open end counts as one time more than the least."""
+    """Multiplies the last item by its largest count. An open end counts as the minimum and one more."""
     if group.last is None:
         raise PatternError(f"the repetition at character {at + 1} has nothing to repeat")
     if pattern[at] in _SIMPLE_REPEATS:
@@ -111,7 +111,7 @@ def _repeat(pattern: str, at: int, group: _Group, max_repeats: int) -> int:
         assert braces is not None
         group.last *= max(1, _times(braces, max_repeats))
         end = braces.end()
-    if pattern.startswith("?", end):  # matches as little as it can: the same language
+    if pattern.startswith("?", end):  # a lazy repetition: the same language
         end += 1
     if end < len(pattern) and (pattern[end] in _SIMPLE_REPEATS or _braces(pattern, end) is not None):
         raise PatternError(f"the repetition at character {end + 1} repeats a repetition; put that into a group")
@@ -119,13 +119,13 @@ def _repeat(pattern: str, at: int, group: _Group, max_repeats: int) -> int:
 
 
 def _braces(pattern: str, at: int) -> re.Match[str] | None:
-    """The ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}`` at ``at``; None where a brace is just a character."""
+    """Matches the ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}`` at ``at``. None if the brace is just a character."""
     found = _BRACES.match(pattern, at) if pattern[at] == "{" else None
     return found if found is not None and (found[1] or found[3]) else None
 
 
 def _times(braces: re.Match[str], max_repeats: int) -> int:
-    """The factor of a ``{m,n}``, by digits first: Python takes long over a number of many of them."""
+    """Returns the factor of a ``{m,n}``. Checks the number of digits first: a long number takes Python long."""
     place = braces.start() + 1
     numbers = [digits.lstrip("0") or "0" for digits in (braces[1], braces[3]) if digits]
     if any(len(digits) > len(str(max_repeats)) or int(digits) > max_repeats for digits in numbers):
@@ -139,7 +139,7 @@ def _times(braces: re.Match[str], max_repeats: int) -> int:
 
 
 def _class_end(pattern: str, at: int) -> int:
-    """Where the class that begins at ``at`` ends."""
+    """Returns where the class that begins at ``at`` ends."""
     end = at + 2 if pattern.startswith("^", at + 1) else at + 1
     if pattern.startswith("]", at + 1):
         raise PatternError(f"the class at character {at + 1} is empty; a bracket in a class is written \\]")
@@ -158,7 +158,7 @@ def _member_end(pattern: str, at: int) -> int:
 
 
 def _check_range(first: str, last: str, place: int) -> None:
-    """Raises PatternError for a range of a class that has no ends, or has them the wrong way round."""
+    """Raises PatternError for a range of a class whose ends are missing or in the wrong order."""
     low, high = _character(first), _character(last)
     if low is not None and last[0] == "\\" and last[1] in "dDsSwW":
         raise PatternError(f"the range {first}-{last} at character {place} ends in a class, and not in a character")
@@ -167,7 +167,7 @@ def _check_range(first: str, last: str, place: int) -> None:
 
 
 def _character(member: str) -> str | None:
-    """The character that a class's member stands for; None where that is another escape."""
+    """Returns the character of a class's member; None if the member is another escape."""
     if member[0] != "\\":
         return member
     if member[1] in "xu":

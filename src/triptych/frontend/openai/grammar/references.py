@@ -9,15 +9,17 @@ from triptych.contracts.shown import shown
 
 
 class References:
-    """Tells which references of one schema lead somewhere. Each distinct one is followed once."""
+    """Checks the references of one schema. Each distinct one is followed once."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._schema = schema
         self._sound: set[str] = set()
 
     def fault(self, reference: object) -> str | None:
-        """Explain what is wrong with ``reference``: it names nothing here, or leads back to itself through references
-        alone. None if nothing is."""
+        """Explains what is wrong with ``reference``; None if nothing is.
+
+        It may name nothing in this schema, or lead back to itself through references alone.
+        """
         seen: set[str] = set()
         while reference is not None:
             if not isinstance(reference, str) or not reference.startswith("#"):
@@ -35,7 +37,7 @@ class References:
         return None
 
     def _resolve(self, reference: str) -> Any:
-        """What stands at a JSON pointer in a URL's fragment (RFC 6901), None where nothing does."""
+        """Returns the value at a JSON pointer in a URL's fragment (RFC 6901); None if there is none."""
         pointer = unquote(reference[1:])
         if pointer and not pointer.startswith("/"):
             return None  # an anchor, which grammar libraries do not look up
@@ -52,7 +54,7 @@ class References:
 
 
 def _leads_to(target: object) -> object:
-    """The reference that all of ``target`` stands or falls with; None where it says something itself."""
+    """Returns the reference that ``target`` consists of; None if ``target`` has other keywords too."""
     while isinstance(target, dict):
         if "$ref" in target:
             return target["$ref"]

@@ -1,4 +1,4 @@
-"""A request's ``response_format``, checked and turned into the grammar that a worker is asked for. Pure."""
+"""Checks a request's ``response_format``, and turns it into the grammar for the worker. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from triptych.frontend.openai.request import JsonSchema, ResponseFormat
 
 
 def guided_of(wanted: ResponseFormat | None, limits: SchemaLimits) -> Guided | None:
-    """Raises BadRequest for a schema that is none, or over a limit, with the path of what is wrong."""
+    """Returns the grammar; None for plain text.
+
+    Raises BadRequest, with the path of the value at fault, if the schema is missing, malformed or over a limit.
+    """
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
@@ -24,7 +27,7 @@ def _schema_text(given: JsonSchema, limits: SchemaLimits) -> str:
     if given.schema is None:
         raise BadRequest(f"{FIELD}: this field is required", param=FIELD)
     check_schema(given.schema, limits)
-    text = msgspec.json.encode(given.schema)  # of no more characters than that are allowed, and a few for each value
+    text = msgspec.json.encode(given.schema)  # a little longer than the characters that were counted
     if len(text) > limits.max_schema_bytes:
         raise too_long(limits)
     return text.decode()

@@ -1,4 +1,4 @@
-"""Says what is wrong with a body that is no JSON, and where: line, column and byte. Pure."""
+"""Explains what is wrong with a body that is no JSON, and where: line, column and byte. Pure."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ _WHOLE_CHARACTERS = re.compile(
     rb"(?:[^\\]++|\\(?:[^u]|u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|(?![dD][89a-fA-F])[0-9a-fA-F])))*+",
     re.DOTALL,
 )
-"""Up to the first escape that is half of a surrogate pair."""
+"""Matches up to the first escape that is half of a surrogate pair."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WINDOW_BYTES = 64 << 10
 _NOT_FIRST = bytes(range(0x80, 0xC0))
-"""Bytes of a character behind its first one."""
+"""Bytes that continue a character in UTF-8."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def not_json(error: Exception, body: Data) -> BadRequest:
-    """Return what a client is told of ``error``, which msgspec raised for ``body``."""
+    """Returns the error for the client, made of ``error``, which msgspec raised for ``body``."""
     if isinstance(error, RecursionError):
         return BadRequest("the body is not valid JSON: it is nested too deeply", code=CODE)
     reason = str(error).removeprefix("JSON is malformed: ")
     place = _PLACE.search(reason)
     if place is not None:
         offset = int(place[1])
-        return told_at(_reason_at(body, offset) or reason[: place.start()], body, offset)
+        return error_at(_reason_at(body, offset) or reason[: place.start()], body, offset)
     if "UTF-8" in reason or isinstance(error, UnicodeDecodeError):
-        return told_at("a text is not valid UTF-8", body, _first_wrong_utf8(body))
+        return error_at("a text is not valid UTF-8", body, _first_wrong_utf8(body))
     if (lone := _lone_surrogate(body)) is not None:
-        return told_at("an escape is half of a surrogate pair, without its other half", body, lone)
-    return told_at("it ends too early", body, len(body))
+        return error_at("an escape is half of a surrogate pair, without its other half", body, lone)
+    return error_at("it ends too early", body, len(body))
 
 
-def told_at(reason: str, body: Data, offset: int) -> BadRequest:
-    """Return the error for what stands at ``offset`` of ``body``."""
+def error_at(reason: str, body: Data, offset: int) -> BadRequest:
+    """Returns an error with its place: ``offset`` in ``body``."""
     return BadRequest(f"the body is not valid JSON: {reason}, at {_place(body, offset)}", code=CODE)
 
 
 def moved(message: str, body: Data, offset_in_body: int) -> str:
-    """Return ``message``, which speaks of a shortened body, with the place in ``body`` that is meant."""
+    """Returns a message about a shortened body with the place changed to that in ``body``."""
     return _TOLD_PLACE.sub(lambda _: _place(body, offset_in_body), message)
 
 
 def offset_of(message: str) -> int | None:
-    """Return the offset that ``message`` tells, None where it tells none."""
+    """Returns the offset in ``message``; None if there is none."""
     place = _TOLD_PLACE.search(message)
     return None if place is None else int(place[1])
 
@@ -69,7 +69,7 @@ def _place(body: Data, offset: int) -> str:
 
 
 def _reason_at(body: Data, offset: int) -> str | None:
-    """Explain faults that are met often better than the decoder does."""
+    """Explains frequent faults better than the decoder does; None for others."""
     around = bytes(body[max(0, offset - 1) : offset + 10])
     if _NO_NUMBER.search(around):
         return "NaN and Infinity are no JSON"

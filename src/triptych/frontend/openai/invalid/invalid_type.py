@@ -1,4 +1,4 @@
-"""Says which field of a request is not of its type, by the path that clients know, and what it should be. Pure."""
+"""Explains which field of a request has a wrong type, by its path, and what the type should be. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from triptych.frontend.openai.invalid.unsupported import unsupported
 
 CODE = "invalid_type"
 MAX_STEPS = 16
-"""Of a path that is told; below that is a value of any type, and each step costs as much as what is in it."""
+"""Most steps of a path that is shown. Deeper values may have any type, and finding each step costs a decode."""
 MAX_NAME = 64
-"""Characters of a name in a path."""
+"""Most characters of a name in a path."""
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 _EXPECTED = re.compile(r"Expected `([^`]+)`(.*?)(?:, got `([^`]+)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
@@ -35,11 +35,11 @@ _WORDS = {
 }
 _GOT = {"bool": "a boolean", "float": "a number with a fraction"}
 _KEYS = {"logit_bias": "the name must be a token id, a whole number below the size of the model's vocabulary"}
-"""What a name must be, of fields whose names mean something."""
+"""For fields that hold names with a meaning: what such a name must be."""
 
 Step = str | int
 _NAMED = object()
-"""A step by a name that msgspec does not tell."""
+"""A step of a path whose name msgspec leaves out."""
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -50,13 +50,13 @@ def wrong_type(
     schema: type[msgspec.Struct],
     refused_types: Mapping[str, str] = MappingProxyType({}),
 ) -> BadRequest:
-    """Return what a client is told of ``error``, which the decoder of ``schema`` raised for ``body``.
+    """Returns the error for the client, made of ``error``, which the decoder of ``schema`` raised for ``body``.
 
-    ``refused_types``: values of fields called ``type`` that others know, and what to use in their place.
+    ``refused_types`` maps values of the field ``type`` that other servers know to what to use instead.
     """
     reason, _, where = str(error).rpartition(" - at ")
     if not reason:
-        reason, where = where, ""  # of the body itself
+        reason, where = where, ""  # about the body itself
     path = _found(where, body, schema)
     if (missing := _MISSING.fullmatch(reason)) is not None:
         known = _allowed(schema, [*path, missing[1]])
@@ -76,7 +76,7 @@ def wrong_type(
 
 
 def in_words(reason: str) -> str:
-    """Return what msgspec says of a type in the words of JSON."""
+    """Returns msgspec's words about a type in the words of JSON."""
     if "out of range" in reason:
         return "this number is out of range"
     expected = _EXPECTED.fullmatch(reason)
@@ -90,7 +90,7 @@ def in_words(reason: str) -> str:
 
 
 def path_of(steps: list[Step]) -> str:
-    """Return a path as ``messages[0].content``."""
+    """Returns a path as ``messages[0].content``."""
     return "".join(map(step_of, steps)).removeprefix(".")
 
 
@@ -99,7 +99,7 @@ def step_of(step: Step) -> str:
 
 
 def _found(where: str, body: Data, schema: type[msgspec.Struct]) -> list[Step]:
-    """The steps to the value at fault, with the names that msgspec leaves out."""
+    """Returns the steps to the value at fault, with the names that msgspec leaves out."""
     steps: list[Any] = []
     for name, index, _ in _STEP.findall(where)[:MAX_STEPS]:
         steps.append(name or (int(index) if index else _NAMED))
@@ -108,7 +108,7 @@ def _found(where: str, body: Data, schema: type[msgspec.Struct]) -> list[Step]:
     path: list[Step] = []
     try:
         for step in _looked_up(steps, body, schema, of_name=where.startswith("`key`")):
-            path.append(step)  # noqa: PERF402 (what was found stays, where the rest cannot be)
+            path.append(step)  # noqa: PERF402 (the found steps stay, if the rest cannot be found)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError):
         pass
     return path
@@ -122,7 +122,7 @@ def _looked_up(steps: list[Any], body: Data, schema: type[msgspec.Struct], *, of
     for count, step in enumerate(steps):
         if step is _NAMED:
             members = _OBJECT.decode(value)
-            is_typed = count == 1  # below a field of the request itself; deeper are values of any type
+            is_typed = count == 1  # below a field of the request itself; deeper values may have any type
             kind = get_type_hints(schema)[steps[0]] if is_typed else dict[str, Any]
             step = _first_unfit(list(members), members, kind, of_name=of_name)
         elif isinstance(step, str):
@@ -136,7 +136,7 @@ def _looked_up(steps: list[Any], body: Data, schema: type[msgspec.Struct], *, of
 
 
 def _first_unfit(names: list[str], members: dict[str, msgspec.Raw], kind: Any, *, of_name: bool) -> str:
-    """The first of ``names`` whose member is at fault, found by halves: it costs as much as to decode all again."""
+    """Returns the first of ``names`` whose member is at fault, by bisection: it costs as much as decoding all again."""
     decoder = msgspec.json.Decoder(kind)
     while len(names) > 1:
         half = names[: len(names) // 2]
@@ -151,7 +151,7 @@ def _first_unfit(names: list[str], members: dict[str, msgspec.Raw], kind: Any, *
 
 
 def _allowed(schema: type[msgspec.Struct], path: list[Step]) -> list[str]:
-    """The values that a field may have where these are few: kinds of objects, or names."""
+    """Returns the values that a field may have, if these are few: kinds of objects, or names."""
     kinds: list[inspect.Type] = [inspect.type_info(schema)]
     for step in path[:-1]:
         kinds = [inner for one in kinds for inner in _inner(one, step)]
@@ -164,7 +164,7 @@ def _allowed(schema: type[msgspec.Struct], path: list[Step]) -> list[str]:
 
 
 def _inner(kind: inspect.Type, step: Step | None) -> list[inspect.Type]:
-    """What stands at ``step`` of a value of this kind."""
+    """Returns the types that the member at ``step`` of a value of this type may have."""
     if isinstance(kind, inspect.StructType):
         return [inner for one in kind.fields if one.encode_name == step for inner in _flat(one.type)]
     if isinstance(kind, inspect.ListType):

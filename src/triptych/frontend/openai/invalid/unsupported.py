@@ -1,4 +1,4 @@
-"""Refuses what other servers do and this one does not, by name."""
+"""Refuses, by name, fields that other servers honour and this one does not."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ UNSUPPORTED = "unsupported_parameter"
 
 
 def unsupported(path: str, reason: str) -> BadRequest:
-    """Return the refusal of the field at ``path``."""
+    """Returns the refusal of the field at ``path``."""
     return BadRequest(f"{path}: {reason}", param=path, code=UNSUPPORTED)

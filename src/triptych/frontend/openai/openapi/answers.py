@@ -8,7 +8,7 @@ Json = dict[str, Any]
 
 
 def _object(required: Json, **optional: Json) -> Json:
-    """An object that always has the ``required`` properties."""
+    """Describes an object that always has the ``required`` properties."""
     return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
 
 

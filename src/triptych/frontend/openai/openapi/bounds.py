@@ -1,4 +1,4 @@
-"""Tells the limits of request fields, as JSON schema words them."""
+"""Collects the limits of request fields, in the keywords of JSON schema."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from triptych.frontend.openai.limits import MAX_NAME_CHARACTERS, MAX_TOKEN_IDS
 from triptych.frontend.openai.sampling import BOUNDS, MAX_LOGIT_BIASES
 
 Bounds = dict[tuple[str, str], dict[str, Any]]
-"""(schema class, field): the words of JSON schema."""
+"""Maps (schema class, field) to keywords of JSON schema."""
 
 
 def bounds_of(config: FrontendConfig) -> Bounds:
-    """Limits that hold for every model. Those of one model (its context and its vocabulary) are not among them."""
+    """Returns the limits that hold for every model, without those of one model: its context, its vocabulary."""
     bounds: Bounds = {}
     for schema in ("ChatRequest", "CompletionRequest"):
         for name, words in _shared(config).items():

@@ -1,6 +1,6 @@
 """Writes the OpenAPI 3.1 document of all routes, from the tables of fields and the schema classes.
 
-It is made when it is first asked for, which takes some milliseconds, and kept.
+It is made, in some milliseconds, when it is first asked for, and then kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ERRORS = {
 
 
 def document_of(config: FrontendConfig) -> Json:
-    """The document for a frontend of this configuration, whose limits it states."""
+    """Returns the document for a frontend of this configuration, with its limits."""
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -77,7 +77,7 @@ def _requests(config: FrontendConfig) -> Json:
 
 
 def _tables(fields: Fields | Tagged) -> Iterator[Fields]:
-    """The table with those of the objects within."""
+    """Yields the table and those of the objects within it."""
     if isinstance(fields, Fields):
         yield fields
         inner = fields.inner
@@ -88,7 +88,7 @@ def _tables(fields: Fields | Tagged) -> Iterator[Fields]:
 
 
 def _unread(field: Field) -> Json:
-    """The schema of a field that no schema class holds."""
+    """Returns the schema of a field that no schema class holds."""
     if field.status == "accepted":
         return msgspec.json.schema(field.type)
     if field.same_as:
@@ -105,7 +105,7 @@ def _described(own: Json, field: Field, bounds: Json) -> Json:
 
 
 def _bounded(own: Json, bounds: Json) -> Json:
-    """``own`` with ``bounds``, each at the alternative that it is about."""
+    """Returns the schema ``own`` with ``bounds``, each at the alternative that it limits."""
     if "anyOf" not in own:
         return {**own, **bounds}
     alternatives = [{**one, **{name: bounds[name] for name in bounds if _is_about(name, one)}} for one in own["anyOf"]]
@@ -116,7 +116,7 @@ _ABOUT = {"Items": "array", "Length": "string", "Properties": "object"}
 
 
 def _is_about(bound: str, schema: Json) -> bool:
-    """Whether ``bound``, such as ``maxItems``, says something of values of this schema."""
+    """Tells whether ``bound``, such as ``maxItems``, limits values of this schema."""
     kind = next((kind for suffix, kind in _ABOUT.items() if bound.endswith(suffix)), None)
     return schema.get("type") == kind if kind else schema.get("type") in ("integer", "number")
 
