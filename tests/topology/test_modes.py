@@ -166,6 +166,27 @@ async def test_one_token_needs_no_decode_worker(mode):
         await idle(d)
 
 
+async def test_one_token_by_rendezvous_is_said_once():
+    async with in_mode("E/P/D" + MEET) as d:
+        answer = await d.chat(content("red"), max_tokens=1)
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        assert answer.json()["usage"]["completion_tokens"] == 1
+        await idle(d)
+
+
+async def test_workers_that_hand_over_in_other_ways_serve_side_by_side():
+    """Each prefill goes to a worker that can give its KV cache to the one that decodes."""
+    async with deployment(spans=["p", "d"], frontend={"plan_header": True}) as d:
+        for place, span in ((2, Span.P), (3, Span.D)):
+            await d.add_worker(span=span, instance_name=f"{span}-{place}", engine_args=("--hand-off", "rendezvous"))
+        await until_instances(d, 4)
+        answers = await asyncio.gather(*(d.chat(f"number {n}", max_tokens=60) for n in range(12)))
+        for number, answer in enumerate(answers):
+            assert f"number {number}" in await said(answer)
+        assert {answer.headers["x-triptych-plan"] for answer in answers} == {"p@p-0 d@d-1", "p@p-2 d@d-3"}
+        await idle(d)
+
+
 async def test_a_rolling_change_from_one_mode_to_another_fails_nothing():
     async with in_mode("EPD") as d:
         stop, failed, plans = asyncio.Event(), [], set()
@@ -196,7 +217,7 @@ async def test_a_rolling_change_from_one_mode_to_another_fails_nothing():
 async def test_a_span_that_is_missing_is_named():
     async with deployment(spans=["e", "pd"], fallback=False) as d:
         await d.workers[0].drain()
-        await until_gone(d, 1)
+        await until_instances(d, 1)
         answer = await d.chat(content("red"))
         assert answer.status_code == 503
         assert "'e'" in answer.json()["error"]["message"]
@@ -204,13 +225,13 @@ async def test_a_span_that_is_missing_is_named():
         assert "text" in await said(await d.chat("text")), "a text needs no encoder"
         assert (await d.http.get("/ready")).status_code == 200
         await d.workers[1].drain()
-        await until_gone(d, 0)
+        await until_instances(d, 0)
         ready = await d.http.get("/ready")
         assert ready.status_code == 503
         assert "span" in ready.json()["error"]["message"]
 
 
-async def until_gone(d, left):
+async def until_instances(d, left):
     deadline = asyncio.get_running_loop().time() + 10
     while len((await d.http.get("/health")).json()["models"]["demo"]["instances"]) != left:
         assert asyncio.get_running_loop().time() < deadline

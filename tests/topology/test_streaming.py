@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import sys
 
 import pytest
 
 from support.checkpoints import byte_level, text_checkpoint
 from support.deployment import deployment
 from support.sse import parse
+from triptych.planes.request.tcp_client import TcpCall
 
 HARD = [
     "plain words",
@@ -157,3 +160,28 @@ def test_errors_before_the_first_token_have_their_status(demo):
     answer = demo.chat("x", stream=True, max_tokens=0)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("spans", "engine_args"), [(["epd"], ()), (["p", "d"], ()), (["p", "d"], ("--hand-off", "rendezvous"))]
+)
+async def test_a_token_passes_three_generators_from_the_socket_to_the_client(spans, engine_args, monkeypatch):
+    """Each takes its time for every token. What reads the socket looks up who waits for it."""
+    read, depths = TcpCall.__anext__, set()
+
+    async def counted(call):
+        batch = await read(call)
+        depths.add(sum(bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR) for frame in frames()))
+        return batch
+
+    def frames():
+        frame = sys._getframe(2)
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+    async with deployment(spans=spans, engine_args=engine_args) as d:
+        monkeypatch.setattr(TcpCall, "__anext__", counted)
+        assert parse((await d.chat("x", stream=True)).content).done
+        assert parse((await d.chat("x", stream=True, n=2)).content).done
+    assert max(depths) == 3

@@ -15,13 +15,14 @@ from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.stages import PrefillAnswer, Release
 from triptych.router.routing import Prompt, Routing
-from triptych.stages.calls import Calls, Stream
+from triptych.stages.calls import Calls
 from triptych.stages.compose import Plan
 from triptych.stages.hand_off import STRATEGIES, Start, bare
 from triptych.stages.isolation import Isolation, Waiter
 from triptych.stages.left_out import LeftOut
 from triptych.stages.media_dispatch import MediaDispatch
 from triptych.stages.request_state.machine import RequestState
+from triptych.stages.stream import Stream
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from triptych.aio.pace import pace
-from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.media import Data
@@ -30,131 +27,22 @@ from triptych.contracts.stages import (
     Release,
 )
 from triptych.contracts.tokens import enc_hook
-from triptych.planes.request.base import Call, Peer, RequestClient, peer_of
+from triptych.planes.request.base import Peer, RequestClient, peer_of
 from triptych.stages.request_state.rules import FELLS, failure_of
+from triptych.stages.stream import Calling, StepFailed, Stream
 from triptych.stages.unanswered import Unanswered, Visit
 
 METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
 INLINE_BYTES = 256 << 10
 """Of a medium, up to which its data are copied into the request's encoding (0.1 ms)."""
-TEXT_BYTES = 64
-"""Most bytes of a delta of one token without log probabilities; ..."""
-LOGPROBS_COST = 64
-"""... to make JSON of those takes so many times as long as moving as many bytes."""
-MANY_DELTAS = 32
-"""Deltas that come at once of a worker which is far ahead: their text counts as ..."""
-DELTA_BYTES = 4 << 10
-"""... so many bytes each, which are moved in the time (4 us)."""
 MAX_RELEASES = 1024
 """Most releases on their way; past that a lease's own expiry does the work."""
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)
-_DELTA = msgspec.msgpack.Decoder(TokenDelta)
 T = TypeVar("T")
 Name = Callable[[], bytes]
 """Names what a request asks for; see ``stages.suspects``."""
-
-
-class StepFailed(Exception):
-    """A call failed: where, and with what."""
-
-    def __init__(self, instance: Instance, error: TriptychError) -> None:
-        super().__init__(f"{instance.name}: {error}")
-        self.instance = instance
-        self.error = error
-        self.pair: tuple[str, str] | None = None
-        """The ids of two workers of which either may have made the other silent (a rendezvous)."""
-
-
-class _Calling:
-    """A call, and its place among those that have been answered nothing yet. Raises StepFailed for what it raises."""
-
-    __slots__ = ("_failed", "_target", "_unanswered", "call", "visit")
-
-    def __init__(
-        self,
-        call: Call,
-        target: Instance,
-        unanswered: Unanswered,
-        visit: Visit,
-        failed: Callable[[Instance, TriptychError], StepFailed],
-    ) -> None:
-        self.call, self._target, self._unanswered, self.visit, self._failed = call, target, unanswered, visit, failed
-
-    async def __aenter__(self) -> tuple[Call, Visit]:
-        self._unanswered.begin(self.visit)
-        try:
-            await self.call.__aenter__()
-        except BaseException as error:  # of a block that is not entered, __aexit__ is not called
-            self._leave(error)
-            raise
-        return self.call, self.visit
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.call.__aexit__(kind, error, trace)
-        finally:
-            self._leave(error)
-
-    def failure(self, error: TriptychError) -> StepFailed:
-        return self._failed(self._target, error)
-
-    def _leave(self, error: BaseException | None) -> None:
-        try:
-            if isinstance(error, TriptychError):
-                raise self.failure(error) from error
-        finally:
-            self._unanswered.leave(self.visit, given_up=isinstance(error, asyncio.CancelledError | GeneratorExit))
-
-
-class Stream:
-    """Batches of deltas from one decode: whatever waits together. Leaving the block cancels the call at the worker."""
-
-    __slots__ = ("_calling", "_decode", "_end", "_gathered", "_payloads", "_silence_s", "_visit")
-
-    def __init__(self, calling: _Calling, end: Callable[[Visit], None], silence_s: float) -> None:
-        """``end`` is told once the worker has answered something. ``silence_s``: for ``expect_at_once``."""
-        self._calling = calling
-        self._silence_s = silence_s
-        self._end = end
-        self._decode = _DELTA.decode
-        self._gathered = 0
-        """Deltas of a batch before this one that counts as much to be moved."""
-
-    async def __aenter__(self) -> Self:
-        call, self._visit = await self._calling.__aenter__()
-        self._payloads = aiter(call)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._calling.__aexit__(kind, error, trace)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[TokenDelta]:
-        if self._gathered and not pace().spend(DELTA_BYTES * self._gathered):
-            await pace().room()
-        try:
-            batch = await self._payloads.__anext__()
-        except TriptychError as error:
-            raise self._calling.failure(error) from error
-        if not self._visit.answered:
-            self._end(self._visit)
-        if (size := sum(map(len, batch))) > TEXT_BYTES * len(batch):
-            await pace().room()
-            pace().spend(LOGPROBS_COST * size)
-        self._gathered = len(batch) if len(batch) >= MANY_DELTAS else 0
-        return [self._decode(payload) for payload in batch]
-
-    def expect_at_once(self) -> None:
-        """Wait no longer for the next batch than for any other worker's: the prefill is over."""
-        self._calling.call.expect_within(self._silence_s)
 
 
 class Calls:
@@ -214,9 +102,7 @@ class Calls:
         room for a prefill that is called at the same time may say nothing for twice as long.
         """
         silence_s = self._silence_s * (2 if isinstance(request.kv, KvRoom) else 1)
-        return Stream(
-            self._calling(target, GENERATE, encoded(request), name, silence_s), self._unanswered.end, self._silence_s
-        )
+        return Stream(self._calling(target, GENERATE, encoded(request), name, silence_s), self._silence_s)
 
     async def metrics(self, target: Instance) -> list[Metric]:
         """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
@@ -263,9 +149,9 @@ class Calls:
 
     def _calling(
         self, target: Instance, endpoint: str, payload: bytes | list[Data], name: Name, silence_s: float | None = None
-    ) -> _Calling:
+    ) -> Calling:
         call = self._client.call(peer_of(target), endpoint, payload, silence_s=silence_s or self._silence_s)
-        return _Calling(call, target, self._unanswered, Visit(target.id, name, call), self._failed)
+        return Calling(call, target, self._unanswered, Visit(target.id, name, call), self._failed)
 
     @contextmanager
     def counted(self, instance_id: str, weight: int) -> Iterator[None]:

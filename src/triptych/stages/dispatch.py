@@ -21,7 +21,7 @@ from triptych.planes.request.base import RequestClient
 from triptych.router.media_hints import MediaHints
 from triptych.router.routing import Prompt, Routing
 from triptych.stages.attempt import Attempt, RequestContext, Services
-from triptych.stages.calls import Calls, StepFailed
+from triptych.stages.calls import Calls
 from triptych.stages.compose import Plan
 from triptych.stages.isolation import Isolation, Waiter
 from triptych.stages.left_out import LeftOut
@@ -41,6 +41,7 @@ from triptych.stages.request_state.events import (
 )
 from triptych.stages.request_state.machine import RequestState
 from triptych.stages.request_state.rules import Failure, failure_of
+from triptych.stages.stream import StepFailed
 from triptych.stages.suspects import Naming
 
 RESUME_TIMEOUT_S = 30.0

@@ -21,7 +21,7 @@ from triptych.contracts.kv_link import HandOff
 from triptych.contracts.media import Medium
 from triptych.contracts.request import GenerateRequest, KvHandle, KvRoom
 from triptych.contracts.stages import PrefillAnswer
-from triptych.stages.calls import StepFailed, Stream
+from triptych.stages.stream import StepFailed, Stream
 
 BLAME_S = 1.0
 """How long a hand-over that failed waits for the other worker to tell why: its own error says more than that the KV

@@ -15,8 +15,9 @@ from triptych.contracts.request import GenerateRequest
 from triptych.contracts.stages import EncodedMedium, EncodeRequest, Release
 from triptych.contracts.tensor import TensorHandle
 from triptych.router.media_hints import MediaHints
-from triptych.stages.calls import Calls, Name, StepFailed
+from triptych.stages.calls import Calls, Name
 from triptych.stages.compose import Step
+from triptych.stages.stream import StepFailed
 
 
 class Level(IntEnum):

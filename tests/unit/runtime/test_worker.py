@@ -13,7 +13,7 @@ from triptych.config.serve import WorkerConfig
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.kv_link import KvLink
-from triptych.contracts.request import GENERATE
+from triptych.contracts.request import GENERATE, GenerateRequest, KvHandle, KvRoom, Sampling
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
 from triptych.demo import MODEL_DIR
@@ -150,3 +150,19 @@ async def test_a_request_of_another_version_is_refused():
         handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
         with pytest.raises(BadRequest, match="version"):
             await anext(handlers[endpoint](b"\xc1 junk"))
+
+
+async def test_a_worker_refuses_to_hand_over_otherwise_than_it_told():
+    asked = {"id": "r", "model": "m", "token_ids": [1], "sampling": Sampling(max_tokens=1)}
+    room, handle = KvRoom(bootstrap="127.0.0.1:1", number=7), KvHandle(protocol="mock", request_id="r", params=b"")
+    for args, span, endpoint, fields in (
+        ((), Span.P, PREFILL, {"give": room}),
+        ((), Span.D, GENERATE, {"kv": room}),
+        (("--hand-off", "rendezvous"), Span.P, PREFILL, {}),
+        (("--hand-off", "rendezvous"), Span.D, GENERATE, {"kv": handle}),
+    ):
+        options = EngineOptions(model_path=str(MODEL_DIR), model_name="m", span=span, media=MediaLimits(), args=args)
+        transfer = InprocTransfer(TransferConfig())
+        handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
+        with pytest.raises(BadRequest, match="hand over"):
+            await anext(handlers[endpoint](msgspec.msgpack.encode(GenerateRequest(**asked, **fields))))

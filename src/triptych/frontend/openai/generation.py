@@ -23,6 +23,7 @@ from triptych.frontend.http.asgi import EventStream, Headers, Send, send_pieces
 from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
 from triptych.frontend.openai.answers import Answer, ChoiceResult
 from triptych.frontend.openai.choice import Choice, Piece
+from triptych.frontend.openai.merged import Merged
 from triptych.frontend.openai.unsent import bytes_per_token, max_unsent_bytes
 from triptych.observability.metrics import ModelMetrics
 from triptych.processor.processor import Prompt
@@ -33,9 +34,9 @@ JSON_COST = 8
 """Time to make JSON of log probabilities, as a multiple of the time to move as many bytes."""
 LARGE_BYTES = 256 << 10
 """Bytes of log probabilities above which the JSON of a whole answer is made in a thread (10 ms)."""
-MAX_PUMPED = 32
-"""Most batches of a request that wait to be written, and so the most that one turn of the event loop makes."""
-Pieces = AsyncGenerator[tuple[int, list[Piece]], None]
+Batch = tuple[int, list[Piece]]
+"""Index of a choice, and those of its pieces that came together."""
+Pieces = AsyncGenerator[Batch, None]
 
 
 @dataclass
@@ -139,8 +140,10 @@ class Generation:
 
     # Choices side by side.
 
-    def _pieces(self) -> Pieces:
-        return self._of_job(0) if len(self.jobs) == 1 else self._merged()
+    def _pieces(self) -> Pieces | Merged[Batch]:
+        if len(self.jobs) == 1:
+            return self._of_job(0)
+        return Merged([self._of_job(index) for index in range(len(self.jobs))], self.answer.id)
 
     async def _of_job(self, index: int) -> Pieces:
         job = self.jobs[index]
@@ -169,38 +172,6 @@ class Generation:
         if job.choice.finish_reason is None:
             raise WorkerLost("the worker ended its answer without a reason")
         clock.finish(job.choice.counts.prompt, job.choice.counts.completion)
-
-    async def _merged(self) -> Pieces:
-        """Yields the pieces of all jobs as they come. The first error ends them all; no task outlives the generator."""
-        queue: asyncio.Queue[tuple[int, list[Piece]] | Exception | None] = asyncio.Queue(MAX_PUMPED)
-
-        async def pump(index: int) -> None:
-            try:
-                async with aclosing(self._of_job(index)) as batches:
-                    async for item in batches:
-                        await queue.put(item)
-                await queue.put(None)
-            except Exception as error:  # the boundary of a task: the reader of the queue raises it
-                await queue.put(error)
-
-        tasks = [
-            asyncio.create_task(pump(index), name=f"choice {index} of {self.answer.id}")
-            for index in range(len(self.jobs))
-        ]
-        try:
-            left = len(tasks)
-            while left:
-                item = await queue.get()
-                if isinstance(item, Exception):
-                    raise item
-                if item is None:
-                    left -= 1
-                else:
-                    yield item
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     # Headers, usage and timing.
 
