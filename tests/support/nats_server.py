@@ -33,20 +33,21 @@ class NatsServer:
         self._folder = folder
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._starts = 0
+        self._starts = self._stores = 0
         self.port = 0
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
-    def start(self, *, jetstream: bool = True) -> None:
-        """Start with an empty store, on the port of last time."""
+    def start(self, *, jetstream: bool = True, keep_store: bool = False) -> None:
+        """Start with an empty store, or the last one's, on the port of last time."""
         self._starts += 1
+        self._stores += not keep_store
         ports = self._folder / f"ports-{self._starts}"
         ports.mkdir()
         config = self._folder / "nats.conf"
-        store = f'jetstream {{ store_dir: "{self._folder}/store-{self._starts}" }}' if jetstream else ""
+        store = f'jetstream {{ store_dir: "{self._folder}/store-{self._stores}" }}' if jetstream else ""
         config.write_text(f"listen: 127.0.0.1:{self.port or -1}\n{store}\n{self._settings}\n")
         self._process = subprocess.Popen(
             [program(), "-c", str(config), "--ports_file_dir", str(ports), "-l", str(self._folder / "log")],

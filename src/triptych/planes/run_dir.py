@@ -73,8 +73,12 @@ def read_private(file: Path, max_bytes: int) -> bytes:
 
     Raises OSError, and ConfigError for what is no such file.
     """
-    with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
-        found = os.fstat(opened.fileno())
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise ConfigError(f"{file} must be a file that only you can read: remove it, and a new one is made")
-        return opened.read(max_bytes)
+        with open(fd, "rb", closefd=False) as opened:
+            return opened.read(max_bytes)
+    finally:
+        os.close(fd)

@@ -6,6 +6,7 @@ there. The lock's file holds the last revision, so that a key that was deleted n
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -85,7 +86,9 @@ class StateFolder:
             found = _DECODER.decode(content)
         except FileNotFoundError:
             return None
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ELOOP:  # a symbolic link
+                raise
             raise Malformed("it is no file that only this user can read") from error
         except msgspec.MsgspecError as error:
             raise Malformed(f"it is no entry of this version: {error}") from error

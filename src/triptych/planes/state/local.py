@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -83,7 +83,16 @@ class LocalState:
         return str(error)
 
     async def watch(self) -> AsyncGenerator[Update, None]:
-        scanner, view, is_first = Scanner(self._folder), View(), True
+        scanner = Scanner(self._folder)
+        try:
+            async with aclosing(self._follow(scanner)) as updates:
+                async for update in updates:
+                    yield update
+        finally:
+            scanner.close()
+
+    async def _follow(self, scanner: Scanner) -> AsyncGenerator[Update, None]:
+        view, is_first = View(), True
         while True:
             expired: list[str] = []
             if (update := view.expire(time.monotonic())) is not None:

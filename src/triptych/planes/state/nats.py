@@ -29,8 +29,8 @@ from triptych.planes.state.view import View
 log = logging.getLogger("triptych.state")
 
 CALL_TIMEOUT_S = 5.0
-CHECK_S = 5.0
-"""A watch that has heard nothing for so long asks whether it is there still."""
+CHECK_S = 3.0
+"""A quiet watch asks so often whether it is there still."""
 SETTLE_S = 0.05
 """For messages that came before an answer to be read."""
 MARKER_S = 60
@@ -208,12 +208,12 @@ class NatsState:
             now = time.monotonic()
             if (gone := view.expire(now)) is not None:
                 yield gone
-            if (change := await watch.news(view.wait_s(now, CHECK_S))) is not None:
-                if (update := self._taken_in(change, view)) is not None:
-                    yield update
-            elif time.monotonic() - checked >= CHECK_S:
+            if now - checked >= CHECK_S:
                 await watch.check()
-                checked = time.monotonic()
+                checked = now
+            change = await watch.news(view.wait_s(now, max(0.0, checked + CHECK_S - now)))
+            if change is not None and (update := self._taken_in(change, view)) is not None:
+                yield update
 
     async def _all(self, watch: Watch) -> list[KvEntry]:
         """Return all that is in the bucket. Raises NatsProblem."""

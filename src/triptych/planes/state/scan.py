@@ -46,7 +46,9 @@ class Scanner:
         self._known: set[str] = set()
         self._looked: tuple[int, int, int] | None = None
         """Device, inode and time of the folder at the last look, if nothing can have changed unseen since."""
-        self._identity: tuple[int, int] | None = None
+        self._fd: int | None = None
+        """The folder that was looked at last. While it is open, no other folder gets its inode."""
+        self._is_closed = False
 
     def may_have_changed(self) -> bool:
         """Return whether a look may find anything; takes microseconds."""
@@ -60,8 +62,7 @@ class Scanner:
         """Raises OSError: what was found before is the best guess."""
         self._folder.make()
         before = self._folder.path.stat()
-        identity = (before.st_dev, before.st_ino)
-        is_complete = identity != self._identity
+        is_complete = self._fd is None or not os.path.samestat(before, os.fstat(self._fd))
         if is_complete:
             self._marks, self._known = {}, set()
         self._looked = None
@@ -69,10 +70,27 @@ class Scanner:
         gone = self._known - seen
         self._known = seen
         expired = [entry.key for entry in changed if entry.left_s is not None and entry.left_s <= 0]
-        self._identity = identity
+        if is_complete:
+            self._hold()
         if time.time() - before.st_mtime_ns / 1e9 > COARSE_S:
-            self._looked = (*identity, before.st_mtime_ns)
+            self._looked = (before.st_dev, before.st_ino, before.st_mtime_ns)
         return Found(changed, sorted(gone), expired, is_complete)
+
+    def _hold(self) -> None:
+        self._let_go()
+        self._fd = os.open(self._folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._is_closed:  # meanwhile: this runs in a thread
+            self._let_go()
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._is_closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def _read_new(self) -> tuple[list[Entry], set[str]]:
         """Return the entries of new files, and the keys of all entries."""
