@@ -14,7 +14,10 @@ from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.nats.access import NatsSecrets, read_access
 
-RIGHTS = {"publish": ["$JS.API.>", "$KV.triptych-default.>"], "subscribe": ["_INBOX.>"]}
+RIGHTS = {
+    "publish": ["$JS.API.>", "$KV.triptych-default.>", "$KV.triptych_quarantine-default.>"],
+    "subscribe": ["_INBOX.>"],
+}
 """What the docs say that a user needs."""
 
 

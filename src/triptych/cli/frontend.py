@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     from triptych.aio.listeners import is_loopback
     from triptych.aio.memory import settle
-    from triptych.cli.serving import serving
+    from triptych.cli.serving import Shared, serving
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
 
@@ -54,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         log.info("looks for workers in %s", where)
         process.tell_of_deployment(args)
         shown = where if is_loopback(config.host) else f"namespace {plane.namespace!r}"  # no paths for other hosts
-        async with serving(config, limits, routes, discovery, client, client.forget, events, settle, shown) as url:
+        shared = Shared(process.shared_state(plane), process.plane_token(plane))
+        async with serving(
+            config, limits, routes, discovery, client, client.forget, events, settle, shown, shared
+        ) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()
 

@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from triptych.planes.events.base import Publisher, Source
 from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.request.base import RequestClient
 from triptych.planes.request.tls import TlsFiles
+from triptych.planes.state.base import OpenState
+from triptych.planes.state.local import LocalState
 from triptych.runtime.heartbeat import beat
 from triptych.runtime.worker import EngineFailed
 
@@ -221,6 +224,15 @@ def _nats_access(config: PlaneConfig) -> NatsAccess:
         cert=config.nats_cert,
         key=config.nats_key,
     )
+
+
+def shared_state(config: PlaneConfig) -> OpenState:
+    """Return what opens buckets of shared state, over the back end that ``--plane`` names. Raises ConfigError."""
+    if config.plane == "local":
+        return partial(LocalState, env.run_dir(config.run_dir), config.namespace)
+    from triptych.planes.state.nats import NatsState
+
+    return partial(NatsState, _nats_access(config), config.namespace)
 
 
 def event_publisher(config: PlaneConfig, host: str) -> Publisher:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from triptych.aio.listeners import authority
 from triptych.config import env
@@ -17,6 +18,7 @@ from triptych.frontend.app import App
 from triptych.frontend.fleet.catalog import Catalog
 from triptych.frontend.fleet.follow import Follower
 from triptych.frontend.fleet.model_files import ModelFiles
+from triptych.frontend.fleet.quarantine import SharedQuarantine, bucket, seal_with
 from triptych.frontend.http.server import HttpServer, listen
 from triptych.frontend.openai.resources import Resources
 from triptych.media.loader import MediaLoader
@@ -24,6 +26,7 @@ from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.events.base import Source
 from triptych.planes.request.base import Peer, RequestClient, peer_of
+from triptych.planes.state.base import OpenState
 from triptych.processor.processor import Processor, Sampling
 from triptych.processor.template import parse_prompt_template
 from triptych.processor.text_work import TextWork
@@ -31,6 +34,13 @@ from triptych.router.routing import Routing
 from triptych.stages.dispatch import Dispatcher
 from triptych.stages.isolation import Isolation
 from triptych.stages.suspects import Suspects
+
+
+class Shared(NamedTuple):
+    """What a frontend has in common with all others of its deployment."""
+
+    open: OpenState
+    token: str | None
 
 
 @asynccontextmanager
@@ -44,11 +54,12 @@ async def serving(
     events: Source,
     on_load: Callable[[], None] = lambda: None,
     where: str = "",
+    shared: Shared | None = None,
 ) -> AsyncIterator[str]:
     """Serve within the block, which gets the base URL; leaving it drains and closes everything.
 
     ``on_load`` is called, in a thread, when a model's files have been loaded. ``where`` says where workers are looked
-    for, to clients that find none.
+    for, to clients that find none. ``shared``: what this frontend has in common with others; None: nothing.
     """
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
@@ -63,7 +74,10 @@ async def serving(
     async with media_sources as media:
         routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
-        isolation = Isolation(Suspects(config.quarantine_s, config.max_quarantined), config.suspect_wait_s)
+        suspects = Suspects(
+            config.quarantine_s, config.max_quarantined, seal=seal_with(shared.token if shared else None)
+        )
+        isolation = Isolation(suspects, config.suspect_wait_s)
         dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s, isolation)
         follower = Follower(events, routing)
         work = TextWork(config.max_texts_waiting, config.max_wait_s)
@@ -92,7 +106,7 @@ async def serving(
         app.metrics.add_source(server.connections.metrics)
         host, port = listeners[0].getsockname()[:2]
         try:
-            async with _running(server, listeners, catalog):
+            async with _sharing(shared, isolation, config, app), _running(server, listeners, catalog):
                 with lag.watching():
                     yield f"http://{authority(host, port)}"
         finally:
@@ -102,6 +116,21 @@ async def serving(
             await follower.close()
             await dispatcher.close()
             await client.close()
+
+
+@asynccontextmanager
+async def _sharing(
+    shared: Shared | None, isolation: Isolation, config: FrontendConfig, app: App
+) -> AsyncIterator[None]:
+    """Agree with all frontends of the deployment upon what is refused, within the block."""
+    if shared is None or not config.quarantine_s:
+        yield
+        return
+    state = shared.open(bucket(config.max_quarantined))
+    quarantine = SharedQuarantine(isolation, state, config.max_quarantined)
+    app.metrics.also(quarantine.samples)
+    async with quarantine.sharing():
+        yield
 
 
 @asynccontextmanager

@@ -38,6 +38,8 @@ class Isolation:
         self._apart = Apart()
         self._wait_s = wait_s
         self._refused = 0
+        self.on_quarantine: Callable[[bytes, float], None] = lambda sealed, left_s: None
+        """Is told of each request that is put in quarantine here: its sealed name, and for how many seconds."""
 
     def metrics(self) -> Iterable[Metric]:
         """Metrics."""
@@ -58,6 +60,20 @@ class Isolation:
             log.warning("worker %s fell with %d requests that it had not answered", worker, len(names))
         for name in self._suspects.fell(worker, names, time.monotonic()):
             log.error("request content %s felled two workers, %s the last: it is refused now", name.hex()[:16], worker)
+            left_s = self._suspects.quarantine_s(name, time.monotonic())
+            self.on_quarantine(self._suspects.seal(name), left_s or 0.0)
+
+    def quarantine(self, sealed: Iterable[tuple[bytes, float]]) -> None:
+        """Refuse requests that others have put in quarantine: their sealed names, each with the seconds it has left."""
+        self._suspects.quarantine(sealed, time.monotonic())
+
+    def release(self, sealed: bytes) -> None:
+        """Refuse the request of this sealed name no more."""
+        self._suspects.release(sealed)
+
+    def quarantined_for(self) -> dict[bytes, float]:
+        """Return all sealed names in quarantine, each with the seconds that it has left."""
+        return self._suspects.quarantined_for(time.monotonic())
 
     def forbidden(self, waiter: Waiter) -> set[str] | None:
         """Return the workers to which a request may not go now, None for all of them. Raises RequestQuarantined."""

@@ -5,14 +5,15 @@ have done that. Each such request is a *suspect* from then on, until some worker
 (``stages.apart``), so that the next fall tells: of the requests that a worker had when it fell, one that is alone in
 having been suspect before is the one thing common to two falls, and is put in *quarantine*.
 
-Requests go by a cryptographic name of their content and of whose they are.
+Requests go by a cryptographic name of their content and of whose they are; in quarantine by a sealed one, which can be
+told to other frontends: who reads it cannot try out by it what somebody has asked.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -67,12 +68,23 @@ class _Record:
 class Suspects:
     """See the module. Bounded in number, and each entry in time."""
 
-    def __init__(self, keep_s: float, max_quarantined: int, max_suspects: int = MAX_SUSPECTS) -> None:
-        """``keep_s``: how long a request is suspect, or in quarantine; 0 turns all of this off."""
+    def __init__(
+        self,
+        keep_s: float,
+        max_quarantined: int,
+        max_suspects: int = MAX_SUSPECTS,
+        seal: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        """``keep_s``: how long a request is suspect, or in quarantine; 0 turns all of this off.
+
+        ``seal`` makes of a request's name the one that all frontends know it by in quarantine.
+        """
+        self.seal = seal
         self._keep_s = keep_s
         self._max_quarantined, self._max_suspects = max_quarantined, max_suspects
         self._suspects: OrderedDict[bytes, _Record] = OrderedDict()
-        self._quarantine: OrderedDict[bytes, float] = OrderedDict()
+        self._quarantine: dict[bytes, float] = {}
+        """When each sealed name's time is over; in that order."""
         self._fallen: OrderedDict[str, float] = OrderedDict()
         """When workers fell, by the first that was heard of it: an engine that dies ends its process a moment later."""
         self.falls = 0
@@ -134,9 +146,23 @@ class Suspects:
 
     def _put_away(self, name: bytes, now: float) -> None:
         self._suspects.pop(name, None)
-        self._quarantine[name] = now + self._keep_s
-        if len(self._quarantine) > self._max_quarantined:
-            self._quarantine.popitem(last=False)
+        self.quarantine([(self.seal(name), self._keep_s)], now)
+
+    def quarantine(self, sealed: Iterable[tuple[bytes, float]], now: float) -> None:
+        """Refuse the requests of these sealed names, each for so many seconds, and no longer than for ``keep_s``."""
+        if self._keep_s:
+            untils = self._quarantine | {name: now + min(left_s, self._keep_s) for name, left_s in sealed}
+            kept = sorted(untils.items(), key=lambda one: one[1])[-self._max_quarantined :]
+            self._quarantine = dict(kept)
+
+    def release(self, sealed: bytes) -> None:
+        """Refuse the request of this sealed name no more."""
+        self._quarantine.pop(sealed, None)
+
+    def quarantined_for(self, now: float) -> dict[bytes, float]:
+        """Return all sealed names in quarantine, each with the seconds that it has left."""
+        self.expire(now)
+        return {sealed: until - now for sealed, until in self._quarantine.items()}
 
     def answered(self, name: bytes) -> None:
         """A worker has said something to this request: it is no suspect any more."""
@@ -148,7 +174,7 @@ class Suspects:
     def quarantine_s(self, name: bytes, now: float) -> float | None:
         """Return how much longer this request is refused; None: it is not."""
         self.expire(now)
-        until = self._quarantine.get(name)
+        until = self._quarantine.get(self.seal(name)) if self._quarantine else None
         return None if until is None else until - now
 
     def expire(self, now: float) -> None:
@@ -156,4 +182,4 @@ class Suspects:
         while self._suspects and next(iter(self._suspects.values())).until <= now:
             self._suspects.popitem(last=False)
         while self._quarantine and next(iter(self._quarantine.values())) <= now:
-            self._quarantine.popitem(last=False)
+            del self._quarantine[next(iter(self._quarantine))]

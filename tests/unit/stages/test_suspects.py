@@ -42,6 +42,44 @@ def test_several_at_both_are_not_told_apart_until_the_next_fall_does() -> None:
     assert one.fell("c", [P], 2.0) == [P]
 
 
+def sealed(name: bytes) -> bytes:
+    return b"sealed " + name
+
+
+def test_what_others_put_in_quarantine_is_refused_until_its_time_is_over() -> None:
+    one = Suspects(600.0, 10, seal=sealed)
+    one.quarantine([(sealed(P), 30.0), (sealed(Q), 10.0), (sealed(R), 1e9)], 100.0)
+    assert [one.quarantine_s(name, 100.0) for name in (P, Q, R, S)] == [30.0, 10.0, 600.0, None]
+    assert one.any
+    assert one.quarantine_s(Q, 110.0) is None
+    assert one.quarantined_for(110.0) == {sealed(P): 20.0, sealed(R): 590.0}
+    one.release(sealed(R))
+    one.release(sealed(R))
+    assert one.quarantine_s(R, 110.0) is None
+    one.expire(130.0)
+    assert not one.any
+
+
+def test_what_is_put_in_quarantine_here_goes_by_its_sealed_name() -> None:
+    one = Suspects(600.0, 10, seal=sealed)
+    one.fell("a", [P], 0.0)
+    assert one.fell("b", [P], 1.0) == [P]
+    assert one.quarantined_for(1.0) == {sealed(P): 600.0}
+    assert one.quarantine_s(P, 1.0) == 600.0
+
+
+def test_of_too_many_in_quarantine_those_are_forgotten_that_end_first() -> None:
+    one = suspects(most=2)
+    one.quarantine([(P, 30.0), (Q, 10.0), (R, 20.0)], 0.0)
+    assert one.quarantined_for(0.0) == {R: 20.0, P: 30.0}
+
+
+def test_where_it_is_turned_off_others_are_not_believed() -> None:
+    one = suspects(keep_s=0.0)
+    one.quarantine([(P, 30.0)], 0.0)
+    assert one.quarantine_s(P, 0.0) is None
+
+
 def test_the_same_worker_twice_is_one_fall_and_so_are_copies_of_a_request() -> None:
     one = suspects()
     assert one.fell("a", [P, P], 0.0) == one.fell("a", [P], 1.0) == []

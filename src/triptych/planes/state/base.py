@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 MAX_KEY_BYTES = 72
-ENTRY_OVERHEAD_BYTES = 512
+ENTRY_OVERHEAD_BYTES = 640
 """What a back end may keep beside an entry's value, its key included; it counts among ``Bucket.max_bytes``."""
 MIN_TTL_S, MAX_TTL_S = 0.01, 10 * 366 * 86400.0
 
