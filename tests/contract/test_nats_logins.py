@@ -9,10 +9,14 @@ from test_discovery import watching
 
 from support.certificates import Authority
 from support.instances import instance
+from support.loops import until
 from support.nats_server import nats_server
+from support.states import watched
 from triptych.contracts.errors import ConfigError
+from triptych.frontend.fleet.quarantine import bucket
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.nats.access import NatsSecrets, read_access
+from triptych.planes.state.nats import NatsState
 
 RIGHTS = {
     "publish": ["$JS.API.>", "$KV.triptych-default.>", "$KV.triptych_quarantine-default.>"],
@@ -22,14 +26,20 @@ RIGHTS = {
 
 
 async def works(plane, secrets=None, **files):
-    """A worker registers with this login, and is seen with it."""
-    discovery = NatsDiscovery(read_access(plane, secrets or NatsSecrets(), **files), "default")
+    """A worker registers with this login, and is seen with it; frontends share state by it."""
+    access = read_access(plane, secrets or NatsSecrets(), **files)
+    discovery, state = NatsDiscovery(access, "default"), NatsState(access, "default", bucket(10))
     lease = await discovery.register(instance("a"))
     try:
         async with watching(discovery) as seen:
             await seen("a")
             await lease._renew()
+        await state.put("a", b"", ttl_s=60.0)
+        async with watched(state) as shared:
+            await until(lambda: "a" in shared.values, "it is shared")
+        await state.delete("a")
     finally:
+        await state.close()
         await lease.withdraw()
 
 

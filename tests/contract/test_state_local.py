@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -19,8 +19,9 @@ from support.loops import until
 from support.states import opened, watched
 from triptych.planes.state import files
 from triptych.planes.state.base import StateFull, StateUnavailable
-from triptych.planes.state.files import Stored
-from triptych.planes.state.local import SCAN_S, LocalState
+from triptych.planes.state.files import StateFolder, Stored
+from triptych.planes.state.local import LocalState
+from triptych.planes.state.scan import Scanner
 
 COUNT = """
 import asyncio, sys
@@ -239,16 +240,20 @@ async def test_files_of_expired_entries_are_removed_while_somebody_watches(plane
         await until(lambda: seen.updates and not list(folder.glob("*.entry")), "the file is gone")
 
 
-async def test_an_idle_watch_does_not_look_at_files(plane, folder, monkeypatch):
-    async with opened(plane) as state, watched(state) as seen:
-        await state.put("a", b"1")
-        await until(lambda: seen.values, "it is seen")
-        looks = []
-        scandir = os.scandir
-        monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
-        await asyncio.sleep(SCAN_S + 0.1)  # the last look at a folder that was new
-        looks.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(2 * SCAN_S):
-                await asyncio.Event().wait()
-        assert not looks
+def test_a_folder_in_which_nothing_changed_is_not_read_again(folder):
+    state = StateFolder(folder, BUCKET)
+    scanner = Scanner(state)
+    try:
+        state.put("a", b"1", None, None)
+        os.utime(folder, (1e9, 1e9))  # long ago
+        assert [entry.key for entry in scanner.look().changed] == ["a"]
+        assert not scanner.may_have_changed()
+        state.put("b", b"1", None, None)
+        assert scanner.may_have_changed()
+        assert [entry.key for entry in scanner.look().changed] == ["b"]
+        assert scanner.may_have_changed(), "it changed just now, and may have done so again within one tick of its time"
+        state.delete("a", None)
+        os.utime(folder, (2e9, 2e9))
+        assert scanner.look().removed == ["a"]
+    finally:
+        scanner.close()

@@ -178,6 +178,22 @@ async def test_a_bucket_without_times_to_live_is_refused(plane):
         await until(lambda: seen.updates, "who watches is not kept waiting")
 
 
+async def test_what_an_operator_deletes_is_gone(plane):
+    async with opened(plane) as state, watched(state) as seen:
+        for key in ("a", "b"):
+            await state.put(key, b"1")
+        await until(lambda: len(seen.values) == 2, "both are seen")
+        client = await nats.connect(plane.server.url)
+        bucket = await client.jetstream().key_value("triptych_things-default")
+        await bucket.delete("a")
+        await bucket.purge("b")
+        await client.close()
+        await until(lambda: not seen.values, "both are gone")
+        assert await state.get("a") is await state.get("b") is None
+        await state.put("a", b"2", after=0)
+        await until(lambda: seen.values == {"a": b"2"}, "it may come again")
+
+
 async def test_without_jetstream_it_says_what_to_do(tmp_path):
     with nats_server(tmp_path, jetstream=False) as server:
         async with opened(Plane(server)) as state:

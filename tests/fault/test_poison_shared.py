@@ -69,7 +69,7 @@ async def agree(https):
         await until_async(lambda http=http: is_told(http), "it is told", 2.0)
         assert await ask(http, POISON) == REFUSED
     for http in https:
-        assert await metric(http, "workers_fallen_total") == 2, "no frontend has tried it at a third"
+        assert await metric(http, "workers_lost_total") == 2, "no frontend has tried it at a third"
 
 
 async def is_told(http):

@@ -14,6 +14,7 @@ from triptych.contracts.errors import WorkerLost
 from triptych.contracts.metric import Metric
 from triptych.engines.base import EngineStats
 from triptych.engines.vllm.grammar.checker import GrammarChecker
+from triptych.frontend.fleet.quarantine import SharedQuarantine, bucket
 from triptych.frontend.http.admission import Admission
 from triptych.frontend.http.connections import Connections
 from triptych.frontend.http.in_flight import InFlight
@@ -22,9 +23,11 @@ from triptych.observability.lag import LoopLag
 from triptych.observability.metrics import FrontendMetrics
 from triptych.observability.workers import families_of
 from triptych.planes.request.tcp_client import TcpRequestClient
+from triptych.planes.state.memory import MemoryState, MemoryStore
 from triptych.processor.text_work import TextWork
 from triptych.runtime.metrics import worker_metrics
 from triptych.stages.dispatch import Dispatcher
+from triptych.stages.isolation import Isolation
 from triptych.transfer.base import TransferStats
 
 
@@ -48,6 +51,7 @@ def frontend_metrics() -> FrontendMetrics:
         Dispatcher(TcpRequestClient(), 1.0).metrics,
         MediaDecoder(MediaLimits()).sandbox.metrics,
         LoopLag().metrics,
+        SharedQuarantine(Isolation(), MemoryState(MemoryStore(), bucket(1)), 1).metrics,
     ):
         metrics.add_source(read)
     model = metrics.of_model("demo")

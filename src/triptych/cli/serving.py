@@ -128,7 +128,7 @@ async def _sharing(
         return
     state = shared.open(bucket(config.max_quarantined))
     quarantine = SharedQuarantine(isolation, state, config.max_quarantined)
-    app.metrics.also(quarantine.samples)
+    app.metrics.add_source(quarantine.metrics)
     async with quarantine.sharing():
         yield
 

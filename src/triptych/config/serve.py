@@ -22,9 +22,10 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     plane: Annotated[
         str,
         Meta(
-            description="Discovery plane: `local` (files under the run directory), `nats://host:4222`, "
-            "`nats://user@host:4222` or `tls://host:4222` (several of a cluster separated by commas), or, for "
-            "`triptych up` only, `nats`: a server that is started and stopped with the deployment."
+            description="By what processes find each other, and frontends share what all must know: `local` (files "
+            "under the run directory), `nats://host:4222`, `nats://user@host:4222` or `tls://host:4222` (several of a "
+            "cluster separated by commas), or, for `triptych up` only, `nats`: a server that is started and stopped "
+            "with the deployment."
         ),
     ] = "local"
     run_dir: Annotated[

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from triptych.aio.tasks import TaskSet
-from triptych.contracts.stages import Sample
+from triptych.contracts.metric import Metric, counter, gauge
 from triptych.planes.ignored import Ignored
 from triptych.planes.state.base import (
     ENTRY_OVERHEAD_BYTES,
@@ -80,12 +80,12 @@ class SharedQuarantine:
             await tasks.close()
             await self._state.close()
 
-    def samples(self) -> Iterable[Sample]:
-        """Metrics."""
+    def metrics(self) -> Iterable[Metric]:
+        """Return what is counted."""
         text = "Whether what all frontends must know is shared (1), or each goes by what it knows itself (0)."
-        yield Sample("triptych_shared_state_available", "gauge", text, self._state.trouble() is None)
-        text = "Requests in quarantine that other frontends were not told of, as the shared state was full or away."
-        yield Sample("triptych_quarantine_untold", "counter", text, self._untold)
+        yield gauge("triptych_shared_state_available", text, self._state.trouble() is None)
+        text = "Requests in quarantine that other frontends were never told of, as the shared state was full or away."
+        yield counter("triptych_quarantine_untold_total", text, self._untold)
 
     def tell(self, sealed: bytes, left_s: float) -> None:
         """Tell all frontends, as soon as that works, that this request is in quarantine."""

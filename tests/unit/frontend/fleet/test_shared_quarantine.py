@@ -39,7 +39,7 @@ class Frontend:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {sample.name.removeprefix("triptych_"): sample.value for sample in self.shared.samples()}
+        return {metric.name.removeprefix("triptych_"): metric.value for metric in self.shared.metrics()}
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +122,7 @@ async def test_a_state_without_room_is_said_and_costs_only_what_is_told(caplog: 
             await until(lambda: not fleet[0].shared._waiting, "it is told, or cannot be")
         assert fleet[0].refuses(*names[2:])
         await until(lambda: fleet[1].refuses(*names[:2]), "as many as there is room for are told")
-        assert fleet[0].metrics["quarantine_untold"] == 2
+        assert fleet[0].metrics["quarantine_untold_total"] == 2
     assert "are not told" in caplog.text
 
 
