@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import Unavailable
@@ -142,10 +143,11 @@ def _best_ways(stages: str, alive: Sequence[Instance]) -> list[Way]:
     return [way for cost, way in ways if cost == least]
 
 
-def _cuts(stages: str) -> list[list[str]]:
-    """Every way to cut ``stages`` into calls: the four modes, less what is not needed."""
-    cuts = [["".join(stage for stage in span if stage in stages) for span in mode.spans] for mode in Mode]
-    return [list(cut) for cut in dict.fromkeys(tuple(part for part in cut if part) for cut in cuts)]
+@cache
+def _cuts(stages: str) -> tuple[tuple[str, ...], ...]:
+    """Every way to cut ``stages``, one of a few strings, into calls: the four modes, less what is not needed."""
+    cuts = [("".join(stage for stage in span if stage in stages) for span in mode.spans) for mode in Mode]
+    return tuple(dict.fromkeys(tuple(part for part in cut if part) for cut in cuts))
 
 
 def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[Instance], int]:
