@@ -1,8 +1,9 @@
 """``python -m benchmarks.long_prompts``: prompts of 60,000 tokens, alone and beside paced streams.
 
-The frontend has one core to itself, the load generator and the worker share another. Triptych and both kinds of
-NVIDIA Dynamo's frontend take turns within every round, with the same prompts, each started for its turn. About two
-minutes a round.
+The frontend has one core to itself, the load generator and the workers share another. Triptych and both kinds of
+NVIDIA Dynamo's frontend take turns within every round, with the same prompts, each started for its turn. The mock
+workers of both have an answer's four tokens at once; those that Triptych's streams beside the prompts come from make 20
+tokens a second. About two minutes a round.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from benchmarks.measure import Leg, Record
 from benchmarks.procs import StartError
 from benchmarks.stats import percentile
 from benchmarks.systems import LONG, create
-from benchmarks.systems.base import OTHERS_CORE, ROOT, HttpSystem, Setup
+from benchmarks.systems.base import OTHERS_CORE, ROOT, Setup
+from benchmarks.systems.triptych import TriptychLong
 from benchmarks.workloads import Prompt, cached_prompts, texts_beside
 from triptych.demo import MODEL_DIR
 
@@ -58,7 +60,7 @@ async def _turn(name: str, setup: Setup, prompts: int, number: int, this: Round)
     try:
         await system.start()
         summary = await system.run(_leg(prompts, number))
-        if isinstance(system, HttpSystem):
+        if isinstance(system, TriptychLong):
             await _beside_streams(system, prompts, number, this)
     finally:
         await system.stop()
@@ -73,10 +75,10 @@ def _leg(prompts: int, seed: int) -> Leg:
     return Leg("long", CONCURRENCY, prompts, 40, seed, LIMIT_S)
 
 
-async def _beside_streams(system: HttpSystem, prompts: int, seed: int, this: Round) -> None:
+async def _beside_streams(system: TriptychLong, prompts: int, seed: int, this: Round) -> None:
     """Streams alone, and the same again while long prompts come as fast as they are answered."""
     leg = Leg("long", CONCURRENCY, prompts, 0, 1000 + seed, LIMIT_S, beside_requests=STREAMS)
-    streams = system.requests_of([Prompt(one.text, STREAM_TOKENS) for one in texts_beside(leg)])
+    streams = system.requests_of([Prompt(one.text, STREAM_TOKENS) for one in texts_beside(leg)], system.paced_model)
     alone, _ = await run_load(system.url, streams, STREAMS, LIMIT_S)
     this.alone_p99_ms = _itl_p99_ms(alone, alone)
     before = system.cpu()["frontend"]

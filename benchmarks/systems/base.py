@@ -136,6 +136,8 @@ class HttpSystem:
     def _requests(self, leg: Leg, warmup: bool) -> list[Request]:
         return self.requests_of(cached_prompts(leg, warmup))
 
-    def requests_of(self, prompts: Iterable[Prompt]) -> list[Request]:
+    def requests_of(self, prompts: Iterable[Prompt], model: str = "") -> list[Request]:
+        """Requests to ``model``; empty: to the one that was listed first."""
         host = self.url.removeprefix("http://")
-        return [Request(http_request(prompt, self.model_name, host), prompt.max_tokens) for prompt in prompts]
+        name = model or self.model_name
+        return [Request(http_request(prompt, name, host), prompt.max_tokens) for prompt in prompts]

@@ -79,9 +79,11 @@ class TriptychFrontend(HttpSystem):
 
 @dataclass
 class TriptychLong(HttpSystem):
-    """The frontend alone on a core, and a mock worker that makes 20 tokens a second for each request."""
+    """The frontend alone on a core, a mock worker whose answers are there at once, and one of 20 tokens a second."""
 
     title: str = "Triptych frontend"
+    paced_model: str = "paced"
+    """Name of the latter's model."""
 
     async def start(self) -> None:
         run_dir = str(self.setup.work_dir / "triptych-long")
@@ -92,9 +94,12 @@ class TriptychLong(HttpSystem):
             self.ready("frontend")
             self.url = line.removeprefix(f"{_READY}frontend ").strip()
             argv = [*_COMMAND, "worker", "--engine", "mock", "--model", str(self.setup.model), "--run-dir", run_dir]
-            argv += ["--", "--itl-ms", "50", "--max-model-len", "131072"]
-            await self.launch("worker", pinned(argv, OTHERS_CORE))
+            length = ["--", "--max-model-len", "131072"]
+            await self.launch("worker", pinned([*argv, *length], OTHERS_CORE))
             await self.serving("worker")
+            argv += ["--served-model-name", self.paced_model, *length, "--itl-ms", "50"]
+            paced = await self.launch("paced worker", pinned(argv, OTHERS_CORE))
+            await paced.wait_http(f"{self.url}/v1/models", START_TIMEOUT_S, contains=f'"{self.paced_model}"')
         except (StartError, OSError):
             await self.stop()
             raise

@@ -12,7 +12,7 @@ from triptych.contracts.media import Data
 from triptych.contracts.metric import Metric, gauge
 
 LARGE_BYTES = 8 << 20
-"""Of a request, whose end is worth giving memory back to the system."""
+"""Of requests that have ended, one or many: worth giving memory back to the system."""
 
 
 class Reservation(Protocol):
@@ -30,8 +30,10 @@ class MemoryBudget:
     """Bytes of bodies, texts, tokens and fetched media that a frontend's requests hold. For one event loop."""
 
     def __init__(self, limit_bytes: int, on_large_end: Callable[[], None] = lambda: None) -> None:
-        """``on_large_end`` is called at the end of each request that held LARGE_BYTES or more."""
+        """Call ``on_large_end`` each time that requests which held LARGE_BYTES or more together have ended."""
         self._limit = limit_bytes
+        self._ended_bytes = 0
+        """Of requests that ended since the last such call."""
         self._on_large_end = on_large_end
         self._keepers: Counter[int] = Counter()
         """By the ids of what is kept."""
@@ -44,7 +46,9 @@ class MemoryBudget:
         try:
             yield one
         finally:
-            if one.give_back() >= LARGE_BYTES:
+            self._ended_bytes += one.give_back()
+            if self._ended_bytes >= LARGE_BYTES:
+                self._ended_bytes = 0
                 self._on_large_end()
 
     def take(self, size_bytes: int) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import Unavailable
-from triptych.contracts.spans import Mode
+from triptych.contracts.spans import Mode, Span
 from triptych.router.affinity import home
 
 RETRY_AFTER_S = 2.0
@@ -153,15 +153,20 @@ def _cuts(stages: str) -> tuple[tuple[str, ...], ...]:
 def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[Instance], int]:
     """Those who can take ``segment`` at the least cost, and that cost. What a worker answers with is fixed by
     its span's last stage: embeddings, a KV cache or tokens."""
-    able = [one for one in alive if one.capable_span.covers(segment) and one.span.last == segment[-1]]
-    costs = [(_cost(segment, stages, one), one) for one in able]
+    costs = [(cost, one) for one in alive if (cost := _cost(segment, stages, one.span, one.capable_span)) is not None]
     least = min((cost for cost, _ in costs), default=0)
     return [one for cost, one in costs if cost == least], least
 
 
-def _cost(segment: str, stages: str, instance: Instance) -> int:
-    """0: just what it is there for. A stage outside of its span weighs more than any unused part of one."""
-    own = "".join(stage for stage in instance.span.value if stage in stages)
+@cache
+def _cost(segment: str, stages: str, span: Span, able: Span) -> int | None:
+    """0: just what a worker of ``span`` is there for; None: it cannot take ``segment``.
+
+    A stage outside of its span weighs more than any unused part of one.
+    """
+    if not able.covers(segment) or span.last != segment[-1]:
+        return None
+    own = "".join(stage for stage in span.value if stage in stages)
     return 10 * sum(stage not in own for stage in segment) + (own != segment)
 
 

@@ -28,3 +28,16 @@ async def test_requests_that_end_together_are_followed_by_one_trim(monkeypatch: 
         await trimmed.wait()
     assert len(threads) == 2
     assert threading.main_thread().name not in threads
+
+
+async def test_under_a_steady_load_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trimming, "TRIM_AFTER_S", 0.05)
+    monkeypatch.setattr(trimming, "MAX_DELAY_S", 0.2)
+    trims: list[float] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(trimming, "trim", lambda: trims.append(loop.time()))
+    trimmer, begun = trimming.Trimmer(), loop.time()
+    while not trims:
+        trimmer.soon()
+        await asyncio.sleep(0.005)
+    assert trims[0] - begun >= 0.2, "what ends in between is waited for"

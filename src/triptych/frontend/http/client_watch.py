@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from triptych.frontend.http.asgi import ClientGone, Receive
 
@@ -13,6 +14,8 @@ class ClientWatch:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._gone = False
+        self._task: asyncio.Task[Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task()
@@ -26,7 +29,12 @@ class ClientWatch:
             self._task.cancel()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._watcher.cancel()
-        if self._gone and kind is asyncio.CancelledError and self._task is not None:
-            self._task.uncancel()
+        # Let go of both: a cancelled task keeps its frames, which keep this watch. Python's garbage collector finds
+        # such a cycle late, and until then each of its objects may hold a megabyte of the allocator's.
+        task, watcher = self._task, self._watcher
+        self._task = self._watcher = None
+        if watcher is not None:
+            watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError and task is not None:
+            task.uncancel()
             raise ClientGone

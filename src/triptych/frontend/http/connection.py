@@ -123,14 +123,14 @@ class Connection(asyncio.BufferedProtocol):
         return scratch if expected <= len(scratch) else self._server.body_scratch[:expected]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(self._server.body_scratch[:nbytes]))
+        self._received(self._server.body_scratch[:nbytes])
 
-    def _received(self, data: bytes) -> None:
+    def _received(self, data: memoryview) -> None:
         if self._deaf:
             self._leave_unread(data)
             return
         if self._waiting:
-            self._keep(data)
+            self._keep(bytes(data))
             return
         if not self.is_busy:
             self._connections.begins(self)
@@ -155,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._incoming is None or self._incoming.takes_more:
             self.read_on()
 
-    def _leave_unread(self, data: bytes) -> None:
+    def _leave_unread(self, data: memoryview) -> None:
         self._left_bytes += len(data)
         if self._left_bytes > MAX_LEFT_BYTES:
             self.abort()
@@ -263,7 +263,7 @@ class Connection(asyncio.BufferedProtocol):
             self._connections.idle(self)
         self._resume()
         while self._unread and not self._waiting and not self._deaf:
-            self._received(self._unread.pop(0))
+            self._received(memoryview(self._unread.pop(0)))
 
     def refuse(self, error: TriptychError) -> None:
         """Answer what no application is asked about, and end the connection."""

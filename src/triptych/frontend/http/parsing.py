@@ -70,12 +70,14 @@ class Parser:
         self._head_again = False
         """The parser sees the head of such a request for the second time."""
 
-    def feed(self, data: bytes) -> None:
-        """Tell the listener of what ``data`` completes. Raises BadRequest for what is no HTTP or too long a head, and
-        Unavailable where memory is short."""
+    def feed(self, data: memoryview) -> None:
+        """Tell the listener of what ``data`` completes, which may change afterwards.
+
+        Raises BadRequest for what is no HTTP or too long a head, and Unavailable where memory is short.
+        """
         self.head_bytes += len(data)
         if len(self._begin) < len(_HTTP_2_BEGINS):
-            self._begin += data[: len(_HTTP_2_BEGINS) - len(self._begin)]
+            self._begin += bytes(data[: len(_HTTP_2_BEGINS) - len(self._begin)])
         self._feed(data)
         if self.head_bytes > MAX_HEAD_BYTES and not self._stopped:
             raise BadRequest("the request's head is too large", code="head_too_large")
@@ -94,7 +96,7 @@ class Parser:
         self._stopped = True
         self._parser = self._listener = None  # type: ignore[assignment]
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: memoryview | bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -117,7 +119,7 @@ class Parser:
             return "this server speaks HTTP/1.1, and was sent HTTP/2 (prior knowledge): ask by HTTP/1.1"
         return "this is not well-formed HTTP/1.1"
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
+    def _pass_over_upgrade(self, rest: memoryview | bytes) -> None:
         """Go on after a request that asked for another protocol, none of which is spoken here.
 
         The parser took no body for it: a new one is told of it again, and of nothing else of its head.

@@ -79,6 +79,7 @@ class Generations:
                 web.model_label = self._metrics.label_of(request.model, known=self._catalog.is_known(request.model))
                 model, processor = self._catalog.get(request.model)
                 jobs, answer = await endpoint.build(self._resources, request, processor, reservation)
+                request.drop_prompt()
                 places.take(len(jobs), request.field_of_many)
                 hint = _routing_hint(web, request)
                 for job in jobs:

@@ -72,6 +72,10 @@ class GenerationFields(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_f
 
     # Endpoints differ in these.
 
+    def drop_prompt(self) -> None:
+        """Drops what the prompt was made of. An answer may take long, and a letter of a text up to four bytes."""
+        raise NotImplementedError
+
     @property
     def prompt_field(self) -> str:
         """The name of the field that holds the prompt."""

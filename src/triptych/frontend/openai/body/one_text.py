@@ -29,32 +29,55 @@ _TEXT_BEGINS = re.compile(rb'(?:[^"]*+"(?:[^"\\]++|\\.)*+")*+[^"]*+"', re.DOTALL
 _TEXT_ENDS = re.compile(rb'(?<!\\)"(?:[\s,:\[\]{}0-9.eE+-]++|true|false|null|"(?:[^"\\]++|\\.)*+")*+\Z', re.DOTALL)
 """Matches a quotation mark that only JSON's structure, numbers and whole texts follow."""
 _TEXT = msgspec.json.Decoder(str)
+_GUESSED_BYTES = (512, HEAD_BYTES)
+"""The text is looked for in so many bytes, in this order: it begins in the first of most bodies, and a search of
+``HEAD_BYTES`` takes 20 us."""
+_MAY_HOLD = (str, list, dict, msgspec.Struct)
 
 
 def parse_one_text(body: Data, parse: RequestDecoder[T]) -> T | None:
     """Returns ``parse(body)``, or None if ``body`` does not have this form or is not valid."""
     view = memoryview(body)
-    begin, end = _ends(view)
-    if end <= begin:
+    end, tried = _end(view), -1
+    for head_bytes in _GUESSED_BYTES:
+        begin = _begin(view, head_bytes)
+        if tried < begin < end and (text := _text(view[begin:end])) is not None:
+            return _parsed(view, begin, end, text, parse)
+        tried = begin
+    return None
+
+
+def _text(quoted: memoryview) -> str | None:
+    """Returns the text that ``quoted`` is, or None. That it is not one text is found out where its first text ends."""
+    try:
+        return _TEXT.decode(quoted)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _parsed(view: memoryview, begin: int, end: int, text: str, parse: RequestDecoder[T]) -> T | None:
+    """Returns the request whose long ``text`` stands between ``begin`` and ``end``, or None if it is not valid."""
     name = secrets.token_hex(16)
     try:
-        text = _TEXT.decode(view[begin:end])
         request = parse(b"".join([view[:begin], f'"{name}"'.encode(), view[end:]]))
-        if request.ignored is not None:
-            request.ignored.rename(lambda one: text if one == name else one)
-        return _with(request, name, text)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadRequest):
         return None
+    if request.ignored is not None:
+        request.ignored.rename(lambda one: text if one == name else one)
+    return _with(request, name, text)  # type: ignore[no-any-return]
 
 
-def _ends(view: memoryview) -> tuple[int, int]:
-    """Returns where the text may begin and end, with its quotation marks; both are equal if there is none."""
-    head, tail = bytes(view[:HEAD_BYTES]), bytes(view[-TAIL_BYTES:])
-    first, last = _TEXT_BEGINS.match(head), _TEXT_ENDS.search(tail)
-    if first is None or last is None:
-        return 0, 0
-    return first.end() - 1, len(view) - len(tail) + last.start() + 1
+def _begin(view: memoryview, head_bytes: int) -> int:
+    """Returns where the text may begin, with its quotation mark, or -1."""
+    first = _TEXT_BEGINS.match(bytes(view[:head_bytes]))
+    return -1 if first is None else first.end() - 1
+
+
+def _end(view: memoryview) -> int:
+    """Returns where the text may end, with its quotation mark, or -1."""
+    tail = bytes(view[-TAIL_BYTES:])
+    last = _TEXT_ENDS.search(tail)
+    return -1 if last is None else len(view) - len(tail) + last.start() + 1
 
 
 def _with(value: Any, name: str, text: str) -> Any:
@@ -67,6 +90,6 @@ def _with(value: Any, name: str, text: str) -> Any:
         return {_with(key, name, text): _with(one, name, text) for key, one in value.items()}
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
-            if isinstance(one := getattr(value, field), str | list | dict | msgspec.Struct):
+            if isinstance(one := getattr(value, field), _MAY_HOLD):
                 setattr(value, field, _with(one, name, text))
     return value

@@ -42,6 +42,9 @@ class ChatRequest(GenerationFields, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
+    def drop_prompt(self) -> None:
+        self.messages, self.documents, self.chat_template_kwargs = [], None, None
+
     @property
     def prompt_field(self) -> str:
         return "messages"

@@ -26,6 +26,9 @@ class CompletionRequest(GenerationFields, kw_only=True):
     echo: bool | None = None
     add_special_tokens: bool | None = None
 
+    def drop_prompt(self) -> None:
+        self.prompt = ""
+
     @property
     def prompt_field(self) -> str:
         return "prompt"

@@ -25,6 +25,7 @@ FORMS = {
     "fields last": chat(LONG, max_tokens=4, temperature=0.5, stop=["a", "b"], stream=True),
     "fields first": {"stop": ["x\\"], "max_tokens": 4, **chat(LONG)},
     "system prompt": chat("You are " + CODE, LONG),
+    "long system prompt": chat("You are " + 20 * CODE, LONG),
     "turns after it": chat(LONG, "Yes.", "And?"),
     "in a part": chat([{"type": "text", "text": LONG}]),
     "in an object": chat("a", chat_template_kwargs={"a": {"b": [LONG]}}),
