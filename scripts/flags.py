@@ -21,7 +21,7 @@ from triptych.config.simulate import SimulateConfig
 from triptych.config.supervise import SuperviseConfig
 from triptych.config.transfer import TransferConfig
 from triptych.config.verify import VerifyConfig
-from triptych.engines.vllm_flags import VllmFlags
+from triptych.engines.vllm.flags import VllmFlags
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 MARK = "<!-- flags below are written by scripts/flags.py -->\n"

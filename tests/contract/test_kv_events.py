@@ -186,10 +186,10 @@ async def test_the_mock_engine_itself_says_the_same(engine: Any) -> None:
             request = GenerateRequest(
                 id=str(number), model="m", token_ids=token_ids, sampling=sampling, media=with_media
             )
-            async for _ in mock.generate(request):
+            async for _ in mock.abilities.generating.generate(request):
                 pass
-        assert mock.kv_log is not None
-        index.hear((await anext(mock.kv_log.follow())).changes)
+        assert mock.abilities.kv_reports is not None
+        index.hear((await anext(mock.abilities.kv_reports.follow())).changes)
     finally:
         await mock.stop()
     assert told.index.held == index.held

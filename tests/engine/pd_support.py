@@ -59,7 +59,7 @@ class Pair:
     """``p`` and ``d`` on one event loop, which runs while a test waits for something (``run``)."""
 
     def __init__(self, runner: asyncio.Runner, checkpoint: Path) -> None:
-        from triptych.engines.vllm.engine import VllmEngine
+        from triptych.engines.vllm.factory import VllmEngine
 
         self._runner = runner
         self.p, self.d = (VllmEngine(_options(checkpoint, span)) for span in (Span.P, Span.D))
@@ -77,7 +77,7 @@ class Pair:
                     before = _children()
                     pair.run(engine.start(), limit_s=200)
                     pair.pids += _children() - before
-                    pair._contexts.append(engine._engine.engine_core.resources.ctx)
+                    pair._contexts.append(engine._started.live.engine.engine_core.resources.ctx)
                 yield pair
             finally:
                 for engine in (pair.d, pair.p):
@@ -89,7 +89,7 @@ class Pair:
         return self._runner.run(asyncio.wait_for(coroutine, limit_s))
 
     async def prefill(self, prompt: GenerateRequest) -> PrefillAnswer:
-        return await self.p.prefill(prompt, [None] * len(prompt.media))
+        return await self.p.abilities.prefilling.prefill(prompt, [None] * len(prompt.media))
 
     async def decode(self, prompt: GenerateRequest, prefilled: PrefillAnswer, **changes: Any) -> Answer:
         """What ``d`` adds to ``prefilled``."""
@@ -113,7 +113,7 @@ class Pair:
 
     async def held(self) -> int:
         """Caches that wait at ``p`` for a reader."""
-        (waiting,) = await self.p._engine.collective_rpc("triptych_waiting_kv")
+        (waiting,) = await self.p._started.live.engine.collective_rpc("triptych_waiting_kv")
         return int(waiting)
 
     async def until_held(self, number: int, limit_s: float = 3.0) -> None:
@@ -126,9 +126,14 @@ class Pair:
 async def alone(engine: Any, prompt: GenerateRequest) -> Answer:
     """An answer by one engine."""
     answer = Answer()
-    async for delta in engine.generate(prompt, [None] * len(prompt.media)):
+    async for delta in engine.abilities.generating.generate(prompt, [None] * len(prompt.media)):
         answer.add(delta)
     return answer
+
+
+def side_channel_port(engine: Any) -> int:
+    config = engine._started.live.engine.vllm_config.kv_transfer_config
+    return int(config.get_from_extra_config("side_channel_port", 0))
 
 
 def request(token_ids: Sequence[int], sampling: Sampling, **fields: Any) -> GenerateRequest:

@@ -21,7 +21,8 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.media import Medium, Picture
 from triptych.contracts.spans import Span
-from triptych.engines.base import Encoded, EngineOptions
+from triptych.engines.abilities import Encoded
+from triptych.engines.base import EngineOptions
 from triptych.engines.encoder.encoder import load
 from triptych.engines.encoder.engine import EncoderEngine
 from triptych.models.registry import load_checkpoint
@@ -51,8 +52,8 @@ async def encode(folder: Path, *args: str) -> tuple[list[Encoded], list[Encoded]
     card = await engine.start(InprocTransfer(TransferConfig()))
     try:
         media = [medium(image, number) for number, image in enumerate(PICTURES)]
-        together = await engine.encode(media)
-        apart = await asyncio.gather(*(engine.encode([one]) for one in media))
+        together = await engine.abilities.encoding.encode(media)
+        apart = await asyncio.gather(*(engine.abilities.encoding.encode([one]) for one in media))
         assert card.embedding is not None
         assert {(one.shape[1], one.dtype) for one in together} == {(card.embedding.width, card.embedding.dtype)}
         return list(together), [one for (one,) in apart], engine.stats()

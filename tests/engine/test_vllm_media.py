@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from support.reference import Reference, make_checkpoint
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
 from triptych.contracts.media import Medium, PrecomputedEmbedding
 from triptych.contracts.spans import Span
-from triptych.engines.vllm_flags import VllmFlags
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.models.registry import family_of, load_checkpoint
 
 PICTURES = ((1, 140, 112), (2, 84, 84), (3, 200, 120), (4, 112, 168))
@@ -211,12 +212,12 @@ def _encode(model: Path, flags: VllmFlags, media: list[Any]) -> None:
     engine = Engine(model, Span.E, flags)
     store = engine.prompts.store
     assert store is not None
-    encoding = VllmEncoding(engine.prompts, store)
+    encoding = VllmEncoding(SimpleNamespace(engine=engine), engine.prompts, store)
 
     def encode(*wanted: Any) -> int:
         """Engine calls that it took."""
         before = engine.calls
-        assert engine.loop.run(encoding.encode(engine, wanted)) == [None] * len(wanted)
+        assert engine.loop.run(encoding.encode(wanted)) == [None] * len(wanted)
         assert all(store.holds(one.content_hash) for one in wanted)
         return engine.calls - before
 

@@ -11,7 +11,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
-from triptych.engines.vllm_source import choices, flag_names
+from triptych.engines.vllm.source import choices, flag_names
 from triptych.models.registry import load_checkpoint
 
 CHECKPOINT = load_checkpoint(str(MODEL_DIR))

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from pd_support import BLOCK, Pair, again, alone, changed, greedy, request, user_message
+from pd_support import BLOCK, Pair, again, alone, changed, greedy, request, side_channel_port, user_message
 
 from support import listeners
 from support.reference import Reference, picture
@@ -45,7 +45,7 @@ def test_what_each_may_stand_in_for(pair: Pair) -> None:
 def test_what_listens_does_so_on_loopback_and_junk_ends_neither_them_nor_the_engines(pair: Pair) -> None:
     """Before the two have met, so that the decoding engine's handshake is still to come."""
     found = listeners.tcp(os.getpid())
-    assert {f"127.0.0.1:{engine._ports.first}" for engine in (pair.p, pair.d)} <= found
+    assert {f"127.0.0.1:{side_channel_port(engine)}" for engine in (pair.p, pair.d)} <= found
     assert {address.rpartition(":")[0] for address in found} == {"127.0.0.1"}, "torch.distributed has some more"
     listeners.send_junk(found, listeners.datagram(os.getpid()))
     prompt = request(some_ids(100, 12), greedy(8))
@@ -197,21 +197,23 @@ def test_release_frees_blocks_for_others(pair: Pair) -> None:
         assert not (await asyncio.wait([third], timeout=0.5))[0], "the test needs a full engine"
         begun = time.perf_counter()
         assert first.kv is not None
-        await pair.p.release(first.kv)
+        await pair.p.abilities.prefilling.release(first.kv)
         answer = await third
         assert time.perf_counter() - begun < 5
-        await pair.p.release(first.kv)  # a second time: nothing happens
+        await pair.p.abilities.prefilling.release(first.kv)  # a second time: nothing happens
         for one in (second, answer):
             assert one.kv is not None
-            await pair.p.release(one.kv)
+            await pair.p.abilities.prefilling.release(one.kv)
         await pair.until_held(0)
 
     pair.run(fill())
 
 
 def test_unknown_caches_may_be_released(pair: Pair) -> None:
-    pair.run(pair.p.release(KvHandle(protocol="vllm/NixlConnector", request_id="nobody", params=b"")))
-    pair.run(pair.p.release(KvHandle(protocol="mock", request_id="nobody", params=b"x")))
+    pair.run(
+        pair.p.abilities.prefilling.release(KvHandle(protocol="vllm/NixlConnector", request_id="nobody", params=b""))
+    )
+    pair.run(pair.p.abilities.prefilling.release(KvHandle(protocol="mock", request_id="nobody", params=b"x")))
 
 
 def test_a_cancelled_prefill_leaves_nothing(pair: Pair) -> None:
@@ -225,7 +227,7 @@ def test_a_cancelled_prefill_leaves_nothing(pair: Pair) -> None:
             with suppress(asyncio.CancelledError):
                 answer = await task
                 assert answer.kv is not None
-                await pair.p.release(answer.kv)
+                await pair.p.abilities.prefilling.release(answer.kv)
         await pair.until_held(0)
         assert pair.p.stats().running == 0
 
@@ -244,7 +246,7 @@ def test_a_cancelled_decode_frees_the_cache_at_its_owner(pair: Pair) -> None:
                 await task
             # One cancelled before vLLM knew of it tells nobody: then whoever owns the request releases.
             if step == 0 and prefilled.kv is not None:
-                await pair.p.release(prefilled.kv)
+                await pair.p.abilities.prefilling.release(prefilled.kv)
             await pair.until_held(0)
         assert pair.d.stats().running == 0
 

@@ -10,14 +10,16 @@ import msgspec
 import pytest
 import torch
 
-import triptych.engines.vllm  # noqa: F401  (sets the environment that vLLM reads on import)
 from support.tiled import EMBEDDED, PLACEHOLDER, TILED, tiled_picture
 from triptych.contracts.errors import BadRequest, TriptychError
 from triptych.contracts.media import Medium, PrecomputedEmbedding
 from triptych.demo import MODEL_DIR
+from triptych.engines.vllm.environment import prepare
 from triptych.models import registry
 from triptych.models.registry import load_checkpoint
 from triptych.processor.tokenizer import Tokenizer
+
+prepare()  # before anything imports vLLM
 
 PICTURE = tiled_picture()
 EXPANDED = TILED.media["image"].expand(load_checkpoint(str(MODEL_DIR)), PICTURE, Tokenizer.load(str(MODEL_DIR)).plain)

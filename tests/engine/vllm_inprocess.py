@@ -11,16 +11,18 @@ from typing import Any
 
 import msgspec
 
-import triptych.engines.vllm  # noqa: F401  (sets the environment that vLLM reads on import)
 from support.reference import Reference, picture
 from triptych.config.media import MediaLimits
 from triptych.contracts.media import Medium, Picture
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
-from triptych.engines.vllm_flags import VllmFlags
+from triptych.engines.vllm.environment import prepare
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.media.naming import content_hash
 from triptych.models.registry import family_of, load_checkpoint
+
+prepare()  # before anything imports vLLM
 
 KV = KvHandle(protocol="vllm/NixlConnector", request_id="elsewhere", params=b"")
 

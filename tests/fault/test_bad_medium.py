@@ -21,8 +21,8 @@ class HeldBack:
     def __init__(self, worker):
         self.calls = 0
         self.go = asyncio.Event()
-        self._encode = worker.engine.encode
-        worker.engine.encode = self._later
+        self._encode = worker.engine.abilities.encoding.encode
+        worker.engine.abilities.encoding.encode = self._later
 
     async def _later(self, media):
         self.calls += 1

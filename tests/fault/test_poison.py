@@ -12,7 +12,7 @@ from support.deployment import chat_body, deployment
 from support.loops import until
 from support.processes import child, mock_worker
 from support.sse import parse
-from triptych.engines.base import Encoded
+from triptych.engines.abilities import Encoded
 from triptych.engines.mock.tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of
 from triptych.planes.request import connection
 
@@ -22,7 +22,7 @@ POISON, POISON_TOKEN = "Ω", 138
 
 def poisonous(worker):
     """Let ``worker`` crash at prompts with POISON_TOKEN, and at pictures 77 pixels wide where it encodes."""
-    engine, prefill, encode = worker.engine, worker.engine._prefill, worker.engine.encode
+    abilities = worker.engine.abilities
 
     async def prefills(request, embeddings):
         if POISON_TOKEN in request.token_ids:
@@ -36,7 +36,16 @@ def poisonous(worker):
             await asyncio.Event().wait()
         return await encode(media)
 
-    engine._prefill, engine.encode = prefills, encodes
+    if abilities.encoding is not None:
+        encode, abilities.encoding.encode = abilities.encoding.encode, encodes
+    if (prompts := prompts_of(worker)) is not None:
+        prefill, prompts.prefill = prompts.prefill, prefills
+
+
+def prompts_of(worker):
+    """What prefills prompts in a mock engine; None in one that only encodes."""
+    generating = worker.engine.abilities.generating
+    return generating and generating._prompts
 
 
 def check_refused(answer):
@@ -100,7 +109,7 @@ async def test_impatient_clients_do_not_hide_it():
     """Each leaves before the fall of its worker is noticed, and asks again."""
     async with deployment(workers=4) as d:
         for one in d.workers:
-            one.engine._prefill = _hangs(one)
+            prompts_of(one).prefill = _hangs(one)
         for _ in range(3):
             asking = asyncio.create_task(d.chat(POISON))
             await until(lambda asking=asking: _busy(d) or asking.done(), "it is taken, or refused")
@@ -121,7 +130,7 @@ def _busy(d):
 
 
 def _hangs(worker):
-    prefill = worker.engine._prefill
+    prefill = prompts_of(worker).prefill
 
     async def hangs(request, embeddings):
         if POISON_TOKEN in request.token_ids:
@@ -149,7 +158,7 @@ async def test_the_quarantine_ends():
         susceptible(d)
         check_refused(await d.chat(POISON))
         for one in d.workers:
-            one.engine._prefill = type(one.engine)._prefill.__get__(one.engine)
+            del prompts_of(one).prefill
 
         async def served():
             return (await d.chat(POISON)).status_code == 200
@@ -251,6 +260,8 @@ def _silencing(d):
         return does
 
     for one in d.workers[:2]:
-        one.engine._prefill = silencing(one, one.engine._prefill)
-        one.engine.encode = silencing(one, _encoded)
+        if (encoding := one.engine.abilities.encoding) is not None:
+            encoding.encode = silencing(one, _encoded)
+        if (prompts := prompts_of(one)) is not None:
+            prompts.prefill = silencing(one, prompts.prefill)
     return silenced

@@ -11,7 +11,7 @@ from PIL import Image
 from support.checkpoints import IMAGE_ID, cells, copy_demo, picture_url
 from support.deployment import deployment
 from triptych.demo import MODEL_DIR
-from triptych.engines.mock.engine import MockEngine
+from triptych.engines.mock.generate import MockGenerating
 
 
 def test_the_shape_of_an_answer(demo):
@@ -126,8 +126,10 @@ def test_a_picture_counts_as_the_tokens_it_becomes(demo, url_as):
 async def test_what_the_worker_gets_of_media(monkeypatch):
     """One placeholder a medium, in order, the bytes as they were sent, and the same name for the same bytes."""
     got = []
-    generate = MockEngine.generate
-    monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
+    generate = MockGenerating.generate
+    monkeypatch.setattr(
+        MockGenerating, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more)
+    )
     first, second = picture_url(64, 64, "red"), picture_url(32, 96, "blue")
 
     def part(url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -43,7 +44,14 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     told = Told()
-    monkeypatch.setattr(MockEngine, "kv_log", property(told.log_of), raising=False)
+    start = MockEngine.start
+
+    async def starting(engine: MockEngine, transfer: Any) -> Any:
+        card = await start(engine, transfer)
+        engine.abilities = dataclasses.replace(engine.abilities, kv_reports=told.log_of(engine))
+        return card
+
+    monkeypatch.setattr(MockEngine, "start", starting)
     return told
 
 

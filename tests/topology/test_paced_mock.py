@@ -43,7 +43,7 @@ async def test_a_prompt_comes_back_to_who_holds_it(policy):
         busy.cancel()
         await until(lambda: all(one.running == 0 for one in d.workers), "none is busy")
         levels = d.dispatcher.routing._levels
-        held = len(holder.engine.kv_log.snapshot()[0].hashes) // 8
+        held = len(holder.engine.abilities.kv_reports.snapshot()[0].hashes) // 8
         await until(lambda: len(levels[0]) >= held, "the frontend was told")
         await until(lambda: d.dispatcher.in_flight == 0, "nothing is counted any more")
         again = [(await d.chat(LONG, max_tokens=2)).headers["x-triptych-plan"] for _ in range(3)]

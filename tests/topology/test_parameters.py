@@ -13,6 +13,7 @@ from support.sse import parse
 from triptych.contracts.answer import TokenDelta, TokenLogprob
 from triptych.demo import MODEL_DIR
 from triptych.engines.mock.engine import MockEngine
+from triptych.engines.mock.generate import MockGenerating
 from triptych.processor.tokenizer import Tokenizer
 
 WITHIN = f"between 0 and {VOCABULARY - 1}"
@@ -143,8 +144,10 @@ def test_the_ends_of_what_is_allowed(demo, fields):
 async def test_what_reaches_the_worker(monkeypatch):
     """Every sampling field crosses as it was given, with the checkpoint's defaults below."""
     got = []
-    generate = MockEngine.generate
-    monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
+    generate = MockGenerating.generate
+    monkeypatch.setattr(
+        MockGenerating, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more)
+    )
     fields = {
         "max_tokens": 7,
         "min_tokens": 2,
@@ -183,13 +186,13 @@ async def test_what_reaches_the_worker(monkeypatch):
 async def test_long_texts_of_a_schema_arrive_whole(monkeypatch):
     """They are taken out of large bodies while these are decoded, and put back."""
     got = []
-    generate = MockEngine.generate
+    generate = MockGenerating.generate
 
     def recording(self, request, embeddings=()):
         got.append(request)
         return generate(self, request, embeddings)
 
-    monkeypatch.setattr(MockEngine, "generate", recording)
+    monkeypatch.setattr(MockGenerating, "generate", recording)
     schema = {"const": "ab" * 45_000, "x" * 1000: True}
     async with deployment() as d:
         answer = await d.chat("hi", user="a", chat_template_kwargs={"documents": ["x" * 600_000]}, **schema_of(schema))
@@ -433,7 +436,7 @@ async def test_a_completion_tells_the_chosen_tokens_logprob_among_the_likeliest(
         unlikely = [TokenLogprob(-3.0, [(token, -0.1) for token in (70, 71)][: request.sampling.logprobs])]
         yield TokenDelta([72], "length", prompt_tokens=1, logprobs=unlikely)
 
-    monkeypatch.setattr(MockEngine, "generate", generate)
+    monkeypatch.setattr(MockGenerating, "generate", generate)
     async with deployment() as d:
         for wanted in (0, 1, 2):
             logprobs = (await d.complete("x", logprobs=wanted)).json()["choices"][0]["logprobs"]
@@ -446,8 +449,10 @@ async def test_the_generation_config_gives_defaults(tmp_path, monkeypatch):
     folder = copy_demo(tmp_path)
     (folder / "generation_config.json").write_text('{"temperature": 0.3, "top_k": 7, "top_p": 0.8}')
     got = []
-    generate = MockEngine.generate
-    monkeypatch.setattr(MockEngine, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more))
+    generate = MockGenerating.generate
+    monkeypatch.setattr(
+        MockGenerating, "generate", lambda self, one, *more: got.append(one) or generate(self, one, *more)
+    )
     async with deployment(model=folder) as d:
         await d.complete("x")
         await d.complete("x", temperature=0, top_k=0, top_p=1)

@@ -95,8 +95,11 @@ async def test_no_log_metric_or_worker_has_the_salt(caplog):
     caplog.set_level(logging.DEBUG)
     async with deployment(engine_args=PACE) as d:
         seen = []
-        generate = d.worker.engine.generate
-        d.worker.engine.generate = lambda request, *rest: (seen.append(request), generate(request, *rest))[1]
+        generate = d.worker.engine.abilities.generating.generate
+        d.worker.engine.abilities.generating.generate = lambda request, *rest: (
+            seen.append(request),
+            generate(request, *rest),
+        )[1]
         answers = [
             await d.chat(PICTURE, max_tokens=2, cache_salt=secret),
             await d.chat(max_tokens=0, cache_salt=secret),
@@ -139,8 +142,10 @@ async def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
     async def main():
         async with deployment(workers=4, frontend={"suspect_wait_s": 0.1}) as d:
             for worker in d.workers:
-                generate = worker.engine.generate
-                worker.engine.generate = lambda request, *rest, g=generate, w=worker: poisoned(w, g, request, *rest)
+                generate = worker.engine.abilities.generating.generate
+                worker.engine.abilities.generating.generate = lambda request, *rest, g=generate, w=worker: poisoned(
+                    w, g, request, *rest
+                )
             bad = await d.chat("poison", max_tokens=4, cache_salt="tenant-a")
             again = await d.chat("poison", max_tokens=4, cache_salt="tenant-a")
             return (

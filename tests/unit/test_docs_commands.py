@@ -11,7 +11,7 @@ import pytest
 
 from triptych.cli.main import build_parser
 from triptych.cli.parser import commands_of
-from triptych.engines.flags import check_flags
+from triptych.engines.registry import check_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]

@@ -57,7 +57,7 @@ def refuse_early_flags(parser: Parser, word: str) -> None:
 
 def refuse_unknown(parser: Parser, command: str, words: list[str], engine: str | None) -> NoReturn:
     """Raises ConfigError for ``words``, which ``command`` does not take; ``engine``: of a worker."""
-    from triptych.engines.flags import known_flags
+    from triptych.engines.registry import known_flags
 
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     first = flags[0] if flags else words[0]

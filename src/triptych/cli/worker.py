@@ -19,8 +19,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
-from triptych.engines.flags import check_flags, known_flags
-from triptych.engines.registry import engine_factory
+from triptych.engines.registry import check_flags, engine_factory, known_flags
 from triptych.models.names import served_name
 from triptych.models.registry import load_checkpoint
 from triptych.models.span_support import require_complete, require_span

@@ -23,7 +23,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span, modes_of
 from triptych.contracts.suggest import or_all
 from triptych.deploy.yaml_file import read_yaml
-from triptych.engines.flags import check_flags, require_engine
+from triptych.engines.registry import check_flags, require_engine
 
 T = TypeVar("T", bound=msgspec.Struct)
 Scalar = str | int | float

@@ -1,7 +1,8 @@
-"""Flags of an engine, parsed into a frozen model; for engines that are Triptych's own."""
+"""Flags of an engine: how they are checked without the engine, and how those of our own engines are parsed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -11,6 +12,20 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.suggest import or_all
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+class EngineFlags(msgspec.Struct, frozen=True):
+    """What can be said of an engine's flags without importing the engine."""
+
+    check: Callable[[tuple[str, ...]], object]
+    """Raises ConfigError for words that the engine would not take, as far as that can be known."""
+    known: Callable[[], list[str]]
+    """The flags, as far as they are known."""
+
+
+def flags_in(model: type[msgspec.Struct]) -> EngineFlags:
+    """The flags of an engine whose flags are the fields of ``model``."""
+    return EngineFlags(lambda words: parse_engine_args(words, model), lambda: flags_of(model))
 
 
 def parse_engine_args(args: tuple[str, ...], into: type[T]) -> T:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from triptych.cache.embedding import EmbeddingCache
 from triptych.contracts.card import ModelCard
-from triptych.contracts.errors import BadRequest
+from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.kv_link import HandOff
 from triptych.contracts.metric import Metric
 from triptych.contracts.request import GENERATE, GenerateRequest, KvRoom
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, FILES, METRICS, PREFILL, RELEASE, EncodeRequest, Release
 from triptych.contracts.tokens import dec_hook
-from triptych.engines.base import Encoding, Engine, Generating, Prefilling, ReportingKv
+from triptych.engines.abilities import Generating, Prefilling
+from triptych.engines.base import Engine
 from triptych.kv.log import KvLog
 from triptych.observability.lag import LoopLag
 from triptych.planes.events.load_tracker import LoadTracker
@@ -48,15 +50,23 @@ class Endpoints:
         self._cache = cache
         self._lag = lag
         self._receiver = Receiver(transfer, cache, card)
-        self._encode_stage = EncodeStage(engine, transfer, cache) if isinstance(engine, Encoding) else None
         self.account = LoadTracker()
-        said = engine.kv_log if isinstance(engine, ReportingKv) else None
-        self.kv_log = said or KvLog(list)
-        self.reports_kv = said is not None
+        self.kv_log = engine.abilities.kv_reports or KvLog(list)
+        self.reports_kv = engine.abilities.kv_reports is not None
 
     def handlers(self, span: Span) -> dict[str, Handler]:
-        by_last_stage = {"e": {ENCODE: self._encode}, "p": {PREFILL: self._prefill}, "d": {GENERATE: self._generate}}
-        return {**by_last_stage[span.last], RELEASE: self._release}
+        """Those of a worker that hosts ``span``. Raises ConfigError where the engine lacks the ability for it."""
+        abilities, handlers = self._engine.abilities, dict[str, Handler]()
+        if span.last == "e" and abilities.encoding is not None:
+            stage = EncodeStage(abilities.encoding, self._transfer, self._cache)
+            handlers[ENCODE] = partial(self._encode, stage)
+        elif span.last == "p" and abilities.prefilling is not None:
+            handlers[PREFILL] = partial(self._prefill, abilities.prefilling)
+        elif span.last == "d" and abilities.generating is not None:
+            handlers[GENERATE] = partial(self._generate, abilities.generating)
+        else:
+            raise ConfigError(f"the engine cannot host the span {span.value} as it is configured")
+        return {**handlers, RELEASE: self._release}
 
     def standing(self) -> dict[str, Handler]:
         """Those by which others look at this worker."""
@@ -65,31 +75,28 @@ class Endpoints:
             FILES: lambda payload: pieces(self._card, payload),
         }
 
-    async def _encode(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        assert self._encode_stage is not None
-        yield _ENCODER.encode(await self._encode_stage.answer(_read(_ENCODE, payload)))
+    async def _encode(self, stage: EncodeStage, payload: Payload) -> AsyncGenerator[bytes, None]:
+        yield _ENCODER.encode(await stage.answer(_read(_ENCODE, payload)))
 
-    async def _prefill(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        assert isinstance(self._engine, Prefilling)
+    async def _prefill(self, engine: Prefilling, payload: Payload) -> AsyncGenerator[bytes, None]:
         request = _read(_GENERATE, payload)
         self._check_hand_off(by_rendezvous=request.give is not None)
         with self.account.taken(request):
             received = await self._receiver.embeddings(request.media)
             try:
-                answer = await self._engine.prefill(request, received.buffers)
+                answer = await engine.prefill(request, received.buffers)
             finally:
                 received.close()
         yield _ENCODER.encode(answer)
 
-    async def _generate(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        assert isinstance(self._engine, Generating)
+    async def _generate(self, engine: Generating, payload: Payload) -> AsyncGenerator[bytes, None]:
         request = _read(_GENERATE, payload)
         if request.kv is not None:
             self._check_hand_off(by_rendezvous=isinstance(request.kv, KvRoom))
         with self.account.taken(request) as entry:
             received = NOTHING if request.is_prefilled_elsewhere else await self._receiver.embeddings(request.media)
             try:
-                async with aclosing(self._engine.generate(request, received.buffers)) as deltas:
+                async with aclosing(engine.generate(request, received.buffers)) as deltas:
                     async for delta in deltas:
                         received.close()  # the engine has read them
                         entry.prefilled()
@@ -107,8 +114,8 @@ class Endpoints:
         release = _read(_RELEASE, payload)
         for handle in release.embeddings:
             self._transfer.release(handle)
-        if release.kv is not None and isinstance(self._engine, Prefilling):
-            await self._engine.release(release.kv)
+        if release.kv is not None and (prefilling := self._engine.abilities.prefilling) is not None:
+            await prefilling.release(release.kv)
         nothing: tuple[bytes, ...] = ()
         for item in nothing:
             yield item

@@ -88,7 +88,7 @@ async def test_an_engine_counts_as_the_frontend_does(tiled, embedded):
     request = GenerateRequest(id="r", model="m", token_ids=made.token_ids, media=made.media, sampling=sampling)
     buffers = [Buffer(one.content_hash) for one in made.media] if embedded else ()
     try:
-        first, *_ = [delta async for delta in engine.generate(request, buffers)]
+        first, *_ = [delta async for delta in engine.abilities.generating.generate(request, buffers)]
         result = first.prompt_tokens
     finally:
         await engine.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from triptych.contracts.request import GENERATE, GenerateRequest, KvHandle, KvRo
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import ENCODE, PREFILL, RELEASE
 from triptych.demo import MODEL_DIR
+from triptych.engines.abilities import Abilities
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
 from triptych.models.files import digest_of_files
@@ -46,6 +48,7 @@ class Parts:
 class Engine(Parts):
     able = Span.EPD
     kv_link = KvLink(protocol="test")
+    abilities = Abilities(generating=SimpleNamespace())
 
     async def start(self, transfer):
         self.note("engine starts")
@@ -147,9 +150,12 @@ async def test_a_request_of_another_version_is_refused():
     transfer = InprocTransfer(TransferConfig())
     for span, endpoint in ((Span.E, ENCODE), (Span.EP, PREFILL), (Span.PD, GENERATE), (Span.D, RELEASE)):
         options = EngineOptions(model_path=str(MODEL_DIR), model_name="demo", span=span, media=MediaLimits())
-        handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
+        engine = MockEngine(options)
+        await engine.start(transfer)
+        handlers = Endpoints(engine, CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
         with pytest.raises(BadRequest, match="version"):
             await anext(handlers[endpoint](b"\xc1 junk"))
+        await engine.stop()
 
 
 async def test_a_worker_refuses_to_hand_over_otherwise_than_it_told():
@@ -163,6 +169,9 @@ async def test_a_worker_refuses_to_hand_over_otherwise_than_it_told():
     ):
         options = EngineOptions(model_path=str(MODEL_DIR), model_name="m", span=span, media=MediaLimits(), args=args)
         transfer = InprocTransfer(TransferConfig())
-        handlers = Endpoints(MockEngine(options), CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
+        engine = MockEngine(options)
+        await engine.start(transfer)
+        handlers = Endpoints(engine, CARD, transfer, EmbeddingCache(0), LoopLag()).handlers(span)
         with pytest.raises(BadRequest, match="hand over"):
             await anext(handlers[endpoint](msgspec.msgpack.encode(GenerateRequest(**asked, **fields))))
+        await engine.stop()

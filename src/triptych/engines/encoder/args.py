@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from triptych.engines.args import flags_in
+
 
 class EncoderArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Flags of the encoder engine."""
@@ -26,3 +28,6 @@ class EncoderArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Most media that wait or are encoded; more are refused (429)."""
     max_prepared_mib: Annotated[int, Meta(gt=0)] = 1024
     """Most memory for pictures that are decoded and preprocessed ahead of their batch."""
+
+
+FLAGS = flags_in(EncoderArgs)

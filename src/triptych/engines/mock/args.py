@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from triptych.contracts.kv_link import HandOff
+from triptych.engines.args import flags_in
 from triptych.engines.mock.tensors import EMBEDDING_DTYPE
 
 
@@ -46,3 +47,6 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A prompt with this token befalls the worker with ``poison`` before its first token; -1: there is none."""
     poison: Literal["crash", "hang"] = "crash"
     """``crash`` kills this process, ``hang`` blocks its event loop for ever."""
+
+
+FLAGS = flags_in(MockArgs)

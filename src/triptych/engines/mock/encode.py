@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from triptych.contracts.media import DecodableMedium
-from triptych.engines.base import Encoded
+from triptych.engines.abilities import Encoded
 from triptych.engines.mock.load import Load
 from triptych.engines.mock.model import Model
 from triptych.engines.mock.pace import Pace
@@ -15,7 +15,7 @@ from triptych.media.decoder import MediaDecoder
 
 
 class MockEncoding:
-    """Implements ``engines.base.Encoding``. ``delay_s``: time of one call where no ``pace`` tells it."""
+    """Implements ``engines.abilities.Encoding``. ``delay_s``: time of one call where no ``pace`` tells it."""
 
     def __init__(self, model: Model, decoder: MediaDecoder, pace: Pace | None, load: Load, delay_s: float) -> None:
         self._model = model

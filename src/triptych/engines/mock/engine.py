@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
-from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import EmbeddingSpec, ModelCard
 from triptych.contracts.kv_link import HandOff, KvLayout, KvLink
-from triptych.contracts.media import DecodableMedium
-from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import PrefillAnswer
+from triptych.engines.abilities import Abilities
 from triptych.engines.args import parse_engine_args
-from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.base import EngineOptions, EngineStats
 from triptych.engines.mock.args import MockArgs
 from triptych.engines.mock.encode import MockEncoding
 from triptych.engines.mock.faults import Faults
@@ -30,19 +25,9 @@ from triptych.engines.mock.prompt import Prompts
 from triptych.engines.mock.rendezvous import Rooms
 from triptych.engines.mock.start import hold_start
 from triptych.engines.mock.tensors import EMBEDDING_WIDTH, KV_PROTOCOL
-from triptych.kv.log import KvLog
 from triptych.media.decoder import MediaDecoder
 from triptych.simulate.profiles import Profile, profile_named
-from triptych.transfer.base import Buffer, Transfer
-
-
-@dataclass(frozen=True)
-class _Stages:
-    """The parts that exist once the engine has started."""
-
-    encoding: MockEncoding
-    prefilling: MockPrefilling
-    generating: MockGenerating
+from triptych.transfer.base import Transfer
 
 
 class MockEngine:
@@ -57,6 +42,7 @@ class MockEngine:
         self._load = Load(self._faults)
         self.rooms = Rooms()
         self._bootstrap = ""
+        self.abilities = Abilities()
 
     @property
     def able(self) -> Span:
@@ -73,15 +59,11 @@ class MockEngine:
             bootstrap=self._bootstrap,
         )
 
-    @property
-    def kv_log(self) -> KvLog | None:
-        return self._pace.log if self._pace is not None else None
-
     async def start(self, transfer: Transfer) -> ModelCard:
         if self._args.start_s:
             hold_start(self._args.start_s)
         model = Model(self._options.model_path)
-        self._stages = self._made(model, KvHandOff(transfer))
+        self.abilities = self._made(model, KvHandOff(transfer))
         if self._args.hand_off is HandOff.RENDEZVOUS and self._options.span.last == "p":
             self._bootstrap = await self.rooms.start()
         if self._pace is not None:
@@ -95,16 +77,19 @@ class MockEngine:
             embedding=EmbeddingSpec(EMBEDDING_WIDTH, self._args.embedding_dtype),
         )
 
-    def _made(self, model: Model, kv: KvHandOff) -> _Stages:
+    def _made(self, model: Model, kv: KvHandOff) -> Abilities:
         args, pace, load = self._args, self._pace, self._load
+        if self._options.span is Span.E:
+            return Abilities(encoding=MockEncoding(model, self._decoder, pace, load, args.encode_ms / 1000))
         prompts = Prompts(model, self._decoder, pace, self._faults, args.prefill_ms / 1000)
-        return _Stages(
-            MockEncoding(model, self._decoder, pace, load, args.encode_ms / 1000),
-            MockPrefilling(prompts, kv, self.rooms, model.placeholders, load),
-            MockGenerating(prompts, kv, model.placeholders, pace, load, args.itl_ms / 1000),
+        return Abilities(
+            prefilling=MockPrefilling(prompts, kv, self.rooms, model.placeholders, load),
+            generating=MockGenerating(prompts, kv, model.placeholders, pace, load, args.itl_ms / 1000),
+            kv_reports=pace.log if pace is not None else None,
         )
 
     async def stop(self) -> None:
+        self.abilities = Abilities()
         await self.rooms.close()
         if self._pace is not None:
             await self._pace.close()
@@ -123,20 +108,6 @@ class MockEngine:
             return await self._pace.failed()
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
-
-    async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
-        return await self._stages.encoding.encode(media)
-
-    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
-        return await self._stages.prefilling.prefill(request, embeddings)
-
-    async def release(self, kv: KvHandle) -> None:
-        await self._stages.prefilling.release(kv)
-
-    def generate(
-        self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
-    ) -> AsyncGenerator[TokenDelta, None]:
-        return self._stages.generating.generate(request, embeddings)
 
 
 def _profile(args: MockArgs) -> Profile:

@@ -17,7 +17,7 @@ from triptych.transfer.base import Buffer
 
 
 class MockGenerating:
-    """Implements ``engines.base.Generating``. ``itl_s``: time between tokens where no ``pace`` tells it."""
+    """Implements ``engines.abilities.Generating``. ``itl_s``: time between tokens where no ``pace`` tells it."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from triptych.transfer.base import Buffer
 
 
 class MockPrefilling:
-    """Implements ``engines.base.Prefilling``."""
+    """Implements ``engines.abilities.Prefilling``."""
 
     def __init__(
         self, prompts: Prompts, kv: KvHandOff, rooms: Rooms, placeholders: Collection[int], load: Load

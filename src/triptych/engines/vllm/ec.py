@@ -11,7 +11,7 @@ import msgspec
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.vllm.ec_store import DEFAULT_MAX_BYTES, EcStore, usable_folder
-from triptych.engines.vllm_flags import VllmFlags
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
 

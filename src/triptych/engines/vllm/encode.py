@@ -11,29 +11,36 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.contracts.errors import MediaMissing, TriptychError, Unavailable
 from triptych.contracts.media import DecodableMedium
-from triptych.engines.base import Encoded
+from triptych.engines.abilities import Encoded
 from triptych.engines.vllm.ec_store import EcStore
+from triptych.engines.vllm.failures import in_our_terms
+from triptych.engines.vllm.live import LiveEngine
 from triptych.engines.vllm.mm_items import Item
 from triptych.engines.vllm.prompt import Prompts
 
 
 class VllmEncoding:
-    """``engines.base.Encoding`` on an engine that is an EC producer."""
+    """Implements ``engines.abilities.Encoding`` on an engine that is an EC producer."""
 
-    def __init__(self, prompts: Prompts, store: EcStore | None) -> None:
+    def __init__(self, live: LiveEngine, prompts: Prompts, store: EcStore | None) -> None:
         """``store`` is None for a connector that is not ours: what it says of itself is then believed."""
+        self._live = live
         self._prompts = prompts
         self._store = store
         self.encoded = 0
         """Media that the engine encoded; not those that lay in the store."""
 
-    async def encode(self, engine: AsyncLLM, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
+    async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
         """None for each medium, once its embedding lies in the store; what lies there already is not encoded again.
 
         One engine request for all of ``media``, unless they exceed the model's context; the engine batches over
         requests. Cancelling aborts it. Raises MediaMissing for a medium without data that is not in the store, what
         the decoder raises, Unavailable when the store does not take an embedding, and what the engine raises.
         """
+        with in_our_terms("encode"):
+            return await self._encode(self._live.engine, media)
+
+    async def _encode(self, engine: AsyncLLM, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
         wanted = {medium.content_hash: medium for medium in media if not self._holds(medium.content_hash)}
         for medium in wanted.values():
             if not medium.data:

@@ -1,13 +1,11 @@
-"""Every span on vLLM's ``AsyncLLM``."""
+"""The life of a worker's engine on vLLM's ``AsyncLLM``, put together from parts that exist once it has started."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 import traceback
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,92 +13,67 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.aio import terminal
 from triptych.aio.shielded import shielded
-from triptych.contracts.answer import Timing, TokenDelta
-from triptych.contracts.card import EmbeddingSpec, ModelCard
-from triptych.contracts.errors import ConfigError, KvLost, TriptychError, WorkerLost
+from triptych.contracts.card import ModelCard
+from triptych.contracts.errors import ConfigError, WorkerLost
 from triptych.contracts.kv_link import KvLink
-from triptych.contracts.media import DecodableMedium
-from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.spans import Span
-from triptych.contracts.stages import PrefillAnswer
-from triptych.engines.base import Encoded, EngineOptions, EngineStats
+from triptych.engines.abilities import Abilities
+from triptych.engines.base import EngineOptions, EngineStats
 from triptych.engines.vllm import kv, start_lines
-from triptych.engines.vllm.continuation import resumed
+from triptych.engines.vllm.card import able_of, card_of
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
 from triptych.engines.vllm.environment import keep_to_loopback, with_private_sockets, without_compiler
-from triptych.engines.vllm.failures import first_line, in_our_terms, is_of_settings
+from triptych.engines.vllm.failures import first_line, is_of_settings
+from triptych.engines.vllm.flags import split_flags
+from triptych.engines.vllm.generate import VllmGenerating
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.grammar.setup import check_backend
+from triptych.engines.vllm.joins import join_kv, report_kv
 from triptych.engines.vllm.kv_events import Channel, Reporter
-from triptych.engines.vllm.options import engine_args, side_channel
-from triptych.engines.vllm.ports import Ports, reserve
-from triptych.engines.vllm.prefill import Prefill
-from triptych.engines.vllm.prompt import Prompts, failure
-from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
-from triptych.engines.vllm_flags import split_flags
-from triptych.kv.log import KvLog
+from triptych.engines.vllm.live import LiveEngine
+from triptych.engines.vllm.load import Load
+from triptych.engines.vllm.options import engine_args
+from triptych.engines.vllm.prefill import VllmPrefilling
+from triptych.engines.vllm.prompt import Prompts
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of, load_checkpoint
 from triptych.observability import phases
-from triptych.transfer.base import Buffer, Transfer
+from triptych.transfer.base import Transfer
 
-SHUTDOWN_S = 1.5
-"""Grace for vLLM's engine process, which holds nothing by then and, run in one process, never ends by itself."""
 
-_ABLE = {Span.P: Span.EP, Span.D: Span.EPD, Span.PD: Span.EPD}
-"""What a worker can beyond its span while vLLM holds the encoder too."""
-_ABLE_WITHOUT_ENCODER = {Span.D: Span.PD}
+@dataclass(frozen=True)
+class _Started:
+    """The parts that exist once the engine has started; each is closed by the engine's exit stack."""
+
+    live: LiveEngine
+    prompts: Prompts
+    load: Load
+    grammars: Grammars | None
+    """None for the span ``e``, which answers nothing."""
+    encoding: VllmEncoding | None
+    abilities: Abilities
 
 
 class VllmEngine:
-    """See the module. Implements all of ``engines.base``; which of it works is up to the span."""
+    """Implements ``engines.base.Engine`` for every span."""
 
     def __init__(self, options: EngineOptions) -> None:
         self._flags, words = split_flags(options.args)
         self._options = msgspec.structs.replace(options, args=words)
-        self._able = options.span
-        self._engine: AsyncLLM | None = None
-        self._prompts: Prompts | None = None
-        self._prefill: Prefill | None = None
-        self._encoding: VllmEncoding | None = None
-        self._ports: Ports | None = None
-        self._channel: Channel | None = None
-        self._reporter: Reporter | None = None
-        self._grammars: Grammars | None = None
-        self._running = 0
-        self._made = 0
-
-    @property
-    def able(self) -> Span:
-        return self._able
+        self._stack = AsyncExitStack()
+        """Closes what ``start`` has made, the last part first."""
+        self._started: _Started | None = None
+        self.abilities = Abilities()
+        self.able = options.span
+        self.kv_link: KvLink | None = None
 
     async def start(self, transfer: Transfer | None = None) -> ModelCard:
         checkpoint = load_checkpoint(self._options.model_path)
         phases.recognise(start_lines.PHASES)
         phases.enter("checking the engine's settings")
         try:
-            args = engine_args(self._options, checkpoint)
-            for name, value in media_args(self._flags, self._options.span, checkpoint).items():
-                setattr(args, name, value)
-            with_private_sockets()
-            self._join(args)
-            self._tell(args)
-            keep_to_loopback(args)
-            if args.enforce_eager:
-                without_compiler()
-            self._prompts = Prompts(self._options, checkpoint, self._flags)
-            if self._options.span is not Span.E:
-                check_backend(args)
-                self._grammars = await Grammars.begin(self._flags)
-            phases.enter("starting the engine's process")
-            # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
-            # binds its tasks to the loop it is made on, so it cannot be made in a thread.
-            with shielded():  # else Ctrl-C ends it before the drain
-                self._engine = AsyncLLM.from_engine_args(args)
-            if self._grammars is not None:
-                phases.enter("loading the grammar library")
-                await self._grammars.ready(self._engine, self._options.span)
+            started = await self._begin(checkpoint)
         except Exception as error:  # vLLM and transformers raise all kinds; the user needs the cause in a line
             await self.stop()
             if isinstance(error, ConfigError):
@@ -109,194 +82,100 @@ class VllmEngine:
             if cause is None and not is_of_settings(error):
                 traceback.print_exception(error)
             raise ConfigError(f"vLLM did not start: {cause or first_line(error)}") from error
-        self._prefill = Prefill(self._engine, self._prompts)
-        self._encoding = VllmEncoding(self._prompts, self._prompts.store)
-        if self._channel is not None:
-            size = self._engine.vllm_config.cache_config.block_size
-            self._reporter = Reporter(self._channel, size, family_of(checkpoint).embedded(checkpoint))
-        return self._card(checkpoint)
+        config = started.live.engine.vllm_config
+        self._started, self.abilities = started, started.abilities
+        self.able = able_of(config, self._options, checkpoint)
+        self.kv_link = kv.link_of(config)
+        return card_of(config, self._options, checkpoint)
 
-    def _join(self, args: Any) -> None:
-        """Add what hands KV caches over, unless the user has."""
-        if not kv.hands_over(self._options.span) or args.kv_transfer_config is not None:
-            return
-        from vllm.config import KVTransferConfig
+    async def _begin(self, checkpoint: Checkpoint) -> _Started:
+        """Make the parts, the engine's process last. What is made by an error is on the stack."""
+        stack, options = self._stack, self._options
+        args = engine_args(options, checkpoint)
+        for name, value in media_args(self._flags, options.span, checkpoint).items():
+            setattr(args, name, value)
+        with_private_sockets()
+        if (ports := join_kv(args, options, self._flags)) is not None:
+            stack.callback(ports.close)
+        if (channel := report_kv(args, options, self._flags)) is not None:
+            stack.callback(channel.close)
+        keep_to_loopback(args)
+        if args.enforce_eager:
+            without_compiler()
+        prompts = Prompts(options, checkpoint, self._flags)
+        stack.push_async_callback(prompts.close)
+        grammars = await self._grammars(args)
+        live = await self._live(args)
+        if grammars is not None:
+            phases.enter("loading the grammar library")
+            await grammars.ready(live.engine, options.span)
+        return self._parts(live, prompts, grammars, channel, checkpoint)
 
-        kv.require_nixl()
-        self._ports = reserve(*side_channel(args, self._flags))
-        config = kv.transfer_config(self._options.span, self._ports.host, self._ports.first)
-        args.kv_transfer_config = KVTransferConfig(**config)
+    async def _grammars(self, args: Any) -> Grammars | None:
+        if self._options.span is Span.E:
+            return None
+        check_backend(args)
+        grammars = await Grammars.begin(self._flags)
+        self._stack.push_async_callback(grammars.close)
+        return grammars
 
-    def _tell(self, args: Any) -> None:
-        """Have the engine say what its KV cache holds, unless the user has, or it keeps nothing between requests."""
-        prefills = "p" in self._options.span.value
-        if not (prefills and self._flags.kv_events) or args.kv_events_config is not None:
-            return
-        if args.enable_prefix_caching is False:
-            return
-        from vllm.config.kv_events import KVEventsConfig
+    async def _live(self, args: Any) -> LiveEngine:
+        phases.enter("starting the engine's process")
+        # Reads files and imports for seconds, but nothing else lives on this event loop yet; AsyncLLM
+        # binds its tasks to the loop it is made on, so it cannot be made in a thread.
+        with shielded():  # else Ctrl-C ends it before the drain
+            live = LiveEngine(AsyncLLM.from_engine_args(args))
+        self._stack.callback(live.stop)
+        return live
 
-        self._channel = Channel()
-        args.kv_events_config = KVEventsConfig(
-            enable_kv_cache_events=True,
-            publisher="zmq",
-            endpoint=self._channel.endpoint,
-            replay_endpoint=self._channel.replay_endpoint,
+    def _parts(
+        self,
+        live: LiveEngine,
+        prompts: Prompts,
+        grammars: Grammars | None,
+        channel: Channel | None,
+        checkpoint: Checkpoint,
+    ) -> _Started:
+        """Every engine with a KV cache can answer alone; only one that ends in ``p`` keeps caches for others."""
+        load = Load()
+        if grammars is None:
+            encoding = VllmEncoding(live, prompts, prompts.store)
+            return _Started(live, prompts, load, grammars, encoding, Abilities(encoding=encoding))
+        prefilling = VllmPrefilling(live, prompts, grammars, load)
+        self._stack.push_async_callback(prefilling.close)
+        reports = None
+        if channel is not None:
+            size = live.engine.vllm_config.cache_config.block_size
+            reporter = Reporter(channel, size, family_of(checkpoint).embedded(checkpoint))
+            self._stack.push_async_callback(reporter.close)
+            reports = reporter.log
+        abilities = Abilities(
+            prefilling=prefilling if self._options.span.last == "p" else None,
+            generating=VllmGenerating(live, prompts, grammars, load),
+            kv_reports=reports,
         )
-
-    @property
-    def kv_link(self) -> KvLink | None:
-        return None if self._engine is None else kv.link_of(self._engine.vllm_config)
-
-    @property
-    def kv_log(self) -> KvLog | None:
-        return self._reporter.log if self._reporter is not None else None
-
-    def _card(self, checkpoint: Checkpoint) -> ModelCard:
-        config = self._alive().vllm_config
-        family = family_of(checkpoint)
-        media = config.model_config.multimodal_config
-        encodes = media is None or any(media.get_limit_per_prompt(kind) for kind in family.modalities)
-        self._able = (_ABLE if encodes else _ABLE_WITHOUT_ENCODER).get(self._options.span, self._options.span)
-        embedding = None
-        if family.embedding_width is not None:
-            dtype = str(config.model_config.dtype).removeprefix("torch.")
-            embedding = EmbeddingSpec(family.embedding_width(checkpoint), dtype)
-        return ModelCard(
-            name=self._options.model_name,
-            path=self._options.model_path,
-            context_length=config.model_config.max_model_len,
-            block_size=config.cache_config.block_size,
-            modalities=family.modalities if encodes or embedding is not None else (),
-            max_logprobs=config.model_config.max_logprobs,
-            embedding=embedding,
-            by_frames=family.by_frames,
-        )
+        return _Started(live, prompts, load, grammars, None, abilities)
 
     async def stop(self) -> None:
-        if self._reporter is not None:
-            await self._reporter.close()
-        if self._prefill is not None:
-            await self._prefill.close()
-        # They hold the engine too, which must go now: at the interpreter's end it no longer can in peace.
-        self._prefill = self._encoding = None
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of the kill that follows every stop
-            engine.shutdown(timeout=SHUTDOWN_S)
-        if self._grammars is not None:
-            await self._grammars.close()
-        if self._channel is not None:
-            self._channel.close()
-        if self._ports is not None:
-            self._ports.close()
-        if self._prompts is not None:
-            await self._prompts.close()
+        self.abilities = Abilities()
+        await self._stack.aclose()
 
     def stats(self) -> EngineStats:
-        encoded = self._encoding.encoded if self._encoding is not None else 0
-        media = self._prompts.decoder.metrics() if self._prompts is not None else ()
-        grammars = tuple(self._grammars.metrics()) if self._grammars is not None else ()
+        if (started := self._started) is None:
+            return EngineStats()
         return EngineStats(
-            running=self._running, generated_tokens=self._made, encoded=encoded, media=media, grammars=grammars
+            running=started.load.running,
+            generated_tokens=started.load.generated_tokens,
+            encoded=started.encoding.encoded if started.encoding is not None else 0,
+            media=started.prompts.decoder.metrics(),
+            grammars=tuple(started.grammars.metrics()) if started.grammars is not None else (),
         )
 
     async def failed(self) -> str:
-        engine = self._alive()
+        if self._started is None:
+            raise WorkerLost("the engine is not started")
+        engine = self._started.live.engine
         while (handler := engine.output_handler) is None:
             engine._run_output_handler()
         await asyncio.wait([handler])
         return "vLLM's engine process died"
-
-    async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
-        engine = self._alive()
-        assert self._encoding is not None
-        with in_our_terms("encode"):
-            return await self._encoding.encode(engine, media)
-
-    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()) -> PrefillAnswer:
-        self._alive()
-        assert self._prefill is not None
-        self._running += 1
-        try:
-            with in_our_terms(request.id):
-                await self._tried().check(request.sampling.guided)  # nothing is prefilled for one that is refused
-                answer = await self._prefill.run(request, embeddings)
-        finally:
-            self._running -= 1
-        self._made += len(answer.delta.token_ids)
-        return answer
-
-    async def release(self, kv: KvHandle) -> None:
-        if self._prefill is not None and self._engine is not None:
-            with suppress(TriptychError), in_our_terms(kv.request_id):
-                await self._prefill.release(kv)
-
-    async def generate(
-        self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
-    ) -> AsyncGenerator[TokenDelta, None]:
-        self._running += 1
-        try:
-            with in_our_terms(request.id):
-                async with (
-                    self._tried().admitted(request.sampling.guided),
-                    aclosing(self._stream(request, embeddings)) as deltas,
-                ):
-                    async for delta in deltas:
-                        self._made += len(delta.token_ids)
-                        yield delta
-        finally:
-            self._running -= 1
-
-    async def _stream(
-        self, request: GenerateRequest, embeddings: Sequence[Buffer | None]
-    ) -> AsyncGenerator[TokenDelta, None]:
-        begun = time.perf_counter()
-        engine = self._alive()
-        assert self._prompts is not None
-        sampling = resumed(request.sampling, len(request.said))
-        cache = kv.to_read(request.kv) if request.kv is not None else None
-        prompt = await self._prompts.of(engine, request, embeddings)
-        if cache is not None and cache.tokens > len(prompt["prompt_token_ids"]):
-            raise KvLost(f"the KV cache covers {cache.tokens} tokens, more than there are")
-        submitted = time.perf_counter()
-        first_at = 0.0
-        params = sampling_params(sampling, cache.params if cache is not None else None)
-        async with aclosing(engine.generate(prompt, params, request.id, priority=request.priority)) as outputs:
-            async for output in outputs:
-                made = output.outputs[0]
-                if made.finish_reason == "error":
-                    if cache is None or (first_at and sampling.guided):
-                        raise failure(prompt, guided=sampling.guided is not None)
-                    raise KvLost("the prefilled KV cache could not be read")
-                told = bool(first_at) or cache is not None  # the prefill has told what the prompt was
-                first_at = first_at or time.perf_counter()
-                reason = finish_reason(made.finish_reason)
-                yield TokenDelta(
-                    token_ids=list(made.token_ids),
-                    finish_reason=reason,
-                    prompt_tokens=0 if told else len(output.prompt_token_ids) - len(request.said),
-                    cached_tokens=0 if told else output.num_cached_tokens or 0,
-                    logprobs=logprobs_of(made, sampling.logprobs),
-                    timing=_timing(begun, submitted, first_at) if reason else None,
-                    # Without stop strings in the engine, only a token can have stopped it.
-                    stop_token=reason == "stop",
-                )
-
-    def _tried(self) -> Grammars:
-        if self._grammars is None:
-            raise WorkerLost("the engine is stopped")
-        return self._grammars
-
-    def _alive(self) -> AsyncLLM:
-        if self._engine is None:
-            raise WorkerLost("the engine is stopped")
-        return self._engine
-
-
-def _timing(begun: float, submitted: float, first_at: float) -> Timing:
-    return Timing(
-        preprocess_s=submitted - begun,
-        prefill_s=first_at - submitted,
-        decode_s=time.perf_counter() - first_at,
-    )

@@ -9,7 +9,7 @@ from triptych.config import env
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
-from triptych.engines.vllm_flags import VllmFlags
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
 

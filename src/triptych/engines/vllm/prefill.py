@@ -6,10 +6,8 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
-
-from vllm.v1.engine.async_llm import AsyncLLM
 
 from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.errors import TriptychError
@@ -17,17 +15,23 @@ from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.vllm import kv
 from triptych.engines.vllm.continuation import DISCARDED, first_token, resumed
+from triptych.engines.vllm.failures import in_our_terms
+from triptych.engines.vllm.grammar.grammars import Grammars
+from triptych.engines.vllm.live import LiveEngine
+from triptych.engines.vllm.load import Load
 from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import logprobs_of, sampling_params
 from triptych.transfer.base import Buffer
 
 
-class Prefill:
-    """On one engine. Owns the tasks that free what nobody will read."""
+class VllmPrefilling:
+    """Implements ``engines.abilities.Prefilling``. Owns the tasks that free what nobody will read."""
 
-    def __init__(self, engine: AsyncLLM, prompts: Prompts) -> None:
-        self._engine = engine
+    def __init__(self, live: LiveEngine, prompts: Prompts, grammars: Grammars, load: Load) -> None:
+        self._live = live
         self._prompts = prompts
+        self._grammars = grammars
+        self._load = load
         self._releases: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count()
 
@@ -38,14 +42,20 @@ class Prefill:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def run(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
-        """As ``engines.base.Prefilling.prefill``, with vLLM's own errors."""
+    async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()) -> PrefillAnswer:
+        with self._load.request(), in_our_terms(request.id):
+            await self._grammars.check(request.sampling.guided)  # nothing is prefilled for one that is refused
+            answer = await self._prefill(request, embeddings)
+        self._load.generated_tokens += len(answer.delta.token_ids)
+        return answer
+
+    async def _prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
         begun = time.perf_counter()
         # Not the request's own id: a release must never meet the cache of the same request's next attempt.
         name = f"{request.id}.{next(self._numbers)}"
         wanted = resumed(request.sampling, len(request.said))
         drawn_later = wanted.needs_history or not self._reader_goes_on()
-        prompt = await self._prompts.of(self._engine, request, embeddings)
+        prompt = await self._prompts.of(self._live.engine, request, embeddings)
         submitted = time.perf_counter()
         params = sampling_params(
             DISCARDED if drawn_later else first_token(wanted),
@@ -66,7 +76,7 @@ class Prefill:
 
     async def _last_output(self, prompt: Any, params: Any, name: str, priority: int) -> Any:
         last = None
-        outputs = self._engine.generate(prompt, params, name, priority=priority)
+        outputs = self._live.engine.generate(prompt, params, name, priority=priority)
         async with aclosing(outputs):
             async for output in outputs:
                 last = output
@@ -76,7 +86,7 @@ class Prefill:
 
     def _reader_goes_on(self) -> bool:
         """Whether a reader may be given the first token as said; not so by connectors other than ours."""
-        config = self._engine.vllm_config.kv_transfer_config
+        config = self._live.engine.vllm_config.kv_transfer_config
         return config is not None and config.kv_connector_module_path == kv.CONNECTOR
 
     def _answer(
@@ -105,17 +115,18 @@ class Prefill:
         return PrefillAnswer(delta=delta, kv=self._handle(request.id, params, computed))
 
     def _handle(self, request_id: str, params: dict[str, Any], computed: int) -> KvHandle:
-        config = self._engine.vllm_config.kv_transfer_config
+        config = self._live.engine.vllm_config.kv_transfer_config
         lease_s = config.get_from_extra_config("kv_lease_duration", kv.LEASE_S)
         return kv.pack(request_id, {**params, "remote_num_tokens": computed}, computed, lease_s)
 
     async def release(self, handle: KvHandle) -> None:
-        """Free the cache behind ``handle`` unless it was read. Raises KvLost for a handle that is not vLLM's."""
-        request_id = kv.unpack(handle).params.get("remote_request_id")
-        await self._release(str(request_id or handle.request_id))
+        """Free the cache behind ``handle`` unless it was read. Nothing happens for a handle that is not vLLM's."""
+        with suppress(TriptychError), in_our_terms(handle.request_id):
+            request_id = kv.unpack(handle).params.get("remote_request_id")
+            await self._release(str(request_id or handle.request_id))
 
     async def _release(self, name: str) -> None:
-        await self._engine.collective_rpc("triptych_release_kv", args=(name,))
+        await self._live.engine.collective_rpc("triptych_release_kv", args=(name,))
 
     def _release_soon(self, name: str) -> None:
         task = asyncio.create_task(self._release(name), name=f"release {name}")

@@ -17,8 +17,8 @@ from triptych.contracts.request import GenerateRequest
 from triptych.contracts.spans import Span
 from triptych.engines.base import EngineOptions
 from triptych.engines.vllm.ec import believes, store_of
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.engines.vllm.mm_items import Item, Items, assemble, has_values
-from triptych.engines.vllm_flags import VllmFlags
 from triptych.media.decoder import MediaDecoder
 from triptych.models.base import Checkpoint
 from triptych.transfer.base import Buffer

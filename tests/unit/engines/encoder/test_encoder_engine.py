@@ -22,7 +22,7 @@ from triptych.contracts.errors import (
 )
 from triptych.contracts.media import Picture, Video
 from triptych.contracts.spans import Span
-from triptych.engines.base import Encoding, EngineOptions
+from triptych.engines.base import EngineOptions
 from triptych.engines.encoder import engine as module
 from triptych.engines.encoder.engine import EncoderEngine
 from triptych.transfer.inproc import InprocTransfer
@@ -90,6 +90,10 @@ async def started(tmp_path, *args):
         await made.stop()
 
 
+def encode(made, media):
+    return made.abilities.encoding.encode(media)
+
+
 def reds(encoded):
     return [int(torch.frombuffer(one.data, dtype=torch.float32)[0]) for one in encoded]
 
@@ -97,18 +101,18 @@ def reds(encoded):
 async def test_the_card_and_what_a_picture_becomes(tmp_path, model):
     made = engine(copy_demo(tmp_path))
     card = await made.start(InprocTransfer(TransferConfig()))
-    assert isinstance(made, Encoding)
+    assert made.abilities.names() == ("encoding",)
     assert made.able is Span.E
     assert card.modalities == ("image", "video")
     assert (card.embedding.width, card.embedding.dtype) == (WIDTH, "float32")
     assert card.context_length == 4096
-    (one,) = await made.encode([medium(7)])
+    (one,) = await encode(made, [medium(7)])
     assert one.shape == (16, WIDTH)
     assert one.metadata == {"image_grid_thw": (1, 8, 8)}
     assert len(one.data) == 16 * WIDTH * 4
     assert one.data.format == "B"
     assert reds([one]) == [7]
-    assert await made.encode([]) == []
+    assert await encode(made, []) == []
     await made.stop()
 
 
@@ -117,10 +121,10 @@ async def test_media_of_a_call_and_of_calls_at_the_same_time_share_batches(tmp_p
         model.batches.clear()
         model.begun.clear()
         model.go.clear()
-        first = asyncio.create_task(made.encode([medium(1)]))
+        first = asyncio.create_task(encode(made, [medium(1)]))
         await asyncio.to_thread(model.begun.wait, 10)
-        others = [asyncio.create_task(made.encode([medium(red) for red in two])) for two in ((2, 3), (4, 5))]
-        await until(lambda: len(made._batcher._waiting) == 4, "the others wait")
+        others = [asyncio.create_task(encode(made, [medium(red) for red in two])) for two in ((2, 3), (4, 5))]
+        await until(lambda: len(made._started.embedder.batcher._waiting) == 4, "the others wait")
         assert made.stats().running == 3
         model.go.set()
         assert reds(await first) == [1]
@@ -133,13 +137,15 @@ async def test_media_of_a_call_and_of_calls_at_the_same_time_share_batches(tmp_p
 async def test_a_medium_that_fails_fails_its_own_call(tmp_path, model, caplog):
     async with started(tmp_path) as made:
         results = await asyncio.gather(
-            made.encode([medium(1), medium(13)]), made.encode([medium(2)]), return_exceptions=True
+            encode(made, [medium(1), medium(13)]),
+            encode(made, [medium(2)]),
+            return_exceptions=True,
         )
         assert type(results[0]) is TriptychError
         assert "log" in results[0].message
         assert reds(results[1]) == [2]
         assert "the model stumbled" in caplog.text
-        assert reds(await made.encode([medium(3)])) == [3]
+        assert reds(await encode(made, [medium(3)])) == [3]
         assert made._room.taken_bytes == 0
 
 
@@ -147,13 +153,13 @@ async def test_a_medium_that_fails_fails_its_own_call(tmp_path, model, caplog):
 async def test_what_does_not_fit_its_place_is_not_handed_out(tmp_path, model, red, words):
     async with started(tmp_path) as made:
         with pytest.raises(TriptychError, match=words):
-            await made.encode([medium(red)])
+            await encode(made, [medium(red)])
 
 
 async def test_a_medium_without_data_is_asked_for(tmp_path, model):
     async with started(tmp_path) as made:
         with pytest.raises(MediaMissing):
-            await made.encode([medium(1), medium(2, data=b"")])
+            await encode(made, [medium(1), medium(2, data=b"")])
 
 
 @pytest.mark.parametrize(
@@ -169,14 +175,14 @@ async def test_a_medium_without_data_is_asked_for(tmp_path, model):
 async def test_what_the_medium_is_at_fault_for(tmp_path, model, wrong, error):
     async with started(tmp_path) as made:
         with pytest.raises(error):
-            await made.encode([medium(1, **wrong)])
-        assert reds(await made.encode([medium(2)])) == [2]
+            await encode(made, [medium(1, **wrong)])
+        assert reds(await encode(made, [medium(2)])) == [2]
 
 
 async def test_the_size_that_a_medium_states_is_not_believed(tmp_path, model):
     async with started(tmp_path) as made:
         stated = medium(3)
-        (one,) = await made.encode([msgspec.structs.replace(stated, width=9999, height=3)])
+        (one,) = await encode(made, [msgspec.structs.replace(stated, width=9999, height=3)])
         assert one.metadata == {"image_grid_thw": (1, 8, 8)}
 
 
@@ -184,23 +190,23 @@ async def test_a_bound_on_what_waits(tmp_path, model):
     async with started(tmp_path, "--max-waiting", "3") as made:
         model.begun.clear()
         model.go.clear()
-        first = asyncio.create_task(made.encode([medium(1), medium(2)]))
+        first = asyncio.create_task(encode(made, [medium(1), medium(2)]))
         await asyncio.to_thread(model.begun.wait, 10)
         with pytest.raises(TooManyRequests):
-            await made.encode([medium(3), medium(4)])
-        third = asyncio.create_task(made.encode([medium(5)]))
+            await encode(made, [medium(3), medium(4)])
+        third = asyncio.create_task(encode(made, [medium(5)]))
         await asyncio.sleep(0.01)
         model.go.set()
         assert reds(await first) == [1, 2]
         assert reds(await third) == [5]
-        assert reds(await made.encode([medium(red) for red in (6, 7, 8, 9)])) == [6, 7, 8, 9], "alone, any number may"
+        assert reds(await encode(made, [medium(red) for red in (6, 7, 8, 9)])) == [6, 7, 8, 9], "alone, any number may"
 
 
 async def test_little_memory_only_makes_it_slower(tmp_path, model):
     """A picture counts for its pixels and patches; with room for three, all still get through."""
     async with started(tmp_path, "--max-prepared-mib", "1") as made:
         media = [medium(red) for red in range(20, 32)]
-        assert reds(await made.encode(media)) == list(range(20, 32))
+        assert reds(await encode(made, media)) == list(range(20, 32))
         assert max(map(len, model.batches)) <= 3
         assert made._room.taken_bytes == 0
 
@@ -210,10 +216,10 @@ async def test_cancelling_drops_what_has_not_begun(tmp_path, model):
         model.batches.clear()
         model.begun.clear()
         model.go.clear()
-        first = asyncio.create_task(made.encode([medium(1)]))
+        first = asyncio.create_task(encode(made, [medium(1)]))
         await asyncio.to_thread(model.begun.wait, 10)
-        second, third = (asyncio.create_task(made.encode([medium(red)])) for red in (2, 3))
-        await until(lambda: len(made._batcher._waiting) == 2, "the others wait")
+        second, third = (asyncio.create_task(encode(made, [medium(red)])) for red in (2, 3))
+        await until(lambda: len(made._started.embedder.batcher._waiting) == 2, "the others wait")
         second.cancel()
         await asyncio.wait([second])
         model.go.set()
@@ -228,26 +234,27 @@ async def test_stopping_tells_who_waits(tmp_path, model):
     async with started(tmp_path) as made:
         model.begun.clear()
         model.go.clear()
-        tasks = [asyncio.create_task(made.encode([medium(red)])) for red in (1, 2)]
+        encoding = made.abilities.encoding
+        tasks = [asyncio.create_task(encoding.encode([medium(red)])) for red in (1, 2)]
         await asyncio.to_thread(model.begun.wait, 10)
         await made.stop()
         for task in tasks:
             with pytest.raises(Unavailable):
                 await task
         with pytest.raises(Unavailable):
-            await made.encode([medium(3)])
+            await encoding.encode([medium(3)])
         model.go.set()
 
 
 async def test_a_dead_device_is_told(tmp_path, model):
     async with started(tmp_path) as made:
         watch = asyncio.create_task(made.failed())
-        await made.encode([medium(1)])
+        await encode(made, [medium(1)])
         assert not watch.done()
         model.encode = _dead
-        made._batcher._run = _dead
+        made._started.embedder.batcher._run = _dead
         with pytest.raises(TriptychError):
-            await made.encode([medium(2)])
+            await encode(made, [medium(2)])
         assert "log" in await asyncio.wait_for(watch, 5)
 
 

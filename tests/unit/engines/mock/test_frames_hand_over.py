@@ -15,7 +15,8 @@ from triptych.contracts.errors import BadRequest, PayloadTooLarge
 from triptych.contracts.media import FILE_TYPES, Video
 from triptych.contracts.spans import Span
 from triptych.contracts.stages import EncodeRequest
-from triptych.engines.base import Encoded, EngineOptions
+from triptych.engines.abilities import Encoded
+from triptych.engines.base import EngineOptions
 from triptych.engines.encoder.engine import EncoderEngine
 from triptych.stages.encode import EncodeStage
 from triptych.stages.receive import Receiver
@@ -43,7 +44,7 @@ async def worker(folder, limits=None, config=None):
     await transfer.start()
     card = await engine.start(transfer)
     try:
-        yield EncodeStage(engine, transfer, cache), transfer, card, engine
+        yield EncodeStage(engine.abilities.encoding, transfer, cache), transfer, card, engine
     finally:
         await cache.close()
         assert transfer.stats().buffers == transfer.stats().leases, "nothing is left but what waits to be fetched"

@@ -39,7 +39,7 @@ async def generate(*requests, args=()):
     engine = MockEngine(options(*args))
     await engine.start(InprocTransfer(TransferConfig()))
     try:
-        answers = [[delta async for delta in engine.generate(one)] for one in requests]
+        answers = [[delta async for delta in engine.abilities.generating.generate(one)] for one in requests]
         return answers, engine.stats()
     finally:
         await engine.stop()
@@ -97,7 +97,7 @@ async def test_a_damaged_picture_is_refused_and_leaves_nothing():
     engine = MockEngine(options())
     await engine.start(InprocTransfer(TransferConfig()))
     with pytest.raises(BadRequest, match="damaged"):
-        await anext(engine.generate(request([IMAGE_ID], [medium(picture(64, 64)[:-30])])))
+        await anext(engine.abilities.generating.generate(request([IMAGE_ID], [medium(picture(64, 64)[:-30])])))
     assert engine.stats().running == 0
     await engine.stop()
 
@@ -105,7 +105,7 @@ async def test_a_damaged_picture_is_refused_and_leaves_nothing():
 async def test_closing_the_iterator_aborts():
     engine = MockEngine(options("--itl-ms", "1000"))
     await engine.start(InprocTransfer(TransferConfig()))
-    stream = engine.generate(request())
+    stream = engine.abilities.generating.generate(request())
     await anext(stream)
     assert engine.stats().running == 1
     await stream.aclose()
@@ -119,21 +119,24 @@ async def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_
     await transfer.start()
     engine = MockEngine(options())
     await engine.start(transfer)
-    given = [await engine.prefill(replace(request(), id=f"r{n}"), []) for n in range(50)]
+    given = [await engine.abilities.prefilling.prefill(replace(request(), id=f"r{n}"), []) for n in range(50)]
     assert transfer.stats().leases == 50
     held = _held_by(engine)
-    async for _ in engine.generate(replace(request(), kv=given[0].kv, said=given[0].delta.token_ids)):
+    async for _ in engine.abilities.generating.generate(
+        replace(request(), kv=given[0].kv, said=given[0].delta.token_ids)
+    ):
         pass
-    await engine.release(given[1].kv)
-    await engine.release(given[1].kv)
-    await engine.release(KvHandle(protocol="vllm/NixlConnector", request_id="r2", params=b"x"))
+    await engine.abilities.prefilling.release(given[1].kv)
+    await engine.abilities.prefilling.release(given[1].kv)
+    await engine.abilities.prefilling.release(KvHandle(protocol="vllm/NixlConnector", request_id="r2", params=b"x"))
     assert transfer.stats().leases == 48
     await until(lambda: transfer.stats().leases == 0, "the leases of the others end")
     assert transfer.stats().used_bytes == 0
+    late = replace(request(), kv=given[2].kv, said=given[2].delta.token_ids)
     with pytest.raises(KvLost):
-        await anext(engine.generate(replace(request(), kv=given[2].kv, said=given[2].delta.token_ids)))
+        await anext(engine.abilities.generating.generate(late))
     for number in range(50):
-        await engine.prefill(replace(request(), id=f"s{number}"), [])
+        await engine.abilities.prefilling.prefill(replace(request(), id=f"s{number}"), [])
     assert _held_by(engine) == held, "it keeps an account of none of them"
     await engine.stop()
     await transfer.close()

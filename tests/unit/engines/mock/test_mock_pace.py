@@ -50,7 +50,7 @@ def medium(name="h"):
 
 async def told(one):
     """Blocks that it holds by what it says to a new follower."""
-    log = one.kv_log.follow()
+    log = one.abilities.kv_reports.follow()
     batch = await anext(log)
     await log.aclose()
     assert batch.reset
@@ -58,7 +58,7 @@ async def told(one):
 
 
 async def answer(one, asked):
-    return [token async for delta in one.generate(asked) for token in delta.token_ids]
+    return [token async for delta in one.abilities.generating.generate(asked) for token in delta.token_ids]
 
 
 async def test_it_says_the_same_and_takes_the_time_of_its_steps():
@@ -86,7 +86,7 @@ async def test_a_prefix_that_it_holds_is_told_of_and_not_computed_again():
 
 async def test_changes_reach_who_follows():
     async with engine() as one:
-        log = one.kv_log.follow()
+        log = one.abilities.kv_reports.follow()
         assert (await anext(log)).changes == []
         await answer(one, request())
         stored = await anext(log)
@@ -98,7 +98,7 @@ async def test_changes_reach_who_follows():
 async def test_who_leaves_frees_the_blocks_at_once():
     async with engine() as one:
         for taken in (0, 1):
-            stream = one.generate(request([7, taken], max_tokens=10_000, ignore_eos=True))
+            stream = one.abilities.generating.generate(request([7, taken], max_tokens=10_000, ignore_eos=True))
             for _ in range(taken):
                 await anext(stream)
             asking = asyncio.create_task(anext(stream))
@@ -124,7 +124,7 @@ async def test_prefill_and_decode_apart():
     async with engine(Span.EP, transfer=transfer) as prefill, engine(Span.D, transfer=transfer) as decode:
         asked = request(media=[medium()], ids=[*IDS, IMAGE_ID])
         begun = time.monotonic()
-        first = await prefill.prefill(asked, [])
+        first = await prefill.abilities.prefilling.prefill(asked, [])
         assert time.monotonic() - begun > DEMO_CPU.rates.encoding(16) / SECOND + STEP_S
         assert first.delta.token_ids == IDS[:1]
         rest = await answer(decode, request(asked.token_ids, asked.media, first.kv, first.delta.token_ids))
@@ -139,7 +139,7 @@ async def test_media_that_it_has_encoded_take_no_time():
         took = []
         for _ in range(2):
             begun = time.monotonic()
-            await one.encode([medium(f"{index}") for index in range(40)])
+            await one.abilities.encoding.encode([medium(f"{index}") for index in range(40)])
             took.append(time.monotonic() - begun)
         encoding = DEMO_CPU.rates.encoding(40 * 16) / SECOND
         assert took[0] >= encoding
@@ -153,7 +153,7 @@ async def test_unknown_profiles_list_the_known():
 
 async def test_without_it_nothing_is_told():
     async with engine(args=()) as one:
-        assert one.kv_log is None
+        assert one.abilities.kv_reports is None
 
 
 async def test_it_says_so_when_its_steps_end(monkeypatch):
@@ -162,7 +162,7 @@ async def test_it_says_so_when_its_steps_end(monkeypatch):
         await answer(one, request(max_tokens=1))
         assert not failed.done()
         monkeypatch.setattr(one._pace._model, "plan", lambda: 1 / 0)
-        stream = one.generate(request())
+        stream = one.abilities.generating.generate(request())
         asking = asyncio.create_task(anext(stream))
         assert "ZeroDivisionError" in await failed
         asking.cancel()

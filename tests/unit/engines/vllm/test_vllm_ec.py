@@ -11,7 +11,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.vllm.ec import believes, fingerprint, media_args, store_of
-from triptych.engines.vllm_flags import VllmFlags
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.models.base import Checkpoint
 from triptych.models.registry import load_checkpoint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triptych.contracts.errors import ConfigError
-from triptych.engines.vllm_flags import VllmFlags, split_flags
+from triptych.engines.vllm.flags import VllmFlags, split_flags
 
 
 def test_own_flags_are_taken_out_in_either_spelling() -> None:

@@ -12,11 +12,11 @@ from triptych.contracts.errors import AbilityMissing, ConfigError
 from triptych.contracts.metric import Metric
 from triptych.contracts.request import Guided, Sampling
 from triptych.contracts.spans import Span
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.engines.vllm.grammar.checker import GrammarChecker
 from triptych.engines.vllm.grammar.process import ProcessLost
 from triptych.engines.vllm.grammar.setup import setup_of
 from triptych.engines.vllm.translate import sampling_params
-from triptych.engines.vllm_flags import VllmFlags
 
 _FIRST = Sampling(max_tokens=1, temperature=0.0, guided=Guided("json_object"))
 

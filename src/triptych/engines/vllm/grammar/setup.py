@@ -9,8 +9,8 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
 from triptych.contracts.errors import ConfigError
+from triptych.engines.vllm.flags import VllmFlags
 from triptych.engines.vllm.grammar.wire import Setup
-from triptych.engines.vllm_flags import VllmFlags
 
 MAX_THREADS = 8
 """vLLM's own number."""

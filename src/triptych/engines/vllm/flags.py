@@ -1,7 +1,4 @@
-"""Flags of the vLLM engine: Triptych's own, and the names of vLLM's, both known without importing vLLM.
-
-This module stands outside of the package ``engines.vllm``, which sets variables of the environment when it is imported.
-"""
+"""Flags of the vLLM engine: Triptych's own, and the names of vLLM's, both known without importing vLLM."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from msgspec import Meta
 
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.suggest import did_you_mean, or_all
-from triptych.engines.args import parse_engine_args
-from triptych.engines.vllm_source import choices, flag_names
+from triptych.engines.args import EngineFlags, parse_engine_args
+from triptych.engines.vllm.source import choices, flag_names
 
 
 class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,3 +112,6 @@ def _check_values(words: list[str]) -> None:
 def _name(word: str) -> str:
     """The flag in ``word``, spelled with hyphens: without its value, and without the key within a JSON value."""
     return word.split("=")[0].split(".")[0].replace("_", "-")
+
+
+FLAGS = EngineFlags(split_flags, known_flags)
