@@ -55,7 +55,7 @@ async def test_an_idle_connection_gives_way_to_a_new_one(impatient):
 
 
 @pytest.mark.parametrize("opening", [b"", WAITS[:-2]], ids=["silent", "half a head"])
-async def test_so_does_one_that_does_not_say_what_it_wants(impatient, opening):
+async def test_a_connection_without_a_head_is_closed_for_a_new_one(impatient, opening):
     async with served(max_connections=8) as s, AsyncExitStack() as stack:
         for _ in range(100):
             _, writer = await stack.enter_async_context(connected(s.port))
@@ -65,7 +65,7 @@ async def test_so_does_one_that_does_not_say_what_it_wants(impatient, opening):
         assert s.open <= 8 + 4
 
 
-async def test_who_came_just_now_gives_way_only_to_one_that_asks(monkeypatch):
+async def test_a_new_connection_is_closed_only_for_one_with_a_request(monkeypatch):
     monkeypatch.setattr(connections, "GRACE_S", 10.0)
     settings = {"max_connections": 2, "max_connections_per_address": 9}
     async with served(**settings) as s, AsyncExitStack() as stack:
@@ -83,7 +83,7 @@ async def test_who_came_just_now_gives_way_only_to_one_that_asks(monkeypatch):
         assert json.loads(body)["error"]["code"] == "too_many_connections"
 
 
-async def test_one_that_asks_takes_the_place_of_a_silent_one_at_once(monkeypatch):
+async def test_a_request_takes_the_place_of_a_silent_connection_at_once(monkeypatch):
     monkeypatch.setattr(connections, "GRACE_S", 10.0)
     settings = {"max_connections": 2, "max_connections_per_address": 9}
     async with served(**settings) as s, connected(s.port) as (silent, _), connected(s.port):
@@ -96,7 +96,7 @@ async def test_one_that_asks_takes_the_place_of_a_silent_one_at_once(monkeypatch
 
 
 @pytest.mark.parametrize("stalled", [False, True])
-async def test_where_all_are_being_answered_only_probes_are(stalled):
+async def test_only_probes_are_answered_while_all_connections_are_busy(stalled):
     async with served(max_connections=4, max_connections_per_address=9) as s, AsyncExitStack() as stack:
         if stalled:
             for _ in range(4):
@@ -114,7 +114,7 @@ async def test_where_all_are_being_answered_only_probes_are(stalled):
         assert s.counts.refused_full == 1
 
 
-async def test_a_place_that_is_free_again_is_given_again():
+async def test_a_freed_place_is_used_again():
     async with served(max_connections=1, max_connections_per_address=9) as s:
         async with AsyncExitStack() as stack:
             await busy(stack, s, 1)
@@ -123,7 +123,7 @@ async def test_a_place_that_is_free_again_is_given_again():
         assert (await asked(s.port, "/a"))[0] == 200
 
 
-async def test_one_address_has_its_share_only():
+async def test_connections_per_address_are_limited():
     async with served(max_connections=8) as s, AsyncExitStack() as stack:
         await busy(stack, s, 4)
         status, headers, code = await asked(s.port, "/a")
@@ -133,7 +133,7 @@ async def test_one_address_has_its_share_only():
         assert s.counts.refused_address == 1
 
 
-async def test_a_connection_over_the_bound_has_little_time(monkeypatch):
+async def test_a_connection_over_the_limit_is_closed_soon(monkeypatch):
     monkeypatch.setattr(connections, "SURPLUS_S", 0.1)
     async with served(max_connections=1, head_timeout_s=0.4) as s, AsyncExitStack() as stack:
         await busy(stack, s, 1)
@@ -142,16 +142,16 @@ async def test_a_connection_over_the_bound_has_little_time(monkeypatch):
         assert s.counts.timed_out_surplus == 1
 
 
-def test_the_bound_leaves_descriptors_for_others(monkeypatch):
+def test_the_limit_leaves_descriptors_for_other_uses(monkeypatch):
     for limit, most in ((64, 30), (256, 200), (1_000_000, connections.MAX_CONNECTIONS)):
         monkeypatch.setattr(connections.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
         of_all = connections.Connections(HttpConfig())
-        assert 2 <= of_all.most <= most
+        assert 2 <= of_all.max_open <= most
         assert of_all.max_surplus >= 1
-        assert of_all.most + of_all.max_surplus < limit - 10
+        assert of_all.max_open + of_all.max_surplus < limit - 10
 
 
-def test_what_counts_as_one_address():
+def test_addresses_that_count_as_one_client():
     for address, network in (
         ("10.0.0.1", "10.0.0.1"),
         ("::ffff:10.0.0.1", "10.0.0.1"),

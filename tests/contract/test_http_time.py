@@ -20,7 +20,7 @@ def short(name):
     return {**LONG, name: SHORT[name]}
 
 
-async def test_a_silent_connection_is_closed_without_a_word():
+async def test_a_silent_connection_is_closed_without_an_answer():
     async with served(**short("head_timeout_s")) as s, connected(s.port) as (reader, _):
         assert await reader.read() == b"", "an answer to nothing might be taken for that to a later request"
         assert s.counts.timed_out_head == 1
@@ -37,7 +37,7 @@ async def test_half_a_head_gets_408():
         assert await reader.read() == b""
 
 
-async def test_a_head_that_comes_byte_by_byte_has_no_more_time():
+async def test_a_head_that_comes_byte_by_byte_has_the_same_time_limit():
     async with served(**short("head_timeout_s")) as s, connected(s.port) as (reader, writer):
         writer.write(b"GET /live HTTP/1.1\r\n")
         answer = asyncio.create_task(reader.read())
@@ -48,7 +48,7 @@ async def test_a_head_that_comes_byte_by_byte_has_no_more_time():
 
 
 @pytest.mark.parametrize("limit", ["keep_alive_timeout_s", "head_timeout_s"])
-async def test_between_requests_and_within_the_second_ones_head(limit):
+async def test_idle_time_and_the_second_head_have_time_limits(limit):
     async with served(**short(limit)) as s, connected(s.port) as (reader, writer):
         writer.write(get("/a"))
         assert (await response(reader))[0] == 200
@@ -59,7 +59,7 @@ async def test_between_requests_and_within_the_second_ones_head(limit):
         assert s.counts.timed_out_idle == (limit == "keep_alive_timeout_s")
 
 
-async def test_who_is_being_answered_has_all_the_time():
+async def test_a_connection_with_a_request_in_progress_has_no_time_limit():
     async with served(**SHORT) as s, connected(s.port) as (reader, writer):
         writer.write(get("/slow"))
         await reader.readuntil(b"one\r\n")
@@ -84,7 +84,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(path, half_closed):
         await until(lambda: s.left == (path == "/endless"), "the application hears of it")
 
 
-async def test_a_slow_client_that_reads_on_is_not():
+async def test_a_slow_client_that_keeps_reading_is_not_cut_off():
     async with served(**short("send_timeout_s")) as s, reading_nothing(s.port, get("/endless")) as client:
         await until(lambda: s.server.connections._stalled, "the client is slow")
         loop = asyncio.get_running_loop()
@@ -96,7 +96,7 @@ async def test_a_slow_client_that_reads_on_is_not():
         assert s.open == 1
 
 
-async def test_what_waits_for_a_client_is_bounded_and_counted():
+async def test_unsent_bytes_are_bounded_and_counted():
     async with served(**LONG) as s, reading_nothing(s.port, get("/endless")):
         await until(lambda: s.server.connections._stalled, "the client is seen to read nothing")
         sent = s.sent
@@ -109,7 +109,7 @@ async def test_what_waits_for_a_client_is_bounded_and_counted():
         assert s.sent == sent, "the answer goes on though nobody reads it"
 
 
-async def test_a_body_that_nobody_reads_does_not_keep_its_connection():
+async def test_a_discarded_body_does_not_keep_its_connection():
     """The answer came before the body had; what follows is left, for so long."""
     async with served(**short("head_timeout_s")) as s, connected(s.port) as (reader, writer):
         writer.write(get("/refused", "content-length: 1000000"))

@@ -19,7 +19,7 @@ from triptych.frontend.http.parsing import MAX_HEADERS, Parser
 from triptych.frontend.http.server import BODY_BYTES, SCRATCH_BYTES
 
 
-async def test_what_is_no_http_is_answered_as_json():
+async def test_malformed_http_is_answered_as_json():
     async with served() as s:
         answer = await send(s.port, b"nonsense\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -30,7 +30,7 @@ async def test_what_is_no_http_is_answered_as_json():
         assert s.counts.malformed == 1
 
 
-async def test_nonsense_after_a_request_does_not_get_into_its_answer():
+async def test_malformed_bytes_after_a_request_do_not_reach_its_answer():
     async with served() as s, connected(s.port) as (reader, writer):
         writer.write(get("/slow"))
         await reader.readuntil(b"one\r\n")
@@ -41,7 +41,7 @@ async def test_nonsense_after_a_request_does_not_get_into_its_answer():
         assert await reader.read() == b"3\r\ntwo\r\n0\r\n\r\n", "the answer ends, then the connection"
 
 
-async def test_a_client_that_leaves_behind_a_pipeline_is_missed():
+async def test_a_client_that_leaves_with_pipelined_requests_is_noticed():
     """The one that is being answered hears of it, though a later one was being read."""
     async with served() as s:
         async with connected(s.port) as (_, writer):
@@ -73,7 +73,7 @@ async def test_pipelined_requests_are_bounded_and_answered_in_order(at_once):
         assert answered >= MAX_PIPELINED
 
 
-async def test_a_body_that_waits_to_be_asked_for():
+async def test_a_body_that_expects_100_continue_is_asked_for():
     async with served() as s, connected(s.port) as (reader, writer):
         head, body = post("/a", b"body", "expect: 100-continue").split(b"\r\n\r\n")
         writer.write(head + b"\r\n\r\n")
@@ -82,7 +82,7 @@ async def test_a_body_that_waits_to_be_asked_for():
         assert json.loads((await response(reader))[2])["body"] == "body"
 
 
-async def test_a_body_that_is_not_asked_for_ends_the_connection():
+async def test_a_body_that_was_not_asked_for_closes_the_connection():
     """Nobody knows whether it comes: what follows must not be taken for it, nor it for a request."""
     async with served() as s, connected(s.port) as (reader, writer):
         writer.write(get("/refused", "content-length: 5", "expect: 100-continue"))
@@ -93,7 +93,7 @@ async def test_a_body_that_is_not_asked_for_ends_the_connection():
         assert len(s.seen) == 1
 
 
-async def test_a_body_that_comes_late_is_left_and_the_connection_goes_on():
+async def test_a_late_body_is_discarded_and_the_connection_goes_on():
     async with served() as s, connected(s.port) as (reader, writer):
         writer.write(get("/refused", "content-length: 5"))
         assert (await response(reader))[2] == b"no"
@@ -102,7 +102,7 @@ async def test_a_body_that_comes_late_is_left_and_the_connection_goes_on():
 
 
 @pytest.mark.parametrize("form", ["stated", "chunked"])
-async def test_a_large_body_that_nobody_takes_is_left_too(form):
+async def test_a_large_body_that_the_application_does_not_take_is_discarded(form):
     size = 4 * BODY_BYTES
     if form == "stated":
         whole = get("/refused", f"content-length: {size}") + b"x" * size
@@ -115,7 +115,7 @@ async def test_a_large_body_that_nobody_takes_is_left_too(form):
         assert [one["path"] for one in s.seen] == ["/refused", "/a"]
 
 
-async def test_what_nobody_takes_is_read_at_the_pace_of_all_bodies():
+async def test_a_discarded_body_is_read_at_the_pace_of_all_bodies():
     size = 64 * BODY_BYTES
     async with served() as s, connected(s.port) as (reader, writer):
         spent, spend = [], pace().spend
@@ -130,7 +130,7 @@ async def test_what_nobody_takes_is_read_at_the_pace_of_all_bodies():
         assert sum(spent) > size // 2
 
 
-async def test_trailers_are_no_headers():
+async def test_trailers_are_not_headers():
     async with served() as s, connected(s.port) as (reader, writer):
         writer.write(
             b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -150,7 +150,7 @@ async def test_trailers_without_an_end_are_cut_off():
         assert not answer or answer.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_an_upgrade_that_is_not_spoken_is_passed_over():
+async def test_an_upgrade_to_an_unknown_protocol_is_ignored():
     """As ``curl --http2`` asks for one."""
     upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
     async with served() as s, connected(s.port) as (reader, writer):
@@ -184,7 +184,7 @@ def asking(method: str, *lines: str, version: str = "1.1", path: str = "/a") -> 
     ],
     ids=["length", "chunks", "empty", "none", "websocket", "not asked for"],
 )
-async def test_one_answer_for_one_request_whatever_it_asks_to_change_to(request_bytes, body):
+async def test_a_request_gets_one_answer_whatever_protocol_it_asks_for(request_bytes, body):
     """Wherever what comes is cut in two; the request behind it is another one."""
     async with served() as s:
         for at in range(1, len(request_bytes), 5):
@@ -237,7 +237,7 @@ async def test_a_body_that_may_be_read_in_two_ways_is_refused(framing, upgrade, 
         (asking("BREW"), "not well-formed"),
     ],
 )
-async def test_what_is_no_http_of_ours_is_told_what_to_do(sent, words):
+async def test_a_client_of_another_protocol_is_told_what_to_do(sent, words):
     async with served() as s:
         head, _, body = (await send(s.port, sent)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
@@ -246,7 +246,7 @@ async def test_what_is_no_http_of_ours_is_told_what_to_do(sent, words):
         assert not s.seen
 
 
-async def test_http_1_0_gets_no_chunks():
+async def test_http_1_0_gets_no_chunked_answer():
     async with served() as s:
         async with connected(s.port) as (reader, writer):
             writer.write(get("/slow", version="1.0"))
@@ -271,7 +271,7 @@ async def test_odd_targets_are_answered(method):
         assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
 
 
-async def test_bytes_at_random_places_of_requests_harm_nobody(caplog):
+async def test_random_bytes_in_requests_do_no_harm(caplog):
     """Cut, doubled, changed: whatever is answered is HTTP, and the server goes on."""
     rng = random.Random(7)
     whole = post("/a", b"body", "expect: 100-continue") + get("/refused", "content-length: 3") + b"abc" + get("/b")
@@ -311,7 +311,7 @@ async def test_headers_are_counted(place):
         assert b'"head_too_large"' in answer
 
 
-async def test_bodies_in_chunks_of_a_byte_leave_turns_to_others(monkeypatch):
+async def test_bodies_in_one_byte_chunks_leave_time_to_others(monkeypatch):
     """Several at once: no turn of the loop takes in many thousands of them, once all have begun."""
     count, taken = 60_000, 0
     feed = Exchange.feed

@@ -1,1 +1,1 @@
-"""HTTP in and out: the server and its connections, and what the application needs of ASGI."""
+"""Serves HTTP: the server, its connections and their limits, and the parts of ASGI that the application uses."""

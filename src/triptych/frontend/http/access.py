@@ -1,4 +1,4 @@
-"""Decides who may ask what, before a request's body is read: API key, host name, origin, kind of body."""
+"""Checks, before a request's body is read, whether the client may ask: API key, host name and origin."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from triptych.frontend.http.host import HostCheck
 
 
 class Access:
-    """What one frontend's configuration says of that."""
+    """The access rules of one frontend."""
 
     def __init__(self, config: FrontendConfig) -> None:
-        """Raises ConfigError."""
+        """Raises ConfigError for an origin that is none."""
         self._key = None if config.api_key is None else config.api_key.encode()
         self._host = HostCheck(config.host, has_key=self._key is not None, allowed=config.allowed_hosts)
         self.cors = Cors(config.allowed_origins)
@@ -28,11 +28,11 @@ class Access:
             raise Unauthorized("a valid API key is required: Authorization: Bearer KEY", code="invalid_api_key")
 
     def tenant(self, scope: Scope) -> str:
-        """Return a name for whose request it is: a digest of its API key, empty where none is wanted."""
+        """Return the name of the tenant that asks: a digest of its API key, empty if no key is required."""
         return "" if self._key is None else hashlib.sha256(_bearer(scope)).hexdigest()
 
 
 def _bearer(scope: Scope) -> bytes:
-    """The key that a request brings; empty: none."""
+    """Return the key that a request brings, empty if it brings none."""
     scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else b""

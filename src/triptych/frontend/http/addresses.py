@@ -1,4 +1,4 @@
-"""What counts as one client's address."""
+"""Reduces addresses to what counts as one client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from ipaddress import IPv6Address
 
 
 def network_of(address: str) -> str:
-    """``address``; of IPv6 its first 64 bits, since whoever has one of them has them all, or the IPv4 address in it."""
+    """Return ``address``; for IPv6 its first 64 bits, as a client that has one such address has them all.
+
+    For an IPv4 address in IPv6 form, return the IPv4 address.
+    """
     if ":" not in address:
         return address
     whole = IPv6Address(address.partition("%")[0])

@@ -1,4 +1,4 @@
-"""How many generations run at once: a bound, and a bounded wait for it in which nobody starves another."""
+"""Bounds how many generations run at once, and lets the others wait in turn so that no request starves another."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Lane = Literal["text", "media"]
 
 RETRY_AFTER_S = 1.0
 MAX_AT_ONCE = 16
-"""Generations of a request that begin in one turn of the event loop. Those of larger requests begin over many turns,
-four in each for all of them together: planning and sending one takes half a millisecond."""
+"""The most generations of a request that begin in one turn of the event loop. Larger requests begin theirs over many
+turns, four a turn for all such requests together: planning and sending one takes half a millisecond."""
 
 
 class Party:
-    """The generations of one request, which take their places one by one as there are any."""
+    """The generations of one request. They get their slots one by one."""
 
     def __init__(self, admission: Admission, count: int) -> None:
         self.left = count
-        """Generations that have no place yet."""
+        """The number of generations that have no slot yet."""
         self.begun = False
-        """One has, or had, a place: then the others wait as long as it takes."""
+        """True once one of them has had a slot. From then on the others wait without a time limit."""
         self.unused = 0
-        """Places that no generation has come for yet."""
+        """The number of granted slots that no generation has taken yet."""
         self.waiters: deque[asyncio.Future[None]] = deque()
         self._admission = admission
         self._is_large = count > MAX_AT_ONCE
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place for one generation, for the block. Raises Unavailable where the first took too long to come."""
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold a slot for one generation within the block. Raises Unavailable if the first does not come in time."""
         await self._admission.wait(self)
         try:
             if self._is_large:
@@ -46,7 +46,7 @@ class Party:
             self._admission.give_back(1)
 
     def grant(self) -> None:
-        """One of its generations has a place now."""
+        """Give a slot to one of its generations."""
         self.left -= 1
         self.begun = True
         if self.waiters:
@@ -56,38 +56,39 @@ class Party:
 
 
 class Admission:
-    """Lets ``most`` generations run at once (0: all). For one event loop.
+    """Lets at most ``max_running`` generations run at once (0: no bound). For one event loop.
 
-    The others wait by requests, which take turns: each gets one place a round, so that a request of many choices holds
-    nobody up for longer than one of them takes, and is not held up itself. As each place is one generation's, no two
-    requests can wait for each other. Requests with media stand in a line of their own, and the two lines take turns.
+    The others wait. Requests take turns, and each gets one slot a round, so that a request of many choices delays
+    another by no more than one of its choices, and is not delayed more itself. Each slot belongs to one generation, so
+    that no two requests can wait for each other. Requests with media have a queue of their own, and the two queues
+    take turns.
     """
 
-    def __init__(self, most: int, max_waiting: int, wait_s: float) -> None:
-        self._max = most
+    def __init__(self, max_running: int, max_waiting: int, wait_s: float) -> None:
+        self._max = max_running
         self._max_waiting = max_waiting
         self._wait_s = wait_s
         self._running = 0
         self._pace = Pace()
         self.waiting = 0
-        """Generations without a place."""
-        self._lines: dict[Lane, deque[Party]] = {"text": deque(), "media": deque()}
+        """The number of generations without a slot."""
+        self._queues: dict[Lane, deque[Party]] = {"text": deque(), "media": deque()}
 
     def metrics(self) -> Iterable[Metric]:
-        """Metrics."""
-        requests = sum(not party.begun for line in self._lines.values() for party in line)
+        """Return the metrics."""
+        requests = sum(not party.begun for queue in self._queues.values() for party in queue)
         for name, text, value in (
-            ("triptych_requests_waiting", "Requests that wait for their first place (--max-running).", requests),
-            ("triptych_generations_waiting", "Generations that wait for a place (--max-running).", self.waiting),
-            ("triptych_generations_running", "Generations that have a place (--max-running).", self._running),
+            ("triptych_requests_waiting", "Requests of which no generation runs yet (--max-running).", requests),
+            ("triptych_generations_waiting", "Generations that wait to run (--max-running).", self.waiting),
+            ("triptych_generations_running", "Generations that run (--max-running).", self._running),
         ):
             yield gauge(name, text, value)
 
     @contextmanager
     def party(self, lane: Lane, count: int, param: str) -> Iterator[Party]:
-        """A request of ``count`` generations, for the block: each of its generations then takes a ``place``.
+        """Admit a request of ``count`` generations for the block; each of them then takes a ``slot``.
 
-        Raises BadRequest, naming ``param``, where so many never fit, and TooManyRequests where they do not now.
+        Raises BadRequest, naming ``param``, if so many never fit, and TooManyRequests if they do not fit now.
         """
         party = Party(self, count)
         if not self._max:
@@ -95,14 +96,14 @@ class Admission:
             self._running += count
         else:
             self._check(count, param)
-            self._lines[lane].append(party)
+            self._queues[lane].append(party)
             self.waiting += count
             self._let_in()
         try:
             yield party
         finally:
-            if party in self._lines[lane]:
-                self._lines[lane].remove(party)
+            if party in self._queues[lane]:
+                self._queues[lane].remove(party)
             self.waiting -= party.left if self._max else 0
             self.give_back(party.unused)
 
@@ -124,7 +125,7 @@ class Admission:
             )
 
     async def wait(self, party: Party) -> None:
-        """Have a place of ``party``'s. Raises Unavailable where its first does not come within the time limit."""
+        """Wait for a slot of ``party``. Raises Unavailable if its first does not come within the time limit."""
         if party.unused:
             party.unused -= 1
             return
@@ -140,7 +141,7 @@ class Admission:
                 )
             await asyncio.wait([turn])
         except BaseException:
-            if turn.done():  # it got its place at the moment of leaving
+            if turn.done():  # it was granted a slot while it was being cancelled
                 party.unused += 1
             elif turn in party.waiters:
                 party.waiters.remove(turn)
@@ -152,19 +153,21 @@ class Admission:
         self._pace.spend(PIECE_BYTES)
 
     def give_back(self, count: int) -> None:
-        """So many places are free again."""
+        """Free ``count`` slots."""
         self._running -= count
         self._let_in()
 
     def _let_in(self) -> None:
-        """Give free places to the requests whose turn it is, the lines by turns."""
-        while self._running < self._max and (lane := next((name for name, line in self._lines.items() if line), None)):
-            others_wait = all(self._lines.values())
-            party = self._lines[lane].popleft()
+        """Give free slots to the requests whose turn it is; the two queues take turns."""
+        while self._running < self._max and (
+            lane := next((name for name, queue in self._queues.items() if queue), None)
+        ):
+            others_wait = all(self._queues.values())
+            party = self._queues[lane].popleft()
             party.grant()
             self._running += 1
             self.waiting -= 1
             if party.left:
-                self._lines[lane].append(party)
+                self._queues[lane].append(party)
             if others_wait:
-                self._lines[lane] = self._lines.pop(lane)  # the other line is looked at first next time
+                self._queues[lane] = self._queues.pop(lane)  # next time the other queue comes first

@@ -1,4 +1,4 @@
-"""The little of HTTP that the frontend needs over ASGI: headers in; JSON, errors and streams out."""
+"""Reads headers and sends JSON, errors and event streams over ASGI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cach
 
 
 class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+    """The client closed its connection."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -32,7 +32,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def error_body(error: TriptychError) -> bytes:
-    """The error as OpenAI's API words it."""
+    """Return the error as an object of OpenAI's API."""
     detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     return msgspec.json.encode({"error": detail})
 
@@ -45,7 +45,7 @@ def error_headers(error: TriptychError) -> Headers:
         headers.append((b"allow", ", ".join(error.allow).encode()))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413):  # the rest of the body is not going to be read
+    if error.status in (408, 413):  # the rest of the body will not be read
         headers.append((b"connection", b"close"))
     return headers
 
@@ -66,7 +66,7 @@ async def send_json(send: Send, body: bytes, extra: Headers | None = None, statu
 
 
 async def send_pieces(send: Send, pieces: list[bytes], extra: Headers) -> None:
-    """Send JSON that comes in pieces; a lot of it in several turns of the event loop."""
+    """Send JSON that comes in pieces; large answers take several turns of the event loop."""
     if len(pieces) == 1:
         await send_json(send, pieces[0], extra)
         return
@@ -80,7 +80,7 @@ async def send_pieces(send: Send, pieces: list[bytes], extra: Headers) -> None:
 
 
 def _joined(pieces: list[bytes]) -> Iterator[bytes]:
-    """Yield ``pieces`` joined to pieces of PIECE_BYTES and a little more."""
+    """Yield ``pieces`` joined into pieces of a little more than PIECE_BYTES."""
     joined: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -97,8 +97,11 @@ async def send_error(send: Send, error: TriptychError, extra: Headers | None = N
 
 
 class EventStream:
-    """A response of server-sent events. Its headers leave with the first events, so that what fails before
-    is still answered with the right status; ``headers`` is asked for them then."""
+    """A response of server-sent events.
+
+    Its headers are sent with the first events, so that an error before them still gets the right status. ``headers`` is
+    called at that moment.
+    """
 
     def __init__(self, send: Send, headers: Callable[[], Headers]) -> None:
         self._send = send

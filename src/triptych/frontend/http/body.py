@@ -1,4 +1,4 @@
-"""A request's body: whole, within its limits of size and time."""
+"""Reads a request's whole body within its limits of size and time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from triptych.contracts.media import Data
 from triptych.frontend.http.asgi import ClientGone, Receive, Scope, header
 
 JOINED_BYTES = 1 << 20
-"""Bodies up to this are put together by Python (0.1 ms), which takes memory that is mapped already."""
+"""Bodies up to this size are joined by Python (0.1 ms), in memory that is mapped already."""
 GRACE_S = 10.0
-"""A body may take so long whatever its size; ``--min-body-bytes-per-s`` holds for what takes longer."""
+"""A body of any size may take this long; ``--min-body-bytes-per-s`` applies to bodies that take longer."""
 
 
 class _Clock:
-    """Until when a body's next part must be there."""
+    """Computes the deadline of a body's next part."""
 
     def __init__(self, config: HttpConfig) -> None:
         self._begun = asyncio.get_running_loop().time()
         self._limit_s = config.body_timeout_s
         self._rate = config.min_body_bytes_per_s
         self._is_slow = False
-        """The rate ends the time that there is, and not the limit."""
+        """True if the deadline follows from the minimum rate, and not from the time limit."""
 
     def deadline(self, received_bytes: int) -> float:
         slowest_s = GRACE_S + received_bytes / self._rate if self._rate else self._limit_s
@@ -43,10 +43,11 @@ class _Clock:
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Reservation, config: HttpConfig) -> Data:
-    """The whole request body, which ``holder`` holds. Raises PayloadTooLarge, before reading on, over the limit.
+    """Return the whole request body, whose bytes ``holder`` accounts for.
 
-    Of a body that is not there at once, a view of memory of its own. Large ones are read at the event loop's ``pace``.
-    Raises RequestTimeout where it comes too late or too slowly, ClientGone where the client leaves.
+    A body that does not come in one part is returned as a view of memory of its own. Large bodies are read at the event
+    loop's ``pace``. Raises PayloadTooLarge as soon as the body is over the limit, without reading on; RequestTimeout if
+    it comes too late or too slowly; ClientGone if the client leaves.
     """
     declared = header(scope, b"content-length")
     if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):

@@ -1,4 +1,4 @@
-"""A watch over a client's connection while its request is answered."""
+"""Watches a client's connection while its request is answered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triptych.frontend.http.asgi import ClientGone, Receive
 
 
 class ClientWatch:
-    """Cancels the task it is entered in once the client is gone; the block then ends with ClientGone."""
+    """Cancels the task that has entered it once the client is gone; the block then raises ClientGone."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive

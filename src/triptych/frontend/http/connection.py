@@ -1,4 +1,4 @@
-"""One HTTP connection: requests are answered in the order of their coming, and what is no request has an answer too."""
+"""Serves one HTTP connection: answers its requests in their order, and malformed input with an error."""
 
 from __future__ import annotations
 
@@ -11,72 +11,72 @@ from triptych.aio.pace import pace
 from triptych.contracts.errors import BadRequest, RequestTimeout, TriptychError
 from triptych.frontend.http.addresses import network_of
 from triptych.frontend.http.asgi import Scope
-from triptych.frontend.http.connections import Connections, Line, Reason
+from triptych.frontend.http.connections import ConnectionGroup, Connections, Reason
 from triptych.frontend.http.exchange import Exchange, raw_error
 from triptych.frontend.http.parsing import Parser
 
 log = logging.getLogger("triptych.http")
 
 MAX_PIPELINED = 64
-"""Most requests that wait on a connection for the answer before theirs; more in one read are left unanswered."""
+"""The most requests that wait on a connection for earlier answers. Later ones in the same read get no answer."""
 MAX_UNREAD_BYTES = 64 << 10
-"""Most bytes kept of requests after those that wait."""
+"""The most bytes kept of requests after those that wait. Above it nothing is read from the socket."""
 MAX_LEFT_BYTES = 4 << 20
-"""Most bytes read and left after the last answer."""
+"""The most bytes read and discarded after the last answer. Above it the connection is aborted."""
 MANY_PIECES = 512
-"""Chunks of a body in one read, above which they count at the event loop's ``pace``: each as ..."""
+"""A read that brings more chunks of a body than this is counted at the event loop's ``pace``."""
 PIECE_COST_BYTES = 512
-"""... so many bytes, which are moved in the time (0.5 us)."""
+"""A chunk counts as this many bytes there: both take 0.5 us."""
 LAST_REQUEST_S = 0.25
-"""How long a connection on which nobody waits for an answer stays open at the end: a request may be on its way."""
+"""How long an idle connection stays open when the server stops: a request may be on its way."""
 PROBES = ("/live", "/ready", "/health", "/metrics")
-"""Answered on connections over the bound, too."""
+"""These paths are answered on connections over the limit, too."""
 
 
 class Server(Protocol):
-    """The server, as far as a connection has to do with it."""
+    """The parts of the server that a connection uses."""
 
     connections: Connections
     scratch: memoryview
-    """Where a read lands that may bring many small chunks; valid until the next read of any connection."""
+    """The buffer for reads that may bring many small chunks; valid until the next read of any connection."""
     body_scratch: memoryview
-    """Where a read lands of a body whose length is stated; valid as ``scratch`` is."""
+    """The buffer for reads of a body whose length is stated; valid as long as ``scratch`` is."""
 
     def answer(self, exchange: Exchange) -> None:
-        """Begin to answer a request, in a task of its own."""
+        """Start to answer a request, in a task of its own."""
         ...
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A client's connection. ``Connections`` knows of every change between silent, busy and idle."""
+    """A client's connection. It tells ``Connections`` when it waits for a request, answers one, or is idle."""
 
     def __init__(self, server: Server) -> None:
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.address = ""
         self.refusal: TriptychError | None = None
-        """Why it is over the bound: then only probes are answered, and the connection ends with the answer."""
+        """Set if the connection is over the limit: only probes are answered, and it closes after one answer."""
         self.deadline = 0.0
-        self.line: Line = None  # type: ignore[assignment]
+        self.group: ConnectionGroup = None  # type: ignore[assignment]
         self._server = server
         self._connections: Connections = server.connections
         self._parser = Parser(self)
         self._exchange: Exchange | None = None
-        """Of the request that is being answered, or was last."""
+        """The request that is being answered, or was answered last."""
         self._incoming: Exchange | None = None
-        """Of the last request: its body may still come."""
+        """The request that was received last; its body may still come."""
         self._waiting: deque[Exchange] = deque()
         self._unread: list[bytes] = []
         self._left_bytes = 0
-        """Received since it is deaf."""
-        self._deaf = False
-        """Nothing more that comes is looked at."""
+        """The bytes discarded since ``_discards`` was set."""
+        self._discards = False
+        """True once nothing more that is received will be parsed."""
         self._ends = False
-        """No request is taken after those that are there."""
+        """True once the connection closes after the requests that it has received."""
         self._reading = True
         self._rests = False
-        """What came was in so many pieces that others have their turn first."""
-        self._flows: asyncio.Future[None] | None = None
-        """Pending while the client does not take what is sent."""
+        """True while reading is paused because the last read cost more than its share of the event loop's time."""
+        self._writable: asyncio.Future[None] | None = None
+        """Pending while the client does not read what is sent; None otherwise."""
 
     # asyncio.BufferedProtocol.
 
@@ -88,36 +88,36 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.closed(self)
-        self._turn_deaf()
+        self._stop_parsing()
         self._parser.close()
         self._leave()
         self._exchange = self._incoming = None
         self.resume_writing()
 
     def _leave(self) -> None:
-        """Tell those who answer requests that their client is gone."""
-        for one in (self._exchange, *self._waiting):
-            if one is not None and not one.ended:
-                one.leave()
+        """Tell the exchanges in progress that their client is gone."""
+        for exchange in (self._exchange, *self._waiting):
+            if exchange is not None and not exchange.ended:
+                exchange.leave()
         self._waiting.clear()
 
     def eof_received(self) -> None:
-        """A client that sends nothing more is gone: the transport closes itself."""
-        self._watch_last_words()
+        """Treat a client that has closed its side as gone: the transport closes itself."""
+        self._watch_unsent()
 
     def pause_writing(self) -> None:
-        if self._flows is None:
-            self._flows = asyncio.get_running_loop().create_future()
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
             self._connections.stalled(self)
 
     def resume_writing(self) -> None:
-        if self._flows is not None:
-            flows, self._flows = self._flows, None
-            flows.set_result(None)
-            self._connections.flows(self)
+        if self._writable is not None:
+            writable, self._writable = self._writable, None
+            writable.set_result(None)
+            self._connections.writable(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room for much of a body whose length is stated, and otherwise for little, which may be many small chunks."""
+        """Return a large buffer for a body whose length is stated, and else a small one, for many small chunks."""
         expected = 0 if self._incoming is None else self._incoming.expected_bytes
         scratch = self._server.scratch
         return scratch if expected <= len(scratch) else self._server.body_scratch[:expected]
@@ -126,14 +126,14 @@ class Connection(asyncio.BufferedProtocol):
         self._received(self._server.body_scratch[:nbytes])
 
     def _received(self, data: memoryview) -> None:
-        if self._deaf:
-            self._leave_unread(data)
+        if self._discards:
+            self._discard(data)
             return
         if self._waiting:
             self._keep(bytes(data))
             return
         if not self.is_busy:
-            self._connections.begins(self)
+            self._connections.data_received(self)
         try:
             self._parser.feed(data)
         except BadRequest as error:
@@ -143,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(error)
         pieces = self._parser.taken_pieces()
         cost_bytes = pieces * PIECE_COST_BYTES if pieces > MANY_PIECES else 0
-        if self._incoming is not None and self._incoming.ended:  # of a body that no application takes
+        if self._incoming is not None and self._incoming.ended:  # no application reads this body
             cost_bytes += len(data)
         if cost_bytes and not pace().spend(cost_bytes):
             self._rests = True
@@ -155,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._incoming is None or self._incoming.takes_more:
             self.read_on()
 
-    def _leave_unread(self, data: memoryview) -> None:
+    def _discard(self, data: memoryview) -> None:
         self._left_bytes += len(data)
         if self._left_bytes > MAX_LEFT_BYTES:
             self.abort()
@@ -166,15 +166,15 @@ class Connection(asyncio.BufferedProtocol):
             self._pause()
 
     def _break_off(self, error: BadRequest) -> None:
-        """What came is no HTTP. Requests that were complete before are answered, and then the connection ends."""
+        """End a connection that sent malformed HTTP, once the requests that were complete before are answered."""
         if self.is_busy and (self._incoming is None or self._incoming.whole):
             self._ends = True
-            self._turn_deaf()
+            self._stop_parsing()
         else:
             self.refuse(error)
 
-    def _turn_deaf(self) -> None:
-        self._deaf = True
+    def _stop_parsing(self) -> None:
+        self._discards = True
         self._parser.stop()
 
     # parsing.Listener.
@@ -188,7 +188,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting.append(exchange)
         if len(self._waiting) == MAX_PIPELINED:
             self._ends = True
-            self._turn_deaf()
+            self._stop_parsing()
 
     def body(self, part: bytes) -> None:
         if self._incoming is not None:
@@ -199,19 +199,21 @@ class Connection(asyncio.BufferedProtocol):
     def complete(self) -> None:
         if (incoming := self._incoming) is not None:
             incoming.complete()
-            if incoming.ended and incoming is self._exchange and not self._deaf:  # answered before its body was there
+            if (
+                incoming.ended and incoming is self._exchange and not self._discards
+            ):  # it was answered before its body came
                 self._next()
 
     # Answers.
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a request is being answered."""
         return self._exchange is not None and not self._exchange.ended
 
     def _begin(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._connections.asks(self)
+        self._connections.request_received(self)
         if self.refusal is not None and exchange.scope["path"] not in PROBES:
             self._connections.refused(self)
             self.refuse(self.refusal)
@@ -219,33 +221,35 @@ class Connection(asyncio.BufferedProtocol):
             self._server.answer(exchange)
 
     def is_last(self, exchange: Exchange) -> bool:
-        """Whether the connection ends with the answer to ``exchange``."""
+        """Return whether the connection closes after the answer to ``exchange``."""
         return self.refusal is not None or (self._ends and not self._waiting)
 
     def answered(self, exchange: Exchange) -> None:
-        """The answer to ``exchange`` is complete."""
+        """Go on after the complete answer to ``exchange``."""
         if not exchange.keep_alive:
             self._finish(exchange)
         elif exchange.whole:
             self._next()
-        else:  # what is still to come of the body is read and left
-            self._connections.head(self)
+        else:  # read the rest of the body and discard it
+            self._connections.awaits_head(self)
             self._resume()
 
     def _finish(self, exchange: Exchange) -> None:
-        """The connection ends with this answer."""
+        """Close the connection after the answer to ``exchange``."""
         if exchange.whole:
             self.close()
         else:
             self._linger()
 
     def _linger(self) -> None:
-        """Close once the client does, which has time to read the answer: bytes that nobody reads, and which may still
-        come, would reset the connection before."""
-        self._turn_deaf()
+        """Close once the client does, so that it has time to read the answer.
+
+        Bytes that still came and that nobody read would reset the connection before.
+        """
+        self._stop_parsing()
         if not self.transport.is_closing():
             self.transport.write_eof()
-            self._connections.head(self)
+            self._connections.awaits_head(self)
             self._resume()
             if self._ends:
                 asyncio.get_running_loop().call_later(LAST_REQUEST_S, self._end_idle)
@@ -258,16 +262,16 @@ class Connection(asyncio.BufferedProtocol):
         elif self._ends:
             self.close()
         elif self._parser.in_head:
-            self._connections.head(self)
+            self._connections.awaits_head(self)
         else:
             self._connections.idle(self)
         self._resume()
-        while self._unread and not self._waiting and not self._deaf:
+        while self._unread and not self._waiting and not self._discards:
             self._received(memoryview(self._unread.pop(0)))
 
     def refuse(self, error: TriptychError) -> None:
-        """Answer what no application is asked about, and end the connection."""
-        self._turn_deaf()
+        """Answer with ``error`` without asking the application, and close the connection."""
+        self._stop_parsing()
         exchange = self._exchange if self.is_busy else None
         if exchange is not None and exchange.started:
             self.abort()
@@ -278,11 +282,11 @@ class Connection(asyncio.BufferedProtocol):
             exchange.break_off()
         self._linger()
 
-    # Time and room.
+    # Time limits and flow control.
 
     def timed_out(self, reason: Reason) -> None:
-        """What ``Connections`` waited for did not come."""
-        if reason == "head" and self._parser.head_bytes and not self._deaf and not self.is_busy:
+        """End the connection at a time limit; a head that began and is not complete is answered with 408."""
+        if reason == "head" and self._parser.head_bytes and not self._discards and not self.is_busy:
             limit_s = self._connections.config.head_timeout_s
             self.refuse(
                 RequestTimeout(
@@ -293,7 +297,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def end(self) -> None:
-        """Take the request that is on its way, if any, and say with the answer that it was the last one."""
+        """Close after the requests that were received, and after one that may be on its way."""
         self._ends = True
         if not self.is_busy:
             asyncio.get_running_loop().call_later(LAST_REQUEST_S, self._end_idle)
@@ -304,29 +308,29 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def stalled(self) -> bool:
-        """Whether the client does not take what is sent."""
-        return self._flows is not None
+        """Whether the client does not read what is sent."""
+        return self._writable is not None
 
-    async def flowing(self) -> None:
-        """Wait until the client takes what is sent, or is gone."""
-        while self._flows is not None:
-            await asyncio.shield(self._flows)
+    async def until_writable(self) -> None:
+        """Wait until the client reads what is sent, or is gone."""
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
     def close(self) -> None:
-        """Close once what was written has been sent, for which ``--send-timeout-s`` holds."""
-        self._turn_deaf()
+        """Close once what was written has been sent; ``--send-timeout-s`` limits that."""
+        self._stop_parsing()
         self.transport.close()
-        self._watch_last_words()
+        self._watch_unsent()
 
     def abort(self) -> None:
-        self._turn_deaf()
+        self._stop_parsing()
         self._leave()
         self.transport.abort()
 
-    def _watch_last_words(self) -> None:
+    def _watch_unsent(self) -> None:
         if self.transport.get_write_buffer_size():
             self._connections.stalled(self)
 
@@ -341,6 +345,6 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def read_on(self) -> None:
-        """The application asks for more of the body, or whether the client is still there."""
+        """Read on: the application asks for more of the body, or whether the client is still there."""
         if not self._reading and not self._unread:
             self._resume()

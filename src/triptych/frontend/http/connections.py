@@ -1,4 +1,4 @@
-"""All connections of an HTTP server: how many there may be, who gives way to a new one, and whose time is up."""
+"""Limits the connections of an HTTP server: their number, which of them is closed for a new one, and their time."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ log = logging.getLogger("triptych.http")
 
 MAX_CONNECTIONS = 16_384
 MAX_FILES_KEPT = 512
-"""Most file descriptors kept for workers, fetches and decoders; fewer where the limit is low: half of what is left."""
+"""File descriptors kept free for workers, fetches and decoders: so many, or half of those left if that is less."""
 MAX_SURPLUS = 16
-"""Most connections over the bound, on which probes are answered; a quarter of all where that is less."""
+"""The most connections over the limit, on which probes are answered; at most a quarter of the free descriptors."""
 SURPLUS_S = 5.0
-"""How long such a connection lives at most."""
+"""Such a connection is closed after this time."""
 GRACE_S = 0.1
-"""A client has so long to begin its request before it may have to give way to one that has not asked either."""
+"""A new connection is not closed for another one without a request before this time."""
 CHECK_S = 1.0
-"""Time limits are checked this often, or four times within the shortest of them."""
+"""Time limits are checked this often, or four times within the shortest of them if that is more often."""
 
 Reason = Literal["head", "idle", "send", "surplus"]
 
 
 class Connection(Protocol):
-    """A connection, as far as ``Connections`` has to do with it."""
+    """The parts of a connection that ``Connections`` uses."""
 
     transport: asyncio.Transport
     address: str
-    """The client's address, or its network where one client has many."""
+    """The client's address; for IPv6 its network (see ``network_of``)."""
     refusal: TriptychError | None
     deadline: float
-    """By the event loop's clock, in seconds."""
-    line: Line
+    """When its time is up, by the event loop's clock, in seconds."""
+    group: ConnectionGroup
 
     def end(self) -> None:
         """Close once all requests that are there have been answered."""
@@ -59,27 +59,27 @@ class Connection(Protocol):
         ...
 
 
-class Line:
-    """Connections on which nobody waits for an answer, each the longest waiting first; of all, or of one address."""
+class ConnectionGroup:
+    """All connections, or those of one address. Those without a request come in the order in which they wait."""
 
     def __init__(self) -> None:
         self.count = 0
-        """All connections within the bound, those that are being answered too."""
+        """The number of connections within the limit, busy ones included."""
         self.num_open = 0
-        """Those over the bound as well."""
+        """The number of connections, those over the limit included."""
         self.idle: OrderedDict[Connection, None] = OrderedDict()
-        """Between two requests."""
+        """Connections between two requests; the one that has waited longest comes first."""
         self.heads: OrderedDict[Connection, None] = OrderedDict()
-        """Before or within a request's head, or the rest of a body that nobody reads."""
+        """Connections before or within a request's head, or within a body that is discarded; the oldest comes first."""
 
-    def remove(self, one: Connection) -> None:
-        self.idle.pop(one, None)
-        self.heads.pop(one, None)
+    def remove(self, connection: Connection) -> None:
+        self.idle.pop(connection, None)
+        self.heads.pop(connection, None)
 
 
 @dataclass
 class Counts:
-    """Connections that ended otherwise than by their client, since the start."""
+    """Counts the connections that the server ended, since its start."""
 
     refused_full: int = 0
     refused_address: int = 0
@@ -94,17 +94,17 @@ class Counts:
 _TEXTS = {
     "refused_full": "Requests refused for --max-connections.",
     "refused_address": "Requests refused for --max-connections-per-address.",
-    "evicted": "Idle or silent connections that were closed for new ones.",
-    "malformed": "Connections closed for what was no HTTP.",
+    "evicted": "Connections without a request that were closed for new ones.",
+    "malformed": "Connections closed because what came was not HTTP.",
     "timed_out_head": "Connections closed after --head-timeout-s.",
     "timed_out_idle": "Connections closed after --keep-alive-timeout-s.",
     "timed_out_send": "Connections closed after --send-timeout-s, with the requests cancelled.",
-    "timed_out_surplus": "Connections over a bound that did not end in time.",
+    "timed_out_surplus": "Connections over a limit that did not end in time.",
 }
 
 
 class Connections:
-    """Knows the open connections of one event loop. Each tells of its own changes; a shared timer does the rest."""
+    """Knows the open connections of one event loop. Each reports its changes; one timer checks all time limits."""
 
     def __init__(self, config: HttpConfig) -> None:
         self.config = config
@@ -112,173 +112,177 @@ class Connections:
         self.open: set[Connection] = set()
         room = _files_left()
         self.max_surplus = max(1, min(MAX_SURPLUS, room // 4))
-        self.most = min(config.max_connections or MAX_CONNECTIONS, room - self.max_surplus)
-        if self.most < config.max_connections:
-            log.warning("the limit on open files leaves room for %d connections, not --max-connections", self.most)
-        self.max_per_address = config.max_connections_per_address or max(1, self.most // 2)
-        self._all = Line()
-        self._addresses: dict[str, Line] = {}
+        self.max_open = min(config.max_connections or MAX_CONNECTIONS, room - self.max_surplus)
+        if self.max_open < config.max_connections:
+            log.warning("the limit on open files leaves room for %d connections, not --max-connections", self.max_open)
+        self.max_per_address = config.max_connections_per_address or max(1, self.max_open // 2)
+        self._all = ConnectionGroup()
+        self._addresses: dict[str, ConnectionGroup] = {}
         self._surplus: OrderedDict[Connection, None] = OrderedDict()
         self._stalled: dict[Connection, tuple[int, float]] = {}
-        """(bytes that wait for the client, when they last became fewer)."""
+        """For each connection whose client does not read: the unsent bytes, and when they last became fewer."""
         self._empty = asyncio.Event()
         self._empty.set()
         self._timer: asyncio.TimerHandle | None = None
         limits_s = (config.head_timeout_s, config.keep_alive_timeout_s, config.send_timeout_s)
         self._check_s = min(CHECK_S, min(limits_s) / 4)
 
-    # What connections tell.
+    # Events that connections report.
 
-    def opened(self, one: Connection) -> None:
-        """Take ``one`` in, for which another may have to go. Sets its ``refusal`` where none can."""
-        one.line = self._addresses.setdefault(one.address, Line())
-        one.line.num_open += 1
-        self.open.add(one)
+    def opened(self, connection: Connection) -> None:
+        """Add ``connection``, for which another may be closed. Sets its ``refusal`` if there is no room for it."""
+        connection.group = self._addresses.setdefault(connection.address, ConnectionGroup())
+        connection.group.num_open += 1
+        self.open.add(connection)
         self._empty.clear()
         now = asyncio.get_running_loop().time()
         if self._timer is None:
             self._check(now)
-        one.refusal = self._refusal(one, now - GRACE_S)
-        if one.refusal is None:
-            self._count(one)
-            self.head(one)
+        connection.refusal = self._refusal(connection, now - GRACE_S)
+        if connection.refusal is None:
+            self._count(connection)
+            self.awaits_head(connection)
         else:
-            self._take_surplus(one, now)
+            self._take_surplus(connection, now)
 
-    def asks(self, one: Connection) -> None:
-        """A request's head is there: an answer is expected on ``one``, which others that ask nothing give way to."""
-        if one.refusal is None:
-            self.busy(one)
+    def request_received(self, connection: Connection) -> None:
+        """Note that a request has been received. A connection over the limit may now take the place of an idle one."""
+        if connection.refusal is None:
+            self.busy(connection)
             return
-        one.refusal = self._refusal(one, asyncio.get_running_loop().time())
-        if one.refusal is None:
-            self._surplus.pop(one, None)
-            self._count(one)
+        connection.refusal = self._refusal(connection, asyncio.get_running_loop().time())
+        if connection.refusal is None:
+            self._surplus.pop(connection, None)
+            self._count(connection)
 
-    def _refusal(self, one: Connection, silent_since: float) -> TriptychError | None:
-        """Why there is no room for ``one``, not even in place of one that is silent since so early a time."""
-        if one.line.count >= self.max_per_address and not self._make_room(one.line, silent_since):
+    def _refusal(self, connection: Connection, silent_since: float) -> TriptychError | None:
+        """Make room for ``connection``. Return None, or the error that says why there is no room.
+
+        A connection without a request may be closed for it if it has been silent since ``silent_since``.
+        """
+        if connection.group.count >= self.max_per_address and not self._make_room(connection.group, silent_since):
             return TooManyRequests(
-                f"{one.address} has {one.line.count} connections, the limit (--max-connections-per-address)",
+                f"{connection.address} has {connection.group.count} connections, "
+                "the limit (--max-connections-per-address)",
                 code="too_many_connections",
             )
-        if self._all.count >= self.most and not self._make_room(self._all, silent_since):
+        if self._all.count >= self.max_open and not self._make_room(self._all, silent_since):
             return Unavailable(
                 f"{self._all.count} connections are open, the limit (--max-connections)", code="too_many_connections"
             )
         return None
 
-    def _count(self, one: Connection) -> None:
+    def _count(self, connection: Connection) -> None:
         self._all.count += 1
-        one.line.count += 1
+        connection.group.count += 1
 
-    def refused(self, one: Connection) -> None:
-        """Its request was refused for want of room."""
-        if isinstance(one.refusal, TooManyRequests):
+    def refused(self, connection: Connection) -> None:
+        """Count a request that was refused because its connection is over the limit."""
+        if isinstance(connection.refusal, TooManyRequests):
             self.counts.refused_address += 1
         else:
             self.counts.refused_full += 1
 
-    def head(self, one: Connection) -> None:
-        """A request's head is expected now, or the rest of a body that nobody reads."""
-        if one.refusal is None and one in self.open:
-            self._wait(one, self.config.head_timeout_s)
-            self._all.heads[one] = one.line.heads[one] = None
+    def awaits_head(self, connection: Connection) -> None:
+        """Note that a request's head is expected, or the rest of a body that is discarded."""
+        if connection.refusal is None and connection in self.open:
+            self._wait(connection, self.config.head_timeout_s)
+            self._all.heads[connection] = connection.group.heads[connection] = None
 
-    def begins(self, one: Connection) -> None:
-        """Something came: where the connection was idle, it is a head's first bytes."""
-        if one in self._all.idle:
-            self.head(one)
+    def data_received(self, connection: Connection) -> None:
+        """Note that bytes came; on an idle connection they are the beginning of a head."""
+        if connection in self._all.idle:
+            self.awaits_head(connection)
 
-    def idle(self, one: Connection) -> None:
-        """Nothing is expected before the next request."""
-        if one.refusal is None and one in self.open:
-            self._wait(one, self.config.keep_alive_timeout_s)
-            self._all.idle[one] = one.line.idle[one] = None
+    def idle(self, connection: Connection) -> None:
+        """Note that nothing is expected before the next request."""
+        if connection.refusal is None and connection in self.open:
+            self._wait(connection, self.config.keep_alive_timeout_s)
+            self._all.idle[connection] = connection.group.idle[connection] = None
 
-    def _wait(self, one: Connection, limit_s: float) -> None:
-        self.busy(one)
-        one.deadline = asyncio.get_running_loop().time() + limit_s
+    def _wait(self, connection: Connection, limit_s: float) -> None:
+        self.busy(connection)
+        connection.deadline = asyncio.get_running_loop().time() + limit_s
 
-    def busy(self, one: Connection) -> None:
-        """Somebody waits for an answer on it."""
-        self._all.remove(one)
-        one.line.remove(one)
+    def busy(self, connection: Connection) -> None:
+        """Note that a request is being answered."""
+        self._all.remove(connection)
+        connection.group.remove(connection)
 
-    def stalled(self, one: Connection) -> None:
-        """Its client does not take what is sent."""
-        if one in self.open and one not in self._stalled:
-            self._stalled[one] = (_unsent(one), asyncio.get_running_loop().time())
+    def stalled(self, connection: Connection) -> None:
+        """Note that the client does not read what is sent."""
+        if connection in self.open and connection not in self._stalled:
+            self._stalled[connection] = (_unsent(connection), asyncio.get_running_loop().time())
 
-    def flows(self, one: Connection) -> None:
-        """Its client takes what is sent, again."""
-        self._stalled.pop(one, None)
+    def writable(self, connection: Connection) -> None:
+        """Note that the client reads again."""
+        self._stalled.pop(connection, None)
 
-    def closed(self, one: Connection) -> None:
-        """``one`` is gone. May be called twice."""
-        if one not in self.open:
+    def closed(self, connection: Connection) -> None:
+        """Remove ``connection``. May be called twice."""
+        if connection not in self.open:
             return
-        self.open.discard(one)
-        self.busy(one)
-        self._stalled.pop(one, None)
-        if one.refusal is None:
+        self.open.discard(connection)
+        self.busy(connection)
+        self._stalled.pop(connection, None)
+        if connection.refusal is None:
             self._all.count -= 1
-            one.line.count -= 1
-        self._surplus.pop(one, None)
-        one.line.num_open -= 1
-        if not one.line.num_open:
-            self._addresses.pop(one.address, None)
+            connection.group.count -= 1
+        self._surplus.pop(connection, None)
+        connection.group.num_open -= 1
+        if not connection.group.num_open:
+            self._addresses.pop(connection.address, None)
         if not self.open:
             self._empty.set()
 
-    # Room.
+    # Room for new connections.
 
-    def _make_room(self, line: Line, silent_since: float) -> bool:
-        """Close the longest idle connection of ``line``, else the one that has been silent longest; False: no such."""
-        first = next(iter(line.idle), None) or next(iter(line.heads), None)
-        if first is None or (first in line.heads and first.deadline - self.config.head_timeout_s > silent_since):
+    def _make_room(self, group: ConnectionGroup, silent_since: float) -> bool:
+        """Close the connection of ``group`` that has been idle or silent longest. Return False if there is none."""
+        first = next(iter(group.idle), None) or next(iter(group.heads), None)
+        if first is None or (first in group.heads and first.deadline - self.config.head_timeout_s > silent_since):
             return False
         self.counts.evicted += 1
         self._drop(first)
         return True
 
-    def _take_surplus(self, one: Connection, now: float) -> None:
+    def _take_surplus(self, connection: Connection, now: float) -> None:
         while len(self._surplus) >= self.max_surplus:
             self._drop(next(iter(self._surplus)))
-        one.deadline = now + SURPLUS_S
-        self._surplus[one] = None
+        connection.deadline = now + SURPLUS_S
+        self._surplus[connection] = None
 
-    def _drop(self, one: Connection) -> None:
-        self.closed(one)
-        one.abort()
+    def _drop(self, connection: Connection) -> None:
+        self.closed(connection)
+        connection.abort()
 
-    # Time.
+    # Time limits.
 
     def _check(self, now: float | None = None) -> None:
-        """Runs while there are connections."""
+        """Check all time limits, and set the timer again while there are connections."""
         now = now or asyncio.get_running_loop().time()
         self._timer = asyncio.get_running_loop().call_later(self._check_s, self._check) if self.open else None
         self._expire("head", self._all.heads, now)
         self._expire("idle", self._all.idle, now)
         self._expire("surplus", self._surplus, now)
-        for one, (unsent, since) in list(self._stalled.items()):
-            left = _unsent(one)
+        for connection, (unsent, since) in list(self._stalled.items()):
+            left = _unsent(connection)
             if left < unsent:
-                self._stalled[one] = (left, now)
+                self._stalled[connection] = (left, now)
             elif now - since >= self.config.send_timeout_s:
-                self._end("send", one)
+                self._end("send", connection)
 
     def _expire(self, reason: Reason, line: OrderedDict[Connection, None], now: float) -> None:
         while line and (first := next(iter(line))).deadline <= now:
             line.popitem(last=False)
             self._end(reason, first)
 
-    def _end(self, reason: Reason, one: Connection) -> None:
+    def _end(self, reason: Reason, connection: Connection) -> None:
         name = f"timed_out_{reason}"
         setattr(self.counts, name, getattr(self.counts, name) + 1)
-        self.busy(one)
-        self._stalled.pop(one, None)
-        one.timed_out(reason)
+        self.busy(connection)
+        self._stalled.pop(connection, None)
+        connection.timed_out(reason)
 
     async def all_closed(self) -> None:
         await self._empty.wait()
@@ -288,17 +292,17 @@ class Connections:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for one in list(self.open):
-            one.abort()
+        for connection in list(self.open):
+            connection.abort()
 
     def metrics(self) -> Iterable[Metric]:
-        """Metrics."""
+        """Return the metrics."""
         for name, text, value in (
             ("open", "Connections of clients.", len(self.open)),
-            ("limit", "Most connections of clients (--max-connections, and the limit on open files).", self.most),
+            ("limit", "Most connections of clients (--max-connections, and the limit on open files).", self.max_open),
             ("idle", "Connections between two requests.", len(self._all.idle)),
-            ("reading_head", "Connections whose request's head is not there.", len(self._all.heads)),
-            ("stalled", "Connections whose client does not take what is sent.", len(self._stalled)),
+            ("reading_head", "Connections whose request's head is not complete.", len(self._all.heads)),
+            ("stalled", "Connections whose client does not read what is sent.", len(self._stalled)),
             ("unsent_bytes", "Bytes that wait for such clients.", sum(map(_unsent, self._stalled))),
         ):
             yield gauge(f"triptych_http_connections_{name}", text, value)
@@ -308,7 +312,7 @@ class Connections:
 
 
 def _files_left() -> int:
-    """Connections that the limit on open files has room for, beside what is open and what is kept for others."""
+    """Return how many connections the limit on open files allows, beside those open and those kept for other uses."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return 1 << 30
@@ -316,11 +320,11 @@ def _files_left() -> int:
     return max(2, left - min(MAX_FILES_KEPT, left // 2))
 
 
-def _unsent(one: Connection) -> int:
-    """Bytes written that the client's host has not confirmed."""
-    waiting = one.transport.get_write_buffer_size()
+def _unsent(connection: Connection) -> int:
+    """Return how many written bytes the client's host has not confirmed."""
+    waiting = connection.transport.get_write_buffer_size()
     try:
-        kept = fcntl.ioctl(one.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except (AttributeError, OSError, ValueError):  # it is closed by now
+        kept = fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (AttributeError, OSError, ValueError):  # it has been closed
         return waiting
     return waiting + int.from_bytes(kept, sys.byteorder)

@@ -1,7 +1,7 @@
-"""Wants request bodies to say that they are JSON. Pure.
+"""Refuses request bodies that are not declared to be JSON. Pure.
 
 A web page may send ``text/plain`` or a form to any server that its browser reaches, without asking; for JSON the
-browser asks first (``cors``). So a body that does not say so is no client's of this API.
+browser asks first (``cors``). So a body that is not declared to be JSON does not come from a client of this API.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ _USUAL = [b"application/json"]
 
 
 def check_json(scope: Scope) -> None:
-    """Raises UnsupportedMedia for a request that does not say that its body is JSON in UTF-8, or says that it is
-    compressed."""
+    """Raise UnsupportedMedia unless the body is declared to be JSON in UTF-8, and not compressed."""
     given = [value for name, value in scope["headers"] if name == b"content-type"]
     if given == _USUAL:
         _check_plain(scope)
@@ -38,7 +37,7 @@ def check_json(scope: Scope) -> None:
 
 
 def _check_plain(scope: Scope) -> None:
-    """Raises UnsupportedMedia for a body that is said to be compressed: none is inflated here."""
+    """Raise UnsupportedMedia if the body is declared to be compressed: none is inflated here."""
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMedia(

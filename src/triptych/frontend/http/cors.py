@@ -11,20 +11,20 @@ from triptych.frontend.http.asgi import Headers, Scope, header
 
 ANY = "*"
 EXPOSED = b"x-request-id, x-triptych-ignored, x-triptych-plan, retry-after"
-"""Headers of answers that pages may read, beside those that they may read anyway."""
+"""Headers of answers that pages may read, beside those that browsers always let them read."""
 MAX_AGE_S = 600
-"""How long a browser may keep what a preflight said."""
+"""How long a browser may keep the answer to a preflight."""
 MAX_ASKED_BYTES = 4096
-"""Of the names of headers that a page wants to send."""
+"""The most bytes of the header names that a page asks to send."""
 _NAMES = re.compile(rb"[\w!#$%&'*+.^`|~ ,-]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Cors:
-    """What ``--allowed-origins`` says: nothing, ``*``, or origins separated by commas."""
+    """The rules of ``--allowed-origins``."""
 
     def __init__(self, allowed: str) -> None:
-        """Raises ConfigError for what is no origin."""
+        """``allowed``: empty, ``*``, or origins separated by commas. Raises ConfigError for an invalid origin."""
         names = [name.strip() for name in allowed.split(",") if name.strip()]
         self._any = ANY in names
         self._origins = frozenset(_origin(name) for name in names if name != ANY)
@@ -33,11 +33,11 @@ class Cors:
         return self._any or bool(self._origins)
 
     def allows(self, origin: bytes) -> bool:
-        """Whether pages of ``origin`` may use this server."""
+        """Return whether pages of ``origin`` may use this server."""
         return self._any or origin.lower() in self._origins
 
     def headers(self, scope: Scope) -> Headers:
-        """Headers of every answer to this request, an error's and a stream's too."""
+        """Return the headers that every answer to this request has, errors and streams included."""
         if not self:
             return []
         headers: Headers = [(b"vary", b"Origin")]  # so that no cache gives one site the answer that another may read
@@ -50,11 +50,11 @@ class Cors:
         return [*headers, (b"access-control-expose-headers", EXPOSED)]
 
     def asks(self, scope: Scope) -> bool:
-        """Whether a browser asks before a page's request, or anybody what may be asked. No API key comes with that."""
+        """Return whether this is a preflight or another OPTIONS request, which carries no API key."""
         return bool(self) and scope["method"] == "OPTIONS"
 
     def answer(self, scope: Scope, methods: list[str]) -> Headers:
-        """Headers of the answer to that, beside those of all answers. Raises Forbidden for a page that may not ask."""
+        """Return the headers of a preflight's answer, beside ``headers``. Raises Forbidden for other sites' pages."""
         origin = header(scope, b"origin")
         if origin is None or header(scope, b"access-control-request-method") is None:
             return [(b"allow", ", ".join(methods).encode())]
@@ -77,7 +77,7 @@ class Cors:
 
 
 def _origin(written: str) -> bytes:
-    """An origin as browsers write it. Raises ConfigError."""
+    """Return an origin as browsers write it. Raises ConfigError if it is invalid."""
     try:
         parts = urlsplit(written.lower())
         port = parts.port

@@ -1,4 +1,4 @@
-"""One request on a connection, and the answer to it: ASGI's ``receive`` and ``send`` over HTTP/1.1."""
+"""Carries one request and its answer over an HTTP/1.1 connection, as ASGI's ``receive`` and ``send``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triptych.frontend.http.asgi import Application, Headers, Scope, error_body,
 log = logging.getLogger("triptych.http")
 
 MAX_WAITING_BODY_BYTES = 64 << 10
-"""More of a body than this is not read from the socket before the application has taken what is there."""
+"""The bytes of a body above which nothing is read from the socket until the application has taken them."""
 _STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in http.HTTPStatus}
 _BODILESS = (204, 304)
 _FAILED = TriptychError("the server failed on this request; its log has the cause")
@@ -26,7 +26,7 @@ def status_line(status: int) -> bytes:
 
 
 def raw_error(error: TriptychError) -> bytes:
-    """A whole HTTP answer that says ``error`` and ends its connection, for where no application is asked."""
+    """Return a whole HTTP answer with ``error`` that closes the connection, made without the application."""
     body = error_body(error)
     headers = [one for one in error_headers(error) if one[0] != b"connection"]
     headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
@@ -38,15 +38,15 @@ class Carrier(Protocol):
 
     @property
     def stalled(self) -> bool:
-        """Whether the client takes nothing of what is sent."""
+        """Whether the client does not read what is sent."""
         ...
 
-    async def flowing(self) -> None:
-        """Wait until the client takes more, or is gone."""
+    async def until_writable(self) -> None:
+        """Wait until the client reads again, or is gone."""
         ...
 
     def is_last(self, exchange: Exchange) -> bool:
-        """Tell whether the connection ends after ``exchange``."""
+        """Return whether the connection closes after ``exchange``."""
         ...
 
     def answered(self, exchange: Exchange) -> None:
@@ -77,24 +77,24 @@ class Exchange:
         self.scope = scope
         self.keep_alive = keep_alive
         self.whole = False
-        """The request's body has come to its end."""
+        """True once the request's body is complete."""
         self.gone = False
         self.started = False
         self.ended = False
         self._connection = connection
         self._wants_continue = wants_continue
-        """The client sends no body before it is asked to."""
+        """True until the client, which sends its body only when asked (``Expect: 100-continue``), has been asked."""
         length = header(scope, b"content-length") or b""
         self.expected_bytes = int(length) if length.isdigit() else 0
-        """Of a body whose length is stated, what is still to come."""
+        """The bytes that are still to come of a body whose length is stated; 0 otherwise."""
         self._body: list[bytes] = []
         self._waiting_bytes = 0
-        self._news = asyncio.Event()
+        self._event = asyncio.Event()
         self._chunked = False
         self._left_bytes: int | None = None
-        """Of an answer with a stated length, what is not sent yet."""
+        """The bytes that are not sent yet of an answer whose length is stated; None for other answers."""
 
-    # The request, as the connection's parser finds it.
+    # Events from the connection.
 
     def feed(self, part: bytes) -> None:
         self.expected_bytes -= len(part)
@@ -102,19 +102,19 @@ class Exchange:
             return
         self._body.append(part)
         self._waiting_bytes += len(part)
-        self._news.set()
+        self._event.set()
 
     def complete(self) -> None:
         self.whole = True
-        self._news.set()
+        self._event.set()
 
     def leave(self) -> None:
-        """The client is gone."""
+        """Note that the client is gone."""
         self.gone = True
-        self._news.set()
+        self._event.set()
 
     def break_off(self) -> None:
-        """It was answered without the application, which hears that the client is gone."""
+        """Note that the request was answered without the application, which is told that the client is gone."""
         self.ended = True
         self.leave()
 
@@ -126,10 +126,10 @@ class Exchange:
     # ASGI.
 
     async def run(self, app: Application) -> None:
-        """Have ``app`` answer. Whatever it does, the exchange has an end."""
+        """Have ``app`` answer the request. Ends the exchange whatever ``app`` does."""
         try:
             await app(self.scope, self.receive, self.send)
-        except Exception:  # the edge of a task: the client gets an answer all the same
+        except Exception:  # the boundary of a task: the client still gets an answer
             log.exception("the application failed")
         finally:
             if not self.ended and not self.gone:
@@ -147,8 +147,8 @@ class Exchange:
                 self._wants_continue = False
                 self._connection.write(_CONTINUE)
             self._connection.read_on()
-            await self._news.wait()
-            self._news.clear()
+            await self._event.wait()
+            self._event.clear()
         if self.gone or self.ended:
             return {"type": "http.disconnect"}
         parts, self._body, self._waiting_bytes = self._body, [], 0
@@ -158,7 +158,7 @@ class Exchange:
     async def send(self, message: MutableMapping[str, Any]) -> None:
         connection = self._connection
         if connection.stalled and not self.gone:
-            await connection.flowing()
+            await connection.until_writable()
         if self.gone:
             return
         if self.started:
@@ -169,7 +169,7 @@ class Exchange:
     def _start(self, status: int, headers: Headers) -> None:
         self.started = True
         if self._wants_continue or self._connection.is_last(self):
-            self.keep_alive = False  # in the first case nobody knows whether the body will come
+            self.keep_alive = False  # a client that was not asked for its body may send it or not
         lines = [status_line(status)]
         for name, value in headers:
             if b"\n" in value or b"\r" in value:
@@ -185,7 +185,7 @@ class Exchange:
         elif self._left_bytes is None and self.scope["http_version"] == "1.1":
             self._chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        elif self._left_bytes is None:  # its end is the connection's
+        elif self._left_bytes is None:  # the end of the connection marks the end of the answer
             self.keep_alive = False
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         self._connection.write(b"".join(lines))
@@ -203,8 +203,11 @@ class Exchange:
             if self._left_bytes:
                 raise RuntimeError("the answer is shorter than its content-length")
             self.ended = True
-            self._body, self._waiting_bytes = [], 0  # nobody takes it, and what is still to come must be read
-            self._news.set()
+            self._body, self._waiting_bytes = (
+                [],
+                0,
+            )  # the application will not take it; the rest must be read from the socket
+            self._event.set()
             self._connection.answered(self)
 
     def _write_counted(self, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a client hears of an error that nobody expected."""
+"""Turns unexpected exceptions into errors for clients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ log = logging.getLogger("triptych.frontend")
 
 INTERNAL = TriptychError("the server failed on this request; its log has the cause")
 SHUTTING_DOWN = Unavailable("the server is shutting down", code="shutting_down")
-"""For whoever is cut off by the end of the drain (or is gone, and does not hear it)."""
+"""The error of requests that are cut off at the end of the drain."""
 
 
 def as_told(error: Exception, name: str) -> TriptychError:
-    """The error for the client of the request ``name``. One that is not expected goes to the log with its traceback,
-    a shortage of the machine with one line."""
+    """Return the error that the client of the request ``name`` gets.
+
+    An unexpected exception is logged with its traceback; a shortage of the machine with one line.
+    """
     if isinstance(error, TriptychError):
         return error
     if (short := shortage_of(error)) is not None:

@@ -16,21 +16,21 @@ from triptych.frontend.http.asgi import Scope, header
 
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 _LOCAL_ENDINGS = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-"""Names of which the Internet's DNS tells nothing."""
+"""Endings of names that the Internet's DNS does not resolve."""
 
 
 class HostCheck:
-    """Which names a server may be asked by."""
+    """Checks the name by which a client addresses the server."""
 
     def __init__(self, listens_at: str, *, has_key: bool, allowed: str) -> None:
-        """``allowed``: more names, separated by commas; ``*``: any."""
+        """``allowed``: further names, separated by commas; ``*`` allows any."""
         self._allowed = frozenset(name.strip().lower() for name in allowed.split(",") if name.strip())
         self._is_on = is_loopback(listens_at) and not has_key and "*" not in self._allowed
         self._last_good = b""
-        """The header that was looked at last and is allowed: nearly all requests have the same."""
+        """The last header that was allowed: nearly all requests have the same."""
 
     def check(self, scope: Scope) -> None:
-        """Raises Forbidden for a name that somebody may have made up."""
+        """Raise Forbidden for a name that the Internet's DNS may resolve, and that is not allowed."""
         if not self._is_on or (given := header(scope, b"host")) is None or given == self._last_good:
             return
         found = _HOST.fullmatch(given.decode("latin-1").lower())
@@ -46,7 +46,7 @@ class HostCheck:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches who listens at ``host``."""
+    """Return whether only this machine can reach a server that listens at ``host``."""
     if host.lower() == "localhost":
         return True
     try:
@@ -56,7 +56,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_local(name: str) -> bool:
-    """Whether ``name`` is an address, or a name that the Internet's DNS does not know: those have a dot."""
+    """Return whether ``name`` is an address, or a name that the Internet's DNS does not resolve.
+
+    The names that it resolves have a dot.
+    """
     if "." not in name or name.endswith(_LOCAL_ENDINGS):
         return True
     try:

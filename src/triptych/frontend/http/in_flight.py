@@ -1,4 +1,4 @@
-"""How many requests and generations a frontend has, and the bound on the latter."""
+"""Counts the requests and generations of a frontend, and limits the generations."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from triptych.contracts.metric import Metric, gauge
 
 
 class InFlight:
-    """Counts requests, and the generations that they are: each choice of each prompt. For one event loop."""
+    """Counts requests and their generations (each choice of each prompt). For one event loop."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_generations: int) -> None:
         self.requests = 0
         self.generations = 0
-        self._max = most
+        self._max = max_generations
 
     @contextmanager
     def request(self) -> Iterator[Places]:
-        """Count one request for the block. Raises TooManyRequests where there is no place for a generation now."""
+        """Count one request within the block. Raises TooManyRequests if not even one generation fits now."""
         self.check(1)
         places = Places(self)
         self.requests += 1
@@ -30,7 +30,7 @@ class InFlight:
             self.generations -= places.count
 
     def check(self, count: int, held: int = 0) -> None:
-        """Raises TooManyRequests where ``count`` generations of a request that has ``held`` places do not fit."""
+        """Raise TooManyRequests if ``count`` generations do not fit, of which ``held`` are counted already."""
         others = self.generations - held
         if others + count > self._max:
             raise TooManyRequests(
@@ -40,7 +40,7 @@ class InFlight:
             )
 
     def check_ever(self, count: int, param: str) -> None:
-        """Raises BadRequest where a request is more generations than there are places at all."""
+        """Raise BadRequest if a request has more generations than may ever be in flight."""
         if count > self._max:
             raise BadRequest(
                 f"{param}: the request is {count} generations (prompts x n); the limit is {self._max} "
@@ -50,23 +50,23 @@ class InFlight:
             )
 
     def metrics(self) -> Iterable[Metric]:
-        """Metrics."""
+        """Return the metrics."""
         text = "Generations under way: each choice of each prompt of a request."
         yield gauge("triptych_generations_in_flight", text, self.generations)
-        text = "Most generations that may be under way (--max-in-flight)."
+        text = "The most generations that may be under way (--max-in-flight)."
         yield gauge("triptych_generations_in_flight_limit", text, self._max)
 
 
 class Places:
-    """The generations of one request."""
+    """The generations of one request that are counted as in flight."""
 
-    def __init__(self, all_of_them: InFlight) -> None:
-        self._all = all_of_them
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
         self.count = 0
 
     def take(self, count: int, param: str) -> None:
-        """Have ``count`` in all. Raises BadRequest where so many never fit, TooManyRequests where they do not now."""
-        self._all.check_ever(count, param)
-        self._all.check(count, held=self.count)
-        self._all.generations += count - self.count
+        """Count ``count`` generations in all. Raises BadRequest if so many never fit, TooManyRequests if not now."""
+        self._in_flight.check_ever(count, param)
+        self._in_flight.check(count, held=self.count)
+        self._in_flight.generations += count - self.count
         self.count = count

@@ -1,4 +1,4 @@
-"""Bytes of a connection to requests, by httptools, and the limits that it lacks."""
+"""Parses requests with httptools, and adds the limits that it lacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from triptych.contracts.shortage import shortage_of
 from triptych.frontend.http.asgi import Headers, Scope
 
 MAX_HEAD_BYTES = 64 << 10
-"""Most bytes of a request line and headers, or of what follows a body, give or take one read of the socket."""
+"""The most bytes of a request line and headers, or of the trailer of a body, give or take one read of the socket."""
 
 MAX_HEADERS = 256
-"""Most headers of a request, those after its body included."""
+"""The most headers of a request, its trailer included."""
 
 
 MALFORMED = "malformed_http"
@@ -25,23 +25,23 @@ _VERSIONS = ("1.1", "1.0")
 
 
 class Listener(Protocol):
-    """Hears of requests as they come."""
+    """Is called as requests come."""
 
     def begins(self, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
-        """A request's head is complete. ``wants_continue``: its body comes once the client is asked for it."""
+        """Handle a complete head. ``wants_continue``: the client sends the body only when it is asked to."""
 
     def body(self, part: bytes) -> None: ...
 
     def complete(self) -> None:
-        """The request's body, if it has one, has come to its end."""
+        """Handle the end of the request and of its body, if it has one."""
 
 
 class _Stopped(Exception):
-    """No more of what was read is looked at."""
+    """Raised to make the parser ignore the rest of a read."""
 
 
 class _Refused(Exception):
-    """A head that is well-formed, and of a request that is not taken. Its message says why."""
+    """A well-formed head of a request that is refused. The message says why."""
 
     def __init__(self, reason: str, code: str = MALFORMED) -> None:
         super().__init__(reason)
@@ -49,13 +49,13 @@ class _Refused(Exception):
 
 
 class Parser:
-    """Cuts what is fed into requests. For one connection."""
+    """Parses the requests of one connection."""
 
     def __init__(self, listener: Listener) -> None:
         self.in_head = False
-        """Part of a request's head is there."""
+        """True while a request's head has begun and is not complete."""
         self.head_bytes = 0
-        """Received since a head or a piece of a body was complete."""
+        """The bytes received since the last complete head or piece of a body."""
         self._listener = listener
         self._pieces = 0
         self._parser = httptools.HttpRequestParser(self)
@@ -63,17 +63,17 @@ class Parser:
         self._url = b""
         self._headers: Headers = []
         self._begin = b""
-        """The first bytes of the connection: what it speaks."""
+        """The first bytes of the connection, which show the protocol that it speaks."""
         self._wants_continue = False
         self._framing: tuple[bytes, bytes] | None = None
-        """The header that says how long the body is, of a request that asks for another protocol as well."""
+        """The header that states the body's length, of a request that asks for another protocol as well."""
         self._head_again = False
-        """The parser sees the head of such a request for the second time."""
+        """True while the head of such a request is parsed for the second time."""
 
     def feed(self, data: memoryview) -> None:
-        """Tell the listener of what ``data`` completes, which may change afterwards.
+        """Parse ``data``, which may change afterwards, and call the listener.
 
-        Raises BadRequest for what is no HTTP or too long a head, and Unavailable where memory is short.
+        Raises BadRequest for malformed HTTP and for a head that is too long, Unavailable if memory is short.
         """
         self.head_bytes += len(data)
         if len(self._begin) < len(_HTTP_2_BEGINS):
@@ -83,16 +83,16 @@ class Parser:
             raise BadRequest("the request's head is too large", code="head_too_large")
 
     def taken_pieces(self) -> int:
-        """Pieces of bodies since it was asked last."""
+        """Return the number of pieces of bodies since the last call."""
         pieces, self._pieces = self._pieces, 0
         return pieces
 
     def stop(self) -> None:
-        """Look at no more, not even of what is being fed. May be called twice."""
+        """Parse nothing more, not even the rest of the current read. May be called twice."""
         self._stopped = True
 
     def close(self) -> None:
-        """Let go of the listener, so that neither waits for Python's garbage collection."""
+        """Drop the listener, so that neither object waits for Python's garbage collection."""
         self._stopped = True
         self._parser = self._listener = None  # type: ignore[assignment]
 
@@ -108,11 +108,11 @@ class Parser:
             if isinstance(reason, _Refused):
                 raise BadRequest(str(reason), code=reason.code) from None
             if reason is not None and not isinstance(reason, (httptools.HttpParserError, UnicodeError, MemoryError)):
-                raise  # a fault of the listener's
+                raise  # an exception of the listener
             raise shortage_of(error) or BadRequest(self._not_http(), code=MALFORMED) from None
 
     def _not_http(self) -> str:
-        """Say what a connection speaks that does not speak HTTP/1.1, where that is clear."""
+        """Return the error text for a connection that does not speak HTTP/1.1. It names the protocol if it can."""
         if self._begin.startswith(_TLS_BEGINS):
             return "this port speaks HTTP without TLS, and was sent a TLS handshake: ask by http:// and not by https://"
         if self._begin.startswith(_HTTP_2_BEGINS):
@@ -120,9 +120,9 @@ class Parser:
         return "this is not well-formed HTTP/1.1"
 
     def _pass_over_upgrade(self, rest: memoryview | bytes) -> None:
-        """Go on after a request that asked for another protocol, none of which is spoken here.
+        """Go on after a request that asked for another protocol, which is ignored.
 
-        The parser took no body for it: a new one is told of it again, and of nothing else of its head.
+        The parser expects no body after such a request. A new parser is given its head again, without that header.
         """
         self._parser = httptools.HttpRequestParser(self)
         if self._framing is not None:
@@ -163,12 +163,12 @@ class Parser:
         self.in_head = False
         if self._parser.should_upgrade():
             self._framing = next((one for one in self._headers if one[0] in _FRAMING), None)
-        scope, self._headers = self._scope(), []  # what follows a body is no header of the request
+        scope, self._headers = self._scope(), []  # a trailer is not part of the request's headers
         keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1"
         self._listener.begins(scope, keep_alive=keep_alive, wants_continue=self._wants_continue)
 
     def _check_head(self) -> None:
-        """Refuse what the parser lets pass, and what would make two readers see two different requests."""
+        """Refuse heads that the parser accepts, and that two HTTP implementations could read as different requests."""
         version = self._parser.get_http_version()
         if version not in _VERSIONS:
             raise _Refused(f"this server speaks HTTP/1.1, and not HTTP/{version}")

@@ -1,4 +1,4 @@
-"""The HTTP server: it listens, has requests answered, and ends without losing a connection."""
+"""Serves HTTP: listens, has requests answered, and stops without losing a connection."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ log = logging.getLogger("triptych.http")
 
 BACKLOG = 2048
 SCRATCH_BYTES = 32 << 10
-"""Most bytes read at once: of bodies in chunks of a byte, some 4 ms of work."""
+"""The most bytes read at once. A body in chunks of one byte makes some 4 ms of work of it."""
 BODY_BYTES = 128 << 10
-"""Most bytes read at once of a body with a stated length, which comes in one piece (0.05 ms)."""
-LAST_WORDS_S = 1.0
-"""Past the drain's deadline, for writing to clients that their answer was cut off."""
+"""The most bytes read at once of a body whose length is stated: they come in one piece (0.05 ms)."""
+FINAL_WRITE_S = 1.0
+"""Time after the drain's deadline in which clients are told that their answer was cut off."""
 UNSENT_BYTES = 128 << 10
-"""Most bytes that the kernel keeps of a connection beyond what is on its way to the client."""
+"""The most unsent bytes that the kernel buffers for a connection, beyond those on their way to the client."""
 _TCP_NOTSENT_LOWAT = 25
-"""Of Linux; accepted sockets have what their listener has. Python names it from 3.13 on only."""
+"""Linux's number of the option, which Python names only from 3.13 on. Accepted sockets inherit it."""
 
 
 class HttpServer:
-    """Serves one application on all addresses of a host. At the end no connection that was made is lost."""
+    """Serves one application on all addresses of a host. When it stops, no established connection is lost."""
 
     def __init__(self, app: Application, config: HttpConfig, drain_timeout_s: float) -> None:
         self.connections = Connections(config)
         self.serves = asyncio.Event()
         self.body_scratch = memoryview(bytearray(BODY_BYTES))
-        """What is read is here until its connection has looked at it, before anything else is read."""
+        """The buffer of all reads. A connection parses or copies its bytes before anything else is read."""
         self.scratch = self.body_scratch[:SCRATCH_BYTES]
         self._app = app
         self._drain_timeout_s = drain_timeout_s
@@ -51,11 +51,11 @@ class HttpServer:
         task.add_done_callback(self._tasks.discard)
 
     def stop(self) -> None:
-        """Have ``serve`` come to its end."""
+        """Make ``serve`` drain and return."""
         self._stop.set()
 
     async def serve(self, listeners: Sequence[socket.socket]) -> None:
-        """Serve until told to stop, then drain: ``listeners`` are closed, and what is being answered has its time."""
+        """Serve until ``stop``, then drain: close ``listeners``, and give requests in flight ``drain_timeout_s``."""
         loop = asyncio.get_running_loop()
         servers: list[asyncio.AbstractServer] = []
         try:
@@ -82,10 +82,10 @@ class HttpServer:
         accepted: list[socket.socket] = []
         for server, listener in zip(servers, listeners, strict=True):
             accepted += _waiting_at(listener)
-            server.close()  # in the same turn: whoever comes now comes to another frontend, or is refused
+            server.close()  # in the same turn of the loop: later clients reach another frontend, or are refused
         for one in accepted:
             await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
-        await asyncio.sleep(0)  # those that the event loop has accepted are connections after its turn
+        await asyncio.sleep(0)  # sockets that the event loop has accepted become connections in its next turn
         for listener in listeners:
             listener.close()
 
@@ -97,14 +97,14 @@ class HttpServer:
                 await self.connections.all_closed()
         except TimeoutError:
             log.warning("%d requests did not finish within %g s", len(self._tasks), self._drain_timeout_s)
-        for task in self._tasks:  # they say so to their clients
+        for task in self._tasks:  # they tell their clients
             task.cancel()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=LAST_WORDS_S)
+            await asyncio.wait(set(self._tasks), timeout=FINAL_WRITE_S)
 
 
 def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
-    """Connections that nobody has accepted yet; the system resets those when their listener is closed."""
+    """Accept the connections that wait at ``listener``: the system would reset them when it is closed."""
     with contextlib.suppress(BlockingIOError):
         while True:
             one, _ = listener.accept()
@@ -113,16 +113,16 @@ def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
-    """Listening sockets; those whose port is ``shared`` with other processes listen when they are served.
+    """Return listening sockets for ``host`` and ``port``.
 
-    Until then others get all connections, and those that come to one of its own wait.
-
-    Raises ConfigError, in words for the user, when the address cannot be had.
+    Sockets whose port is ``shared`` with other processes do not listen before they are served, so that until then the
+    other processes get all connections; on any other port connections wait until then. Raises ConfigError, with a
+    message for the user, if the address is not available.
     """
     listeners = bind(host, port, shared=shared)
     try:
         for one in listeners:
-            with contextlib.suppress(OSError):  # a system without it keeps more
+            with contextlib.suppress(OSError):  # a system without the option buffers more
                 one.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             if not shared:
                 one.listen(BACKLOG)

@@ -19,7 +19,7 @@ class WebRequest:
     headers: Headers
     """The headers of the answer. Routes may add to them until they answer."""
     model_label: str = ""
-    """The metrics' label of the model that was asked for; empty where it is none that is served here."""
+    """The metrics' label of the model that was asked for; empty if it is not served here."""
 
     @property
     def method(self) -> str:

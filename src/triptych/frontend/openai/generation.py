@@ -155,7 +155,7 @@ class Generation:
 
         try:
             async with (
-                self.places.place() if self.places is not None else nullcontext(),
+                self.places.slot() if self.places is not None else nullcontext(),
                 aclosing(
                     self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed, self.tenant)
                 ) as batches,

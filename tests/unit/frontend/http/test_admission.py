@@ -31,7 +31,7 @@ class Crowd:
 
     async def _generation(self, party: Party, name: str) -> None:
         self._ends.setdefault(name, asyncio.Event())
-        async with party.place():
+        async with party.slot():
             self.began.append(name)
             await self._ends[name].wait()
 
@@ -58,7 +58,7 @@ class Crowd:
 async def passes(admission: Admission, lane: Lane, count: int = 1) -> None:
     """A request of ``count`` generations has its first place, and gives it back."""
     with admission.party(lane, count, "n") as party:
-        async with party.place():
+        async with party.slot():
             pass
 
 
@@ -75,7 +75,7 @@ async def a_crowd(most: int = 1, max_waiting: int = 9, wait_s: float = 30.0) -> 
     await passes(crowd.admission, "text")  # nothing was lost
 
 
-async def test_as_many_run_as_may_and_the_others_in_order() -> None:
+async def test_generations_over_the_limit_run_in_order() -> None:
     async with a_crowd(most=2) as crowd:
         for name in "abcd":
             await crowd.come(name)
@@ -102,7 +102,7 @@ async def test_texts_and_media_take_turns() -> None:
         assert crowd.began == expected
 
 
-async def test_no_more_wait_than_may() -> None:
+async def test_the_queue_is_bounded() -> None:
     async with a_crowd(max_waiting=2) as crowd:
         for name in "abc":
             await crowd.come(name)
@@ -112,7 +112,7 @@ async def test_no_more_wait_than_may() -> None:
         assert caught.value.retry_after_s
 
 
-async def test_nobody_waits_for_ever() -> None:
+async def test_waiting_for_a_slot_has_a_time_limit() -> None:
     async with a_crowd(wait_s=0.01) as crowd:
         await crowd.come("a")
         with pytest.raises(Unavailable, match="--max-wait-s") as caught:
@@ -120,7 +120,7 @@ async def test_nobody_waits_for_ever() -> None:
         assert caught.value.code == "queue_timeout"
 
 
-async def test_who_leaves_takes_nobodys_place() -> None:
+async def test_a_cancelled_waiter_keeps_no_slot() -> None:
     async with a_crowd() as crowd:
         for name in "abc":
             await crowd.come(name)
@@ -142,7 +142,7 @@ async def test_without_a_bound_all_run() -> None:
         assert len(crowd.began) == 50
 
 
-async def test_a_request_of_many_and_small_ones_take_turns() -> None:
+async def test_a_request_of_many_choices_takes_turns_with_small_ones() -> None:
     """None starves the other: each request has one generation let in a round."""
     async with a_crowd(most=2) as crowd:
         await crowd.come("big", count=4)
@@ -157,7 +157,7 @@ async def test_a_request_of_many_and_small_ones_take_turns() -> None:
             assert crowd.began == expected
 
 
-async def test_two_requests_larger_than_all_places_both_end() -> None:
+async def test_two_requests_with_more_choices_than_slots_both_finish() -> None:
     """Each of them holds half, and neither waits for the other."""
     async with a_crowd(most=2, max_waiting=20) as crowd:
         await crowd.come("x", count=5)
@@ -170,7 +170,7 @@ async def test_two_requests_larger_than_all_places_both_end() -> None:
             await crowd.tasks.pop(name)
 
 
-async def test_once_a_request_has_a_place_the_others_of_its_own_wait_as_long_as_it_takes() -> None:
+async def test_after_its_first_slot_a_request_waits_without_a_limit() -> None:
     async with a_crowd(wait_s=0.02) as crowd:
         await crowd.come("big", count=2)
         with pytest.raises(Unavailable, match="--max-wait-s"):  # a whole time limit passes meanwhile
@@ -195,7 +195,7 @@ async def test_generations_are_counted_not_requests() -> None:
         assert crowd.admission.waiting == 1, "who is refused leaves nothing behind"
 
 
-async def test_a_request_that_leaves_gives_back_what_it_has_and_what_it_waits_for() -> None:
+async def test_a_request_that_leaves_frees_its_slots_and_its_waiters() -> None:
     async with a_crowd(most=2) as crowd:
         await crowd.come("big", count=5)
         await crowd.come("small")

@@ -11,7 +11,7 @@ def asked(origin=None, method="OPTIONS", wants="POST", names=None, **more):
     return {"method": method, "headers": given}
 
 
-def test_nothing_is_said_where_nobody_is_allowed():
+def test_no_headers_are_sent_if_no_origin_is_allowed():
     cors = Cors("")
     assert not cors
     assert cors.headers(asked("https://a.example")) == []
@@ -43,14 +43,14 @@ def test_an_allowed_page_may_read_every_answer(origin):
         "",
     ],
 )
-def test_others_may_not_but_caches_know_why(origin):
+def test_other_origins_are_refused_and_answers_vary_by_origin(origin):
     cors = Cors("https://a.example")
     assert cors.headers(asked(origin)) == [(b"vary", b"Origin")]
     with pytest.raises(Forbidden, match="--allowed-origins"):
         cors.answer(asked(origin), ["POST"])
 
 
-def test_any_page_may_but_without_credentials():
+def test_a_star_allows_every_page_without_credentials():
     headers = dict(Cors("*").headers(asked("null")))
     assert headers[b"access-control-allow-origin"] == b"*"
     assert b"access-control-allow-credentials" not in headers
@@ -70,7 +70,7 @@ def test_a_preflight_is_told_methods_and_headers():
 
 
 @pytest.mark.parametrize("names", ["a" * 5_000, "a\x00b", "a: b", "é"])
-def test_names_that_are_none_are_not_repeated(names):
+def test_invalid_header_names_are_not_repeated(names):
     with pytest.raises(Forbidden):
         Cors("*").answer(asked("https://a.example", names=names), ["POST"])
 
@@ -91,6 +91,6 @@ def test_options_without_a_page_tells_the_methods():
         "http://a:x",
     ],
 )
-def test_what_is_no_origin_is_refused_at_start(written):
+def test_an_invalid_origin_is_refused_at_start(written):
     with pytest.raises(ConfigError, match="--allowed-origins"):
         Cors(f"https://ok.example,{written}")

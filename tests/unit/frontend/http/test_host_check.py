@@ -31,7 +31,7 @@ def check(name, at="127.0.0.1", has_key=False, allowed=""):
         "box.local",
     ],
 )
-def test_names_that_no_page_of_another_site_has(name):
+def test_local_names_are_accepted(name):
     check(name)
 
 
@@ -40,12 +40,12 @@ def test_names_that_no_page_of_another_site_has(name):
     ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "a b.example", "a:b:c"],
 )
 @pytest.mark.parametrize("at", ["127.0.0.1", "::1", "localhost", "127.0.0.5"])
-def test_names_that_a_page_may_have(name, at):
+def test_public_names_are_refused(name, at):
     with pytest.raises(Forbidden, match="--allowed-hosts"):
         check(name, at)
 
 
-def test_where_there_is_nothing_to_protect_or_it_is_said_to_be_right():
+def test_no_name_is_refused_with_a_key_or_off_loopback_or_when_allowed():
     check("chat.example", at="0.0.0.0")
     check("chat.example", has_key=True)
     check("Chat.example:8000", allowed="other.example, chat.example")
