@@ -27,9 +27,10 @@ from triptych.planes.discovery.base import Discovery
 from triptych.planes.events.base import Source
 from triptych.planes.request.base import Peer, RequestClient, peer_of
 from triptych.planes.state.base import OpenState
-from triptych.processor.processor import Processor, Sampling
+from triptych.processor.processor import Processor
 from triptych.processor.template import parse_prompt_template
 from triptych.processor.text_work import TextWork
+from triptych.processor.video_sampling import VideoSampling
 from triptych.router.routing import Routing
 from triptych.stages.dispatch import Dispatcher
 from triptych.stages.isolation import Isolation
@@ -63,7 +64,7 @@ async def serving(
     """
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
-    sampling = Sampling(config.video_frames, config.video_fps)
+    sampling = VideoSampling(config.video_frames, config.video_fps)
     media_sources = MediaLoader(
         limits,
         allowed_domains=config.media_allowed_domains,

@@ -11,7 +11,7 @@ from triptych.contracts.media import Picture
 from triptych.demo import MODEL_DIR
 from triptych.kv.prompt_keys import named_prompt
 from triptych.media.loader import MediaReference
-from triptych.processor import processor as processing
+from triptych.processor import prompt_media
 from triptych.processor.processor import Processor
 
 
@@ -60,8 +60,8 @@ async def test_long_prompts_are_named_beside_the_event_loop(inline, monkeypatch)
         seen.append(threading.get_ident())
         return named_prompt(*args)
 
-    monkeypatch.setattr(processing, "named_prompt", noting)
-    monkeypatch.setattr(processing, "_INLINE_TOKENS", cells(112, 112) - (not inline))
+    monkeypatch.setattr(prompt_media, "named_prompt", noting)
+    monkeypatch.setattr(prompt_media, "_INLINE_TOKENS", cells(112, 112) - (not inline))
     await chat([IMAGE, text("a")], ["112x112"])
     assert [one == threading.get_ident() for one in seen] == [inline]
 

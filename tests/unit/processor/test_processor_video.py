@@ -11,7 +11,8 @@ from support.checkpoints import card_of, copy_demo
 from triptych.contracts.errors import BadRequest, ConfigError
 from triptych.contracts.media import Medium, Video
 from triptych.media.loader import MediaReference
-from triptych.processor.processor import Processor, Sampling
+from triptych.processor.processor import Processor
+from triptych.processor.video_sampling import VideoSampling
 
 FILM = Video(content_hash="ab" * 32, format="MP4", data=b"x", width=64, height=64, num_frames=48, fps=12.0)
 MESSAGES = [{"role": "user", "content": [{"type": "video"}]}]
@@ -27,7 +28,7 @@ class Source:
         return [self.film for _ in references]
 
 
-async def seen(folder, sampling: Sampling | None = None, **settings) -> Medium:
+async def seen(folder, sampling: VideoSampling | None = None, **settings) -> Medium:
     """The film as a worker gets it, by the rule of a checkpoint with these ``settings``."""
     folder.mkdir()
     copy_demo(folder)
@@ -56,12 +57,12 @@ async def test_frames_go_by_the_checkpoint_and_are_a_part_of_the_name(tmp_path):
 
 
 async def test_an_operator_may_ask_for_a_number_of_frames_or_a_rate(tmp_path):
-    assert (await seen(tmp_path / "a", Sampling(frames=4))).frame_indices == (0, 12, 24, 36)
-    assert (await seen(tmp_path / "b", Sampling(fps=3.0))).frame_indices == tuple(range(0, 48, 4))
-    assert (await seen(tmp_path / "c", Sampling(fps=3.0), num_frames=2)).frame_indices == tuple(range(0, 48, 4))
-    assert (await seen(tmp_path / "d", Sampling(frames=4), fps=1.0)).frame_indices == (0, 12, 24, 36)
+    assert (await seen(tmp_path / "a", VideoSampling(num_frames=4))).frame_indices == (0, 12, 24, 36)
+    assert (await seen(tmp_path / "b", VideoSampling(fps=3.0))).frame_indices == tuple(range(0, 48, 4))
+    assert (await seen(tmp_path / "c", VideoSampling(fps=3.0), num_frames=2)).frame_indices == tuple(range(0, 48, 4))
+    assert (await seen(tmp_path / "d", VideoSampling(num_frames=4), fps=1.0)).frame_indices == (0, 12, 24, 36)
     with pytest.raises(ConfigError, match="exclude each other"):
-        Sampling(frames=4, fps=3.0)
+        VideoSampling(num_frames=4, fps=3.0)
 
 
 async def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_path):
@@ -70,7 +71,7 @@ async def test_a_video_that_is_too_slow_for_the_context_is_refused_by_name(tmp_p
     config = json.loads(path.read_text()) | {"model_type": "qwen2_5_vl"}
     path.write_text(json.dumps(config))
     context = config["text_config"]["max_position_embeddings"]
-    processor = Processor.load(card_of(tmp_path, modalities=("image", "video")), None, Sampling(frames=4))
+    processor = Processor.load(card_of(tmp_path, modalities=("image", "video")), None, VideoSampling(num_frames=4))
     film = msgspec.structs.replace(FILM, num_frames=context * 12, fps=1.0)
     media = [MediaReference("video", "data:,", "messages[0].content[0].video_url")]
     with pytest.raises(BadRequest, match="too far apart for its context") as caught:

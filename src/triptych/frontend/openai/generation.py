@@ -26,7 +26,7 @@ from triptych.frontend.openai.choice import Choice, Piece
 from triptych.frontend.openai.merged import Merged
 from triptych.frontend.openai.unsent import bytes_per_token, max_unsent_bytes
 from triptych.observability.metrics import ModelMetrics
-from triptych.processor.processor import Prompt
+from triptych.processor.prompt import Prompt
 from triptych.stages.compose import Plan
 from triptych.stages.dispatch import Dispatcher
 

@@ -12,7 +12,8 @@ from triptych.frontend.openai.choice import Choice
 from triptych.frontend.openai.generation import Job
 from triptych.frontend.openai.request import GenerationFields
 from triptych.frontend.openai.sampling import stop_strings
-from triptych.processor.processor import Processor, Prompt
+from triptych.processor.processor import Processor
+from triptych.processor.prompt import Prompt
 
 MANY_ALTERNATIVES = 256
 """With more alternatives a token than this, all tokens are spelled beforehand. So many take 0.5 ms the first time."""

@@ -113,10 +113,10 @@ def test_a_processor_needs_no_other_files(tmp_path: Path, make: Any) -> None:
             shutil.copy(whole / name, part / name)
     one, other = (Processor.load(card_of(folder), None) for folder in (whole, part))
     assert msgspec.structs.replace(one.card, path="") == msgspec.structs.replace(other.card, path="")
-    assert one.family == other.family
+    assert one.chat_text.family == other.chat_text.family
     assert one.tokenizer.settings == other.tokenizer.settings
     assert one.tokenizer.fast.to_str() == other.tokenizer.fast.to_str()
-    assert (one.template is None) == (other.template is None)
+    assert (one.chat_text.template is None) == (other.chat_text.template is None)
     assert dataclasses.replace(one.checkpoint, path="") == dataclasses.replace(other.checkpoint, path="")
 
 
@@ -173,7 +173,7 @@ async def test_what_is_not_here_is_fetched_and_kept(source: Path, tmp_path: Path
     assert [path.name for path in cache.iterdir()] == [one.files_digest]
     assert cache.stat().st_mode & 0o077 == 0
     assert await ModelFiles(Plane(), cache).local(one) == folder, "and found again"
-    assert Processor.load(msgspec.structs.replace(one, path=folder), None).template is not None
+    assert Processor.load(msgspec.structs.replace(one, path=folder), None).chat_text.template is not None
 
     (Path(folder) / "tokenizer.json").write_text("damaged")
     assert await here.local(one) is None

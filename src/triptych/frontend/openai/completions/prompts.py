@@ -9,7 +9,8 @@ from triptych.cache.memory_budget import Reservation
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.tokens import TokenIds
 from triptych.frontend.openai.weight import BYTES_A_TOKEN
-from triptych.processor.processor import Processor, Prompt
+from triptych.processor.processor import Processor
+from triptych.processor.prompt import Prompt
 
 
 def split_prompts(prompt: str | TokenIds | list[Any]) -> list[str | Sequence[int]]:

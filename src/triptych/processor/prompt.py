@@ -1,0 +1,42 @@
+"""A prompt that is ready for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from triptych.contracts.errors import TriptychError
+from triptych.contracts.media import Medium
+from triptych.contracts.tokens import TokenIds
+from triptych.media.errors import by_content, on_item
+from triptych.router.routing import Prompt as RoutedPrompt
+
+_WORKERS_NAMES = ("prompt", "media")
+"""Names that workers have for the prompt, and for its media together."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Holds a prompt's tokens and media, and what the frontend knows of them."""
+
+    token_ids: TokenIds
+    """With one placeholder for each medium."""
+    media: list[Medium]
+    length: int
+    """Tokens that the model will see: placeholders expanded."""
+    routed: RoutedPrompt
+    """The same as workers' KV caches have it: placeholders expanded, media by their contents."""
+    media_s: float = 0.0
+    tokenise_s: float = 0.0
+    items: Sequence[str] = ()
+    """The request's fields that name ``media``."""
+    field: str = "messages"
+    """The request's field that the prompt was made of."""
+
+    def by_field(self, error: TriptychError) -> TriptychError:
+        """Return a worker's ``error``, which names a medium by its content, as one about the request's field."""
+        for index, (medium, item) in enumerate(zip(self.media, self.items, strict=True)):
+            error = on_item(on_item(error, by_content(medium), item), f"media[{index}]", item)
+        for name in _WORKERS_NAMES:
+            error = on_item(error, name, self.field)
+        return error
