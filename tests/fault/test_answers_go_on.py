@@ -11,6 +11,8 @@ from support.checkpoints import picture_url
 from support.deployment import chat_body, deployment
 from support.loops import until
 from support.sse import parse
+from triptych.stages.request_state import patience
+from triptych.stages.request_state.rules import FIRST_PAUSE_S
 
 CONTENT = [
     {"type": "image_url", "image_url": {"url": picture_url(64, 64, "teal")}},
@@ -140,7 +142,10 @@ async def test_nobody_is_left(stream):
         assert await resumed(d) == 0
 
 
-async def test_a_worker_that_comes_later_goes_on():
+@pytest.mark.parametrize("pause_s", [FIRST_PAUSE_S, 60.0])
+async def test_a_worker_that_comes_later_goes_on(pause_s, monkeypatch):
+    """Though the next look is far away: word that a worker came ends the pause."""
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", pause_s)
     async with deployment(engine_args=SLOW, frontend={"resume_timeout_s": 20.0}) as d:
         undisturbed = await asked(d, True, "x")
         asking = asyncio.create_task(asked(d, True, "x"))

@@ -1,4 +1,4 @@
-"""Keeps requests that may have felled a worker apart, so that the next fall tells which of them does."""
+"""Keeps suspects at different workers, so that the next loss of a worker tells which of them is the cause."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from contextlib import contextmanager, suppress
 
 
 class Apart:
-    """Of suspects, at most one waits for its first token at a worker, and one content at one worker. One event loop."""
+    """Lets at most one suspect wait for its first token at each worker, and each content at one worker.
+
+    Serves one event loop.
+    """
 
     def __init__(self) -> None:
         self._at: dict[str, bytes] = {}
-        """By worker's id: the name of the suspect that waits there."""
+        """The name of the suspect that waits at a worker, by the worker's id."""
         self._left = asyncio.Event()
 
     def is_out(self, name: bytes) -> bool:
@@ -21,12 +24,12 @@ class Apart:
 
     @property
     def workers(self) -> set[str]:
-        """Those at which a suspect waits."""
+        """The ids of workers at which a suspect waits."""
         return set(self._at)
 
     @contextmanager
     def at(self, workers: Collection[str], name: bytes) -> Iterator[None]:
-        """A suspect waits at ``workers``, for the block. Of several at one worker the first one counts."""
+        """Keep ``workers`` for a suspect during the block, but for those at which another one waits already."""
         mine = [worker for worker in workers if worker not in self._at]
         self._at.update(dict.fromkeys(mine, name))
         try:

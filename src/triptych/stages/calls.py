@@ -1,4 +1,4 @@
-"""Typed calls to workers over the request plane, and the account of what is in flight where."""
+"""Calls workers over the request plane, with typed requests and answers, and counts what is in flight where."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from triptych.stages.unanswered import Unanswered, Visit
 METRICS_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 5.0
 INLINE_BYTES = 256 << 10
-"""Of a medium, up to which its data are copied into the request's encoding (0.1 ms)."""
+"""Size up to which a medium's data are copied into the encoded request (0.1 ms)."""
 MAX_RELEASES = 1024
-"""Most releases on their way; past that a lease's own expiry does the work."""
+"""Limit on releases on their way. Leases that are not released beyond it expire by themselves."""
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=enc_hook)
 T = TypeVar("T")
 Name = Callable[[], bytes]
-"""Names what a request asks for; see ``stages.suspects``."""
+"""Returns the name of a request's content (``stages.suspects``)."""
 
 
 class Calls:
-    """Calls of one frontend. Every failure of a worker or of the way to it comes as StepFailed."""
+    """Makes the calls of one frontend. Raises StepFailed whenever a worker fails, or cannot be reached."""
 
     def __init__(
         self,
@@ -64,30 +64,31 @@ class Calls:
         self._releases: set[asyncio.Task[None]] = set()
 
     def load(self, instance_id: str) -> int:
-        """Work of this frontend in flight at an instance: requests, and media where media are encoded."""
+        """Return the work of this frontend in flight at an instance: requests, and media at encode workers."""
         return self._in_flight[instance_id]
 
     @property
     def in_flight(self) -> int:
-        """Work in flight anywhere, releases among it."""
+        """Work in flight at all instances, with the releases on their way."""
         return self._in_flight.total() + len(self._releases)
 
     def is_silent(self, instance: Instance) -> bool:
-        """Its sign of life is overdue."""
+        """Whether a sign of life of ``instance`` is overdue."""
         return self._client.is_silent(peer_of(instance))
 
     def _lost(self, peer: Peer) -> None:
-        """The connection to a worker is gone, and the worker had not said that it leaves."""
+        """Take note of a worker whose connection is gone though it had not said that it leaves."""
         self._on_fall(peer.id, self._unanswered.fell(peer.id))
 
     def _failed(self, target: Instance, error: TriptychError) -> StepFailed:
-        """``error`` of a call as StepFailed. A worker may fall with its connection whole: its engine died, or hangs."""
+        """Turn the error of a call into StepFailed. It also tells of workers that are lost with their connection whole,
+        because their engine died or hangs."""
         if failure_of(error) in FELLS and (names := self._unanswered.fell(target.id)):
             self._on_fall(target.id, names)
         return StepFailed(target, error)
 
     async def encode(self, target: Instance, request: EncodeRequest, weight: int, name: Name) -> EncodeAnswer:
-        """``weight``: the media in it that have to be encoded, as far as is known."""
+        """Have media encoded. ``weight``: how many of them are believed to need it."""
         with self.counted(target.id, weight):
             return await self._one(target, ENCODE, request, EncodeAnswer, name)
 
@@ -105,7 +106,7 @@ class Calls:
         return Stream(self._calling(target, GENERATE, encoded(request), name, silence_s), self._silence_s)
 
     async def metrics(self, target: Instance) -> list[Metric]:
-        """What ``target`` counts; nothing where it does not answer within METRICS_TIMEOUT_S."""
+        """Return the metrics of ``target``; none if it does not answer within METRICS_TIMEOUT_S."""
         call = self._client.call(peer_of(target), METRICS, b"", silence_s=METRICS_TIMEOUT_S)
         try:
             async with call as answers:
@@ -116,7 +117,7 @@ class Calls:
         return []
 
     def release(self, target: Instance, release: Release) -> None:
-        """Tell ``target``, in the background, that nobody will come for these; failures do not matter."""
+        """Tell ``target``, in the background, that these will not be fetched. A failure changes nothing."""
         if len(self._releases) < MAX_RELEASES:
             task = asyncio.create_task(self._release(target, release), name=f"release at {target.name}")
             self._releases.add(task)
@@ -141,7 +142,7 @@ class Calls:
     async def _one(
         self, target: Instance, endpoint: str, request: GenerateRequest | EncodeRequest, answer: type[T], name: Name
     ) -> T:
-        """The single payload that answers a call."""
+        """Make a call that is answered by one payload, and return that."""
         async with self._calling(target, endpoint, encoded(request), name) as (call, _):
             async for batch in call:
                 return msgspec.msgpack.decode(batch[0], type=answer)
@@ -155,7 +156,7 @@ class Calls:
 
     @contextmanager
     def counted(self, instance_id: str, weight: int) -> Iterator[None]:
-        """So much more work in flight at an instance, for the block."""
+        """Count so much more work in flight at an instance during the block."""
         self._in_flight[instance_id] += weight
         try:
             yield
@@ -166,18 +167,18 @@ class Calls:
 
 
 def encoded(request: GenerateRequest | EncodeRequest) -> bytes | list[Data]:
-    """As msgpack; with large media in pieces, among which their data are as they are: they are not copied."""
-    large = {secrets.token_bytes(16): one for one in request.media if len(one.data) > INLINE_BYTES}
+    """Return the request as msgpack. Data of large media are pieces by themselves, and are not copied."""
+    large = {secrets.token_bytes(16): medium for medium in request.media if len(medium.data) > INLINE_BYTES}
     if not large:
         return _ENCODER.encode(request)
-    tokens = {one.content_hash: token for token, one in large.items()}
+    tokens = {medium.content_hash: token for token, medium in large.items()}
     media = [
-        msgspec.structs.replace(one, data=tokens[one.content_hash]) if len(one.data) > INLINE_BYTES else one
-        for one in request.media
+        msgspec.structs.replace(medium, data=tokens[medium.content_hash]) if len(medium.data) > INLINE_BYTES else medium
+        for medium in request.media
     ]
     rest = _ENCODER.encode(msgspec.structs.replace(request, media=media))
     pieces: list[Data] = []
-    for medium, data in zip(media, (one.data for one in request.media), strict=True):
+    for medium, data in zip(media, (sent.data for sent in request.media), strict=True):
         if len(data) <= INLINE_BYTES:
             continue
         before, _, rest = rest.partition(_ENCODER.encode(medium.data))

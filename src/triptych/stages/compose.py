@@ -1,4 +1,4 @@
-"""From what a request needs and who is alive to a plan. Pure: no clock, no socket, no chance."""
+"""Composes a plan from what a request needs and which instances are alive. Pure: no clock, no socket, no randomness."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RETRY_AFTER_S = 2.0
 
 @dataclass(frozen=True)
 class Step:
-    """Stages to run, in one call, at one instance."""
+    """One call: the stages that one instance runs."""
 
     stages: str
     instance: Instance
     media: tuple[int, ...] = ()
-    """Which media of the request, where the stages are ``e`` alone."""
+    """Indices of the media to encode, where the stages are ``e`` alone."""
 
     def __str__(self) -> str:
         return f"{self.stages}@{self.instance.name}"
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def shape(self) -> str:
-        """Stages of its calls, ``e/p/d``: what metrics count."""
+        """The stages of its calls, ``e/p/d``, as metrics label them."""
         return "/".join(dict.fromkeys(step.stages for step in self.steps))
 
     def __str__(self) -> str:
@@ -52,145 +52,153 @@ class Plan:
 
 @dataclass(frozen=True)
 class Need:
-    """What decides how a request may go, beside who is alive."""
+    """What a request needs, and what is known of it at the instances."""
 
     media: tuple[str, ...] = ()
-    """Names of the media's contents, in order."""
+    """Content hashes of the media, in order."""
     prefills_locally: Callable[[Instance], bool] = lambda instance: False
-    """Whether so little of the prompt is left to prefill at an instance that a hand-over is not worth it."""
+    """Whether an instance has so little of the prompt left to prefill that a hand-off is not worth it."""
     has_embedding: Callable[[Instance, str], bool] = lambda instance, name: False
-    """Whether an instance is thought to hold a medium's embedding: nothing to encode for it."""
+    """Whether an instance is believed to hold the embedding of a medium, so that nothing is encoded for it."""
     precomputed: frozenset[str] = frozenset()
-    """Names of media that came as their embeddings: nobody encodes them."""
+    """Content hashes of media that came as embeddings, and are not encoded."""
     encodes_cached: Callable[[Instance, str], bool] = lambda instance, name: False
-    """Whether an encode worker is thought to hold it: asking there again costs next to nothing."""
+    """Whether an encode worker is believed to hold the embedding of a medium: asking it again costs next to nothing."""
 
 
-Load = Callable[[str], int]
-"""Work in flight at an instance, by its id."""
+CallsInFlight = Callable[[str], int]
+"""Returns the number of calls in flight at an instance, by its id."""
 
 
 def stages_needed(*, has_media: bool) -> str:
-    """A request of texts, or with media that came as their embeddings only, has nothing to encode (``has_media``)."""
+    """Return the stages of a request. ``has_media``: it has media to encode. Precomputed embeddings are not encoded."""
     return "epd" if has_media else "pd"
 
 
 Choose = Callable[[str, Sequence[Instance]], Instance]
-"""Who of a pool takes these stages."""
+"""Chooses the instance of a pool that runs these stages."""
 
 
 def plan(
     need: Need,
     instances: Iterable[Instance],
-    load: Load,
+    load: CallsInFlight,
     avoid: Collection[str] = (),
     choose: Choose | None = None,
 ) -> Plan:
-    """The instances that answer a request, each the best of its pool.
+    """Return the plan with the best instance of each pool.
 
-    Spans do what they are there for where all of them are alive; else a worker whose span contains the stages
-    takes part of its span; else one that is able to stands in. Of the instances that could decode ``choose`` takes
-    one, then one of each other pool (None: the least loaded); media go to the encode workers by their content.
-    Instances in ``avoid`` are out of the question. Raises Unavailable naming the span that is missing.
+    Each span runs its own stages where all spans of a mode are alive. Else a worker runs a part of its span, and else
+    a fallback runs stages outside of it. ``choose`` takes an instance to decode first, then one of each other pool
+    (None: the least loaded). Media go to encode workers by their content. Instances in ``avoid`` are not considered.
+    Raises Unavailable, which names the missing span.
     """
     stages = stages_needed(has_media=any(name not in need.precomputed for name in need.media))
-    alive = [one for one in instances if one.id not in avoid]
-    ways = _best_ways(stages, alive)
-    if not ways:
+    alive = [instance for instance in instances if instance.id not in avoid]
+    routes = _best_routes(stages, alive)
+    if not routes:
         raise Unavailable(_missing(stages, alive), code="no_worker", retry_after_s=RETRY_AFTER_S)
-    choose = choose or (lambda _, pool: min(pool, key=lambda one: (load(one.id), one.name)))
-    way, last = _last(ways, load, choose)
-    segments = _without_needless_calls(need, [stages for stages, _ in way], last)
-    pools = dict(way)
+    choose = choose or (lambda _, pool: min(pool, key=lambda instance: (load(instance.id), instance.name)))
+    route, last = _decoding(routes, load, choose)
+    segments = _without_needless_calls(need, [stages for stages, _ in route], last)
+    pools = dict(route)
     prefill = None
     if len(segments) > 1 and segments[-2] != "e":
-        pool = [one for one in pools[segments[-2]] if _hands_over(one, last)]
+        pool = [giver for giver in pools[segments[-2]] if _hands_over(giver, last)]
         prefill = Step(segments[-2], choose(segments[-2], pool))
     decode = Step(segments[-1], last)
     encode = _encode_steps(need, pools["e"], (prefill or decode).instance, load) if segments[0] == "e" else ()
     return Plan(encode, prefill, decode)
 
 
-Way = list[tuple[str, list[Instance]]]
-"""Stages of each call, and the instances that can take it."""
+Route = list[tuple[str, list[Instance]]]
+"""The calls of a plan in order: the stages of each, and the instances that can run them."""
 
 
-def _last(ways: Sequence[Way], load: Load, choose: Choose) -> tuple[Way, Instance]:
-    """The instance that decodes, and the way that leads to it with the fewest calls.
+def _decoding(routes: Sequence[Route], load: CallsInFlight, choose: Choose) -> tuple[Route, Instance]:
+    """Return the instance that decodes, and the route to it with the fewest calls.
 
-    ``choose`` decides among those that would do the same; where modes are mixed, the least loaded of its choices.
+    ``choose`` decides between instances that would run the same stages. Of its choices in different modes the least
+    loaded one is taken.
     """
     pools: dict[str, dict[str, Instance]] = {}
-    for way in ways:
-        stages, pool = way[-1]
-        pools.setdefault(stages, {}).update({one.id: one for one in pool})
+    for route in routes:
+        stages, pool = route[-1]
+        pools.setdefault(stages, {}).update({instance.id: instance for instance in pool})
     chosen = [(stages, choose(stages, list(pool.values()))) for stages, pool in pools.items()]
-    stages, last = min(chosen, key=lambda one: (load(one[1].id), one[1].name))
-    fitting = [way for way in ways if way[-1][0] == stages and last in way[-1][1]]
+    stages, last = min(chosen, key=lambda choice: (load(choice[1].id), choice[1].name))
+    fitting = [route for route in routes if route[-1][0] == stages and last in route[-1][1]]
     return min(fitting, key=len), last
 
 
-def _best_ways(stages: str, alive: Sequence[Instance]) -> list[Way]:
-    """The ways to cut ``stages`` that put the least on instances outside of what they are there for."""
-    ways: list[tuple[int, Way]] = []
+def _best_routes(stages: str, alive: Sequence[Instance]) -> list[Route]:
+    """Return the routes for ``stages`` that ask the least of instances beyond their own spans."""
+    routes: list[tuple[int, Route]] = []
     for segments in _cuts(stages):
-        way = [(segment, *_pool(segment, stages, alive)) for segment in segments]
-        if all(pool for _, pool, _ in way):
-            chain = _joined([(segment, pool) for segment, pool, _ in way])
-            if all(pool for _, pool in chain):
-                ways.append((sum(cost for *_, cost in way), chain))
-    least = min((cost for cost, _ in ways), default=0)
-    return [way for cost, way in ways if cost == least]
+        calls = [(segment, *_pool(segment, stages, alive)) for segment in segments]
+        if all(pool for _, pool, _ in calls):
+            route = _that_hand_over([(segment, pool) for segment, pool, _ in calls])
+            if all(pool for _, pool in route):
+                routes.append((sum(cost for *_, cost in calls), route))
+    least = min((cost for cost, _ in routes), default=0)
+    return [route for cost, route in routes if cost == least]
 
 
 @cache
 def _cuts(stages: str) -> tuple[tuple[str, ...], ...]:
-    """Every way to cut ``stages``, one of a few strings, into calls: the four modes, less what is not needed."""
+    """Return every way to cut ``stages`` into calls: the four modes, without stages that are not needed.
+
+    ``stages`` is one of a few strings, so that few results are kept.
+    """
     cuts = [("".join(stage for stage in span if stage in stages) for span in mode.spans) for mode in Mode]
     return tuple(dict.fromkeys(tuple(part for part in cut if part) for cut in cuts))
 
 
 def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[Instance], int]:
-    """Those who can take ``segment`` at the least cost, and that cost. What a worker answers with is fixed by
-    its span's last stage: embeddings, a KV cache or tokens."""
-    costs = [(cost, one) for one in alive if (cost := _cost(segment, stages, one.span, one.capable_span)) is not None]
+    """Return the instances that can run ``segment`` at the least cost, and that cost."""
+    costs = [
+        (cost, instance)
+        for instance in alive
+        if (cost := _cost(segment, stages, instance.span, instance.capable_span)) is not None
+    ]
     least = min((cost for cost, _ in costs), default=0)
-    return [one for cost, one in costs if cost == least], least
+    return [instance for cost, instance in costs if cost == least], least
 
 
 @cache
-def _cost(segment: str, stages: str, span: Span, able: Span) -> int | None:
-    """0: just what a worker of ``span`` is there for; None: it cannot take ``segment``.
+def _cost(segment: str, stages: str, span: Span, capable_span: Span) -> int | None:
+    """Return 0 if ``segment`` is just what a worker of ``span`` is for, and None if it cannot run it.
 
-    A stage outside of its span weighs more than any unused part of one.
+    A stage outside of its span costs more than any unused part of it. The last stage of its span decides what a worker
+    answers with: embeddings, a KV cache or tokens.
     """
-    if not able.covers(segment) or span.last != segment[-1]:
+    if not capable_span.covers(segment) or span.last != segment[-1]:
         return None
     own = "".join(stage for stage in span.value if stage in stages)
     return 10 * sum(stage not in own for stage in segment) + (own != segment)
 
 
-def _joined(way: Way) -> Way:
-    """``way`` without instances that have nobody to exchange the KV cache with."""
-    if len(way) < 2 or way[-2][0] == "e":
-        return way
-    *before, (first, givers), (second, takers) = way
+def _that_hand_over(route: Route) -> Route:
+    """Return ``route`` without instances that have no other to hand the KV cache to, or to get it from."""
+    if len(route) < 2 or route[-2][0] == "e":
+        return route
+    *before, (first, givers), (second, takers) = route
     return [
         *before,
-        (first, [one for one in givers if any(_hands_over(one, other) for other in takers)]),
-        (second, [one for one in takers if any(_hands_over(other, one) for other in givers)]),
+        (first, [giver for giver in givers if any(_hands_over(giver, taker) for taker in takers)]),
+        (second, [taker for taker in takers if any(_hands_over(giver, taker) for giver in givers)]),
     ]
 
 
 def _hands_over(giver: Instance, taker: Instance) -> bool:
-    """Whether ``taker`` can decode on the KV cache of ``giver``. Handing over to oneself is no split."""
+    """Whether ``taker`` can decode with the KV cache of ``giver``. An instance does not hand over to itself."""
     if giver.kv_link is None or taker.kv_link is None or giver.id == taker.id:
         return False
     return giver.kv_link.gives_to(taker.kv_link)
 
 
 def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> list[str]:
-    """Fewer calls where the decoding instance can prefill the little that is left by itself."""
+    """Join the prefill to the decode where the decoding instance can prefill the little that is left by itself."""
     if len(segments) > 1 and segments[-2] != "e" and need.prefills_locally(last):
         joined = segments[-2] + segments[-1]
         if last.capable_span.covers(joined):
@@ -198,9 +206,10 @@ def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> 
     return segments
 
 
-def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: Load) -> tuple[Step, ...]:
-    """One call to each encode worker that gets media: the one that holds it, else its home by content."""
-    by_name = {one.name: one for one in pool}
+def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: CallsInFlight) -> tuple[Step, ...]:
+    """Return one step for each encode worker that gets media. A medium goes to a worker that holds it, else to its home
+    by content."""
+    by_name = {instance.name: instance for instance in pool}
     taken: dict[str, list[int]] = {}
     fresh: dict[str, int] = {}
     chosen: dict[str, str] = {}
@@ -211,7 +220,9 @@ def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: 
     for index, content in enumerate(need.media):
         if content in need.precomputed or need.has_embedding(target, content):
             continue
-        holder = chosen.get(content) or next((one.name for one in pool if need.encodes_cached(one, content)), None)
+        holder = chosen.get(content) or next(
+            (instance.name for instance in pool if need.encodes_cached(instance, content)), None
+        )
         if holder is None:
             holder = home(content, sorted(by_name), loaded)
             fresh[holder] = fresh.get(holder, 0) + 1
@@ -220,18 +231,18 @@ def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: 
     return tuple(Step("e", by_name[name], tuple(media)) for name, media in sorted(taken.items()))
 
 
-def gap(stages: str, alive: Sequence[Instance]) -> str | None:
-    """Why ``stages`` cannot be run by those alive, naming the span that is missing; None: they can."""
-    return None if _best_ways(stages, alive) else _missing(stages, alive)
+def missing_stages(stages: str, alive: Sequence[Instance]) -> str | None:
+    """Explain why the instances alive cannot run ``stages``, naming the missing span. None if they can."""
+    return None if _best_routes(stages, alive) else _missing(stages, alive)
 
 
 def _missing(stages: str, alive: Sequence[Instance]) -> str:
-    """What would have to be started, in words: the least that would complete a way for ``stages``."""
+    """Say what has to be started: the fewest workers that would complete a route for ``stages``."""
     if not alive:
         return f"no worker is alive for this model; start one with span {Mode.EPD.spans[0].value!r}"
     lacks = [[part for part in cut if not _pool(part, stages, alive)[0]] for cut in _cuts(stages)]
     least = min(lacks, key=lambda parts: (len(parts), len("".join(parts))))
-    have = ", ".join(sorted({one.span.value for one in alive}))
+    have = ", ".join(sorted({instance.span.value for instance in alive}))
     if not least:
         return (
             "the workers that prefill and those that decode cannot hand a KV cache over: they run different engines, "

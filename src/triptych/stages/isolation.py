@@ -1,4 +1,4 @@
-"""Carries out what ``stages.suspects`` knows: refuses requests in quarantine, and keeps suspects apart."""
+"""Refuses requests in quarantine, and keeps suspects apart from each other (``stages.suspects``)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ QUARANTINE_S, MAX_QUARANTINED, SUSPECT_WAIT_S = 600.0, 1024, 5.0
 
 
 class Waiter:
-    """One request, as isolation knows it."""
+    """One request that may have to wait for other suspects."""
 
     def __init__(self, name: Name) -> None:
-        """``name`` names its content; it is called only where something is held against any request."""
+        """``name`` names its content; it is called only while there are suspects or a quarantine."""
         self.name = name
         self.since: float | None = None
         """When it began to wait for a worker without another suspect."""
 
 
 class Isolation:
-    """For one event loop. While nothing is held against anybody, nothing is named and nothing costs anything."""
+    """Serves one event loop. While there is neither a suspect nor a quarantine, no request is named and nothing costs
+    time."""
 
     def __init__(self, suspects: Suspects | None = None, wait_s: float = SUSPECT_WAIT_S) -> None:
         """``wait_s``: how long a suspect waits for a worker without another suspect; then it goes to any."""
@@ -55,7 +56,7 @@ class Isolation:
         yield counter("triptych_quarantine_refusals_total", text, self._refused)
 
     def fell(self, worker: str, names: set[bytes]) -> None:
-        """``worker`` fell while it had taken, and not answered, these requests."""
+        """Take note that ``worker`` was lost while it had taken, and not answered, these requests."""
         if names:
             log.warning("worker %s fell with %d requests that it had not answered", worker, len(names))
         for name in self._suspects.fell(worker, names, time.monotonic()):
@@ -100,12 +101,12 @@ class Isolation:
         await self._apart.somebody_left(self._patience_s(waiter, now))
 
     def keep_apart(self, name: Name, workers: Iterable[str]) -> AbstractContextManager[None]:
-        """A request is at ``workers`` for the block. If it is suspect, no other suspect goes there meanwhile."""
+        """Hold ``workers`` for a request during the block: if it is suspect, no other suspect goes there."""
         if self._suspects.any and self._suspects.is_suspect(suspect := name()):
             return self._apart.at(list(workers), suspect)
         return nullcontext()
 
     def answered(self, name: Name) -> None:
-        """A worker has answered a request: it is no suspect any more."""
+        """Clear the request: a worker has answered it."""
         if self._suspects.any:
             self._suspects.answered(name())

@@ -1,4 +1,4 @@
-"""Workers that get no request for a while, for they lately failed one."""
+"""Remembers the workers that get no request for a while, because they lately failed one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LeftOut:
         return len(self._for_s)
 
     def add(self, worker: str, for_s: float, now: float) -> None:
-        """Leave ``worker`` out for ``for_s``; twice as long as the last time, where nobody has heard of it since."""
+        """Leave ``worker`` out for ``for_s``, or for twice as long as last time if it has not answered since."""
         if not for_s or self._until.get(worker, 0.0) >= now + for_s:
             return
         if worker in self._for_s and worker not in self.at(now):
@@ -24,17 +24,18 @@ class LeftOut:
         self._until[worker], self._for_s[worker] = now + for_s, for_s
 
     def at(self, now: float) -> set[str]:
-        """Return who is left out now."""
+        """Return the workers that are left out at ``now``."""
         if not self._until:
             return set()
         return {worker for worker, until in self._until.items() if until > now}
 
     def heard(self, worker: str, now: float) -> None:
-        """``worker`` has begun an answer. That of a request from before it was left out says nothing of it now."""
+        """Forget that ``worker``, which has begun an answer, was left out. An answer that was asked for before tells
+        nothing, so one that comes while it is left out changes nothing."""
         if self._for_s and self._until.get(worker, now) < now:
             self.forget(worker)
 
     def forget(self, worker: str) -> None:
-        """Discovery dropped ``worker``: should it come again, it is taken like any other."""
+        """Forget ``worker``, which discovery has dropped: should it come again, it is a worker like any other."""
         self._until.pop(worker, None)
         self._for_s.pop(worker, None)

@@ -1,4 +1,4 @@
-"""Finds the plan of the next attempt, by what is known here of workers and of the request."""
+"""Finds the plan of the next attempt, from what this frontend knows of the workers and of the request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triptych.stages.compose import Need, Plan, plan
 
 
 class Planner:
-    """Of all requests of one frontend."""
+    """Plans the attempts of all requests of one frontend."""
 
     def __init__(self, services: Services, local_prefill_tokens: int) -> None:
         """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
@@ -45,7 +45,7 @@ class Planner:
     def _plan(self, context: RequestContext, instances: Sequence[Instance], forbidden: set[str] | None) -> Plan:
         """Plan without workers already tried or ``forbidden`` (None: all of them) and, unless they are all there is,
         without those that are full, silent or left out."""
-        instances = [] if forbidden is None else [one for one in instances if one.id not in forbidden]
+        instances = [] if forbidden is None else [instance for instance in instances if instance.id not in forbidden]
         media, state = context.media, context.state
         need = Need(
             media=tuple(media.names),
@@ -54,7 +54,7 @@ class Planner:
             has_embedding=media.believed_at,
             encodes_cached=media.believed_at,
         )
-        busy = (one.id for one in instances if self._is_full(one) or self._calls.is_silent(one))
+        busy = (each.id for each in instances if self._is_full(each) or self._calls.is_silent(each))
         others = {*state.unread, *self._left_out.at(time.monotonic()), *busy}
         nobody: TriptychError | None = None
         for avoid in (*state.avoided(others), *state.avoided(())):
@@ -72,10 +72,10 @@ class Planner:
         raise nobody
 
     def _is_full(self, instance: Instance) -> bool:
-        """As far as is known here: what other frontends have there is some 0.3 s old."""
+        """Whether the instance holds as many requests as it can. Those of other frontends are known 0.3 s late."""
         limit = instance.max_in_flight
         return limit > 0 and max(self._calls.load(instance.id), self._routing.requests(instance)) >= limit
 
     def _has_little_left(self, context: RequestContext, instance: Instance) -> bool:
-        """Whether what is to prefill, less what ``instance`` holds of it, is short enough to prefill there."""
+        """Whether ``instance`` holds so much of the prompt that it can as well prefill the rest."""
         return 0 < self._local_prefill_tokens >= context.tokens_left(self._routing, instance)

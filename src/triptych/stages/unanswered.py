@@ -1,4 +1,4 @@
-"""Requests that are at workers and have been answered nothing there yet: what may be the cause when one falls."""
+"""Knows the requests that workers have not answered yet: one of them may be the cause when a worker is lost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 LINGER_S = 10.0
-"""How long a request whose client left counts: a worker that hangs is noticed later than an impatient client leaves."""
+"""How long a request counts after its client left: impatient clients leave before it is noticed that a worker hangs."""
 MAX_LINGERING = 256
-"""Of one worker."""
+"""Limit on the requests of one worker whose clients left."""
 
 
 class Taken(Protocol):
-    """What is needed of ``planes.request.base.Call``."""
+    """The part of ``planes.request.base.Call`` that is needed here."""
 
     @property
     def taken(self) -> bool: ...
@@ -26,26 +26,26 @@ class Visit:
     __slots__ = ("answered", "call", "name", "worker")
 
     def __init__(self, worker: str, name: Callable[[], bytes], call: Taken) -> None:
-        """``name`` names what the request asks for; it is not called unless something happens."""
+        """``name`` names the content of the request; it is called only when the worker is lost or the client leaves."""
         self.worker, self.name, self.call = worker, name, call
         self.answered = False
 
 
 class Unanswered:
-    """Accounts by request, never by token."""
+    """Keeps account of visits that have not been answered. It costs nothing for each token."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._at: dict[str, set[Visit]] = {}
         self._lingering: dict[str, OrderedDict[bytes, float]] = {}
-        """By worker: names of requests that were given up there, and until when they count."""
+        """By worker: the names of requests that were given up there, and the time until which they count."""
 
     def begin(self, visit: Visit) -> None:
-        """A request goes to a worker."""
+        """Count a request that goes to a worker."""
         self._at.setdefault(visit.worker, set()).add(visit)
 
     def end(self, visit: Visit) -> None:
-        """The worker has answered something, or the visit is over. May be called twice."""
+        """Count the visit no more: the worker has answered, or the visit is over. May be called twice."""
         visit.answered = True
         if (there := self._at.get(visit.worker)) is not None:
             there.discard(visit)
@@ -53,13 +53,13 @@ class Unanswered:
                 del self._at[visit.worker]
 
     def leave(self, visit: Visit, *, given_up: bool) -> None:
-        """The visit is over. What was ``given_up`` unanswered, though the worker had taken it, counts for a while."""
+        """End the visit. One that was ``given_up`` unanswered still counts for a while if the worker had taken it."""
         if given_up and visit.call.taken and not visit.answered:
             self._linger(visit.worker, visit.name())
         self.end(visit)
 
     def fell(self, worker: str) -> set[bytes]:
-        """Name what ``worker`` had taken and not answered; the next call no longer tells of these."""
+        """Return the names of what ``worker`` had taken and not answered. The next call does not return them again."""
         there = self._at.get(worker, set())
         taken = [visit for visit in there if visit.call.taken]
         for visit in taken:

@@ -8,7 +8,7 @@ from support.instances import instance
 from triptych.contracts.errors import Unavailable
 from triptych.contracts.kv_link import HandOff, KvLayout, KvLink
 from triptych.contracts.spans import Span
-from triptych.stages.compose import Need, gap, plan, stages_needed
+from triptych.stages.compose import Need, missing_stages, plan, stages_needed
 
 SPANS = [span.value for span in Span]
 
@@ -87,7 +87,7 @@ def test_what_is_missing_is_named(media, alive, words):
         planned(media, alive)
     assert caught.value.code == "no_worker"
     assert caught.value.retry_after_s
-    assert words in gap(stages_needed(has_media=bool(media)), fleet(alive))
+    assert words in missing_stages(stages_needed(has_media=bool(media)), fleet(alive))
 
 
 @pytest.mark.parametrize("alive", [c for n in range(7) for c in itertools.combinations(SPANS, n)], ids="+".join)
@@ -101,11 +101,11 @@ def test_every_combination_of_spans(alive, media):
         for cut in ([stages], *([stages[:k], stages[k:]] for k in range(1, len(stages))), list(stages))
     )
     if not covered:
-        assert gap(stages, fleet(text)) is not None
+        assert missing_stages(stages, fleet(text)) is not None
         with pytest.raises(Unavailable):
             planned(media, text)
         return
-    assert gap(stages, fleet(text)) is None
+    assert missing_stages(stages, fleet(text)) is None
     made = planned(media, text)
     assert "".join(step.stages for step in made.steps) == stages
     assert all(step.instance.span.covers(step.stages) for step in made.steps)

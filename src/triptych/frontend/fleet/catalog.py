@@ -21,7 +21,7 @@ from triptych.contracts.suggest import suggested_to_client
 from triptych.frontend.fleet.known_models import KnownModels
 from triptych.planes.discovery.base import Discovery
 from triptych.processor.processor import Processor
-from triptych.stages.compose import RETRY_AFTER_S, gap
+from triptych.stages.compose import RETRY_AFTER_S, missing_stages
 
 log = logging.getLogger("triptych.catalog")
 
@@ -75,10 +75,10 @@ class Model:
 
     def gap(self, stages: str) -> str | None:
         """What is missing to run ``stages``, in words: a span, or word of those that have it; None: nothing is."""
-        if missing := gap(stages, self.instances):
+        if missing := missing_stages(stages, self.instances):
             return missing
         troubles = {one: why for one in self.instances if (why := self.trouble(one))}
-        if gap(stages, [one for one in self.instances if one not in troubles]) is None:
+        if missing_stages(stages, [one for one in self.instances if one not in troubles]) is None:
             return None
         told = "; ".join(f"{one.name}: {why}" for one, why in list(troubles.items())[:MAX_TOLD])
         return f"{len(troubles)} of {len(self.instances)} workers that are alive cannot be spoken to: {told}"
