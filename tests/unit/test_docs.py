@@ -31,12 +31,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing, f"{page.name} links to what is not there: {missing}"
 
 
-def test_the_request_path_names_real_files() -> None:
+def test_the_request_path_names_real_files_and_folders() -> None:
     text = (ROOT / "docs" / "request-path.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text)
-    assert len(named) > 15
+    named = re.findall(r"`((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.py)?)`", text)
+    assert len(named) > 100
     missing = [name for name in named if not (ROOT / "src" / "triptych" / name).exists()]
     assert not missing
+
+
+def test_the_request_path_has_every_folder_of_the_tree() -> None:
+    text = (ROOT / "docs" / "request-path.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "src" / "triptych").glob("*/__init__.py")}
+    assert not [folder for folder in folders if f"`{folder}/`" not in text]
 
 
 def test_metrics_in_the_docs_are_those_of_the_code() -> None:
