@@ -1,4 +1,4 @@
-"""Most bytes of a medium's file, by its kind."""
+"""Defines the most bytes of a medium's file, by its kind."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def byte_limit(kind: MediaKind, limits: MediaLimits) -> ByteLimit:
 
 
 def embedding_limit(limits: MediaLimits) -> ByteLimit:
-    """Of a precomputed embedding of any kind."""
+    """Returns the limit of a precomputed embedding of any kind."""
     return ByteLimit(limits.media_max_embedding_bytes, "--media-max-embedding-bytes")

@@ -1,4 +1,4 @@
-"""The worker's side: media decoded in a sandbox, each content once at a time, and kept for a while."""
+"""Decodes media in a worker: in a sandbox, each content once at a time, with a cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MediaDecoder:
     """
 
     def __init__(self, limits: MediaLimits, *, keep: bool = True) -> None:
-        """``keep`` of False: nothing is kept, whatever ``media_decoded_cache_bytes`` says."""
+        """With ``keep`` False nothing is cached, whatever ``media_decoded_cache_bytes`` says."""
         self._limits = limits
         self.sandbox = Sandbox(limits)
         self.room = ByteSemaphore(limits.media_decoded_bytes)
@@ -47,7 +47,7 @@ class MediaDecoder:
 
     @asynccontextmanager
     async def decoded(self, media: Sequence[DecodableMedium]) -> AsyncIterator[list[Any]]:
-        """``media`` decoded, in order, to be used within the block only, while their room is taken.
+        """Yields ``media`` decoded, in order. They may be used within the block only, while their memory is reserved.
 
         Room is taken for all at once, so that no two requests wait for what the other holds. Raises what decoding
         raises (of the first that fails), MediaMissing for what came without data and is not kept, PayloadTooLarge
@@ -111,7 +111,9 @@ class MediaDecoder:
 
 
 def expected_bytes(medium: DecodableMedium, limits: MediaLimits) -> int:
-    """What ``medium`` takes decoded, by its header or what the frontend read of it; never more than ``limits`` allow.
+    """Returns the bytes of ``medium`` once it is decoded, by its header or by what the frontend read of it.
+
+    Never more than ``limits`` allow.
 
     Raises as ``inspect_image`` does for a picture.
     """

@@ -1,4 +1,4 @@
-"""How the media path words its refusals: each names the request's field, the reason and a stable code."""
+"""Makes the errors of the media path. Each names the field of the request, the reason and a stable code."""
 
 from __future__ import annotations
 
@@ -32,17 +32,26 @@ ANY_ITEM = "media"
 
 
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:
-    """An error of ``cls`` on the field ``item``. ``reason`` is our own words: no exception's, no host's."""
+    """Returns an error of ``cls`` about the field ``item``.
+
+    ``reason`` is written by us: no exception's text, no host's.
+    """
     return cls(f"{item}: {reason}", param=item, code=code)
 
 
 def by_content(medium: Medium) -> str:
-    """What stands for the field where requests' fields are not known: at a worker. The frontend puts its own there."""
+    """Returns the name of a medium in errors of a worker, which does not know the field.
+
+    The frontend replaces it by the field.
+    """
     return medium.content_hash or medium.kind
 
 
 def on_item(error: TriptychError, old: str, new: str) -> TriptychError:
-    """``error`` about the field ``old`` as one about ``new``: what several asked for fails each by its own name."""
+    """Returns ``error`` about the field ``old`` as one about ``new``.
+
+    Several requests may wait for the same work, each with its own field.
+    """
     if error.param != old:
         return error
     message = f"{new}: {error.message.removeprefix(f'{old}: ')}"

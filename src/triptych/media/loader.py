@@ -1,4 +1,4 @@
-"""The edge's media loader: a URL of a request in, a checked and named medium out."""
+"""Loads media at the frontend: from a URL in a request to a checked and named medium."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ INLINE_HASH_BYTES = 256 * 1024
 INLINE_EMBEDDING_BYTES = 64 * 1024
 """Embeddings up to this are read at once (0.1 ms)."""
 THREADS = 2
-"""Not asyncio's own pool: there, slow name look-ups of remote hosts could hold up every other request."""
+"""Threads of the loader.
+
+It does not use asyncio's pool: there, slow name look-ups of remote hosts could delay every other request.
+"""
 
 _Key = tuple[str, str, bool]
 
@@ -56,9 +59,9 @@ class MediaReference(NamedTuple):
     settings: tuple[tuple[str, int], ...] = ()
     """Fields of ``Medium`` that say how the model wants it decoded, with their values (``models.base``)."""
     precomputed: bool = False
-    """It is the medium's embedding that the URL leads to."""
+    """Whether the URL leads to the medium's embedding, computed by the client."""
     salt: str = ""
-    """Who asks with another one shares nothing of it: no fetch, no copy that is kept, no name."""
+    """A digest that separates clients: requests with different salts share no fetch, no cached copy and no name."""
 
 
 class MediaLoader:
@@ -108,7 +111,7 @@ class MediaLoader:
         await self._fetcher.close()
 
     async def load_one(self, reference: MediaReference) -> Medium:
-        """One medium. Every error names its ``item``, in its message and as its ``param``.
+        """Loads one medium. Every error names its ``item``, in its message and as its ``param``.
 
         Raises BadRequest, PayloadTooLarge and UnsupportedMedia with the codes in ``media.errors``;
         TooManyRequests where no fetch could start in time. Cancelling closes the connection.
@@ -128,14 +131,14 @@ class MediaLoader:
         return await self._medium(reference, data, item)
 
     async def _medium(self, reference: MediaReference, data: Data, item: str) -> Medium:
-        """``data`` checked and named; errors are about ``item``."""
+        """Checks ``data`` and names it. Errors are about ``item``."""
         medium = await self._named(reference, data, item)
         if not reference.salt:
             return medium
         return msgspec.structs.replace(medium, content_hash=salted_name(medium.content_hash, reference.salt))
 
     async def _named(self, reference: MediaReference, data: Data, item: str) -> Medium:
-        """The same by the content's own name, whoever asks."""
+        """Checks ``data`` and names it by its content alone, without the salt."""
         if reference.precomputed:
             inline = len(data) <= INLINE_EMBEDDING_BYTES
             return await self._run(inline, lambda: embedding_medium(reference.kind, data, item))
@@ -147,7 +150,7 @@ class MediaLoader:
         return FILE_TYPES[kind](content_hash=name, data=data, **known)
 
     async def _inspect(self, kind: MediaKind, data: Data, item: str) -> Facts:
-        """By foreign code, which a file may crash: not in this process."""
+        """Inspects a file in another process: a file may crash the libraries that read it."""
         limit = byte_limit(kind, self._limits)
         if len(data) > limit.size_bytes:
             raise limit.exceeded(item)
@@ -161,7 +164,7 @@ class MediaLoader:
             raise problem(BadRequest, references[limit].item, TOO_MANY, reason)
 
     async def load(self, references: Sequence[MediaReference], holder: Reservation | None = None) -> list[Medium]:
-        """All media of one request, in order; a remote URL that is named twice is fetched once.
+        """Loads all media of one request, in order. A remote URL that is named twice is fetched once.
 
         ``holder`` keeps each as it comes. The first error cancels the other fetches and is raised. Besides
         ``load_one``'s errors and those of ``holder``: BadRequest over ``media_max_items``, and PayloadTooLarge over

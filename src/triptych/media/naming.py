@@ -1,4 +1,4 @@
-"""The one name of a medium's content, by which every cache knows it."""
+"""Names the content of media. Every cache knows a medium by this name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def content_hash(kind: MediaKind, data: Data, settings: Mapping[str, str] = NO_S
 
 
 def sampled_name(name: str, frame_indices: tuple[int, ...]) -> str:
-    """The name of what the model sees of the video ``name``: of these frames of it, in this order."""
+    """Returns the name of what the model sees of the video ``name``: these frames, in this order."""
     return content_hash("video", bytes.fromhex(name), {"frames": ",".join(map(str, frame_indices))})
 
 
@@ -44,7 +44,7 @@ def embedding_name(
     dtype: str,
     metadata: Metadata,
 ) -> str:
-    """The name of a precomputed embedding: of its values and what they mean, whatever file they came in.
+    """Returns the name of a precomputed embedding: of its values and their meaning, whatever file they came in.
 
     No file of a medium has it: those are named without ``precomputed``.
     """
@@ -54,7 +54,9 @@ def embedding_name(
 
 
 def salted_name(name: str, salt: str) -> str:
-    """The name of the content ``name`` for requests with ``salt``: no cache finds it under another; "" changes nothing.
+    """Returns the name of the content ``name`` for requests with ``salt``, which no cache finds under another salt.
+
+    "" changes nothing.
 
     Every cache, record and single flight of media is keyed by names, so this separates all of them.
     """

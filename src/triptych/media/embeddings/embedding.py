@@ -1,4 +1,4 @@
-"""Precomputed embeddings at the edge: a safetensors file in, a checked and named medium out."""
+"""Reads a precomputed embedding from a safetensors file, checks it and names it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _NUMBERS = {"int32": "i", "int64": "q", "float32": "f", "float64": "d"}
 
 
 def is_pt(data: Data) -> bool:
-    """Whether ``data`` begins as what ``torch.save`` writes: a ZIP archive or, before torch 1.6, a pickle."""
+    """Tells whether ``data`` begins as ``torch.save`` writes: a ZIP archive or, before torch 1.6, a pickle."""
     return _PT.match(data) is not None and not is_safetensors(data)
 
 
 def embedding_medium(kind: MediaKind, data: Data, item: str) -> PrecomputedEmbedding:
-    """The medium of ``kind`` whose embedding the safetensors file ``data`` holds. Blocks for about 1.3 ms a MiB.
+    """Returns the medium of ``kind`` whose embedding the safetensors file ``data`` holds.
+
+    Blocks for about 1.3 ms a MiB.
 
     A file of one tensor is the embedding, whatever its name; of several, the one called ``<kind>_embeds`` or ``embeds``
     is, and the others say more of it, in a few numbers each. What the model makes of all that is checked later.
@@ -70,7 +72,7 @@ def _embedding_in(tensors: dict[str, Tensor], kind: MediaKind, item: str) -> str
 
 
 def _matrix(name: str, tensor: Tensor, item: str) -> tuple[int, int]:
-    """(tokens, width) of an embedding [tokens, width] or [1, tokens, width]."""
+    """Returns (tokens, width) of an embedding [tokens, width] or [1, tokens, width]."""
     shape = tensor.shape[1:] if len(tensor.shape) == 3 and tensor.shape[0] == 1 else tensor.shape
     if len(shape) != 2 or 0 in shape:
         reason = f"tensor {shown(name)} is of shape {list(tensor.shape)}; an embedding is [tokens, width]"
@@ -81,7 +83,7 @@ def _matrix(name: str, tensor: Tensor, item: str) -> tuple[int, int]:
 
 
 def _numbers(name: str, tensor: Tensor, data: Data, item: str) -> Numbers:
-    """An auxiliary tensor, [n] or [1, n] finite numbers."""
+    """Reads an auxiliary tensor: [n] or [1, n] finite numbers."""
     shape = tensor.shape[1:] if len(tensor.shape) == 2 and tensor.shape[0] == 1 else tensor.shape
     if len(shape) != 1 or not 0 < shape[0] <= MAX_NUMBERS or tensor.dtype not in _NUMBERS:
         reason = (

@@ -28,7 +28,7 @@ OLDEST_TORCH = (2, 6)
 SPARE_BYTES = 512 << 20
 """Address space beside the file and what it becomes: unpickling, threads, allocator."""
 COPIES = 4
-"""Of the file and of the tensors in it that may be in memory at a time."""
+"""Most copies in memory at a time of the file and of the tensors in it."""
 CPU_S = 30
 _PACKAGES = ("torch", "numpy")
 _LAZY = ("torch._weights_only_unpickler",)
@@ -37,7 +37,7 @@ HEADER_BYTES = 1 << 20
 
 
 class Status(IntEnum):
-    """How the process ends. Any other way: a limit or a signal ended it."""
+    """The exit status of the process. With any other status, a limit or a signal ended it."""
 
     DONE = 0
     FAILED = 1
@@ -53,7 +53,7 @@ class Status(IntEnum):
 
 
 class Refused(Exception):
-    """What the file holds is not taken; the message is for users."""
+    """Raised for content that is not accepted. The message is for users."""
 
 
 class TooLarge(Exception):
@@ -91,7 +91,10 @@ def main(max_bytes: int, required: bool = False) -> Status:
 
 
 def dense_tensors(loaded: Any, torch: Any) -> dict[str, Any]:
-    """The tensors in what ``torch.load`` gave: one, or a dictionary of them. Raises Refused for anything else."""
+    """Returns the tensors of what ``torch.load`` gave: one tensor, or a dictionary of them.
+
+    Raises Refused for anything else.
+    """
     found = {"embeds": loaded} if isinstance(loaded, torch.Tensor) else loaded
     if not isinstance(found, dict) or not found:
         raise Refused("the .pt file holds neither a tensor nor a dictionary of tensors")
@@ -104,7 +107,7 @@ def dense_tensors(loaded: Any, torch: Any) -> dict[str, Any]:
 
 
 def safetensors_parts(tensors: dict[str, Any], max_bytes: int) -> list[bytes]:
-    """A safetensors file, in parts. Raises TooLarge, and Refused for a dtype that is not read."""
+    """Writes a safetensors file, in parts. Raises TooLarge, and Refused for a dtype that is not supported."""
     names = {ours: theirs for theirs, (ours, _) in DTYPES.items()}
     header: dict[str, Any] = {}
     at = 0
@@ -123,7 +126,7 @@ def safetensors_parts(tensors: dict[str, Any], max_bytes: int) -> list[bytes]:
 
 
 def _what_is_wrong(tensor: Any, torch: Any) -> str:
-    """Empty for a dense tensor whose values lie in memory, in order."""
+    """Explains why a tensor is not accepted. Empty for a dense tensor whose values lie in memory in order."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return "of a class of its own"
     if tensor.is_nested:
@@ -140,7 +143,7 @@ def _what_is_wrong(tensor: Any, torch: Any) -> str:
 
 
 def _torch() -> Any:
-    """torch, or None where there is none that reads such files safely."""
+    """Imports torch. None if there is none that reads such files safely."""
     try:
         import torch
     except ImportError:
@@ -150,7 +153,10 @@ def _torch() -> Any:
 
 
 def _confined(file_bytes: int, max_bytes: int) -> int:
-    """The level of confinement from here on. What torch itself maps, which differs by build, counts for no bound."""
+    """Confines this process, and returns the level.
+
+    The limit on memory leaves out what torch itself maps: that differs by build.
+    """
     with open("/proc/self/statm", encoding="ascii") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     memory_bytes = mapped + SPARE_BYTES + COPIES * (file_bytes + max_bytes)

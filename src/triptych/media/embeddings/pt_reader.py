@@ -1,4 +1,4 @@
-"""``.pt`` files at the edge: read by torch in a process of its own, which lives for one file."""
+"""Reads ``.pt`` files at the frontend: by torch, in a process that lives for one file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MAX_WORDS_BYTES = 1000
 _FOR_GOOD = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 _Key = tuple[type, bytes, str]
-"""What tells these from others that are kept, the file's SHA-256, and the salt of who asks."""
+"""The class (it tells these entries from others in the cache), the file's SHA-256, and the salt of the client."""
 
 
 class PtReader:
@@ -67,7 +67,7 @@ class PtReader:
         await self._flights.close()
 
     async def as_safetensors(self, data: Data, item: str, salt: str = "") -> Data:
-        """What the file ``data`` holds, as a safetensors file, yet to be checked like any other.
+        """Returns the content of the file ``data`` as a safetensors file, which the caller checks like any other.
 
         Shared only among those who ask with the same ``salt``.
 
@@ -91,7 +91,10 @@ class PtReader:
         return made
 
     async def _converted(self, data: Data, item: str) -> Data:
-        """Once more in another child where one ends for no reason of the file's (``verdict``)."""
+        """Converts a file.
+
+        Tries again in another child if the first one ended for a reason that is not the file's (``verdict``).
+        """
         causes: list[Cause] = []
         try:
             async with asyncio.timeout(self._timeout_s), self._slots:
@@ -119,7 +122,7 @@ class PtReader:
         raise self._failure(status, written, item)
 
     async def _attempt(self, data: Data) -> tuple[int, Data]:
-        """(status, what the child wrote). Raises OSError."""
+        """Runs one child. Returns (status, output of the child). Raises OSError."""
         source = os.memfd_create("triptych-pt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             made = os.memfd_create("triptych-safetensors")
@@ -134,7 +137,7 @@ class PtReader:
         return status, written
 
     async def _run(self, source: int, made: int) -> int:
-        """The child's exit status; negative where a signal ended it."""
+        """Returns the child's exit status; negative if a signal ended it."""
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", *COMMAND, str(self._limit.size_bytes)),
             *(["required"] if self._required else []),
@@ -183,7 +186,7 @@ async def _fill(file: int, data: Data) -> None:
 
 
 async def _content(file: int, max_bytes: int) -> Data:
-    """What is in ``file``, as far as ``max_bytes``; whoever wrote it may still do so."""
+    """Reads at most ``max_bytes`` of ``file``, which its writer may still change."""
     data = Growing(min(os.fstat(file).st_size, max_bytes))
     while chunk := os.pread(file, min(CHUNK_BYTES, max_bytes - len(data)), len(data)):
         data.write(chunk)
@@ -192,6 +195,6 @@ async def _content(file: int, max_bytes: int) -> Data:
 
 
 def _readable(words: Data) -> str:
-    """What a child wrote of its reason, as it may be told."""
+    """Returns the reason that a child wrote, as text that may be shown to a client."""
     text = bytes(words[:MAX_WORDS_BYTES]).decode(errors="replace")
     return "".join(one if one.isprintable() else " " for one in text)

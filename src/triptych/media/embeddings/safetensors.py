@@ -1,4 +1,4 @@
-"""Reads safetensors files, without torch or numpy, and believes nothing that they say.
+"""Reads safetensors files without torch or numpy, and checks everything that they state.
 
 The format (https://github.com/huggingface/safetensors): eight bytes with the length of the header, the header, which is
 a JSON object of each tensor's dtype, shape and place, and the tensors' bytes, one behind the other without a gap.
@@ -17,7 +17,7 @@ from triptych.contracts.media import Data
 from triptych.contracts.shown import shown
 
 MAX_HEADER_BYTES = 64 * 1024
-"""Of a few tensors; a checkpoint's may be larger, but is no embedding."""
+"""Most bytes of a header. A checkpoint's may be larger, but a checkpoint is no embedding."""
 MAX_TENSORS = 16
 MAX_NAME_CHARS = 64
 MAX_DIMENSIONS = 8
@@ -42,7 +42,7 @@ class FormatError(Exception):
 
 
 class Tensor(NamedTuple):
-    """One tensor of a file: what its bytes, ``data[begin:end]`` of the file, are."""
+    """One tensor of a file. Its bytes are ``data[begin:end]`` of the file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -57,12 +57,12 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def is_safetensors(data: Data) -> bool:
-    """Whether ``data`` begins as such a file does: a length, and a JSON object. No other medium's file does."""
+    """Tells whether ``data`` begins with a length and a JSON object. No file of another medium does."""
     return data[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
 
 
 def read_tensors(data: Data) -> dict[str, Tensor]:
-    """The file's tensors by name. Raises FormatError unless every byte of the file is accounted for."""
+    """Returns the file's tensors by name. Raises FormatError unless every byte of the file belongs to one."""
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     if start > _LENGTH_BYTES + MAX_HEADER_BYTES:
         raise FormatError(f"its header is larger than {MAX_HEADER_BYTES:,} bytes")
@@ -83,7 +83,7 @@ def read_tensors(data: Data) -> dict[str, Tensor]:
 
 
 def _header(text: Data) -> dict[str, Any]:
-    """Entries by name. Python's own decoder, as it alone shows names that come twice."""
+    """Returns the header's entries by name. Uses Python's own decoder, which shows names that occur twice."""
     try:
         header = json.loads(str(text, "utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refused)
     except FormatError:

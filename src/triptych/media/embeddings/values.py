@@ -1,4 +1,4 @@
-"""Values of embeddings: whether all are finite, and the same in another element type."""
+"""Checks that all values of an embedding are finite, and converts them to another element type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def _marked(mask: int) -> bytes:
-    """A table for ``bytes.translate``: 1 for bytes in which all bits of ``mask`` are set, else 0."""
+    """Makes a table for ``bytes.translate``: 1 for bytes in which all bits of ``mask`` are set, else 0."""
     return bytes(byte & mask == mask for byte in range(256))
 
 
@@ -23,7 +23,9 @@ _WITHOUT_SIGN, _TOP_BIT, _HALF = _marked(0x7F), _marked(0x80), _marked(0x7C)
 
 
 def all_finite(data: Data, dtype: str) -> bool:
-    """Whether no value of ``data`` (little-endian, whole elements) is infinite or NaN. Some 0.3 ms a MiB, no library.
+    """Tells whether all values of ``data`` (little-endian, whole elements) are finite.
+
+    Takes 0.3 ms a MiB, without a library.
 
     Those have an exponent of ones alone, which lie in an element's last byte and, but for float16, in the top bit of
     the one before.
@@ -43,7 +45,7 @@ def all_finite(data: Data, dtype: str) -> bool:
 
 
 def _both(one: bytes, other: bytes) -> bool:
-    """Whether both have a 1 in the same place."""
+    """Tells whether both have a 1 in the same place."""
     return int.from_bytes(one, "little") & int.from_bytes(other, "little") != 0
 
 

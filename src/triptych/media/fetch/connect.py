@@ -1,4 +1,6 @@
-"""The HTTP client under the guarded GET: which addresses it connects to, what it says, and its failures in words."""
+"""Sets up the HTTP client of the guarded GET: which addresses it connects to, its headers, and its failures in our own
+words.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ HEADERS = {
     "Accept": "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1",
     "Accept-Encoding": "identity",  # Media are compressed by themselves.
 }
-"""The same for every medium, so that all that an answer's Vary may name is always equal."""
+"""The headers of every request. They never differ, so whatever an answer's Vary names is always equal."""
 
 READ_BYTES = 32 << 10
 """Kept of an answer before it is read: twice as many bytes, or a sixteenth as many chunks (some 5 ms of them)."""
@@ -65,7 +67,7 @@ class CheckedResolver(AbstractResolver):
 
 
 def open_session(limits: MediaLimits, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
-    """A session that keeps no cookies, reads no environment and inflates nothing by itself; bounded by who uses it."""
+    """Opens a session without cookies, environment and decompression. Its users bound what it does."""
     names = resolver or ThreadLookup(limits.media_max_fetches)
     connector = Connector(
         resolver=CheckedResolver(names, allow_private=limits.media_allow_private),
@@ -86,7 +88,7 @@ def open_session(limits: MediaLimits, resolver: AbstractResolver | None) -> aioh
 
 
 def in_our_words(error: Exception, limits: MediaLimits, item: str) -> TriptychError:
-    """What the client's ``error`` means for the field ``item``; nothing of its own text is passed on."""
+    """Turns the HTTP client's ``error`` into one about the field ``item``. Nothing of its own text is passed on."""
     if (short := shortage_of(error)) is not None:  # of this host, not of the URL's
         return short
     if isinstance(error, aiohttp.SocketTimeoutError):

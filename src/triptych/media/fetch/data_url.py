@@ -1,4 +1,4 @@
-"""Media inside the request: ``data:`` URLs (RFC 2397), base64 or percent-encoded."""
+"""Decodes media inside the request: ``data:`` URLs (RFC 2397), base64 or percent-encoded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LongUrl(str):
     _text: memoryview
 
     def __new__(cls, prefix: str, text: memoryview) -> LongUrl:
-        """``prefix`` and then ``text``; the memory behind that must not change."""
+        """The URL is ``prefix`` and then ``text``. The memory behind ``text`` must not change."""
         head = prefix + bytes(text[:MAX_HEADER_CHARS]).decode("latin-1")
         self = super().__new__(cls, head[:MAX_HEADER_CHARS])
         self._prefix, self._text = prefix, text
@@ -57,7 +57,7 @@ class LongUrl(str):
         return LongUrl("", self._text)
 
     def behind(self, at: int) -> memoryview:
-        """The text from the character ``at``, which is not within the prefix."""
+        """Returns the text from the character ``at`` on, which is not within the prefix."""
         return self._text[at - len(self._prefix) :]
 
 
@@ -103,7 +103,7 @@ def decode_data_url(url: str, limit: ByteLimit, item: str) -> Data:
 
 
 def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> Data:
-    """``decode_data_url`` of base64 without escapes, and that of the whole text otherwise."""
+    """Decodes base64 without escapes in place; makes text of any other URL, and decodes that."""
     start = url.find(",") + 1
     if not start or not url[:start].rstrip(", ").lower().endswith(";base64"):
         return decode_data_url(url.whole(), limit, item)
@@ -178,7 +178,7 @@ def _pieces(text: str | Data, start: int) -> Iterator[bytes]:
 
 
 def _plain(chunk: str | Data) -> bytes:
-    """The bytes of base64 with neither white space nor padding; empty where it has such, or an error."""
+    """Decodes base64 with neither white space nor padding. Empty if it has such, or an error."""
     try:
         decoded = pybase64.b64decode(chunk, validate=True)
     except ValueError:
@@ -209,7 +209,7 @@ def _fault_of(plain: bytes) -> str:
 
 
 def _unquote(url: str, start: int, item: str) -> bytes:
-    """Percent-decode the data part, by chunks: the library's function makes an object an escape."""
+    """Decodes percent-encoded data in chunks: the library's function makes an object for each escape."""
     if not url.isascii():
         raise _invalid(item, "the data URL has characters outside ASCII; percent-encode them")
     data = bytearray()

@@ -1,4 +1,4 @@
-"""The allow-list of hosts that media may be fetched from."""
+"""Holds the allow-list of hosts that media may be fetched from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Domains:
     """Host names that URLs may have: ``a.example`` is that name only, ``*.b.example`` every name below b.example."""
 
     def __init__(self, names: str = "") -> None:
-        """``names`` are separated by commas; the empty text allows every host.
+        """``names`` are separated by commas. An empty text allows every host.
 
         Raises ConfigError for what is neither a host name nor an address: a list that is misread must not be read
         as a wide one.
@@ -44,7 +44,7 @@ class Domains:
 
 
 def _host(name: str, written: str) -> str:
-    """``name`` in the spelling that parsed URLs have: lower case, IDNA, no last dot."""
+    """Returns ``name`` as parsed URLs spell it: lower case, IDNA, no last dot."""
     try:
         host = _plain(URL.build(scheme="http", host=name).raw_host or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Content codings of HTTP answers (RFC 9110, 8.4): which there are, and inflating them within a byte limit.
+"""Knows the content codings of HTTP answers (RFC 9110, 8.4), and inflates bodies within a byte limit.
 
 Media are asked for without a coding, but stores and CDNs answer with what a file was uploaded with, and write words
 into the header that are no coding at all (``utf-8``, ``binary``, ``aws-chunked``). Those change nothing.
@@ -19,11 +19,11 @@ _REFUSED = frozenset(
 MAX_CODINGS = 2
 """A CDN may compress what is compressed already; nobody does it more often."""
 MAX_MEMBERS = 1000
-"""Of one gzip file; each costs some microseconds, however few bytes it has."""
+"""Most members of one gzip file; each costs some microseconds, however few bytes it has."""
 _PIECE_BYTES = 64 << 10
 """Inflated at a stretch."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
-"""Of zlib's ``wbits``."""
+"""Values of zlib's ``wbits``."""
 
 
 class UnknownCoding(Exception):
@@ -52,7 +52,7 @@ def codings_of(header: str) -> tuple[str, ...]:
 
 
 def decoded(data: Data, codings: tuple[str, ...], max_bytes: int) -> Data:
-    """Undo ``codings``; run it in a thread: 3 ms a MiB of the result, without the interpreter lock.
+    """Undoes ``codings``. Run it in a thread: it takes 3 ms a MiB of the result, without the interpreter lock.
 
     Never makes more than ``max_bytes`` and a piece. Raises OverLimit and BadCoding.
     """
@@ -67,7 +67,7 @@ def decoded(data: Data, codings: tuple[str, ...], max_bytes: int) -> Data:
 
 
 def _gzip(data: memoryview) -> Generator[bytes, None, None]:
-    """All members; what stands behind them and is none (zeros, mostly) is left alone, as clients do."""
+    """Inflates all members. Bytes behind them that are none (mostly zeros) are ignored, as other clients do."""
     at = 0
     for _ in range(MAX_MEMBERS):
         at = yield from _stream(data, at, _GZIP)
@@ -77,14 +77,14 @@ def _gzip(data: memoryview) -> Generator[bytes, None, None]:
 
 
 def _deflate(data: memoryview) -> Generator[bytes, None, None]:
-    """With zlib's header, as the standard has it, or without one, as some servers do."""
+    """Inflates with zlib's header, as the standard says, or without it, as some servers send."""
     head = bytes(data[:2])
     has_header = len(head) == 2 and head[0] & 0x0F == 8 and int.from_bytes(head) % 31 == 0
     yield from _stream(data, 0, _ZLIB if has_header else _RAW)
 
 
 def _stream(data: memoryview, at: int, wbits: int) -> Generator[bytes, None, int]:
-    """Inflate the one stream that begins at ``at``, by pieces. Returns where it ends."""
+    """Inflates the one stream that begins at ``at``, in pieces. Returns where it ends."""
     inflater = zlib.decompressobj(wbits)
     try:
         while not inflater.eof:

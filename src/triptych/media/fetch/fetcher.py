@@ -33,30 +33,30 @@ from triptych.media.fetch.slots import Allowance, Slots
 log = logging.getLogger("triptych.media")
 
 MIN_CHUNK_BYTES = 128
-"""Of an answer in HTTP's chunks, on average; each takes some 5 us, however small."""
+"""Fewest bytes of a chunk in HTTP's chunked coding, on average. Each chunk takes some 5 us, however small."""
 FREE_CHUNKS = 500
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
 class Fetched(NamedTuple):
-    """What a URL answered with."""
+    """The answer of a URL."""
 
     data: Data | None
     """The body; None: as it was known."""
     source: URL
-    """Where the body came from, behind all redirects."""
+    """The URL that the body came from, after all redirects."""
     policy: Policy
-    """Of the whole way there; times are those of ``time.monotonic``."""
+    """The policy of all answers on the way; its times are those of ``time.monotonic``."""
 
 
 class _Wanted(NamedTuple):
-    """What all GETs on the way to one medium have in common."""
+    """The settings that are common to all GETs on the way to one medium."""
 
     item: str
     limit: ByteLimit
     known: Fetched | None
     waiting: Allowance
-    """For slots."""
+    """Time that may still be spent waiting for slots."""
     working: Allowance
 
     def conditions(self, url: URL) -> dict[str, str]:
@@ -79,7 +79,7 @@ class MediaFetcher:
     def __init__(
         self, limits: MediaLimits, resolver: AbstractResolver | None = None, domains: Domains | None = None
     ) -> None:
-        """``resolver`` stands in for the system's; its answers are checked just the same."""
+        """``resolver`` replaces the system's; its answers are checked just the same."""
         self._limits = limits
         self._resolver = resolver
         self._domains = domains or Domains()
@@ -102,7 +102,7 @@ class MediaFetcher:
             await session.close()
 
     async def fetch(self, url: URL, item: str, limit: ByteLimit, known: Fetched | None = None) -> Fetched:
-        """What ``url``, of ``guard.parse_url``, answers with, whatever its stated type.
+        """Returns the answer of ``url`` (from ``guard.parse_url``), whatever type it states.
 
         ``known`` is an earlier answer, whose host is asked only whether it still holds. Raises BadRequest
         (``invalid_media_url``, ``media_address_refused``, ``media_domain_refused``, ``media_fetch_failed``,
@@ -128,7 +128,10 @@ class MediaFetcher:
         raise problem(BadRequest, item, FETCH_FAILED, reason)
 
     async def _hop(self, url: URL, wanted: _Wanted) -> Fetched | _Redirect:
-        """One GET, allowed and in turn. A slot is held no longer than that: the next host may be another."""
+        """Does one GET to an allowed address, once a slot is free.
+
+        The slot is freed after it: the next hop may be another host.
+        """
         self._domains.check(url, wanted.item)
         async with self._slots.held((url.raw_host or "").rstrip("."), wanted.waiting, wanted.item):
             try:
@@ -201,7 +204,7 @@ def _codings(response: aiohttp.ClientResponse, item: str) -> tuple[str, ...]:
 
 
 async def _inflated(data: Data, codings: tuple[str, ...], item: str, limit: ByteLimit) -> Data:
-    """``data`` without ``codings``, by a thread: of at most ``limit`` bytes before and after."""
+    """Undoes ``codings`` in a thread. ``limit`` holds before and after."""
     if not codings:
         return data
     try:

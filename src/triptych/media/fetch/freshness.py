@@ -1,4 +1,4 @@
-"""How long an HTTP answer may be used again, by RFC 9111 as a shared cache reads it. Pure.
+"""Decides how long an HTTP answer may be used again, by RFC 9111, as a shared cache. Pure.
 
 Shared, because one answer serves all clients. Nothing is guessed (section 4.2.2 would allow it): an answer that states
 no lifetime is asked about each time, which its host can answer with 304.
@@ -24,14 +24,14 @@ _DIRECTIVE = re.compile(r'([^\s,=";]+)(?:=("(?:[^"\\]|\\.)*"|[^\s,"]*))?')
 
 
 class Policy(NamedTuple):
-    """What may be done with one answer."""
+    """What one answer permits."""
 
     shareable: bool
     """Whether it may answer other requests at all."""
     fresh_until: float
-    """On the caller's clock; until then nobody need be asked."""
+    """Until when the answer may be used without asking its host, on the caller's clock."""
     headers: Mapping[str, str]
-    """Those that say so, by names in lower case."""
+    """The headers that decide this, by names in lower case."""
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -49,23 +49,23 @@ class Policy(NamedTuple):
 
 
 def kept_headers(headers: CIMultiDictProxy[str]) -> dict[str, str]:
-    """Those of an answer's headers that this module reads."""
+    """Returns the headers of an answer that this module reads."""
     found = {name: ", ".join(headers.getall(name, ())) if name in _LISTS else headers.get(name, "") for name in _NAMES}
     return {name: value for name, value in found.items() if value}
 
 
 def updated(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """``old`` freshened by a 304's headers (section 3.2)."""
+    """Returns the headers ``old`` updated by those of a 304 (section 3.2)."""
     return {**{name: value for name, value in old.items() if name not in _OF_ONE_ANSWER}, **new}
 
 
 def still_holds(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
-    """Whether a 304 with the headers ``new`` speaks of the answer with ``old`` (section 4.3.4)."""
+    """Tells whether a 304 with the headers ``new`` is about the answer with ``old`` (section 4.3.4)."""
     return "etag" not in new or _opaque(new["etag"]) == _opaque(old.get("etag", ""))
 
 
 def read_policy(headers: Mapping[str, str], *, asked: float, answered: float, now_unix_s: float) -> Policy:
-    """The policy of a 200 or 304, or of a redirect, whose ``kept_headers`` are these.
+    """Returns the policy of a 200, a 304 or a redirect with these ``kept_headers``.
 
     ``asked`` and ``answered`` are times on the caller's clock, seconds; ``now_unix_s`` is the time of the latter.
     """
@@ -76,7 +76,7 @@ def read_policy(headers: Mapping[str, str], *, asked: float, answered: float, no
 
 
 def _lifetime_s(headers: Mapping[str, str], directives: Mapping[str, str], now_unix_s: float) -> float:
-    """Section 4.2.1."""
+    """Returns the freshness lifetime in seconds (section 4.2.1)."""
     for name in ("s-maxage", "max-age"):
         if name in directives:
             return _seconds(directives[name]) or 0
@@ -88,7 +88,7 @@ def _lifetime_s(headers: Mapping[str, str], directives: Mapping[str, str], now_u
 
 
 def _age_s(headers: Mapping[str, str], delay_s: float, now_unix_s: float) -> float:
-    """Section 4.2.3."""
+    """Returns the age in seconds (section 4.2.3)."""
     date = _date(headers.get("date", ""))
     apparent_s = 0 if date is None else max(0, now_unix_s - date)
     return max(apparent_s, (_seconds(headers.get("age", "").partition(",")[0].strip()) or 0) + delay_s)

@@ -81,7 +81,7 @@ def join_url(base: URL, location: str, item: str) -> URL:
 
 
 def literal_address(url: URL) -> str | None:
-    """The address in ``url``, where its host is one and not a name."""
+    """Returns the address in ``url``; None if its host is a name."""
     host = url.raw_host or ""
     try:
         ip_address(host)
@@ -109,7 +109,7 @@ def check_address(address: str, *, allow_private: bool) -> None:
 
 
 def refuse_address(item: str, *, allow_private: bool) -> BadRequest:
-    """What ``check_address`` refused, in words for the client: not which address it was."""
+    """Returns the error for the client of an address that ``check_address`` refused, without the address."""
     if allow_private:
         reason = "the URL leads to an address that media never come from: no host's own, link-local, or a cloud's"
     else:
@@ -163,15 +163,16 @@ def _is_public_v6(ip: IPv6Address) -> bool:
 
 
 def _embedded_v4(ip: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that packets to ``ip`` end at (mapped, 6to4, NAT64). Teredo is refused as a whole."""
+    """Returns the IPv4 address that packets to ``ip`` end at (mapped, 6to4, NAT64). Teredo is refused as a whole."""
     if ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFF_FFFF)
     return ip.ipv4_mapped or ip.sixtofour
 
 
 def _all_embedded_v4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
-    """The IPv4 addresses that packets to ``ip`` may end at where special addresses are allowed: those of
-    ``_embedded_v4``, of translation with a local prefix (RFC 8215) and of the old compatible addresses."""
+    """Returns the IPv4 addresses that packets to ``ip`` may end at where special addresses are allowed: those of
+    ``_embedded_v4``, of translation with a local prefix (RFC 8215) and of the old compatible addresses.
+    """
     inner = _embedded_v4(ip)
     if inner is not None:
         return (inner,)

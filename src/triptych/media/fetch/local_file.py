@@ -1,4 +1,4 @@
-"""Media from the server's own disk: ``file:`` URLs (RFC 8089) under one folder that the operator names."""
+"""Reads media from the server's own disk: ``file:`` URLs (RFC 8089) under one folder that the operator names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAG = "--allowed-local-media-path"
 SCHEME = "file:"
 CHUNK_BYTES = 1 << 20
 THREADS = 2
-"""Of their own: a file system that hangs must hold up nothing but other files."""
+"""Threads for these files only: a file system that hangs must stop nothing but other files."""
 
 _URL = re.compile(r"file:///([!-~]*)", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:[^%?#\\]|%[0-9a-f]{2})+", re.IGNORECASE)
@@ -33,7 +33,9 @@ def is_file_url(url: str) -> bool:
 
 
 def parse_path(url: str, item: str) -> bytes:
-    """The absolute path in ``url``, whose only spelling is ``file:///`` with names in ASCII or percent-encoded UTF-8.
+    """Returns the absolute path in ``url``.
+
+    The only spelling is ``file:///`` with names in ASCII or percent-encoded UTF-8.
 
     Raises BadRequest (``invalid_media_url``) for everything that another reader could take for another path: a host,
     ``.`` and ``..``, empty names, an encoded slash, control characters, a query.
@@ -51,7 +53,7 @@ class LocalFiles:
     """
 
     def __init__(self, folder: str | None, limits: MediaLimits) -> None:
-        """``folder`` of None (or empty) turns file URLs off. Raises ConfigError where it is no folder."""
+        """With ``folder`` None (or empty) there are no file URLs. Raises ConfigError if it is no folder."""
         self._limits = limits
         self._root: bytes | None = None
         if folder:
@@ -64,7 +66,7 @@ class LocalFiles:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def read(self, url: str, item: str, limit: ByteLimit) -> Data:
-        """The file's bytes.
+        """Returns the bytes of the file.
 
         Raises BadRequest: ``invalid_media_url``, ``media_timeout``, and ``media_file_refused`` alike for a file that
         is not there, may not be read, is no regular file or lies elsewhere, so that nobody learns which; and
@@ -107,7 +109,7 @@ def _read(path: bytes, root: bytes, item: str, limit: ByteLimit) -> Data:
 
 
 def _open_under(root: bytes, path: bytes) -> int:
-    """A descriptor of the regular file at ``path``, symbolic links followed. Raises OSError for all else.
+    """Opens the regular file at ``path``, following symbolic links. Raises OSError for anything else.
 
     ``path`` is walked once, to a descriptor that has no effect on what it stands for (O_PATH: no FIFO waits, no
     device wakes); what is checked is that descriptor, and what is read is the same file again. So a path that

@@ -1,4 +1,4 @@
-"""Name look-ups in threads of their own, so that a name that hangs holds up no other work and hardly other names."""
+"""Looks names up in threads of its own. A name that hangs stops no other work, and hardly any other name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ThreadLookup(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of ``host``. Raises OSError where it has none. Cancelling touches no other caller."""
+        """Returns the addresses of ``host``. Raises OSError if it has none. Cancelling touches no other caller."""
         key = (host, int(family))
         lookup = self._running.get(key)
         if lookup is None:

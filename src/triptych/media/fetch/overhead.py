@@ -1,4 +1,4 @@
-"""Bounds on what a host may send beside the body of its answer.
+"""Bounds the bytes that a host may send beside the body of its answer.
 
 The HTTP client takes any number of interim answers (RFC 9110, 15.2: 100 to 199) that have arrived in one turn of the
 event loop, and chunk extensions and trailers (RFC 9112, 7.1) of any length.
@@ -15,11 +15,13 @@ from aiohttp.client_proto import ResponseHandler
 
 MAX_INTERIM = 16
 FREE_BYTES = 1 << 20
-"""Of heads, and what was received but not taken apart yet."""
+"""Most bytes of heads, and of data that was received and not parsed yet."""
 BODY_PART = 8
-"""Besides, one byte for so many of the body: framing takes a tenth of a body in the smallest chunks that are read."""
+"""For each so many bytes of the body, one more byte is allowed: framing takes a tenth of a body in the smallest chunks
+that are accepted.
+"""
 _PIECE_BYTES = 8 << 10
-"""Of what is received before the answer's head was read: some 2 ms of the smallest interim answers."""
+"""Most bytes received at a time before the answer's head was read: 2 ms of the smallest interim answers."""
 
 
 class TooManyInterim(aiohttp.ClientError):
@@ -31,7 +33,7 @@ class TooMuchBeside(aiohttp.ClientError):
 
 
 class Connector(aiohttp.TCPConnector):
-    """One whose connections are given up at too many interim answers, or too many bytes beside the body."""
+    """A connector that gives up connections with too many interim answers, or too many bytes beside the body."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -46,7 +48,7 @@ class _Answers(ResponseHandler):
     _received = 0
     """Bytes since that request, on an idle connection, too."""
     _body: Any = None
-    """Of the latest answer, interim ones included."""
+    """The body of the latest answer, interim answers included."""
 
     def set_response_params(self, **settings: Any) -> None:
         self._interim, self._final, self._received, self._body = 0, False, 0, None
@@ -60,7 +62,7 @@ class _Answers(ResponseHandler):
             self._give_up(TooMuchBeside())
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head, and what comes with it."""
+        """Takes received bytes, and counts them."""
         head, self._body = data
         self._final = self._final or not 100 <= head.code < 200
         self._interim += not self._final

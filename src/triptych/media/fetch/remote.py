@@ -1,4 +1,4 @@
-"""Remote media, kept by URL for as long as their hosts allow (RFC 9111), and fetched once for all who ask at once."""
+"""Keeps remote media by URL for as long as their hosts allow (RFC 9111), and fetches each once for all callers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from triptych.media.fetch.fetcher import Fetched, MediaFetcher
 from triptych.observability.metrics import MediaCounts
 
 ENTRY_BYTES = 2048
-"""What an entry takes beside its bytes, its URLs and its headers, generously."""
+"""Bytes of an entry beside its body, its URLs and its headers, a generous estimate."""
 
 Make = Callable[[Data, str], Coroutine[Any, Any, Medium]]
-"""A checked medium of bytes and the name of a field, for errors."""
+"""Makes a checked medium of bytes; the text is the field of the request, for errors."""
 Kept = ByteLru[Hashable, Any]
-"""Where media are kept; who else keeps something there does so by keys of its own."""
+"""The cache. Others keep their entries in it too, under keys of their own."""
 _Key = tuple[Hashable, str]
 
 
 class _Entry(NamedTuple):
     medium: Medium
     answer: Fetched
-    """Without its data, which the medium has."""
+    """The answer without its data, which the medium has."""
 
     def size_bytes(self, key: _Key) -> int:
         headers = sum(len(name) + len(value) for name, value in self.answer.policy.headers.items())
@@ -45,7 +45,7 @@ class RemoteMedia:
     """
 
     def __init__(self, fetcher: MediaFetcher, kept: Kept, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` must be the fetcher's."""
+        """``clock`` must be the fetcher's clock."""
         self.counts = MediaCounts()
         self._fetcher = fetcher
         self._clock = clock
@@ -54,7 +54,7 @@ class RemoteMedia:
 
     @property
     def size_bytes(self) -> int:
-        """What is kept, by others too."""
+        """The bytes in the cache, those of others too."""
         return self._kept.size_bytes
 
     async def close(self) -> None:
@@ -62,7 +62,9 @@ class RemoteMedia:
         self._kept.clear()
 
     async def load(self, url: str, item: str, limit: ByteLimit, variant: Hashable, make: Make) -> Medium:
-        """What ``make`` makes of the bytes at ``url``: once for each ``variant`` and as long as those are fresh.
+        """Returns what ``make`` makes of the bytes at ``url``.
+
+        It is made once for each ``variant``, as long as the bytes are fresh.
 
         Raises what ``guard.parse_url``, ``MediaFetcher.fetch`` and ``make`` raise, about ``item``; errors are not
         kept.
@@ -88,7 +90,9 @@ class RemoteMedia:
         return entry.medium
 
     async def _join(self, key: _Key, entry: _Entry, limit: ByteLimit, make: Make) -> _Entry:
-        """What who did not fetch ``entry`` gets of it."""
+        """Returns the result for a caller that joined a running fetch: shares ``entry`` if HTTP allows it, else fetches
+        again.
+        """
         if not entry.answer.policy.shareable:
             return await self._fetch(key, limit, make)
         self.counts.hits += 1

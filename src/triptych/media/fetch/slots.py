@@ -1,4 +1,4 @@
-"""Who may fetch now: a bound on all fetches, and one on those from each host."""
+"""Limits how many fetches run at once: in all, and from each host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Allowance:
 
     @asynccontextmanager
     async def spend(self) -> AsyncGenerator[None, None]:
-        """The block counts. Raises TimeoutError, out of the block, once nothing is left."""
+        """Counts the time within the block. Raises TimeoutError, out of the block, once nothing is left."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
@@ -33,11 +33,11 @@ class Allowance:
 class _Host:
     slots: asyncio.Semaphore
     users: int = 0
-    """Those who hold a slot or wait for one."""
+    """Number of callers that hold a slot or wait for one."""
 
 
 class Slots:
-    """Slots for fetches, first come, first served. Who waits for a busy host's slot holds none of the others."""
+    """Slots for fetches, first come, first served. A caller that waits for a busy host holds no other slot."""
 
     def __init__(self, most: int, max_per_host: int) -> None:
         self._max = most
@@ -47,7 +47,7 @@ class Slots:
 
     @asynccontextmanager
     async def held(self, host: str, waiting: Allowance, item: str) -> AsyncGenerator[None, None]:
-        """A slot of ``host``, within the block. Raises TooManyRequests once ``waiting`` is used up."""
+        """Holds a slot of ``host`` within the block. Raises TooManyRequests once ``waiting`` is used up."""
         entry = self._hosts.setdefault(host, _Host(asyncio.Semaphore(self._max_per_host)))
         entry.users += 1
         try:

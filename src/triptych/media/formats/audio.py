@@ -58,7 +58,7 @@ _UNSTATED_SAMPLES = 1 << 36
 
 _MAGIC_BYTES = 256
 _STATED_SLACK_S = 1.0
-"""So much longer than the limit a container may say that its sound is, which is about right only."""
+"""How much longer than the limit a container's stated duration may be: it is approximate."""
 _FAR = 1 << 40
 """Bytes: an end that no file has."""
 
@@ -67,12 +67,12 @@ class AudioInfo(NamedTuple):
     """A sound that passed every check that needs no samples."""
 
     format: str
-    """One of ``SUPPORTED_SOUNDS``."""
+    """A member of ``SUPPORTED_SOUNDS``."""
     sample_rate: int
     """Hz, of the file."""
     channels: int
     num_samples: int
-    """Of one channel, at the file's rate."""
+    """Samples of one channel, at the file's rate."""
 
 
 def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
@@ -137,12 +137,15 @@ def resampled_length(samples: int, rate: int, new_rate: int) -> int:
 
 
 def sound_bytes(sound: Any) -> int:
-    """What a decoded sound takes in memory."""
+    """Returns the bytes of a decoded sound."""
     return int(sound.nbytes)
 
 
 def _read(data: bytes, limits: MediaLimits, item: str) -> tuple[str, bytes]:
-    """(format, the file as its reader takes it), by the first bytes; what any sender says of it is not looked at."""
+    """Returns (format, the file as its reader takes it), by the first bytes.
+
+    The type that the sender states is not used.
+    """
     if len(data) > limits.media_max_bytes:
         raise too_many_bytes(item, limits.media_max_bytes)
     if not data:
@@ -187,7 +190,7 @@ class _Unending(BytesIO):
 
 @contextmanager
 def _opened(part: Part, format: str, limits: MediaLimits, item: str) -> Iterator[Any]:
-    """The reader of ``part``. Turns what libraries raise in the block, too, into BadRequest."""
+    """Opens the reader of ``part``. Turns errors of libraries, within the block too, into BadRequest."""
     opened = _opened_by_ffmpeg if format in av_sound.CONTAINERS else _opened_by_libsndfile
     with opened(part, format, limits, item) as file:
         _check_shape(file.samplerate, file.channels, item)
@@ -233,19 +236,19 @@ def _parts(data: bytes, format: str, item: str) -> Iterator[Part]:
 
 
 def _stated_samples(file: Any, format: str) -> int | None:
-    """Of a channel, by the header."""
+    """Returns the samples of a channel that the header states."""
     return int(file.frames) if format != "MP3" and file.frames < _UNSTATED_SAMPLES else None
 
 
 def _heard(samples: int, stated: int | None, part: Part, item: str) -> int:
-    """``samples``, that ``part`` held, where it should hold so many."""
+    """Checks the ``samples`` that ``part`` held against the stated number, and returns them."""
     if samples < part.least_samples or stated not in (None, samples):
         raise damaged(item, "sound")
     return samples
 
 
 def _same_shape(shape: tuple[int, int], file: Any, item: str) -> tuple[int, int]:
-    """(rate, channels) of ``file``, which are those of the part before, ``shape``."""
+    """Returns (rate, channels) of ``file``. Raises BadRequest if they are not ``shape``, those of the part before."""
     found = (file.samplerate, file.channels)
     if shape not in ((0, 0), found):
         raise _shape_changed(item)
@@ -258,7 +261,7 @@ def _shape_changed(item: str) -> UnsupportedMedia:
 
 
 def _library(name: str) -> Any:
-    """soundfile (libsndfile), av (FFmpeg), soxr or numpy, imported when the first sound comes."""
+    """Imports soundfile (libsndfile), av (FFmpeg), soxr or numpy, when the first sound comes."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: no libsndfile for this system
@@ -270,8 +273,9 @@ def _library(name: str) -> Any:
 
 
 def _blocks(file: Any, samples: int, limits: MediaLimits, item: str) -> Iterator[Any]:
-    """The file's samples, with ``samples`` before them, as float32 [samples, channels], each valid until the next.
-    Stops at the limit, whatever the header says."""
+    """Yields the file's samples, with ``samples`` before them, as float32 [samples, channels], each valid until the
+    next. Stops at the limit, whatever the header says.
+    """
     np = _library("numpy")
     values = np.empty((BLOCK_VALUES // file.channels, file.channels), np.float32)
     while count := file.buffer_read_into(values, "float32"):
@@ -281,7 +285,10 @@ def _blocks(file: Any, samples: int, limits: MediaLimits, item: str) -> Iterator
 
 
 def _mono(block: Any, item: str) -> Any:
-    """float32 [samples], a copy: the channels' mean, by columns, which is four times as fast as numpy's by rows."""
+    """Returns the mean of all channels: float32 [samples], a copy.
+
+    By columns, which is four times as fast as numpy's by rows.
+    """
     channels = block.shape[1]
     mono = block[:, 0].copy()
     for channel in range(1, channels):
@@ -293,7 +300,9 @@ def _mono(block: Any, item: str) -> Any:
 
 
 def _resampler(rate: int, new_rate: int, item: str) -> Any:
-    """Block, and whether it is the last -> what is ready of it at ``new_rate``; together the same for any blocks."""
+    """Returns a function that takes a block, and whether it is the last, and returns the samples at ``new_rate`` that
+    are ready. The result does not depend on how blocks are cut.
+    """
     if rate == new_rate:
         return lambda block, last: block
     if not RATES_HZ[0] <= new_rate <= RATES_HZ[1]:

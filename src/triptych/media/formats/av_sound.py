@@ -38,7 +38,7 @@ _DECODERS = {"mp3float": "mp3", "libopus": "opus", "libvorbis": "vorbis"}
 _FULL_SCALE = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "flt": 1.0, "dbl": 1.0}
 _SLACK_S = 0.5
 _SLACK = 0.05
-"""What a file says of its length may be so much more than what it holds, before it counts as truncated."""
+"""How much a file's stated length may exceed its content before the file counts as truncated."""
 
 
 class NoSound(Exception):
@@ -53,7 +53,7 @@ class AvSound:
     """An open sound. Its samples are read once, from the beginning."""
 
     frames = UNSTATED_SAMPLES
-    """By soundfile's name, samples of a channel; what containers say is no more than about right."""
+    """Samples of a channel, named as in soundfile. Containers state them only approximately."""
 
     def __init__(self, file: Any, stream: Any, numpy: Any) -> None:
         """Decode the first frame, as the header of some codecs tells neither rate nor channels as they will be.
@@ -85,7 +85,7 @@ class AvSound:
         return filled
 
     def _decoded(self) -> Iterator[Any]:
-        """float32 [samples, channels] of each frame. Raises ValueError for a file that ends too early."""
+        """Yields float32 [samples, channels] of each frame. Raises ValueError for a file that ends too early."""
         samples = 0
         for packet in self._file.demux(self._stream):
             if packet.is_corrupt:
@@ -142,7 +142,7 @@ def opened(data: bytes, format: str, av: Any, numpy: Any) -> Iterator[AvSound]:
 
 
 def _check_codec(stream: Any) -> None:
-    """FFmpeg opens no other codec; this is to say so."""
+    """Checks the codec. FFmpeg opens no other one; this makes a clear error."""
     name = stream.codec_context.name if stream.codec_context is not None else "unknown"
     if _DECODERS.get(name, name) not in CODECS:
         raise NoSound(

@@ -1,4 +1,4 @@
-"""What a picture's file says of itself before anything is decoded."""
+"""Defines what the header of a picture's file states."""
 
 from __future__ import annotations
 

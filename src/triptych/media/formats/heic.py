@@ -15,7 +15,7 @@ from triptych.media.formats.iso_items import Items
 from triptych.media.formats.pixels import PixelsNotServed, over_white
 
 MAX_TILES = 1024
-"""Of a picture; a phone's has some 50 of 512 pixels a side."""
+"""Most tiles of a picture; a phone's picture has some 50 of 512 pixels a side."""
 MAX_BEYOND = 1024
 """Pixels by which a side of a tile may exceed the whole picture's."""
 _PADDING = 64
@@ -66,13 +66,13 @@ def _picture(data: bytes, items: Items, item: int, av: Any) -> Image.Image:
 
 
 def _is_alpha(data: bytes, items: Items, item: int) -> bool:
-    """Whether an item that goes with another one is its transparency."""
+    """Tells whether an item that belongs to another one is its transparency."""
     kinds = [data[begin + _FULL : end].rstrip(b"\0") for kind, begin, end in items.properties(item) if kind == b"auxC"]
     return any(kind in _ALPHA for kind in kinds)
 
 
 def _grid(content: bytes) -> _Grid:
-    """ISO/IEC 23008-12, 6.6.2.3."""
+    """Reads a grid of tiles (ISO/IEC 23008-12, 6.6.2.3)."""
     wide = content[1] & 1
     return _Grid(content[2] + 1, content[3] + 1, *struct.unpack_from(">II" if wide else ">HH", content, 4))
 
@@ -112,7 +112,7 @@ def _frame(data: bytes, items: Items, item: int, av: Any) -> Image.Image:
 
 
 def _colours(data: bytes, place: tuple[int, int] | None) -> dict[str, Any]:
-    """How YCbCr becomes RGB, where the file says so itself; the frame says it otherwise."""
+    """Returns how YCbCr becomes RGB, if the file itself says so; otherwise the frame does."""
     if place is None or data[place[0] : place[0] + 4] != b"nclx":
         return {}
     _, _, matrix, full = struct.unpack_from(">HHHB", data, place[0] + 4)

@@ -1,4 +1,4 @@
-"""From a checked file to an RGB picture, the way the model is to see it."""
+"""Decodes a checked file to an RGB picture, as the model is to see it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def decode_image(medium: Picture, limits: MediaLimits, item: str = "image") -> I
 
 
 def _av(item: str) -> Any:
-    """PyAV, imported when the first HEIC picture comes."""
+    """Imports PyAV, when the first HEIC picture comes."""
     try:
         return importlib.import_module("av")
     except ImportError:
@@ -103,7 +103,7 @@ def _av(item: str) -> Any:
 
 
 def _loaded(data: bytes, info: ImageInfo, item: str) -> Image.Image:
-    """The picture in RGB, as it is stored."""
+    """Decodes the picture in RGB, in the orientation of the file."""
     if info.format == "HEIC":
         av = _av(item)
         try:
@@ -132,5 +132,5 @@ def _stored(info: ImageInfo) -> tuple[int, int]:
 
 
 def picture_bytes(picture: Image.Image) -> int:
-    """What a decoded picture takes in memory."""
+    """Returns the bytes of a decoded picture."""
     return picture.width * picture.height * PIXEL_BYTES

@@ -23,8 +23,10 @@ MAX_BLOCKS = 20_000
 
 _MARKER = re.compile(rb"\xff")
 MAX_SCANS = 100
-"""Of a JPEG. Decoding goes through the whole picture for each, however few bytes it has; progressive ones have some
-ten."""
+"""Most scans of a JPEG.
+
+Decoding goes through the whole picture for each, however few bytes it has. Progressive files have some ten.
+"""
 SCAN = b"\xff\xda"
 """Begins one; the bytes of a segment, such as a preview's, may look so too."""
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -93,7 +95,10 @@ def _jpeg(data: Data) -> Header:
 
 
 def has_many_scans(data: bytes) -> bool:
-    """Whether a JPEG file has more than ``MAX_SCANS``. Some 50 ms a MiB at the worst, 1 ms where it cannot have."""
+    """Tells whether a JPEG file has more than ``MAX_SCANS``.
+
+    Takes 50 ms a MiB at the worst, 1 ms where it cannot have them.
+    """
     if data.count(SCAN) <= MAX_SCANS:
         return False
     at = 2
@@ -107,7 +112,7 @@ def has_many_scans(data: bytes) -> bool:
 
 
 def _gif(data: Data) -> Header:
-    """The logical screen, or the first frame's far corner where that lies outside it, as decoders do."""
+    """Returns the size of the logical screen, or of the first frame if that goes beyond it, as decoders do."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + _gif_palette_bytes(flags)
     blocks = iter(range(MAX_BLOCKS))
@@ -162,7 +167,7 @@ def _uint24(data: Data, at: int) -> int:
 
 
 def _orientation(exif: Data) -> int:
-    """Orientation in the first directory of an EXIF (TIFF) block; 1 where it says none, or nonsense."""
+    """Returns the orientation in the first directory of an EXIF (TIFF) block; 1 if there is none, or an invalid one."""
     tiff = bytes(exif[:_EXIF_BYTES]).removeprefix(_EXIF_PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:

@@ -1,4 +1,4 @@
-"""What is known of a medium without decoding it, by kind."""
+"""Reads what can be known of a medium without decoding it, by kind."""
 
 from __future__ import annotations
 

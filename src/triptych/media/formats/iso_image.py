@@ -39,10 +39,10 @@ class Crop(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """How an item is to be shown."""
+    """The size and the orientation of an item as it is displayed."""
 
     width: int
-    """Of all its pixels."""
+    """The size of all pixels."""
     height: int
     crop: Crop
     orientation: int
@@ -89,7 +89,7 @@ def shown_of(items: Items, item: int, data: Data) -> Shown:
 
 
 def _crop(data: Data, at: int, width: int, height: int) -> Crop:
-    """The clean aperture (ISO/IEC 14496-12, 12.1.4): a size, and how far its centre lies from the picture's."""
+    """Reads the clean aperture (ISO/IEC 14496-12, 12.1.4): a size, and how far its centre is from the picture's."""
     numbers = struct.unpack_from(">IIIIiIiI", data, at)
     if not all(numbers[1::2]):
         raise HeaderError

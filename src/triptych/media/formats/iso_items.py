@@ -24,7 +24,7 @@ _IN_FILE, _IN_META = 0, 1
 class Property(NamedTuple):
     kind: bytes
     begin: int
-    """Of its content in the file."""
+    """The place of the content in the file."""
     end: int
 
 
@@ -44,13 +44,13 @@ class Items:
         return self._number(begin + _FULL, wide=self._data[begin] > 0)
 
     def properties(self, item: int) -> Iterator[Property]:
-        """In the order in which they apply."""
+        """Returns the properties of an item, in the order in which they apply."""
         for index in self._associated(item):
             if 0 < index <= len(self._known):
                 yield Property(*self._known[index - 1])
 
     def kind(self, item: int) -> bytes:
-        """Four letters: ``hvc1``, ``grid`` ..."""
+        """Returns the item's type, four letters: ``hvc1``, ``grid`` ..."""
         if item not in self._kinds:
             raise HeaderError
         return self._kinds[item]
@@ -69,11 +69,11 @@ class Items:
         return found
 
     def referred(self, item: int, kind: bytes) -> list[int]:
-        """The items that ``item`` refers to by ``kind``, in order: by ``dimg`` the tiles of a grid."""
+        """Returns the items that ``item`` refers to by ``kind``, in order: by ``dimg`` the tiles of a grid."""
         return next((to for one, to in self._references(kind) if one == item), [])
 
     def referring(self, item: int, kind: bytes) -> list[int]:
-        """The items that refer to ``item`` by ``kind``: by ``auxl`` its transparency, depth and the like."""
+        """Returns the items that refer to ``item`` by ``kind``: by ``auxl`` its transparency, depth and the like."""
         return [one for one, to in self._references(kind) if item in to]
 
     def _references(self, kind: bytes) -> Iterator[tuple[int, list[int]]]:
@@ -87,7 +87,7 @@ class Items:
                     yield self._number(at, wide), list(struct.unpack_from(form, self._data, at + size + 2))
 
     def content(self, item: int) -> bytes:
-        """The bytes of ``item``, at most as many as the file has."""
+        """Returns the bytes of ``item``, at most as many as the file has."""
         parts = []
         left = len(self._data)
         if item not in self._places:
@@ -159,7 +159,7 @@ class Items:
 
 
 def first(data: Data, begin: int, end: int, kind: bytes) -> tuple[int, int]:
-    """(begin, end) of the content of the first box of ``kind``. Raises HeaderError."""
+    """Returns (begin, end) of the content of the first box of ``kind``. Raises HeaderError."""
     found = next(((at, to) for name, at, to in boxes(data, begin, end) if name == kind), None)
     if found is None:
         raise HeaderError

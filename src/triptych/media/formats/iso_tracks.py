@@ -12,7 +12,7 @@ from triptych.contracts.media import Data
 
 
 class Turn(NamedTuple):
-    """How frames are shown: mirrored first, left to right, and then turned."""
+    """The display of frames: mirrored first, left to right, and then turned."""
 
     degrees: int = 0
     """Clockwise: 0, 90, 180 or 270."""
@@ -36,7 +36,7 @@ _MAX_BOXES = 4096
 
 
 def has_many_tracks(data: bytes) -> bool:
-    """Whether the file has more than ``MAX_TRACKS``."""
+    """Tells whether the file has more than ``MAX_TRACKS``."""
     tracks = (trak for moov in _boxes(data, 0, len(data), b"moov") for trak in _boxes(data, *moov, b"trak"))
     return next(islice(tracks, MAX_TRACKS, None), None) is not None
 
@@ -52,7 +52,7 @@ def turn_of(data: bytes, track_id: int) -> Turn:
 
 
 def boxes(data: Data, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, begin of the content, its end) of each box between ``begin`` and ``end``."""
+    """Yields (kind, begin of the content, its end) of each box between ``begin`` and ``end``."""
     for _ in range(_MAX_BOXES):
         if begin + 8 > end:
             return
@@ -69,12 +69,12 @@ def boxes(data: Data, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _boxes(data: Data, begin: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
-    """(begin, end) of the content of each box of ``kind`` between ``begin`` and ``end``."""
+    """Yields (begin, end) of the content of each box of ``kind`` between ``begin`` and ``end``."""
     return ((at, to) for name, at, to in boxes(data, begin, end) if name == kind)
 
 
 def _track_header(box: bytes) -> tuple[int, Turn] | None:
-    """(track id, how its frames are shown), None where the box is too short."""
+    """Returns (track id, how its frames are shown); None if the box is too short."""
     long = box[:1] == b"\1"  # version 1: 64-bit times and duration
     id_at, matrix_at = (20, 52) if long else (12, 40)
     if len(box) < matrix_at + 36:

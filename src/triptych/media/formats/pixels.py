@@ -36,14 +36,14 @@ def to_rgb(image: ImageFile.ImageFile, depth: int) -> Image.Image:
 
 
 def over_white(picture: Image.Image, shown: Image.Image) -> Image.Image:
-    """Lay ``picture`` over white: in mode RGB, where ``shown``, of mode L and the same size, is not 0."""
+    """Lays ``picture`` (mode RGB) over white wherever ``shown`` (mode L, the same size) is not 0."""
     layered = Image.new("RGB", picture.size, _WHITE)
     layered.paste(picture, mask=shown)
     return layered
 
 
 def _from_16_bits(image: ImageFile.ImageFile) -> Image.Image:
-    """Grey of 16 bits, of which the upper eight are kept: Pillow's own conversion clips instead of scaling."""
+    """Keeps the upper eight bits of grey of 16 bits: Pillow's own conversion clips instead of scaling."""
     little = image.mode != "I;16B"
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_BITS_PER_SAMPLE) != (16,):
         raise PixelsNotServed("grey of 12 bits")
@@ -60,12 +60,12 @@ def _from_16_bits(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _differs(grey: Image.Image, value: int) -> Image.Image:
-    """255 where ``grey`` is not ``value``, else 0."""
+    """Returns 255 where ``grey`` is not ``value``, else 0."""
     return grey.point([0 if one == value else 255 for one in range(256)])
 
 
 def _in_8_bits(key: int | tuple[int, ...], mode: str, depth: int) -> int | tuple[int, ...]:
-    """The transparent colour of a PNG, told in its own bits a sample, in the eight that Pillow makes of those.
+    """Converts the transparent colour of a PNG from the file's bits a sample to Pillow's eight.
 
     Of colours of 16 bits the lower eight are gone by now: what is equal but for them counts as equal.
     """

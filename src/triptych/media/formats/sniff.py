@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, and whether its size is allowed; before anything is decoded."""
+"""Recognises a file's type by its first bytes, and checks the size of a picture, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _UNSUPPORTED = (
 )
 _SNIFF_BYTES = 1024
 PIXEL_BYTES = 4
-"""Of an RGB picture in Pillow's memory."""
+"""Bytes a pixel of an RGB picture in Pillow's memory."""
 
 
 class ImageInfo(NamedTuple):
     """A picture that passed every check that needs no decoding."""
 
     format: str
-    """One of ``SUPPORTED_IMAGES``."""
+    """A member of ``SUPPORTED_IMAGES``."""
     width: int
     """Pixels as the model will see it: EXIF orientation applied."""
     height: int
@@ -92,7 +92,7 @@ def _format(data: Data, item: str) -> str:
 
 
 def type_of(data: Data) -> str | None:
-    """The name of a file type that people send, None for others."""
+    """Returns the name of a frequent file type; None for others."""
     head = data[:_SNIFF_BYTES]
     return next((name for magic, name in (*_SUPPORTED, *_UNSUPPORTED) if magic.match(head)), None)
 
@@ -100,7 +100,7 @@ def type_of(data: Data) -> str | None:
 def check_size(
     width: int, height: int, limits: MediaLimits, item: str, *, whole: str = "the picture", frame: str = "the picture"
 ) -> None:
-    """Of a picture, or of each ``frame`` of a ``whole``. Raises PayloadTooLarge or BadRequest."""
+    """Checks the size of a picture, or of each ``frame`` of a ``whole``. Raises PayloadTooLarge or BadRequest."""
     pixels = width * height
     if pixels > limits.media_max_pixels:
         reason = (

@@ -1,4 +1,4 @@
-"""The parts of a sound file that its reader takes one at a time, and what an MP3 says of its length.
+"""Divides a sound file into the parts that its reader takes one at a time, and reads the stated length of an MP3.
 
 An OGG file may be a chain of streams (RFC 3533, 4), and MP3 files are put together by writing one behind the other.
 libsndfile hears the first one only.
@@ -16,15 +16,15 @@ _MOST_TAGS = 100
 _ID3 = 10
 _ID3V1 = 128
 _ADTS_BYTES = 1 << 13
-"""More than a frame of AAC has."""
+"""More bytes than any frame of AAC has."""
 _PADDING = re.compile(rb"\0*")
 _LAYER_3 = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]..", re.DOTALL)
 _KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES_1 = (44_100, 48_000, 32_000)
-"""Of MPEG-1, layer III; a half and a quarter of them of MPEG-2 and 2.5 (ISO/IEC 11172-3, 13818-3)."""
+"""Sample rates of MPEG-1, layer III, in Hz. MPEG-2 has half of them, MPEG-2.5 a quarter (ISO/IEC 11172-3, 13818-3)."""
 _SLACK_FRAMES = 2
-"""So many frames of an MP3 may be missing: some encoders count the header's, too, and decoders have a delay."""
+"""Most frames of an MP3 that may be missing: some encoders count the header's frame too, and decoders have a delay."""
 
 
 class CutOff(Exception):
@@ -32,19 +32,22 @@ class CutOff(Exception):
 
 
 class TooManyParts(Exception):
-    """More than ``MAX_PARTS``."""
+    """Raised for more parts than ``MAX_PARTS``."""
 
 
 class Part(NamedTuple):
     data: bytes
     least_samples: int = 0
-    """As many have to be heard."""
+    """Fewest samples that the part must give."""
     states_length: bool = True
     """False: libsndfile would guess it, and hear no more than it guessed."""
 
 
 def parts_of(data: bytes, format: str) -> Iterator[Part]:
-    """Of a file that is a ``format`` by its magic, each as a file of its own. Raises CutOff and TooManyParts."""
+    """Returns the parts of a file whose magic says ``format``, each as a file of its own.
+
+    Raises CutOff and TooManyParts.
+    """
     return {"OGG": _ogg, "MP3": _mp3, "AAC": _aac}.get(format, _whole)(data)
 
 
@@ -53,7 +56,7 @@ def _whole(data: bytes) -> Iterator[Part]:
 
 
 def _aac(data: bytes) -> Iterator[Part]:
-    """Without the last frame if it is cut off, which FFmpeg takes for an error (ADTS: ISO/IEC 14496-3, 1.A.2)."""
+    """Removes the last frame if it is cut off: FFmpeg takes that for an error (ADTS: ISO/IEC 14496-3, 1.A.2)."""
     at = 0
     while at + 7 <= len(data) and data[at] == 0xFF and data[at + 1] & 0xF6 == 0xF0:
         size = (int.from_bytes(data[at + 3 : at + 6]) >> 5) & 0x1FFF
@@ -110,13 +113,13 @@ class _Stated(NamedTuple):
     least_samples: int
     """0: not stated."""
     end: int
-    """Where the sound ends; that of its first frame's header where it is not stated."""
+    """Where the sound ends. If that is not stated: where the header of its first frame ends."""
     is_read: bool
-    """By libsndfile, too."""
+    """Whether libsndfile reads the stated length too."""
 
 
 def _stated(data: bytes, at: int) -> _Stated | None:
-    """What the first frame of the MP3 at ``at``, behind its tags, says of its length, where it is one that does."""
+    """Reads the length that the first frame of the MP3 at ``at``, behind its tags, states. None if it states none."""
     at = behind_tags(data, at)
     if not _LAYER_3.match(data, at):
         return None
@@ -157,7 +160,10 @@ def behind_tags(data: bytes, at: int) -> int:
 
 
 def _cut_frame(data: bytes, at: int) -> int:
-    """Where the MP3's last frame begins if it is cut off, which libsndfile takes for an error; else the file's end."""
+    """Returns where the MP3's last frame begins if it is cut off, else the file's end.
+
+    libsndfile takes a frame that is cut off for an error.
+    """
     while at + 4 <= len(data) and _LAYER_3.match(data, at):
         head = data[at : at + 4]
         version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3

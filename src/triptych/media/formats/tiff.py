@@ -10,7 +10,7 @@ from triptych.contracts.media import Data
 from triptych.media.formats.header import Header, HeaderError
 
 MAX_ENTRIES = 4096
-"""Of a directory that are looked at (2 ms)."""
+"""Most entries of a directory that are read (2 ms)."""
 MAX_OVERDRAW = 16
 """Strips and tiles together may cover the picture so many times; more is work without an end."""
 MAX_PLANES = 6
@@ -23,7 +23,7 @@ _KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 class _Entry(NamedTuple):
     values: int
-    """How many there are."""
+    """Number of values."""
     value: int
     """The first; 0 where it stands elsewhere in the file."""
 

@@ -46,20 +46,20 @@ MAGIC = (
     (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "AVI", "avi"),
 )
 RGB_BYTES = 3
-"""Of a decoded pixel."""
+"""Bytes of a decoded pixel."""
 _PACKETS_A_FRAME = 16
 """Packets of sound and text that may come with one frame: bounds the way through a hostile file."""
 MAX_FPS = 1000
 _SLACK_S = 0.5
 _SLACK = 0.05
-"""What a file says of its duration may be so much more than what it holds, before it counts as truncated."""
+"""How much a file's stated duration may exceed its content before the file counts as truncated."""
 
 
 class VideoInfo(NamedTuple):
     """A video that passed every check that needs no decoding."""
 
     format: str
-    """One of ``SUPPORTED_VIDEOS``."""
+    """A member of ``SUPPORTED_VIDEOS``."""
     width: int
     """Pixels as the model will see it: the track's turn applied."""
     height: int
@@ -69,7 +69,7 @@ class VideoInfo(NamedTuple):
     """Frames a second, on average."""
     duration_s: float
     turn: Turn
-    """What decoding has to apply."""
+    """The rotation that decoding has to apply."""
 
 
 def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
@@ -106,7 +106,7 @@ def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
 
 
 def decode_video(medium: Video, limits: MediaLimits, item: str = "video") -> Any:
-    """The frames ``medium.frame_indices`` as uint8 [frames, height, width, 3] in RGB, C-contiguous, upright.
+    """Returns the frames ``medium.frame_indices`` as uint8 [frames, height, width, 3] in RGB, C-contiguous, upright.
 
     Decodes from the first frame to the last one wanted and keeps only those wanted: run it in a thread (about 2 ms a
     frame of full HD). Checks the bytes by itself and believes nothing the medium states. Raises BadRequest
@@ -129,7 +129,7 @@ def decode_video(medium: Video, limits: MediaLimits, item: str = "video") -> Any
 
 
 def video_bytes(frames: Any) -> int:
-    """What a decoded video takes in memory."""
+    """Returns the bytes of a decoded video."""
     return int(frames.nbytes)
 
 
@@ -159,7 +159,7 @@ def _decode(data: bytes, wanted: tuple[int, ...], info: VideoInfo, limits: Media
 
 
 def _library(name: str) -> Any:
-    """PyAV or numpy, imported when the first video comes."""
+    """Imports PyAV or numpy, when the first video comes."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
@@ -172,7 +172,7 @@ def _library(name: str) -> Any:
 
 @contextmanager
 def _opened(data: bytes, container: str, limits: MediaLimits, item: str) -> Iterator[tuple[Any, Any]]:
-    """(file, first video stream). What FFmpeg makes of damaged data, here or in the block, is raised as BadRequest."""
+    """Opens (file, first video stream). FFmpeg's errors about damaged data, within the block too, become BadRequest."""
     av = _library("av")
     options = {
         "codec_whitelist": ",".join((*CODECS, *_DECODERS)),
@@ -192,7 +192,7 @@ def _opened(data: bytes, container: str, limits: MediaLimits, item: str) -> Iter
 
 
 def _check_codec(stream: Any, item: str) -> None:
-    """FFmpeg opens no other codec; this is to say so."""
+    """Checks the codec. FFmpeg opens no other one; this makes a clear error."""
     name = stream.codec_context.name if stream.codec_context is not None else "unknown"
     if _DECODERS.get(name, name) not in CODECS:
         known = ", ".join(CODECS.values())
@@ -202,7 +202,7 @@ def _check_codec(stream: Any, item: str) -> None:
 
 
 def _count(file: Any, stream: Any, limits: MediaLimits, item: str) -> tuple[int, float]:
-    """(frames that will be shown, seconds to the end of the longest stream), by the packets there are."""
+    """Counts (frames that will be shown, seconds to the end of the longest stream), by the packets in the file."""
     frames = 0
     begin_s, end_s = None, 0.0
     codec = stream.codec_context.name
@@ -230,12 +230,12 @@ def _count(file: Any, stream: Any, limits: MediaLimits, item: str) -> tuple[int,
 
 
 def _is_shown(packet: Any) -> bool:
-    """Of VP8: whether the frame is shown, or only referred to by others (RFC 6386, 9.1: bit 4 of the first byte)."""
+    """Tells whether a frame of VP8 is shown, or only referred to by others (RFC 6386, 9.1: bit 4 of the first byte)."""
     return bool(memoryview(packet)[0] >> 4 & 1)
 
 
 def _format(data: bytes, item: str) -> tuple[str, str]:
-    """(format, FFmpeg's name of the container), by the first bytes."""
+    """Returns (format, FFmpeg's name of the container), by the first bytes."""
     if not data:
         raise problem(BadRequest, item, DAMAGED, "the video is empty (0 bytes)")
     for magic, format, container in MAGIC:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_CHUNKS = 1000
-"""Of a file that are looked at."""
+"""Most chunks of a file that are read."""
 UNSTATED_BYTES = 1 << 30
 """Sizes from here on that a file does not have stand for one that its writer did not know: 0x7FFFFFFF, 2,000,000,000
 and 0xFFFFFFFF are in use. No file that is served is so large."""
@@ -21,9 +21,9 @@ class CutOff(Exception):
 class _Chunk(NamedTuple):
     name: bytes
     begin: int
-    """Of its content."""
+    """Where the content begins."""
     size: int
-    """As stated."""
+    """The stated size in bytes."""
 
 
 def with_sizes(data: bytes) -> bytes:
@@ -56,7 +56,7 @@ def _chunks(data: bytes, at: int) -> Iterator[_Chunk]:
 
 
 def _are_chunks(data: bytes, at: int) -> bool:
-    """Whether there is nothing but further chunks from ``at`` to the end, so that samples of size 0 are none."""
+    """Tells whether only further chunks follow from ``at`` to the end, so that samples of size 0 really are none."""
     end = at
     for chunk in _chunks(data, at):
         if not chunk.name.isascii() or not chunk.name.decode("ascii").isprintable():

@@ -1,4 +1,4 @@
-"""What a decoder answers, compared with what its parent knows. A decoder may have been taken over by a medium."""
+"""Compares the answer of a decoder with what its parent knows: a medium may have taken the decoder over."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class Disbelieved(Exception):
 
 
 class Expected(NamedTuple):
-    """What a medium is decoded to, as far as it is known before."""
+    """The result of decoding, as far as it is known beforehand."""
 
     shape: tuple[int, ...]
     """0: not known."""
     dtype: str
     """numpy's name; of a picture none."""
     max_bytes: int
-    """In memory, by what is known and the limits."""
+    """Most bytes of the result in memory, by the header and the limits."""
 
     def is_of(self, shape: tuple[int, ...]) -> bool:
-        """Whether a result of ``shape`` is one of these."""
+        """Tells whether a result of ``shape`` is as expected."""
         if len(shape) != len(self.shape):
             return False
         return all(size == known if known else size > 0 for size, known in zip(shape, self.shape, strict=True))
@@ -58,7 +58,7 @@ class Expected(NamedTuple):
 
 
 def expected_of(medium: DecodableMedium, limits: MediaLimits, item: str) -> Expected:
-    """By the header of a picture, and by what the frontend read of another medium.
+    """Returns what is expected by a picture's header, or by what the frontend read of another medium.
 
     Raises as ``inspect_image`` does for a picture.
     """
@@ -116,14 +116,17 @@ def check_facts(facts: Facts, kind: MediaKind, limits: MediaLimits) -> None:
 
 
 def told(error: WireError, item: str) -> WireError:
-    """The error that a decoder answers, as it may be passed on. Raises Disbelieved for one that is none of its."""
+    """Returns the error that a decoder answers, fit to be passed on.
+
+    Raises Disbelieved if it is none that decoders have.
+    """
     if error.status not in _STATUSES or error.code not in _CODES or error.param not in (None, item):
         raise Disbelieved("it answers with an error that is none of its own")
     return WireError(error.status, printable(error.message, MAX_MESSAGE_CHARS), error.param, error.code)
 
 
 def printable(text: str, max_chars: int) -> str:
-    """One line of ``text``, which may come from anybody."""
+    """Returns one printable line of ``text``, which may come from anybody."""
     return "".join(one if one.isprintable() else " " for one in text[:max_chars])
 
 

@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _send(parent: socket.socket, message: bytes) -> None:
-    """Where the machine has no buffer for the answer, say that, or end by a status that does."""
+    """Sends an answer. If the machine has no buffer for it, sends that instead, or ends with a status that says so."""
     for pause_s in _PAUSES_S:
         try:
             parent.sendmsg([message])
@@ -129,7 +129,7 @@ def _with_data(job: Job, fd: int) -> DecodableMedium:
 
 
 def _for_want_of_memory(error: BaseException | None, memory_bytes: int, largest_bytes: int) -> Done | None:
-    """Whether it was for want of memory that a medium was found damaged: of this process's bound, or of the machine's.
+    """Tells whether memory was the reason why a medium was found damaged: this process's limit, or the machine's.
 
     It was the bound where the largest block that may have been asked for, ``largest_bytes`` or FFmpeg's, might not have
     been there any more. A MemoryError with a number is FFmpeg's, which has ENOMEM for bounds of its own, too.

@@ -1,4 +1,4 @@
-"""What a decoder takes from itself before it looks at any medium."""
+"""Gives up everything that a decoder does not need, before it looks at any medium."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def confine(
 
 
 def _limit(bounds: dict[int, int]) -> None:
-    """Bound resources for good: those of ``bounds``, open files, core dumps, processes, locked memory and queues."""
+    """Limits resources for good: those of ``bounds``, open files, core dumps, processes, locked memory and queues."""
     fixed = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: OPEN_FILES,
@@ -67,14 +67,14 @@ def _limit(bounds: dict[int, int]) -> None:
 
 
 def peak_bytes() -> int:
-    """The most address space that this process ever had."""
+    """Returns the most address space that this process ever had, in bytes."""
     status = os.pread(_status, 4096, 0) if _status >= 0 else b""
     lines = status.splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"VmPeak:")), 0)
 
 
 def there_is_memory() -> bool:
-    """Whether the machine would give this process some more; its own bound has to be farther away."""
+    """Tells whether the machine would give this process more memory. Its own limit must be farther away."""
     try:
         mmap.mmap(-1, _PROBE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
@@ -98,7 +98,7 @@ def _step_aside() -> None:
 
 
 def _alone() -> bool:
-    """Whether this process is now in namespaces of its own: another user's, without any network."""
+    """Enters new namespaces: another user's, without a network. Returns whether it is in them."""
     try:
         kernel.unshare(_NEW_USER | _NEW_NET | _NEW_IPC)
     except OSError:  # not allowed here, or there are threads
@@ -107,7 +107,7 @@ def _alone() -> bool:
 
 
 def _drop_capabilities() -> None:
-    """Those of root, or of the owner of a new namespace. None are left to be had again."""
+    """Gives up the capabilities of root, or of the owner of a new namespace. None can be had again."""
     machine = architecture()
     if machine is None:
         return
@@ -130,7 +130,7 @@ def _load(packages: tuple[str, ...]) -> None:
 
 
 def _loaded(name: str) -> Any:
-    """A module; None for one that is not installed, or that needs what is not."""
+    """Imports a module. None if it is not installed, or needs something that is not."""
     if name.endswith("__main__"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""How strongly a decoder is confined, as a value."""
+"""Describes how strongly a decoder is confined."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Confinement(msgspec.Struct, frozen=True):
 
 
 class Folders(msgspec.Struct, frozen=True):
-    """What a decoder may read of the file system: paths, and all that lies beneath them."""
+    """The paths of the file system that a decoder may read, with everything beneath them."""
 
     readable: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()

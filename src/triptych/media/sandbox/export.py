@@ -19,7 +19,7 @@ BLOCK_BYTES = 256 << 20
 
 
 class Differs(Exception):
-    """What was decoded is not what was read of the medium before."""
+    """Raised if the decoded medium is not what was read of it before."""
 
 
 def keep_memory() -> None:
@@ -37,7 +37,7 @@ class Lent(NamedTuple):
 
 
 def exported(made: Any, expected: Expected, lent: Lent | None) -> Done:
-    """The answer that hands over a picture or an array, in ``lent`` where it is large.
+    """Returns the answer that hands over a picture or an array, in ``lent`` if it is large.
 
     Raises Differs for another shape than the parent takes, OSError where the machine has not the memory.
     """
@@ -67,7 +67,7 @@ def _picture(picture: Image.Image, lent: Lent | None) -> Done:
 
 
 def _written(done: Done, data: memoryview, lent: Lent | None) -> Done:
-    """Written, not mapped and copied: that takes a third less."""
+    """Writes instead of mapping and copying, which takes a third longer."""
     if lent is None or len(data) > lent.size_bytes:
         raise Differs
     shared.fill(lent.fd, data)

@@ -13,7 +13,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def called(number: int, *arguments: Any) -> int:
-    """The result of a system call by its ``number``. Raises OSError."""
+    """Makes a system call by its ``number``, and returns the result. Raises OSError."""
     words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
     return _checked(_libc.syscall(ctypes.c_long(number), *words))
 
@@ -29,12 +29,12 @@ def prctl(option: int, value: int) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """For good, and for all children. Raises OSError."""
+    """Forbids new privileges to this process and its children, for good. Raises OSError."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def forbid_tracing() -> None:
-    """Nobody without privileges may trace this process, or look into its memory. Raises OSError."""
+    """Forbids processes without privileges to trace this one, or to read its memory. Raises OSError."""
     prctl(_PR_SET_DUMPABLE, 0)
 
 

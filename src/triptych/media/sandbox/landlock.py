@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from triptych.media.sandbox.kernel import called
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-"""The same numbers on all architectures."""
+"""Numbers of system calls, the same on all architectures."""
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
 _FS_RIGHTS = (13, 14, 15, 15, 16)
@@ -37,7 +37,7 @@ class _Beneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Of the kernel's interface; 0 where there is none, or it may not be used."""
+    """Returns the version of the kernel's interface; 0 if there is none, or it may not be used."""
     try:
         return called(_CREATE_RULESET, None, 0, _VERSION_FLAG)
     except OSError:

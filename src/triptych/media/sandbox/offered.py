@@ -1,4 +1,4 @@
-"""What the system offers to confine decoders by: told at start, and by metrics."""
+"""Finds out how the system can confine decoders, for the log at start and for metrics."""
 
 from __future__ import annotations
 

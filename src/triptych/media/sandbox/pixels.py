@@ -63,7 +63,7 @@ _Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 _numbers = itertools.count(1)
 _held: dict[int, tuple[Any, Mapping]] = {}
-"""By number: what a picture in use refers to, and its memory."""
+"""Pictures in use, by number: what each refers to, and its memory."""
 
 
 @_ReleaseSchema  # type: ignore[untyped-decorator]
@@ -79,7 +79,7 @@ def _release_array(array: Any) -> None:
 
 @_Destructor  # type: ignore[untyped-decorator]
 def _drop_array(capsule: int) -> None:
-    """Pillow keeps the capsule for as long as the picture, and leaves the release to it."""
+    """Does nothing: Pillow keeps the capsule for as long as the picture, and releases it then."""
     array = _Array.from_address(_pointer(capsule, b"arrow_array"))
     if array.release:
         array.release(ctypes.pointer(array))
@@ -109,7 +109,7 @@ class _Bytes:
 
 
 def picture_over(memory: Mapping, width: int, height: int) -> Image.Image:
-    """An RGB picture of ``memory``, which it keeps."""
+    """Returns an RGB picture over ``memory``, which it keeps alive."""
     source = _Bytes(memory, width * height * PIXEL_BYTES)
     try:
         return Image.fromarrow(source, "RGB", (width, height))
@@ -120,7 +120,7 @@ def picture_over(memory: Mapping, width: int, height: int) -> Image.Image:
 
 @contextmanager
 def address_of(picture: Image.Image) -> Iterator[int]:
-    """Where the pixels of an RGB picture lie, four bytes each, for as long as the block.
+    """Returns the address of the pixels of an RGB picture, four bytes each, valid within the block.
 
     Raises ValueError for a picture whose memory is in several pieces.
     """

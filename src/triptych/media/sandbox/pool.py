@@ -38,7 +38,7 @@ _NOUNS = {"image": "picture", "video": "video", "audio": "sound"}
 
 @dataclass(eq=False)
 class SandboxCounts:
-    """What became of jobs, and how many decoders there are."""
+    """Counts the outcomes of jobs, and the decoders."""
 
     workers: int = 0
     busy: int = 0
@@ -77,7 +77,7 @@ class SandboxCounts:
 
 
 class _Ask(NamedTuple):
-    """What is asked of a decoder."""
+    """A question to a decoder."""
 
     task: Literal["inspect", "decode"]
     medium: DecodableMedium
@@ -98,7 +98,7 @@ class _Work:
     """Somebody waits for what comes of it."""
     fds: list[int] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
-    """Of the attempts that failed."""
+    """Causes of the attempts that failed."""
 
     def begin(self) -> None:
         """Its turn has come."""
@@ -107,7 +107,7 @@ class _Work:
         self.counts.busy += 1
 
     def pause(self) -> None:
-        """It waits once more."""
+        """Lets the job wait once more."""
         if self.begun:
             self.begun = False
             self.counts.waiting += 1
@@ -145,7 +145,7 @@ class Sandbox:
 
     @property
     def pids(self) -> list[int]:
-        """Of the decoders that there are."""
+        """The process ids of the decoders."""
         return sorted(decoder.pid for decoder in self._decoders)
 
     @property
@@ -159,7 +159,10 @@ class Sandbox:
         return (*self.counts.metrics(), *offered.metrics(self.confinement))
 
     async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
-        """What ``media.formats.inspect`` gives, and raises, about the field ``item``; and what the class says."""
+        """Inspects a medium as ``media.formats.inspect`` does, in a decoder.
+
+        Errors are about the field ``item``. Raises what the class says besides.
+        """
         medium = FILE_TYPES[kind](content_hash="", data=data)
 
         def check(done: Done, lent_bytes: int) -> None:
@@ -168,7 +171,7 @@ class Sandbox:
         return (await self._run(_Ask("inspect", medium, item, 0, check))).done.facts
 
     async def decode(self, medium: DecodableMedium, item: str) -> Any:
-        """A PIL picture in RGB, or a numpy array, as ``decode_image`` and its like give. Raises as they do.
+        """Returns a PIL picture in RGB, or a numpy array, as ``decode_image`` and its like do. Raises as they do.
 
         Large ones lie in memory that the decoder filled, without a copy; it is given back with the last reference, and
         filled again for another one of about that size.
@@ -300,7 +303,7 @@ class Sandbox:
         return Job(ask.task, msgspec.structs.replace(ask.medium, data=b""), ask.item, size)
 
     async def _decoder(self, seat: Seat) -> Decoder:
-        """The seat's, else a new one. Raises OSError."""
+        """Returns the seat's decoder, or starts one. Raises OSError."""
         if seat.decoder is not None:
             if seat.decoder.alive:
                 return seat.decoder
@@ -321,7 +324,7 @@ class Sandbox:
         await decoder.wait()
 
     def _failed(self, died: Died, verdict: Verdict, ask: _Ask) -> TriptychError:
-        """What the request gets: of the medium's fault 4xx, of the machine's 503."""
+        """Returns the error for the request: 4xx if the medium is at fault, 503 if the machine is."""
         if self._closed:
             return _shut_down()
         noun, limits = _NOUNS[ask.medium.kind], self._limits
@@ -368,7 +371,7 @@ def _close(filling: Future[int]) -> None:
 
 
 def _discard(task: asyncio.Task[Answer]) -> None:
-    """Nobody waits for what a job came to; its error is not to be reported as one that was missed."""
+    """Marks the error of a job as seen: nobody waits for it, and it is not to be reported as missed."""
     if not task.cancelled():
         task.exception()
 

@@ -1,4 +1,4 @@
-"""One decoder as its parent sees it: a child process that works on one job, and may have the next one waiting."""
+"""Runs one decoder: a child process that works on one job, and may have the next one waiting."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _READY = msgspec.msgpack.Decoder(Ready)
 _READY_BYTES = 1 << 10
 COMMAND = ("-m", "triptych.media.sandbox.child")
 EXIT_S = 2.0
-"""For a decoder to end once its socket has."""
+"""Time for a decoder to end after its socket has."""
 ABANDONED_S = 1.0
-"""For a job that nobody waits for any more: to let it end is cheaper than another process, for so long."""
+"""Time for a job that nobody waits for any more: up to this, letting it end is cheaper than another process."""
 
 
 class Died(Exception):
@@ -59,7 +59,7 @@ class NotBegun(Exception):
 class Answer(NamedTuple):
     done: Done
     memory: Mapping | None
-    """In which what was decoded lies, where it is large."""
+    """The memory with the decoded medium, if it is large."""
 
 
 @dataclass(eq=False)
@@ -101,7 +101,7 @@ class Decoder:
 
     @classmethod
     async def start(cls, limits: MediaLimits, executor: Executor) -> Decoder:
-        """``executor`` runs what would block. Raises OSError where no process can be had."""
+        """Starts a process. ``executor`` runs what would block. Raises OSError if no process can be had."""
         try:
             starting = executor.submit(_spawn, limits)
         except RuntimeError as error:  # no thread can be had
@@ -128,13 +128,13 @@ class Decoder:
 
     @property
     def jobs(self) -> int:
-        """That it has: the one that it works on, and those that wait."""
+        """Number of jobs of this decoder: the running one, and those that wait."""
         return len(self._jobs)
 
     async def run(
         self, job: Job, fds: list[int], lent_bytes: int, begin: Callable[[], None], check: Callable[[Done, int], None]
     ) -> Answer:
-        """The answer to ``job``, for which memory of ``lent_bytes`` is lent, where that is more than 0.
+        """Runs ``job``, and returns its answer. Memory of ``lent_bytes`` is lent for it, if that is more than 0.
 
         ``begin`` is called when its turn comes; ``fds`` may be closed afterwards. ``check`` gets the answer and how
         much was lent, and raises Disbelieved. Raises Died, or NotBegun where its turn had not come; the decoder is then
@@ -166,21 +166,21 @@ class Decoder:
         return Answer(done, loan.mapping if loan is not None and done.lent else None)
 
     def hurry(self) -> None:
-        """Nobody waits for the job that it works on any more."""
+        """Gives the running job little time to end: nobody waits for it any more."""
         if self._timer is not None and self._jobs:
             self._set_timer(ABANDONED_S)
 
     def kill(self) -> None:
-        """At once, and without a wait: ``wait`` tells when it is gone. May be called twice."""
+        """Kills the process at once, without waiting: ``wait`` tells when it is gone. May be called twice."""
         self._process.kill()
         self._ended()
 
     async def wait(self) -> int:
-        """The exit status of a process that was killed or has ended."""
+        """Returns the exit status of a process that was killed or has ended."""
         return await asyncio.shield(self._loop.run_in_executor(self._reaper, self._process.wait))
 
     def _begin(self) -> None:
-        """The turn of the first job has come: its time limit counts from now."""
+        """Starts the time limit of the first job, whose turn has come."""
         while self._jobs[0].answer.done() and not self._jobs[0].sent:
             self._jobs.popleft()
             if not self._jobs:

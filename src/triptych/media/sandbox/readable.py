@@ -23,7 +23,7 @@ more of it is loaded later."""
 
 @lru_cache(4)
 def folders_for(packages: tuple[str, ...]) -> Folders:
-    """What a child, which runs the same Python, has to read so that it can import ``packages``.
+    """Returns the folders that a child, which runs the same Python, has to read in order to import ``packages``.
 
     Packages outside of the places for installed ones are found one by one: nothing else there may be read.
     """
@@ -43,7 +43,7 @@ def folders_for(packages: tuple[str, ...]) -> Folders:
 
 
 def _places(name: str) -> list[Path]:
-    """Where a package lies, or the file of a module; nowhere if it is not installed."""
+    """Returns the folder of a package, or the file of a module; nothing if it is not installed."""
     try:
         spec = importlib.util.find_spec(name.removesuffix(".*"))
     except (ImportError, ValueError):
@@ -56,5 +56,5 @@ def _places(name: str) -> list[Path]:
 
 
 def _search_path() -> set[str]:
-    """The dynamic linker's, as far as it is absolute."""
+    """Returns the absolute folders of the dynamic linker's search path."""
     return {one for one in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(one)}

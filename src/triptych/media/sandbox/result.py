@@ -1,4 +1,4 @@
-"""What a decoder made, as the parent's own objects; ``believe`` has compared it with what was expected."""
+"""Makes the parent's own objects of a decoder's result, after ``believe`` has checked it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triptych.media.sandbox.wire import Done
 
 
 def picture_of(done: Done, memory: Mapping | None) -> Image.Image:
-    """In RGB."""
+    """Returns the picture, in RGB."""
     height, width = done.shape
     if memory is None:
         return Image.frombytes("RGB", (width, height), done.data)
@@ -22,7 +22,7 @@ def picture_of(done: Done, memory: Mapping | None) -> Image.Image:
 
 
 def array_of(done: Done, memory: Mapping | None) -> Any:
-    """Writable."""
+    """Returns the array, writable."""
     dtype = np.dtype(done.dtype)
     buffer = bytearray(done.data) if memory is None else memory.view(math.prod(done.shape) * dtype.itemsize)
     return np.frombuffer(buffer, dtype).reshape(done.shape)

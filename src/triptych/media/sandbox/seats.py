@@ -1,4 +1,4 @@
-"""Who decodes what next: a bounded number of decoders, of which each may have a second quick job waiting."""
+"""Decides which job is decoded next: there is a bounded number of decoders, each with at most one quick job waiting."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Seats:
 
     @asynccontextmanager
     async def take(self, quick: bool) -> AsyncIterator[Seat]:
-        """``quick``: nobody would mind to wait for this job rather than for another decoder."""
+        """Takes a seat. A ``quick`` job may also wait behind a running one, in place of another decoder."""
         seat = await self._taken(quick)
         try:
             yield seat

@@ -27,7 +27,7 @@ _WORD = 0xFFFFFFFF
 _ACCESS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000 | os.O_PATH
 """Flags of opening that do more than read; the number is ``__O_TMPFILE``."""
 _GET_FD, _SET_FD, _GET_FL = 1, 2, 3
-"""Of ``fcntl``: a descriptor's flags."""
+"""Commands of ``fcntl`` for a descriptor's flags."""
 
 _MEMORY = ("mmap", "munmap", "mremap", "mprotect", "madvise", "brk")
 _OPEN_FILES = ("read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "close", "fstat", "fadvise64")
@@ -40,7 +40,7 @@ _COURSE = ("futex", "sched_yield", "restart_syscall", "exit", "exit_group")
 
 
 class Match(NamedTuple):
-    """What an argument must be: ``value`` in the bits of ``mask``, of its lower 32."""
+    """A condition on an argument: ``value`` in the bits of ``mask``, of the lower 32."""
 
     argument: int
     value: int
@@ -57,7 +57,8 @@ class Rule(NamedTuple):
 
 
 def rules(socket: int | None, files: bool) -> list[Rule]:
-    """What a decoder needs, which has the descriptor ``socket`` for messages, and ``files`` to open for reading.
+    """Returns the system calls that a decoder needs, which has the descriptor ``socket`` for messages, and ``files`` to
+    open for reading.
 
     No process and no thread is started: decoding is done by one. Memory and files are bounded by other means.
     """
@@ -78,7 +79,7 @@ def rules(socket: int | None, files: bool) -> list[Rule]:
 
 
 def is_available() -> bool:
-    """Whether this system filters calls, and the numbers of this architecture's are known."""
+    """Tells whether this system filters calls, and this architecture's numbers are known."""
     machine = architecture()
     if machine is None:
         return False
@@ -106,7 +107,7 @@ def restrict(allowed: list[Rule]) -> bool:
 
 
 def program(allowed: list[Rule], machine: Architecture) -> bytes:
-    """The filter as BPF instructions; rules of calls that the architecture does not have are left out."""
+    """Returns the filter as BPF instructions. Rules of calls that the architecture does not have are left out."""
     code = [
         _op(_LOAD, _ARCH_AT),
         _op(_EQUAL, machine.audit, yes=1),
@@ -137,5 +138,5 @@ def _block(number: int, matches: tuple[Match, ...]) -> list[bytes]:
 
 
 def _op(code: int, constant: int, yes: int = 0, no: int = 0) -> bytes:
-    """One instruction; a test skips so many."""
+    """Returns one instruction; a test skips so many."""
     return struct.pack("=HBBI", code, yes, no, constant)

@@ -6,11 +6,11 @@ import fcntl
 import os
 
 _KEEP_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-"""Who has mapped memory is killed where another process makes it smaller."""
+"""Seals against resizing: a process that has mapped memory is killed if another one makes it smaller."""
 
 
 def make(size_bytes: int) -> int:
-    """A file descriptor of fresh memory, all zeros, that lives for as long as somebody has it open or mapped.
+    """Returns a file descriptor of fresh memory, all zeros, which lives for as long as somebody has it open or mapped.
 
     Nobody can change its size any more. Pages are taken as they are written. Raises OSError.
     """
@@ -25,7 +25,7 @@ def make(size_bytes: int) -> int:
 
 
 def filled(data: bytes | memoryview) -> int:
-    """A file descriptor of memory that holds ``data``, for good. Raises OSError.
+    """Returns a file descriptor of memory that holds ``data``, unchangeable. Raises OSError.
 
     Blocks for some 0.3 ms a MiB, without the interpreter lock.
     """

@@ -10,11 +10,11 @@ from triptych.aio.memory import MIB, Mapping, close_elsewhere, unmap_elsewhere
 from triptych.media.sandbox import shared
 
 KEPT_BYTES = 96 * MIB
-"""Of memory that nobody uses, for each decoder: two pictures of 12 megapixels."""
+"""Most bytes of unused memory kept for each decoder: two pictures of 12 megapixels."""
 LEAST_BYTES = 4 * MIB
 """Smaller memory is made anew each time: to be filled again it takes an open descriptor for as long as it is in use."""
-_MOST_TIMES = 1.25
-"""What a medium may take of memory, by what it needs: bounds on decoded media count what is needed."""
+_MAX_TIMES = 1.25
+"""A reused block may be so many times as large as needed. Limits on decoded media count the bytes that are needed."""
 
 
 class _Block(NamedTuple):
@@ -33,7 +33,7 @@ class Loan(NamedTuple):
 
 
 class Spares:
-    """Of one decoder, and for no other: it may still have in its hands what it once had."""
+    """Spare memory of one decoder, and for no other: the decoder may still have access to memory that it once had."""
 
     def __init__(self) -> None:
         self._free: list[_Block] = []
@@ -42,8 +42,8 @@ class Spares:
         """That it was ever lent; all of it it may still hold open. Little is not counted: descriptors are bounded."""
 
     def take(self, size_bytes: int) -> Loan:
-        """Memory for so many bytes, which was filled before or is fresh. Raises OSError."""
-        fit = (one for one in self._free if size_bytes <= one.size_bytes <= _MOST_TIMES * size_bytes)
+        """Returns memory of at least so many bytes, used before or fresh. Raises OSError."""
+        fit = (one for one in self._free if size_bytes <= one.size_bytes <= _MAX_TIMES * size_bytes)
         block = min(fit, key=lambda one: one.size_bytes, default=None)
         if block is None:
             return self._fresh(size_bytes)
@@ -52,11 +52,11 @@ class Spares:
         return Loan(mapping, block.fd, kept=True)
 
     def note(self, size_bytes: int) -> None:
-        """Memory of that size was shared with the decoder."""
+        """Takes note that memory of that size was shared with the decoder."""
         self.fresh_bytes += size_bytes if size_bytes >= LEAST_BYTES else 0
 
     def close(self) -> None:
-        """Nothing is kept any more, whenever it comes back."""
+        """Keeps nothing from now on, whenever memory comes back."""
         self._closed = True
         self._trim()
 
@@ -72,7 +72,7 @@ class Spares:
         return Loan(mapping, fd, kept=keep)
 
     def _take_back(self, fd: int, address: int, size_bytes: int) -> None:
-        """May be called in any thread, in the middle of anything."""
+        """Takes a block back. May be called in any thread, at any moment."""
         self._free.append(_Block(fd, address, size_bytes))
         self._trim()
 

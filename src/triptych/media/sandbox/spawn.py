@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 HANDED = 3
 """The child's descriptor of what was handed to it."""
 _ACTIONS_BYTES = 256
-"""More than ``posix_spawn_file_actions_t`` takes in any C library."""
+"""More bytes than ``posix_spawn_file_actions_t`` takes in any C library."""
 
 _libc = ctypes.CDLL(None)
 _libc.posix_spawn.argtypes = [ctypes.c_void_p, ctypes.c_char_p, *[ctypes.c_void_p] * 4]
@@ -52,7 +52,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """As ``poll``, once it ends."""
+        """Waits until the process ends. Returns as ``poll`` does."""
         while (status := self.poll()) is None:
             try:
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)

@@ -137,7 +137,7 @@ FIRST_NEW = 424
 
 
 class Architecture(NamedTuple):
-    """What a filter has to know of the machine."""
+    """What a filter has to know of the machine's architecture."""
 
     audit: int
     """``AUDIT_ARCH_...`` of ``linux/audit.h``."""

@@ -1,4 +1,4 @@
-"""Who is to blame for a medium that was not decoded, and whether it is tried once more. Pure.
+"""Decides who is to blame for a medium that was not decoded, and whether it is tried once more. Pure.
 
 | how it ended | once more | and then |
 |---|---|---|
@@ -22,21 +22,21 @@ PASSED_OVER = 8
 
 
 class Cause(Enum):
-    """How an attempt at a medium ended."""
+    """The way in which an attempt at a medium ended."""
 
     TIMED_OUT = auto()
     EXHAUSTED = auto()
-    """At the bound on a child's memory."""
+    """The child reached its memory limit."""
     CRASHED = auto()
     DISBELIEVED = auto()
     KILLED = auto()
-    """By none of ours: as the system does where memory runs out."""
+    """A signal that is none of ours: the system sends one where memory runs out."""
     SHORT = auto()
-    """Of memory, descriptors, processes or buffers."""
+    """The machine lacked memory, descriptors, processes or buffers."""
 
 
 class Verdict(Enum):
-    """What follows."""
+    """The consequence for the medium."""
 
     AGAIN = auto()
     MEDIUM = auto()
@@ -49,7 +49,7 @@ _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, s
 
 
 def verdict(causes: Sequence[Cause]) -> Verdict:
-    """``causes``: of the attempts so far, at least one."""
+    """Returns the verdict on the ``causes`` of all attempts so far, at least one."""
     if causes[-1] in _CERTAIN:
         return Verdict.MEDIUM
     if len(causes) < ATTEMPTS:
@@ -58,7 +58,10 @@ def verdict(causes: Sequence[Cause]) -> Verdict:
 
 
 def cause_of(status: int) -> Cause:
-    """By the exit status of a decoder that its parent did not end; negative: the signal's number."""
+    """Returns the cause that the exit status of a decoder shows; a negative status is a signal's number.
+
+    Not for a decoder that its parent ended.
+    """
     if status == -signal.SIGALRM:  # its own alarm, for when the parent is gone or stands still
         return Cause.TIMED_OUT
     if -status in _FROM_OUTSIDE:

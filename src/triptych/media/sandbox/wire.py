@@ -1,4 +1,4 @@
-"""What a process and its decoders say to each other: one message a job and one an answer, as msgpack.
+"""Defines the messages between a process and its decoders: one for a job and one for its answer, as msgpack.
 
 The socket keeps messages apart (``SOCK_SEQPACKET``). What is larger than ``INLINE_BYTES`` comes as the descriptor of
 shared memory beside the message, which the parent alone makes: no descriptor comes back from a decoder.
@@ -36,7 +36,7 @@ class Setup(msgspec.Struct, frozen=True):
     limits: MediaLimits
     folders: Folders
     packages: tuple[str, ...]
-    """To be had once it is confined."""
+    """Packages that the decoder must be able to import once it is confined."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -69,9 +69,9 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     fault: str = ""
     """An exception that no medium should cause, for the log."""
     facts: dict[str, str | int | float] = {}
-    """Of ``inspect``."""
+    """The result of ``inspect``."""
     shape: tuple[int, ...] = ()
-    """Of ``decode``: [height, width] of a picture; of an array what its kind says."""
+    """The result's shape, for ``decode``: [height, width] of a picture; for an array, by its kind."""
     dtype: str = ""
     """numpy's name of it; of a picture none."""
     data: bytes = b""
@@ -81,7 +81,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends."""
+    """Returns two connected sockets."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
