@@ -24,7 +24,7 @@ import uvloop
 from benchmarks.machine import describe
 from benchmarks.procs import cpu_seconds
 from benchmarks.stats import median, percentile
-from triptych.cli.process import event_publisher, event_source
+from triptych.cli.planes import event_publisher, event_source
 from triptych.config.serve import PlaneConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.kv_events import KvChange, Level, packed, unpacked

@@ -7,7 +7,7 @@ import logging
 
 import msgspec
 
-from triptych.cli import process
+from triptych.cli import planes, process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials
 from triptych.config.media import MediaLimits
@@ -46,16 +46,16 @@ def run(args: argparse.Namespace) -> int:
             config = msgspec.structs.replace(config, api_key=credentials.api_key())
         limits = read_options(args, MediaLimits)
         routes = read_options(args, RouterConfig)
-        tls = process.tls_files(plane).for_calling()
-        client = TcpRequestClient(process.plane_token(plane), tls)
-        discovery = Reachable(process.discovery(plane), tls=tls is not None)
-        events = process.event_source(plane, client)
+        tls = planes.tls_files(plane).for_calling()
+        client = TcpRequestClient(planes.plane_token(plane), tls)
+        discovery = Reachable(planes.discovery(plane), tls=tls is not None)
+        events = planes.event_source(plane, client)
         settle()
-        where = process.where(plane)
+        where = planes.where(plane)
         log.info("looks for workers in %s", where)
         process.tell_of_deployment(args)
         shown = where if is_loopback(config.host) else f"namespace {plane.namespace!r}"  # no paths for other hosts
-        shared = Shared(process.shared_state(plane), process.plane_token(plane))
+        shared = Shared(planes.shared_state(plane), planes.plane_token(plane))
         async with serving(
             config, limits, routes, discovery, client, client.forget, events, settle, shown, shared
         ) as url:

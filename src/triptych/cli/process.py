@@ -7,9 +7,8 @@ import asyncio
 import logging
 import resource
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +22,14 @@ from triptych.cli.options import flag, read_options
 from triptych.config import credentials, env
 from triptych.config.serve import JoinConfig, PlaneConfig
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.suggest import did_you_mean
 from triptych.demo import MODELS
 from triptych.models.names import model_folder
 from triptych.planes import run_dir
-from triptych.planes.discovery.base import Discovery
-from triptych.planes.discovery.local import LocalDiscovery
-from triptych.planes.events.base import Publisher, Source
-from triptych.planes.events.request import RequestPublisher, RequestSource
-from triptych.planes.request.base import RequestClient
-from triptych.planes.request.tls import TlsFiles
-from triptych.planes.state.base import OpenState
-from triptych.planes.state.local import LocalState
 from triptych.runtime.heartbeat import beat
 from triptych.runtime.worker import EngineFailed
 
 if TYPE_CHECKING:
-    from triptych.planes.nats.access import NatsAccess
+    pass
 
 log = logging.getLogger("triptych.process")
 
@@ -166,116 +156,6 @@ def tell_of_deployment(args: argparse.Namespace) -> None:
         found = record.only_one(None, env.default_run_dir(), None)
         if (found.plane.run_dir, found.plane.namespace) != (str(env.default_run_dir()), plane.namespace):
             log.warning("a deployment is up in %s: to belong to it, give --join", found.plane.run_dir)
-
-
-def where(config: PlaneConfig) -> str:
-    """Where workers and frontends look for each other, in words."""
-    place = f"run directory {env.run_dir(config.run_dir)}" if config.plane == "local" else f"plane {config.plane}"
-    return f"namespace {config.namespace!r}, {place}"
-
-
-def discovery(config: PlaneConfig) -> Discovery:
-    """The back end that ``--plane`` names. Raises ConfigError."""
-    if config.plane == "local":
-        return LocalDiscovery(env.run_dir(config.run_dir), config.namespace)
-    if config.plane == "nats":
-        raise ConfigError("--plane nats is for `triptych up`, which starts a server; name yours: nats://host:4222")
-    if "://" in config.plane:
-        return _nats_discovery(config)
-    if config.plane == "kubernetes":
-        raise ConfigError("--plane kubernetes is not there yet; use local, or nats://host:4222 over several hosts")
-    hint = did_you_mean(config.plane, ("local", "nats"))
-    raise ConfigError(f"unknown plane {config.plane!r}{hint or ';'} known: local, nats://host:4222, tls://host:4222")
-
-
-def plane_token(config: PlaneConfig, host: str = "localhost") -> str | None:
-    """Return the token that workers want to hear from frontends; ``host`` is where a worker listens.
-
-    The user's goes first. Without one, processes that share a run directory share the token in it. Off loopback there
-    are others who cannot have that one: None. Raises ConfigError.
-    """
-    if (token := credentials.plane_token()) or config.plane != "local" or not is_loopback(host):
-        return token
-    return run_dir.token(env.run_dir(config.run_dir))
-
-
-def tls_files(config: PlaneConfig) -> TlsFiles:
-    return TlsFiles(cert=config.tls_cert, key=config.tls_key, ca=config.tls_ca)
-
-
-def _nats_discovery(config: PlaneConfig) -> Discovery:
-    access = _nats_access(config)
-    try:
-        from triptych.planes.discovery.nats import NatsDiscovery
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--plane {access} needs nats-py ({error}): pip install 'triptych[nats]'") from error
-    return NatsDiscovery(access, config.namespace)
-
-
-def _nats_access(config: PlaneConfig) -> NatsAccess:
-    from triptych.planes.nats.access import NatsSecrets, read_access
-
-    secrets = NatsSecrets(password=credentials.nats_password(), token=credentials.nats_token())
-    return read_access(
-        config.plane,
-        secrets,
-        credentials=config.nats_credentials,
-        ca=config.nats_ca,
-        cert=config.nats_cert,
-        key=config.nats_key,
-    )
-
-
-def shared_state(config: PlaneConfig) -> OpenState:
-    """Return what opens buckets of shared state, over the back end that ``--plane`` names. Raises ConfigError."""
-    if config.plane == "local":
-        return partial(LocalState, env.run_dir(config.run_dir), config.namespace)
-    from triptych.planes.state.nats import NatsState
-
-    return partial(NatsState, _nats_access(config), config.namespace)
-
-
-def event_publisher(config: PlaneConfig, host: str) -> Publisher:
-    """What ``--events`` names, for a worker at ``host``. Raises ConfigError."""
-    if config.events == "request":
-        return RequestPublisher()
-    from triptych.planes.events.publish import PubSubPublisher
-
-    with _event_packages(config):
-        if config.events == "zmq":
-            from triptych.planes.events.zeromq import ZmqOutlet
-
-            return PubSubPublisher(ZmqOutlet(host, plane_token(config, host)))
-        from triptych.planes.events.jetstream import JetStreamOutlet
-
-        return PubSubPublisher(JetStreamOutlet(_nats_access(config), config.namespace))
-
-
-def event_source(config: PlaneConfig, client: RequestClient) -> Source:
-    """What ``--events`` names, for a frontend. Raises ConfigError."""
-    if config.events == "request":
-        return RequestSource(client)
-    from triptych.planes.events.subscribe import PubSubSource
-
-    with _event_packages(config):
-        if config.events == "zmq":
-            from triptych.planes.events.zeromq import ZmqInlet
-
-            return PubSubSource(client, ZmqInlet(plane_token(config)))
-        from triptych.planes.events.jetstream import JetStreamInlet
-
-        return PubSubSource(client, JetStreamInlet(_nats_access(config), config.namespace))
-
-
-@contextmanager
-def _event_packages(config: PlaneConfig) -> Iterator[None]:
-    """What the block's carrier cannot do without, in words."""
-    config.check()
-    extra = "zmq" if config.events == "zmq" else "nats"
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--events {config.events}: {error}: pip install 'triptych[{extra}]'") from error
 
 
 def checkpoint_folder(model: str) -> str:

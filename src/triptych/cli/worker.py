@@ -9,7 +9,7 @@ import msgspec
 
 from triptych.aio.listeners import authority, bare, is_loopback
 from triptych.aio.memory import settle
-from triptych.cli import process
+from triptych.cli import planes, process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
 from triptych.config.media import MediaLimits
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     plane = process.plane_config(args, config.host, credentials.OF_WORKERS)
     transfer = read_options(args, TransferConfig)
     require_transfer(transfer)
-    tls = process.tls_files(plane).for_listening()
+    tls = planes.tls_files(plane).for_listening()
     check_flags(config.engine, tuple(word for word in args.engine_args if word not in HELP))
     if any(word in HELP for word in args.engine_args):
         print(f"Flags of the engine {config.engine}, after `--`:", *known_flags(config.engine), sep="\n  ")
@@ -84,19 +84,19 @@ def run(args: argparse.Namespace) -> int:
             media=read_options(args, MediaLimits),
             args=with_shared_folder(tuple(args.engine_args), plane),
         )
-        discovery = process.discovery(plane)
-        log.info("registers in %s", process.where(plane))
+        discovery = planes.discovery(plane)
+        log.info("registers in %s", planes.where(plane))
         process.tell_of_deployment(args)
         called = config.instance_name or config.span.value
         logs = env.run_dir(plane.run_dir), plane.namespace
-        token = process.plane_token(plane, config.host)
+        token = planes.plane_token(plane, config.host)
         server = TcpRequestServer(config.host, config.port, max_in_flight=config.max_in_flight, token=token, tls=tls)
         server.bind()
         try:
             with engine_log.kept(*logs, called, verbose=config.verbose) as stop_telling:
                 phases.enter(f"loading the engine ({config.engine})")
                 engine = engine_factory(config.engine)(options)
-                publisher = process.event_publisher(plane, config.host)
+                publisher = planes.event_publisher(plane, config.host)
                 worker = Worker(config, engine, server, discovery, make_transfer(transfer), publisher)
 
                 def on_ready(instance: Instance) -> None:
