@@ -6,15 +6,19 @@ import asyncio
 import io
 import math
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from support.loops import SOON_S, until
 from support.reference import FAMILIES, make_checkpoint, picture
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
@@ -43,6 +47,26 @@ def tensor(encoded: Encoded) -> Any:
     return torch.frombuffer(encoded.data, dtype=getattr(torch, encoded.dtype)).view(encoded.shape)
 
 
+@contextmanager
+def held(engine: EncoderEngine) -> Iterator[list[Any]]:
+    """Keep the encoder's thread busy for the block, and note what is submitted to it meanwhile."""
+    assert engine._started is not None
+    assert engine._started.embedder is not None
+    batcher = engine._started.embedder.batcher
+    go, submitted, submit = threading.Event(), [], batcher.submit
+
+    def noting(item: Any, cost: int) -> Any:
+        submitted.append(item)
+        return submit(item, cost)
+
+    engine._torch.submit(go.wait)
+    try:
+        with patch.object(batcher, "submit", noting):
+            yield submitted
+    finally:
+        go.set()
+
+
 async def encode(folder: Path, *args: str) -> tuple[list[Encoded], list[Encoded], Any]:
     """The pictures by one call, by a call each at the same time, and the counters."""
     options = EngineOptions(
@@ -53,7 +77,10 @@ async def encode(folder: Path, *args: str) -> tuple[list[Encoded], list[Encoded]
     try:
         media = [medium(image, number) for number, image in enumerate(PICTURES)]
         together = await engine.abilities.encoding.encode(media)
-        apart = await asyncio.gather(*(engine.abilities.encoding.encode([one]) for one in media))
+        with held(engine) as submitted:
+            calls = asyncio.gather(*(engine.abilities.encoding.encode([one]) for one in media))
+            await until(lambda: len(submitted) == len(media), "every picture waits for the encoder", SOON_S)
+        apart = await calls
         assert card.embedding is not None
         assert {(one.shape[1], one.dtype) for one in together} == {(card.embedding.width, card.embedding.dtype)}
         return list(together), [one for (one,) in apart], engine.stats()

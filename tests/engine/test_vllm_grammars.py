@@ -13,6 +13,7 @@ import httpx
 import pytest
 from engine_support import Served, descendants
 
+from support.loops import SOON_S
 from triptych.engines.vllm.grammar.wire import GRAMMAR_NICE
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -94,7 +95,7 @@ def test_costly_and_impossible_grammars_are_refused(served: Served, schema: Any,
         assert (answer.status_code, error["code"]) == (400, code), answer.text
         assert error["param"].startswith("response_format.json_schema.schema")
         assert word in error["message"]
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < SOON_S, "the first of them would take 22 s"
 
 
 def test_a_stream_runs_on_beside_a_grammar_that_takes_seconds(served: Served) -> None:

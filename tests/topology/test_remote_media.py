@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from support.checkpoints import image_part
 from support.deployment import deployment
@@ -12,7 +11,8 @@ from support.loops import until_async
 from support.media_site import media_site
 from triptych.config.media import MediaLimits
 
-LIMITS = MediaLimits(media_allow_private=True, media_total_timeout_s=0.4, media_max_bytes=100_000)
+LIMITS = MediaLimits(media_allow_private=True, media_max_bytes=100_000)
+HURRIED = MediaLimits(media_allow_private=True, media_total_timeout_s=0.4)
 
 
 def ask(url):
@@ -33,7 +33,6 @@ async def test_what_can_go_wrong_with_a_url():
         "/broken": (400, "HTTP 500"),
         "/loop": (400, "loop"),
         "/hop/9": (400, "redirects more than 4 times"),
-        "/hang": (400, "longer than 0.4 s"),
         "/page": (415, "HTML"),
         "/large": (413, "100,000 bytes"),
         "/file": (400, "http"),
@@ -47,6 +46,11 @@ async def test_what_can_go_wrong_with_a_url():
             assert "secret" not in answer.text, "what the other host said is not passed on"
 
 
+async def test_a_host_that_never_answers_is_given_up():
+    async with media_site() as site, deployment(limits=HURRIED) as d:
+        assert "longer than 0.4 s" in check_error(await d.chat(ask(f"{site}/hang")), 400)["message"]
+
+
 async def test_a_private_address_is_refused_also_behind_a_redirect():
     async with media_site() as site, deployment() as d:
         error = check_error(await d.chat(ask(f"{site}/good.png")), 400)
@@ -57,10 +61,9 @@ async def test_a_private_address_is_refused_also_behind_a_redirect():
 
 
 async def test_a_client_that_leaves_while_its_media_are_fetched():
-    slow = MediaLimits(media_allow_private=True, media_total_timeout_s=30)
+    slow = MediaLimits(media_allow_private=True, media_total_timeout_s=600)
     async with media_site() as site, deployment(limits=slow) as d:
         hanging = asyncio.create_task(d.chat(ask(f"{site}/hang")))
-        begun = time.monotonic()
 
         async def fetching():
             return (await d.http.get("/health")).json()["requests_in_flight"] == 1
@@ -73,5 +76,4 @@ async def test_a_client_that_leaves_while_its_media_are_fetched():
             return (await d.http.get("/health")).json()["requests_in_flight"] == 0
 
         await until_async(over, "the request has ended with its client")
-        assert time.monotonic() - begun < 10
         assert d.worker.engine.stats().generated_tokens == 0

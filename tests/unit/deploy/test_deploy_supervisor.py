@@ -6,7 +6,6 @@ import asyncio
 import os
 import select
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -171,16 +170,11 @@ def test_what_the_session_raises_comes_through_after_the_stop() -> None:
 @pytest.mark.usefixtures("soon")
 def test_a_process_that_ignores_sigterm_is_killed_in_time() -> None:
     stage = Stage(spec("frontend", STUBBORN, "frontend"), spec("w-0", STUBBORN))
-    begun = 0.0
 
     async def when_ready(_: dict[str, Ready]) -> None:
-        nonlocal begun
-        begun = time.monotonic()
         stage.stop()
 
-    stage.run(when_ready)
-
-    assert time.monotonic() - begun < supervisor_module.STOP_TIMEOUT_S + 1.0
+    stage.run(when_ready)  # comes back once both are gone
 
 
 @pytest.mark.parametrize("handler", ["signal.SIG_IGN", "told"])
@@ -188,13 +182,12 @@ def test_a_process_that_is_not_ready_is_told_once_and_given_little_time(
     monkeypatch: pytest.MonkeyPatch, handler: str
 ) -> None:
     monkeypatch.setattr(supervisor_module, "STARTING_STOP_S", 0.5)
+    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 600.0)
     stage = Stage(spec("frontend", OBEDIENT, "frontend"), spec("w-0", STARTING.replace("{handler}", handler)))
     stage.hooks["w-0: begun"] = stage.stop
-    begun = time.monotonic()
 
     stage.run()
 
-    assert time.monotonic() - begun < 5, "not the whole of STOP_TIMEOUT_S"
     assert len(stage.said("told")) == (handler == "told")
 
 
@@ -202,19 +195,15 @@ def test_the_time_to_stop_is_within_ten_seconds() -> None:
     assert supervisor_module.STOP_TIMEOUT_S < 10.0
 
 
-def test_a_second_wish_to_stop_kills_at_once() -> None:
+def test_a_second_wish_to_stop_kills_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 600.0)
     stage = Stage(spec("w-0", STUBBORN))
-    begun = 0.0
 
     async def when_ready(_: dict[str, Ready]) -> None:
-        nonlocal begun
-        begun = time.monotonic()
         stage.stop()
         stage.stop()
 
     stage.run(when_ready)
-
-    assert time.monotonic() - begun < 2.0
 
 
 @pytest.mark.parametrize("end", ["stop", "crash"])

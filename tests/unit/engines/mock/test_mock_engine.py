@@ -1,7 +1,6 @@
 """The mock engine keeps the engine port's promises, and its own."""
 
 import asyncio
-import time
 
 import pytest
 from msgspec.structs import replace
@@ -153,10 +152,12 @@ def _held_by(part):
     return held
 
 
-async def test_pace():
-    begun = time.monotonic()
-    await generate(request(), args=("--prefill-ms", "60", "--itl-ms", "40"))
-    assert 0.13 < time.monotonic() - begun < 2
+@pytest.mark.event_loop(kind="virtual")
+async def test_a_prefill_and_each_later_token_take_the_time_that_flags_say():
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await generate(request(), args=("--prefill-ms", "6000", "--itl-ms", "4000"))
+    assert loop.time() - begun == pytest.approx(14.0, abs=1.0), "three tokens, two waits between them"
 
 
 async def test_it_does_not_fail_by_itself():
