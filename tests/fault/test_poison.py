@@ -72,12 +72,15 @@ def susceptible(d):
     [
         ("epd epd epd epd", POISON),
         ("p p p p d", POISON),
+        ("p p p p d by rendezvous", POISON),
         ("e e e e pd", [{"type": "image_url", "image_url": {"url": picture_url(77, 64, "teal")}}]),
     ],
-    ids=["epd", "prefill", "encode"],
+    ids=["epd", "prefill", "rendezvous", "encode"],
 )
 async def test_a_client_that_repeats_it_fells_two_of_four(spans, content, stream):
-    async with deployment(spans=spans.split(), fallback=False) as d:
+    spans, _, hand_off = spans.partition(" by ")
+    args = ("--hand-off", hand_off) if hand_off else ()
+    async with deployment(spans=spans.split(), engine_args=args, fallback=False) as d:
         susceptible(d)
         for _ in range(5):
             check_refused(await d.chat(content, stream=stream))

@@ -70,7 +70,7 @@ async def test_a_killed_decode_worker_is_replaced_and_what_waited_for_it_freed(h
 
 async def test_a_kv_cache_that_cannot_be_read_is_made_once_more():
     async with deployment(spans=["p", "p", "d"], frontend={"plan_header": True}, fallback=False) as d:
-        first, second = (worker.engine._stages.prefilling._kv for worker in d.workers[:2])
+        first, second = (worker.engine.abilities.prefilling._kv for worker in d.workers[:2])
         export = first.export
 
         async def gone(request):
