@@ -29,9 +29,10 @@ from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.kv_events import KvBatch, KvChange, Load, packed, unpacked
 from triptych.contracts.spans import Span
 from triptych.engines.vllm.kv_events import Events
-from triptych.kv.block_hash import block_hashes, named
+from triptych.kv.block_hash import block_hashes
 from triptych.kv.index import KvIndex
-from triptych.router.routing import Prompt, Routing
+from triptych.kv.prompt_keys import prompt_keys
+from triptych.router.routing import PromptKeys, Routing
 
 RESULT = Path(__file__).parent / "results" / "kv-index.md"
 WORKERS, PAIRS, PROMPT_BLOCKS, LOOKUPS = 64, 1_000_000, 1000, 5000
@@ -110,7 +111,7 @@ def ours() -> dict[str, float]:
 
 def hashing_ms(rng: random.Random) -> float:
     tokens = [rng.randrange(150_000) for _ in range(32_000)]
-    return timed_us(lambda: block_hashes(named(tokens), BLOCK_TOKENS), 50)[0] / 1000
+    return timed_us(lambda: block_hashes(prompt_keys(tokens), BLOCK_TOKENS), 50)[0] / 1000
 
 
 def decision_us(rng: random.Random) -> dict[str, float]:
@@ -130,10 +131,12 @@ def decision_us(rng: random.Random) -> dict[str, float]:
     pool = [Instance(id=f"w{n}", name=f"w{n}", model=card, reports_kv=True, **fixed) for n in range(WORKERS)]
     routing, tokens = Routing(RouterConfig()), [rng.randrange(150_000) for _ in range(1500)]
     for one in pool:
-        held = Prompt(named(tokens[: rng.choice([0, 500, 1500])])).hashes(BLOCK_TOKENS)
+        held = PromptKeys(prompt_keys(tokens[: rng.choice([0, 500, 1500])])).hashes(BLOCK_TOKENS)
         routing.apply(one.id, KvBatch(0, [KvChange(0, True, packed(held))]))
         routing.report(one.id, Load(rng.randrange(5000), rng.randrange(9000), rng.randrange(20)))
-    p50, p99 = timed_us(lambda: routing.choose("pd", pool, Prompt(named(tokens))), LOOKUPS, time.thread_time_ns)
+    p50, p99 = timed_us(
+        lambda: routing.choose("pd", pool, PromptKeys(prompt_keys(tokens))), LOOKUPS, time.thread_time_ns
+    )
     return {"a decision among 64 workers p50, us of CPU": p50, "a decision p99, us of CPU": p99}
 
 

@@ -22,24 +22,24 @@ SECONDS = 600
 
 
 def rows() -> list[dict[str, Any]]:
-    chance = random.Random(1)
+    rng = random.Random(1)
     names = iter(range(10**6))
     systems = [[next(names) for _ in range(SYSTEM_BLOCKS)] for _ in range(APPLICATIONS)]
-    found = [row for _ in range(CONVERSATIONS) for row in _conversation(chance, names, list(chance.choice(systems)))]
+    found = [row for _ in range(CONVERSATIONS) for row in _conversation(rng, names, list(rng.choice(systems)))]
     return sorted(found, key=lambda row: int(row["timestamp"]))
 
 
-def _conversation(chance: random.Random, names: Iterator[int], said: list[int]) -> Iterator[dict[str, Any]]:
-    at_ms = chance.randrange(1000 * SECONDS)
-    for _ in range(chance.randint(1, MAX_TURNS)):
-        said += [next(names) for _ in range(chance.randint(1, 6))]
+def _conversation(rng: random.Random, names: Iterator[int], said: list[int]) -> Iterator[dict[str, Any]]:
+    at_ms = rng.randrange(1000 * SECONDS)
+    for _ in range(rng.randint(1, MAX_TURNS)):
+        said += [next(names) for _ in range(rng.randint(1, 6))]
         yield {
             "timestamp": at_ms,
-            "input_length": BLOCK * len(said) + chance.randint(1, BLOCK - 1),
-            "output_length": chance.randint(40, 400),
+            "input_length": BLOCK * len(said) + rng.randint(1, BLOCK - 1),
+            "output_length": rng.randint(40, 400),
             "hash_ids": [*said, next(names)],
         }
-        at_ms += chance.randint(10_000, 60_000)
+        at_ms += rng.randint(10_000, 60_000)
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
-from triptych.kv.block_hash import MediumAt
+from triptych.kv.prompt_keys import MediumAt
 from triptych.transfer.inproc import InprocTransfer
 
 CAT, DOG = "ca7" * 21 + "0", "d06" * 21 + "1"
@@ -206,37 +206,37 @@ def test_what_each_teller_says_is_of_its_own_kind() -> None:
 
 @engines
 def test_by_chance_it_is_the_same_as_the_truth(engine: Any) -> None:
-    chance = random.Random(29)
-    prompts = [made_up(chance) for _ in range(12)]
+    rng = random.Random(29)
+    prompts = [made_up(rng) for _ in range(12)]
     told, truth = engine(), Truth()
     for prompt in prompts:
         told.asked(prompt)
     held: set[tuple[int, ...]] = set()
     for _ in range(300):
-        prompt = chance.choice(prompts)
+        prompt = rng.choice(prompts)
         names = [tuple(prompt.own[: block + 1]) for block in range(prompt.blocks)]
-        if chance.random() < 0.6:
+        if rng.random() < 0.6:
             begin = next((at for at, name in enumerate(names) if name not in held), prompt.blocks)
-            end = chance.randint(begin, prompt.blocks)
+            end = rng.randint(begin, prompt.blocks)
             if begin < end:
                 for teller in (told, truth):
                     teller.stored(prompt, range(begin, end))
                 held |= {*names[begin:end]}
-        elif names and names[gone := chance.randrange(prompt.blocks)] in held:
+        elif names and names[gone := rng.randrange(prompt.blocks)] in held:
             for teller in (told, truth):
                 teller.removed(prompt, [gone])
             held.discard(names[gone])
         assert told.index.held.get(0, set()) == truth.held(Level.DEVICE)
 
 
-def made_up(chance: random.Random) -> Asked:
+def made_up(rng: random.Random) -> Asked:
     """Texts and media in turn, from few of each, so that prompts share beginnings."""
     ids: list[int] = []
     media: list[MediumAt] = []
     while len(ids) < 24:
-        ids += [chance.choice((1, 2))] * chance.randint(0, 3)
-        if chance.random() < 0.7:
-            content, rows = chance.choice(((CAT, 5), (DOG, 6)))
+        ids += [rng.choice((1, 2))] * rng.randint(0, 3)
+        if rng.random() < 0.7:
+            content, rows = rng.choice(((CAT, 5), (DOG, 6)))
             media.append(MediumAt(len(ids), rows, content))
             ids += [PAD] * rows
-    return Asked(ids, media, chance.choice(("", "fox")))
+    return Asked(ids, media, rng.choice(("", "fox")))

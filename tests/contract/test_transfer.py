@@ -146,13 +146,13 @@ async def test_release_ends_a_lease_once_and_only_ones_own(backend):
 async def test_who_needs_it_no_more_declines(backend):
     async with transfers(backend) as (owner, receiver):
         handles = [(await exported(owner, seed=seed))[0] for seed in range(3)]
-        receiver.decline([handles[0], msgspec.structs.replace(handles[1], location=b"nonsense"), handles[2]])
-        owner.decline([])
+        receiver.release_remote([handles[0], msgspec.structs.replace(handles[1], location=b"nonsense"), handles[2]])
+        owner.release_remote([])
         await until(lambda: (owner.leases.collect(), len(owner.leases))[1] == 1, "two leases are over")
         (buffer,) = await receiver.fetch([handles[1]])
         buffer.close()
         own, _ = await exported(owner)
-        owner.decline([own])
+        owner.release_remote([own])
         await empty(owner, receiver)
         assert receiver.stats().fetched == 1
 
@@ -161,7 +161,7 @@ async def test_declining_what_is_gone_raises_nothing(backend, caplog):
     async with transfers(backend, 3) as (gone, owner, receiver):
         lost_one, (other, content) = (await exported(gone))[0], await exported(owner)
         await gone.close()
-        receiver.decline([lost_one])
+        receiver.release_remote([lost_one])
         (buffer,) = await receiver.fetch([other])
         assert buffer.data == content
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

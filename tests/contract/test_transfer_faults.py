@@ -76,7 +76,7 @@ async def test_cancelling_a_fetch_leaks_nothing(backend):
 
 
 async def test_malformed_handles_harm_nothing(backend):
-    chance = random.Random(4)
+    rng = random.Random(4)
     async with transfers(backend, transfer_timeout_s=3.0) as (owner, receiver):
         handle, content = await exported(owner)
         change = msgspec.structs.replace
@@ -94,10 +94,10 @@ async def test_malformed_handles_harm_nothing(backend):
             change(handle, location=b"\x00" * 1_000_000),
             change(handle, owner=receiver.id),
         ]
-        bad += [change(handle, location=chance.randbytes(chance.randrange(600))) for _ in range(100)]
+        bad += [change(handle, location=rng.randbytes(rng.randrange(600))) for _ in range(100)]
         for _ in range(100):
             location = bytearray(handle.location)
-            location[chance.randrange(min(40, len(location)))] ^= 1 << chance.randrange(8)
+            location[rng.randrange(min(40, len(location)))] ^= 1 << rng.randrange(8)
             bad.append(change(handle, location=bytes(location)))
         for wrong in bad:
             (got,) = await asyncio.gather(receiver.fetch([wrong]), return_exceptions=True)

@@ -143,7 +143,7 @@ def backend(request, monkeypatch):
     if request.param != "shm" and find_spec("nixl") is None:
         pytest.skip("NIXL is not installed")
     if request.param == "nixl-far":
-        monkeypatch.setattr("triptych.transfer.nixl.transfer.map_table", lambda *where: None)
+        monkeypatch.setattr("triptych.transfer.nixl.transfer.open_shared_table", lambda *where: None)
     return request.param.removesuffix("-far")
 
 

@@ -25,7 +25,7 @@ over_all_backends = pytest.mark.parametrize("backend", BACKENDS)
 async def transfers(backend, count=2, **settings):
     """Started ones; at the end nothing of theirs may be left in use."""
     far = (
-        patch("triptych.transfer.nixl.transfer.map_table", return_value=None)
+        patch("triptych.transfer.nixl.transfer.open_shared_table", return_value=None)
         if backend == "nixl-far"
         else nullcontext()
     )

@@ -16,7 +16,8 @@ from triptych.contracts.kv_events import KvChange, Level, unpacked
 from triptych.engines.sglang import kv_events as sglang
 from triptych.engines.trtllm import kv_events as trtllm
 from triptych.engines.vllm import kv_events as vllm
-from triptych.kv.block_hash import MediumAt, block_hashes, named, root
+from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.prompt_keys import MediumAt, prompt_keys
 
 SIZE = 4
 PAD = 90
@@ -41,7 +42,7 @@ class Asked:
     @property
     def own(self) -> list[int]:
         """Our names of its blocks, as frontends make them."""
-        return block_hashes(named(self.token_ids, self.media, {PAD}), SIZE, root(self.adapter, self.salt))
+        return block_hashes(prompt_keys(self.token_ids, self.media, {PAD}), SIZE, root(self.adapter, self.salt))
 
     def within(self, block: int) -> list[MediumAt]:
         """Media of which there are tokens in a block, from the block's first token."""

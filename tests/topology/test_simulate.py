@@ -14,14 +14,14 @@ from triptych.cli.simulate import TELL_S, Progress
 
 def conversations(path, requests=200):
     """A sample in Mooncake's format: turns of 20 conversations, each with all that came before in it."""
-    chance = random.Random(1)
+    rng = random.Random(1)
     said = [[] for _ in range(20)]
     rows = []
     for number in range(requests):
-        blocks = said[chance.randrange(len(said))]
-        blocks += [len(rows) * 100 + index for index in range(chance.randint(1, 6))]
-        length = 512 * len(blocks) + chance.randint(1, 511)
-        row = {"timestamp": number * 300, "input_length": length, "output_length": chance.randint(1, 80)}
+        blocks = said[rng.randrange(len(said))]
+        blocks += [len(rows) * 100 + index for index in range(rng.randint(1, 6))]
+        length = 512 * len(blocks) + rng.randint(1, 511)
+        row = {"timestamp": number * 300, "input_length": length, "output_length": rng.randint(1, 80)}
         rows.append({**row, "hash_ids": [*blocks, 10**6 + number]})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)

@@ -253,7 +253,7 @@ def trim() -> None:
     _libc.malloc_trim(0)
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """Leave what exists now out of all later garbage collections, of which a full one would hold every thread for 20 ms
     and more. Blocks for that long itself: for when a process is ready, and when it has loaded what it keeps.
     """

@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     from triptych.aio.listeners import is_loopback
-    from triptych.aio.memory import settle, share_heap
+    from triptych.aio.memory import freeze_gc, share_heap
     from triptych.cli.serving import Shared, serving
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
@@ -50,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
         client = TcpRequestClient(planes.plane_token(plane), tls)
         discovery = Reachable(planes.discovery(plane), tls=tls is not None)
         events = planes.event_source(plane, client)
-        settle()
+        freeze_gc()
         where = planes.where(plane)
         log.info("looks for workers in %s", where)
         process.tell_of_deployment(args)
         shown = where if is_loopback(config.host) else f"namespace {plane.namespace!r}"  # no paths for other hosts
         shared = Shared(planes.shared_state(plane), planes.plane_token(plane))
         async with serving(
-            config, limits, routes, discovery, client, client.forget, events, settle, shown, shared
+            config, limits, routes, discovery, client, client.forget, events, freeze_gc, shown, shared
         ) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()

@@ -8,7 +8,7 @@ import logging
 import msgspec
 
 from triptych.aio.listeners import authority, bare, is_loopback
-from triptych.aio.memory import settle
+from triptych.aio.memory import freeze_gc
 from triptych.cli import planes, process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                     stop_telling()
                     life.ready(_announcement(instance))
 
-                await worker.run(life.stop, on_ready, settle)
+                await worker.run(life.stop, on_ready, freeze_gc)
         finally:
             await server.close()
 

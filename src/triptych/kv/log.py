@@ -1,4 +1,4 @@
-"""What changed in a worker's KV cache, for those who carry it away: each at their own pace, or all at once."""
+"""Hands the changes of a worker's KV cache to followers, each at its own speed, and to listeners at once."""
 
 from __future__ import annotations
 
@@ -9,90 +9,92 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from triptych.contracts.kv_events import KvBatch, KvChange
 
 MAX_BEHIND = 4096
-"""Batches kept for a follower who is slow; past that it gets a snapshot instead."""
+"""The limit on batches kept for a slow follower; over it the follower gets a snapshot instead."""
 
-Tap = Callable[[Sequence[KvChange] | None], None]
-"""Hears changes; None: nothing is as it was."""
+Listener = Callable[[Sequence[KvChange] | None], None]
+"""Takes the changes of follower ``publish``, or None after a ``reset``."""
 
 
 class _Follower:
     def __init__(self) -> None:
         self.waiting: deque[Sequence[KvChange]] = deque()
-        self.lost = True
-        """It has to begin with a snapshot."""
+        self.needs_snapshot = True
+        """Whether the next batch must be a snapshot: at the start, and after a reset or changes that were dropped."""
         self.wake = asyncio.Event()
 
 
 class KvLog:
-    """Fans changes out. For one event loop; ``publish`` never waits, and memory is bounded by followers' bounds."""
+    """Fans changes out to followers. For one event loop. ``publish`` never waits, and each follower's queue is
+    bounded."""
 
     def __init__(self, snapshot: Callable[[], Sequence[KvChange]], max_behind: int = MAX_BEHIND) -> None:
-        """``snapshot``: all that is held now, as changes to nothing."""
+        """``snapshot`` returns all blocks that are held now, as changes to an empty cache."""
         self.snapshot = snapshot
         self._max_behind = max_behind
         self._followers: set[_Follower] = set()
-        self._taps: list[Tap] = []
+        self._listeners: list[Listener] = []
         self._closed = False
 
     def publish(self, changes: Sequence[KvChange]) -> None:
-        """In the order of calls. Changes must be in the snapshot by now."""
+        """Hands on changes, in the order of calls. They must be in the snapshot by now."""
         if not changes:
             return
-        for tap in self._taps:
-            tap(changes)
-        for one in self._followers:
-            if not one.lost:
-                one.waiting.append(changes)
-                if len(one.waiting) > self._max_behind:
-                    self._lose(one)
-            one.wake.set()
+        for listener in self._listeners:
+            listener(changes)
+        for follower in self._followers:
+            if not follower.needs_snapshot:
+                follower.waiting.append(changes)
+                if len(follower.waiting) > self._max_behind:
+                    self._drop_changes(follower)
+            follower.wake.set()
 
     def reset(self) -> None:
-        """Nothing is as it was: everybody gets a snapshot."""
-        for tap in self._taps:
-            tap(None)
-        for one in self._followers:
-            self._lose(one)
-            one.wake.set()
+        """Makes every follower begin again with a snapshot."""
+        for listener in self._listeners:
+            listener(None)
+        for follower in self._followers:
+            self._drop_changes(follower)
+            follower.wake.set()
 
-    def tap(self, hear: Tap) -> Callable[[], None]:
-        """Call ``hear`` with all that is published, as it is; the result ends that."""
-        self._taps.append(hear)
-        return lambda: self._taps.remove(hear)
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Calls ``listener`` with all that is published, at once. Returns a function that ends this."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def close(self) -> None:
-        """End all that follow."""
+        """Ends every ``follow``."""
         self._closed = True
-        for one in self._followers:
-            one.wake.set()
+        for follower in self._followers:
+            follower.wake.set()
 
     async def follow(self) -> AsyncGenerator[KvBatch, None]:
-        """A snapshot, and then every change, numbered from 0 without a gap; again a snapshot for who is too slow.
+        """Yields a snapshot and then every change, numbered from 0 without a gap.
 
-        Changes that wait together come together. Ends with ``close``.
+        A follower that is too slow gets a snapshot again. Changes that wait together come together. Ends with
+        ``close``.
         """
-        me = _Follower()
-        self._followers.add(me)
+        follower = _Follower()
+        self._followers.add(follower)
         try:
             sequence = 0
             while not self._closed:
-                yield self._next(me, sequence)
+                yield self._next(follower, sequence)
                 sequence += 1
-                while not (me.waiting or me.lost or self._closed):
-                    me.wake.clear()
-                    await me.wake.wait()
+                while not (follower.waiting or follower.needs_snapshot or self._closed):
+                    follower.wake.clear()
+                    await follower.wake.wait()
         finally:
-            self._followers.discard(me)
+            self._followers.discard(follower)
 
-    def _next(self, me: _Follower, sequence: int) -> KvBatch:
-        if me.lost:
-            me.lost = False
-            me.waiting.clear()
+    def _next(self, follower: _Follower, sequence: int) -> KvBatch:
+        if follower.needs_snapshot:
+            follower.needs_snapshot = False
+            follower.waiting.clear()
             return KvBatch(sequence, list(self.snapshot()), reset=True)
-        changes = [change for batch in me.waiting for change in batch]
-        me.waiting.clear()
+        changes = [change for batch in follower.waiting for change in batch]
+        follower.waiting.clear()
         return KvBatch(sequence, changes)
 
-    def _lose(self, one: _Follower) -> None:
-        one.lost = True
-        one.waiting.clear()
+    def _drop_changes(self, follower: _Follower) -> None:
+        follower.needs_snapshot = True
+        follower.waiting.clear()

@@ -1,7 +1,7 @@
-"""Where media stand in an engine's blocks, for engines that tell of each token only whose it is.
+"""Works out where media stand in an engine's blocks, for engines that tell of each token only which medium it is of.
 
-Our names of blocks say how far into a medium each of its tokens is (``kv.block_hash``). Such engines do not, so
-that a block which begins within a medium needs to know where the one before it ended.
+Our names of blocks say how far into a medium each of its tokens is (``kv.prompt_keys``). Such engines do not say it, so
+for a block that begins within a medium one needs to know where the block before it ended.
 """
 
 from __future__ import annotations
@@ -10,82 +10,90 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from triptych.kv.block_hash import MediumAt
+from triptych.kv.prompt_keys import MediumAt
 from triptych.kv.translate import EngineHash
 
-MOST = 1 << 16
-"""Media, and blocks that end within one, that are remembered; what is forgotten is not found in the index."""
-
-
+MAX_MEDIA = 1 << 16
+"""The limit on media, and on blocks that end within one, that are remembered. A block that needs a forgotten one is not
+found in the index."""
 PLACEHOLDER = (1 << 32) - 1
-"""For the translator: what stands where a medium's tokens are, whatever the engine puts there. No text has it."""
+"""The token id that the translator sees in the place of a medium's tokens, whatever the engine puts there. No text has
+it."""
 
 
-class _Open(NamedTuple):
-    """A medium that goes on."""
+class _OpenMedium(NamedTuple):
+    """A medium that goes on after the tokens seen so far."""
 
     content_hash: str
     offset: int
-    """Of its first token, from the first of the block."""
-    left: int | None
-    """Rows that are still to come. None: nobody said how many it has, and it goes up to the next text."""
+    """Index of its first token, counted from the first token of the block."""
+    rows_left: int | None
+    """Number of rows still to come. None if nobody said how many there are: it goes on up to the next text."""
 
 
-class MediaPlaces:
-    """For one engine. ``tell`` it of every medium before the engine has it."""
+class MediaOffsets:
+    """Remembers the media of one engine. ``add`` every medium before the engine has it."""
 
-    def __init__(self, block_size: int, most: int = MOST) -> None:
+    def __init__(self, block_size: int, max_media: int = MAX_MEDIA) -> None:
         self._block_size = block_size
-        self._max = most
+        self._max = max_media
         self._rows: OrderedDict[str, int] = OrderedDict()
-        self._open: OrderedDict[EngineHash, _Open] = OrderedDict()
+        self._open: OrderedDict[EngineHash, _OpenMedium] = OrderedDict()
 
-    def tell(self, content_hash: str, rows: int) -> str | None:
-        """``rows``: tokens that its embedding takes the places of. Returns what is forgotten because of it."""
+    def add(self, content_hash: str, rows: int) -> str | None:
+        """Remembers a medium whose embedding takes the places of ``rows`` tokens.
+
+        Returns the content hash of a medium that is forgotten because of it.
+        """
         self._rows[content_hash] = rows
         self._rows.move_to_end(content_hash)
         return self._rows.popitem(last=False)[0] if len(self._rows) > self._max else None
 
     def rows(self, content_hash: str) -> int | None:
-        """As told; None: nobody has."""
+        """Returns the number of rows of a medium that was added; None for any other."""
         return self._rows.get(content_hash)
 
-    def goes_on(self, name: EngineHash | None) -> bool:
-        """Whether the block ``name`` ends within a medium."""
+    def ends_within_medium(self, name: EngineHash | None) -> bool:
+        """Returns whether the block ``name`` ends within a medium."""
         return name in self._open
 
-    def within(
+    def place(
         self, names: Sequence[EngineHash], parent: EngineHash | None, owners: Sequence[str]
     ) -> list[list[MediumAt]]:
-        """Media of each of the consecutive blocks ``names``, as ``Stored`` wants them.
+        """Returns the media of each of the consecutive blocks ``names``, in the form of ``Stored.media``.
 
-        ``owners``: for each token of them all the content hash of the medium that it belongs to; empty: text.
+        ``owners`` has, for each token of all blocks, the content hash of its medium, or an empty string for text.
         """
-        at = self._open.get(parent) if parent is not None else None
+        medium = self._open.get(parent) if parent is not None else None
         found = []
         for number, name in enumerate(names):
             start = number * self._block_size
-            media, at = self._walk(owners[start : start + self._block_size], at)
+            media, medium = self._place_in_block(owners[start : start + self._block_size], medium)
             found.append(media)
-            if at is not None:
-                at = at._replace(offset=at.offset - self._block_size)
-                self._open[name] = at
+            if medium is not None:
+                medium = medium._replace(offset=medium.offset - self._block_size)
+                self._open[name] = medium
                 self._open.move_to_end(name)
                 if len(self._open) > self._max:
                     self._open.popitem(last=False)
         return found
 
-    def _walk(self, owners: Sequence[str], at: _Open | None) -> tuple[list[MediumAt], _Open | None]:
-        """Media of one block, and the one that goes on after it."""
-        media = [MediumAt(at.offset, 0, at.content_hash)] if at is not None else []
+    def _place_in_block(
+        self, owners: Sequence[str], medium: _OpenMedium | None
+    ) -> tuple[list[MediumAt], _OpenMedium | None]:
+        """Returns the media of one block, and the medium that goes on after it.
+
+        ``medium`` is the one that goes on from the block before.
+        """
+        media = [MediumAt(medium.offset, 0, medium.content_hash)] if medium is not None else []
         for place, owner in enumerate(owners):
             if not owner:
-                if at is not None and at.left is None:
-                    at = None
+                if medium is not None and medium.rows_left is None:
+                    medium = None
                 continue
-            if at is None or at.content_hash != owner:
-                at = _Open(owner, place, self._rows.get(owner))
+            if medium is None or medium.content_hash != owner:
+                medium = _OpenMedium(owner, place, self._rows.get(owner))
                 media.append(MediumAt(place, 0, owner))
-            if at.left is not None:
-                at = at._replace(left=at.left - 1) if at.left > 1 else None
-        return media, at
+            if medium.rows_left is not None:
+                medium = medium._replace(rows_left=medium.rows_left - 1) if medium.rows_left > 1 else None
+        return media, medium

@@ -1,7 +1,7 @@
-"""From an engine's block events, in its own hashes, to ours; done beside the engine, once for all routers.
+"""Translates an engine's block events from its own hashes to ours, beside the engine, once for all routers.
 
-It also keeps the promise that an index relies on: a block is said to be held only while its whole prefix is. Engines
-may evict a block and keep what hangs on it, which nothing can use then, until the block is computed again.
+It also keeps the promise that an index relies on: a block is reported as held only while its whole prefix is held.
+Engines may evict a block and keep its children, which nothing can use until the block is computed again.
 """
 
 from __future__ import annotations
@@ -12,42 +12,46 @@ from typing import NamedTuple
 import msgspec
 
 from triptych.contracts.kv_events import KvChange, Level, packed
-from triptych.kv.block_hash import MediumAt, block_hashes, named_within, root
+from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.prompt_keys import MediumAt, block_keys
 
 EngineHash = int | bytes | str
 
 
 class Stored(NamedTuple):
-    """Consecutive blocks that an engine has put into one of its tiers."""
+    """An event: consecutive blocks were put into one of an engine's tiers."""
 
     hashes: Sequence[EngineHash]
-    """Each stands for its whole prefix."""
+    """The engine's hashes of the blocks. Each stands for its whole prefix."""
     parent: EngineHash | None
-    """Of the first; None: it begins a prompt."""
+    """The parent of the first block. None if the block begins a prompt."""
     token_ids: Sequence[int]
-    """Of all of them; empty for a copy of blocks that are known already."""
+    """The token ids of all blocks; empty for a copy of blocks that are known already."""
     media: Sequence[Sequence[MediumAt]] = ()
-    """Of each block, or of none; offsets count from its first token, and are negative for what began before."""
+    """A list of media for each block, or nothing. Offsets count from the block's first token, and are negative for a
+    medium that began before it."""
     adapter: str = ""
     salt: str = ""
     tier: Level = Level.DEVICE
 
 
 class _Block(msgspec.Struct, gc=False):
-    """Knows others by name alone: in a cycle of references, the garbage collector would have to look at every block."""
+    """One block of the engine. It refers to others by name, because of references in cycles the garbage collector would
+    have to look at every block."""
 
     own: int
+    """Our hash of the block."""
     parent: EngineHash | None
     child: EngineHash | None
-    """The first that hangs on it. Most have one: a set for each block would take as long as all the rest."""
+    """The first child. Most blocks have one child; a set for each block would take as long as all the rest."""
     tiers: int
-    """Bits of the tiers that hold it."""
+    """Bits of the tiers that hold the block."""
     shown: int
-    """Bits of the levels at which it can be used: it and all before it are in tiers that count there."""
+    """Bits of the levels at which the block can be used: it and all blocks before it lie in tiers that count there."""
     others: set[EngineHash] | None = None
-    """All but the first that hang on it."""
+    """All children but the first."""
 
-    def take(self, child: EngineHash) -> None:
+    def add_child(self, child: EngineHash) -> None:
         if self.child is None:
             self.child = child
         elif self.others is None:
@@ -55,7 +59,7 @@ class _Block(msgspec.Struct, gc=False):
         else:
             self.others.add(child)
 
-    def clear_traceback(self, child: EngineHash) -> None:
+    def remove_child(self, child: EngineHash) -> None:
         if self.child == child:
             self.child = self.others.pop() if self.others else None
         elif self.others is not None:
@@ -63,28 +67,29 @@ class _Block(msgspec.Struct, gc=False):
 
 
 _LEVELS = [sum(1 << level for level in Level if tiers & ((2 << level) - 1)) for tiers in range(1 << len(Level))]
-"""By the bits of some tiers: bits of the levels that count any of them."""
-_EVERY = (1 << len(Level)) - 1
+"""Bits of the levels that count any of some tiers, by the bits of these tiers."""
+_ALL_LEVELS = (1 << len(Level)) - 1
 
 _Turn = tuple[list[int], int]
-"""(our hashes of blocks, bits of the levels at which they can be used from now on, or no more)."""
+"""A change of usability: (our hashes of blocks, bits of the levels at which they become usable, or stop being so)."""
 
 
 class Translator:
-    """One engine's blocks. ``store`` and ``remove`` return what to report, in order; None: a snapshot instead.
+    """Keeps the blocks of one engine. ``store`` and ``remove`` return the changes to report, in order.
 
-    Changes are told of each level down to the lowest tier that something was stored in: most engines have one only.
+    Changes are reported for each level down to the lowest tier that something was ever stored in. Most engines have
+    one.
     """
 
     def __init__(self, block_size: int, placeholders: Collection[int] = ()) -> None:
-        """``placeholders``: ids that stand for media in expanded prompts."""
+        """``placeholders`` are the token ids that stand for media in expanded prompts."""
         self._block_size = block_size
         self._placeholders = placeholders
         self._levels = 1
         self._blocks: dict[EngineHash, _Block] = {}
-        """With each all those before it."""
+        """Blocks by the engine's hash. With each block there are all blocks before it."""
         self.unknown = 0
-        """Blocks passed over because they, or what they hang on, were never reported."""
+        """Number of blocks passed over because they, or their parents, were never reported."""
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -93,6 +98,7 @@ class Translator:
         return name in self._blocks
 
     def store(self, event: Stored) -> list[KvChange] | None:
+        """Adds blocks. Returns the changes, or None if a snapshot must be sent instead (a lower tier is in use now)."""
         names, blocks = event.hashes, self._blocks
         if event.token_ids and event.parent is not None and event.parent not in blocks:
             self.unknown += len(names)
@@ -105,7 +111,7 @@ class Translator:
             blocks[name].tiers |= bit
         turned: list[_Turn] = []
         for name in known:
-            turned += self._settle(name)
+            turned += self._update_shown(name)
         if first_new < len(names):
             turned.append(self._add(event, first_new))
         if event.tier >= self._levels:
@@ -114,23 +120,23 @@ class Translator:
         return self._changes(turned, stored=True)
 
     def remove(self, hashes: Sequence[EngineHash], tier: Level | None = Level.DEVICE) -> list[KvChange]:
-        """``tier``: None for all of them."""
-        known, gone = self._known(hashes), _EVERY if tier is None else 1 << tier
+        """Removes blocks from ``tier``, or from every tier if it is None. Returns the changes."""
+        known, gone = self._known(hashes), _ALL_LEVELS if tier is None else 1 << tier
         for name in known:
             self._blocks[name].tiers &= ~gone
         turned: list[_Turn] = []
         for name in known:
-            turned += reversed(self._settle(name))
+            turned += reversed(self._update_shown(name))
         for name in known:
             self._prune(name)
         return self._changes(turned, stored=False)
 
     def clear(self) -> None:
-        """All is gone, in every tier."""
+        """Forgets all blocks of every tier."""
         self._blocks.clear()
 
     def snapshot(self) -> list[KvChange]:
-        """All that is held now, as if just stored."""
+        """Returns all blocks that are held now, as if they had just been stored."""
         return self._changes([([block.own], block.shown) for block in self._blocks.values()], stored=True)
 
     def _known(self, names: Sequence[EngineHash]) -> list[EngineHash]:
@@ -139,28 +145,31 @@ class Translator:
         return known
 
     def _add(self, event: Stored, first: int) -> _Turn:
-        """The blocks of ``event`` from ``first`` on: as none of them is known, nothing that is known hangs on them."""
+        """Adds the blocks of ``event`` from ``first`` on. None of them is known, so no known block is their child."""
         parent = event.hashes[first - 1] if first else event.parent
         before = self._blocks[parent] if parent is not None else None
-        tokens = named_within(event.token_ids, event.media, self._block_size, self._placeholders)
+        tokens = block_keys(event.token_ids, event.media, self._block_size, self._placeholders)
         begin = before.own if before is not None else root(event.adapter, event.salt)
         size, tiers = self._block_size, 1 << event.tier
         hashes = block_hashes(tokens[first * size : len(event.hashes) * size], size, begin)
         new = event.hashes[first : first + len(hashes)]
-        shown = _LEVELS[tiers] & (before.shown if before is not None else _EVERY)
+        shown = _LEVELS[tiers] & (before.shown if before is not None else _ALL_LEVELS)
         if before is not None and new:
-            before.take(new[0])
+            before.add_child(new[0])
         for name, own, child in zip(new, hashes, [*new[1:], None], strict=False):
             self._blocks[name] = _Block(own, parent, child, tiers, shown)
             parent = name
         return hashes, shown
 
-    def _settle(self, name: EngineHash) -> list[_Turn]:
-        """After its tiers have changed: what turns for it and for all that hangs on it, prefixes first."""
+    def _update_shown(self, name: EngineHash) -> list[_Turn]:
+        """Updates a block whose tiers have changed, and all blocks that hang on it.
+
+        Returns where they become usable or stop being so, parents before children.
+        """
         turned, todo, blocks = [], [name], self._blocks
         while todo:
             block = blocks[todo.pop()]
-            above = blocks[block.parent].shown if block.parent is not None else _EVERY
+            above = blocks[block.parent].shown if block.parent is not None else _ALL_LEVELS
             shown = above & _LEVELS[block.tiers]
             if shown != block.shown:
                 turned.append(([block.own], shown ^ block.shown))
@@ -176,9 +185,9 @@ class Translator:
         return [KvChange(level, stored, packed(owns)) for level, owns in enumerate(found) if owns]
 
     def _prune(self, name: EngineHash | None) -> None:
-        """Forget a block that nothing holds and nothing hangs on, and what it was the last to hang on."""
+        """Forgets a block that no tier holds and that has no children; then its parent, if that is so of it now."""
         while name is not None and (block := self._blocks.get(name)) and not block.tiers and block.child is None:
             del self._blocks[name]
             if block.parent is not None:
-                self._blocks[block.parent].clear_traceback(name)
+                self._blocks[block.parent].remove_child(name)
             name = block.parent

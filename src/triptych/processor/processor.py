@@ -24,7 +24,7 @@ from triptych.processor.template import Ending, Message, load_chat_template, par
 from triptych.processor.text_work import TextWork
 from triptych.processor.tokenizer import Tokenizer
 from triptych.processor.video_sampling import VideoSampling
-from triptych.router.routing import Prompt as RoutedPrompt
+from triptych.router.routing import PromptKeys
 
 _HASHED_AHEAD = 4_096
 """Tokens from which on a prompt's blocks are named as soon as it is made, which is in a thread."""
@@ -136,10 +136,10 @@ class Processor:
 
     def _without_media(self, ids: TokenIds, salt: str, field: str) -> Prompt:
         """Name the blocks of a long prompt at once, where this is a thread that may take its time."""
-        routed = RoutedPrompt(ids, salt)
+        keys = PromptKeys(ids, salt)
         if self.names_blocks and _HASHED_AHEAD <= len(ids) <= self.card.context_length:
-            routed.hashes(self.card.block_size)
-        return Prompt(ids, [], len(ids), routed, field=field)
+            keys.hashes(self.card.block_size)
+        return Prompt(ids, [], len(ids), keys, field=field)
 
 
 def _placeholders(family: ModelFamily, checkpoint: Checkpoint) -> dict[MediaKind, int]:

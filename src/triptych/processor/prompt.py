@@ -9,7 +9,7 @@ from triptych.contracts.errors import TriptychError
 from triptych.contracts.media import Medium
 from triptych.contracts.tokens import TokenIds
 from triptych.media.errors import by_content, on_item
-from triptych.router.routing import Prompt as RoutedPrompt
+from triptych.router.routing import PromptKeys
 
 _WORKERS_NAMES = ("prompt", "media")
 """Names that workers have for the prompt, and for its media together."""
@@ -24,7 +24,7 @@ class Prompt:
     media: list[Medium]
     length: int
     """Tokens that the model will see: placeholders expanded."""
-    routed: RoutedPrompt
+    keys: PromptKeys
     """The same as workers' KV caches have it: placeholders expanded, media by their contents."""
     media_s: float = 0.0
     tokenise_s: float = 0.0

@@ -14,7 +14,7 @@ from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import BadRequest, UnsupportedMedia
 from triptych.contracts.media import MediaKind, Medium, PrecomputedEmbedding, Video
 from triptych.contracts.tokens import TokenIds
-from triptych.kv.prompt_keys import named_prompt
+from triptych.kv.prompt_keys import expanded_prompt_keys
 from triptych.media.errors import EMBEDDING_REFUSED, problem
 from triptych.media.loader import MediaReference
 from triptych.media.naming import sampled_name
@@ -24,7 +24,7 @@ from triptych.models.precomputed import checked, expansion_of, metadata_of
 from triptych.processor.prompt import Prompt
 from triptych.processor.tokenizer import Tokenizer
 from triptych.processor.video_sampling import VideoSampling
-from triptych.router.routing import Prompt as RoutedPrompt
+from triptych.router.routing import PromptKeys
 
 _INLINE_TOKENS = 65_536
 """Longer prompts are named by their media in a thread: this many take a millisecond."""
@@ -68,10 +68,10 @@ class PromptMedia:
         loaded = [self._sampled(medium) for medium in loaded]
         expansions = [self._expansion(medium, ref) for medium, ref in zip(loaded, media, strict=True)]
         self._check_positions(loaded, media)
-        routed = RoutedPrompt(await self._named(ids, loaded, expansions), salt)
+        keys = PromptKeys(await self._keys_of(ids, loaded, expansions), salt)
         loaded = [self._described(medium) for medium in loaded]
         items = [ref.item for ref in media]
-        return Prompt(ids, loaded, len(routed), routed, time.perf_counter() - begun, items=items)
+        return Prompt(ids, loaded, len(keys), keys, time.perf_counter() - begun, items=items)
 
     def _with_settings(self, ref: MediaReference) -> MediaReference:
         """Add to ``ref`` what the model's own files say of decoding media of its kind."""
@@ -115,11 +115,11 @@ class PromptMedia:
             item = refs[error.index].item
             raise problem(BadRequest, item, "context_length_exceeded", str(error)) from error
 
-    async def _named(self, ids: TokenIds, media: list[Medium], expansions: list[Expansion]) -> array[int]:
+    async def _keys_of(self, ids: TokenIds, media: list[Medium], expansions: list[Expansion]) -> array[int]:
         """Return the prompt as workers' KV caches have it."""
         if sum(len(one.token_ids) for one in expansions) <= _INLINE_TOKENS:
-            return named_prompt(ids, media, expansions, self.placeholder_ids)
-        return await asyncio.to_thread(named_prompt, ids, media, expansions, self.placeholder_ids)
+            return expanded_prompt_keys(ids, media, expansions, self.placeholder_ids)
+        return await asyncio.to_thread(expanded_prompt_keys, ids, media, expansions, self.placeholder_ids)
 
     def _described(self, medium: Medium) -> Medium:
         """Add to ``medium`` what the language model must know of its embedding, which its size tells."""

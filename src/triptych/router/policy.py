@@ -54,15 +54,15 @@ def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
 class Policy:
     """Chooses among candidates, which are never empty and in any order. Keeps no more than a counter."""
 
-    def __init__(self, name: PolicyName, weights: Weights, chance: random.Random) -> None:
+    def __init__(self, name: PolicyName, weights: Weights, rng: random.Random) -> None:
         self.name = name
         self._weights = weights
-        self._chance = chance
+        self._rng = rng
         self._turn = 0
         self._choose: Callable[[Sequence[Candidate], int], Candidate] = {
             "kv": self._cheapest,
             "round-robin": self._next,
-            "random": lambda candidates, _: chance.choice(candidates),
+            "random": lambda candidates, _: rng.choice(candidates),
             "least-loaded": lambda candidates, _: min(candidates, key=_load),
             "power-of-two": self._better_of_two,
         }[name]
@@ -78,14 +78,14 @@ class Policy:
             return min(ties, key=lambda one: (one.load.requests, one.blocks, one.id))
         scale = self._weights.temperature * max(1, prompt_tokens)
         odds = [math.exp((least - one) / scale) for one in costs]
-        return self._chance.choices(candidates, odds)[0]
+        return self._rng.choices(candidates, odds)[0]
 
     def _next(self, candidates: Sequence[Candidate], _: int) -> Candidate:
         self._turn += 1
         return sorted(candidates, key=lambda one: one.id)[self._turn % len(candidates)]
 
     def _better_of_two(self, candidates: Sequence[Candidate], _: int) -> Candidate:
-        return min(self._chance.sample(candidates, 2), key=_load)
+        return min(self._rng.sample(candidates, 2), key=_load)
 
 
 def _load(candidate: Candidate) -> tuple[int, int, str]:

@@ -16,8 +16,8 @@ from triptych.contracts.kv_events import KvBatch, Level, Load, unpacked
 from triptych.contracts.shown import shown
 from triptych.contracts.suggest import suggested_to_client
 from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.guessed_blocks import GuessedBlocks
 from triptych.kv.index import KvIndex, Match
-from triptych.kv.recent import Recent
 from triptych.router.affinity import home
 from triptych.router.policy import Candidate, Policy, PolicyName
 from triptych.router.workload import Workload
@@ -38,14 +38,14 @@ class RoutingHint:
     """The name of a worker's instance, for the policy ``direct``."""
 
 
-class Prompt:
+class PromptKeys:
     """A prompt's tokens, ``named`` by their media, and the hashes of its blocks, made once for each block size."""
 
     def __init__(self, tokens: array[int], salt: str = "") -> None:
         """``salt``: blocks of prompts with another one have other hashes (``GenerateRequest.salt``)."""
         self.tokens = tokens
         self._root = root(salt=salt)
-        self.wish = RoutingHint()
+        self.hint = RoutingHint()
         self._hashes: dict[int, list[int]] = {}
         self._landmarks: dict[int, list[int]] = {}
 
@@ -76,18 +76,18 @@ def _blocks_at(landmarks: int) -> int:
 class Routing:
     """For one event loop; nothing here waits, and ``now_s`` is the caller's clock."""
 
-    def __init__(self, config: RouterConfig, chance: random.Random | None = None) -> None:
+    def __init__(self, config: RouterConfig, rng: random.Random | None = None) -> None:
         self._config = config
         self.origin = secrets.token_hex(6)
         """By which workers tell this frontend's requests from those of others."""
-        self._chance = chance or random.Random()
+        self._rng = rng or random.Random()
         self._levels = [KvIndex() for _ in Level]
         self._guessed = KvIndex()
         """Landmarks of prompts that workers were sent which report nothing."""
-        self._recent = Recent(config.router_remember_s)
+        self._recent = GuessedBlocks(config.router_remember_s)
         self._workload = Workload()
         self._policies: dict[str, Policy] = {}
-        self._last: tuple[Prompt, dict[int, list[Match]], dict[int, Match]] | None = None
+        self._last: tuple[PromptKeys, dict[int, list[Match]], dict[int, Match]] | None = None
         """The prompt that was asked for last, and by block size who holds how much of it at each level, and who is
         guessed to hold how many of its landmarks."""
 
@@ -118,17 +118,17 @@ class Routing:
 
     # Choosing.
 
-    def choose(self, stages: str, pool: Sequence[Instance], prompt: Prompt) -> Instance:
+    def choose(self, stages: str, pool: Sequence[Instance], prompt: PromptKeys) -> Instance:
         """Who of ``pool``, which is not empty, takes ``stages`` of a request: by its prefill, else by what decodes.
 
         Raises BadRequest where the policy is ``direct`` and the request names none of them.
         """
         prefills = "p" in stages
         if prefills and self._config.router_policy == "direct":
-            return _named(prompt.wish.instance, pool)
-        if prefills and self._config.router_sessions and prompt.wish.session:
+            return _named(prompt.hint.instance, pool)
+        if prefills and self._config.router_sessions and prompt.hint.session:
             by_name = {one.name: one for one in pool}
-            return by_name[home(prompt.wish.session, sorted(by_name), lambda name: self.requests(by_name[name]))]
+            return by_name[home(prompt.hint.session, sorted(by_name), lambda name: self.requests(by_name[name]))]
         by_prefix = prefills and self._config.router_policy == "kv"
         held = self._held(pool, prompt) if by_prefix else [(0, 0, 0)] * len(pool)
         candidates = [
@@ -138,7 +138,7 @@ class Routing:
         chosen = self._policy(stages).choose(candidates, len(prompt) if prefills else 0)
         return next(one for one in pool if one.id == chosen.id)
 
-    def held_tokens(self, instance: Instance, prompt: Prompt) -> int:
+    def held_tokens(self, instance: Instance, prompt: PromptKeys) -> int:
         """Tokens at the prompt's start that ``instance`` has on its device."""
         return self._held([instance], prompt)[0][0]
 
@@ -150,14 +150,14 @@ class Routing:
         if stages not in self._policies:
             stated = self._config.router_policy
             name: PolicyName = "least-loaded" if stated == "direct" else stated
-            self._policies[stages] = Policy(name, self._config.weights, self._chance)
+            self._policies[stages] = Policy(name, self._config.weights, self._rng)
         return self._policies[stages]
 
-    def _held(self, pool: Sequence[Instance], prompt: Prompt) -> list[tuple[int, int, int]]:
+    def _held(self, pool: Sequence[Instance], prompt: PromptKeys) -> list[tuple[int, int, int]]:
         """Tokens of each one's device; device and host; device, host and disk."""
         return [self._held_by(one, prompt) for one in pool]
 
-    def _held_by(self, one: Instance, prompt: Prompt) -> tuple[int, int, int]:
+    def _held_by(self, one: Instance, prompt: PromptKeys) -> tuple[int, int, int]:
         size = one.model.block_size
         if not one.reports_kv:
             guess = _leading(self._guesses(prompt, size), self._guessed.bit(one.id))
@@ -172,20 +172,20 @@ class Routing:
         """All that it holds on its device, as far as is known."""
         return (self._levels[Level.DEVICE] if one.reports_kv else self._guessed).held(one.id)
 
-    def _matches(self, prompt: Prompt, block_size: int) -> list[Match]:
+    def _matches(self, prompt: PromptKeys, block_size: int) -> list[Match]:
         """Of each level. Looked up once for all that is asked of a prompt before something else is told."""
         known = self._known(prompt)[1]
         if block_size not in known:
             known[block_size] = [index.match(prompt.hashes(block_size)) for index in self._levels]
         return known[block_size]
 
-    def _guesses(self, prompt: Prompt, block_size: int) -> Match:
+    def _guesses(self, prompt: PromptKeys, block_size: int) -> Match:
         known = self._known(prompt)[2]
         if block_size not in known:
             known[block_size] = self._guessed.match(prompt.landmarks(block_size))
         return known[block_size]
 
-    def _known(self, prompt: Prompt) -> tuple[Prompt, dict[int, list[Match]], dict[int, Match]]:
+    def _known(self, prompt: PromptKeys) -> tuple[PromptKeys, dict[int, list[Match]], dict[int, Match]]:
         if self._last is None or self._last[0] is not prompt:
             self._last = prompt, {}, {}
         return self._last
@@ -193,7 +193,7 @@ class Routing:
     # The account.
 
     @contextmanager
-    def taken(self, instance: Instance, load: Load) -> Iterator[None]:
+    def reserve(self, instance: Instance, load: Load) -> Iterator[None]:
         """``load`` for ``instance``, for the block."""
         self._workload.begin(instance.id, load)
         try:
@@ -201,7 +201,7 @@ class Routing:
         finally:
             self._workload.end(instance.id, load)
 
-    def prefilled(self, instance: Instance, prompt: Prompt, now_s: float) -> None:
+    def prefilled(self, instance: Instance, prompt: PromptKeys, now_s: float) -> None:
         """``instance`` has computed the prompt; one that does not say so itself is thought to keep it for a while."""
         self._last = None
         for worker, gone in self._recent.expired(now_s):

@@ -20,8 +20,8 @@ Row = tuple[float, int, int, tuple[int, ...], tuple[tuple[int, int], ...]]
 """Arrival in s, tokens of the prompt and of the answer, hashes (none), media as (content, tokens)."""
 
 _GAPS: dict[str, Callable[[random.Random, float], float]] = {
-    "Gamma": lambda chance, shape: chance.gammavariate(shape, 1 / shape),
-    "Weibull": lambda chance, shape: chance.weibullvariate(1, shape) / _weibull_mean(shape),
+    "Gamma": lambda rng, shape: rng.gammavariate(shape, 1 / shape),
+    "Weibull": lambda rng, shape: rng.weibullvariate(1, shape) / _weibull_mean(shape),
 }
 """With a mean of 1; others are taken for exponential ones."""
 
@@ -30,39 +30,39 @@ class _Histogram(NamedTuple):
     values: list[int]
     weights: list[float]
 
-    def draw(self, chance: random.Random) -> int:
-        return chance.choices(self.values, self.weights)[0]
+    def draw(self, rng: random.Random) -> int:
+        return rng.choices(self.values, self.weights)[0]
 
 
 class _Media:
     """Pictures, of which a share came before."""
 
-    def __init__(self, repeated: float, chance: random.Random) -> None:
+    def __init__(self, repeated: float, rng: random.Random) -> None:
         self._repeated = repeated
-        self._chance = chance
+        self._rng = rng
         self._seen: list[tuple[int, int]] = []
 
     def draw(self, tokens: int) -> tuple[int, int]:
-        if self._seen and self._chance.random() < self._repeated:
-            return self._chance.choice(self._seen)
+        if self._seen and self._rng.random() < self._repeated:
+            return self._rng.choice(self._seen)
         medium = (len(self._seen), tokens)
         self._seen.append(medium)
         return medium
 
 
-def requests(folder: Path, duration_s: float, repeated: float, chance: random.Random) -> Iterator[Row]:
+def requests(folder: Path, duration_s: float, repeated: float, rng: random.Random) -> Iterator[Row]:
     """Those of the first ``duration_s`` of all clients, one client after the other."""
     traces = sorted(folder.glob("chunk-*-trace.csv"))
     if not traces:
         raise ValueError("no chunk-N-trace.csv in the folder")
-    media = _Media(repeated, chance)
+    media = _Media(repeated, rng)
     for trace in traces:
         dataset = trace.with_name(trace.name.replace("-trace.csv", "-dataset.json"))
-        yield from _client(trace, json.loads(dataset.read_bytes()), duration_s, media, chance)
+        yield from _client(trace, json.loads(dataset.read_bytes()), duration_s, media, rng)
 
 
 def _client(
-    trace: Path, dataset: dict[str, dict[str, str]], until_s: float, media: _Media, chance: random.Random
+    trace: Path, dataset: dict[str, dict[str, str]], until_s: float, media: _Media, rng: random.Random
 ) -> Iterator[Row]:
     windows = sorted((float(start), _histograms(one)) for start, one in dataset.items())
     with trace.open(newline="") as file:
@@ -70,8 +70,8 @@ def _client(
     for index, (start, rate, kind, shape) in enumerate(rows):
         end = min(until_s, rows[index + 1][0] if index + 1 < len(rows) else start + 600)
         known = [one for at, one in windows if at <= start] or [windows[0][1]]
-        for arrival in _arrivals(start, end, rate, kind, float(shape[0]) if shape and shape[0] else 1.0, chance):
-            yield _request(arrival, known[-1], media, chance)
+        for arrival in _arrivals(start, end, rate, kind, float(shape[0]) if shape and shape[0] else 1.0, rng):
+            yield _request(arrival, known[-1], media, rng)
 
 
 def _histograms(window: dict[str, str]) -> dict[str, _Histogram]:
@@ -80,23 +80,23 @@ def _histograms(window: dict[str, str]) -> dict[str, _Histogram]:
     return {name: _Histogram(list(one), list(one.values())) for name, one in parsed.items()}
 
 
-def _arrivals(start: float, end: float, rate: float, kind: str, shape: float, chance: random.Random) -> Iterator[float]:
+def _arrivals(start: float, end: float, rate: float, kind: str, shape: float, rng: random.Random) -> Iterator[float]:
     gap = _GAPS.get(kind, _exponential)
-    at = start + (chance.random() / rate if rate > 0 else end)
+    at = start + (rng.random() / rate if rate > 0 else end)
     while at < end:
         yield at
-        at += gap(chance, shape) / rate
+        at += gap(rng, shape) / rate
 
 
-def _request(arrival: float, of: dict[str, _Histogram], media: _Media, chance: random.Random) -> Row:
-    count = of["image_count"].draw(chance)
-    pictures = tuple(media.draw(of["image_tokens"].draw(chance)) for _ in range(count))
-    text = of["text_tokens"].draw(chance)
-    return arrival, text + sum(tokens for _, tokens in pictures), of["output_tokens"].draw(chance), (), pictures
+def _request(arrival: float, of: dict[str, _Histogram], media: _Media, rng: random.Random) -> Row:
+    count = of["image_count"].draw(rng)
+    pictures = tuple(media.draw(of["image_tokens"].draw(rng)) for _ in range(count))
+    text = of["text_tokens"].draw(rng)
+    return arrival, text + sum(tokens for _, tokens in pictures), of["output_tokens"].draw(rng), (), pictures
 
 
-def _exponential(chance: random.Random, _: float) -> float:
-    return chance.expovariate(1)
+def _exponential(rng: random.Random, _: float) -> float:
+    return rng.expovariate(1)
 
 
 def _weibull_mean(shape: float) -> float:

@@ -92,8 +92,8 @@ def read_trace(path: Path, wanted: Wanted) -> Trace:
 
 def _read(path: Path, wanted: Wanted) -> tuple[int, list[TraceRequest]]:
     if path.is_dir():
-        chance = random.Random(wanted.seed)
-        rows = servegen.requests(path, wanted.duration_s, wanted.repeated_media, chance)
+        rng = random.Random(wanted.seed)
+        rows = servegen.requests(path, wanted.duration_s, wanted.repeated_media, rng)
         return PLAIN_BLOCK, [TraceRequest(*row) for row in rows]
     with path.open(encoding="utf-8-sig") as file:
         start = file.read(1)

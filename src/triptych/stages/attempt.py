@@ -14,7 +14,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.kv_events import Load
 from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.stages import PrefillAnswer, Release
-from triptych.router.routing import Prompt, Routing
+from triptych.router.routing import PromptKeys, Routing
 from triptych.stages.calls import Calls
 from triptych.stages.compose import Plan
 from triptych.stages.hand_off import STRATEGIES, Start, bare
@@ -42,7 +42,7 @@ class RequestContext:
     """One request and all that its attempts share."""
 
     request: GenerateRequest
-    prompt: Prompt
+    prompt: PromptKeys
     waiter: Waiter
     media: MediaDispatch
     state: RequestState
@@ -159,13 +159,13 @@ class Attempt:
         first, last = (self._plan.prefill or self._plan.decode).instance, self._plan.decode.instance
         load = Load(kv_tokens=len(context.prompt) + len(self._state.generated), requests=1)
         self._stack.enter_context(services.calls.counted(last.id, 1))
-        self._stack.enter_context(services.routing.taken(last, load))
+        self._stack.enter_context(services.routing.reserve(last, load))
         self._stack.enter_context(self._prefill_load)
         self._stack.enter_context(self._alone)
         workers = (step.instance.id for step in self._plan.steps)
         self._alone.enter_context(services.isolation.keep_apart(context.waiter.name, workers))
         left = context.tokens_left(services.routing, first)
-        self._prefill_load.enter_context(services.routing.taken(first, Load(prefill_tokens=left)))
+        self._prefill_load.enter_context(services.routing.reserve(first, Load(prefill_tokens=left)))
 
     def _prefilled(self, instance: Instance) -> None:
         """The prompt is in the KV cache of ``instance``, which has what it needed of the media."""

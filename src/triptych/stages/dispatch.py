@@ -16,10 +16,10 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import BadRequest, MediaMissing, Unavailable
 from triptych.contracts.metric import Metric, counter, gauge
 from triptych.contracts.request import GenerateRequest
-from triptych.kv.block_hash import named
+from triptych.kv.prompt_keys import prompt_keys
 from triptych.planes.request.base import RequestClient
 from triptych.router.media_hints import MediaHints
-from triptych.router.routing import Prompt, Routing
+from triptych.router.routing import PromptKeys, Routing
 from triptych.stages.attempt import Attempt, RequestContext, Services
 from triptych.stages.calls import Calls
 from triptych.stages.compose import Plan
@@ -127,7 +127,7 @@ class Dispatcher:
         request: GenerateRequest,
         instances: Callable[[], Sequence[Instance]],
         on_plan: Callable[[Plan], None],
-        prompt: Prompt | None = None,
+        prompt: PromptKeys | None = None,
         tenant: str = "",
     ) -> AsyncGenerator[list[TokenDelta], None]:
         """Yield batches of deltas: whatever waits together. Closing it cancels the calls at the workers.
@@ -168,9 +168,9 @@ class Dispatcher:
         finally:
             context.media.close()
 
-    def _context(self, request: GenerateRequest, prompt: Prompt | None, tenant: str) -> RequestContext:
+    def _context(self, request: GenerateRequest, prompt: PromptKeys | None, tenant: str) -> RequestContext:
         request = replace(request, origin=self.routing.origin)
-        prompt = prompt or Prompt(named(request.token_ids), request.salt)
+        prompt = prompt or PromptKeys(prompt_keys(request.token_ids), request.salt)
         name = Naming(request, prompt, tenant)
         media = MediaDispatch(request, self._calls, self._media_hints, name)
         state = RequestState(request.sampling, self._resume_timeout_s)

@@ -77,7 +77,7 @@ class Receiver:
         except BaseException:
             Received((), by_name).close()
             raise
-        self._transfer.decline([handle for name, handle in handles.items() if name not in fetched])
+        self._transfer.release_remote([handle for name, handle in handles.items() if name not in fetched])
         return Received(media, by_name)
 
     async def _all(self, names: list[str], make: Make) -> dict[str, Buffer | None]:

@@ -20,7 +20,7 @@ from itertools import takewhile
 import msgspec
 
 from triptych.contracts.request import GenerateRequest
-from triptych.router.routing import Prompt
+from triptych.router.routing import PromptKeys
 
 MAX_SUSPECTS = 4096
 MAX_FALLEN = 1024
@@ -31,7 +31,7 @@ once. So workers that are killed from outside, one after another, take no reques
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-def name_of(request: GenerateRequest, prompt: Prompt, tenant: str) -> bytes:
+def name_of(request: GenerateRequest, prompt: PromptKeys, tenant: str) -> bytes:
     """Name what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
     sampling = msgspec.structs.replace(request.sampling, seed=None)
     content = (tenant, request.salt, request.model, sampling, [one.content_hash for one in request.media])
@@ -45,7 +45,7 @@ class Naming:
 
     __slots__ = ("_name", "_of")
 
-    def __init__(self, request: GenerateRequest, prompt: Prompt, tenant: str) -> None:
+    def __init__(self, request: GenerateRequest, prompt: PromptKeys, tenant: str) -> None:
         self._of = (request, prompt, tenant)
         self._name: bytes | None = None
 

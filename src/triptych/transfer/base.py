@@ -113,7 +113,7 @@ class Transfer(Protocol):
         """End a lease of this process's own early. Ended or unknown ones, and others' handles: nothing happens."""
         ...
 
-    def decline(self, handles: Sequence[TensorHandle]) -> None:
+    def release_remote(self, handles: Sequence[TensorHandle]) -> None:
         """Tell the owners, in a moment, that nobody will fetch these: the bytes are here by another way.
 
         Nobody waits for it and nothing is raised; a lease whose owner cannot be told runs out.

@@ -239,7 +239,7 @@ class BaseTransfer(ABC):
         if handle.owner == self._id and self._leases is not None:
             self._leases.end(handle.lease)
 
-    def decline(self, handles: Sequence[TensorHandle]) -> None:
+    def release_remote(self, handles: Sequence[TensorHandle]) -> None:
         if handles:
             self._tasks.spawn(self._decline(handles), "decline tensors")
 

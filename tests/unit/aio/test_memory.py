@@ -62,8 +62,8 @@ def test_what_was_left_out_of_collections_is_collected_at_the_end():
     code = (
         "import atexit, gc\n"
         "atexit.register(lambda: print(gc.get_freeze_count()))\n"
-        "from triptych.aio.memory import settle\n"
-        "settle(); settle(); print(gc.get_freeze_count() > 0)"
+        "from triptych.aio.memory import freeze_gc\n"
+        "freeze_gc(); freeze_gc(); print(gc.get_freeze_count() > 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "0"]
@@ -82,10 +82,10 @@ async def test_a_descriptor_is_closed_by_another_thread():
 
 @pytest.mark.parametrize("make", [bytes, memoryview, bytearray, lambda data: memoryview(b"xyz" + data)[3:]])
 def test_a_byte_is_found_where_it_is_first(make):
-    chance = random.Random(7)
+    rng = random.Random(7)
     for _ in range(300):
-        plain = bytes(chance.choices(b"ab,", (30, 30, 1), k=chance.randrange(120)))
-        begin, end = chance.randrange(-3, 130), chance.randrange(-3, 130)
+        plain = bytes(rng.choices(b"ab,", (30, 30, 1), k=rng.randrange(120)))
+        begin, end = rng.randrange(-3, 130), rng.randrange(-3, 130)
         inside = plain[max(0, begin) : max(0, end)].find(b",")
         wanted = -1 if inside < 0 or end <= begin else inside + max(0, begin)
         assert memory.find(make(plain), b",", begin, max(0, end)) == wanted

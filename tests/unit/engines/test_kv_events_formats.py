@@ -12,8 +12,9 @@ import pytest
 from support.kv_tellers import PAD, SIZE, Asked, Index, Sglang, Trtllm, Vllm
 from triptych.contracts.kv_events import KvChange, Level, packed
 from triptych.engines.sglang import kv_events as sglang
-from triptych.kv.block_hash import MediumAt, block_hashes, named, root
-from triptych.kv.media_offsets import MediaPlaces
+from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.media_offsets import MediaOffsets
+from triptych.kv.prompt_keys import MediumAt, prompt_keys
 
 RECORDED: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "data" / "sglang_kv_events.json").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ def test_what_is_foreseen_of_a_real_sglang_is_what_it_finds() -> None:
     found = {"device": 0, "host": 0}
     for step in RECORDED["said"][1:-1]:
         media = [MediumAt(*one) for one in step["media"]]
-        names = block_hashes(named(step["token_ids"], media, {placeholder}), size, root(step["adapter"]))
+        names = block_hashes(prompt_keys(step["token_ids"], media, {placeholder}), size, root(step["adapter"]))
         for one in media:
             events.tell(one.content_hash, one.tokens)
         usable = (len(step["token_ids"]) - 1) // size
@@ -94,7 +95,7 @@ def test_blocks_of_another_size_and_tiers_of_another_kind_are_not_ours(medium: s
 
 def test_vllm_removals_in_a_row_are_told_together() -> None:
     told, tokens = Vllm(), list(range(4 * SIZE))
-    own = block_hashes(named(tokens), SIZE)
+    own = block_hashes(prompt_keys(tokens), SIZE)
 
     def removed(name: int, **where: Any) -> dict[str, Any]:
         return {"type": "BlockRemoved", "block_hashes": [name], **where}
@@ -164,19 +165,19 @@ def test_sglang_copies_of_what_nobody_knows_are_passed_over() -> None:
 
 
 def test_a_medium_of_unknown_length_ends_with_the_next_text() -> None:
-    places = MediaPlaces(SIZE)
+    offsets = MediaOffsets(SIZE)
     owners = ["a", "a", "", "a", "a", "a", "", ""]
-    assert places.within([1, 2], None, owners) == [
+    assert offsets.place([1, 2], None, owners) == [
         [MediumAt(0, 0, "a"), MediumAt(3, 0, "a")],
         [MediumAt(-1, 0, "a")],
     ]
-    assert places.goes_on(1)
-    assert not places.goes_on(2)
+    assert offsets.ends_within_medium(1)
+    assert not offsets.ends_within_medium(2)
 
 
-def test_places_remember_so_much() -> None:
-    places = MediaPlaces(SIZE, most=2)
-    assert [places.tell(name, 9) for name in "abac"] == [None, None, None, "b"]
+def test_media_offsets_forget_the_oldest() -> None:
+    offsets = MediaOffsets(SIZE, max_media=2)
+    assert [offsets.add(name, 9) for name in "abac"] == [None, None, None, "b"]
     for name in (1, 2, 3):
-        places.within([name], None, ["a"] * SIZE)
-    assert [places.goes_on(name) for name in (1, 2, 3)] == [False, True, True]
+        offsets.place([name], None, ["a"] * SIZE)
+    assert [offsets.ends_within_medium(name) for name in (1, 2, 3)] == [False, True, True]

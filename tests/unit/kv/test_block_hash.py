@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from triptych.kv import block_hash
-from triptych.kv.block_hash import MediumAt, block_hashes, content_token, named, named_within, root
+from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.prompt_keys import MediumAt, block_keys, content_token, prompt_keys
 
 PAD = 7
 CAT, DOG = "ca" * 32, "d0" * 32
 
 
 def hashes(tokens: list[int], *media: MediumAt, parent: int = 0) -> list[int]:
-    return block_hashes(named(tokens, media), 4, parent)
+    return block_hashes(prompt_keys(tokens, media), 4, parent)
 
 
 def test_full_blocks_only_and_each_stands_for_all_before_it() -> None:
@@ -43,18 +43,21 @@ def test_prompts_with_other_media_part_where_the_medium_begins() -> None:
 
 
 def test_a_part_of_a_medium_is_not_another_part_of_it() -> None:
-    first, second = named([PAD] * 8, [MediumAt(0, 16, CAT)])[:4], named([PAD] * 8, [MediumAt(0, 16, CAT)])[4:]
+    first, second = (
+        prompt_keys([PAD] * 8, [MediumAt(0, 16, CAT)])[:4],
+        prompt_keys([PAD] * 8, [MediumAt(0, 16, CAT)])[4:],
+    )
     assert first != second
 
 
 def test_what_an_engine_reports_gets_the_names_of_the_prompt() -> None:
     """With media that begin and end within blocks, in the middle of which texts may stand."""
     tokens = [1, *[PAD] * 5, 2, PAD, 3, PAD, PAD, PAD]
-    prompt = named(tokens, [MediumAt(1, 5, CAT)])
+    prompt = prompt_keys(tokens, [MediumAt(1, 5, CAT)])
     prompt[7] = content_token(DOG)
     for place in (9, 10, 11):
         prompt[place] = (content_token(DOG) + place - 7) % 2**32
-    reported = named_within(
+    reported = block_keys(
         tokens,
         [
             [MediumAt(1, 0, CAT)],
@@ -68,7 +71,7 @@ def test_what_an_engine_reports_gets_the_names_of_the_prompt() -> None:
 
 
 def one_by_one(tokens: list[int], media: list[MediumAt], placeholders: set[int]) -> list[int]:
-    """The rule of ``named``, token by token."""
+    """The rule of ``prompt_keys``, token by token."""
     out = list(tokens)
     for offset, count, content_hash in media:
         for place in range(min(count, len(tokens) - offset)):
@@ -79,21 +82,21 @@ def one_by_one(tokens: list[int], media: list[MediumAt], placeholders: set[int])
 
 @pytest.mark.parametrize("name", [5, 2**32 - 3, 2**32 - 1])
 def test_tokens_within_a_medium_count_up_wherever_texts_stand(name: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_hash, "content_token", lambda content: name)
+    monkeypatch.setattr("triptych.kv.prompt_keys.content_token", lambda content: name)
     monkeypatch.setitem(globals(), "content_token", lambda content: name)
-    monkeypatch.setattr(block_hash, "_AT_ONCE", 4)
+    monkeypatch.setattr("triptych.kv.prompt_keys._TOKENS_A_STEP", 4)
     rng = random.Random(name)
     for placeholders in (set(), {PAD}, {PAD, 8}, {99}):
         for _ in range(50):
             tokens = [rng.choice([1, PAD, PAD, 8]) for _ in range(24)]
             media = [MediumAt(2, 9, CAT), MediumAt(11, 0, DOG), MediumAt(13, 20, DOG)]
-            assert named(tokens, media, placeholders).tolist() == one_by_one(tokens, media, placeholders)
+            assert prompt_keys(tokens, media, placeholders).tolist() == one_by_one(tokens, media, placeholders)
 
 
 def test_long_media_are_not_named_token_by_token() -> None:
     """On a frontend's event loop: a whole context of a quarter of a million of them."""
     tokens, media = [PAD] * 50_000, [MediumAt(0, 50_000, CAT)]
-    assert cpu_s(lambda: named(tokens, media, {PAD})) < cpu_s(lambda: one_by_one(tokens, media, {PAD})) / 2
+    assert cpu_s(lambda: prompt_keys(tokens, media, {PAD})) < cpu_s(lambda: one_by_one(tokens, media, {PAD})) / 2
 
 
 def cpu_s(work) -> float:
@@ -108,4 +111,4 @@ def cpu_s(work) -> float:
 
 def test_ids_must_fit() -> None:
     with pytest.raises(OverflowError):
-        named([-1])
+        prompt_keys([-1])

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import pytest
 
 from triptych.contracts.kv_events import KvChange, Level, packed, unpacked
-from triptych.kv.block_hash import MediumAt, block_hashes, named, root
+from triptych.kv.block_hash import block_hashes, root
+from triptych.kv.prompt_keys import MediumAt, prompt_keys
 from triptych.kv.translate import Stored, Translator
 
 SIZE = 4
@@ -25,7 +26,7 @@ def apply(changes: Iterable[KvChange] | None, held: dict[int, set[int]]) -> None
 
 
 def own(tokens: list[int], parent: int = 0) -> list[int]:
-    return block_hashes(named(tokens), SIZE, parent)
+    return block_hashes(prompt_keys(tokens), SIZE, parent)
 
 
 def test_blocks_get_our_names_whatever_the_engine_calls_them() -> None:
@@ -44,7 +45,9 @@ def test_media_are_named_by_their_content() -> None:
         translator.store(Stored([name], None, [1, 7, 7, 2], media=[[MediumAt(1, 0, name.hex())]])) or []
         for name in (b"cat", b"dog")
     )
-    expected = [block_hashes(named([1, 7, 7, 2], [MediumAt(1, 2, name.hex())]), SIZE) for name in (b"cat", b"dog")]
+    expected = [
+        block_hashes(prompt_keys([1, 7, 7, 2], [MediumAt(1, 2, name.hex())]), SIZE) for name in (b"cat", b"dog")
+    ]
     assert [list(unpacked(one[0].hashes)) for one in (cat, dog)] == expected
 
 

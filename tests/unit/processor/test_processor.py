@@ -9,7 +9,7 @@ from support.checkpoints import IMAGE_ID, IMAGE_TEXT, byte_level, card_of, cells
 from triptych.contracts.errors import BadRequest, ConfigError, UnsupportedMedia
 from triptych.contracts.media import Picture
 from triptych.demo import MODEL_DIR
-from triptych.kv.prompt_keys import named_prompt
+from triptych.kv.prompt_keys import expanded_prompt_keys
 from triptych.media.loader import MediaReference
 from triptych.processor import prompt_media
 from triptych.processor.processor import Processor
@@ -58,9 +58,9 @@ async def test_long_prompts_are_named_beside_the_event_loop(inline, monkeypatch)
 
     def noting(*args):
         seen.append(threading.get_ident())
-        return named_prompt(*args)
+        return expanded_prompt_keys(*args)
 
-    monkeypatch.setattr(prompt_media, "named_prompt", noting)
+    monkeypatch.setattr(prompt_media, "expanded_prompt_keys", noting)
     monkeypatch.setattr(prompt_media, "_INLINE_TOKENS", cells(112, 112) - (not inline))
     await chat([IMAGE, text("a")], ["112x112"])
     assert [one == threading.get_ident() for one in seen] == [inline]

@@ -13,11 +13,11 @@ from triptych.contracts.card import Instance, ModelCard
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvBatch, KvChange, Level, Load, packed
 from triptych.contracts.spans import Span
-from triptych.kv.block_hash import named
+from triptych.kv.guessed_blocks import GuessedBlocks
 from triptych.kv.index import KvIndex, Match
-from triptych.kv.recent import Recent
+from triptych.kv.prompt_keys import prompt_keys
 from triptych.router.policy import POLICIES, Candidate, Policy, cost
-from triptych.router.routing import EACH, STEP, Prompt, Routing, RoutingHint
+from triptych.router.routing import EACH, STEP, PromptKeys, Routing, RoutingHint
 from triptych.router.workload import Workload
 
 SIZE = 4
@@ -36,11 +36,11 @@ def worker(name: str, *, reports: bool = True, block_size: int = SIZE) -> Instan
     return Instance(id=name, name=name, model=card, reports_kv=reports, **fixed)
 
 
-def prompt(length: int = 16, seed: int = 0) -> Prompt:
-    return Prompt(named(range(seed, seed + length)))
+def prompt(length: int = 16, seed: int = 0) -> PromptKeys:
+    return PromptKeys(prompt_keys(range(seed, seed + length)))
 
 
-def told(asked: Prompt, blocks: int, level: Level = Level.DEVICE, *, reset: bool = False) -> KvBatch:
+def told(asked: PromptKeys, blocks: int, level: Level = Level.DEVICE, *, reset: bool = False) -> KvBatch:
     return KvBatch(0, [KvChange(level, True, packed(asked.hashes(SIZE)[:blocks]))], reset=reset)
 
 
@@ -59,7 +59,7 @@ def test_the_one_that_holds_more_of_the_prompt_is_taken() -> None:
 def test_a_busy_one_is_not_taken_for_little() -> None:
     routing, asked = Routing(RouterConfig()), prompt()
     routing.apply("b", told(asked, 2))
-    with routing.taken(B, Load(prefill_tokens=33)):
+    with routing.reserve(B, Load(prefill_tokens=33)):
         assert routing.choose("pd", [A, B], asked) is A
     assert routing.choose("pd", [A, B], asked) is B
 
@@ -147,7 +147,7 @@ def test_of_who_reports_nothing_a_long_prompt_is_known_by_some_of_its_blocks() -
     routing.prefilled(silent, asked, now_s=0)
     assert routing.held_tokens(silent, asked) == (EACH + 3 * STEP) * SIZE
     for shared, guessed in ((EACH - 1, EACH - 1), (EACH + STEP - 1, EACH), (EACH + 2 * STEP + 1, EACH + 2 * STEP)):
-        other = Prompt(named([*asked.tokens[: shared * SIZE], *[99] * 4000]))
+        other = PromptKeys(prompt_keys([*asked.tokens[: shared * SIZE], *[99] * 4000]))
         assert routing.held_tokens(silent, other) == guessed * SIZE
     assert routing.choose("pd", [A, silent], asked) is silent
     for _ in routing.forget("silent"):
@@ -156,7 +156,7 @@ def test_of_who_reports_nothing_a_long_prompt_is_known_by_some_of_its_blocks() -
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:
-    recent = Recent(keep_s=100, blocks_a_worker=3)
+    recent = GuessedBlocks(keep_s=100, max_blocks_a_worker=3)
     assert recent.note("a", [1, 2], 0) == []
     assert recent.note("a", [1, 3], 1) == []
     assert recent.note("a", [4], 2) == [2]
@@ -175,8 +175,8 @@ def test_workers_of_other_block_sizes_are_compared_by_tokens() -> None:
     assert routing.choose("pd", [A, large], asked) is large
 
 
-def wishing(asked: Prompt, **wish: str) -> Prompt:
-    asked.wish = RoutingHint(**wish)
+def wishing(asked: PromptKeys, **wish: str) -> PromptKeys:
+    asked.hint = RoutingHint(**wish)
     return asked
 
 
@@ -190,7 +190,7 @@ def test_a_session_stays_at_its_worker_while_that_is_not_overloaded() -> None:
     assert all(len(one) == 1 for one in homes.values())
     assert len(set.union(*homes.values())) > 1, "not all at one worker"
     [mine] = [one for one in pool if one.name in homes["ann"]]
-    with routing.taken(mine, Load(requests=3)):
+    with routing.reserve(mine, Load(requests=3)):
         assert routing.choose("pd", pool, wishing(prompt(), session="ann")) is not mine
     assert routing.choose("pd", list(reversed(pool)), wishing(prompt(), session="ann")) is mine
     off = Routing(RouterConfig())

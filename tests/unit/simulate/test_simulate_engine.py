@@ -85,12 +85,12 @@ def test_what_is_evicted_goes_to_host_memory_and_comes_back() -> None:
 
 
 def test_host_memory_holds_prefixes_whatever_comes() -> None:
-    chance = random.Random(3)
+    rng = random.Random(3)
     pool, held = BlockPool(8, host_blocks=6), {level: set[int]() for level in (DEVICE, HOST)}
     before = {}
     for _ in range(2000):
-        first, second = chance.randrange(1, 4), chance.randrange(1, 4)
-        prompt = [first, 10 * first + second, 100 * first + 10 * second + chance.randrange(2)]
+        first, second = rng.randrange(1, 4), rng.randrange(1, 4)
+        prompt = [first, 10 * first + second, 100 * first + 10 * second + rng.randrange(2)]
         before.update(zip(prompt[1:], prompt, strict=False))
         found = prompt[: pool.matched(prompt, 3)]
         for key in found:
@@ -241,16 +241,16 @@ def test_steps_taken_together_last_as_long_as_one_by_one() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_comes_no_block_is_lost_and_every_token_is_made(seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     engine = EngineModel(profile(kv_tokens=160, budget=24, sequences=6), 4)
     jobs, done, held = [], set(), set()
     for number in range(60):
-        prompt = chance.randint(1, 60)
-        family = chance.randrange(3)
+        prompt = rng.randint(1, 60)
+        family = rng.randrange(3)
         hashes = tuple(family * 1000 + block for block in range(prompt // 4))
-        jobs.append(Job(number, prompt, chance.randint(1, 30), hashes))
+        jobs.append(Job(number, prompt, rng.randint(1, 30), hashes))
         engine.submit(jobs[-1])
-        for _ in range(chance.randint(0, 6)):
+        for _ in range(rng.randint(0, 6)):
             if step := engine.plan():
                 done |= {job.id for job in engine.finish(step).done}
                 used = {key for job in engine.running for key in job.blocks}

@@ -23,16 +23,16 @@ SMALL = 64
 
 def trace(seed: int, requests: int = 120, rate: float = 40.0) -> Trace:
     """Conversations whose turns repeat all that was said before, some with pictures."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     now, made = 0.0, []
     said = [0] * 12
     for _ in range(requests):
-        now += chance.expovariate(rate)
-        who = chance.randrange(len(said))
-        said[who] += chance.randint(20, 200)
+        now += rng.expovariate(rate)
+        who = rng.randrange(len(said))
+        said[who] += rng.randint(20, 200)
         hashes = tuple(who * 10_000 + block for block in range(said[who] // SMALL))
-        media = ((chance.randrange(30), 64),) if chance.random() < 0.4 else ()
-        made.append(TraceRequest(now, said[who], chance.randint(1, 40), hashes, media))
+        media = ((rng.randrange(30), 64),) if rng.random() < 0.4 else ()
+        made.append(TraceRequest(now, said[who], rng.randint(1, 40), hashes, media))
     return Trace("conversations", SMALL, made)
 
 

@@ -14,8 +14,8 @@ from triptych.contracts.kv_events import Load
 from triptych.contracts.media import Picture
 from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.contracts.tokens import TokenIds, dec_hook
-from triptych.kv.block_hash import named
-from triptych.router.routing import Prompt, Routing, RoutingHint
+from triptych.kv.prompt_keys import prompt_keys
+from triptych.router.routing import PromptKeys, Routing, RoutingHint
 from triptych.stages import planner
 from triptych.stages.dispatch import Dispatcher
 from triptych.stages.isolation import Isolation
@@ -263,10 +263,10 @@ async def test_a_worker_that_the_client_named_speaks_for_itself(error):
     plane = Plane(w1=[error], w2=[5])
     dispatcher = Dispatcher(plane, 1.0, routing=Routing(RouterConfig(router_policy="direct")))
     fleet = [instance("w1", port=1), instance("w2", port=2)]
-    prompt = Prompt(named(REQUEST.token_ids))
+    prompt = PromptKeys(prompt_keys(REQUEST.token_ids))
 
     async def ask(name):
-        prompt.wish = RoutingHint(instance=name)
+        prompt.hint = RoutingHint(instance=name)
         return [d async for d in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt)]
 
     for _ in range(2):  # the second time it is known to have broken off
@@ -301,8 +301,8 @@ async def test_a_named_worker_that_is_known_to_be_full_says_so():
     routing = Routing(RouterConfig(router_policy="direct"))
     dispatcher = Dispatcher(plane, 1.0, routing=routing)
     fleet = [instance("w1", port=1, max_in_flight=1), instance("w2", port=2)]
-    prompt = Prompt(named(REQUEST.token_ids))
-    prompt.wish = RoutingHint(instance="w1")
+    prompt = PromptKeys(prompt_keys(REQUEST.token_ids))
+    prompt.hint = RoutingHint(instance="w1")
     routing.report("w1", Load(requests=1))
     with pytest.raises(TooManyRequests):
         async for _ in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None, prompt):

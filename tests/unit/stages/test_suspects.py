@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from triptych.contracts.media import Picture
 from triptych.contracts.request import GenerateRequest, Guided, Sampling
-from triptych.kv.block_hash import named
-from triptych.router.routing import Prompt
+from triptych.kv.prompt_keys import prompt_keys
+from triptych.router.routing import PromptKeys
 from triptych.stages.apart import Apart
 from triptych.stages.suspects import WAVE_S, Suspects, name_of
 from triptych.stages.unanswered import LINGER_S, MAX_LINGERING, Unanswered, Visit
@@ -173,7 +173,7 @@ def test_poison_among_innocents_is_found_and_they_are_not(seed: int) -> None:
 
 
 REQUEST = GenerateRequest(id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=5, seed=1))
-PROMPT = Prompt(named(REQUEST.token_ids))
+PROMPT = PromptKeys(prompt_keys(REQUEST.token_ids))
 
 
 def test_names() -> None:
@@ -187,7 +187,7 @@ def test_names() -> None:
     medium = Picture(content_hash="red", format="PNG")
     others = [
         name_of(REQUEST, PROMPT, "you"),
-        name_of(REQUEST, Prompt(named([1, 3])), "me"),
+        name_of(REQUEST, PromptKeys(prompt_keys([1, 3])), "me"),
         name_of(replace(REQUEST, model="n"), PROMPT, "me"),
         name_of(replace(REQUEST, media=[medium]), PROMPT, "me"),
         other(max_tokens=6),

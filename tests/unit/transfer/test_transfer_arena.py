@@ -64,17 +64,17 @@ def test_extents_give_the_best_fit_and_join_their_neighbours():
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_random_allocations_never_overlap_and_all_come_back(seed):
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     arena, _ = make(64 * PAGE_BYTES)
     held = []
     for step in range(2500):
         free = arena.capacity_bytes - arena.used_bytes
-        if held and (chance.random() < 0.5 or free < 20_000):
-            buffer, mark = held.pop(chance.randrange(len(held)))
+        if held and (rng.random() < 0.5 or free < 20_000):
+            buffer, mark = held.pop(rng.randrange(len(held)))
             assert bytes(buffer.data) == bytes([mark]) * buffer.size_bytes, "nobody else wrote there"
             buffer.close()
             continue
-        size = chance.choice([0, 1, 63, 64, 65, 1000, chance.randrange(9000)])
+        size = rng.choice([0, 1, 63, 64, 65, 1000, rng.randrange(9000)])
         try:
             async with asyncio.timeout(0):
                 (buffer,) = await take(arena, size)

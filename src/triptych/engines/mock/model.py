@@ -12,7 +12,7 @@ from triptych.contracts.errors import BadRequest
 from triptych.contracts.media import DecodableMedium, Medium, Picture, PrecomputedEmbedding, Sound, Video
 from triptych.contracts.request import GenerateRequest
 from triptych.engines.mock.tensors import embedding_of
-from triptych.kv.prompt_keys import named_prompt
+from triptych.kv.prompt_keys import expanded_prompt_keys
 from triptych.media.naming import embedding_name, salted_name
 from triptych.models.base import Expansion, Tokenise
 from triptych.models.precomputed import checked, expansion_of
@@ -51,9 +51,9 @@ class Model:
         [expansion] = self.expansions([medium])
         return len(expansion.token_ids) - expansion.rows
 
-    def named_prompt(self, request: GenerateRequest, expansions: list[Expansion]) -> array[int]:
+    def prompt_keys(self, request: GenerateRequest, expansions: list[Expansion]) -> array[int]:
         """The prompt's tokens with those of media named by their content, as ``kv.block_hash`` hashes them."""
-        return named_prompt(request.token_ids, request.media, expansions, self._placeholder_of)
+        return expanded_prompt_keys(request.token_ids, request.media, expansions, self._placeholder_of)
 
     def is_right(self, medium: Medium, buffer: Buffer, salt: str) -> bool:
         """Whether ``buffer`` holds the embedding of ``medium``. Raises BadRequest for what the model refuses."""

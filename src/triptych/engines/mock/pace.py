@@ -10,8 +10,9 @@ from itertools import count, groupby
 
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.kv_events import KvChange, packed
-from triptych.kv.block_hash import block_hashes, content_token, root
+from triptych.kv.block_hash import block_hashes, root
 from triptych.kv.log import KvLog
+from triptych.kv.prompt_keys import content_token
 from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Job
 from triptych.simulate.profiles import SECOND, Profile
 

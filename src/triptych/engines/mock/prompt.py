@@ -54,7 +54,7 @@ class Prompts:
         if self._pace is None or not output_tokens:
             return nullcontext()
         expansions = self._model.expansions(request.media)
-        tokens = self._model.named_prompt(request, expansions)
+        tokens = self._model.prompt_keys(request, expansions)
         if isinstance(request.kv, KvRoom):  # the prefill has made the token after those in ``said``
             made = len(request.said) + 1
             if output_tokens == 1:

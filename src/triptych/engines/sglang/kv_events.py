@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from triptych.contracts.kv_events import KvChange, Level
-from triptych.kv.media_offsets import MOST, PLACEHOLDER, MediaPlaces
+from triptych.kv.media_offsets import MAX_MEDIA, PLACEHOLDER, MediaOffsets
 from triptych.kv.translate import Stored, Translator
 
 FIRST_PAD = 1_000_000
@@ -69,17 +69,17 @@ def pads(content_hash: str) -> tuple[int, ...]:
 class Events:
     """Applies events to a translator."""
 
-    def __init__(self, block_size: int, max_media: int = MOST) -> None:
+    def __init__(self, block_size: int, max_media: int = MAX_MEDIA) -> None:
         self._block_size = block_size
         self.translator = Translator(block_size, {PLACEHOLDER})
-        self._places = MediaPlaces(block_size, max_media)
+        self._offsets = MediaOffsets(block_size, max_media)
         self._owners: dict[int, str] = {}
         """Content hashes, by the token ids that stand for them."""
 
     def tell(self, content_hash: str, rows: int) -> None:
         """Before a request with this medium goes to the engine; ``rows``: the tokens that its embedding takes."""
         self._owners.update(dict.fromkeys(pads(content_hash), content_hash))
-        if (forgotten := self._places.tell(content_hash, rows)) is not None:
+        if (forgotten := self._offsets.add(content_hash, rows)) is not None:
             for pad in pads(forgotten):
                 self._owners.pop(pad, None)
 
@@ -102,13 +102,13 @@ class Events:
             return Stored(names, parent, (), tier=tier)
         tokens = [one if isinstance(one, int) else one[0] for one in event.token_ids]
         adapter, salt = event.lora_name or "", event.cache_salt or ""
-        if max(tokens, default=0) < FIRST_PAD and not self._places.goes_on(parent):
+        if max(tokens, default=0) < FIRST_PAD and not self._offsets.ends_within_medium(parent):
             return Stored(names, parent, tokens, (), adapter, salt, tier)
         foreign = next((at for at, one in enumerate(tokens) if one >= FIRST_PAD and one not in self._owners), None)
         whole = len(names) if foreign is None else foreign // self._block_size
         self.translator.unknown += len(names) - whole
         names, tokens = names[:whole], tokens[: whole * self._block_size]
         owners = [self._owners[one] if one >= FIRST_PAD else "" for one in tokens]
-        media = self._places.within(names, parent, owners)
+        media = self._offsets.place(names, parent, owners)
         plain = [PLACEHOLDER if owner else one for one, owner in zip(tokens, owners, strict=True)]
         return Stored(names, parent, plain, media, adapter, salt, tier)

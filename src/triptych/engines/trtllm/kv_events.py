@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.kv_events import KvChange, Level
-from triptych.kv.media_offsets import MOST, PLACEHOLDER, MediaPlaces
+from triptych.kv.media_offsets import MAX_MEDIA, PLACEHOLDER, MediaOffsets
 from triptych.kv.translate import Stored, Translator
 
 log = logging.getLogger("triptych.kv_events")
@@ -87,7 +87,7 @@ class Events:
         vocabulary: int,
         placeholders: Collection[int] = (),
         adapters: Mapping[int, str] = MappingProxyType({}),
-        max_media: int = MOST,
+        max_media: int = MAX_MEDIA,
     ) -> None:
         """``vocabulary``: token ids from there on stand for media, as ``placeholders`` do; ``adapters``: by lora_id."""
         self._block_size = block_size
@@ -95,14 +95,14 @@ class Events:
         self._placeholders = placeholders
         self._adapters = adapters
         self.translator = Translator(block_size, {PLACEHOLDER})
-        self._places = MediaPlaces(block_size, max_media)
+        self._offsets = MediaOffsets(block_size, max_media)
         self._next = 0
         self._window = 0
         """The widest attention window: its cache alone holds whole prompts."""
 
     def tell(self, content_hash: str, rows: int) -> None:
         """Before a request with this medium goes to the engine; ``rows``: the tokens that its embedding takes."""
-        self._places.tell(content_hash, rows)
+        self._offsets.add(content_hash, rows)
 
     def apply(self, told: Sequence[Mapping[str, Any]]) -> Iterator[list[KvChange] | None]:
         """What to report of some events in their order; None: a snapshot. Raises msgspec.ValidationError."""
@@ -145,7 +145,7 @@ class Events:
             whole.append(block)
             owners += owned
         self.translator.unknown += len(data.blocks) - len(whole)
-        media = self._places.within([block.block_hash for block in whole], data.parent_hash, owners)
+        media = self._offsets.place([block.block_hash for block in whole], data.parent_hash, owners)
         parent, start = data.parent_hash, 0
         for level, together in groupby(whole, lambda block: block.cache_level):
             blocks = list(together)
@@ -187,7 +187,7 @@ class Events:
                 if not keys:
                     return None
                 key = keys.popleft()
-                rows = self._places.rows(key.hash)
+                rows = self._offsets.rows(key.hash)
                 left = (self._block_size if rows is None else rows) - key.start_offset
             owners.append(key.hash)
             left -= 1

@@ -19,8 +19,8 @@ import zmq.asyncio
 
 from triptych.aio.leftovers import PrivateFolder
 from triptych.contracts.kv_events import KvChange, Level
-from triptych.kv.block_hash import MediumAt
 from triptych.kv.log import KvLog
+from triptych.kv.prompt_keys import MediumAt
 from triptych.kv.translate import Stored, Translator
 
 log = logging.getLogger("triptych.kv_events")

@@ -157,7 +157,7 @@ class Generation:
             async with (
                 self.places.slot() if self.places is not None else nullcontext(),
                 aclosing(
-                    self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.routed, self.tenant)
+                    self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.keys, self.tenant)
                 ) as batches,
             ):
                 async for deltas in batches:

@@ -83,7 +83,7 @@ class Generations:
                 places.take(len(jobs), request.field_of_many)
                 hint = _routing_hint(web, request)
                 for job in jobs:
-                    job.prompt.routed.wish = hint
+                    job.prompt.keys.hint = hint
                 await self._generate(model, request, jobs, answer, reservation, web)
 
     async def _body(self, web: WebRequest, reservation: Reservation) -> Data:

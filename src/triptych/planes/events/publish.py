@@ -34,7 +34,7 @@ class PubSubPublisher:
         self._streams = RequestPublisher()
         self._log = KvLog(list)
         self._account = LoadTracker()
-        self._end_tap: Callable[[], None] = lambda: None
+        self._stop_listening: Callable[[], None] = lambda: None
         self._number = 0
         self._waiting: list[KvChange] = []
         self._due = False
@@ -46,7 +46,7 @@ class PubSubPublisher:
         self._log, self._account = log, account
         await self._streams.start(log, account)
         address = await self._outlet.open(self.birth, self._say_something)
-        self._end_tap = log.tap(self._hear)
+        self._stop_listening = log.listen(self._hear)
         self._tasks.spawn(self._say_loads(), "tell loads")
         return address
 
@@ -54,8 +54,8 @@ class PubSubPublisher:
         return {**self._streams.endpoints(), SNAPSHOT: self._snapshot}
 
     async def close(self) -> None:
-        self._end_tap()
-        self._end_tap = lambda: None
+        self._stop_listening()
+        self._stop_listening = lambda: None
         await self._tasks.close()
         await self._outlet.close()
 

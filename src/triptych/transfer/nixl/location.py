@@ -36,7 +36,7 @@ class Location(msgspec.Struct, array_like=True, frozen=True):
     """Of the lease in it."""
     pid: _Address
     fd: _Address
-    """Where processes of the owner's machine find the table: see ``near_table``."""
+    """Where processes of the owner's machine find the table: see ``shared_table``."""
     token: _Address
     agent: bytes
     """NIXL's metadata of the table, with how to connect."""

@@ -23,13 +23,13 @@ from triptych.transfer.arena.memory import AnonymousMemory
 from triptych.transfer.checks import LEASE_ENDED, lost
 from triptych.transfer.core import CHUNK_BYTES, BaseTransfer, Move
 from triptych.transfer.leases import Lease
-from triptych.transfer.near_table import OwnTable, map_table
 from triptych.transfer.nixl import ucx
 from triptych.transfer.nixl.agent import NixlAgent, NixlError
 from triptych.transfer.nixl.flight import Flight, Lingering
 from triptych.transfer.nixl.location import Location, Slab, checked, metadata_of, read
 from triptych.transfer.nixl.remotes import Remote, Remotes
 from triptych.transfer.nixl.spans import Piece, Span, batched, cut
+from triptych.transfer.shared_table import SharedTable, open_shared_table
 from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
 
 log = logging.getLogger("triptych.transfer")
@@ -64,7 +64,7 @@ class NixlTransfer(BaseTransfer):
         self._tell_of_slow_copies()
         self._remotes = Remotes(agent)
         self._memory = AnonymousMemory(self.capacity_bytes)
-        self._table = OwnTable(self.id)
+        self._table = SharedTable(self.id)
         self._table_metadata = self._register(Span(self._table.address, TABLE_BYTES), connection=True)
         self._scratch = AnonymousMemory(SCRATCH_ENTRIES * ENTRY_BYTES)
         self._scratch_free = FreeExtents()
@@ -264,7 +264,7 @@ def _near(remote: Remote, location: Location) -> LeaseTable | None:
     """The lease table of ``remote``, if that is on this machine."""
     if not remote.sought:
         remote.sought = True
-        remote.table = map_table(remote.name, location.pid, location.fd)
+        remote.table = open_shared_table(remote.name, location.pid, location.fd)
     return remote.table
 
 

@@ -16,7 +16,8 @@ from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
-from triptych.kv.block_hash import block_hashes, named
+from triptych.kv.block_hash import block_hashes
+from triptych.kv.prompt_keys import prompt_keys
 from triptych.simulate.profiles import DEMO_CPU, SECOND
 from triptych.transfer.inproc import InprocTransfer
 
@@ -82,7 +83,7 @@ async def test_a_prefix_that_it_holds_is_told_of_and_not_computed_again():
             await answer(one, request(long, max_tokens=1))
             took.append(asyncio.get_running_loop().time() - begun)
         assert took[1] < took[0] / 2, "90 ms of prefill, and then next to nothing"
-        assert await told(one) == set(block_hashes(named(long), 16))
+        assert await told(one) == set(block_hashes(prompt_keys(long), 16))
 
 
 async def test_changes_reach_who_follows():
@@ -92,7 +93,7 @@ async def test_changes_reach_who_follows():
         await answer(one, request())
         stored = await anext(log)
         assert [change.stored for change in stored.changes] == [True]
-        assert list(unpacked(stored.changes[0].hashes)) == block_hashes(named(IDS), 16)
+        assert list(unpacked(stored.changes[0].hashes)) == block_hashes(prompt_keys(IDS), 16)
         await log.aclose()
 
 

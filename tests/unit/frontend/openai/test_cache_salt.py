@@ -22,13 +22,13 @@ from triptych.contracts.request import GenerateRequest, Guided, Sampling
 from triptych.frontend.openai.cache_salt import salt_of, salted_grammar
 from triptych.frontend.openai.chat.schema import parse_chat
 from triptych.frontend.openai.completions.schema import parse_completion
-from triptych.kv.block_hash import named
+from triptych.kv.prompt_keys import prompt_keys
 from triptych.kv.translate import Stored, Translator
 from triptych.media.embeddings.pt_file import Status
 from triptych.media.embeddings.pt_reader import PtReader
 from triptych.media.loader import MediaLoader, MediaReference
 from triptych.media.naming import content_hash, salted_name
-from triptych.router.routing import EACH, STEP, Prompt
+from triptych.router.routing import EACH, STEP, PromptKeys
 from triptych.stages.suspects import name_of
 
 A, B = salt_of("tenant-a"), salt_of("tenant-b")
@@ -129,7 +129,7 @@ async def test_files_of_torch_are_read_for_each_salt(monkeypatch: pytest.MonkeyP
 def test_blocks_of_a_prompt_are_those_that_its_engine_tells_of() -> None:
     """So that a salted prompt goes where it is held, and no other does."""
     ids = list(range(16))
-    prompts = {salt: Prompt(named(ids), salt) for salt in ("", A, B)}
+    prompts = {salt: PromptKeys(prompt_keys(ids), salt) for salt in ("", A, B)}
     for salt, prompt in prompts.items():
         translator = Translator(4)
         (change,) = translator.store(Stored([b"1", b"2", b"3", b"4"], None, ids, salt=salt)) or ()
@@ -139,14 +139,14 @@ def test_blocks_of_a_prompt_are_those_that_its_engine_tells_of() -> None:
 
 def test_guesses_at_what_workers_hold_are_apart() -> None:
     ids = list(range((EACH + STEP) * 4))
-    one, other = Prompt(named(ids), A), Prompt(named(ids), B)
+    one, other = PromptKeys(prompt_keys(ids), A), PromptKeys(prompt_keys(ids), B)
     assert len(one.landmarks(4)) == EACH + 1
     assert not set(one.landmarks(4)) & set(other.landmarks(4))
 
 
 def test_requests_that_fell_workers_are_known_by_their_salt_too() -> None:
     request = GenerateRequest(id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1))  # type: ignore[arg-type]
-    prompt = Prompt(named([1]))
+    prompt = PromptKeys(prompt_keys([1]))
     names = {name_of(replace(request, salt=salt), prompt, "me") for salt in ("", A, B)}
     assert len(names) == 3
 

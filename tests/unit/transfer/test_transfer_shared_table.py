@@ -6,19 +6,19 @@ import sys
 
 import pytest
 
-from triptych.transfer.near_table import OwnTable, map_table
+from triptych.transfer.shared_table import SharedTable, open_shared_table
 
 
 @pytest.fixture
 def own():
-    table = OwnTable("nixl-me")
+    table = SharedTable("nixl-me")
     yield table
     table.close()
     table.close()
 
 
 def test_both_see_the_same_words(own):
-    theirs = map_table("nixl-me", os.getpid(), own.fd)
+    theirs = open_shared_table("nixl-me", os.getpid(), own.fd)
     own.table.open(3, 77, 4096, 10)
     assert theirs.entry(3).allows(77, 4096, 10)
     theirs.mark_done(3, 77)
@@ -27,29 +27,29 @@ def test_both_see_the_same_words(own):
 
 def test_another_process_finds_it(own):
     script = (
-        "import sys; from triptych.transfer.near_table import map_table; "
-        "table = map_table('nixl-me', int(sys.argv[1]), int(sys.argv[2])); table.mark_done(5, 9)"
+        "import sys; from triptych.transfer.shared_table import open_shared_table; "
+        "table = open_shared_table('nixl-me', int(sys.argv[1]), int(sys.argv[2])); table.mark_done(5, 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(os.getpid()), str(own.fd)], check=True, timeout=30)
     assert own.table.is_done(5, 9)
 
 
 def test_what_is_not_the_owners_table_is_not_taken_for_it(own, tmp_path):
-    assert map_table("nixl-other", os.getpid(), own.fd) is None, "the name in it is another"
-    assert map_table("nixl-me", os.getpid(), 10**6) is None, "no such file"
-    assert map_table("nixl-me", 2**22 + 1, own.fd) is None, "no such process"
+    assert open_shared_table("nixl-other", os.getpid(), own.fd) is None, "the name in it is another"
+    assert open_shared_table("nixl-me", os.getpid(), 10**6) is None, "no such file"
+    assert open_shared_table("nixl-me", 2**22 + 1, own.fd) is None, "no such process"
     reader, writer = os.pipe()
     with (tmp_path / "plain").open("w+b") as plain:
         plain.truncate(os.fstat(own.fd).st_size)
-        assert map_table("nixl-me", os.getpid(), plain.fileno()) is None, "a file that could shrink"
-        assert map_table("nixl-me", os.getpid(), reader) is None, "a pipe"
+        assert open_shared_table("nixl-me", os.getpid(), plain.fileno()) is None, "a file that could shrink"
+        assert open_shared_table("nixl-me", os.getpid(), reader) is None, "a pipe"
     os.close(reader)
     os.close(writer)
 
 
 def test_the_mapping_outlives_its_owner(own):
-    theirs = map_table("nixl-me", os.getpid(), own.fd)
+    theirs = open_shared_table("nixl-me", os.getpid(), own.fd)
     own.table.open(1, 5, 64, 1)
     own.close()
     assert theirs.entry(1).allows(5, 64, 1)
-    assert map_table("nixl-me", os.getpid(), own.fd) is None
+    assert open_shared_table("nixl-me", os.getpid(), own.fd) is None

@@ -22,7 +22,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 """Whoever maps the file must not be killed by its getting smaller."""
 
 
-class OwnTable:
+class SharedTable:
     """This process's own."""
 
     def __init__(self, owner: str) -> None:
@@ -43,7 +43,7 @@ class OwnTable:
             self.fd = -1
 
 
-def map_table(owner: str, pid: int, fd: int) -> LeaseTable | None:
+def open_shared_table(owner: str, pid: int, fd: int) -> LeaseTable | None:
     """The table of ``owner``, who says that it is ``fd`` of ``pid``; None where that is not so, or not here."""
     try:
         opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from triptych.kv.recent import Recent
+from triptych.kv.guessed_blocks import GuessedBlocks
 
 
 def test_a_block_that_is_used_again_outlives_what_hung_on_it() -> None:
-    recent = Recent(keep_s=10)
+    recent = GuessedBlocks(keep_s=10)
     assert recent.note("a", [1, 2, 3], 0) == []
     assert recent.note("a", [1, 2, 4], 6) == []
     assert recent.note("a", [9], 11) == [3]
@@ -15,7 +15,7 @@ def test_a_block_that_is_used_again_outlives_what_hung_on_it() -> None:
 
 
 def test_repeated_prompts_are_forgotten_only_when_others_need_their_place() -> None:
-    recent = Recent(keep_s=100, blocks_a_worker=8)
+    recent = GuessedBlocks(keep_s=100, max_blocks_a_worker=8)
     for _ in range(1000):
         assert recent.note("a", [1, 2], 0) == []
     assert recent.note("a", [3, 4, 5, 6, 7, 8], 1) == []
@@ -23,7 +23,7 @@ def test_repeated_prompts_are_forgotten_only_when_others_need_their_place() -> N
 
 
 def test_many_blocks_are_forgotten_in_steps() -> None:
-    recent = Recent(keep_s=1)
+    recent = GuessedBlocks(keep_s=1)
     for first in range(0, 20_000, 1_000):
         recent.note("a", range(first, first + 1_000), 0)
     steps = []
