@@ -15,9 +15,11 @@ from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.card import Instance, ModelCard
 from triptych.frontend.app import App
-from triptych.frontend.fleet.catalog import Catalog
+from triptych.frontend.fleet.fleet import Fleet
 from triptych.frontend.fleet.follow import Follower
 from triptych.frontend.fleet.model_files import ModelFiles
+from triptych.frontend.fleet.model_registry import ModelRegistry
+from triptych.frontend.fleet.processors import ProcessorLoader
 from triptych.frontend.fleet.quarantine import SharedQuarantine, bucket, seal_with
 from triptych.frontend.http.server import HttpServer, listen
 from triptych.frontend.openai.resources import Resources
@@ -98,8 +100,10 @@ async def serving(
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
         expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
-        catalog = Catalog(discovery, load, on_gone, on_change, files, follower.trouble, expected, where)
-        app = App(config, catalog, Resources(config, media, work), dispatcher, media.remote.counts)
+        processors = ProcessorLoader(load, files)
+        registry = ModelRegistry(processors, expected, follower.trouble, discovery.doubt, where)
+        fleet = Fleet(discovery, registry, on_gone, on_change)
+        app = App(config, registry, Resources(config, media, work), dispatcher, media.remote.counts)
         lag = LoopLag()
         for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):
             app.metrics.add_source(read)
@@ -107,7 +111,7 @@ async def serving(
         app.metrics.add_source(server.connections.metrics)
         host, port = listeners[0].getsockname()[:2]
         try:
-            async with _sharing(shared, isolation, config, app), _running(server, listeners, catalog):
+            async with _sharing(shared, isolation, config, app), _running(server, listeners, fleet):
                 with lag.watching():
                     yield f"http://{authority(host, port)}"
         finally:
@@ -135,12 +139,12 @@ async def _sharing(
 
 
 @asynccontextmanager
-async def _running(server: HttpServer, listeners: list[socket.socket], catalog: Catalog) -> AsyncIterator[None]:
+async def _running(server: HttpServer, listeners: list[socket.socket], fleet: Fleet) -> AsyncIterator[None]:
     """Discovery is followed and HTTP served within the block, and not before it is known who is alive."""
     async with asyncio.TaskGroup() as group:
-        following = group.create_task(catalog.follow(), name="follow discovery")
+        following = group.create_task(fleet.follow(), name="follow discovery")
         try:
-            await catalog.first_snapshot.wait()
+            await fleet.first_snapshot.wait()
             group.create_task(server.serve(listeners), name="http server")
             await server.serves.wait()
             yield

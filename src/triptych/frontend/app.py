@@ -16,7 +16,7 @@ from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest, MethodNotAllowed, NotFound, TriptychError
 from triptych.contracts.shown import shown
 from triptych.frontend.fleet import health
-from triptych.frontend.fleet.catalog import Catalog
+from triptych.frontend.fleet.model_registry import ModelRegistry
 from triptych.frontend.http.access import Access
 from triptych.frontend.http.asgi import ClientGone, Receive, Scope, Send, header, send_error, send_json, send_whole
 from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
@@ -43,28 +43,28 @@ class App:
     def __init__(
         self,
         config: FrontendConfig,
-        catalog: Catalog,
+        registry: ModelRegistry,
         resources: Resources,
         dispatcher: Dispatcher,
         media: MediaCounts | None = None,
     ) -> None:
         self._config = config
-        self._catalog = catalog
+        self._registry = registry
         self._dispatcher = dispatcher
         self._access = Access(config)
         in_flight = InFlight(config.max_in_flight)
         self.metrics = FrontendMetrics(lambda: in_flight.requests, media)
-        generations = Generations(config, catalog, resources, dispatcher, self._access, self.metrics, in_flight)
+        generations = Generations(config, registry, resources, dispatcher, self._access, self.metrics, in_flight)
         for read in generations.metrics:
             self.metrics.add_source(read)
         self._document = b""
         self._routes: dict[str, dict[str, Route]] = {
             **{endpoint.path: {"POST": partial(generations.answer, endpoint)} for endpoint in ENDPOINTS},
-            models.PATH: {"GET": partial(models.list_models, catalog)},
-            MODEL_PATH: {"GET": partial(models.show_model, catalog)},
+            models.PATH: {"GET": partial(models.list_models, registry)},
+            MODEL_PATH: {"GET": partial(models.show_model, registry)},
             "/live": {"GET": health.live},
-            "/ready": {"GET": partial(health.ready, catalog)},
-            "/health": {"GET": partial(health.health, catalog, in_flight)},
+            "/ready": {"GET": partial(health.ready, registry)},
+            "/health": {"GET": partial(health.health, registry, in_flight)},
             "/metrics": {"GET": self._metrics_text},
             "/openapi.json": {"GET": self._openapi},
         }
@@ -149,6 +149,6 @@ class App:
 
     async def _metrics_text(self, web: WebRequest) -> None:
         kind = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-        instances = [instance for model in self._catalog.models.values() for instance in model.instances]
+        instances = [instance for model in self._registry.models.values() for instance in model.instances]
         workers = families_of(await self._dispatcher.worker_metrics(instances))
         await send_whole(web.send, 200, self.metrics.text(workers), [kind, *web.headers])

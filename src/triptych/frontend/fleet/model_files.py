@@ -20,7 +20,7 @@ from triptych.contracts.stages import FILES, FilePiece
 from triptych.models.files import MAX_BYTES, NAMES, digest_of, digest_of_files, is_digest
 from triptych.planes.request.base import RequestClient, peer_of
 
-log = logging.getLogger("triptych.catalog")
+log = logging.getLogger("triptych.fleet")
 
 SILENCE_S = 10.0
 FETCH_TIMEOUT_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from triptych.aio.listeners import authority
-from triptych.frontend.fleet.catalog import Model
+from triptych.frontend.fleet.model import Model
 
 
 def card_of(model: Model) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest
 from triptych.contracts.media import Data
 from triptych.contracts.metric import Metric
-from triptych.frontend.fleet.catalog import Catalog, Model
+from triptych.frontend.fleet.model import Model
+from triptych.frontend.fleet.model_registry import ModelRegistry
 from triptych.frontend.http.access import Access
 from triptych.frontend.http.admission import Admission, Lane
 from triptych.frontend.http.asgi import Headers
@@ -46,7 +47,7 @@ class Generations:
     def __init__(
         self,
         config: FrontendConfig,
-        catalog: Catalog,
+        registry: ModelRegistry,
         resources: Resources,
         dispatcher: Dispatcher,
         access: Access,
@@ -54,7 +55,7 @@ class Generations:
         in_flight: InFlight,
     ) -> None:
         self._config = config
-        self._catalog = catalog
+        self._registry = registry
         self._resources = resources
         self._dispatcher = dispatcher
         self._access = access
@@ -76,8 +77,8 @@ class Generations:
             self._name_ignored(request, web.headers)
             places.take(1, "model")  # not before: a slow body must not hold a place
             async with ClientWatch(web.receive):
-                web.model_label = self._metrics.label_of(request.model, known=self._catalog.is_known(request.model))
-                model, processor = self._catalog.get(request.model)
+                web.model_label = self._metrics.label_of(request.model, known=self._registry.is_known(request.model))
+                model, processor = self._registry.get(request.model)
                 jobs, answer = await endpoint.build(self._resources, request, processor, reservation)
                 request.drop_prompt()
                 places.take(len(jobs), request.field_of_many)

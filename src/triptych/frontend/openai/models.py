@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from triptych.frontend.fleet.catalog import Catalog
+from triptych.frontend.fleet.model_registry import ModelRegistry
 from triptych.frontend.fleet.model_view import card_of
 from triptych.frontend.http.asgi import send_json
 from triptych.frontend.http.web_request import WebRequest
@@ -12,13 +12,13 @@ from triptych.frontend.http.web_request import WebRequest
 PATH = "/v1/models"
 
 
-async def list_models(catalog: Catalog, web: WebRequest) -> None:
+async def list_models(registry: ModelRegistry, web: WebRequest) -> None:
     """Answers with all models that a worker serves now."""
-    cards = [card_of(model) for _, model in sorted(catalog.models.items()) if model.instances]
+    cards = [card_of(model) for _, model in sorted(registry.models.items()) if model.instances]
     await send_json(web.send, msgspec.json.encode({"object": "list", "data": cards}), web.headers)
 
 
-async def show_model(catalog: Catalog, web: WebRequest) -> None:
+async def show_model(registry: ModelRegistry, web: WebRequest) -> None:
     """Answers with the model that the path names. Raises NotFound."""
     name = web.path.removeprefix(f"{PATH}/")
-    await send_json(web.send, msgspec.json.encode(card_of(catalog.find(name))), web.headers)
+    await send_json(web.send, msgspec.json.encode(card_of(registry.find(name))), web.headers)

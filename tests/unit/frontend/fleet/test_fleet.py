@@ -9,8 +9,10 @@ from support.instances import CARD, instance
 from support.loops import until
 from triptych.contracts.card import ModelCard
 from triptych.contracts.errors import ConfigError, NotFound, Unavailable
-from triptych.frontend.fleet import catalog as catalog_module
-from triptych.frontend.fleet.catalog import Catalog
+from triptych.frontend.fleet import model_registry, processors
+from triptych.frontend.fleet.fleet import Fleet
+from triptych.frontend.fleet.model_registry import ModelRegistry
+from triptych.frontend.fleet.processors import ProcessorLoader
 
 OTHER = ModelCard(name="other", path="/other", context_length=5)
 
@@ -37,70 +39,82 @@ class Snapshots:
         await until(lambda: self.shown == count, "the snapshot was taken in")
 
 
+class InPlace:
+    """Files that are where the card says."""
+
+    async def local(self, card):
+        return card.path
+
+
+def fleet_of(discovery, load, on_gone=lambda one: None, files=None, **known):
+    """A fleet, and the registry of its models."""
+    registry = ModelRegistry(ProcessorLoader(load, files or InPlace()), **known)
+    return Fleet(discovery, registry, on_gone), registry
+
+
 async def follow(test, load=lambda card: f"processor of {card.name}", files=None, expected=()):
     snapshots, gone = Snapshots(), []
-    catalog = Catalog(snapshots, load, gone.append, files=files, expected=expected)
-    task = asyncio.create_task(catalog.follow())
+    fleet, registry = fleet_of(snapshots, load, gone.append, files, expected=expected, doubt=snapshots.doubt)
+    task = asyncio.create_task(fleet.follow())
     try:
-        await test(catalog, snapshots, gone)
+        await test(registry, snapshots, gone)
     finally:
         task.cancel()
         await asyncio.wait([task])
 
 
 async def test_models_come_and_go():
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         with pytest.raises(Unavailable, match="no worker is alive yet"):
-            catalog.get("demo")
+            registry.get("demo")
         await snapshots.show(instance("a"), instance("b"), instance("c", model=OTHER))
-        assert catalog.first_snapshot.is_set()
-        model, processor = catalog.get("demo")
+        model, processor = registry.get("demo")
         assert [one.id for one in model.instances] == ["a", "b"]
         assert processor == "processor of demo"
         with pytest.raises(NotFound, match="served here: demo, other"):
-            catalog.get("nope")
+            registry.get("nope")
         await snapshots.show(instance("b"))
         assert sorted(one.id for one in gone) == ["a", "c"]
         with pytest.raises(Unavailable, match="no worker for model 'other'") as caught:
-            catalog.get("other")
+            registry.get("other")
         assert caught.value.retry_after_s
-        assert catalog.ready
+        assert registry.ready
         await snapshots.show()
-        assert not catalog.ready
+        assert not registry.ready
         with pytest.raises(Unavailable, match="no worker is alive yet"):
-            catalog.get("nope")
+            registry.get("nope")
 
     await follow(test)
 
 
 async def test_a_model_is_missing_only_where_that_is_certain():
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"))
         with pytest.raises(Unavailable, match="no worker for model 'slow'") as caught:
-            catalog.find("slow")
+            registry.find("slow")
         assert (caught.value.code, caught.value.retry_after_s) == ("no_worker", 2.0)
         snapshots.doubts["other"] = "NATS is away"
         with pytest.raises(Unavailable, match="NATS is away") as caught:
-            catalog.find("other")
+            registry.find("other")
         assert (caught.value.code, caught.value.retry_after_s) == ("discovery_unsettled", 2.0)
         snapshots.doubts.clear()
         with pytest.raises(NotFound, match="served here: demo"):
-            catalog.find("other")
+            registry.find("other")
 
     await follow(test, expected=["slow"])
 
 
 async def test_few_models_without_workers_are_kept_and_their_names_for_longer(monkeypatch):
-    monkeypatch.setattr(catalog_module, "MAX_GONE_MODELS", 2)
+    monkeypatch.setattr(model_registry, "MAX_GONE_MODELS", 2)
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         for name in "abcd":
             await snapshots.show(instance("x"), instance(name, model=msgspec.structs.replace(OTHER, name=name)))
         await snapshots.show(instance("x"))
-        assert sorted(catalog.models) == ["c", "d", "demo"]
+        assert sorted(registry.models) == ["c", "d", "demo"]
         for name in "abcd":
             with pytest.raises(Unavailable, match="no worker"):
-                catalog.find(name)
+                registry.find(name)
 
     await follow(test)
 
@@ -112,25 +126,25 @@ async def test_a_model_that_waits_for_another_one_to_be_loaded_exists():
         go.wait(5)
         return "processor"
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.queue.put((instance("a"), instance("b", model=OTHER)))
-        await until(lambda: catalog.models, "they are known")
+        await until(lambda: registry.models, "they are known")
         for name in ("demo", "other"):
-            for ask in (catalog.get, catalog.find):
+            for ask in (registry.get, registry.find):
                 with pytest.raises(Unavailable, match="being loaded") as caught:
                     ask(name)
                 assert caught.value.code == "model_not_loaded"
         go.set()
-        await until(lambda: catalog.ready, "it is loaded")
+        await until(lambda: registry.ready, "it is loaded")
 
     await follow(test, load)
 
 
 async def test_a_long_name_is_not_repeated():
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"))
         with pytest.raises(NotFound) as caught:
-            catalog.find("x" * 10_000_000)
+            registry.find("x" * 10_000_000)
         assert len(caught.value.message) < 300
 
     await follow(test)
@@ -139,27 +153,27 @@ async def test_a_long_name_is_not_repeated():
 async def test_ready_needs_workers_that_can_be_spoken_to():
     troubles = {"b": "TLS: certificate has expired"}
     snapshots = Snapshots()
-    catalog = Catalog(snapshots, lambda card: "processor", trouble=lambda one: troubles.get(one.id))
-    task = asyncio.create_task(catalog.follow())
+    fleet, registry = fleet_of(snapshots, lambda card: "processor", trouble=lambda one: troubles.get(one.id))
+    task = asyncio.create_task(fleet.follow())
     await snapshots.show(instance("a", "e"), instance("b", "pd"))
-    model, _ = catalog.get("demo")
-    assert not catalog.ready
+    model, _ = registry.get("demo")
+    assert not registry.ready
     assert model.gap("pd") == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
     await snapshots.show(instance("a", "e"), instance("b", "pd"), instance("c", "pd"))
-    assert catalog.ready, "one is enough"
+    assert registry.ready, "one is enough"
     await snapshots.show(instance("a", "e"))
-    assert "span" in catalog.get("demo")[0].gap("pd"), "what is missing is told first"
+    assert "span" in registry.get("demo")[0].gap("pd"), "what is missing is told first"
     task.cancel()
     await asyncio.wait([task])
 
 
 async def test_ready_needs_a_complete_path():
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a", "e"))
-        assert not catalog.ready
+        assert not registry.ready
         await snapshots.show(instance("a", "e"), instance("b", "pd"))
-        assert catalog.ready
-        assert [mode.value for mode in catalog.get("demo")[0].modes] == ["E/PD"]
+        assert registry.ready
+        assert [mode.value for mode in registry.get("demo")[0].modes] == ["E/PD"]
 
     await follow(test)
 
@@ -167,7 +181,7 @@ async def test_ready_needs_a_complete_path():
 async def test_a_processor_is_loaded_once_and_again_for_another_card():
     loaded = []
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"))
         await snapshots.show(instance("a"), instance("b"))
         await snapshots.show()
@@ -176,7 +190,7 @@ async def test_a_processor_is_loaded_once_and_again_for_another_card():
         longer = ModelCard(name="demo", path=CARD.path, context_length=9999)
         await snapshots.show(instance("d", model=longer))
         assert loaded == [CARD, longer]
-        assert catalog.get("demo")[0].card == longer
+        assert registry.get("demo")[0].card == longer
 
     await follow(test, load=lambda card: loaded.append(card) or "processor")
 
@@ -188,16 +202,16 @@ async def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(e
             raise error
         return "processor"
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"), instance("c", model=OTHER))
-        assert catalog.ready
+        assert registry.ready
         with pytest.raises(Unavailable, match=told):
-            catalog.get("other")
-        assert told in catalog.models["other"].problem
-        assert catalog.find("other").instances, "its workers are there"
+            registry.get("other")
+        assert told in registry.models["other"].problem
+        assert registry.find("other").instances, "its workers are there"
         await snapshots.show(instance("a"))
         with pytest.raises(Unavailable, match="no worker for model 'other'"):
-            catalog.find("other")
+            registry.find("other")
 
     await follow(test, load)
 
@@ -213,9 +227,9 @@ async def test_leaving_closes_the_watch():
             finally:
                 closed.append(True)
 
-    catalog = Catalog(Watched(), lambda card: None)
-    task = asyncio.create_task(catalog.follow())
-    await catalog.first_snapshot.wait()
+    fleet, _ = fleet_of(Watched(), lambda card: None)
+    task = asyncio.create_task(fleet.follow())
+    await fleet.first_snapshot.wait()
     task.cancel()
     await asyncio.wait([task])
     assert closed
@@ -229,13 +243,13 @@ async def test_a_model_whose_processor_is_being_loaded_says_so():
         go.wait(5)
         return "processor"
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.queue.put((instance("a"),))
         await until(begun.is_set, "the load began")
         with pytest.raises(Unavailable, match="being loaded"):
-            catalog.get("demo")
+            registry.get("demo")
         go.set()
-        await until(lambda: catalog.ready, "it is loaded")
+        await until(lambda: registry.ready, "it is loaded")
 
     await follow(test, load)
 
@@ -261,19 +275,19 @@ class Files:
 
 
 async def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch):
-    monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
+    monkeypatch.setattr(processors, "FETCH_AGAIN_S", 0.01)
     files = Files(Unavailable("w: busy"), ConfigError("the disk is full"), "/cache/files")
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"))
         with pytest.raises(Unavailable, match="being fetched from a worker"):
-            catalog.get("demo")
+            registry.get("demo")
         await snapshots.show(instance("a"), instance("b"))
-        assert [one.id for one in catalog.models["demo"].instances] == ["a", "b"], "workers come and go meanwhile"
+        assert [one.id for one in registry.models["demo"].instances] == ["a", "b"], "workers come and go meanwhile"
         files.go.set()
-        await until(lambda: catalog.ready, "it is served")
-        assert catalog.get("demo")[1] == "/cache/files"
-        assert catalog.models["demo"].card == CARD, "the card stays what the worker says"
+        await until(lambda: registry.ready, "it is served")
+        assert registry.get("demo")[1] == "/cache/files"
+        assert registry.models["demo"].card == CARD, "the card stays what the worker says"
         assert files.asked[-1] == ["a", "b"]
         assert len(files.asked) == 3
 
@@ -281,7 +295,7 @@ async def test_files_come_in_the_background_and_are_asked_for_again(monkeypatch)
 
 
 async def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
-    monkeypatch.setattr(catalog_module, "FETCH_AGAIN_S", 0.01)
+    monkeypatch.setattr(processors, "FETCH_AGAIN_S", 0.01)
     errors = [MemoryError(), OSError(errno.EMFILE, "Too many open files")]
 
     def load(card):
@@ -289,11 +303,11 @@ async def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
             raise errors.pop()
         return "processor"
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"))
         with pytest.raises(Unavailable, match="open files"):
-            catalog.get("demo")
-        await until(lambda: catalog.ready, "it is served")
+            registry.get("demo")
+        await until(lambda: registry.ready, "it is served")
         assert not errors
 
     await follow(test, load)
@@ -302,16 +316,16 @@ async def test_a_shortage_of_the_machine_is_not_the_files_fault(monkeypatch):
 async def test_no_worker_no_fetch():
     files = Files(Unavailable("w: gone"))
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         await snapshots.show(instance("a"))
         await until(lambda: files.asked, "it is asked")
         await snapshots.show()
         files.go.set()
         files.answers += ["/cache/files"]
-        await until(lambda: catalog._fetching["demo"].done(), "the fetch gave up")
+        await until(lambda: not registry._processors.is_busy("demo"), "the fetch gave up")
         assert len(files.asked) == 1
         await snapshots.show(instance("b"))
-        await until(lambda: catalog.ready, "and begins again with the next worker")
+        await until(lambda: registry.ready, "and begins again with the next worker")
 
     await follow(test, lambda card: card.path, files)
 
@@ -319,7 +333,7 @@ async def test_no_worker_no_fetch():
 async def test_equal_files_in_different_places_are_loaded_once():
     loaded = []
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         for path, digest in (("/x", "1"), ("/y", "1"), ("/y", "2"), ("/z", "")):
             card = msgspec.structs.replace(CARD, path=path, files_digest=digest)
             await snapshots.show(instance("a", model=card))
@@ -333,7 +347,7 @@ async def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each
     def card(context_length, max_logprobs=20):
         return msgspec.structs.replace(CARD, context_length=context_length, max_logprobs=max_logprobs)
 
-    async def test(catalog, snapshots, gone):
+    async def test(registry, snapshots, gone):
         limits = []
         for fleet in (
             (instance("enc", "e", model=card(32768)), instance("pd", "pd", model=card(2048, -1))),
@@ -341,7 +355,7 @@ async def test_limits_are_those_of_the_workers_that_make_tokens_and_hold_at_each
             (instance("a", model=card(4096, -1)),),
         ):
             await snapshots.show(*fleet)
-            model, processor = catalog.get("demo")
+            model, processor = registry.get("demo")
             assert processor == model.card, "requests are checked by it"
             limits.append((model.card.context_length, model.card.max_logprobs))
         assert limits == [(2048, -1), (1024, 5), (4096, -1)]

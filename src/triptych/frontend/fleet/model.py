@@ -1,0 +1,76 @@
+"""One served model: its card, its workers and its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import time
+
+import msgspec
+
+from triptych.contracts.card import Instance, ModelCard
+from triptych.contracts.spans import Mode, Span, modes_of
+from triptych.processor.processor import Processor
+from triptych.stages.compose import missing_stages
+
+MAX_TOLD = 3
+"""Workers whose trouble is told in one line."""
+
+
+@dataclass
+class Model:
+    """Holds what the frontend knows of a model. ``instances`` is replaced, never changed, at every snapshot."""
+
+    card: ModelCard
+    instances: tuple[Instance, ...] = ()
+    processor: Processor | None = None
+    problem: str | None = None
+    """Why there is no processor, where loading it failed."""
+    created_unix_s: int = field(default_factory=lambda: int(time()))
+    trouble: Callable[[Instance], str | None] = lambda instance: None
+    """Why an instance cannot be spoken to; None: nothing is known against it."""
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that the live workers make complete."""
+        return modes_of(instance.span for instance in self.instances)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request for text can be served now."""
+        return self.processor is not None and self.gap("pd") is None
+
+    def gap(self, stages: str) -> str | None:
+        """Say why ``stages`` cannot run now: the missing span, or the workers out of reach. None if they can."""
+        if missing := missing_stages(stages, self.instances):
+            return missing
+        troubles = {one: why for one in self.instances if (why := self.trouble(one))}
+        if missing_stages(stages, [one for one in self.instances if one not in troubles]) is None:
+            return None
+        told = "; ".join(f"{one.name}: {why}" for one, why in list(troubles.items())[:MAX_TOLD])
+        return f"{len(troubles)} of {len(self.instances)} workers that are alive cannot be spoken to: {told}"
+
+    def prepare_processor(self) -> None:
+        """Have the processor name the blocks of prompts where workers report what their KV caches hold."""
+        if isinstance(self.processor, Processor):
+            self.processor.names_blocks = any(one.reports_kv for one in self.instances)
+
+
+def card_for_all(instances: Sequence[Instance]) -> ModelCard:
+    """Merge the cards of a model's ``instances`` (not empty): its limits hold wherever a request goes.
+
+    Workers that only encode say nothing of the prompt's length.
+    """
+    limiting = [one.model for one in instances if one.span is not Span.E] or [one.model for one in instances]
+    return msgspec.structs.replace(
+        instances[0].model,
+        context_length=min(one.context_length for one in limiting),
+        max_logprobs=min((one.max_logprobs for one in limiting), key=lambda most: (most < 0, most)),
+    )
+
+
+def is_same_model(one: ModelCard, other: ModelCard) -> bool:
+    """Compare two cards. Workers on different hosts may have the same files in different places."""
+    if one.files_digest and one.files_digest == other.files_digest:
+        other = msgspec.structs.replace(other, path=one.path)
+    return one == other
