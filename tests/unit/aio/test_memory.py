@@ -102,3 +102,29 @@ def test_what_grew_is_looked_through_and_not_changed():
     assert memory.find(taken, b'"') == 2 * memory.MIB
     assert memory.find(taken[1:], b'"') == 2 * memory.MIB - 1
     assert memory.find(taken, b"c") == -1
+
+
+THREADS_OF_ONE_HEAP = """
+import ctypes, sys, threading
+from triptych.aio.memory import share_heap
+
+share_heap()
+done = threading.Barrier(5)
+def allocate():
+    kept = [bytes(5000) for _ in range(100)]
+    done.wait()
+for _ in range(4):
+    threading.Thread(target=allocate).start()
+done.wait()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+def test_threads_allocate_from_one_heap(tmp_path):
+    report = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", THREADS_OF_ONE_HEAP, str(report)], check=True, timeout=30)
+    assert report.read_text().count("<heap nr=") == 1
