@@ -130,7 +130,7 @@ async def test_load_is_that_of_others(carrier):
         listening(carrier, speaker.instance, "two") as two,
     ):
         account = speaker.account
-        with account.taken(work("one", 20)), account.taken(work("two", 300)) as entry:
+        with account.track(work("one", 20)), account.track(work("two", 300)) as entry:
             await until(lambda: one.load == Load(300, 300, 1), "the first is told of the second's")
             await until(lambda: two.load == Load(20, 20, 1), "the second is told of the first's")
             entry.prefilled()

@@ -19,10 +19,10 @@ from support.loops import until
 from support.nats_server import nats_server
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import ConfigError
-from triptych.contracts.kv_events import KvChange, Told
+from triptych.contracts.kv_events import KvChange, NumberedUpdate
 from triptych.planes.events import publish, subscribe, zeromq
-from triptych.planes.events.jetstream import EventStream, JetStreamOutlet, prefix
-from triptych.planes.events.zeromq import FRAME_BYTES, SUBSCRIPTION_BYTES, ZmqInlet, ZmqOutlet
+from triptych.planes.events.jetstream import EventStream, JetStreamSender, prefix
+from triptych.planes.events.zeromq import FRAME_BYTES, SUBSCRIPTION_BYTES, ZmqReceiver, ZmqSender
 from triptych.planes.nats import link as nats_link
 from triptych.planes.nats.access import NatsSecrets, read_access
 
@@ -55,8 +55,8 @@ async def followed(carrier):
 
 def losing(speaker, count):
     """The carrier loses the next ``count`` messages."""
-    outlet = speaker.publisher._outlet
-    send, lost = outlet.send, []
+    sender = speaker.publisher._sender
+    send, lost = sender.send, []
 
     def lose(message):
         if len(lost) < count:
@@ -64,7 +64,7 @@ def losing(speaker, count):
         else:
             send(message)
 
-    outlet.send = lose
+    sender.send = lose
     return lost
 
 
@@ -87,8 +87,8 @@ async def test_nonsense_in_a_publishers_name_is_dropped_with_one_line(carrier, c
 
     with caplog.at_level(logging.WARNING):
         async with followed(carrier) as (speaker, listener):
-            for message in [*NONSENSE, msgspec.msgpack.encode(Told("x", 1, [KvChange(9, True, b"")]))]:
-                speaker.publisher._outlet.send(message)
+            for message in [*NONSENSE, msgspec.msgpack.encode(NumberedUpdate("x", 1, [KvChange(9, True, b"")]))]:
+                speaker.publisher._sender.send(message)
             speaker.store(3)
             await listener.agrees(speaker)
             assert (listener.snapshots, listener.error) == (1, None)
@@ -182,21 +182,21 @@ async def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
 
 async def test_without_the_token_nothing_is_heard():
     async with Speaker(Carrier("zmq").publisher("right")).speaking(token="right") as speaker:
-        half = ZmqInlet("right")  # knows the publisher's public key, and has none that it would admit
+        half = ZmqReceiver("right")  # knows the publisher's public key, and has none that it would admit
         half._keys.client_secret, half._keys.client_public = zmq.curve_keypair()[::-1]
 
-        async def hear(inlet, patience_s=QUIET_S):
+        async def hear(receiver, patience_s=QUIET_S):
             try:
-                async with inlet.listen(speaker.instance) as mail, asyncio.timeout(patience_s):
-                    return await mail.receive()
+                async with receiver.listen(speaker.instance) as inbox, asyncio.timeout(patience_s):
+                    return await inbox.receive()
             except TimeoutError:
                 return None
             finally:
-                await inlet.close()
+                await receiver.close()
 
-        strangers = (ZmqInlet("wrong"), ZmqInlet(None), half)
-        right, *others = await asyncio.gather(hear(ZmqInlet("right"), 10.0), *map(hear, strangers))
-        assert msgspec.msgpack.decode(right, type=Told).birth == speaker.publisher.birth
+        strangers = (ZmqReceiver("wrong"), ZmqReceiver(None), half)
+        right, *others = await asyncio.gather(hear(ZmqReceiver("right"), 10.0), *map(hear, strangers))
+        assert msgspec.msgpack.decode(right, type=NumberedUpdate).birth == speaker.publisher.birth
         assert others == [None, None, None]
 
 
@@ -240,7 +240,7 @@ async def test_a_frame_over_the_bound_is_not_received(monkeypatch):
 
     monkeypatch.setattr(subscribe, "SILENCE_S", 0.5)
     async with followed(Carrier("zmq")) as (speaker, listener):
-        speaker.publisher._outlet.send(bytes(FRAME_BYTES + 1))
+        speaker.publisher._sender.send(bytes(FRAME_BYTES + 1))
         speaker.store(3)
         await listener.agrees(speaker)
         snapshots = listener.snapshots
@@ -252,56 +252,56 @@ async def test_a_frame_over_the_bound_is_not_received(monkeypatch):
 
 async def test_frames_are_bounded_at_both_ends():
     greeted, heard = [], []
-    outlet, inlet = ZmqOutlet("127.0.0.1", None), ZmqInlet(None)
-    address = await outlet.open("b", lambda: greeted.append(outlet.send(b"welcome")))
-    async with inlet.listen(instance(events=address)) as mail:
-        outlet.send(bytes(FRAME_BYTES - CURVE_BYTES))
-        assert len(await mail.receive()) == FRAME_BYTES - CURVE_BYTES
-        outlet.send(bytes(FRAME_BYTES - CURVE_BYTES + 1))
+    sender, receiver = ZmqSender("127.0.0.1", None), ZmqReceiver(None)
+    address = await sender.open("b", lambda: greeted.append(sender.send(b"welcome")))
+    async with receiver.listen(instance(events=address)) as inbox:
+        sender.send(bytes(FRAME_BYTES - CURVE_BYTES))
+        assert len(await inbox.receive()) == FRAME_BYTES - CURVE_BYTES
+        sender.send(bytes(FRAME_BYTES - CURVE_BYTES + 1))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(QUIET_S):
-                heard.append(await mail.receive())
+                heard.append(await inbox.receive())
     with zmq.asyncio.Context() as context, context.socket(zmq.XSUB) as stranger:
         stranger.set(zmq.LINGER, 0)
         stranger.connect(f"tcp://127.0.0.1:{zmq_port(address)}")
         await stranger.send(b"\x01" + bytes(SUBSCRIPTION_BYTES))
         await asyncio.sleep(QUIET_S / 3)
-    await inlet.close()
-    await outlet.close()
+    await receiver.close()
+    await sender.close()
     assert (len(greeted), heard) == (1, [])
 
 
 def test_who_publishes_off_loopback_needs_a_token():
     with pytest.raises(ConfigError, match="TRIPTYCH_TOKEN"):
-        ZmqOutlet("0.0.0.0", None)
-    ZmqOutlet("0.0.0.0", "secret")
+        ZmqSender("0.0.0.0", None)
+    ZmqSender("0.0.0.0", "secret")
 
 
 async def test_an_address_that_is_not_ours_is_said():
     with pytest.raises(ConfigError, match=r"cannot publish on 192\.0\.2\.1"):
-        await ZmqOutlet("192.0.2.1", "secret").open("b", print)
+        await ZmqSender("192.0.2.1", "secret").open("b", print)
 
 
 async def test_it_binds_the_address_that_it_is_told_and_a_name_works():
-    outlet = ZmqOutlet("localhost", None)
-    port = zmq_port(await outlet.open("b", print))
+    sender = ZmqSender("localhost", None)
+    port = zmq_port(await sender.open("b", print))
     with pytest.raises(OSError, match=r"[Rr]efused"):
         await asyncio.open_connection("127.0.0.2", port)
-    await outlet.close()
-    await outlet.close()
+    await sender.close()
+    await sender.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::1", "localhost"])
 async def test_addresses_of_any_kind(host):
-    outlet, inlet = ZmqOutlet(host, "secret"), ZmqInlet("secret")
+    sender, receiver = ZmqSender(host, "secret"), ZmqReceiver("secret")
     try:
-        port = await outlet.open("b", lambda: outlet.send(b"welcome"))
-        async with inlet.listen(instance(host=host, events=port)) as mail, asyncio.timeout(5):
-            outlet.send(b"news")
-            assert await mail.receive() == b"news"
+        port = await sender.open("b", lambda: sender.send(b"welcome"))
+        async with receiver.listen(instance(host=host, events=port)) as inbox, asyncio.timeout(5):
+            sender.send(b"news")
+            assert await inbox.receive() == b"news"
     finally:
-        await inlet.close()
-        await outlet.close()
+        await receiver.close()
+        await sender.close()
 
 
 # JetStream.
@@ -342,10 +342,10 @@ async def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
 
-    outlet, link = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default"), Mock()
+    sender, link = JetStreamSender(read_access("nats://127.0.0.1:1", NatsSecrets()), "default"), Mock()
     link.client = Client()
-    task = asyncio.create_task(outlet._publish(link))
-    outlet.send(b"message")
+    task = asyncio.create_task(sender._publish(link))
+    sender.send(b"message")
     await until(lambda: link.client.waits, "it publishes")
     task.cancel()
     ended, _ = await asyncio.wait([task], timeout=1)
@@ -416,9 +416,9 @@ async def test_the_rights_that_the_docs_name_are_enough(tmp_path):
 
 async def test_a_worker_that_reaches_no_server_says_so(monkeypatch):
     monkeypatch.setattr(nats_link, "FIRST_CONNECT_S", 0.1)
-    outlet = JetStreamOutlet(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
+    sender = JetStreamSender(read_access("nats://127.0.0.1:1", NatsSecrets()), "default")
     with pytest.raises(ConfigError, match=r"no NATS server can be reached"):
-        await outlet.open("b", print)
+        await sender.open("b", print)
 
 
 async def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch):
@@ -437,13 +437,13 @@ async def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch
         assert len(tries) >= 3
     tries.clear()
     monkeypatch.setattr("triptych.planes.events.jetstream.FIRST_OPEN_S", -1.0)
-    outlet = JetStreamOutlet(read_access(shared_nats_server.url, NatsSecrets()), "default")
+    sender = JetStreamSender(read_access(shared_nats_server.url, NatsSecrets()), "default")
     with pytest.raises(ConfigError, match=r"cannot publish at NATS .*no leader"):
-        await outlet.open("b", print)
+        await sender.open("b", print)
 
 
 async def test_a_server_without_jetstream(tmp_path):
     with nats_server(tmp_path, jetstream=False) as server:
-        outlet = JetStreamOutlet(read_access(server.url, NatsSecrets()), "default")
+        sender = JetStreamSender(read_access(server.url, NatsSecrets()), "default")
         with pytest.raises(ConfigError, match="JetStream"):
-            await outlet.open("b", print)
+            await sender.open("b", print)

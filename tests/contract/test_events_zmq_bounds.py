@@ -16,7 +16,7 @@ from support.instances import instance
 from support.loops import until
 from support.speakers import Speaker, listening
 from triptych.planes.events import publish, subscribe, zeromq, zmq_listener
-from triptych.planes.events.zeromq import ZmqInlet
+from triptych.planes.events.zeromq import ZmqReceiver
 
 MIB = 1 << 20
 FLOOD = """
@@ -85,13 +85,13 @@ async def test_a_follower_needs_the_secret_that_discovery_tells():
             assert len(secret) == 32
 
             async def hears(events):
-                inlet = ZmqInlet(None)
+                receiver = ZmqReceiver(None)
                 try:
                     with contextlib.suppress(TimeoutError):
-                        async with inlet.listen(instance(events=events)) as mail, asyncio.timeout(1):
-                            return bool(await mail.receive())
+                        async with receiver.listen(instance(events=events)) as inbox, asyncio.timeout(1):
+                            return bool(await inbox.receive())
                 finally:
-                    await inlet.close()
+                    await receiver.close()
 
             assert await hears(f"{scheme}:{port}:{secret}")
             wrong = (f"{scheme}:{port}", f"{scheme}:{port}:{'0' * 32}")
@@ -107,7 +107,7 @@ async def test_connections_are_bounded_and_silent_ones_end(monkeypatch):
         listening(carrier, speaker.instance) as early,
     ):
         await early.agrees(speaker)
-        door = speaker.publisher._outlet._listener
+        door = speaker.publisher._sender._listener
         with contextlib.ExitStack() as stack:
             for _ in range(10):
                 for _ in range(10):
@@ -134,7 +134,7 @@ async def test_bytes_of_any_kind_end_their_connection_only():
         listening(carrier, speaker.instance) as listener,
     ):
         await listener.agrees(speaker)
-        door = speaker.publisher._outlet._listener
+        door = speaker.publisher._sender._listener
         curve = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
         hello = b"\x04\xc8\x05HELLO\x01\x00" + bytes(192)
         for words in (b"GET / HTTP/1.1\r\n\r\n", curve, curve + hello, curve + b"\x06" + b"\xff" * 8 + bytes(9000)):

@@ -8,11 +8,11 @@ import pytest
 
 from support.nats_server import NatsServer
 from triptych.planes.events.base import Publisher, Source
-from triptych.planes.events.jetstream import JetStreamInlet, JetStreamOutlet
+from triptych.planes.events.jetstream import JetStreamReceiver, JetStreamSender
 from triptych.planes.events.publish import PubSubPublisher
 from triptych.planes.events.request import RequestPublisher, RequestSource
 from triptych.planes.events.subscribe import PubSubSource
-from triptych.planes.events.zeromq import ZmqInlet, ZmqOutlet
+from triptych.planes.events.zeromq import ZmqReceiver, ZmqSender
 from triptych.planes.nats.access import NatsSecrets, read_access
 from triptych.planes.request.base import RequestClient
 
@@ -32,16 +32,16 @@ class Carrier:
 
     def publisher(self, token: str | None = None, host: str = "127.0.0.1") -> Publisher:
         if self.name == "zmq":
-            return PubSubPublisher(ZmqOutlet(host, token))
+            return PubSubPublisher(ZmqSender(host, token))
         if self.access is not None:
-            return PubSubPublisher(JetStreamOutlet(self.access, self.namespace))
+            return PubSubPublisher(JetStreamSender(self.access, self.namespace))
         return RequestPublisher()
 
     def source(self, client: RequestClient, token: str | None = None) -> Source:
         if self.name == "zmq":
-            return PubSubSource(client, ZmqInlet(token))
+            return PubSubSource(client, ZmqReceiver(token))
         if self.access is not None:
-            return PubSubSource(client, JetStreamInlet(self.access, self.namespace))
+            return PubSubSource(client, JetStreamReceiver(self.access, self.namespace))
         return RequestSource(client)
 
 

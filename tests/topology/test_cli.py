@@ -217,14 +217,14 @@ from triptych.demo import MODEL_DIR
 from triptych.cli.serving import serving
 from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.events.subscribe import PubSubSource
-from triptych.planes.events.zeromq import ZmqInlet
+from triptych.planes.events.zeromq import ZmqReceiver
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.processor.processor import Processor
 import pathlib
 async def main():
     client = TcpRequestClient()
     discovery = LocalDiscovery(pathlib.Path(sys.argv[1]), "default")
-    events = PubSubSource(client, ZmqInlet(None))
+    events = PubSubSource(client, ZmqReceiver(None))
     config, forget = FrontendConfig(port=0), client.forget
     async with serving(config, MediaLimits(), RouterConfig(), discovery, client, forget, events):
         Processor.load(ModelCard(name="m", path=str(MODEL_DIR), context_length=5), None)

@@ -22,7 +22,7 @@ from triptych.router.routing import Routing
 BLOCK = 16
 
 
-class Told:
+class NumberedUpdate:
     """What mock engines say that they hold: set by tests, by the engine's own log."""
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    told = Told()
+def told(monkeypatch: pytest.MonkeyPatch) -> NumberedUpdate:
+    told = NumberedUpdate()
     start = MockEngine.start
 
     async def starting(engine: MockEngine, transfer: Any) -> Any:
@@ -80,7 +80,7 @@ def carrier(request: pytest.FixtureRequest) -> Carrier:
 
 
 async def test_a_request_goes_where_its_prefix_is_and_elsewhere_when_that_worker_dies(
-    told: Told, carrier: Carrier
+    told: NumberedUpdate, carrier: Carrier
 ) -> None:
     async with deployment(spans=["pd", "pd", "pd"], frontend={"plan_header": True}, carrier=carrier) as d:
         seen = prompts_of(d)
@@ -96,7 +96,7 @@ async def test_a_request_goes_where_its_prefix_is_and_elsewhere_when_that_worker
         assert await answered_by(d, text) in ("pd-0", "pd-1")
 
 
-async def test_a_frontend_that_comes_late_hears_all_that_is_held(told: Told) -> None:
+async def test_a_frontend_that_comes_late_hears_all_that_is_held(told: NumberedUpdate) -> None:
     async with deployment(spans=["pd", "pd"], frontend={"plan_header": True}) as d:
         seen = prompts_of(d)
         await answered_by(d, "once upon a time " * 10)

@@ -134,12 +134,12 @@ def event_publisher(config: PlaneConfig, host: str) -> Publisher:
     config.check()
     with _packages(f"--events {config.events}", "zmq" if config.events == "zmq" else "nats"):
         if config.events == "zmq":
-            from triptych.planes.events.zeromq import ZmqOutlet
+            from triptych.planes.events.zeromq import ZmqSender
 
-            return PubSubPublisher(ZmqOutlet(host, plane_token(config, host)))
-        from triptych.planes.events.jetstream import JetStreamOutlet
+            return PubSubPublisher(ZmqSender(host, plane_token(config, host)))
+        from triptych.planes.events.jetstream import JetStreamSender
 
-        return PubSubPublisher(JetStreamOutlet(_nats_access(config), config.namespace))
+        return PubSubPublisher(JetStreamSender(_nats_access(config), config.namespace))
 
 
 def event_source(config: PlaneConfig, client: RequestClient) -> Source:
@@ -151,12 +151,12 @@ def event_source(config: PlaneConfig, client: RequestClient) -> Source:
     config.check()
     with _packages(f"--events {config.events}", "zmq" if config.events == "zmq" else "nats"):
         if config.events == "zmq":
-            from triptych.planes.events.zeromq import ZmqInlet
+            from triptych.planes.events.zeromq import ZmqReceiver
 
-            return PubSubSource(client, ZmqInlet(plane_token(config)))
-        from triptych.planes.events.jetstream import JetStreamInlet
+            return PubSubSource(client, ZmqReceiver(plane_token(config)))
+        from triptych.planes.events.jetstream import JetStreamReceiver
 
-        return PubSubSource(client, JetStreamInlet(_nats_access(config), config.namespace))
+        return PubSubSource(client, JetStreamReceiver(_nats_access(config), config.namespace))
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 NO_LOAD = Load()
 
 
-class News(msgspec.Struct, frozen=True, array_like=True):
+class WorkerUpdate(msgspec.Struct, frozen=True, array_like=True):
     """One message of the event plane, from one worker; what is not said has not changed."""
 
     kv: KvBatch | None = None
@@ -93,11 +93,11 @@ class News(msgspec.Struct, frozen=True, array_like=True):
 
 
 EVENTS = "events"
-"""Endpoint of every worker: takes the frontend's ``GenerateRequest.origin`` in UTF-8, answers News without end. The
-first holds all that there is."""
+"""Endpoint of every worker. Takes the frontend's ``GenerateRequest.origin`` in UTF-8, and answers WorkerUpdates without
+end. The first one holds a snapshot."""
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
+class NumberedUpdate(msgspec.Struct, frozen=True, array_like=True):
     """One message of a worker to all who listen, by publish and subscribe."""
 
     birth: str

@@ -1,1 +1,3 @@
-"""How processes find and call each other: ``discovery`` and ``request``, each a port and its back ends."""
+"""Lets processes find each other, call each other and share state: one folder for each plane, with a port and its back
+ends.
+"""

@@ -10,7 +10,7 @@ MAX_REMEMBERED = 1000
 
 
 class Ignored:
-    """What is ignored for good, each with one warning."""
+    """Entries that are ignored for good, each with one warning."""
 
     def __init__(self, log: logging.Logger, place: str) -> None:
         self._log, self._place = log, place

@@ -50,7 +50,7 @@ class Endpoints:
         self._cache = cache
         self._lag = lag
         self._receiver = Receiver(transfer, cache, card)
-        self.account = LoadTracker()
+        self.load_tracker = LoadTracker()
         self.kv_log = engine.abilities.kv_reports or KvLog(list)
         self.reports_kv = engine.abilities.kv_reports is not None
 
@@ -81,7 +81,7 @@ class Endpoints:
     async def _prefill(self, engine: Prefilling, payload: Payload) -> AsyncGenerator[bytes, None]:
         request = _read(_GENERATE, payload)
         self._check_hand_off(by_rendezvous=request.give is not None)
-        with self.account.taken(request):
+        with self.load_tracker.track(request):
             received = await self._receiver.embeddings(request.media)
             try:
                 answer = await engine.prefill(request, received.buffers)
@@ -93,7 +93,7 @@ class Endpoints:
         request = _read(_GENERATE, payload)
         if request.kv is not None:
             self._check_hand_off(by_rendezvous=isinstance(request.kv, KvRoom))
-        with self.account.taken(request) as entry:
+        with self.load_tracker.track(request) as entry:
             received = NOTHING if request.is_prefilled_elsewhere else await self._receiver.embeddings(request.media)
             try:
                 async with aclosing(engine.generate(request, received.buffers)) as deltas:

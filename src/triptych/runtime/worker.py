@@ -75,7 +75,7 @@ class Worker:
             lag = stack.enter_context(LoopLag().watching())
             self.endpoints = Endpoints(self._engine, card, self._transfer, cache, lag)
             stack.push_async_callback(self._publisher.close)
-            events = await self._publisher.start(self.endpoints.kv_log, self.endpoints.account)
+            events = await self._publisher.start(self.endpoints.kv_log, self.endpoints.load_tracker)
             stack.push_async_callback(self._server.close)
             standing = {**self.endpoints.standing(), **self._publisher.endpoints()}
             name, id = self._called()

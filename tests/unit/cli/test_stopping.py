@@ -39,7 +39,7 @@ after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 assert after == before, after
 assert signal.set_wakeup_fd(-1) == -1
 """
-# Told to stop by its own signal while a grandchild of a dead child runs.
+# NumberedUpdate to stop by its own signal while a grandchild of a dead child runs.
 ORPHAN = """
 import os, signal, subprocess
 from triptych.cli.stopping import guarded

@@ -11,7 +11,7 @@ from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.kv.log import KvLog
 from triptych.planes.events import request as request_events
 from triptych.planes.events.load_tracker import LoadTracker
-from triptych.planes.events.request import news
+from triptych.planes.events.request import updates
 
 
 def change(*hashes: int) -> KvChange:
@@ -53,7 +53,7 @@ async def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -
     monkeypatch.setattr(request_events, "LOAD_PERIOD_S", 0.01)
     monkeypatch.setattr(request_events, "HEARTBEAT_S", 0.03)
     log, account = KvLog(list), LoadTracker()
-    async with aclosing(news(log, account, "me")) as told:
+    async with aclosing(updates(log, account, "me")) as told:
         first = await anext(told)
         assert first.kv is not None
         assert first.kv.reset
@@ -61,7 +61,7 @@ async def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -
         request = GenerateRequest(
             id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="other"
         )
-        with account.taken(replace(request, origin="me")), account.taken(request) as entry:
+        with account.track(replace(request, origin="me")), account.track(request) as entry:
             assert (await anext(told)).load == Load(20, 20, 1)
             entry.prefilled()
             entry.prefilled()
@@ -79,7 +79,7 @@ def test_a_request_that_was_prefilled_elsewhere_waits_for_no_prefill() -> None:
     account = LoadTracker()
     handle = KvHandle(protocol="mock", request_id="r", params=b"")
     request = GenerateRequest(id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), kv=handle, said=[7])
-    with account.taken(request):
+    with account.track(request):
         assert account.others("me") == Load(0, 3, 1)
         assert account.others("") == Load()
     assert account.others("me") == Load()

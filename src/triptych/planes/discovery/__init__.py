@@ -1,1 +1,4 @@
-"""Who is alive. ``base`` is the port, ``local`` the back end for one machine, ``nats`` the one for several."""
+"""Tells which workers are alive.
+
+``base`` is the port, ``local`` the back end for one machine, ``nats`` the one for several.
+"""

@@ -1,4 +1,4 @@
-"""Who may join those who are alive. Pure."""
+"""Decides whether a worker may join those that are alive. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triptych.contracts.card import EmbeddingSpec, Instance, ModelCard
 
 
 def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
-    """Why ``instance`` cannot work beside those ``alive``, in one line; None: it may."""
+    """Explains, in one line, why ``instance`` cannot work beside those ``alive``; None if it can."""
     for other in alive:
         if other.id == instance.id:
             continue
@@ -47,7 +47,7 @@ def _is_another_checkpoint(one: ModelCard, other: ModelCard) -> bool:
 
 
 def _differing(one: Instance, other: Instance) -> str | None:
-    """A shard that both have and that is not the same; one that only encodes needs not have all of them."""
+    """Returns a shard that both have with different content. A worker that only encodes need not have all of them."""
     theirs = dict(other.weights)
     return next((name for name, digest in one.weights if theirs.get(name, digest) != digest), None)
 

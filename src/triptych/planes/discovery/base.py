@@ -28,7 +28,7 @@ class Discovery(Protocol):
         ...
 
     def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
-        """The live instances now (at once, also when there are none), and again after every change.
+        """Yields the live instances: at once, also if there are none, and again after every change.
 
         Each snapshot is complete and sorted by id. Ends only when closed.
         """

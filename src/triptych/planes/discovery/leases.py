@@ -22,7 +22,7 @@ class Leases:
         return len(self._instances)
 
     def found(self, key: str, instance: Instance, now: float, age_s: float) -> None:
-        """``instance`` was in the store when it was read, where it had been for ``age_s``.
+        """Takes note that ``instance`` was found in the store, where it had been for ``age_s``.
 
         Its owner may be on its way back: a grace that runs is not cut short.
         """
@@ -32,7 +32,7 @@ class Leases:
         self._hold(key, instance, due)
 
     def heard(self, key: str, instance: Instance, now: float) -> None:
-        """The owner renewed its lease just now."""
+        """Takes note that the owner renewed its lease just now."""
         self._hold(key, instance, now + self._lease_s)
 
     def _hold(self, key: str, instance: Instance, due: float) -> None:
@@ -42,13 +42,13 @@ class Leases:
             self.version += 1
 
     def ended(self, key: str) -> None:
-        """The owner gave its lease back."""
+        """Takes note that the owner gave its lease back."""
         if self._instances.pop(key, None) is not None:
             del self._due[key]
             self.version += 1
 
     def forgive(self, now: float) -> None:
-        """The store was away, and is back: everybody gets the time to return."""
+        """Extends all leases: the store was away and is back, and owners need time to return."""
         self._due = dict.fromkeys(self._due, now + self._grace_s)
 
     def next_due(self) -> float | None:
@@ -60,5 +60,5 @@ class Leases:
             self.ended(key)
 
     def snapshot(self) -> tuple[Instance, ...]:
-        """Sorted by id."""
+        """Returns the live instances, sorted by id."""
         return tuple(sorted(self._instances.values(), key=lambda one: one.id))

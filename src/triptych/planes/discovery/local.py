@@ -45,7 +45,7 @@ class LocalLease:
     """A file kept fresh. Written anew when somebody removed it."""
 
     def __init__(self, path: Path, content: bytes, make_folder: Callable[[], None], token: Path) -> None:
-        """``token`` is kept fresh too: temporary folders are often swept of what is old."""
+        """The file of the ``token`` is kept fresh too: old files in temporary folders are often deleted."""
         self._path, self._content, self._make_folder, self._token = path, content, make_folder, token
         self._tasks = TaskSet()
 
@@ -101,7 +101,7 @@ class _Seen(NamedTuple):
     instance: Instance | None
     """None: it was not read, or is none."""
     touched_ns: int
-    """By the file system's time."""
+    """The modification time, by the clock of the file system."""
     heard_s: float
     """When it was touched last, by this process's monotonic clock."""
 
@@ -113,7 +113,7 @@ class _Seen(NamedTuple):
 
 
 _View = dict[str, _Seen]
-"""By the instance's id."""
+"""The files read so far, by the instance's id."""
 
 
 class LocalDiscovery:
@@ -154,7 +154,10 @@ class LocalDiscovery:
         return lease
 
     def _older(self, instance: Instance) -> list[Instance]:
-        """Those alive who were there first. A killed one's file looks fresh for a while; its process is gone."""
+        """Returns the live instances that were there first.
+
+        The file of a killed one looks fresh for a while, but its process is gone.
+        """
         return [
             other
             for other in _alive(self._scan({})).values()
@@ -208,7 +211,7 @@ class LocalDiscovery:
         return found
 
     def _look(self, entry: os.DirEntry[str], before: _Seen | None) -> _Seen:
-        """What was read is not read again, for an instance never changes."""
+        """Reads new files only: an instance never changes."""
         touched_ns, now_s = entry.stat().st_mtime_ns, time.monotonic()
         if before is None:
             instance, heard_s = None, now_s - max(0.0, time.time() - touched_ns / 1e9)
@@ -219,7 +222,7 @@ class LocalDiscovery:
         return _Seen(instance, touched_ns, heard_s)
 
     def _read(self, entry: os.DirEntry[str]) -> Instance | None:
-        """What the file says; None, with one warning as long as it stays, for what is no instance.
+        """Reads a file. None for a file that is no instance, with one warning for as long as it stays.
 
         None as well where it cannot be read now; the next scan tries again.
         """
@@ -243,7 +246,7 @@ def _alive(view: _View) -> dict[str, Instance]:
 
 
 def _is_running(pid: int) -> bool:
-    """Not so one that has ended and whose parent has not looked yet."""
+    """Tells whether a process runs. False for a zombie process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

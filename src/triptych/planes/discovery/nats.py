@@ -36,12 +36,12 @@ log = logging.getLogger("triptych.discovery")
 
 HEARTBEAT_S = 0.5
 FIRST_REGISTER_S = 15.0
-"""More than the servers of a cluster take to agree on a new leader."""
+"""Longer than the servers of a cluster take to elect a new leader."""
 GRACE_S = 5.0
-"""More than a lost connection takes to be noticed, and a new one to be made."""
+"""Longer than it takes to notice a lost connection and make a new one."""
 CLAIM_MARGIN_S = 0.5
 SETTLE_S = 0.05
-"""For news that came before an answer to be read."""
+"""Time to read the changes that arrived before an answer."""
 WITHDRAW_TIMEOUT_S = 1.0
 
 
@@ -112,7 +112,7 @@ class NatsLease:
             after = await self._outlast(holder) if holder else 0
 
     async def _outlast(self, holder: Entry) -> int:
-        """The revision to write after, once ``holder`` is known to be dead. Raises ConfigError when it lives."""
+        """Returns the revision to write after, once ``holder`` is known to be dead. Raises ConfigError if it lives."""
         last: Entry | None = holder
         give_up = time.monotonic() + TTL_S + CLAIM_MARGIN_S
         while last and last.registration and time.monotonic() < give_up:
@@ -123,7 +123,10 @@ class NatsLease:
         return last.revision if last else 0
 
     async def _be_admitted(self) -> None:
-        """Looked at after the key is there, so that of two who come at once the later one sees the other."""
+        """Checks the admission after the key is written.
+
+        Of two workers that come at once, the later one then sees the other.
+        """
         earlier = [
             entry.registration.instance
             for entry in await self._the_bucket.entries()
@@ -141,7 +144,7 @@ class NatsLease:
         return self._bucket
 
     async def _keep(self) -> None:
-        """Renew for ever. After any trouble, begin again with a new connection."""
+        """Renews the lease for ever. After any failure, begins again with a new connection."""
         while True:
             try:
                 while True:

@@ -1,4 +1,6 @@
-"""One namespace's key-value bucket: a key for each worker's name, in memory, gone ``TTL_S`` after its last renewal."""
+"""Keeps one namespace's workers in a key-value bucket: one key for each name, in memory, deleted ``TTL_S`` after its
+last renewal.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ TTL_S = 2.5
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """What a key holds."""
+    """The value of a key."""
 
     instance: Instance
     born: int = 0
@@ -38,7 +40,7 @@ class Entry(msgspec.Struct, frozen=True):
     registration: Registration | None
     """None: withdrawn, or nothing that this version can read."""
     age_s: float = 0.0
-    """How long it had been in the bucket when it was found there, by the server's clock alone; 0 for news."""
+    """Seconds that it had been in the bucket when it was found there, by the server's clock alone; 0 for a change."""
 
     @property
     def born(self) -> int:
@@ -61,7 +63,7 @@ class Bucket:
         await self._kv.create()
 
     async def put(self, key: str, registration: Registration, after: int) -> int:
-        """The revision of the write, which follows revision ``after`` (0: no such key). Raises WrongRevision."""
+        """Writes a key that is at revision ``after`` (0: not there). Returns the new revision. Raises WrongRevision."""
         return await self._kv.put(key, msgspec.json.encode(registration), after)
 
     async def delete(self, key: str, after: int) -> None:
@@ -69,12 +71,12 @@ class Bucket:
         await self._kv.delete(key, after)
 
     async def get(self, key: str) -> Entry | None:
-        """The key's last write, a withdrawal too; None: there is none."""
+        """Returns the key's last write, also if it is a withdrawal; None if there is none."""
         found = await self._kv.get(key)
         return None if found is None else self.read(found)
 
     async def entries(self) -> list[Entry]:
-        """All that is in the bucket now and is a registration."""
+        """Returns all registrations in the bucket."""
         async with self.watch() as watch:
             return [entry for entry in await watch.snapshot() if entry.registration]
 
@@ -88,7 +90,10 @@ class Bucket:
         return Entry(found.key, found.revision, self._registration(found.key, found.value), found.age_s)
 
     def _registration(self, key: str, value: bytes | None) -> Registration | None:
-        """None for an empty value (withdrawn, or expired), and with one warning for what is no registration."""
+        """Decodes a registration.
+
+        None for an empty value (withdrawn, or expired), and, with one warning, for anything else.
+        """
         if not value:
             return None
         try:
@@ -99,20 +104,20 @@ class Bucket:
 
 
 class Watch:
-    """What is in a bucket, and what happens to it."""
+    """Watches a bucket: its content, and then every change."""
 
     def __init__(self, bucket: Bucket, watch: KvWatch) -> None:
         self._bucket, self._watch = bucket, watch
 
     async def snapshot(self) -> list[Entry]:
-        """What is in the bucket. Call it once, first."""
+        """Returns the content of the bucket. Call it once, before anything else."""
         return [self._bucket.read(found) for found in await self._watch.snapshot()]
 
     async def news(self, timeout_s: float) -> Entry | None:
-        """The next write or withdrawal; None: nothing for ``timeout_s``."""
+        """Returns the next write or withdrawal; None if there is none for ``timeout_s``."""
         found = await self._watch.news(timeout_s)
         return None if found is None else self._bucket.read(found)
 
     async def check(self) -> None:
-        """``KvBucket.check``"""
+        """Checks the watch; see ``KvBucket.check``."""
         await self._watch.check()

@@ -1,2 +1,5 @@
-"""What workers tell frontends of themselves. ``base`` is the port; ``request`` needs nothing but the request plane,
-``zeromq`` and ``jetstream`` carry what ``publish`` numbers and ``subscribe`` puts together again."""
+"""Reports workers' KV caches and loads to frontends.
+
+``base`` is the port. ``request`` needs the request plane only. ``zeromq`` and ``jetstream`` carry the updates that
+``publish`` numbers and ``subscribe`` puts together again.
+"""

@@ -1,8 +1,7 @@
-"""The event-plane port: what a worker's KV cache holds and what it has to do, to every frontend that follows it.
+"""The event-plane port: reports the KV cache and the load of a worker to every frontend that follows it.
 
-A frontend that follows knows, after each message, what was true of the worker at some moment: it begins with all that
-there is, and then hears every change in order. Changes that were lost on the way are noticed, and all that there is
-comes again in their place.
+A follower knows, after each message, the worker's state at some moment: it begins with a snapshot, and then gets every
+change in order. It notices lost changes, and gets a new snapshot in their place.
 """
 
 from __future__ import annotations
@@ -12,90 +11,91 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from triptych.contracts.card import Instance
-from triptych.contracts.kv_events import News
+from triptych.contracts.kv_events import WorkerUpdate
 from triptych.kv.log import KvLog
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler
 
 LOAD_PERIOD_S = 0.25
-"""How old what is known of a worker's load may be."""
+"""Greatest age of what a follower knows of a worker's load."""
 HEARTBEAT_S = 1.0
-"""Something is said at least so often, so that a follower notices a peer that is silent for good."""
+"""A publisher sends something at least this often, so that followers notice a lost one."""
 SILENCE_S = 5.0
-"""A worker that says nothing for so long is asked, or given up."""
+"""A worker that sends nothing for so long is asked, or given up."""
 
 WAITING = 256
-"""Messages that a carrier keeps for a follower who is slow, at either end; what then finds no room is lost, which the
-follower notices."""
+"""Most messages that a carrier keeps for a slow follower, at either end. Further ones are lost, which the follower
+notices."""
 
 
 class Publisher(Protocol):
-    """A worker's side. For one event loop; nothing that happens in the worker waits for it."""
+    """The side of a worker. For one event loop. Nothing else in the worker waits for it."""
 
-    async def start(self, log: KvLog, account: LoadTracker) -> str:
-        """Begin to tell. Returns where, for ``Instance.events``. Raises ConfigError."""
+    async def start(self, log: KvLog, load_tracker: LoadTracker) -> str:
+        """Starts to publish. Returns the address for ``Instance.events``. Raises ConfigError."""
         ...
 
     def endpoints(self) -> dict[str, Handler]:
-        """What followers call on the request plane."""
+        """Returns the endpoints that followers call on the request plane."""
         ...
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Closes connections. May be called twice."""
         ...
 
 
 class Source(Protocol):
-    """A frontend's side."""
+    """The side of a frontend."""
 
-    def follow(self, instance: Instance, origin: str) -> AsyncGenerator[News, None]:
-        """What ``instance`` tells, until closed. The first has ``kv``, a snapshot, and so has one after a gap.
+    def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+        """Yields updates of ``instance`` until closed. The first one, and one after a gap, has a snapshot in ``kv``.
 
-        ``load`` is that of all frontends but ``origin``. Raises NotFound where the worker tells nothing at all, and
-        another TriptychError when it cannot be heard any more: what it said before may not be true any more.
+        ``load`` is that of all frontends but ``origin``. Raises NotFound if the worker publishes nothing at all, and
+        another TriptychError when no more updates can come: what came before may not be true any more.
         """
         ...
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Closes connections. May be called twice."""
         ...
 
 
-class Outlet(Protocol):
-    """A carrier's end at a publisher: messages to all who listen, which it may lose."""
+class EventSender(Protocol):
+    """A carrier's end at a publisher: sends messages to all subscribers, and may lose some."""
 
-    async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
-        """Returns where to listen. ``on_listener`` is called when somebody may have begun to, or missed something.
+    async def open(self, birth: str, on_subscriber: Callable[[], None]) -> str:
+        """Opens the sender. Returns the address to subscribe to.
 
-        ``birth`` names the publisher. Raises ConfigError, after which nothing is left.
+        ``birth`` names the publisher. ``on_subscriber`` is called when somebody may have subscribed, or missed
+        messages. Raises ConfigError, and leaves nothing behind.
         """
         ...
 
     def send(self, message: bytes) -> None:
-        """In order. Never waits; what there is no room for is lost. Without effect before ``open`` is done."""
+        """Sends messages in order. Never waits: without room a message is lost. Does nothing before ``open``."""
         ...
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Closes connections. May be called twice."""
         ...
 
 
-class Mail(Protocol):
-    """Messages of one publisher in order, each at most once or, after a break, again. Bounded: some may be missing."""
+class Inbox(Protocol):
+    """Messages of one publisher, in order. After a break some may come again. Bounded: some may be missing."""
 
     async def receive(self) -> bytes: ...
 
 
-class Inlet(Protocol):
+class EventReceiver(Protocol):
     """A carrier's end at a follower."""
 
     scheme: str
-    """What ``Instance.events`` of workers begins with that this carrier reaches."""
+    """The scheme of ``Instance.events`` of workers that this carrier reaches."""
 
-    def listen(self, instance: Instance) -> AbstractAsyncContextManager[Mail]:
-        """Its messages from the block's begin on, or soon after."""
+    def listen(self, instance: Instance) -> AbstractAsyncContextManager[Inbox]:
+        """Receives the messages of ``instance`` within the block, from its begin on or soon after."""
         ...
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Closes connections. May be called twice."""
         ...

@@ -21,7 +21,7 @@ from nats.js import errors as js_errors
 from triptych.aio.tasks import TaskSet
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
-from triptych.planes.events.base import SILENCE_S, WAITING, Mail
+from triptych.planes.events.base import SILENCE_S, WAITING, Inbox
 from triptych.planes.nats.access import NatsAccess
 from triptych.planes.nats.link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first, heed_cancel
 from triptych.planes.nats.problems import problems
@@ -33,9 +33,9 @@ STREAM_BYTES = 16 << 20
 """The oldest messages go first; with discovery's bucket, far below what a server of ours may hold."""
 STREAM_AGE_S = 60.0
 PENDING_BYTES = 32 << 20
-"""Most that is received and not looked at yet."""
+"""Most messages that are received and not handled yet."""
 FIRST_OPEN_S = 15.0
-"""More than the servers of a cluster take to agree on a new leader."""
+"""Longer than the servers of a cluster take to elect a new leader."""
 REQUEST_TIMEOUT_S = 2.0
 UNUSED_S = 30.0
 """The server forgets what follows the stream for a process that is gone after so long."""
@@ -113,20 +113,20 @@ def prefix(namespace: str) -> str:
     return f"triptych.{namespace}.events."
 
 
-class JetStreamOutlet:
+class JetStreamSender:
     """Publishes over a connection of its own, for as long as the process lives."""
 
     def __init__(self, access: NatsAccess, namespace: str) -> None:
         self._access, self._namespace = access, namespace
         self._subject = ""
-        self._on_listener: Callable[[], None] = lambda: None
+        self._on_subscriber: Callable[[], None] = lambda: None
         self._link: Link | None = None
         self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._wake = asyncio.Event()
         self._tasks = TaskSet()
 
-    async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
-        self._subject, self._on_listener = prefix(self._namespace) + birth, on_listener
+    async def open(self, birth: str, on_subscriber: Callable[[], None]) -> str:
+        self._subject, self._on_subscriber = prefix(self._namespace) + birth, on_subscriber
         deadline = time.monotonic() + FIRST_OPEN_S
         while True:
             try:
@@ -156,7 +156,7 @@ class JetStreamOutlet:
                 log.warning("NATS (%s) is away: %s; publishing again when it is back", self._access, error)
             await link.close()
             self._link = link = await self._connect_again()
-            self._on_listener()
+            self._on_subscriber()
 
     async def _publish(self, link: Link) -> None:
         with problems("publishing"):
@@ -189,31 +189,31 @@ class JetStreamOutlet:
             await link.close()
 
 
-class JetStreamInlet:
-    """One connection for all workers of the namespace, made when the first is listened to."""
+class JetStreamReceiver:
+    """One connection for all workers of the namespace, made when the first one is followed."""
 
     scheme = SCHEME
 
     def __init__(self, access: NatsAccess, namespace: str) -> None:
         self._access, self._namespace = access, namespace
-        self._mail: dict[str, _Mail] = {}
+        self._mail: dict[str, _Inbox] = {}
         self._listening = asyncio.Event()
         self._heard = False
         self._tasks = TaskSet()
 
     @asynccontextmanager
-    async def listen(self, instance: Instance) -> AsyncIterator[Mail]:
+    async def listen(self, instance: Instance) -> AsyncIterator[Inbox]:
         birth = instance.events.removeprefix(f"{SCHEME}:")
-        mail = self._mail[birth] = _Mail()
+        inbox = self._mail[birth] = _Inbox()
         try:
             if not len(self._tasks):
                 self._tasks.spawn(self._run(), "follow the event stream")
             with suppress(TimeoutError):  # then a gap is noticed once it listens
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     await self._listening.wait()
-            yield mail
+            yield inbox
         finally:
-            if self._mail.get(birth) is mail:
+            if self._mail.get(birth) is inbox:
                 del self._mail[birth]
 
     async def _run(self) -> None:
@@ -235,7 +235,7 @@ class JetStreamInlet:
                 await link.close()
 
     async def _follow(self, link: Link, *, again: bool) -> None:
-        """Hand out what comes. Raises NatsProblem when nothing can come any more."""
+        """Distributes messages as they come. Raises NatsProblem when no more can come."""
         stream = EventStream(link, self._namespace)
         await stream.create()
         self._heard = False
@@ -253,15 +253,15 @@ class JetStreamInlet:
 
     def _take(self, birth: str, message: bytes) -> None:
         self._heard = True
-        if (mail := self._mail.get(birth)) is not None:
-            mail.put(message)
+        if (inbox := self._mail.get(birth)) is not None:
+            inbox.put(message)
 
     async def close(self) -> None:
         await self._tasks.close()
 
 
-class _Mail:
-    """What came for one follower, the newest of it."""
+class _Inbox:
+    """The newest messages for one follower."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque(maxlen=WAITING)

@@ -1,4 +1,4 @@
-"""What a worker has to do, by the frontend that sent it."""
+"""Tracks the work of a worker, by the frontend that sent it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from triptych.contracts.request import GenerateRequest
 
 
 def others(loads: Mapping[str, Load], origin: str) -> Load:
-    """Of all frontends but ``origin``."""
+    """Returns the load of all frontends but ``origin``."""
     return reduce(Load.plus, (load for name, load in loads.items() if name != origin), NO_LOAD)
 
 
 class LoadTracker:
-    """Work in a worker now."""
+    """The requests that a worker has now, as loads by frontend."""
 
     def __init__(self) -> None:
         self._loads: dict[str, Load] = {}
 
     def loads(self) -> dict[str, Load]:
-        """By origin; those that have nothing here are left out."""
+        """Returns loads by origin. Frontends without work here are left out."""
         return dict(self._loads)
 
     def others(self, origin: str) -> Load:
-        """Of all frontends but ``origin``."""
+        """Returns the load of all frontends but ``origin``."""
         return others(self._loads, origin)
 
     @contextmanager
-    def taken(self, request: GenerateRequest) -> Iterator[_Entry]:
-        """``request`` is here, for the block."""
+    def track(self, request: GenerateRequest) -> Iterator[_Entry]:
+        """Counts ``request`` within the block."""
         entry = _Entry(self, request)
         try:
             yield entry
@@ -39,7 +39,7 @@ class LoadTracker:
             entry.close()
 
     def add(self, origin: str, change: Load) -> None:
-        """Parts of ``change`` may be negative."""
+        """Adds ``change``, parts of which may be negative."""
         load = self._loads.get(origin, NO_LOAD).plus(change)
         self._loads[origin] = load
         if load == NO_LOAD:
@@ -47,19 +47,19 @@ class LoadTracker:
 
 
 class _Entry:
-    def __init__(self, account: LoadTracker, request: GenerateRequest) -> None:
-        self._account = account
+    def __init__(self, tracker: LoadTracker, request: GenerateRequest) -> None:
+        self._tracker = tracker
         self._origin = request.origin
         self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)
         self._waiting = 0 if request.is_prefilled_elsewhere else self._tokens
-        account.add(self._origin, Load(self._waiting, self._tokens, 1))
+        tracker.add(self._origin, Load(self._waiting, self._tokens, 1))
 
     def prefilled(self) -> None:
-        """Its first token is there. May be called again."""
+        """Takes note that its first token is there. May be called again."""
         if self._waiting:
-            self._account.add(self._origin, Load(-self._waiting))
+            self._tracker.add(self._origin, Load(-self._waiting))
             self._waiting = 0
 
     def close(self) -> None:
         self.prefilled()
-        self._account.add(self._origin, Load(0, -self._tokens, -1))
+        self._tracker.add(self._origin, Load(0, -self._tokens, -1))

@@ -1,4 +1,4 @@
-"""A worker's side of publish and subscribe: messages made once for all followers, numbered, and snapshots by number."""
+"""Publishes a worker's updates: each is made once for all followers and numbered; snapshots carry the number."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import msgspec
 
 from triptych.aio.tasks import TaskSet
-from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, Snapshot, Told
+from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, NumberedUpdate, Snapshot
 from triptych.kv.log import KvLog
-from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, Outlet
+from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, EventSender
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.request import RequestPublisher
 from triptych.planes.request.base import Handler, Payload
 
 MESSAGE_BYTES = 256 << 10
-"""A larger message is not sent: its number is missing then, which makes followers ask for a snapshot."""
+"""Most bytes of a message. A larger one is not sent: its number is missing, so followers ask for a snapshot."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 
 
 class PubSubPublisher:
-    """Tells by an ``Outlet``, and answers followers that do not listen there as ``RequestPublisher`` does.
+    """Publishes by an ``EventSender``. Answers followers that do not listen there as ``RequestPublisher`` does.
 
-    Changes of one turn of the event loop make one message. A snapshot and the number that it goes by are of one moment.
+    All changes of one turn of the event loop make one message. A snapshot and its number belong to the same moment.
     """
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, sender: EventSender) -> None:
         self.birth = secrets.token_hex(8)
-        self._outlet = outlet
+        self._sender = sender
         self._streams = RequestPublisher()
         self._log = KvLog(list)
-        self._account = LoadTracker()
+        self._load = LoadTracker()
         self._stop_listening: Callable[[], None] = lambda: None
         self._number = 0
         self._waiting: list[KvChange] = []
         self._due = False
-        self._said: dict[str, Load] = {}
-        self._spoke_at = 0.0
+        self._published_loads: dict[str, Load] = {}
+        self._published_at = 0.0
         self._tasks = TaskSet()
 
-    async def start(self, log: KvLog, account: LoadTracker) -> str:
-        self._log, self._account = log, account
-        await self._streams.start(log, account)
-        address = await self._outlet.open(self.birth, self._say_something)
-        self._stop_listening = log.listen(self._hear)
-        self._tasks.spawn(self._say_loads(), "tell loads")
+    async def start(self, log: KvLog, load_tracker: LoadTracker) -> str:
+        self._log, self._load = log, load_tracker
+        await self._streams.start(log, load_tracker)
+        address = await self._sender.open(self.birth, self._schedule)
+        self._stop_listening = log.listen(self._take)
+        self._tasks.spawn(self._publish_loads(), "publish loads")
         return address
 
     def endpoints(self) -> dict[str, Handler]:
@@ -57,18 +57,18 @@ class PubSubPublisher:
         self._stop_listening()
         self._stop_listening = lambda: None
         await self._tasks.close()
-        await self._outlet.close()
+        await self._sender.close()
 
-    def _hear(self, changes: Sequence[KvChange] | None) -> None:
+    def _take(self, changes: Sequence[KvChange] | None) -> None:
         if changes is None:
             self._waiting.clear()
             self._number += 1  # as if a message had been lost
         else:
             self._waiting += changes
-        self._say_something()
+        self._schedule()
 
-    def _say_something(self) -> None:
-        """At the end of this turn of the event loop: what waits, or where we are."""
+    def _schedule(self) -> None:
+        """Publishes at the end of this turn of the event loop: the waiting changes, or the load."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._flush)
@@ -78,28 +78,28 @@ class PubSubPublisher:
             return
         self._due = False
         changes, self._waiting = self._waiting, []
-        self._tell(changes)
+        self._publish(changes)
 
-    def _tell(self, changes: list[KvChange]) -> None:
+    def _publish(self, changes: list[KvChange]) -> None:
         loads = None
         if not changes:
-            loads = self._said = self._account.loads()
+            loads = self._published_loads = self._load.loads()
         self._number += 1
-        message = _ENCODER.encode(Told(self.birth, self._number, changes, loads))
-        self._spoke_at = asyncio.get_running_loop().time()
+        message = _ENCODER.encode(NumberedUpdate(self.birth, self._number, changes, loads))
+        self._published_at = asyncio.get_running_loop().time()
         if len(message) <= MESSAGE_BYTES:
-            self._outlet.send(message)
+            self._sender.send(message)
         elif changes:
-            self._tell([])  # so that it is missed at once
+            self._publish([])  # followers notice the missing number at once
 
-    async def _say_loads(self) -> None:
+    async def _publish_loads(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOAD_PERIOD_S)
-            if self._account.loads() != self._said or loop.time() - self._spoke_at >= HEARTBEAT_S:
-                self._tell([])
+            if self._load.loads() != self._published_loads or loop.time() - self._published_at >= HEARTBEAT_S:
+                self._publish([])
 
     async def _snapshot(self, payload: Payload) -> AsyncGenerator[bytes, None]:
         self._flush()
         changes = list(self._log.snapshot())
-        yield _ENCODER.encode(Snapshot(self.birth, self._number, changes, self._account.loads()))
+        yield _ENCODER.encode(Snapshot(self.birth, self._number, changes, self._load.loads()))

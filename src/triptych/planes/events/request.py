@@ -10,45 +10,47 @@ import msgspec
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError
-from triptych.contracts.kv_events import EVENTS, KvBatch, Load, News
+from triptych.contracts.kv_events import EVENTS, KvBatch, Load, WorkerUpdate
 from triptych.kv.log import KvLog
 from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, SILENCE_S
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler, Payload, RequestClient, peer_of
 
 _ENCODER = msgspec.msgpack.Encoder()
-_NEWS = msgspec.msgpack.Decoder(News)
+_UPDATE = msgspec.msgpack.Decoder(WorkerUpdate)
 
 
 class RequestPublisher:
-    """Answers each follower with a stream of its own."""
+    """Answers each follower with a stream of its own, over the request plane."""
 
     def __init__(self) -> None:
         self._log = KvLog(list)
-        self._account = LoadTracker()
+        self._load = LoadTracker()
 
-    async def start(self, log: KvLog, account: LoadTracker) -> str:
-        self._log, self._account = log, account
+    async def start(self, log: KvLog, load_tracker: LoadTracker) -> str:
+        self._log, self._load = log, load_tracker
         return ""
 
     def endpoints(self) -> dict[str, Handler]:
         return {EVENTS: self._stream}
 
     async def _stream(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        async with aclosing(news(self._log, self._account, str(payload, "utf-8", "replace"))) as told:
-            async for one in told:
-                yield _ENCODER.encode(one)
+        async with aclosing(updates(self._log, self._load, str(payload, "utf-8", "replace"))) as stream:
+            async for update in stream:
+                yield _ENCODER.encode(update)
 
     async def close(self) -> None:
         pass
 
 
-async def news(log: KvLog, account: LoadTracker, origin: str) -> AsyncGenerator[News, None]:
-    """For the frontend ``origin``: all that there is, and then what changes, until ``log`` is closed. Never silent for
-    long."""
+async def updates(log: KvLog, load_tracker: LoadTracker, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+    """Yields a snapshot for the frontend ``origin``, and then every change, until ``log`` is closed.
+
+    Sends an empty update every HEARTBEAT_S if there is nothing else.
+    """
     async with aclosing(log.follow()) as batches:
         waiting = asyncio.ensure_future(anext(batches, None))
-        said: Load | None = None
+        sent: Load | None = None
         silent_s = 0.0
         try:
             while True:
@@ -58,38 +60,38 @@ async def news(log: KvLog, account: LoadTracker, origin: str) -> AsyncGenerator[
                     if (batch := waiting.result()) is None:
                         return
                     waiting = asyncio.ensure_future(anext(batches, None))
-                now = account.others(origin)
-                load = now if now != said else None
+                now = load_tracker.others(origin)
+                load = now if now != sent else None
                 silent_s = 0.0 if batch or load else silent_s + LOAD_PERIOD_S
                 if batch or load or silent_s >= HEARTBEAT_S:
-                    said, silent_s = now, 0.0
-                    yield News(batch, load)
+                    sent, silent_s = now, 0.0
+                    yield WorkerUpdate(batch, load)
         finally:
             waiting.cancel()
             await asyncio.wait({waiting})
 
 
 class RequestSource:
-    """Calls workers' endpoint ``events``."""
+    """Follows workers by their endpoint ``events``."""
 
     def __init__(self, client: RequestClient) -> None:
         self._client = client
 
-    async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[News, None]:
+    async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
         call = self._client.call(peer_of(instance), EVENTS, origin.encode(), silence_s=SILENCE_S)
         expected = 0
         async with call as batches:
             async for payloads in batches:
                 for payload in payloads:
                     try:
-                        told = _NEWS.decode(payload)
+                        update = _UPDATE.decode(payload)
                     except msgspec.MsgspecError as error:
                         raise TriptychError(f"its events are of another version: {error}") from error
-                    if told.kv is not None:
-                        if told.kv.sequence != expected:
-                            raise TriptychError(f"message {told.kv.sequence} came for {expected}")
+                    if update.kv is not None:
+                        if update.kv.sequence != expected:
+                            raise TriptychError(f"message {update.kv.sequence} came for {expected}")
                         expected += 1
-                    yield told
+                    yield update
 
     async def close(self) -> None:
         pass

@@ -1,4 +1,7 @@
-"""A frontend's side of publish and subscribe: listen first, then ask for a snapshot, and again whenever it must be."""
+"""Follows workers by publish and subscribe.
+
+A subscriber listens first and then asks for a snapshot; it asks again after every gap.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import msgspec
 
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
-from triptych.contracts.kv_events import SNAPSHOT, News, Snapshot, Told
-from triptych.planes.events.base import SILENCE_S, Inlet, Mail
+from triptych.contracts.kv_events import SNAPSHOT, NumberedUpdate, Snapshot, WorkerUpdate
+from triptych.planes.events.base import SILENCE_S, EventReceiver, Inbox
 from triptych.planes.events.request import RequestSource
 from triptych.planes.events.tail import Gap, Tail
 from triptych.planes.request.base import RequestClient, peer_of
@@ -20,47 +23,47 @@ from triptych.planes.request.base import RequestClient, peer_of
 log = logging.getLogger("triptych.events")
 
 RESYNC_S = 0.5
-"""Between two snapshots of one worker, at least."""
+"""Least time between two snapshots of one worker."""
 A_TURN = 32
-"""Messages that are read before others run; what waits is no reason to wait."""
+"""Messages that are read in a row before other tasks run, also while more of them wait."""
 
-_TOLD = msgspec.msgpack.Decoder(Told)
+_NUMBERED = msgspec.msgpack.Decoder(NumberedUpdate)
 _SNAPSHOT = msgspec.msgpack.Decoder(Snapshot)
 
 
 class PubSubSource:
-    """Follows workers by an ``Inlet``; those that it does not reach, over the request plane.
+    """Follows workers by an ``EventReceiver``, and those that it does not reach over the request plane.
 
-    A carrier that is away costs nothing but promptness: each worker is asked for a snapshot every ``SILENCE_S`` then.
+    While the carrier is away, each worker is asked for a snapshot every ``SILENCE_S``, so updates come later.
     """
 
-    def __init__(self, client: RequestClient, inlet: Inlet) -> None:
+    def __init__(self, client: RequestClient, receiver: EventReceiver) -> None:
         self._client = client
-        self._inlet = inlet
+        self._receiver = receiver
         self._streams = RequestSource(client)
 
-    async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[News, None]:
-        reached = instance.events.startswith(f"{self._inlet.scheme}:")
+    async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+        reached = instance.events.startswith(f"{self._receiver.scheme}:")
         following = self._follow(instance, origin) if reached else self._streams.follow(instance, origin)
-        async with aclosing(following) as told:
-            async for one in told:
-                yield one
+        async with aclosing(following) as updates:
+            async for update in updates:
+                yield update
 
-    async def _follow(self, instance: Instance, origin: str) -> AsyncGenerator[News, None]:
-        tail, ear, loop = Tail(origin), _Ear(instance.name), asyncio.get_running_loop()
+    async def _follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+        tail, reader, loop = Tail(origin), _Reader(instance.name), asyncio.get_running_loop()
         while True:
-            async with self._inlet.listen(instance) as mail:
-                while not ear.is_in_vain:
+            async with self._receiver.listen(instance) as inbox:
+                while not reader.is_in_vain:
                     asked_at = loop.time()
                     yield tail.begin(await self._snapshot(instance))
                     try:
                         while True:
-                            if news := tail.hear(await ear.next(mail)):
-                                yield news
+                            if update := tail.apply(await reader.next(inbox)):
+                                yield update
                     except Gap as gap:
                         log.info("%s is asked for a snapshot: %s", instance.name, gap)
                     await asyncio.sleep(asked_at + RESYNC_S - loop.time())
-            ear.is_in_vain = False
+            reader.is_in_vain = False
 
     async def _snapshot(self, instance: Instance) -> Snapshot:
         call = self._client.call(peer_of(instance), SNAPSHOT, b"", silence_s=SILENCE_S)
@@ -73,30 +76,30 @@ class PubSubSource:
         raise WorkerLost("the worker gave no snapshot")
 
     async def close(self) -> None:
-        await self._inlet.close()
+        await self._receiver.close()
 
 
-class _Ear:
-    """Reads one worker's mail."""
+class _Reader:
+    """Reads the inbox of one worker."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._received = 0
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self.is_in_vain = False
-        """Nothing came for so long that one had better listen anew."""
+        """No message for SILENCE_S: the caller subscribes again."""
 
-    async def next(self, mail: Mail) -> Told:
-        """The next message that is one. Raises Gap after a long silence."""
+    async def next(self, inbox: Inbox) -> NumberedUpdate:
+        """Returns the next valid message. Raises Gap after SILENCE_S without one."""
         try:
             async with asyncio.timeout(SILENCE_S):
                 while True:
-                    payload = await mail.receive()
+                    payload = await inbox.receive()
                     self._received += 1
                     if self._received % A_TURN == 0:
                         await asyncio.sleep(0)
                     try:
-                        return _TOLD.decode(payload)
+                        return _NUMBERED.decode(payload)
                     except msgspec.MsgspecError as error:
                         self._warn("dropping what comes in its name and is no event of this version", error)
         except TimeoutError:
@@ -105,7 +108,7 @@ class _Ear:
             raise Gap(f"silent for {SILENCE_S:g} s") from None
 
     def _warn(self, what: str, more: object) -> None:
-        """Once a follower: where there is one, there may be many."""
-        if what not in self._said:
+        """Warns once for each follower and reason: there may be many such messages."""
+        if what not in self._warned:
             log.warning("%s: %s: %s", self._name, what, more)
-        self._said.add(what)
+        self._warned.add(what)

@@ -1,8 +1,8 @@
-"""What a follower makes of a snapshot and numbered messages. Pure."""
+"""Puts a snapshot and the numbered updates after it in order, and notices what is missing. Pure."""
 
 from __future__ import annotations
 
-from triptych.contracts.kv_events import KvBatch, News, Snapshot, Told
+from triptych.contracts.kv_events import KvBatch, NumberedUpdate, Snapshot, WorkerUpdate
 from triptych.planes.events.load_tracker import others
 
 
@@ -11,27 +11,29 @@ class Gap(Exception):
 
 
 class Tail:
-    """One publisher's messages, for the frontend ``origin``."""
+    """The updates of one publisher, for the frontend ``origin``."""
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
         self._birth = ""
         self._number = 0
 
-    def begin(self, snapshot: Snapshot) -> News:
-        """All that there is; what is heard from now on are changes to it."""
+    def begin(self, snapshot: Snapshot) -> WorkerUpdate:
+        """Starts from ``snapshot``. Later updates change it."""
         self._birth, self._number = snapshot.birth, snapshot.number
-        return News(KvBatch(snapshot.number, snapshot.changes, reset=True), others(snapshot.loads, self._origin))
+        return WorkerUpdate(
+            KvBatch(snapshot.number, snapshot.changes, reset=True), others(snapshot.loads, self._origin)
+        )
 
-    def hear(self, told: Told) -> News | None:
-        """What is new in the next message; None: nothing, or it is in the snapshot already. Raises Gap."""
-        if told.birth != self._birth:
-            raise Gap(f"{told.birth} speaks in the place of {self._birth}")
-        if told.number <= self._number:
+    def apply(self, update: NumberedUpdate) -> WorkerUpdate | None:
+        """Returns the changes of the next update; None if it has none, or is in the snapshot already. Raises Gap."""
+        if update.birth != self._birth:
+            raise Gap(f"{update.birth} publishes in place of {self._birth}")
+        if update.number <= self._number:
             return None
-        if (missing := told.number - self._number - 1) > 0:
+        if (missing := update.number - self._number - 1) > 0:
             raise Gap(f"{missing} messages were lost")
-        self._number = told.number
-        kv = KvBatch(told.number, told.changes) if told.changes else None
-        load = None if told.loads is None else others(told.loads, self._origin)
-        return News(kv, load) if kv or load is not None else None
+        self._number = update.number
+        kv = KvBatch(update.number, update.changes) if update.changes else None
+        load = None if update.loads is None else others(update.loads, self._origin)
+        return WorkerUpdate(kv, load) if kv or load is not None else None

@@ -23,7 +23,7 @@ from zmq.utils import z85
 from triptych.aio.listeners import is_loopback
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError, TriptychError
-from triptych.planes.events.base import WAITING, Mail
+from triptych.planes.events.base import WAITING, Inbox
 from triptych.planes.events.publish import MESSAGE_BYTES
 from triptych.planes.events.zmq_guard import DOMAIN, Guard
 from triptych.planes.events.zmq_listener import BoundedListener
@@ -42,7 +42,7 @@ A_TURN = 64
 Socket = zmq.Socket[bytes] | zmq.asyncio.Socket
 
 
-class ZmqOutlet:
+class ZmqSender:
     """A socket that others subscribe to. Raises ConfigError for an address off loopback without a token."""
 
     def __init__(self, host: str, token: str | None) -> None:
@@ -56,10 +56,10 @@ class ZmqOutlet:
         self._socket: zmq.Socket[bytes] | None = None
         self._listener: BoundedListener | None = None
         self._guard: Guard | None = None
-        self._on_listener: Callable[[], None] = lambda: None
+        self._on_subscriber: Callable[[], None] = lambda: None
 
-    async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
-        self._on_listener = on_listener
+    async def open(self, birth: str, on_subscriber: Callable[[], None]) -> str:
+        self._on_subscriber = on_subscriber
         try:
             one, listener, guard = self._bound(await _address(self._host))
         except (zmq.ZMQError, OSError) as error:
@@ -91,12 +91,12 @@ class ZmqOutlet:
             self._read()  # sending takes the sign away that there is something to read
 
     def _look(self) -> None:
-        """Who came and went."""
+        """Handles the peers that came and went."""
         if self._listener is not None and self._listener.look():
             asyncio.get_running_loop().call_soon(self._look)
 
     def _read(self) -> None:
-        """What subscribers say: that they are there. All else is ignored."""
+        """Reads what subscribers send: their subscriptions. Ignores anything else."""
         listener = False
         for _ in range(A_TURN):
             if self._socket is None or not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
@@ -106,7 +106,7 @@ class ZmqOutlet:
         else:
             asyncio.get_running_loop().call_soon(self._read)
         if listener:
-            self._on_listener()
+            self._on_subscriber()
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
@@ -125,7 +125,7 @@ class ZmqOutlet:
         self._socket = self._listener = self._guard = self._context = None
 
 
-class ZmqInlet:
+class ZmqReceiver:
     """A socket for each worker that is listened to."""
 
     scheme = SCHEME
@@ -135,7 +135,7 @@ class ZmqInlet:
         self._context: zmq.asyncio.Context | None = None
 
     @asynccontextmanager
-    async def listen(self, instance: Instance) -> AsyncIterator[Mail]:
+    async def listen(self, instance: Instance) -> AsyncIterator[Inbox]:
         if self._context is None:
             self._context = zmq.asyncio.Context()
         try:
@@ -144,7 +144,7 @@ class ZmqInlet:
             raise TriptychError(f"no socket to listen with: {error}") from error
         try:
             await self._connect(one, instance)
-            yield _Mail(one)
+            yield _Inbox(one)
         finally:
             one.close()
 
@@ -171,7 +171,7 @@ class ZmqInlet:
             self._context = None
 
 
-class _Mail:
+class _Inbox:
     def __init__(self, one: zmq.asyncio.Socket) -> None:
         self._socket = one
 
@@ -180,7 +180,7 @@ class _Mail:
 
 
 class Keys:
-    """Of both ends, made of a secret: who has it has them."""
+    """The keys of both ends, made of a secret: whoever has the secret has them."""
 
     def __init__(self, token: str) -> None:
         self.server_secret = _secret_key(token, b"publisher")

@@ -1,4 +1,6 @@
-"""Who may connect to a ZMQ socket that speaks CURVE: whoever has one key (ZAP, https://rfc.zeromq.org/spec/27/)."""
+"""Decides who may connect to a ZMQ socket that speaks CURVE: whoever has one key (ZAP,
+https://rfc.zeromq.org/spec/27/).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import zmq
 from zmq.utils import z85
 
 DOMAIN = "triptych"
-"""For the option ``ZAP_DOMAIN`` of sockets that ask the guard."""
+"""The value of ``ZAP_DOMAIN`` for sockets that ask the guard."""
 _ADDRESS = "inproc://zeromq.zap.01"
 _REQUEST_PARTS = 7
 _VERSION = b"1.0"
@@ -21,7 +23,7 @@ class Guard:
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], key: bytes) -> None:
-        """``key`` is the public one of those who may, in Z85. Raises zmq.ZMQError."""
+        """``key`` is the public key, in Z85, of peers that may connect. Raises zmq.ZMQError."""
         self._key = z85.decode(key)
         self._socket = context.socket(zmq.REP)
         self._socket.set(zmq.LINGER, 0)

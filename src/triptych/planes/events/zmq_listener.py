@@ -22,7 +22,7 @@ _A_TURN = 1024
 """Monitor's messages that are read before others run."""
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))
-"""One instruction of the classic Berkeley Packet Filter: return 0, so keep nothing of the packet."""
+"""One instruction of the classic Berkeley Packet Filter: return 0, that is, keep nothing of the packet."""
 
 log = logging.getLogger("triptych.events")
 
@@ -34,7 +34,7 @@ class BoundedListener:
     """
 
     def __init__(self, one: zmq.Socket[bytes], address: str) -> None:
-        """At a free port of the numeric ``address``. Raises OSError or zmq.ZMQError, after which nothing is left."""
+        """Listens at a free port of the numeric ``address``. Leaves nothing behind on OSError or zmq.ZMQError."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._kernel = socket.create_server((address, 0), family=family, backlog=_BACKLOG)
         self._kernel.setblocking(False)
@@ -54,7 +54,7 @@ class BoundedListener:
             raise
 
     def fileno(self) -> int:
-        """Readable when ``look`` has something to do."""
+        """Returns a descriptor that is readable when ``look`` has something to do."""
         return int(self._monitor.fileno())
 
     def look(self) -> bool:
@@ -85,7 +85,7 @@ class BoundedListener:
             self._said = True
 
     def close(self) -> None:
-        """The ZMQ socket itself stays, and listens until it is closed."""
+        """Closes the listener. The ZMQ socket stays, and listens until it is closed."""
         self._socket.disable_monitor()
         self._monitor.close()
         self._kernel.close()

@@ -1,4 +1,4 @@
-"""How to reach a NATS server: addresses and credentials, checked before anything is tried."""
+"""Reads how to reach a NATS server: addresses and credentials, checked before any connection."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CREDS_MARK = "-----BEGIN NATS USER JWT-----"
 
 
 class NatsSecrets(msgspec.Struct, frozen=True, kw_only=True):
-    """What the environment holds; never shown."""
+    """Secrets from the environment; never shown."""
 
     password: str | None = None
     token: str | None = None
 
 
 class NatsAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and as whom to connect."""
+    """The addresses to connect to, and the credentials."""
 
     servers: tuple[str, ...]
     """``nats://host:port``: nothing secret in them, so that they can be shown."""
@@ -53,7 +53,7 @@ class NatsAccess(msgspec.Struct, frozen=True, kw_only=True):
 def read_access(
     plane: str, secrets: NatsSecrets, *, credentials: str = "", ca: str = "", cert: str = "", key: str = ""
 ) -> NatsAccess:
-    """What ``--plane`` and its companions say (``plane``: URLs, separated by commas). Raises ConfigError."""
+    """Reads ``--plane`` (URLs, separated by commas) and the options that belong to it. Raises ConfigError."""
     if key and not cert:
         raise ConfigError("--nats-key needs --nats-cert, the certificate that it belongs to")
     urls = [_Url.parse(word) for word in plane.split(",")]
@@ -111,7 +111,7 @@ def _with_credentials(access: NatsAccess, secrets: NatsSecrets, file: str) -> Na
 
 
 def _from_file(access: NatsAccess, path: Path) -> NatsAccess:
-    """A ``.creds`` file, or one line: ``user:password``, a password where the URL has the user, or a token."""
+    """Reads a ``.creds`` file, or one line: ``user:password``, a password if the URL has the user, or a token."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -22,7 +22,7 @@ from triptych.planes.nats.problems import problems
 
 REQUEST_TIMEOUT_S = 2.0
 SNAPSHOT_TIMEOUT_S = 2.0
-"""For what is in the bucket at first; what takes longer comes as news."""
+"""Time to read the first content of a bucket. Entries that take longer come as changes."""
 UNUSED_S = 30.0
 """The server forgets the watch of a process that is gone after so long."""
 MAX_BEHIND = 100_000
@@ -46,7 +46,7 @@ class BucketFull(Exception):
 
 
 class BucketConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bucket is made where there is none."""
+    """The configuration of a bucket that does not exist yet."""
 
     name: str
     description: str
@@ -67,9 +67,9 @@ class KvEntry(msgspec.Struct, frozen=True):
     """None: it was deleted."""
     headers: Mapping[str, str]
     written: datetime | None = None
-    """By the server's clock."""
+    """When it was written, by the server's clock."""
     age_s: float = 0.0
-    """How long it had been in the bucket when it was found there, by the server's clock alone; 0 for a change."""
+    """Seconds that it had been in the bucket when it was found there, by the server's clock alone; 0 for a change."""
 
 
 class _Cluster(msgspec.Struct, frozen=True):
@@ -77,16 +77,16 @@ class _Cluster(msgspec.Struct, frozen=True):
 
 
 class _StreamInfo(msgspec.Struct):
-    """What is read of an answer of the server."""
+    """The parts of a server's answer that are used."""
 
     ts: datetime | None = None
     """The server's time; old servers do not tell."""
     cluster: _Cluster = _Cluster()
-    """Who takes writes, where several servers keep the bucket together."""
+    """The server that takes writes, if several keep the bucket together."""
 
 
 class KvBucket:
-    """One bucket over one connection. Raises NatsProblem when that fails, StreamGone among it."""
+    """One bucket over one connection. Raises NatsProblem when the connection fails, or its subclass StreamGone."""
 
     def __init__(self, link: Link, config: BucketConfig) -> None:
         self._link = link
@@ -206,7 +206,7 @@ class KvBucket:
         return msgspec.json.decode(answer.data, type=_StreamInfo)
 
     def entry(self, message: Msg, server_time: datetime | None) -> KvEntry:
-        """``server_time``: when the watch began, for what was there by then; None: it is a change that came since."""
+        """``server_time`` is when the watch began, for entries that were there by then; None for later changes."""
         key, meta, headers = message.subject.removeprefix(self._prefix), message.metadata, message.headers or {}
         written = meta.timestamp.astimezone(UTC)
         age_s = (server_time - written).total_seconds() if server_time else 0.0
@@ -215,7 +215,7 @@ class KvBucket:
 
 
 class Watch:
-    """What is in a bucket, and what happens to it."""
+    """Watches a bucket: its content, and then every change."""
 
     def __init__(
         self, bucket: KvBucket, queue: asyncio.Queue[Msg | None], consumer: api.ConsumerInfo, info: _StreamInfo
@@ -254,7 +254,7 @@ class Watch:
         return self._bucket.entry(self._connected(message), None)
 
     async def check(self) -> int:
-        """``KvBucket.check``"""
+        """Checks the watch; see ``KvBucket.check``."""
         return await self._bucket.check(self._consumer, self._leader)
 
     def _connected(self, message: Msg | None) -> Msg:

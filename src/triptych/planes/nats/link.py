@@ -85,7 +85,7 @@ def heed_cancel() -> None:
 
 
 async def connect(access: NatsAccess, name: str) -> Link:
-    """One attempt at each server. Raises NatsProblem, and ConfigError where trying again would not help."""
+    """Tries each server once. Raises NatsProblem, and ConfigError if trying again would not help."""
     link = Link(_Guarded(access.wants_tls))
     identity = _identity(access)
     try:
@@ -156,7 +156,7 @@ def _identity(access: NatsAccess) -> dict[str, Any]:
 
 
 def _meaning(access: NatsAccess, last: Exception | None, error: Exception) -> Exception:
-    """What a failed attempt is to be raised as."""
+    """Returns the error to raise for a failed attempt."""
     cause = last if isinstance(error, nats.errors.NoServersError | TimeoutError) and last else error
     text = str(cause) or type(cause).__name__
     if isinstance(cause, nats.errors.SecureConnWantedError):

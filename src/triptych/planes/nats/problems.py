@@ -1,4 +1,4 @@
-"""What goes wrong with JetStream, in our terms."""
+"""Defines the errors of JetStream in our own terms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NoJetStream(ConfigError):
 
 @contextmanager
 def problems(doing: str) -> Iterator[None]:
-    """What goes wrong within the block, as NatsProblem or NoJetStream."""
+    """Turns errors within the block into NatsProblem or NoJetStream."""
     try:
         yield
     except (js_errors.NoStreamResponseError, js_errors.NotFoundError) as error:

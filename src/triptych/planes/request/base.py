@@ -18,8 +18,10 @@ Handler = Callable[[Payload], AsyncGenerator[bytes, None]]
 
 
 class Peer(NamedTuple):
-    """Who is called: an address, and the id of the worker that is meant. Another one may have come to that address
-    since, which then takes no call; an empty id means whoever is there."""
+    """The address to call, and the id of the worker that is meant.
+
+    A worker with another id may have come to that address since; it refuses the call. An empty id means any worker.
+    """
 
     host: str
     port: int
@@ -68,7 +70,7 @@ class RequestClient(Protocol):
         ...
 
     def is_silent(self, peer: Peer) -> bool:
-        """Whether a sign of life of the peer is overdue: it is late, or gone."""
+        """Tells whether a sign of life of the peer is overdue: it is late, or gone."""
         ...
 
     def on_lost(self, told: Callable[[Peer], None]) -> None:
@@ -93,7 +95,7 @@ class RequestServer(Protocol):
     async def start(
         self, handlers: dict[str, Handler], standing: dict[str, Handler] | None = None, *, id: str = ""
     ) -> tuple[str, int]:
-        """Listen, and return the (host, port) to register. Callers who mean another worker than ``id`` are refused.
+        """Listens, and returns the (host, port) to register. Calls for another worker than ``id`` are refused.
 
         Calls to ``standing`` endpoints are no work: they count against no bound, and no drain waits for them.
         """

@@ -1,4 +1,4 @@
-"""What both ends of a TCP connection of the request plane share: frames out, frames in, keep-alive."""
+"""The common part of both ends of a TCP connection of the request plane: frames out, frames in, keep-alive."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from triptych.planes.request.tls import reason
 log = logging.getLogger("triptych.request")
 
 KEEPALIVE_S = 0.5
-"""A silent connection is asked for a sign of life this often ..."""
+"""A silent connection is asked for a sign of life this often."""
 SILENCE_LIMIT_S = 5.0
-"""... and given up after this long, and one ``KEEPALIVE_S`` at most: the host is gone, or the process is stopped."""
+"""A connection without a sign of life is given up after this time, and one ``KEEPALIVE_S`` at most: the host is gone,
+or the process is stopped."""
 
 _PING = pack(Type.PING, 0)
 _PONG = pack(Type.PONG, 0)
@@ -29,13 +30,15 @@ SCRATCH_BYTES = 64 << 10
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One TCP connection, with or without TLS. Small frames sent within one turn of the event loop leave in one write.
+    """One TCP connection, with or without TLS.
+
+    Small frames that are sent within one turn of the event loop leave in one write.
 
     Large ones are received and sent in pieces, over as many turns as ``pace`` has them take.
     """
 
     small_cost = 1
-    """How many bytes a byte of small frames that are received counts as: what is done with them."""
+    """The factor by which bytes of small received frames count more: they take more work."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.reader = FrameReader(limit_bytes)
@@ -67,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def on_broken(self, why: str) -> None:
-        """It ended, and neither end had closed it."""
+        """Called when the connection has ended, and neither end had closed it."""
         log.warning("lost the connection of %s on the request plane: %s", self._far_end, why)
 
     def warn(self, why: str) -> None:
@@ -87,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
     # Out.
 
     def send(self, *frame: Payload) -> None:
-        """Queue a whole frame, in pieces. Silently nothing on a closed connection: ``on_closed`` tells its streams."""
+        """Queues a whole frame, in pieces. Does nothing on a closed connection: ``on_closed`` tells its streams."""
         if self.closed:
             return
         self._out += frame
@@ -115,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _takes_more(self) -> bool:
-        """Neither end has begun to close."""
+        """Tells whether neither end has begun to close."""
         return self._transport is not None and not self._transport.is_closing()
 
     def _write(self) -> None:
@@ -197,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """The peer reads: a ping behind a large frame may not have reached it yet."""
+        """Continues writing, as the peer reads. A ping behind a large frame may not have reached it yet."""
         self._silent_s = -KEEPALIVE_S
         self._paused = False
         self._flush()
@@ -224,7 +227,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _next_piece(out: deque[Payload]) -> Payload:
-    """Taken off the left of ``out``: small ones that follow each other as one; of a large one a piece, not copied."""
+    """Takes the next piece off the left of ``out``: small frames in a row as one, or a view into a large one."""
     first = out.popleft()
     if len(first) > PIECE_BYTES:
         view = memoryview(first)

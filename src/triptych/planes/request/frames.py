@@ -63,7 +63,7 @@ class Challenge(msgspec.Struct, frozen=True):
 
     nonce: bytes
     proof: bytes = b""
-    """That it knows the token; empty: it wants none."""
+    """The proof that the sender knows the token; empty if it needs none."""
 
 
 class FrameError(Exception):
@@ -79,13 +79,13 @@ def pack_call(stream: int, endpoint: str, payload: bytes) -> bytes:
 
 
 def call_head(stream: int, endpoint: str, size_bytes: int) -> bytes:
-    """What comes before a request of that size in its CALL frame."""
+    """Returns the bytes that come before a request of that size in its CALL frame."""
     name = endpoint.encode()
     return HEADER.pack(1 + len(name) + size_bytes, Type.CALL, stream) + bytes([len(name)]) + name
 
 
 def split_call(payload: Payload) -> tuple[str, Payload]:
-    """The (endpoint, request) of a CALL frame. Raises FrameError when it is malformed."""
+    """Returns (endpoint, request) of a CALL frame. Raises FrameError if it is malformed."""
     if not payload or len(payload) <= payload[0]:
         raise FrameError("truncated call")
     end = 1 + payload[0]
@@ -109,11 +109,11 @@ class FrameReader:
         self._there = 0
 
     def missing(self) -> memoryview | None:
-        """Of a large frame that has begun, where its next bytes belong: to be received there, not fed."""
+        """Returns where the next bytes of a large frame belong. They are received there, and not fed."""
         return None if self._large is None else self._large[self._there :]
 
     def received(self, size_bytes: int) -> tuple[int, int, Payload] | None:
-        """So many bytes are in ``missing`` now; the frame if it is complete."""
+        """Takes note of bytes received into ``missing``. Returns the frame if it is complete."""
         assert self._large is not None
         self._there += size_bytes
         if self._there < len(self._large):
@@ -122,7 +122,7 @@ class FrameReader:
         return (*self._head, payload)
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, Payload]]:
-        """Complete frames as (type, stream, payload), in order. Raises FrameError over the limit.
+        """Returns complete frames as (type, stream, payload), in order. Raises FrameError over the limit.
 
         Frames are cut as they are asked for, so that a limit raised by one holds for the next.
         """

@@ -94,7 +94,7 @@ class _ClientConnection(Connection):
         return self._next_stream
 
     def release(self, stream: int) -> None:
-        """The call on ``stream`` has ended."""
+        """Takes note that the call on ``stream`` has ended."""
         if (call := self.calls.pop(stream, None)) is not None and call.was_answered:
             self.spoken[call.endpoint] = max(call.heard_at, self.spoken.get(call.endpoint, 0.0))
         if self._retired and not self.calls:
@@ -116,7 +116,7 @@ class _ClientConnection(Connection):
         super().abort()
 
     def speaks(self, endpoint: str, since: float) -> bool:
-        """Whether a call to ``endpoint`` was answered anything after ``since``."""
+        """Tells whether a call to ``endpoint`` was answered anything after ``since``."""
         calls = (one for one in self.calls.values() if one.endpoint == endpoint and one.was_answered)
         return max((self.spoken.get(endpoint, 0.0), *(one.heard_at for one in calls))) > since
 
@@ -279,7 +279,7 @@ class TcpCall:
             self.heard_at = self._loop.time()  # until now the peer may have been waiting for room
 
     def expect_within(self, silence_s: float) -> None:
-        """See ``planes.request.base.Call``."""
+        """Sets the time limit of silence; see ``planes.request.base.Call``."""
         self._silence_s = silence_s
         if self._silence_timer is not None:
             self._silence_timer.cancel()
@@ -322,14 +322,14 @@ class TcpRequestClient:
     """A ``RequestClient`` that keeps one connection to each peer, opened at the first call."""
 
     def __init__(self, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
-        """With ``tls`` nothing is said to a peer before its certificate is verified to name its host."""
+        """With ``tls`` nothing is sent to a peer before its certificate is verified to name its host."""
         self._key = handshake.key_of(token)
         self._greeting: dict[Peer, _ClientConnection] = {}
         """Connections whose peers have not proved yet that they know the token."""
         self._connections: dict[Peer, _ClientConnection] = {}
         self._tls = tls
         self.opened: set[_ClientConnection] = set()
-        """Those above, and retired ones whose calls have not ended."""
+        """The open connections, and retired ones whose calls have not ended."""
         self.lost: Callable[[Peer], None] = lambda peer: None
         self._complaints: dict[Peer, str] = {}
         """The last about each peer: who is tried again and again is complained of once."""
@@ -340,7 +340,7 @@ class TcpRequestClient:
         return TcpCall(self, peer, endpoint, pieces, silence_s)
 
     async def connection(self, peer: Peer) -> _ClientConnection:
-        """The open connection to ``peer``. Raises WorkerUnreached when there is none."""
+        """Returns the open connection to ``peer``. Raises WorkerUnreached if there is none."""
         connection = self._connections.get(peer)
         if connection is not None and not connection.closed:
             return connection

@@ -24,7 +24,7 @@ from triptych.planes.request.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
 log = logging.getLogger("triptych.request")
 
 HELLO_TIMEOUT_S = 10.0
-"""For a caller to say who it is; then its connection is closed, however much else it says."""
+"""Time for a caller to introduce itself. Then its connection is closed, whatever else it sends."""
 
 MAX_UNGREETED = 128
 """Most connections that have not said who they are."""
@@ -36,7 +36,7 @@ _STOPPED = _ENCODER.encode(WorkerStopped("the worker was stopped before its answ
 
 
 class _ServerStream:
-    """One call being answered: its task, and how many frames the client has room for."""
+    """One call that is being answered: its task, and the number of frames that the client can take."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -239,14 +239,14 @@ class TcpRequestServer:
         )
 
     def make_room_for_hello(self, new: _ServerConnection) -> None:
-        """Who says nothing keeps nobody out: the longest silent one goes where there are too many."""
+        """Closes the longest silent connection if there are too many without a hello, so that they keep nobody out."""
         self.ungreeted[new] = None
         if len(self.ungreeted) > MAX_UNGREETED:
             oldest, _ = self.ungreeted.popitem(last=False)
             oldest.abort()
 
     def handler(self, endpoint: str) -> Handler:
-        """The handler to use for a new call now. Raises what refuses the call."""
+        """Returns the handler for a new call. Raises the error that refuses the call."""
         if endpoint in self.standing:
             return self.standing[endpoint]
         if self._draining:
@@ -261,7 +261,7 @@ class TcpRequestServer:
         return self._handlers[endpoint]
 
     def tasks_of(self, endpoint: str) -> TaskSet:
-        """Where the calls to an endpoint belong."""
+        """Returns the tasks of the calls to an endpoint."""
         return self._watchers if endpoint in self.standing else self.tasks
 
     async def drain(self, timeout_s: float) -> None:

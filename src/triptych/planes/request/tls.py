@@ -18,9 +18,9 @@ from triptych.contracts.errors import ConfigError
 log = logging.getLogger("triptych.request")
 
 HANDSHAKE_TIMEOUT_S = 5.0
-"""For a caller to show that it speaks TLS; then its connection is closed."""
+"""Time for a caller to show that it speaks TLS; then its connection is closed."""
 SHUTDOWN_TIMEOUT_S = 5.0
-"""For a peer to take leave, once we have."""
+"""Time for a peer to close, once we have."""
 
 
 class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     ca: str = ""
 
     def for_listening(self) -> ssl.SSLContext | None:
-        """None: without TLS. Raises ConfigError for files that cannot be used."""
+        """Returns the settings of a server; None without TLS. Raises ConfigError for files that cannot be used."""
         if not self.cert:
             if self.ca or self.key:
                 raise ConfigError("--tls-ca and --tls-key at a worker need --tls-cert, the worker's own certificate")
@@ -45,7 +45,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
         return context
 
     def for_calling(self) -> ssl.SSLContext | None:
-        """None: without TLS. Raises ConfigError for files that cannot be used."""
+        """Returns the settings of a client; None without TLS. Raises ConfigError for files that cannot be used."""
         if not self.ca:
             if self.cert or self.key:
                 raise ConfigError("--tls-cert and --tls-key at a frontend need --tls-ca: who vouches for the workers")
@@ -92,7 +92,7 @@ def _told_of(*words: str) -> Iterator[None]:
 
 
 def reason(error: ssl.SSLError) -> str:
-    """What went wrong, in OpenSSL's words without its file and line."""
+    """Returns OpenSSL's words for the failure, without its file and line."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     return (error.reason or str(error)).replace("_", " ").lower()

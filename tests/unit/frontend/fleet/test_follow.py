@@ -9,7 +9,7 @@ from support.instances import instance
 from support.loops import until
 from triptych.config.router import RouterConfig
 from triptych.contracts.errors import WorkerLost
-from triptych.contracts.kv_events import Load, News
+from triptych.contracts.kv_events import Load, WorkerUpdate
 from triptych.frontend.fleet import follow
 from triptych.frontend.fleet.follow import Follower
 from triptych.router.routing import Routing
@@ -27,9 +27,9 @@ class Deaf:
         self.asked += 1
         if self.listens:
             self.listens = False
-            yield News(None, Load())
+            yield WorkerUpdate(None, Load())
         if self.stays:
-            yield News(None, Load())
+            yield WorkerUpdate(None, Load())
             await asyncio.Event().wait()
         raise WorkerLost("gone")
 

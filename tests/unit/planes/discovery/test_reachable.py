@@ -17,7 +17,7 @@ from triptych.planes.discovery.reachable import Reachable
 PLAIN, SECURE = instance("plain"), instance("secure", tls=True)
 
 
-class Told:
+class NumberedUpdate:
     """A discovery of given snapshots."""
 
     def __init__(self, *snapshots: tuple[Instance, ...]) -> None:
@@ -40,7 +40,7 @@ class Told:
 async def test_who_is_left_out_is_named_once(
     tls: bool, seen: Instance, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    discovery = Reachable(Told((PLAIN, SECURE), (PLAIN, SECURE), (), (PLAIN, SECURE)), tls=tls)
+    discovery = Reachable(NumberedUpdate((PLAIN, SECURE), (PLAIN, SECURE), (), (PLAIN, SECURE)), tls=tls)
 
     async def main() -> list[tuple[Instance, ...]]:
         seen = []

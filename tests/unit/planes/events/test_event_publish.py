@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from support.loops import until
-from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, Snapshot, Told, packed
+from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, NumberedUpdate, Snapshot, packed
 from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.kv.log import KvLog
 from triptych.planes.events import publish
@@ -20,19 +20,19 @@ from triptych.planes.events.publish import PubSubPublisher
 
 
 class Sent:
-    """An outlet that keeps all messages."""
+    """An sender that keeps all messages."""
 
     def __init__(self) -> None:
-        self.messages: list[Told] = []
-        self.on_listener: Callable[[], None] = lambda: None
+        self.messages: list[NumberedUpdate] = []
+        self.on_subscriber: Callable[[], None] = lambda: None
         self.closed = False
 
-    async def open(self, birth: str, on_listener: Callable[[], None]) -> str:
-        self.on_listener = on_listener
+    async def open(self, birth: str, on_subscriber: Callable[[], None]) -> str:
+        self.on_subscriber = on_subscriber
         return "nowhere:1"
 
     def send(self, message: bytes) -> None:
-        self.messages.append(msgspec.msgpack.decode(message, type=Told))
+        self.messages.append(msgspec.msgpack.decode(message, type=NumberedUpdate))
 
     async def close(self) -> None:
         self.closed = True
@@ -68,8 +68,8 @@ async def test_changes_of_one_turn_make_one_message_and_messages_are_numbered() 
         log.publish([change(4)])
         await asyncio.sleep(0)
         assert messages == [
-            Told(publisher.birth, 1, [change(1), change(2), change(3)]),
-            Told(publisher.birth, 2, [change(4)]),
+            NumberedUpdate(publisher.birth, 1, [change(1), change(2), change(3)]),
+            NumberedUpdate(publisher.birth, 2, [change(4)]),
         ]
 
 
@@ -103,14 +103,14 @@ async def test_loads_are_said_when_they_change_and_something_is_said_always(monk
         id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="you"
     )
     async with publishing() as (publisher, messages, _, account, sent):
-        with account.taken(request):
+        with account.track(request):
             await until(lambda: messages, "it is said")
-            assert messages == [Told(publisher.birth, 1, [], {"you": Load(20, 20, 1)})]
+            assert messages == [NumberedUpdate(publisher.birth, 1, [], {"you": Load(20, 20, 1)})]
             assert (await snapshot(publisher)).loads == {"you": Load(20, 20, 1)}
         await until(lambda: len(messages) > 2, "it is over, and then nothing happens")
         assert [one.loads for one in messages[1:]] == [{}, {}]
         before = len(messages)
-        sent.on_listener()
-        sent.on_listener()
+        sent.on_subscriber()
+        sent.on_subscriber()
         await asyncio.sleep(0)
         assert len(messages) == before + 1, "those who begin to listen are greeted together"
