@@ -48,7 +48,8 @@ class Room:
     async def hand_over(self, offer: Offer) -> None:
         """Return once the cache was taken. Raises KvLost if the taker left without it."""
         self.offer.set_result(msgspec.msgpack.encode(offer))
-        if not await self.taken:
+        await asyncio.wait([self.taken])  # unlike an await, it leaves the future alone when it is cancelled
+        if not self.taken.result():
             raise KvLost("the worker that was to take the KV cache left without it")
 
 

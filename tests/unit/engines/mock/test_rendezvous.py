@@ -74,6 +74,27 @@ async def test_a_giver_that_leaves_is_told_and_a_taker_that_leaves_too() -> None
         await asyncio.wait([taking])
 
 
+async def test_a_giver_that_is_cancelled_while_the_taker_reads_disturbs_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with opened() as (rooms, address):
+        reads, may_end = asyncio.Event(), asyncio.Event()
+
+        async def slowly(kv: KvHandle) -> None:
+            reads.set()
+            await may_end.wait()
+
+        giving = asyncio.create_task(give(rooms))
+        taking = asyncio.create_task(take(KvRoom(bootstrap=address, number=7), slowly))
+        await reads.wait()
+        giving.cancel()
+        await asyncio.wait([giving])
+        may_end.set()
+        assert await taking == OFFER
+        await until(lambda: not rooms._takers, "nobody is at the address")
+    assert not caplog.records
+
+
 async def test_a_room_is_for_one_of_each() -> None:
     async with opened() as (rooms, address):
         room = KvRoom(bootstrap=address, number=7)
