@@ -13,7 +13,11 @@ from support.every_metric import exposition, parsed
 from support.instances import instance
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+_ROOTS = (ROOT, ROOT / "src" / "triptych", ROOT / "src" / "triptych" / "frontend")
+"""Where paths in the documents begin."""
 
 
 @pytest.mark.parametrize("script", ["fields.py", "flags.py", "support_matrix.py"])
@@ -43,6 +47,21 @@ def test_the_request_path_has_every_folder_of_the_tree() -> None:
     text = (ROOT / "docs" / "request-path.md").read_text(encoding="utf-8")
     folders = {path.parent.name for path in (ROOT / "src" / "triptych").glob("*/__init__.py")}
     assert not [folder for folder in folders if f"`{folder}/`" not in text]
+
+
+def test_the_lists_of_files_to_add_name_real_ones() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w-]+/)+(?:[\w-]+\.\w+)?)`", text))
+    named = {re.sub(r"[^/]*NAME.*", "", name) for name in named}  # the folder of what one is to add
+    assert len(named) > 40
+    assert not [name for name in sorted(named) if not any((place / name).exists() for place in _ROOTS)]
+
+
+def test_the_map_for_contributors_has_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    folders = {name for row in rows for name in re.findall(r"`(\w+)/`", row)}
+    assert folders == {path.parent.name for path in (ROOT / "src" / "triptych").glob("*/__init__.py")}
 
 
 def test_metrics_in_the_docs_are_those_of_the_code() -> None:

@@ -14,7 +14,11 @@ from triptych.cli.parser import commands_of
 from triptych.engines.registry import check_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 COMMANDS = commands_of(build_parser())
 
