@@ -30,13 +30,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     from triptych.aio.listeners import is_loopback
-    from triptych.aio.memory import freeze_gc, share_heap
+    from triptych.aio.memory import freeze_gc
     from triptych.cli.serving import Shared, serving
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient
 
     process.allow_many_files()
-    share_heap()
 
     async def main(life: process.Life) -> None:
         config = read_options(args, FrontendConfig)

@@ -41,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command in ``argv``, or in this process's own words, after which the process may end with it."""
     standard_streams()
     own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
+    if own[:1] == ["frontend"]:
+        from triptych.aio.memory import share_heap
+
+        share_heap()  # the guard is a thread
     with stopping.guarded() as guard:
         try:
             args = _parsed(own, engine_args)

@@ -13,6 +13,7 @@ import pytest
 from support.loops import until
 from triptych.aio import memory
 from triptych.aio.memory import MIB, SMALL_BYTES, Growing, fresh
+from triptych.cli import main
 
 os_close = os.close
 
@@ -128,3 +129,18 @@ def test_threads_allocate_from_one_heap(tmp_path):
     report = tmp_path / "heaps.xml"
     subprocess.run([sys.executable, "-c", THREADS_OF_ONE_HEAP, str(report)], check=True, timeout=30)
     assert report.read_text().count("<heap nr=") == 1
+
+
+def test_a_frontend_has_one_heap_before_it_has_threads(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "share_heap", lambda: calls.append("heap"))
+
+    def guarded():
+        calls.append("thread")
+        raise SystemExit(0)
+
+    monkeypatch.setattr(main.stopping, "guarded", guarded)
+    for command in ("frontend", "worker"):
+        with pytest.raises(SystemExit):
+            main.main([command])
+    assert calls == ["heap", "thread", "thread"]
