@@ -40,7 +40,7 @@ def raising(error):
 
 def check(answer, caplog):
     error = check_error(answer, 503)
-    assert error["code"] == "machine_short"
+    assert error["code"] == "machine_exhausted"
     assert int(answer.headers["retry-after"]) >= 1
     assert "Traceback" not in caplog.text
 
@@ -66,7 +66,7 @@ async def test_within_an_answer(monkeypatch, caplog):
         answer = await d.chat("one two three four five six", stream=True)
         assert answer.status_code == 200
         *_, error, done = answer.text.strip().split("\n\n")
-        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "machine_short"
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "machine_exhausted"
         assert done == "data: [DONE]"
         check(await d.chat("one two three four five six"), caplog)
         await d.worker.idle()
@@ -78,7 +78,7 @@ async def test_where_a_worker_cannot_be_reached_for_it(monkeypatch):
     client = TcpRequestClient()
     with pytest.raises(Unavailable) as caught:
         await client.connection(Peer("127.0.0.1", 1))
-    assert caught.value.code == "machine_short", "the worker is not lost"
+    assert caught.value.code == "machine_exhausted", "the worker is not lost"
     await client.close()
 
 

@@ -51,7 +51,7 @@ def prompts_of(worker):
 def check_refused(answer):
     assert answer.status_code == 422, answer.text
     error = answer.json()["error"]
-    assert (error["code"], error["type"]) == ("request_fells_workers", "invalid_request_error")
+    assert (error["code"], error["type"]) == ("request_quarantined", "invalid_request_error")
     assert "--quarantine-s" in error["message"]
 
 

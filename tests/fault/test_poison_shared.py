@@ -48,7 +48,7 @@ async def metric(http, name):
     return next((float(line.split()[-1]) for line in lines if line.startswith(f"triptych_{name} ")), None)
 
 
-REFUSED = (422, "request_fells_workers")
+REFUSED = (422, "request_quarantined")
 
 
 @contextlib.asynccontextmanager

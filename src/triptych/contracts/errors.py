@@ -198,7 +198,7 @@ class RequestQuarantined(TriptychError):
 
     status = 422
     type = "invalid_request_error"
-    default_code = "request_fells_workers"
+    default_code = "request_quarantined"
 
 
 class ConfigError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from triptych.contracts.errors import Unavailable
 
-CODE = "machine_short"
+CODE = "machine_exhausted"
 RETRY_AFTER_S = 2.0
 _MEANINGS = {
     errno.ENOMEM: "memory",
