@@ -19,7 +19,7 @@ class RequestLimits(SchemaLimits, frozen=True, kw_only=True, forbid_unknown_fiel
     strict_fields: Annotated[
         bool,
         Meta(
-            description="Refuse requests with a field that nobody knows, which is otherwise ignored and named in the "
+            description="Refuse requests with an unknown field. Otherwise such a field is ignored, and named in the "
             "header `x-triptych-ignored`."
         ),
     ] = False
@@ -27,23 +27,28 @@ class RequestLimits(SchemaLimits, frozen=True, kw_only=True, forbid_unknown_fiel
         int,
         Meta(
             gt=0,
-            description="Most values (entries of lists and objects) in a request body; long lists of token ids do "
-            "not count.",
+            description="Maximum number of values (entries of lists and objects) in a request body; long lists of "
+            "token ids do not count.",
         ),
     ] = 65_536
     max_text_bytes: Annotated[
-        int, Meta(gt=0, description="Most bytes of one text in a request body; media as `data:` URLs do not count.")
+        int, Meta(gt=0, description="Maximum bytes of one text in a request body; media as `data:` URLs do not count.")
     ] = 16 << 20
-    max_messages: Annotated[int, Meta(gt=0, description="Most messages of a request.")] = 4096
+    max_messages: Annotated[int, Meta(gt=0, description="Maximum number of messages of a request.")] = 4096
     max_content_parts: Annotated[
-        int, Meta(gt=0, description="Most content parts and tool calls of a request, over all its messages.")
+        int,
+        Meta(gt=0, description="Maximum number of content parts and tool calls of a request, over all its messages."),
     ] = 8192
     max_template_values: Annotated[
-        int, Meta(gt=0, description="Most values in `chat_template_kwargs`, at every depth together.")
+        int, Meta(gt=0, description="Maximum number of values in `chat_template_kwargs`, at every depth together.")
     ] = 16_384
     max_template_characters: Annotated[
-        int, Meta(gt=0, description="Most characters of the texts in `chat_template_kwargs`.")
+        int, Meta(gt=0, description="Maximum characters of the texts in `chat_template_kwargs`.")
     ] = 1 << 20
     max_texts_waiting: Annotated[
-        int, Meta(gt=0, description="Most long texts that wait to be decoded, rendered and tokenised; more get 429.")
+        int,
+        Meta(
+            gt=0,
+            description="Maximum number of long texts that wait to be decoded, rendered and tokenised; more get 429.",
+        ),
     ] = 256

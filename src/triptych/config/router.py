@@ -25,45 +25,52 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     router_policy: Annotated[
         Literal["kv", "round-robin", "random", "least-loaded", "power-of-two", "direct"],
         Meta(
-            description="Who of those that prefill takes a request: `kv` (the least work left after what each holds of "
-            "the prompt), `round-robin`, `random`, `least-loaded`, `power-of-two`, or `direct`: the one "
-            "that the request's header `x-triptych-instance` names."
+            description="How a worker that prefills is chosen: `kv` (the least work left, given what each worker's "
+            "cache holds of the prompt), `round-robin`, `random`, `least-loaded`, `power-of-two`, or "
+            "`direct` (the worker that the request's header `x-triptych-instance` names)."
         ),
     ] = "kv"
     router_prefill_weight: Annotated[
         float,
         Meta(
             ge=0,
-            description="Cost of a token that waits at a worker to be prefilled; one that the worker must compute for "
-            "the request itself costs 1.",
+            description="Cost of a token that waits at a worker to be prefilled, where a token that the worker must "
+            "compute for the request itself costs 1.",
         ),
     ] = 0.25
     router_decode_weight: Annotated[
-        float, Meta(ge=0, description="Cost of a token in the KV caches of requests that a worker decodes.")
+        float, Meta(ge=0, description="Cost of a token in the KV caches of the requests that a worker decodes.")
     ] = 0.0125
     router_host_credit: Annotated[
-        float, Meta(ge=0, le=1, description="What a token held in a worker's host memory saves of its prefill.")
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of a token's prefill that is saved if the token is in a worker's host memory.",
+        ),
     ] = 0.8
     router_disk_credit: Annotated[
-        float, Meta(ge=0, le=1, description="What a token held on a worker's disk saves of its prefill.")
+        float,
+        Meta(ge=0, le=1, description="Share of a token's prefill that is saved if the token is on a worker's disk."),
     ] = 0.5
     router_temperature: Annotated[
         float,
         Meta(
-            ge=0, description="0 takes the cheapest worker; above, workers near it are drawn too, which spreads ties."
+            ge=0,
+            description="0: the cheapest worker is chosen. Above 0, workers with a cost near it are drawn as well, "
+            "which spreads equal requests.",
         ),
     ] = 0.0
     router_sessions: Annotated[
         bool,
         Meta(
-            description="Requests of one session (header `x-session-id`, else the field `session_id` or `user`) go to "
-            "one worker, unless "
-            "it has a quarter more to do than the average."
+            description="Send the requests of one session (header `x-session-id`, else the field `session_id` or "
+            "`user`) to one worker, unless that has more than 1.25 times the average work."
         ),
     ] = False
     router_remember_s: Annotated[
         float,
-        Meta(gt=0, description="How long a worker that reports no KV events is thought to hold what it was sent."),
+        Meta(gt=0, description="How long a worker that reports no KV events is assumed to hold what it was sent."),
     ] = 120.0
 
     @property

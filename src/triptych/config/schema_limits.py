@@ -15,21 +15,26 @@ MAX_DEPTH = 64
 class SchemaLimits(HttpConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds on what can be counted of a schema or a pattern before an engine sees it."""
 
-    max_schema_bytes: Annotated[int, Meta(gt=0, description="Most bytes of a JSON schema in `response_format`.")] = (
+    max_schema_bytes: Annotated[int, Meta(gt=0, description="Maximum bytes of a JSON schema in `response_format`.")] = (
         128 << 10
     )
     max_schema_depth: Annotated[
-        int, Meta(gt=0, le=MAX_DEPTH, description="Most objects and arrays of a JSON schema within each other.")
+        int,
+        Meta(
+            gt=0, le=MAX_DEPTH, description="Maximum number of objects and arrays of a JSON schema within each other."
+        ),
     ] = MAX_DEPTH
-    max_schema_nodes: Annotated[int, Meta(gt=0, description="Most objects and arrays in a JSON schema.")] = 4096
+    max_schema_nodes: Annotated[
+        int, Meta(gt=0, description="Maximum number of objects and arrays in a JSON schema.")
+    ] = 4096
     max_schema_enum_values: Annotated[
-        int, Meta(gt=0, description="Most values of all `enum`s of a JSON schema together.")
+        int, Meta(gt=0, description="Maximum number of values of all `enum`s of a JSON schema together.")
     ] = 4096
     max_pattern_size: Annotated[
         int,
         Meta(
             gt=0,
-            description="Most characters that all patterns of a JSON schema match together, counted with every "
+            description="Maximum characters that all patterns of a JSON schema match together, counted with every "
             "repetition written out: `([a-z]{1,20} ){3}` is 63.",
         ),
     ] = 10_000

@@ -15,7 +15,7 @@ class SuperviseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         float,
         Meta(
             ge=0,
-            description="A process that is ready and whose event loop gives no sign of life for so long is killed and "
-            "started again; 0: none is. Time in which the machine lets it not run hardly counts.",
+            description="A process that is ready is killed and started again if its event loop shows no sign of life "
+            "for this time; 0: never. Time in which the machine does not let it run hardly counts.",
         ),
     ] = 30.0

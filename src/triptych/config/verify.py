@@ -31,15 +31,15 @@ class VerifyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     checkpoint: Annotated[
         str | None,
         Meta(
-            description="Folder of the checkpoint that is served, or `demo` for the shipped demo model "
-            "(default: `demo`, where a model of that name is asked)."
+            description="Folder of the served checkpoint, or `demo` for the shipped demo model (default: `demo`, if a "
+            "model of that name is asked)."
         ),
     ] = None
     model: Annotated[
         str | None, Meta(description="Model to ask, by the name that clients use (default: the only one served).")
     ] = None
-    max_tokens: Annotated[int, Meta(gt=0, description="Most tokens of each answer.")] = 16
-    concurrency: Annotated[int, Meta(gt=0, description="Requests in flight in the phase `at once`.")] = 8
+    max_tokens: Annotated[int, Meta(gt=0, description="Maximum number of tokens of each answer.")] = 16
+    concurrency: Annotated[int, Meta(gt=0, description="Number of requests in flight in the phase `at once`.")] = 8
     cases: Annotated[
         str | None,
         Meta(description=f"What to ask, separated by commas: {', '.join(CASES)} (default: all that the model takes)."),
@@ -47,14 +47,14 @@ class VerifyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: Annotated[Dtype, Meta(description="Number format of the reference: float32, bfloat16 or float16.")] = (
         Dtype.FLOAT32
     )
-    device: Annotated[str, Meta(description="Where the reference runs, as torch names it: cpu, cuda, cuda:1 ...")] = (
+    device: Annotated[str, Meta(description="Device of the reference, as torch names it: cpu, cuda, cuda:1 ...")] = (
         "cpu"
     )
     seed: Annotated[
-        int | None, Meta(description="Which media to make (default: others in each run, that no cache holds yet).")
+        int | None, Meta(description="Seed of the media (default: new media in each run, which no cache holds).")
     ] = None
     timeout_s: Annotated[float, Meta(gt=0, description="Time limit for each answer.")] = 300.0
-    json: Annotated[str | None, Meta(description="Write the report to this file too, as JSON.")] = None
+    json: Annotated[str | None, Meta(description="File to which the report is also written, as JSON.")] = None
     api_key: Annotated[
         str | None, Meta(description="Key to send as a bearer token (default: TRIPTYCH_API_KEY, else none).")
     ] = None
