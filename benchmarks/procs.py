@@ -127,8 +127,10 @@ class Child:
     With ``pipes``, stdin and stdout are pipes of ``process`` and only stderr goes to the log.
     """
 
-    def __init__(self, name: str, log: Path, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, log: Path, process: asyncio.subprocess.Process, log_begin: int = 0) -> None:
+        """``log_begin``: where its output begins in ``log``, which earlier ones of its name wrote to."""
         self.name, self.log, self.process = name, log, process
+        self._log_begin = log_begin
         self.started_at = time.perf_counter()
 
     @classmethod
@@ -146,6 +148,7 @@ class Child:
         merged = {**os.environ, **(env or {})}
         log = log_dir / f"{name}.log"
         with log.open("ab") as sink:
+            begin = sink.tell()
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.PIPE if pipes else asyncio.subprocess.DEVNULL,
@@ -157,7 +160,7 @@ class Child:
                 preexec_fn=_before_exec,
                 limit=1 << 24,
             )
-        return cls(name, log, process)
+        return cls(name, log, process, begin)
 
     @property
     def pid(self) -> int:
@@ -172,7 +175,7 @@ class Child:
         """The first line of output that starts with ``prefix``."""
 
         def look() -> str | None:
-            lines = self.log.read_text(errors="replace").splitlines()
+            lines = self.log.read_bytes()[self._log_begin :].decode(errors="replace").splitlines()
             return next((line for line in lines if line.startswith(prefix)), None)
 
         return await self._poll(look, f"a line `{prefix}`", timeout_s)

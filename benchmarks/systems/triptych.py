@@ -98,7 +98,7 @@ class TriptychLong(HttpSystem):
             await self.launch("worker", pinned([*argv, *length], OTHERS_CORE))
             await self.serving("worker")
             argv += ["--served-model-name", self.paced_model, *length, "--itl-ms", "50"]
-            paced = await self.launch("paced worker", pinned(argv, OTHERS_CORE))
+            paced = await self.launch("paced", pinned(argv, OTHERS_CORE))
             await paced.wait_http(f"{self.url}/v1/models", START_TIMEOUT_S, contains=f'"{self.paced_model}"')
         except (StartError, OSError):
             await self.stop()

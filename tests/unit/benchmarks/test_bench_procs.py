@@ -98,3 +98,13 @@ async def test_variables_can_be_set_and_taken_away(tmp_path: Path, monkeypatch: 
     assert await child.wait_line("test:", 20) == "test: None 2"
     await child.stop()
     assert os.environ["BENCH_TEST_GONE"] == "1"
+
+
+async def test_a_program_that_is_started_again_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    lines = []
+    for number in range(2):
+        child = await Child.start("x", [sys.executable, "-c", f"print('ready {number}')"], tmp_path)
+        await child.process.wait()
+        lines.append(await child.wait_line("ready", 5.0))
+        await child.stop()
+    assert lines == ["ready 0", "ready 1"]
