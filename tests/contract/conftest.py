@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.certificates import Authority
-from support.deployment import quick_discovery
+from support.deployment import FAST
 from support.nats_server import NatsServer
 from support.raw_http import Streams, connected
 from triptych.planes.discovery.base import Discovery
@@ -21,6 +21,7 @@ from triptych.planes.discovery.local import LocalDiscovery
 from triptych.planes.discovery.nats import NatsDiscovery
 from triptych.planes.nats.access import NatsSecrets, read_access
 from triptych.planes.request.base import Call, Handler, Peer, RequestClient, RequestServer
+from triptych.planes.request.limits import WireLimits
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.planes.request.tls import TlsFiles
@@ -52,13 +53,17 @@ class TcpPlane:
 
     def __init__(self, files: TlsFiles | None = None) -> None:
         self._listening: ssl.SSLContext | None = files.for_listening() if files else None
+        self.limits = WireLimits()
+        """Of servers and clients that are made from now on."""
         self.calling: ssl.SSLContext | None = files.for_calling() if files else None
 
     def server(self, *, max_in_flight: int = 1000, token: str | None = None) -> TcpRequestServer:
-        return TcpRequestServer("127.0.0.1", 0, max_in_flight=max_in_flight, token=token, tls=self._listening)
+        return TcpRequestServer(
+            "127.0.0.1", 0, max_in_flight=max_in_flight, token=token, tls=self._listening, limits=self.limits
+        )
 
     def client(self, token: str | None = None) -> TcpRequestClient:
-        return TcpRequestClient(token, self.calling)
+        return TcpRequestClient(token, self.calling, limits=self.limits)
 
     def connected(self, port: int) -> AbstractAsyncContextManager[Streams]:
         """A connection by hand."""
@@ -113,7 +118,7 @@ class LocalPlane:
         self.folder = folder
 
     def discovery(self, namespace: str = "default") -> Discovery:
-        return LocalDiscovery(self.folder, namespace)
+        return LocalDiscovery(self.folder, namespace, pace=FAST)
 
 
 class NatsPlane:
@@ -129,12 +134,10 @@ class NatsPlane:
 
 
 @pytest.fixture(params=["local", "nats"])
-def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalPlane | NatsPlane]:
+def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> LocalPlane | NatsPlane:
     if request.param == "nats":
-        yield NatsPlane(request.getfixturevalue("shared_nats_server"))
-        return
-    with quick_discovery():
-        yield LocalPlane(tmp_path / "run")
+        return NatsPlane(request.getfixturevalue("shared_nats_server"))
+    return LocalPlane(tmp_path / "run")
 
 
 BUCKET = Bucket(name="things", max_entry_bytes=1000, max_bytes=20_000)

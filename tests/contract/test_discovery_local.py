@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -17,23 +18,18 @@ from support.instances import instance
 from support.loops import until
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery import local
-from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.discovery.local import LocalDiscovery, LocalPace
 
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(local, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(local, "SCAN_S", 0.02)
-    monkeypatch.setattr(local, "STALE_S", 0.3)
-    monkeypatch.setattr(local, "STARVED_S", 0.3)
+QUICK = LocalPace(heartbeat_s=0.02, scan_s=0.02, stale_s=0.3, starved_s=0.3)
+PATIENT = replace(QUICK, starved_s=60.0)
 
 
 def file_of(folder, id):
     return folder / "default" / "instances" / f"{id}.json"
 
 
-async def test_the_owner_of_a_stale_file_was_killed(tmp_path, quick):
-    discovery = LocalDiscovery(tmp_path, "default")
+async def test_the_owner_of_a_stale_file_was_killed(tmp_path):
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     lease = await discovery.register(instance("killed"))
     async with watching(discovery) as seen:
         await seen("killed")
@@ -43,9 +39,8 @@ async def test_the_owner_of_a_stale_file_was_killed(tmp_path, quick):
     await lease.withdraw()
 
 
-async def test_late_heartbeats_of_a_process_that_runs_are_forgiven_for_a_while(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(local, "STARVED_S", 60.0)
-    discovery = LocalDiscovery(tmp_path, "default")
+async def test_late_heartbeats_of_a_process_that_runs_are_forgiven_for_a_while(tmp_path):
+    discovery = LocalDiscovery(tmp_path, "default", pace=PATIENT)
     starved, killed = instance("starved", pid=os.getpid()), instance("killed", pid=2**22 + 1)
     leases = [await discovery.register(one) for one in (starved, killed)]
     for lease in leases:
@@ -53,23 +48,22 @@ async def test_late_heartbeats_of_a_process_that_runs_are_forgiven_for_a_while(t
     async with watching(discovery) as seen:
         await seen("killed", "starved")
         await seen("starved")
-        monkeypatch.setattr(local, "STARVED_S", 0.3)
+    async with watching(LocalDiscovery(tmp_path, "default", pace=QUICK)) as seen:
         await seen()
     for lease in leases:
         await lease.withdraw()
 
 
 def test_how_long_the_killed_and_the_frozen_stay():
-    assert local.HEARTBEAT_S + local.STALE_S <= 3
-    assert local.STARVED_S + local.SCAN_S <= 6, "a process that is there and does nothing"
+    pace = LocalPace()
+    assert pace.heartbeat_s + pace.stale_s <= 3
+    assert pace.starved_s + pace.scan_s <= 6, "a process that is there and does nothing"
 
 
-async def test_a_process_that_ended_does_not_run_because_its_parent_has_not_looked_yet(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(local, "STARVED_S", 60.0)
-
+async def test_a_process_that_ended_does_not_run_because_its_parent_has_not_looked_yet(tmp_path):
     with subprocess.Popen(["true"]) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
-        discovery = LocalDiscovery(tmp_path, "default")
+        discovery = LocalDiscovery(tmp_path, "default", pace=PATIENT)
         lease = await discovery.register(instance("killed", pid=zombie.pid))
         await lease._tasks.close()
         async with watching(discovery) as seen:
@@ -78,8 +72,8 @@ async def test_a_process_that_ended_does_not_run_because_its_parent_has_not_look
         await lease.withdraw()
 
 
-async def test_files_of_workers_killed_long_ago_are_removed(tmp_path, quick):
-    discovery = LocalDiscovery(tmp_path, "default")
+async def test_files_of_workers_killed_long_ago_are_removed(tmp_path):
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     for name, age_s in (("old", 4000), ("young", 100)):
         file = file_of(tmp_path, name)
         file.write_text("{}")
@@ -90,8 +84,8 @@ async def test_files_of_workers_killed_long_ago_are_removed(tmp_path, quick):
     await lease.withdraw()
 
 
-async def test_a_file_that_is_kept_fresh_stays(tmp_path, quick):
-    discovery = LocalDiscovery(tmp_path, "default")
+async def test_a_file_that_is_kept_fresh_stays(tmp_path):
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     lease = await discovery.register(instance("alive"))
     begun = time.monotonic()
     before = file_of(tmp_path, "alive").stat().st_mtime_ns
@@ -102,8 +96,8 @@ async def test_a_file_that_is_kept_fresh_stays(tmp_path, quick):
     await lease.withdraw()
 
 
-async def test_a_removed_file_is_written_again(tmp_path, quick):
-    discovery = LocalDiscovery(tmp_path, "default")
+async def test_a_removed_file_is_written_again(tmp_path):
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     lease = await discovery.register(instance("back"))
     file_of(tmp_path, "back").unlink()
     async with watching(discovery) as seen:
@@ -116,9 +110,9 @@ async def test_a_removed_file_is_written_again(tmp_path, quick):
 
 
 @pytest.mark.parametrize("jump_s", [3600, -3600])
-async def test_a_clock_that_is_set_changes_nothing(tmp_path, quick, monkeypatch, jump_s):
+async def test_a_clock_that_is_set_changes_nothing(tmp_path, monkeypatch, jump_s):
     """Files of the living and of the dead keep the time that they were touched at."""
-    discovery = LocalDiscovery(tmp_path, "default")
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     living, dead = [await discovery.register(instance(name)) for name in ("living", "dead")]
     views = []
 
@@ -141,9 +135,8 @@ async def test_a_clock_that_is_set_changes_nothing(tmp_path, quick, monkeypatch,
         await lease.withdraw()
 
 
-async def test_the_folder_may_be_removed(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(local, "HEARTBEAT_S", 0.1)
-    discovery = LocalDiscovery(tmp_path / "run", "default")
+async def test_the_folder_may_be_removed(tmp_path):
+    discovery = LocalDiscovery(tmp_path / "run", "default", pace=replace(QUICK, heartbeat_s=0.1))
     lease = await discovery.register(instance("a"))
     async with watching(discovery) as seen:
         await seen("a")
@@ -157,10 +150,10 @@ async def test_the_folder_may_be_removed(tmp_path, quick, monkeypatch):
     await lease.withdraw()
 
 
-async def test_files_that_are_no_instances_are_ignored(tmp_path, quick, caplog):
+async def test_files_that_are_no_instances_are_ignored(tmp_path, caplog):
 
     with caplog.at_level(logging.WARNING):
-        discovery = LocalDiscovery(tmp_path, "default")
+        discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
         folder = file_of(tmp_path, "x").parent
         (folder / "junk.json").write_bytes(b"\xff{")
         (folder / "empty.json").write_bytes(b"")
@@ -175,11 +168,11 @@ async def test_files_that_are_no_instances_are_ignored(tmp_path, quick, caplog):
     assert "junk.json" in caplog.text
 
 
-async def test_a_heart_that_misses_a_beat_goes_on(tmp_path, quick, monkeypatch, caplog):
+async def test_a_heart_that_misses_a_beat_goes_on(tmp_path, monkeypatch, caplog):
     """A full disk for a moment must not make a worker invisible for ever."""
 
     with caplog.at_level(logging.WARNING):
-        discovery = LocalDiscovery(tmp_path, "default")
+        discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
         lease = await discovery.register(instance("alive"))
         full, beats = asyncio.Event(), []
 
@@ -219,9 +212,9 @@ async def test_who_cannot_register_is_told_why_in_one_line(tmp_path, monkeypatch
     assert list(file_of(tmp_path, "a").parent.iterdir()) == []
 
 
-async def test_a_scan_that_fails_leaves_the_view_as_it_was(tmp_path, quick, monkeypatch):
+async def test_a_scan_that_fails_leaves_the_view_as_it_was(tmp_path, monkeypatch):
     """Too many open files, as under a rush of clients: no reason to take all workers for dead, nor to end."""
-    discovery = LocalDiscovery(tmp_path, "default")
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     lease = await discovery.register(instance("a"))
     failed = asyncio.Event()
 
@@ -242,8 +235,8 @@ async def test_a_scan_that_fails_leaves_the_view_as_it_was(tmp_path, quick, monk
     await lease.withdraw()
 
 
-async def test_a_file_that_cannot_be_read_now_is_read_later(tmp_path, quick, monkeypatch):
-    discovery = LocalDiscovery(tmp_path, "default")
+async def test_a_file_that_cannot_be_read_now_is_read_later(tmp_path, monkeypatch):
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     failed = asyncio.Event()
 
     def read_bytes(path):
@@ -263,9 +256,9 @@ async def test_a_file_that_cannot_be_read_now_is_read_later(tmp_path, quick, mon
         await lease.withdraw()
 
 
-async def test_owners_of_old_files_have_a_moment_to_touch_them(tmp_path, quick, monkeypatch):
+async def test_owners_of_old_files_have_a_moment_to_touch_them(tmp_path):
     """The machine slept, say: a watcher that starts before their next heartbeat does not know that they are alive."""
-    discovery = LocalDiscovery(tmp_path, "default")
+    discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
     async with watching(discovery) as seen:
         await seen()
         assert discovery.doubt("demo") is None, "there is no file, and so nobody"
@@ -278,10 +271,10 @@ async def test_owners_of_old_files_have_a_moment_to_touch_them(tmp_path, quick, 
         await until(lambda: discovery.doubt("demo") is None, "nobody has touched it")
 
 
-async def test_junk_is_complained_about_once(tmp_path, quick, caplog):
+async def test_junk_is_complained_about_once(tmp_path, caplog):
 
     with caplog.at_level(logging.WARNING):
-        discovery = LocalDiscovery(tmp_path, "default")
+        discovery = LocalDiscovery(tmp_path, "default", pace=QUICK)
         (file_of(tmp_path, "x").parent / "junk.json").write_text("{")
         async with watching(discovery) as seen:
             await seen()

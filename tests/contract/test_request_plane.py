@@ -20,8 +20,8 @@ from triptych.contracts.errors import (
     WorkerStopped,
     WorkerUnreached,
 )
-from triptych.planes.request import connection
 from triptych.planes.request.base import Peer
+from triptych.planes.request.limits import WireLimits
 
 
 async def count(payload):
@@ -428,9 +428,8 @@ async def test_what_nobody_took_is_unreached(plane, loop):
         assert lost == [], "a peer that never spoke is not lost"
 
 
-async def test_a_call_that_a_frozen_peer_has_not_read_is_not_taken(plane, loop, monkeypatch):
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.25)
+async def test_a_call_that_a_frozen_peer_has_not_read_is_not_taken(plane, loop):
+    plane.limits = WireLimits(keepalive_s=0.05, silence_s=0.25)
     handler = Watched(1)
     async with plane.line(handler, id="w.1") as line, line.call(to="w.1") as taken:
         lost = lost_peers(line)
@@ -447,9 +446,9 @@ async def test_a_call_that_a_frozen_peer_has_not_read_is_not_taken(plane, loop, 
         plane.cut(line)
 
 
-async def test_who_is_dropped_while_it_answers_no_ping_is_lost(plane, monkeypatch):
+async def test_who_is_dropped_while_it_answers_no_ping_is_lost(plane):
     """Discovery drops a worker that hangs a little before its connection is given up; one that drains is not lost."""
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
+    plane.limits = WireLimits(keepalive_s=0.05)
     async with plane.line(echo, id="w.1") as line:
         lost, peer = lost_peers(line), Peer(line.host, line.port, "w.1")
         await line.all(to="w.1")

@@ -15,9 +15,10 @@ from test_request_plane import Watched, count, echo
 
 from support.loops import until
 from triptych.contracts.errors import ConfigError, PayloadTooLarge, WorkerLost
-from triptych.planes.request import connection, frames, tcp_client, tcp_server
+from triptych.planes.request import frames
 from triptych.planes.request.base import Peer
 from triptych.planes.request.frames import Hello, Type, pack, pack_call
+from triptych.planes.request.limits import USUAL, WireLimits
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 
@@ -63,8 +64,8 @@ async def test_a_peer_that_breaks_the_protocol_loses_its_connection_only(plane, 
         await until(lambda: len(line.server.tasks) == 0, "no call is left behind")
 
 
-async def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop, monkeypatch):
-    monkeypatch.setattr(tcp_server, "MAX_UNGREETED", 3)
+async def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop):
+    plane.limits = WireLimits(max_ungreeted=3)
     async with plane.line(count, token="t", client_token="t") as line, contextlib.AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(plane.connected(line.port)) for _ in range(10)]
         async with line.call(b"5") as call:
@@ -74,9 +75,9 @@ async def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop, mo
         await until(lambda: len(line.server.ungreeted) <= 3, "few are left")
 
 
-async def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, monkeypatch, caplog):
+async def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, caplog):
     """Anybody may connect; only who has the token may stay."""
-    monkeypatch.setattr(tcp_server, "HELLO_TIMEOUT_S", 0.2)
+    plane.limits = WireLimits(hello_s=0.2)
     async with plane.line(count, token="t", client_token="t") as line:
         async with line.call(b"3000") as good, plane.connected(line.port) as (reader, writer):
             got = await anext(good)
@@ -158,13 +159,11 @@ async def test_frames_of_unknown_streams_and_types_are_ignored(plane):
         assert HEADER.unpack(await reader.readexactly(9)) == (0, Type.PONG, 0)
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.25)
+IMPATIENT = WireLimits(keepalive_s=0.05, silence_s=0.25)
+PATIENT = WireLimits(keepalive_s=0.05, silence_s=60.0)
 
 
-async def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatient, loop):
+async def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(loop):
     """It accepts, and never says a word: a stopped process, or a host that is gone."""
     held = []
 
@@ -172,7 +171,7 @@ async def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatien
         held.append(writer)
 
     server = await asyncio.start_server(frozen, "127.0.0.1", 0)
-    client = TcpRequestClient()
+    client = TcpRequestClient(limits=IMPATIENT)
     with pytest.raises(WorkerLost):  # long before the limit of this test's own
         async with client.call(Peer("127.0.0.1", server.sockets[0].getsockname()[1]), "x", b"", silence_s=600) as call:
             await anext(call)
@@ -182,7 +181,8 @@ async def test_a_frozen_worker_is_noticed_long_before_its_answer_is_due(impatien
         writer.transport.abort()
 
 
-async def test_a_frozen_client_frees_the_worker(plane, impatient):
+async def test_a_frozen_client_frees_the_worker(plane):
+    plane.limits = IMPATIENT
     handler = Watched(1)
     async with plane.line(handler) as line, plane.connected(line.port) as (_, writer):
         writer.write(HELLO + pack_call(1, "work", b""))
@@ -193,7 +193,7 @@ async def test_a_frozen_client_frees_the_worker(plane, impatient):
 @pytest.mark.event_loop(kind="virtual")
 async def test_a_quiet_but_living_peer_is_kept(plane):
     async def slow(payload):
-        await asyncio.sleep(3 * connection.SILENCE_LIMIT_S)
+        await asyncio.sleep(3 * USUAL.silence_s)
         yield b"late"
 
     async with plane.line(slow) as line:
@@ -203,19 +203,18 @@ async def test_a_quiet_but_living_peer_is_kept(plane):
 
 def test_a_dead_peer_is_found_in_six_seconds_and_a_late_one_kept():
     """A worker's loop may be late by some seconds while its machine has too much to do."""
-    assert connection.SILENCE_LIMIT_S >= 5
-    assert connection.SILENCE_LIMIT_S + connection.KEEPALIVE_S <= 6
+    assert USUAL.silence_s >= 5
+    assert USUAL.silence_s + USUAL.keepalive_s <= 6
 
 
-async def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(impatient, loop, monkeypatch):
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 60.0)
+async def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(loop):
     held = []
 
     async def mute(reader, writer):
         held.append(writer)
 
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
-    peer, client = Peer(*server.sockets[0].getsockname()), TcpRequestClient()
+    peer, client = Peer(*server.sockets[0].getsockname()), TcpRequestClient(limits=PATIENT)
     assert not client.is_silent(peer), "nobody has spoken with it"
     async with client.call(peer, "x", b"", silence_s=60):
         await until(lambda: client.is_silent(peer), "its sign of life is overdue")
@@ -227,13 +226,14 @@ async def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(impati
     held[0].transport.abort()
 
 
-async def test_a_loop_that_was_late_itself_takes_nobody_for_silent(plane, impatient, loop):
+async def test_a_loop_that_was_late_itself_takes_nobody_for_silent(plane, loop):
+    plane.limits = IMPATIENT
     async with plane.line(echo) as line:
         await line.all(b"x")
         (ours,) = line.client.opened
-        await asyncio.sleep(connection.KEEPALIVE_S)
-        time.sleep(2 * connection.SILENCE_LIMIT_S)  # noqa: ASYNC251 (to be late)
-        await asyncio.sleep(2 * connection.KEEPALIVE_S)
+        await asyncio.sleep(IMPATIENT.keepalive_s)
+        time.sleep(2 * IMPATIENT.silence_s)  # noqa: ASYNC251 (to be late)
+        await asyncio.sleep(2 * IMPATIENT.keepalive_s)
         assert not ours.closed
         assert await line.all(b"x") == [b"x"]
 
@@ -250,12 +250,12 @@ async def test_a_peer_that_takes_a_large_frame_slowly_is_not_silent():
     client = TcpRequestClient()
     async with client.call(Peer(*server.sockets[0].getsockname()), "x", b"", silence_s=60):
         (ours,) = client.opened
-        for _ in range(4 * math.ceil(connection.SILENCE_LIMIT_S / connection.KEEPALIVE_S)):
+        for _ in range(4 * math.ceil(USUAL.silence_s / USUAL.keepalive_s)):
             ours.pause_writing()
-            await asyncio.sleep(connection.KEEPALIVE_S / 2)
+            await asyncio.sleep(USUAL.keepalive_s / 2)
             ours.resume_writing()
         assert not ours.closed
-        await asyncio.sleep(connection.SILENCE_LIMIT_S + 2 * connection.KEEPALIVE_S)
+        await asyncio.sleep(USUAL.silence_s + 2 * USUAL.keepalive_s)
         assert ours.closed, "and then it takes no more"
     await client.close()
     server.close()
@@ -382,7 +382,7 @@ async def test_callers_of_a_peer_that_cannot_be_reached_wait_side_by_side(plane,
     begun = loop.time()
     answers = await asyncio.gather(*(call() for _ in range(20)), return_exceptions=True)
     assert all(isinstance(one, WorkerLost) for one in answers), answers
-    limit_s = tcp_client.CONNECT_TIMEOUT_S
+    limit_s = USUAL.connect_s
     assert limit_s <= loop.time() - begun < 2 * limit_s, "one time limit for all, not one after another"
     await client.close()
 

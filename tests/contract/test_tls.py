@@ -14,9 +14,9 @@ from test_tcp_wire import HELLO
 from support.certificates import Authority
 from support.raw_http import connected
 from triptych.contracts.errors import ConfigError, WorkerLost
-from triptych.planes.request import tcp_client, tcp_server
 from triptych.planes.request.base import Peer
 from triptych.planes.request.frames import pack_call
+from triptych.planes.request.limits import WireLimits
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tls import TlsFiles
 
@@ -139,16 +139,17 @@ async def test_a_worker_whose_certificate_will_not_do_is_told_nothing(
     assert why in line
 
 
-async def test_who_connects_and_says_nothing_is_let_go(secured, loop, monkeypatch):
-    monkeypatch.setattr(tcp_server, "HANDSHAKE_TIMEOUT_S", 0.2)
-    async with secured().line(echo) as line, connected(line.port) as (reader, _):
+async def test_who_connects_and_says_nothing_is_let_go(secured, loop):
+    plane = secured()
+    plane.limits = WireLimits(tls_handshake_s=0.2)
+    async with plane.line(echo) as line, connected(line.port) as (reader, _):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
         assert await line.all(b"x") == [b"x"]
 
 
-async def test_a_worker_that_never_answers_the_handshake(plane, loop, monkeypatch):
-    monkeypatch.setattr(tcp_client, "CONNECT_TIMEOUT_S", 0.2)
+async def test_a_worker_that_never_answers_the_handshake(plane, loop):
+    plane.limits = WireLimits(connect_s=0.2)
     held = []
 
     async def frozen(reader, writer):

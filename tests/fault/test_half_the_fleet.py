@@ -12,7 +12,7 @@ from support.checkpoints import picture_url
 from support.deployment import deployment
 from support.loops import until
 from support.sse import parse
-from triptych.planes.request import connection
+from triptych.planes.request.limits import WireLimits
 
 SLOW = ("--encode-ms", "40", "--prefill-ms", "80", "--itl-ms", "10")
 
@@ -88,17 +88,16 @@ async def test_of_each_pool(spans, gone):
 
 @pytest.mark.parametrize("how", ["closes at once", "says nothing"])
 @pytest.mark.event_loop(limit_s=50)
-async def test_something_else_listens_where_they_were(how, monkeypatch):
+async def test_something_else_listens_where_they_were(how):
     """It accepts, and closes or holds the connection; nothing that is sent there was taken."""
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.1)
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.4)
+    wire = WireLimits(keepalive_s=0.1, silence_s=0.4)
 
     async def strange(reader, writer):
         if how == "says nothing":
             await reader.read()
         writer.close()
 
-    async with AsyncExitStack() as stack, deployment(workers=8, engine_args=SLOW) as d:
+    async with AsyncExitStack() as stack, deployment(workers=8, engine_args=SLOW, wire=wire) as d:
         await answered(d, [d.chat(f"{n}") for n in range(16)], str)
         for one in d.workers[:6]:
             one.vanish()

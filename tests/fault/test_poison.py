@@ -14,7 +14,7 @@ from support.processes import child, mock_worker
 from support.sse import parse
 from triptych.engines.abilities import Encoded
 from triptych.engines.mock.tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of
-from triptych.planes.request import connection
+from triptych.planes.request.limits import WireLimits
 
 POISON, POISON_TOKEN = "Ω", 138
 """Text, and a token that is in it and in no other prompt here."""
@@ -179,10 +179,7 @@ async def test_it_can_be_turned_off():
         assert (await metrics(d))["triptych_workers_lost_total"] == 3, "the attempts of one request"
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.1)
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 0.5)
+IMPATIENT = WireLimits(keepalive_s=0.1, silence_s=0.5)
 
 
 async def blocks_two(d):
@@ -200,8 +197,8 @@ async def blocks_two(d):
     assert (await d.chat("hello")).status_code == 200
 
 
-async def test_a_request_that_blocks_event_loops_blocks_two(impatient):
-    async with deployment(workers=3, engine_args=("--itl-ms", "5")) as d:
+async def test_a_request_that_blocks_event_loops_blocks_two():
+    async with deployment(workers=3, engine_args=("--itl-ms", "5"), wire=IMPATIENT) as d:
         for one in d.workers:
             one.vanish = one.freeze
         susceptible(d)
@@ -210,9 +207,9 @@ async def test_a_request_that_blocks_event_loops_blocks_two(impatient):
 
 @pytest.mark.full
 @pytest.mark.event_loop(limit_s=50)
-async def test_a_request_that_blocks_processes_blocks_two(impatient):
+async def test_a_request_that_blocks_processes_blocks_two():
     engine = ("--itl-ms", "5", "--poison-token", f"{POISON_TOKEN}", "--poison", "hang")
-    async with AsyncExitStack() as stack, deployment(workers=0) as d:
+    async with AsyncExitStack() as stack, deployment(workers=0, wire=IMPATIENT) as d:
         await asyncio.gather(
             *(stack.enter_async_context(child(*mock_worker(engine=engine), run_dir=d.run_dir)) for _ in range(3))
         )

@@ -6,16 +6,16 @@ import asyncio
 import json
 import signal
 from contextlib import aclosing
+from dataclasses import replace
 
 from support.checkpoints import copy_demo
-from support.deployment import chat_body, deployment
+from support.deployment import FAST, chat_body, deployment
 from support.loops import SOON_S, until, until_async
 from support.processes import child, mock_worker
 from support.raw_http import connected, post, response
 from support.sse import parse
-from triptych.planes.discovery import local
 from triptych.planes.discovery.local import LocalDiscovery
-from triptych.planes.request import connection
+from triptych.planes.request.limits import WireLimits
 from triptych.processor.processor import Processor
 
 
@@ -168,13 +168,10 @@ async def test_a_worker_that_comes_back_is_used_without_touching_the_frontend():
             check_unavailable(await d.chat("hi"))
 
 
-async def test_a_stopped_worker_is_given_up(monkeypatch):
+async def test_a_stopped_worker_is_given_up():
     """SIGSTOP: the kernel still accepts bytes for it, only its silence tells."""
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.2)
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 1.0)
-    monkeypatch.setattr(local, "STALE_S", 1.0)
-    monkeypatch.setattr(local, "STARVED_S", 1.0)
-    async with deployment(workers=0) as d:  # noqa: SIM117 (reads better with the child inside)
+    limits = {"wire": WireLimits(keepalive_s=0.2, silence_s=1.0), "pace": replace(FAST, stale_s=1.0, starved_s=1.0)}
+    async with deployment(workers=0, **limits) as d:  # noqa: SIM117 (reads better with the child inside)
         async with child(*mock_worker(engine=("--itl-ms", "10")), run_dir=d.run_dir) as worker:
             await d.ready()
             body = chat_body("x", stream=True, ignore_eos=True, max_tokens=4000)
@@ -192,13 +189,13 @@ async def test_a_stopped_worker_is_given_up(monkeypatch):
             await _served(d)  # it woke up; who broke off is left out for a moment
 
 
-async def test_a_stopped_worker_gets_no_requests_while_another_lives(monkeypatch):
+async def test_a_stopped_worker_gets_no_requests_while_another_lives():
     """Long before anybody gives it up."""
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.1)
-    monkeypatch.setattr(connection, "SILENCE_LIMIT_S", 60.0)
-    monkeypatch.setattr(local, "STALE_S", 60.0)
-    monkeypatch.setattr(local, "STARVED_S", 60.0)
-    async with deployment(workers=0) as d, child(*mock_worker("--name", "stopped"), run_dir=d.run_dir) as worker:
+    limits = {"wire": WireLimits(keepalive_s=0.1, silence_s=60), "pace": replace(FAST, stale_s=60, starved_s=60)}
+    async with (
+        deployment(workers=0, **limits) as d,
+        child(*mock_worker("--name", "stopped"), run_dir=d.run_dir) as worker,
+    ):
         await d.ready()
         assert (await d.chat("x")).status_code == 200
         await d.add_worker()

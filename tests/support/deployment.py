@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +26,8 @@ from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
 from triptych.planes import run_dir
-from triptych.planes.discovery import local
-from triptych.planes.discovery.local import LocalDiscovery
+from triptych.planes.discovery.local import LocalDiscovery, LocalPace
+from triptych.planes.request.limits import WireLimits
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.runtime.worker import Worker
@@ -36,7 +35,7 @@ from triptych.stages.dispatch import Dispatcher
 from triptych.transfer.base import Transfer
 from triptych.transfer.inproc import InprocTransfer
 
-FAST_SCAN_S = 0.02
+FAST = LocalPace(scan_s=0.02)
 JSON = {"content-type": "application/json"}
 """What clients say of their bodies, also of those that tests write by hand."""
 
@@ -164,6 +163,8 @@ async def start_worker(
     token: str | None = None,
     transfer: Transfer | None = None,
     carrier: Carrier | None = None,
+    wire: WireLimits | None = None,
+    pace: LocalPace = FAST,
     **config: Any,
 ) -> MockWorker:
     """Start a worker and wait until it is registered."""
@@ -177,10 +178,13 @@ async def start_worker(
             args=engine_args,
         )
     )
-    server = TcpRequestServer(settings.host, settings.port, max_in_flight=settings.max_in_flight, token=token)
+    wire = wire or WireLimits()
+    server = TcpRequestServer(
+        settings.host, settings.port, max_in_flight=settings.max_in_flight, token=token, limits=wire
+    )
     publisher = (carrier or Carrier()).publisher(token, settings.host)
     transfer = transfer or InprocTransfer(TransferConfig())
-    worker = Worker(settings, engine, server, LocalDiscovery(run_dir, namespace), transfer, publisher)
+    worker = Worker(settings, engine, server, LocalDiscovery(run_dir, namespace, pace=pace), transfer, publisher)
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.create_task(worker.run(stop, ready.set_result), name=f"worker of {name}")
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
@@ -198,20 +202,28 @@ async def deployment(
     limits: MediaLimits | None = None,
     token: str | None = None,
     carrier: Carrier | None = None,
+    wire: WireLimits | None = None,
+    pace: LocalPace = FAST,
     **worker: Any,
 ) -> AsyncIterator[Deployed]:
     """Mock workers and a frontend that knows them; ``worker`` holds settings of ``start_worker`` for all of them.
 
     There is one worker for each of ``spans``, named ``e-0``, ``pd-1`` ... by its place, or ``workers`` in ``epd``.
     """
-    with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder, quick_discovery():
+    with tempfile.TemporaryDirectory(prefix="triptych-test-") as folder:
         deployed = Deployed(Path(folder))
         token = deployed.token = token or run_dir.token(deployed.run_dir)
         try:
             for place, span in enumerate(spans or ["epd"] * workers):
                 named = {"span": Span(span), "instance_name": f"{span}-{place}"} if spans else {}
-                await deployed.add_worker(limits=limits, token=token, carrier=carrier, **named, **worker)
-            async with _frontend(deployed, frontend or {}, limits or MediaLimits(), token, carrier or Carrier()):
+                await deployed.add_worker(
+                    limits=limits, token=token, carrier=carrier, wire=wire, pace=pace, **named, **worker
+                )
+            client = TcpRequestClient(token, limits=wire or WireLimits())
+            discovery = LocalDiscovery(deployed.run_dir, "default", pace=pace)
+            async with _frontend(
+                deployed, frontend or {}, limits or MediaLimits(), client, discovery, (carrier or Carrier(), token)
+            ):
                 yield deployed
         finally:
             for one in deployed.workers:
@@ -221,15 +233,19 @@ async def deployment(
 
 @asynccontextmanager
 async def _frontend(
-    deployed: Deployed, settings: dict[str, Any], limits: MediaLimits, token: str | None, carrier: Carrier
+    deployed: Deployed,
+    settings: dict[str, Any],
+    limits: MediaLimits,
+    client: TcpRequestClient,
+    discovery: LocalDiscovery,
+    carried: tuple[Carrier, str | None],
 ) -> AsyncIterator[None]:
     routes = RouterConfig(**{name: settings[name] for name in settings if name.startswith("router_")})
     settings = {name: value for name, value in settings.items() if not name.startswith("router_")}
     config = FrontendConfig(
         port=0, **{"enable_multimodal": True, "drain_timeout_s": 2.0, "resume_timeout_s": 0.3, **settings}
     )
-    client = TcpRequestClient(token)
-    discovery = LocalDiscovery(deployed.run_dir, "default")
+    carrier, token = carried
     events = carrier.source(client, token)
 
     def dispatcher(*args: Any) -> Dispatcher:
@@ -251,9 +267,3 @@ async def http_client(url: str, **settings: Any) -> AsyncIterator[httpx.AsyncCli
         base_url=url, timeout=30, trust_env=False, verify=False, limits=httpx.Limits(), headers=JSON, **settings
     ) as client:
         yield client
-
-
-@contextlib.contextmanager
-def quick_discovery() -> Iterator[None]:
-    with patch.object(local, "SCAN_S", FAST_SCAN_S):
-        yield

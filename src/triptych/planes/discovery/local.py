@@ -1,8 +1,8 @@
 """Discovery on one machine: a file an instance, under a run directory that only this user can read.
 
-A registration is a JSON file that its owner touches every ``HEARTBEAT_S``. Watchers read the directory every
-``SCAN_S`` (a scan of a hundred workers costs well under a millisecond) and leave out files that they have not seen
-touched for ``STALE_S``: their owner was killed. One whose process is still there gets ``STARVED_S``, for a machine with
+A registration is a JSON file that its owner touches every ``heartbeat_s``. Watchers read the directory every
+``scan_s`` (a scan of a hundred workers costs well under a millisecond) and leave out files that they have not seen
+touched for ``stale_s``: their owner was killed. One whose process is still there gets ``starved_s``, for a machine with
 too much to do delays heartbeats; after that it is frozen. A watcher measures that by a clock that is never set; only
 what was there before it looked first is believed to be as old as its time says.
 """
@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,21 +32,38 @@ from triptych.planes.run_dir import make as make_run_dir
 
 log = logging.getLogger("triptych.discovery")
 
-HEARTBEAT_S = 0.5
-STALE_S = 2.5
-STARVED_S = 5.0
-SCAN_S = 0.2
-SETTLE_S = 2 * HEARTBEAT_S
-"""After its first look, when it has met files of old, a watcher waits so long for their owners to touch them."""
 ABANDONED_S = 3600.0
 """Files that were not touched for so long are removed when somebody registers: who is killed cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPace:
+    """How often owners touch their files and watchers read them, and after how long a silent owner counts as gone."""
+
+    heartbeat_s: float = 0.5
+    scan_s: float = 0.2
+    stale_s: float = 2.5
+    """For an owner whose process is gone."""
+    starved_s: float = 5.0
+    """For one whose process is there: a machine with too much to do delays heartbeats."""
+
+    @property
+    def settle_s(self) -> float:
+        """So long a watcher that met files of old waits for their owners to touch them."""
+        return 2 * self.heartbeat_s
+
+
+USUAL = LocalPace()
 
 
 class LocalLease:
     """A file kept fresh. Written anew when somebody removed it."""
 
-    def __init__(self, path: Path, content: bytes, make_folder: Callable[[], None], token: Path) -> None:
+    def __init__(
+        self, path: Path, content: bytes, make_folder: Callable[[], None], token: Path, heartbeat_s: float
+    ) -> None:
         """The file of the ``token`` is kept fresh too: old files in temporary folders are often deleted."""
+        self._heartbeat_s = heartbeat_s
         self._path, self._content, self._make_folder, self._token = path, content, make_folder, token
         self._tasks = TaskSet()
 
@@ -71,7 +89,7 @@ class LocalLease:
     async def _beat(self) -> None:
         said = ""
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(self._heartbeat_s)
             try:
                 self._touch()
                 said = ""
@@ -105,11 +123,11 @@ class _Seen(NamedTuple):
     heard_s: float
     """When it was touched last, by this process's monotonic clock."""
 
-    def alive(self, now_s: float) -> Instance | None:
+    def alive(self, now_s: float, pace: LocalPace) -> Instance | None:
         silent_s = now_s - self.heard_s
-        if self.instance is None or silent_s > STARVED_S:
+        if self.instance is None or silent_s > pace.starved_s:
             return None
-        return self.instance if silent_s <= STALE_S or _is_running(self.instance.pid) else None
+        return self.instance if silent_s <= pace.stale_s or _is_running(self.instance.pid) else None
 
 
 _View = dict[str, _Seen]
@@ -119,7 +137,8 @@ _View = dict[str, _Seen]
 class LocalDiscovery:
     """A ``Discovery`` of files. Raises ConfigError when the run directory is unusable or someone else's."""
 
-    def __init__(self, run_dir: Path, namespace: str) -> None:
+    def __init__(self, run_dir: Path, namespace: str, *, pace: LocalPace = USUAL) -> None:
+        self._pace = pace
         self._run_dir, self._folder = run_dir, run_dir / namespace / "instances"
         make_run_dir(run_dir)
         try:
@@ -145,6 +164,7 @@ class LocalDiscovery:
             msgspec.json.encode(instance),
             self._make_folder,
             self._run_dir / TOKEN_FILE,
+            self._pace.heartbeat_s,
         )
         await lease.start()
         # Looked at after the file is there, so that of two who come at once one sees the other.
@@ -160,7 +180,7 @@ class LocalDiscovery:
         """
         return [
             other
-            for other in _alive(self._scan({})).values()
+            for other in _alive(self._scan({}), self._pace).values()
             if (other.started_unix_s, other.id) < (instance.started_unix_s, instance.id) and _is_running(other.pid)
         ]
 
@@ -182,11 +202,11 @@ class LocalDiscovery:
                 self._unread = True
                 log.warning("cannot read %s: %s", self._folder, error)
             if said is None and any(one.instance is None for one in seen.values()):
-                self._settled_s = time.monotonic() + SETTLE_S
-            if (now := _alive(seen)) != said:
+                self._settled_s = time.monotonic() + self._pace.settle_s
+            if (now := _alive(seen, self._pace)) != said:
                 said = now
                 yield tuple(now[key] for key in sorted(now))
-            await asyncio.sleep(SCAN_S)
+            await asyncio.sleep(self._pace.scan_s)
 
     def doubt(self, model: str) -> str | None:
         if self._unread:
@@ -217,7 +237,7 @@ class LocalDiscovery:
             instance, heard_s = None, now_s - max(0.0, time.time() - touched_ns / 1e9)
         else:
             instance, heard_s = before.instance, before.heard_s if touched_ns == before.touched_ns else now_s
-        if instance is None and now_s - heard_s <= STARVED_S:
+        if instance is None and now_s - heard_s <= self._pace.starved_s:
             instance = self._read(entry)
         return _Seen(instance, touched_ns, heard_s)
 
@@ -240,9 +260,9 @@ class LocalDiscovery:
             return None
 
 
-def _alive(view: _View) -> dict[str, Instance]:
+def _alive(view: _View, pace: LocalPace) -> dict[str, Instance]:
     now_s = time.monotonic()
-    return {key: instance for key, seen in view.items() if (instance := seen.alive(now_s)) is not None}
+    return {key: instance for key, seen in view.items() if (instance := seen.alive(now_s, pace)) is not None}
 
 
 def _is_running(pid: int) -> bool:

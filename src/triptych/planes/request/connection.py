@@ -11,15 +11,10 @@ from typing import cast
 from triptych.aio.pace import PIECE_BYTES, SMALL_BYTES, pace
 from triptych.planes.request.base import Payload
 from triptych.planes.request.frames import FrameError, FrameReader, Type, pack
+from triptych.planes.request.limits import WireLimits
 from triptych.planes.request.tls import reason
 
 log = logging.getLogger("triptych.request")
-
-KEEPALIVE_S = 0.5
-"""A silent connection is asked for a sign of life this often."""
-SILENCE_LIMIT_S = 5.0
-"""A connection without a sign of life is given up after this time, and one ``KEEPALIVE_S`` at most: the host is gone,
-or the process is stopped."""
 
 _PING = pack(Type.PING, 0)
 _PONG = pack(Type.PONG, 0)
@@ -40,7 +35,8 @@ class Connection(asyncio.BufferedProtocol):
     small_cost = 1
     """The factor by which bytes of small received frames count more: they take more work."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, limits: WireLimits) -> None:
+        self.limits = limits
         self.reader = FrameReader(limit_bytes)
         self.closed = False
         self.heard = False
@@ -85,7 +81,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_silent(self) -> bool:
         """It has not answered the last ping, for which it had a whole period."""
-        return self._silent_s > KEEPALIVE_S
+        return self._silent_s > self.limits.keepalive_s
 
     # Out.
 
@@ -157,7 +153,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._timer = self._loop.call_later(KEEPALIVE_S, self._keep_alive)
+        self._timer = self._loop.call_later(self.limits.keepalive_s, self._keep_alive)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         missing = self.reader.missing()
@@ -167,7 +163,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending:  # TLS hands over what was read before; nothing may come into the midst of a frame
             return
-        self._silent_s = -KEEPALIVE_S  # for the period under way
+        self._silent_s = -self.limits.keepalive_s  # for the period under way
         self.heard = True
         try:
             if self._into_frame:
@@ -201,7 +197,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """Continues writing, as the peer reads. A ping behind a large frame may not have reached it yet."""
-        self._silent_s = -KEEPALIVE_S
+        self._silent_s = -self.limits.keepalive_s
         self._paused = False
         self._flush()
 
@@ -216,14 +212,14 @@ class Connection(asyncio.BufferedProtocol):
         self.on_closed()
 
     def _keep_alive(self) -> None:
-        self._silent_s += KEEPALIVE_S
-        if self._silent_s >= SILENCE_LIMIT_S:
+        self._silent_s += self.limits.keepalive_s
+        if self._silent_s >= self.limits.silence_s:
             self.warn(f"silent for {self._silent_s:.0f} s")
             self.abort()
             return
         if self._silent_s > 0:
             self.send(_PING)
-        self._timer = self._loop.call_later(KEEPALIVE_S, self._keep_alive)
+        self._timer = self._loop.call_later(self.limits.keepalive_s, self._keep_alive)
 
 
 def _next_piece(out: deque[Payload]) -> Payload:

@@ -27,11 +27,11 @@ from triptych.planes.request import frames, handshake
 from triptych.planes.request.base import Payload, Peer
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, call_head, pack
+from triptych.planes.request.limits import USUAL, WireLimits
 from triptych.planes.request.tls import SHUTDOWN_TIMEOUT_S, reason
 
 log = logging.getLogger("triptych.request")
 
-CONNECT_TIMEOUT_S = 5.0
 MAX_AT_ONCE = 16
 """Answers of one call that are handed on together: what gathered at a thousand calls is not handled in one turn."""
 _WITHOUT_A_WORD = "closed the connection without a word; its log says why (token, certificate, another worker)"
@@ -48,7 +48,7 @@ class _ClientConnection(Connection):
     """A token without log probabilities has some 80 bytes and takes 10 us until it is written, others alike."""
 
     def __init__(self, client: TcpRequestClient, peer: Peer) -> None:
-        super().__init__(frames.HELLO_LIMIT_BYTES)
+        super().__init__(frames.HELLO_LIMIT_BYTES, client.limits)
         self.calls: dict[int, TcpCall] = {}
         self.spoken: dict[str, float] = {}
         """When calls to each endpoint that have ended were last answered anything."""
@@ -321,8 +321,11 @@ class TcpCall:
 class TcpRequestClient:
     """A ``RequestClient`` that keeps one connection to each peer, opened at the first call."""
 
-    def __init__(self, token: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, token: str | None = None, tls: ssl.SSLContext | None = None, *, limits: WireLimits = USUAL
+    ) -> None:
         """With ``tls`` nothing is sent to a peer before its certificate is verified to name its host."""
+        self.limits = limits
         self._key = handshake.key_of(token)
         self._greeting: dict[Peer, _ClientConnection] = {}
         """Connections whose peers have not proved yet that they know the token."""
@@ -349,7 +352,7 @@ class TcpRequestClient:
     async def _connect(self, peer: Peer) -> _ClientConnection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(self.limits.connect_s):
                 _, connection = await loop.create_connection(
                     lambda: _ClientConnection(self, peer),
                     peer.host,

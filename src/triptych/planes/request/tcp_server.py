@@ -19,15 +19,10 @@ from triptych.planes.request import frames, handshake
 from triptych.planes.request.base import Handler, Payload
 from triptych.planes.request.connection import Connection
 from triptych.planes.request.frames import FrameError, Type, pack, split_call
-from triptych.planes.request.tls import HANDSHAKE_TIMEOUT_S, SHUTDOWN_TIMEOUT_S
+from triptych.planes.request.limits import USUAL, WireLimits
+from triptych.planes.request.tls import SHUTDOWN_TIMEOUT_S
 
 log = logging.getLogger("triptych.request")
-
-HELLO_TIMEOUT_S = 10.0
-"""Time for a caller to introduce itself. Then its connection is closed, whatever else it sends."""
-
-MAX_UNGREETED = 128
-"""Most connections that have not said who they are."""
 
 _HELLO = msgspec.msgpack.Decoder(frames.Hello)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -57,7 +52,7 @@ class _ServerStream:
 
 class _ServerConnection(Connection):
     def __init__(self, server: TcpRequestServer) -> None:
-        super().__init__(frames.HELLO_LIMIT_BYTES)
+        super().__init__(frames.HELLO_LIMIT_BYTES, server.limits)
         self._server = server
         self._greeted = False
         self._hello: frames.Hello | None = None
@@ -68,10 +63,10 @@ class _ServerConnection(Connection):
         super().connection_made(transport)
         self._server.connections.add(self)
         self._server.make_room_for_hello(self)
-        self._greeting = self._loop.call_later(HELLO_TIMEOUT_S, self._give_up)
+        self._greeting = self._loop.call_later(self.limits.hello_s, self._give_up)
 
     def _give_up(self) -> None:
-        self.warn(f"no hello within {HELLO_TIMEOUT_S:g} s")
+        self.warn(f"no hello within {self.limits.hello_s:g} s")
         self.abort()
 
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
@@ -187,12 +182,14 @@ class TcpRequestServer:
         max_in_flight: int,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
+        limits: WireLimits = USUAL,
     ) -> None:
         if token is None and not is_loopback(host):
             raise ConfigError(f"listening on {host} needs a shared token: set TRIPTYCH_TOKEN in every process")
         self._host, self._port = bare(host), port
         self.key = handshake.key_of(token)
         self._tls = tls
+        self.limits = limits
         self._max_in_flight = max_in_flight
         self.id = ""
         self._handlers: dict[str, Handler] = {}
@@ -234,14 +231,14 @@ class TcpRequestServer:
             lambda: _ServerConnection(self),
             sock=one,
             ssl=self._tls,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if self._tls else None,
+            ssl_handshake_timeout=self.limits.tls_handshake_s if self._tls else None,
             ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
         )
 
     def make_room_for_hello(self, new: _ServerConnection) -> None:
         """Closes the longest silent connection if there are too many without a hello, so that they keep nobody out."""
         self.ungreeted[new] = None
-        if len(self.ungreeted) > MAX_UNGREETED:
+        if len(self.ungreeted) > self.limits.max_ungreeted:
             oldest, _ = self.ungreeted.popitem(last=False)
             oldest.abort()
 

@@ -185,4 +185,4 @@ def test_who_is_left_out_comes_back_later_each_time_until_it_is_heard() -> None:
 def test_discovery_has_its_say_before_a_worker_is_asked_again() -> None:
     from triptych.planes.discovery import local
 
-    assert local.STARVED_S + local.SCAN_S < rules.DISCOVERY_S
+    assert local.USUAL.starved_s + local.USUAL.scan_s < rules.DISCOVERY_S
