@@ -62,13 +62,17 @@ def test_a_forgotten_worker_matches_nothing_at_once_and_leaves_nothing_behind() 
     steps = index.forget("goes")
     assert by_worker(index, [0, 1, 2]) == {"stays": 3}
     assert by_worker(index, [70_000]) == {}
+    assert index.match([70_000]) == [], "its bit matches nothing either"
     next(steps)
     index.store("goes", [0, 1])  # again, or another of the same name, before the old one is swept away
     assert by_worker(index, [0, 1, 2]) == {"stays": 3, "goes": 2}
+    assert by_worker(index, [70_000]) == {}, "it is another one"
     for _ in steps:
         pass
     assert by_worker(index, [0, 1, 2]) == {"stays": 3, "goes": 2}
     assert len(index) == 60_000
+    index.store("next", [0])  # with the bit of the one that is swept away
+    assert by_worker(index, [0, 1, 2]) == {"stays": 3, "goes": 2, "next": 1}
     assert list(index.forget("never seen")) == []
 
 
@@ -79,3 +83,37 @@ def test_bits_are_used_again() -> None:
         for _ in index.forget(f"w{turn}"):
             pass
     assert index.bit("last") == 1
+
+
+def test_bits_of_workers_that_stay_are_not_given_away() -> None:
+    index = KvIndex()
+    index.store("goes", [1])
+    index.store("stays", [2])
+    for _ in index.forget("goes"):
+        pass
+    index.store("comes", [3])
+    assert by_worker(index, [2]) == {"stays": 1}
+    assert by_worker(index, [3]) == {"comes": 1}
+
+
+def test_blocks_may_go_while_a_worker_is_swept_away() -> None:
+    index = KvIndex()
+    index.store("goes", range(60_000, 120_000))
+    index.store("stays", range(60_000))
+    steps = index.forget("goes")
+    next(steps)
+    index.remove("stays", [59_999])
+    for _ in steps:
+        pass
+    assert len(index) == 59_999
+
+
+def test_the_number_of_blocks_that_a_worker_holds() -> None:
+    index = KvIndex()
+    assert index.held("a") == 0
+    index.store("a", [1, 2, 3])
+    index.store("a", [4])
+    index.remove("a", [3, 4])
+    assert index.held("a") == 2
+    index.forget("a")
+    assert index.held("a") == 0

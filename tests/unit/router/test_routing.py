@@ -69,6 +69,7 @@ def test_what_other_frontends_sent_counts_too() -> None:
     workload.begin("a", Load(10, 10, 1))
     workload.report("a", Load(20, 40, 2))
     assert workload.of("a") == Load(30, 50, 3)
+    assert workload.requests("a") == 3
     workload.end("a", Load(10, 0, 0))
     assert workload.of("a") == Load(20, 50, 3)
     workload.end("a", Load(0, 10, 1))

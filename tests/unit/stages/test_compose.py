@@ -251,3 +251,33 @@ def test_little_to_prefill_stays_at_the_decode_worker_if_it_can(media, alive, pi
 def test_a_text_has_nothing_to_encode():
     assert stages_needed(has_media=False) == "pd"
     assert stages_needed(has_media=True) == "epd"
+
+
+A_CACHE, B_CACHE = KvLink(protocol="a"), KvLink(protocol="b")
+
+
+def test_the_least_loaded_decides_which_of_two_routes_to_decoders_is_gone() -> None:
+    """Both end with ``d``, but each decoder reads the caches of one of them only."""
+    alive = [
+        instance("joined", "ep", kv_link=A_CACHE),
+        instance("encoder", "e", kv_link=None),
+        instance("prefiller", "p", kv_link=B_CACHE),
+        instance("d-a", "d", kv_link=A_CACHE),
+        instance("d-b", "d", kv_link=B_CACHE),
+    ]
+    for loaded, steps in (("d-b", ["joined", "d-a"]), ("d-a", ["encoder", "prefiller", "d-b"])):
+        made = plan(Need(media=("x",)), alive, lambda id, loaded=loaded: int(id == loaded))
+        assert [step.instance.id for step in (*made.encode, made.prefill, made.decode)] == steps
+
+
+def test_of_two_routes_to_one_decoder_the_one_with_fewer_calls_is_gone() -> None:
+    assert str(planned(PICTURE, "e:e p:p a:ep d:d")) == str(planned(PICTURE, "a:ep d:d"))
+
+
+def test_many_media_of_one_request_are_spread_over_encode_workers_evenly() -> None:
+    """Also where all have one home: what a request sends there counts at once."""
+    [home] = {planned(["x"], "e1:e e2:e d:pd").encode[0].instance.name}
+    alike = [name for name in map(str, range(200)) if planned([name], "e1:e e2:e d:pd").encode[0].instance.name == home]
+    counts = {step.instance.name: len(step.media) for step in planned(alike[:20], "e1:e e2:e d:pd").encode}
+    assert sum(counts.values()) == 20
+    assert counts[home] == 13, "1.25 times the average of 20 and one more"
