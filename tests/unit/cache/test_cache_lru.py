@@ -64,3 +64,20 @@ def test_negative_sizes_are_mistakes():
         ByteLru(-1)
     with pytest.raises(ValueError, match="size_bytes"):
         ByteLru[str, int](1).put("a", 1, -1)
+
+
+@pytest.mark.parametrize(("max_bytes", "counted"), [(0, 0), (1, 1)])
+def test_values_too_large_are_counted_where_the_store_is_on(max_bytes, counted):
+    lru = ByteLru[str, int](max_bytes)
+    assert lru.too_large == 0
+    assert not lru.put("a", 1, 2)
+    assert lru.too_large == counted
+
+
+def test_evicting_by_hand_tells_how_much_it_freed():
+    lru = ByteLru[str, int](10)
+    assert (lru.evict(), lru.evictions) == (0, 0)
+    lru.put("a", 1, 4)
+    lru.put("b", 1, 5)
+    assert (lru.evict(), lru.evict(), lru.evict()) == (4, 5, 0)
+    assert (lru.size_bytes, lru.evictions) == (0, 2)

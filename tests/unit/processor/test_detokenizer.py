@@ -89,6 +89,16 @@ def test_a_character_that_the_prompt_began_is_said_whole_and_nothing_else_of_the
 
 
 @pytest.mark.parametrize("tokenizer", ["demo", "byte level"], indirect=True)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_bytes_before_the_character_that_the_prompt_began_are_not_said(tokenizer, cut):
+    by_byte = {tokenizer.spelling(token).data: token for token in reversed(range(tokenizer.vocabulary_size))}
+    character = [by_byte[bytes([byte])] for byte in "🜚".encode()]
+    broken = [by_byte[b"\xff"], by_byte[b"\xa9"]]
+    prompt = [*tokenizer.encode("well ", add_special_tokens=False), *broken, *character[:cut]]
+    assert pieces_of(tokenizer, character[cut:], prompt)[-2:] == ["🜚", ""]
+
+
+@pytest.mark.parametrize("tokenizer", ["demo", "byte level"], indirect=True)
 def test_of_a_prompt_that_ends_in_what_is_no_character_nothing_is_said(tokenizer):
     by_byte = {tokenizer.spelling(token).data: token for token in reversed(range(tokenizer.vocabulary_size))}
     for broken in (b"\xa9", b"\xff", b"\xa9\xa9\xa9\xa9\xa9\xa9\xa9", b"x\x80", b"\xe6\xff"):
@@ -129,3 +139,10 @@ def test_a_long_run_of_special_tokens_is_not_kept(silent, at):
                 assert len(stream._held) < 70
             said += [*(stream.push(token) for token in ids[at:]), stream.flush()]
             assert "".join(said) == "".join(pieces_of(one, ids, prompt))
+
+
+def test_a_token_that_the_library_cannot_place_begins_a_new_stream():
+    """A SentencePiece decoder makes other text of bytes once it knows what follows them."""
+    tokenizer = NAMED["sentencepiece"]
+    ids = [tokenizer.fast.token_to_id(token) for token in ("<0x55>", "<0xB8>", "▁a", "▁b")]
+    assert pieces_of(tokenizer, ids) == ["U", "", "a", " b", ""]

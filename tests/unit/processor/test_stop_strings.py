@@ -101,3 +101,25 @@ def test_against_plain_search_on_repetitive_texts():
         out, stopped = said([stop], list(text))
         assert stopped == (stop in text)
         assert "".join(out) == text.partition(stop)[0]
+
+
+def test_what_ends_the_text_is_left_out_unless_it_is_asked_for():
+    assert StopStrings(["b"]).push("abc") == ("a", True)
+
+
+def test_no_more_is_held_back_than_the_longest_beginning_of_a_stop_string():
+    finder = StopStrings(["abab#", "ba!"])
+    assert finder.push("xab").text == "x"
+    assert finder.push("ab").text == ""
+    assert finder.push("ab").text == "ab", "its last four may begin the first, its last two the second"
+    assert finder.push("c").text == "ababc"
+
+
+def test_a_finder_is_as_new_after_it_stopped_and_after_its_end():
+    finder = StopStrings(["stop"])
+    assert finder.push("a sto").text == "a "
+    assert finder.push("p") == ("", True)
+    assert finder.push("p") == ("p", False)
+    assert finder.push("sto").text == ""
+    assert finder.flush() == "sto"
+    assert finder.push("p") == ("p", False)
