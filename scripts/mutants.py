@@ -101,7 +101,7 @@ def _try_module(module: str, count: int, jobs: int, listed: set[str]) -> int:
     begun = time.monotonic()
     if (status := _run(module, file, None, tests, 600.0)) != 0:
         raise SystemExit(f"{module}: its tests fail without a change (status {status})")
-    limit_s = 10 + 5 * (time.monotonic() - begun)
+    limit_s = 3 + 4 * (time.monotonic() - begun)
     with ThreadPoolExecutor(jobs) as pool:
         statuses = list(pool.map(lambda one: _run(module, file, one, tests, limit_s), chosen))
     survived = sorted(one.key for one, status in zip(chosen, statuses, strict=True) if status == 0)

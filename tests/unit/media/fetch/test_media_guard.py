@@ -1,7 +1,14 @@
 import pytest
 
 from triptych.contracts.errors import BadRequest
-from triptych.media.fetch.guard import AddressRefused, check_address, join_url, literal_address, parse_url
+from triptych.media.fetch.guard import (
+    MAX_URL_CHARS,
+    AddressRefused,
+    check_address,
+    join_url,
+    literal_address,
+    parse_url,
+)
 
 ITEM = "messages[0].content[1].image_url"
 
@@ -255,3 +262,15 @@ def test_redirects_are_joined(location, target):
 def test_redirects_are_checked_like_any_url(location):
     with pytest.raises(BadRequest):
         join_url(parse_url("http://example.com/dir/a", ITEM), location, ITEM)
+
+
+def test_the_limits_of_lengths_are_met_exactly():
+    most = "http://h/" + "a" * (MAX_URL_CHARS - len("http://h/"))
+    assert parse_url(most, ITEM).raw_host == "h"
+    with pytest.raises(BadRequest, match="longer than"):
+        parse_url(most + "a", ITEM)
+    longest = ".".join(["a" * 63] * 3 + ["a" * 61])
+    assert len(longest) == 253
+    assert parse_url(f"http://{longest}/", ITEM).raw_host == longest
+    with pytest.raises(BadRequest):
+        parse_url(f"http://{longest}a/", ITEM)
