@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 FAST := -m "not engine" -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-full test-fast evidence lint check bench bench-peers clean
+.PHONY: help install serve test test-full test-fast evidence mutants lint check bench bench-peers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ evidence: install ## run every test of a real engine, and write docs/support-mat
 
 test-fast: install ## run the tests that need no real engine
 	$(PY) -m pytest $(FAST)
+
+mutants: install ## change the pure modules in small ways, and list the changes that no unit test notices (20 minutes)
+	$(PY) scripts/mutants.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def _listed() -> set[str]:
-    return set(re.findall(r"^- `(.*)`", LISTED.read_text(encoding="utf-8"), re.M)) if LISTED.exists() else set()
+    return set(re.findall(r"^- `(.*)`: ", LISTED.read_text(encoding="utf-8"), re.M)) if LISTED.exists() else set()
 
 
 def _try_module(module: str, count: int, jobs: int, listed: set[str]) -> int:

@@ -69,3 +69,28 @@ def test_the_end_of_a_large_request_is_told(own: int, kept: int, told: int):
         one.keep(bytes(kept))
         assert ends == []
     assert ends == [0] * told
+
+
+def test_a_medium_that_comes_again_later_counts_again():
+    held, data = MemoryBudget(100), bytes(70)
+    for _ in range(2):
+        with held.request() as one:
+            one.keep(data)
+            assert held.size_bytes == 70
+
+
+def test_one_request_may_take_all_there_is():
+    held = MemoryBudget(100)
+    with held.request() as one:
+        one.add(100)
+        with pytest.raises(PayloadTooLarge):
+            held.take(101)
+
+
+def test_what_ended_before_the_last_call_does_not_count_for_the_next():
+    calls = []
+    held = MemoryBudget(2 * LARGE_BYTES, lambda: calls.append(1))
+    for size_bytes, called in ((LARGE_BYTES, 1), (LARGE_BYTES - 1, 1), (1, 2)):
+        with held.request() as one:
+            one.add(size_bytes)
+        assert len(calls) == called
