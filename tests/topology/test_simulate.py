@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from triptych.cli.main import main
-from triptych.cli.simulate import TELL_S, Progress
+from triptych.cli.simulate import PROGRESS_S, Progress
 
 
 def conversations(path, requests=200):
@@ -119,7 +119,7 @@ def test_how_far_a_run_has_come_is_told_every_second(capsys):
     now = [0.0]
     tell = Progress(200, quiet=False, clock=lambda: now[0])
     for done, passed_s in enumerate((0.2, 0.9, 1.1, 1.5, 2.2), 50):
-        now[0] = passed_s * TELL_S
+        now[0] = passed_s * PROGRESS_S
         tell("EPD kv at 4", done)
     assert capsys.readouterr().err.splitlines() == [
         "EPD kv at 4 times the speed: 52 of 200 requests, 26 %",
@@ -131,7 +131,7 @@ def test_how_far_a_run_has_come_is_told_every_second(capsys):
     ("words", "is_terminal", "told"), [((), True, True), (("--quiet",), True, False), ((), False, False)]
 )
 def test_progress_is_for_terminals(sample, capsys, monkeypatch, words, is_terminal, told):
-    monkeypatch.setattr("triptych.cli.simulate.TELL_S", 0.0)
+    monkeypatch.setattr("triptych.cli.simulate.PROGRESS_S", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     assert main(["simulate", sample, "--policy", "random", *words]) == 0
     assert ("EPD random at 1 times the speed: " in capsys.readouterr().err) is told

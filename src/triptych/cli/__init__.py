@@ -1,1 +1,1 @@
-"""The command line: the composition root, and the only place that names concrete back ends."""
+"""Puts the parts together: the command line is the only place that names back ends."""

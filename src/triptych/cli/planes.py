@@ -1,4 +1,4 @@
-"""The planes that ``--plane`` and ``--events`` name, each back end imported when it is needed."""
+"""Makes the planes that ``--plane`` and ``--events`` name. Each back end is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _BackEnd(NamedTuple):
-    """How processes find each other, and where frontends keep what all must know. Both raise ConfigError."""
+    """Makes the discovery and the shared state of one back end. Both functions raise ConfigError."""
 
     discovery: Callable[[PlaneConfig], Discovery]
     shared_state: Callable[[PlaneConfig], OpenState]
@@ -59,7 +59,7 @@ def _nats_state(config: PlaneConfig) -> OpenState:
 
 _NATS = _BackEnd(_nats_discovery, _nats_state)
 _BACK_ENDS = {"local": _BackEnd(_local_discovery, _local_state), "nats://": _NATS, "tls://": _NATS}
-"""By what ``--plane`` begins with. One entry adds a back end."""
+"""Back ends by the beginning of ``--plane``. One entry adds a back end."""
 
 _NOT_YET = {
     "nats": "--plane nats is for `triptych up`, which starts a server; name yours: nats://host:4222",
@@ -68,14 +68,14 @@ _NOT_YET = {
 
 
 def _back_end(config: PlaneConfig) -> _BackEnd:
-    """The back end that ``--plane`` names. Raises ConfigError."""
+    """Return the back end that ``--plane`` names. Raises ConfigError."""
     scheme, slashes, _ = config.plane.partition("://")
     if found := _BACK_ENDS.get(scheme + slashes):
         return found
     if config.plane in _NOT_YET:
         raise ConfigError(_NOT_YET[config.plane])
     if slashes:
-        return _NATS  # which tells what is wrong with a URL
+        return _NATS  # it reports what is wrong with the URL
     hint = did_you_mean(config.plane, ("local", "nats"))
     raise ConfigError(f"unknown plane {config.plane!r}{hint or ';'} known: local, nats://host:4222, tls://host:4222")
 
@@ -91,16 +91,16 @@ def shared_state(config: PlaneConfig) -> OpenState:
 
 
 def where(config: PlaneConfig) -> str:
-    """Where workers and frontends look for each other, in words."""
+    """Describe where workers and frontends look for each other."""
     place = f"run directory {env.run_dir(config.run_dir)}" if config.plane == "local" else f"plane {config.plane}"
     return f"namespace {config.namespace!r}, {place}"
 
 
 def plane_token(config: PlaneConfig, host: str = "localhost") -> str | None:
-    """Return the token that workers want to hear from frontends; ``host`` is where a worker listens.
+    """Return the token that frontends must prove to workers. ``host``: the address at which a worker listens.
 
-    The user's goes first. Without one, processes that share a run directory share the token in it. Off loopback there
-    are others who cannot have that one: None. Raises ConfigError.
+    The user's token comes first. Without one, processes with the same run directory share the token in it. Processes
+    of other hosts cannot read that one, so that the result is None off loopback. Raises ConfigError.
     """
     if (token := credentials.plane_token()) or config.plane != "local" or not is_loopback(host):
         return token
@@ -126,7 +126,7 @@ def _nats_access(config: PlaneConfig) -> NatsAccess:
 
 
 def event_publisher(config: PlaneConfig, host: str) -> Publisher:
-    """What ``--events`` names, for a worker at ``host``. Raises ConfigError."""
+    """Make the publisher that ``--events`` names, for a worker at ``host``. Raises ConfigError."""
     if config.events == "request":
         return RequestPublisher()
     from triptych.planes.events.publish import PubSubPublisher
@@ -143,7 +143,7 @@ def event_publisher(config: PlaneConfig, host: str) -> Publisher:
 
 
 def event_source(config: PlaneConfig, client: RequestClient) -> Source:
-    """What ``--events`` names, for a frontend. Raises ConfigError."""
+    """Make the source of events that ``--events`` names, for a frontend. Raises ConfigError."""
     if config.events == "request":
         return RequestSource(client)
     from triptych.planes.events.subscribe import PubSubSource
@@ -161,7 +161,7 @@ def event_source(config: PlaneConfig, client: RequestClient) -> Source:
 
 @contextmanager
 def _packages(setting: str, extra: str) -> Iterator[None]:
-    """Explain what ``setting`` needs, where a package that the block imports is missing. Raises ConfigError."""
+    """Raise ConfigError that names ``extra`` if a package that the block imports is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What every long-running command does alike: logging, the event loop, signals, errors in one line."""
+"""Does what every long-running command needs: logging, the event loop, signals, and errors in one line."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("triptych.process")
 
 SWITCH_INTERVAL_S = 0.001
-"""After so long a thread that computes lets another run, at Python's own default after 5 ms: the event loop must not
-wait for that at each of its turns."""
+"""A computing thread is interrupted after this time, so that the event loop need not wait for it at each of its turns.
+Python's default is 5 ms."""
 
 
 OWN_LOGGERS = ("triptych", "asyncio", "nats")
-"""Their lines reach the terminal also while the standard error is kept in a file."""
+"""Loggers whose lines reach the terminal even while the standard error is redirected to a file."""
 
 
 def set_up_logging() -> None:
@@ -55,8 +55,11 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 class Life:
-    """A process's way from start to stop. Until ``ready``, a stop signal ends it where it stands, also in the middle of
-    an engine's start, which holds the event loop; from then on the first one sets ``stop``."""
+    """The life of a process from its start to its stop.
+
+    Before ``ready``, a stop signal ends the process at once, even while an engine's start blocks the event loop. After
+    it, the first signal sets ``stop``.
+    """
 
     def __init__(self, guard: stopping.StopGuard) -> None:
         self.stop = asyncio.Event()
@@ -64,16 +67,16 @@ class Life:
         guard.take_over()
 
     def ready(self, text: str) -> None:
-        """Tell the supervisor, and whoever watches, that this process serves now."""
+        """Print the line that tells the supervisor, and a user, that this process serves now."""
         loop = asyncio.get_running_loop()
         self._guard.ready(lambda: loop.call_soon_threadsafe(self.stop.set))
         terminal.say(f"triptych: ready {text}")
 
 
 def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
-    """Run ``main`` on uvloop. Returns the exit status.
+    """Run ``main`` on uvloop, and return the exit status.
 
-    Configuration errors end as one line on standard error and status 2; the supervisor shows that line.
+    A configuration error becomes one line on standard error and status 2; the supervisor shows that line.
     """
     set_up_logging()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -92,7 +95,7 @@ def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
             uvloop.run(live(guard))
     except (ConfigError, EngineFailed) as error:
         return _failed(error)
-    except ExceptionGroup as errors:  # of tasks that the command waits for
+    except ExceptionGroup as errors:  # from tasks that the command waits for
         if (expected := errors.subgroup((ConfigError, EngineFailed))) is None:
             raise
         return _failed(_first(expected))
@@ -110,15 +113,15 @@ def _first(errors: ExceptionGroup[Exception]) -> Exception:
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit on open files, one a connection, to the hard one."""
+    """Raise the soft limit on open files to the hard one; each connection is one file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def plane_config(args: argparse.Namespace, host: str, needed: tuple[str, ...]) -> PlaneConfig:
-    """The plane that the flags name, or with ``--join`` the one of the deployment that is up. Raises ConfigError.
+    """Return the plane that the flags name, or, with ``--join``, that of the running deployment. Raises ConfigError.
 
-    ``host``: where this process listens. ``needed``: names of the secrets that such a process has.
+    ``host``: the address at which this process listens. ``needed``: names of the secrets that such a process uses.
     """
     config = read_options(args, PlaneConfig)
     leftovers.remove_abandoned()
@@ -146,7 +149,7 @@ def _joined(args: argparse.Namespace, config: PlaneConfig, is_here: bool, needed
 
 
 def tell_of_deployment(args: argparse.Namespace) -> None:
-    """Say that a deployment is up, where this process was started by hand without a word of whom to belong to."""
+    """Log that a deployment is up, for a process started by hand that names neither plane nor run directory."""
     from triptych.deploy import record
 
     plane, by_hand = read_options(args, PlaneConfig), not read_options(args, JoinConfig).join
@@ -159,5 +162,5 @@ def tell_of_deployment(args: argparse.Namespace) -> None:
 
 
 def checkpoint_folder(model: str) -> str:
-    """The folder that ``--model`` names; those of ``MODELS`` are shipped. Raises ConfigError for what is nowhere."""
+    """Return the folder of ``--model``; ``MODELS`` are shipped. Raises ConfigError if there is no such model."""
     return str(MODELS.get(model) or model_folder(model, env.hub_cache(), MODELS))

@@ -1,4 +1,4 @@
-"""The frontend's life: listen, follow discovery, serve, drain."""
+"""Runs a frontend: listens, follows discovery, serves and drains."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from triptych.stages.suspects import Suspects
 
 
 class Shared(NamedTuple):
-    """What a frontend has in common with all others of its deployment."""
+    """The parts of a frontend that it shares with all others of its deployment."""
 
     open: OpenState
     token: str | None
@@ -59,10 +59,10 @@ async def serving(
     where: str = "",
     shared: Shared | None = None,
 ) -> AsyncIterator[str]:
-    """Serve within the block, which gets the base URL; leaving it drains and closes everything.
+    """Serve within the block, which gets the base URL. Leaving the block drains and closes everything.
 
-    ``on_load`` is called, in a thread, when a model's files have been loaded. ``where`` says where workers are looked
-    for, to clients that find none. ``shared``: what this frontend has in common with others; None: nothing.
+    ``on_load`` is called in a thread when a model's files have been loaded. ``where`` describes where workers are
+    looked for, for clients that find none. ``shared`` is None if this frontend shares nothing with others.
     """
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
@@ -115,8 +115,8 @@ async def serving(
                 with lag.watching():
                     yield f"http://{authority(host, port)}"
         finally:
-            for one in listeners:
-                one.close()
+            for listener in listeners:
+                listener.close()
             work.close()
             await follower.close()
             await dispatcher.close()
@@ -127,7 +127,7 @@ async def serving(
 async def _sharing(
     shared: Shared | None, isolation: Isolation, config: FrontendConfig, app: App
 ) -> AsyncIterator[None]:
-    """Agree with all frontends of the deployment upon what is refused, within the block."""
+    """Share the quarantine with all frontends of the deployment within the block."""
     if shared is None or not config.quarantine_s:
         yield
         return
@@ -140,7 +140,7 @@ async def _sharing(
 
 @asynccontextmanager
 async def _running(server: HttpServer, listeners: list[socket.socket], fleet: Fleet) -> AsyncIterator[None]:
-    """Discovery is followed and HTTP served within the block, and not before it is known who is alive."""
+    """Follow discovery and serve HTTP within the block. HTTP starts once the live workers are known."""
     async with asyncio.TaskGroup() as group:
         following = group.create_task(fleet.follow(), name="follow discovery")
         try:

@@ -1,4 +1,4 @@
-"""``triptych simulate``: how would a deployment do with a trace's requests? In virtual time, on modelled engines."""
+"""Runs ``triptych simulate``: replays a trace's requests on modelled engines, in virtual time."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SEVERAL = ("policy", "mode", "speed")
-TELL_S = 1.0
-"""Time between two lines about how far a run has come."""
+PROGRESS_S = 1.0
+"""Time between two lines of progress."""
 _AROUND = (0.8, 0.9, 1.0, 1.1)
-"""Speeds that are run, in those of saturation."""
+"""Speeds that are run, as multiples of the speed at saturation."""
 
 
 class Progress:
-    """Tells on the standard error how far a run has come, every ``TELL_S``."""
+    """Prints the progress of a run on the standard error, every ``PROGRESS_S``."""
 
     def __init__(self, total: int, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._quiet, self._clock = total, quiet, clock
         self._told_s = clock()
 
     def __call__(self, what: str, done: int) -> None:
-        if self._quiet or self._clock() - self._told_s < TELL_S:
+        if self._quiet or self._clock() - self._told_s < PROGRESS_S:
             return
         self._told_s = self._clock()
         share = 100 * done // self._total
@@ -45,7 +45,7 @@ class Progress:
 
 
 class _Asked(NamedTuple):
-    """What is to be run."""
+    """The runs that the flags ask for."""
 
     policies: list[PolicyName]
     modes: list[Mode]
@@ -127,7 +127,7 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
 
 
 def _asked(config: SimulateConfig) -> _Asked:
-    """Raises ConfigError, before a long trace is read."""
+    """Check the flags before a long trace is read. Raises ConfigError."""
     return _Asked(
         policies=[_policy("--policy", name) for name in config.policy.split(",")],
         modes=[_mode(name) for name in config.mode.split(",")],
@@ -156,7 +156,7 @@ def _policy(flag: str, name: str) -> PolicyName:
 
 
 def _mode(name: str) -> Mode:
-    return _one_of("--mode", name, {one.value: one for one in Mode})
+    return _one_of("--mode", name, {mode.value: mode for mode in Mode})
 
 
 def _one_of(flag: str, name: str, known: dict[str, T]) -> T:
@@ -176,7 +176,7 @@ def _speed(text: str) -> float:
 
 
 def _folder(path: str | None) -> Path | None:
-    """``path``, made before anything long is done. Raises ConfigError."""
+    """Make the folder ``path`` before any long work. Raises ConfigError."""
     if path is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""Stop signals, whatever the main thread is doing.
+"""Handles stop signals, whatever the main thread is doing.
 
-While an engine starts, its code holds the main thread in C, or in loops that catch every exception, so a handler that
-raises KeyboardInterrupt is not enough. Python's C-level handler writes the number of each signal to a pipe
-(``signal.set_wakeup_fd``), which a thread of its own reads here.
+While an engine starts, its code keeps the main thread in C, or in loops that catch every exception, so that a handler
+that raises KeyboardInterrupt is not enough. Python's C-level handler writes the number of each signal to a pipe
+(``signal.set_wakeup_fd``), and a separate thread reads that pipe.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from triptych.aio.descendants import adopt_orphans, kill_descendants
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTING = "stopped while starting"
-"""What is said of commands that serve, until they are ready."""
+"""The message of serving commands that are stopped before they are ready."""
 KILL_LIMIT_S = 3.0
-"""Time limit for the processes below this one to end once they were killed."""
+"""Time limit for child processes to end once they were killed."""
 REPEAT_S = 0.1
-"""A signal within this time of the first one belongs to it: a terminal that closes sends SIGHUP twice."""
+"""A second signal within this time is ignored: a terminal that closes sends SIGHUP twice."""
 
 
 class StopGuard:
-    """Ends this process when a stop signal comes; one for each process, made by ``guarded``.
+    """Ends this process when a stop signal comes. There is one for each process, made by ``guarded``.
 
-    Before ``ready``, the first signal ends the process at once, with all processes below it. From then on the first one
-    calls ``on_stop``, and the second ends the process at once.
+    Before ``ready``, the first signal ends the process at once, with all its child processes. After it, the first
+    signal calls ``on_stop``, and the second ends the process at once.
     """
 
-    def __init__(self, words: str) -> None:
-        self.words = words
-        """What is said on standard error when a signal ends the process."""
+    def __init__(self, message: str) -> None:
+        self.message = message
+        """The message on standard error when a signal ends the process."""
         self._on_stop: Callable[[], object] | None = None
         self._stopped_at = -REPEAT_S
         self._lock = threading.Lock()
@@ -54,18 +54,18 @@ class StopGuard:
         self._thread.start()
 
     def take_over(self) -> None:
-        """Receive the signals again after an event loop began to run: uvloop takes the wake-up pipe for its own."""
+        """Receive the signals again after an event loop has started: uvloop sets the wake-up pipe for itself."""
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def ready(self, on_stop: Callable[[], object]) -> None:
-        """From now on call ``on_stop``, in another thread, for the first signal."""
+        """Call ``on_stop``, in another thread, for the first signal from now on."""
         with self._lock:
             self._on_stop = on_stop
-            self.words = "stopped at once, by a second signal"
+            self.message = "stopped at once, by a second signal"
         adopt_orphans(False)
 
     def close(self) -> None:
-        """Put back what was there before. Does not return if the process is being ended."""
+        """Restore the previous handlers. Does not return if the process is being ended."""
         with self._lock:
             if self._ended.is_set():
                 threading.Event().wait()
@@ -78,7 +78,7 @@ class StopGuard:
         adopt_orphans(False)
 
     def reset_in_child(self) -> None:
-        """In a forked process: signals are its own, and do not reach its parent's thread."""
+        """Restore the default handlers in a forked process, whose signals must not reach its parent's thread."""
         signal.set_wakeup_fd(-1)
         for number in self._numbers:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -103,16 +103,16 @@ class StopGuard:
             self._end(number)
 
     def _end(self, number: signal.Signals) -> None:
-        terminal.last_line(f"triptych: {self.words} ({number.name})")
+        terminal.last_line(f"triptych: {self.message} ({number.name})")
         kill_descendants(KILL_LIMIT_S)
         leftovers.remove_all()
         os._exit(128 + number)
 
 
 def leave(status: int) -> NoReturn:
-    """End this process, which has closed everything, and kill what is still below it.
+    """End this process, which has closed everything, and kill its remaining child processes.
 
-    Taking the interpreter apart takes seconds where torch was imported, and is left out.
+    The interpreter is not finalised: that takes seconds if torch was imported.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -127,13 +127,13 @@ _current: StopGuard | None = None
 
 
 @contextmanager
-def guarded(words: str = "stopped") -> Iterator[StopGuard]:
-    """Guard this process within the block, which must run in its main thread; an outer block's guard stays."""
+def guarded(message: str = "stopped") -> Iterator[StopGuard]:
+    """Guard this process within the block, which must run in its main thread. In an outer block, use its guard."""
     global _current
     if _current is not None:
         yield _current
         return
-    _current = guard = StopGuard(words)
+    _current = guard = StopGuard(message)
     try:
         yield guard
     finally:
@@ -150,9 +150,9 @@ os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def _is_heeded(number: signal.Signals) -> bool:
-    """False for SIGHUP under ``nohup``."""
+    """Return whether the signal stops this process. False for SIGHUP under ``nohup``."""
     return number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
 
 
 def _leave_to_thread(number: int, frame: FrameType | None) -> None:
-    """Python's handler: without one, the number is not written to the pipe."""
+    """Do nothing. Without a Python handler, the number would not be written to the pipe."""

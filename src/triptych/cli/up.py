@@ -1,4 +1,4 @@
-"""``triptych up``: every process of a graph file, on this machine."""
+"""Runs ``triptych up``: every process of a graph file, on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 OVERRIDDEN = ("host", "port")
-"""Fields of ``FrontendConfig`` that are flags here too."""
+"""Fields of ``FrontendConfig`` that are flags of this command, too."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Flags that stand over what the graph file says."""
+    """Add the flags that override the graph file."""
     parser.add_argument("--model", help="Model in place of the graph's: a folder, an id, `demo` or `demo-audio`.")
     parser.add_argument("--served-model-name", help="Name that clients use.")
     parser.add_argument(
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def override(graph: Graph, args: argparse.Namespace) -> Graph:
-    """``graph`` with the flags of ``add_overrides`` that were given."""
+    """Return ``graph`` with the flags of ``add_overrides`` that were given."""
     config = _given(args, FrontendConfig, graph.frontend.config, OVERRIDDEN)
     plane = _given(args, PlaneConfig, graph.plane, PlaneConfig.__struct_fields__)
     frontend = msgspec.structs.replace(graph.frontend, config=config)
@@ -72,7 +72,7 @@ def _with_output(node: WorkerNode) -> WorkerNode:
 
 
 def serve_graph(graph: Graph, session: Session) -> int:
-    """Serve until stopped. Returns the exit status: 1 after one line that says what failed, 128 and up for a signal."""
+    """Serve until stopped, and return the exit status: 1 after one line about a failure, 128 and up for a signal."""
     from triptych.deploy.client import ApiError
     from triptych.deploy.local import StoppedWhileStarting, serve
     from triptych.deploy.supervisor import StartFailed

@@ -1,4 +1,4 @@
-"""``triptych verify``: does a running deployment say what transformers says?"""
+"""Runs ``triptych verify``: compares the answers of a running deployment with those of transformers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _writable(path: str | None) -> Path | None:
-    """``path``, found out to be writable before anything long is done. Raises ConfigError."""
+    """Check that the file ``path`` can be written, before any long work. Raises ConfigError."""
     if path is None:
         return None
     try:

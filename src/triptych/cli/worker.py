@@ -1,4 +1,4 @@
-"""``triptych worker``: one span of one model on one engine."""
+"""Runs ``triptych worker``: one span of one model on one engine."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from triptych.transfer.registry import make_transfer, require_transfer
 log = logging.getLogger("triptych.worker")
 
 HELP = ("--help", "-h")
-"""Among an engine's flags: list all of them."""
+"""Words among an engine's flags that list all of them."""
 SHARED = "{shared}"
-"""Within an engine's flag: a folder that all workers of this run directory and namespace share."""
+"""Stands, in an engine's flag, for a folder that all workers of this run directory and namespace share."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                 config.host,
                 transfer.transfer_devices,
             )
-        ucx.prepare(transfer.transfer_devices)  # the engine makes agents of its own, with any --transfer
+        ucx.prepare(transfer.transfer_devices)  # the engine makes NIXL agents of its own, whatever --transfer is
         options = EngineOptions(
             model_path=folder,
             model_name=name,
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def with_shared_folder(words: tuple[str, ...], plane: PlaneConfig) -> tuple[str, ...]:
-    """``words`` with the path of a folder for ``SHARED``, which is made if it is used. Raises ConfigError."""
+    """Return ``words`` with ``SHARED`` replaced by a folder, which is made if it is used. Raises ConfigError."""
     if not any(SHARED in word for word in words):
         return words
     folder = run_dir.make(env.run_dir(plane.run_dir)) / plane.namespace / "shared"
@@ -123,7 +123,7 @@ def with_shared_folder(words: tuple[str, ...], plane: PlaneConfig) -> tuple[str,
 
 
 def is_out_of_reach(config: WorkerConfig, transfer: TransferConfig) -> bool:
-    """Whether other hosts may call a worker that hands tensors over, and cannot get them."""
+    """Return whether other hosts can call this worker, but could not fetch the tensors that it hands over."""
     here_only = transfer.transfer_devices in (ucx.NO_DEVICE, "lo")
     return config.span is not Span.EPD and not is_loopback(config.host) and here_only
 

@@ -1,8 +1,8 @@
-"""Start of a supervised process: runs the ``triptych`` command so that it cannot outlive its supervisor.
+"""Runs the ``triptych`` command in a supervised process, so that it cannot outlive its supervisor.
 
-The supervisor holds the other end of standard input and writes one line to it, the process's secrets as a JSON object.
-When it ends, however it ends, the pipe does too. The process then has ``GRACE_S`` to drain before its whole group,
-engine processes included, is killed. It is started as the leader of a process group of its own.
+The supervisor holds the other end of standard input, and writes one line to it: the process's secrets as a JSON object.
+However the supervisor ends, the pipe closes. The process then has ``GRACE_S`` to drain before its whole process group,
+engine processes included, is killed. It leads that group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRACE_S = 10.0
 def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
     """Run ``module`` as ``python -m`` does, with the command line of this process."""
     orphaned = threading.Event()
-    lifeline = os.dup(0)  # not inherited by what this process starts
+    lifeline = os.dup(0)  # not inherited by child processes
     _close_stdin()
     credentials.receive(json.loads(_line(lifeline) or b"{}"))
     watch = threading.Thread(target=_watch, args=(lifeline, orphaned, grace_s), name="supervisor watch", daemon=True)
@@ -34,13 +34,13 @@ def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
 
 
 def _end_orphans(orphaned: threading.Event) -> None:
-    """Kill the process group, helpers included, where no supervisor is left to do so."""
+    """Kill the process group, helpers included, if no supervisor is left to do so."""
     if orphaned.is_set():
         os.killpg(0, signal.SIGKILL)
 
 
 def _line(lifeline: int) -> bytes:
-    """The first line, or nothing where the supervisor has ended."""
+    """Return the first line, or nothing if the supervisor has ended."""
     line = b""
     while not line.endswith(b"\n"):
         if not (data := os.read(lifeline, 1)):

@@ -1,4 +1,4 @@
-"""A small client of our own API, for what follows a start: is the model there, and does it answer?"""
+"""Asks our own API, after a start, whether the models are served and answer."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 
 POLL_S = 0.05
 SEEN_TIMEOUT_S = 15.0
-"""For the frontend to learn of workers that are ready already."""
+"""Time for the frontend to learn of workers that are ready."""
 ANSWER_TIMEOUT_S = 300.0
 
 
 class ApiError(Exception):
-    """The API refused or could not be reached; the message is one line."""
+    """The API refused a request, or could not be reached. The message is one line."""
 
 
 class ServingReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request was served: sent on request, under the key ``triptych`` of the answer."""
+    """How a request was served: the value of ``triptych`` in an answer that was asked for it."""
 
     timing: dict[str, float | None] = {}
-    """Seconds by stage, as ``prefill_s``."""
+    """Seconds by stage, such as ``prefill_s``."""
     plan: str = ""
 
 
@@ -34,7 +34,7 @@ class _Choice(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat completion that was not streamed, as far as this client reads it."""
+    """The parts of a whole chat completion that this client reads."""
 
     choices: tuple[_Choice, ...]
     triptych: ServingReport = ServingReport()
@@ -68,7 +68,7 @@ async def wait_for_workers(url: str, count: int) -> None:
     """
     try:
         async with asyncio.timeout(SEEN_TIMEOUT_S), aiohttp.ClientSession() as session:
-            while not await _sees(session, url, count):  # noqa: ASYNC110 (nothing tells of a change)
+            while not await _sees(session, url, count):  # noqa: ASYNC110 (there is no event for a change)
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise ApiError(f"{url}/health does not show {count} workers, ready, after {SEEN_TIMEOUT_S:g} s") from error
@@ -84,7 +84,7 @@ async def _sees(session: aiohttp.ClientSession, url: str, count: int) -> bool:
 
 
 async def complete(url: str, body: object, api_key: str | None = None) -> Answer:
-    """The answer to one chat request, with its serving report. Raises ApiError."""
+    """Return the answer to one chat request, with its serving report. Raises ApiError."""
     headers = {"content-type": "application/json", "x-triptych-timing": "1", **_authorisation(api_key)}
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
     try:

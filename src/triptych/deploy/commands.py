@@ -1,4 +1,4 @@
-"""From a graph to the command lines of its processes."""
+"""Turns a graph into the command lines of its processes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One process to keep running."""
 
     name: str
-    """Unique within the graph; shown before each line of output."""
+    """The process's name: unique within the graph, and shown before each line of output."""
     role: Role
     command: tuple[str, ...]
     env: dict[str, str] = {}
-    """Laid over the supervisor's own environment. No secrets: those of the same user could read them there."""
+    """Variables added to the supervisor's environment. No secrets: this user's other processes could read them."""
     secrets: dict[str, str] = {}
-    """By the names of ``config.credentials``; sent through a pipe."""
+    """Secrets by the names of ``config.credentials``; they are sent through a pipe."""
 
 
 def child_specs(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]:
-    """The processes of ``graph``, the frontend first. Its run directory must be set already.
+    """Return the processes of ``graph``, the frontend first. The graph's run directory must be set.
 
-    They share ``token`` where the user has set none, but for workers that other hosts can reach: their frontends there
-    could not know it.
+    If the user has set no token, they share ``token``, except for workers that other hosts can reach: frontends on
+    other hosts could not know it.
     """
     plane = flags(graph.plane)
     workers = (
@@ -48,7 +48,7 @@ def child_specs(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]
 
 
 def _expecting(graph: Graph) -> FrontendConfig:
-    """The frontends' configuration, which names the graph's models: those that start slowly exist all the same."""
+    """Return the frontends' configuration with the graph's models as expected models: slow ones exist, too."""
     config = graph.frontend.config
     names = [worker.config.served_model_name or served_name(worker.config.model) for worker in graph.workers]
     given = [config.expected_models] if config.expected_models else []
@@ -58,7 +58,7 @@ def _expecting(graph: Graph) -> FrontendConfig:
 def _frontend_specs(graph: Graph, plane: tuple[str, ...], token: str | None) -> Iterator[ChildSpec]:
     node, config = graph.frontend, _expecting(graph)
     secrets = _shared(token) | credentials.some(credentials.NAMES)
-    if config.api_key:  # a flag would show in other users' `ps`
+    if config.api_key:  # other users' `ps` would show a flag
         secrets[credentials.API_KEY] = config.api_key
     public = replace(config, api_key=None)
     if node.replicas > 1:
@@ -70,7 +70,7 @@ def _frontend_specs(graph: Graph, plane: tuple[str, ...], token: str | None) -> 
 
 
 def _free_port(host: str) -> int:
-    """One that all replicas can listen on."""
+    """Return a free port on which all replicas can listen."""
     probes = bind(host, 0)
     port = int(probes[0].getsockname()[1])
     for probe in probes:
@@ -79,7 +79,7 @@ def _free_port(host: str) -> int:
 
 
 def flags(*models: msgspec.Struct) -> tuple[str, ...]:
-    """The fields of ``models`` that differ from their defaults, as ``--flag=value``."""
+    """Return the fields of ``models`` that differ from their defaults, as ``--flag=value``."""
     return tuple(
         _flag(field.name, getattr(model, field.name))
         for model in models
@@ -119,5 +119,5 @@ def _shared(token: str | None) -> dict[str, str]:
 
 
 def launch(command: str) -> tuple[str, ...]:
-    """The start of a command line that runs ``triptych command`` under a supervisor."""
+    """Return the beginning of a command line that runs ``triptych command`` under a supervisor."""
     return (sys.executable, "-m", "triptych.deploy.child", command)

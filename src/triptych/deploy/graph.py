@@ -1,7 +1,7 @@
-"""Graph files: a model, a plane, a frontend and workers, as YAML with kebab-case keys.
+"""Reads graph files: a model, a plane, a frontend and workers, as YAML with kebab-case keys.
 
-The sections have no keys of their own where a configuration model has the field already: ``frontend`` takes
-every flag of ``triptych frontend`` and a worker every flag of ``triptych worker``, under the flag's name.
+``frontend`` takes every flag of ``triptych frontend``, and a worker every flag of ``triptych worker``, under the flag's
+name. There are keys of a graph only for what no configuration model has.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class FrontendNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FrontendPlacement(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys of the frontend that only a graph has: how many processes share its port."""
+    """Keys of the frontend that exist only in a graph: the number of processes that share its port."""
 
     replicas: Annotated[int, Meta(gt=0, le=64)] = 1
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys of a worker that only a graph has: how many, with what engine flags and environment."""
+    """Keys of a worker that exist only in a graph: the number of processes, engine flags and environment."""
 
     replicas: Annotated[int, Meta(gt=0, le=256)] = 1
     args: tuple[Scalar, ...] = ()
@@ -53,7 +53,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker of a graph with its replicas; ``config.name`` is never empty."""
+    """A worker of a graph, with its replicas. ``config.name`` is never empty."""
 
     config: WorkerConfig
     media: MediaLimits = MediaLimits()
@@ -62,7 +62,7 @@ class WorkerNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked graph: worker names are distinct and the spans make at least one complete mode."""
+    """A checked graph: its worker names are distinct, and its spans make up at least one mode."""
 
     workers: tuple[WorkerNode, ...]
     plane: PlaneConfig = PlaneConfig()
@@ -84,9 +84,9 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_graph(path: Path, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
-    """The graph in the file ``path``, its ``model`` and name overridden where given.
+    """Return the graph in the file ``path``, with ``model`` and its name overridden if given.
 
-    Raises ConfigError: one line that names the file and the key at fault.
+    Raises ConfigError with one line that names the file and the wrong key.
     """
     try:
         return parse_graph(read_yaml(path), model=model, served_model_name=served_model_name)
@@ -95,7 +95,7 @@ def load_graph(path: Path, *, model: str | None = None, served_model_name: str |
 
 
 def parse_graph(document: object, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
-    """``load_graph`` of a file already read; errors name the key only."""
+    """Return the graph of a file that was read already. Errors name only the key."""
     head, plane, supervise = _read(document, "", _Head, PlaneConfig, SuperviseConfig)
     if not head.workers:
         raise ConfigError("workers: give at least one worker")
@@ -135,7 +135,7 @@ def _read_worker(raw: dict[str, Any], where: str, defaults: dict[str, str | None
 
 
 def _check_engine(engine: str, args: tuple[str, ...], where: str) -> None:
-    """Raises ConfigError for what the worker would refuse once it has started."""
+    """Raise ConfigError for engines and flags that the worker would refuse after its start."""
     try:
         require_engine(engine)
     except ConfigError as error:
@@ -147,7 +147,7 @@ def _check_engine(engine: str, args: tuple[str, ...], where: str) -> None:
 
 
 def _read(raw: object, where: str, *models: type[Any]) -> tuple[Any, ...]:
-    """One struct for each of ``models``, from the keys of ``raw`` that are its fields."""
+    """Return one struct for each of ``models``, made from the keys of ``raw`` that are its fields."""
     if not isinstance(raw, dict):
         raise ConfigError(f"{where or 'top level'}: must hold `key: value` lines")
     known = {kebab(name) for model in models for name in model.__struct_fields__}

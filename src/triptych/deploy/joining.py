@@ -1,4 +1,4 @@
-"""The command lines by which workers and frontends are added to a deployment that is up."""
+"""Makes the command lines that add workers and frontends to a running deployment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from triptych.deploy.graph import Graph, WorkerNode
 
 
 def instructions(graph: Graph) -> str:
-    """Lines to copy, one for each kind of worker of ``graph`` and one for a frontend. Its run directory must be set."""
+    """Return lines to copy, for each kind of worker of ``graph`` and for a frontend. The run directory must be set."""
     join = ("--join", *flags(PlaneConfig(run_dir=graph.plane.run_dir, namespace=graph.plane.namespace)))
     workers = dict.fromkeys(_worker(node, join) for node in graph.workers)
     return "\n".join(
@@ -52,12 +52,12 @@ def _frontend(graph: Graph, join: tuple[str, ...]) -> str:
 
 
 def _from_anywhere(model: str) -> str:
-    """``model`` for a shell in another folder, too."""
+    """Return ``model`` as a shell in another folder must write it."""
     return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _program() -> list[str]:
-    """The words that run this program from another terminal."""
+    """Return the words that run this program from another terminal."""
     called = Path(sys.argv[0])
     if called.name != "triptych":
         return [sys.executable, "-m", "triptych"]

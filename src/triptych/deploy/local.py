@@ -1,4 +1,4 @@
-"""A graph as processes of this machine: run directory, signals, supervisor, and who watches it."""
+"""Runs a graph on this machine: run directory, signals, supervisor and session."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from triptych.deploy.supervisor import StartFailed, Stopper, Supervisor
 from triptych.planes.run_dir import token as run_dir_token
 
 SUPERVISOR_NAME = "triptych"
-"""What the supervisor's own lines start with."""
+"""The name at the beginning of the supervisor's own lines."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StoppedWhileStarting(Exception):
-    """A signal came before all processes were ready; all are gone."""
+    """A signal came before all processes were ready. None of them is left."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped while starting ({signal.Signals(number).name})")
@@ -44,27 +44,27 @@ class StoppedWhileStarting(Exception):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A graph that serves."""
+    """A running deployment."""
 
     url: str
     models: tuple[str, ...]
-    """Names that clients use."""
+    """The models' names for clients."""
     modes: tuple[Mode, ...]
     api_key: str | None = None
     joining: str = ""
-    """How processes are added, in lines to copy."""
+    """Lines to copy that add processes."""
 
 
 Session = Callable[[Deployment, Stopper], Awaitable[None]]
-"""Called once all is ready, while all runs; may stop the deployment."""
+"""Is called once all processes are ready. It may stop the deployment."""
 
 
 def serve(graph: Graph, session: Session) -> None:
-    """Run ``graph`` until it is stopped by a signal or by ``session``. Leaves no process and no file.
+    """Run ``graph`` until a signal or ``session`` stops it. No process and no file is left.
 
     Raises StoppedWhileStarting, StartFailed, ApiError, and whatever ``session`` raises.
     """
-    adopt_orphans(False)  # the event loop waits for the processes that it has started, and for no others
+    adopt_orphans(False)  # the event loop waits only for processes that it has started
     leftovers.remove_abandoned()
     with _run_dir(graph.plane.run_dir) as folder, claimed(folder, graph.plane.namespace) as write:
         plane = msgspec.structs.replace(_from_anywhere(graph.plane), run_dir=str(folder))
@@ -73,7 +73,7 @@ def serve(graph: Graph, session: Session) -> None:
 
 @contextmanager
 def _run_dir(configured: str) -> Iterator[Path]:
-    """The run directory that the user has named, else a private one that is removed at the end."""
+    """Yield the run directory that the user has named, else a private one, which is removed at the end."""
     if (chosen := env.chosen_run_dir(configured)) is not None:
         leftovers.share(chosen)
         yield chosen
@@ -89,7 +89,7 @@ def _run_dir(configured: str) -> Iterator[Path]:
 
 
 def _from_anywhere(plane: PlaneConfig) -> PlaneConfig:
-    """``plane`` with the names of its files as processes in other folders see them."""
+    """Return ``plane`` with absolute file names, for processes in other folders."""
     files = ("nats_credentials", "nats_ca", "nats_cert", "nats_key", "tls_cert", "tls_key", "tls_ca")
     named = {name: getattr(plane, name) for name in files}
     absolute = {name: str(Path(file).absolute()) for name, file in named.items() if file}
@@ -118,7 +118,7 @@ async def _serve(graph: Graph, token: str, session: Session, write: Write) -> No
     async def when_ready(reports: dict[str, Ready]) -> None:
         nonlocal serving
         deployment = _deployment(graph, reports)
-        # Those that share the port answer by chance: each is asked, but with a chance of one in millions.
+        # Frontends that share the port answer by chance: so many requests miss one of them once in millions of cases.
         for _ in range(graph.frontend.replicas * 16 if graph.frontend.replicas > 1 else 1):
             await wait_for_workers(deployment.url, sum(bool(report.model) for report in reports.values()))
         serving = True

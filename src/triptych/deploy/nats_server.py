@@ -1,4 +1,4 @@
-"""The nats-server of its PyPI package, run with JetStream in memory for as long as this process lives."""
+"""Runs the nats-server of its PyPI package, with JetStream in memory, for as long as this process lives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 2.0
 POLL_S = 0.02
 MEMORY_BYTES = 256 << 20
-"""For what all buckets and streams hold together, of all namespaces."""
+"""The limit for all buckets and streams of all namespaces together."""
 KEPT_LINES = 5
 
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ _QUIET = ("[INF]", "[DBG]", "[TRC]")
 
 
 class NatsServer:
-    """A running server. ``ended`` returns when it has ended by itself."""
+    """A running server."""
 
     def __init__(self, process: asyncio.subprocess.Process, write_line: Callable[[str], None]) -> None:
         self._process = process
@@ -45,13 +45,13 @@ class NatsServer:
         return self._process.pid
 
     async def ended(self) -> str:
-        """Wait for its end, and return its status and its last lines."""
+        """Wait until the server ends by itself. Return its status and its last lines."""
         status = await self._process.wait()
-        await asyncio.wait({self._reading})  # its last lines may come after its status
+        await asyncio.wait({self._reading})  # the last lines may come after the status
         return f"{PROGRAM} ended with status {status}" + "".join(f"; {line}" for line in self._last)
 
     async def _read(self) -> None:
-        """Pass its complaints on, until its output ends."""
+        """Log the server's warnings and errors until its output ends."""
         assert self._process.stderr is not None
         async for raw in self._process.stderr:
             line = raw.decode(errors="replace").strip()
@@ -60,7 +60,7 @@ class NatsServer:
                 self._write_line(line)
 
     async def listening(self, folder: Path) -> None:
-        """Wait for the file that it writes once it listens. Raises ConfigError."""
+        """Wait for the file that the server writes once it listens. Raises ConfigError."""
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
         while asyncio.get_running_loop().time() < deadline:
             if self._process.returncode is not None:
@@ -87,9 +87,9 @@ class NatsServer:
 async def nats_server(
     host: str, port: int, token: str | None, run_dir: Path, write_line: Callable[[str], None]
 ) -> AsyncIterator[NatsServer]:
-    """A server that listens on ``host`` and ``port`` (0: a free one) within the block; ``token``: what clients need.
+    """Run a server on ``host`` and ``port`` (0: a free one) within the block. Clients need ``token``.
 
-    Raises ConfigError where the program is missing, or does not start.
+    Raises ConfigError if the program is missing, or does not start.
     """
     program = _program()
     leftovers.remove_abandoned(make(run_dir))
@@ -108,7 +108,7 @@ async def nats_server(
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=_end_with_parent,
-            start_new_session=True,  # a terminal's signals are for its parent, which then ends it
+            start_new_session=True,  # a terminal's signals go to its parent, which then ends it
         )
         server = NatsServer(process, write_line)
         try:
@@ -119,7 +119,7 @@ async def nats_server(
 
 
 def _program() -> str:
-    """Beside this Python, where pip puts it, else on the path."""
+    """Return the program's path: beside this Python, where pip installs it, else on ``PATH``."""
     found = shutil.which(PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(PROGRAM)
     if found is None:
         raise ConfigError(f"{PROGRAM} is not installed: pip install 'triptych[nats-server]', or name a server of yours")
@@ -138,7 +138,7 @@ def _configuration(host: str, port: int, token: str | None, folder: Path) -> str
 
 
 def _announced(folder: Path) -> str:
-    """The client URL in the file of its ports; empty while there is none, or half of one."""
+    """Return the client URL in the server's file of ports; empty while the file is missing or incomplete."""
     for file in folder.glob("*.ports"):
         with contextlib.suppress(ValueError, LookupError):
             return str(json.loads(file.read_text(encoding="utf-8"))["nats"][0])
@@ -146,5 +146,5 @@ def _announced(folder: Path) -> str:
 
 
 def _end_with_parent() -> None:
-    """Runs in the child: a parent that is killed takes it along."""
+    """Make the child end when its parent is killed. Runs in the child."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

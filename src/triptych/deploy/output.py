@@ -1,4 +1,4 @@
-"""The output of many processes on one terminal: each line starts with the name of its process."""
+"""Writes the output of many processes on one terminal; each line begins with the name of its process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TextIO
 
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line is cut in pieces, so that a process cannot make its supervisor hold more than this."""
+"""A longer line is cut, so that a process cannot make its supervisor hold more than this."""
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # ANSI: cyan, yellow, green, magenta, blue; then bright
 
@@ -26,13 +26,13 @@ class Lines:
         return [_text(line) for line in whole]
 
     def end(self) -> list[str]:
-        """What is left when the stream has ended without a newline."""
+        """Return the rest of a stream that ended without a newline."""
         rest, self._rest = self._rest, b""
         return [_text(rest)] if rest else []
 
 
 class Terminal:
-    """Writes lines with the padded name of their process; coloured where ``stream`` is a terminal."""
+    """Writes lines with the padded name of their process, coloured if ``stream`` is a terminal."""
 
     def __init__(self, stream: TextIO, names: Sequence[str]) -> None:
         self._stream = stream
@@ -44,7 +44,7 @@ class Terminal:
         }
 
     def write(self, name: str, line: str) -> None:
-        with suppress(BrokenPipeError):  # nobody reads any more; the processes go on
+        with suppress(BrokenPipeError):  # the reader has ended; the processes go on
             self._stream.write(f"{self._prefixes[name]}{line}\n")
             self._stream.flush()
 

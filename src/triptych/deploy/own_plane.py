@@ -1,4 +1,4 @@
-"""``--plane nats``: a NATS server as one more process of the deployment, which nobody else can use."""
+"""Adds a NATS server to a deployment with ``--plane nats``, for the deployment alone."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ LOOPBACK = "127.0.0.1"
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """The processes of a graph, and how others come onto their plane."""
+    """The processes of a graph, and the plane on which they are."""
 
     specs: tuple[ChildSpec, ...]
     plane: PlaneConfig
     secrets: dict[str, str] = {}
-    """Made for this deployment, by the names of ``config.credentials``."""
+    """Secrets made for this deployment, by the names of ``config.credentials``."""
 
 
 def planned(graph: Graph, token: str | None = None) -> Planned:
-    """``child_specs``, with a server among them where the plane of ``graph`` is ``nats``. Raises ConfigError.
+    """Return the processes of ``graph``, with a NATS server if its plane is ``nats``. Raises ConfigError.
 
-    The server keeps its port over restarts, and its token is known to this user's processes alone.
+    The server keeps its port over restarts, and only this user's processes know its token.
     """
     plane = graph.plane
     plane.check()

@@ -1,4 +1,4 @@
-"""One child process: its start, its output line by line, its end, and the end of its whole process group."""
+"""Runs one child process: starts it, reads its output, and ends it with its whole process group."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from triptych.runtime.engine_log import last_lines, told_in
 
 KEPT_ERROR_LINES = 50
 OUTPUT_TIMEOUT_S = 2.0
-"""For the pipes to close once the process group is dead; a process that left the group may hold them."""
+"""Time for the pipes to close once the process group is dead; a process that left the group may keep them open."""
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class Child(asyncio.SubprocessProtocol):
-    """A process in a session of its own, so that a terminal's Ctrl-C does not reach it.
+    """A process in a session of its own, which a terminal's Ctrl-C does not reach.
 
-    ``on_ready`` is called for its ready line; ``exited`` is set by its end, after which nothing of its group
-    is alive. The pipe to its standard input carries one line, its secrets, and stays open: ``deploy.child`` takes its
-    closing as the supervisor's end.
+    ``on_ready`` is called for its ready line. ``exited`` is set when nothing of its group is alive any more. The pipe
+    to its standard input carries one line, its secrets, and stays open: when it closes, ``deploy.child`` knows
+    that the supervisor has ended.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Child(asyncio.SubprocessProtocol):
         self.name = name
         self.exited = asyncio.Event()
         self.ready_at: float | None = None
-        """Monotonic time of the ready line. Final once ``cause`` has returned."""
+        """The monotonic time of the ready line; None before it. It is final once ``cause`` has returned."""
         self._write_line = write_line
         self._on_ready = on_ready
         self._lines = {_STDOUT: Lines(), _STDERR: Lines()}
@@ -56,7 +56,7 @@ class Child(asyncio.SubprocessProtocol):
         write_line: Callable[[str, str], None],
         on_ready: Callable[[str, Ready], None],
     ) -> Child:
-        """Start ``spec``. When cancelled, the process is killed."""
+        """Start the process of ``spec``. Kills it when cancelled."""
         environment = env.child_environment({"PYTHONUNBUFFERED": "1", **spec.env})
         _, child = await asyncio.get_running_loop().subprocess_exec(
             lambda: cls(spec.name, write_line, on_ready),
@@ -72,14 +72,14 @@ class Child(asyncio.SubprocessProtocol):
         return self._process().get_pid()
 
     def send_secrets(self, secrets: dict[str, str]) -> None:
-        """Write the line that ``deploy.child`` reads first. A process that has ended already takes nothing."""
+        """Write the line that ``deploy.child`` reads first. Does nothing if the process has ended."""
         pipe = self._process().get_pipe_transport(_STDIN)
         cast(asyncio.WriteTransport, pipe).write(json.dumps(secrets).encode() + b"\n")
 
     async def cause(self) -> str:
-        """Why it ended, in one line; waits for the last of its output. Only after ``exited``.
+        """Wait for the last output and return, in one line, why the process ended. Call it after ``exited``.
 
-        Shows the end of its engine's log where it was killed and could not do so itself.
+        If the process was killed, it could not show the end of its engine's log; this does.
         """
         await self._output_ended()
         status = self._process().get_returncode() or 0
@@ -89,11 +89,11 @@ class Child(asyncio.SubprocessProtocol):
         return exit_cause(status, self._errors)
 
     def terminate(self) -> None:
-        """Ask the process, not its helpers, to end."""
+        """Send SIGTERM to the process, not to its helpers."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process and all that it started."""
+        """Kill the process and its whole group."""
         if not self.exited.is_set():
             _kill_group(self._process().get_pid())
 
@@ -114,7 +114,7 @@ class Child(asyncio.SubprocessProtocol):
         with suppress(ProcessLookupError):
             self._process().send_signal(number)
 
-    # What the event loop calls.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)

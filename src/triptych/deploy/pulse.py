@@ -1,4 +1,4 @@
-"""Whether a supervised process hangs: its event loop gives no sign of life, though the system lets it run."""
+"""Finds supervised processes that hang: their event loops show no sign of life, although the system lets them run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from triptych.deploy.process import Child
 LOOK_S = 0.5
 TICKS_S = os.sysconf("SC_CLK_TCK")
 STARVED_SHARE = 0.1
-"""A main thread that wants to run and gets less of a core than this is starved: the machine has too much to do."""
+"""A main thread that wants to run, and gets less of a core than this, is starved: the machine is overloaded."""
 STARVED_WEIGHT = 0.1
-"""A starved period counts as this part of one, so that a process that never runs again is given up in the end."""
+"""A starved period counts as this part of a period, so that a process that never runs again is still given up."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Look:
     """One observation of a process."""
 
     beat: int | None
-    """Time stamp of its last sign of life; None: it has never given one."""
+    """The time stamp of its last sign of life; None if it has given none."""
     state: str
-    """Of its main thread, as the kernel spells it: R runs or wants to, D waits for a disk, t is held by a debugger."""
+    """The state of its main thread, as the kernel spells it: R runs or wants to, D waits for a disk, t is traced."""
     cpu_s: float
-    """Time that its main thread has run."""
+    """The time for which its main thread has run."""
 
 
 class Pulse:
-    """Counts the time without a sign of life. Pure: periods of ``period_s``, whatever a clock says meanwhile.
+    """Counts the time without a sign of life, in periods of ``period_s``. Pure: it reads no clock.
 
-    So the supervisor's own lateness adds one period at most.
+    So the supervisor's own lateness adds at most one period.
     """
 
     def __init__(self, timeout_s: float, period_s: float) -> None:
@@ -45,7 +45,7 @@ class Pulse:
         self.quiet_s = 0.0
 
     def hangs(self, now: Look) -> bool:
-        """Take one period's observation; True once the process counts as hung."""
+        """Take the observation of one period. Return True once the process counts as hung."""
         last, self._last = self._last, now
         if last is None or now.beat is None or now.beat != last.beat:
             self.quiet_s = 0.0
@@ -61,14 +61,14 @@ class Pulse:
 
 
 class Pulses:
-    """Signs of life of all processes of a supervisor, as files in ``folder``."""
+    """The signs of life of all processes of a supervisor, as files in ``folder``."""
 
     def __init__(self, folder: Path, timeout_s: float, look_s: float = LOOK_S) -> None:
-        """``timeout_s`` of 0: no process is ever given up. ``look_s``: time between two observations."""
+        """``timeout_s``: 0 gives no process up. ``look_s``: the time between two observations."""
         self._folder, self.timeout_s, self._look_s = folder, timeout_s, look_s
 
     def watched(self, spec: ChildSpec) -> ChildSpec:
-        """``spec`` for a new life of the process, which is told where to give its signs."""
+        """Return ``spec`` for a new start of the process, with the file for its signs of life."""
         if not self.timeout_s:
             return spec
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Pulses:
         return replace(spec, env={**spec.env, env.HEARTBEAT: str(path)})
 
     async def hung(self, child: Child) -> None:
-        """Return once ``child``, which was ready, hangs; else wait for ever."""
+        """Return once ``child`` was ready and hangs; otherwise wait for ever."""
         if not self.timeout_s:
             await asyncio.Event().wait()
         pulse = Pulse(self.timeout_s, self._look_s)
@@ -98,9 +98,9 @@ class Pulses:
 
 
 def _main_thread(pid: int) -> tuple[str, float]:
-    """State of a process's main thread, and the seconds that it has run."""
+    """Return the state of a process's main thread, and the seconds for which it has run."""
     try:
         fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], (int(fields[11]) + int(fields[12])) / TICKS_S
-    except (OSError, IndexError, ValueError):  # it ends just now, or the system shows no such thing
+    except (OSError, IndexError, ValueError):  # it is just ending, or the system does not show this
         return "?", 0.0

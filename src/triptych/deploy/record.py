@@ -1,8 +1,7 @@
-"""The record of a deployment that is up: tells processes that are started by hand which plane it is on.
+"""Records a running deployment, so that processes that are started by hand can join it.
 
-It lies in the run directory, in the folder of the deployment's namespace, beside a file that ``triptych up`` has
-locked. So there is one deployment for each namespace of a run directory, and the record of one that was killed counts
-for nothing.
+The record is in the run directory, in the folder of the deployment's namespace, beside a file that ``triptych up`` has
+locked. So there is one deployment for each namespace of a run directory, and the record of a killed one is ignored.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from triptych.contracts.errors import ConfigError
 from triptych.planes import run_dir
 
 FOLDER_PREFIX = "triptych-up-"
-"""What the names of run directories begin with that deployments make for themselves."""
+"""The beginning of the names of run directories that deployments make for themselves."""
 FRESH_S = 3600.0
 _RECORD, _LOCK = "up.json", "up.lock"
 _MAX_BYTES = 1 << 20
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment that is up."""
+    """A running deployment."""
 
     pid: int
-    """Of ``triptych up``."""
+    """The process id of ``triptych up``."""
     plane: PlaneConfig
-    """As its processes have it, with the run directory."""
+    """The plane of its processes, with the run directory."""
     secrets: dict[str, str] = {}
-    """Made for this deployment, by the names of ``config.credentials``."""
+    """Secrets made for this deployment, by the names of ``config.credentials``."""
     needs: tuple[str, ...] = ()
-    """Names of the user's secrets that its processes have; they are not written down."""
+    """The names of the user's secrets that its processes have. The secrets are not recorded."""
 
 
 Write = Callable[[Record], None]
@@ -46,9 +45,9 @@ Write = Callable[[Record], None]
 
 @contextmanager
 def claimed(folder: Path, namespace: str) -> Iterator[Write]:
-    """Have the namespace of the run directory ``folder`` for this process, within the block, which may write a record.
+    """Claim the namespace of the run directory ``folder`` within the block, which may write a record.
 
-    Raises ConfigError where another deployment has it.
+    Raises ConfigError if another deployment has claimed it.
     """
     place = run_dir.make(folder) / namespace
     lock = place / _LOCK
@@ -72,9 +71,9 @@ def claimed(folder: Path, namespace: str) -> Iterator[Write]:
 
 
 async def keep_fresh(folder: Path, namespace: str) -> None:
-    """Touch the files by which ``folder`` counts as in use, for temporary folders are often swept of what is old.
+    """Touch the files that show that ``folder`` is in use, until cancelled.
 
-    Until cancelled.
+    Old files in temporary folders are often removed.
     """
     names = (leftovers.LOCK_NAME, f"{namespace}/{_RECORD}", f"{namespace}/{_LOCK}")
     while True:
@@ -96,10 +95,10 @@ def _taken(folder: Path, namespace: str) -> str:
 
 
 def only_one(folder: Path | None, default: Path, namespace: str | None) -> Record:
-    """Return the record of the one deployment of this user that is up.
+    """Return the record of this user's only running deployment.
 
-    Looks into the run directory ``folder``, else into ``default`` and those that deployments made for themselves.
-    Raises ConfigError where there is none or more than one.
+    Looks in the run directory ``folder``; without it, in ``default`` and in those that deployments made for
+    themselves. Raises ConfigError if there is none, or more than one.
     """
     places = [folder] if folder is not None else [default, *_own_folders()]
     found = [record for place in places for record in _records(place, namespace)]
@@ -112,7 +111,7 @@ def only_one(folder: Path | None, default: Path, namespace: str | None) -> Recor
             f"--join: no deployment of yours is up in {looked}{which}; start one with `triptych up`, or name the run "
             "directory of one with --run-dir"
         )
-    listed = ", ".join(f"--run-dir {one.plane.run_dir} --namespace {one.plane.namespace}" for one in found)
+    listed = ", ".join(f"--run-dir {record.plane.run_dir} --namespace {record.plane.namespace}" for record in found)
     raise ConfigError(f"--join: {len(found)} deployments are up; choose one of: {listed}")
 
 
@@ -122,7 +121,7 @@ def _own_folders() -> list[Path]:
 
 
 def _records(folder: Path, namespace: str | None) -> Iterator[Record]:
-    """Those of deployments that are up. Raises ConfigError for one that cannot be read."""
+    """Yield the records of running deployments. Raises ConfigError for a record that cannot be read."""
     if not folder.is_dir() or folder.stat().st_uid != os.getuid():
         return
     for lock in sorted(folder.glob(f"{namespace or '*'}/{_LOCK}")):
@@ -136,7 +135,7 @@ def _records(folder: Path, namespace: str | None) -> Iterator[Record]:
 
 
 def _read(file: Path) -> Record:
-    """Raises OSError, and ConfigError for what is no record of this version."""
+    """Read a record. Raises OSError, and ConfigError if it is not a record of this version."""
     try:
         return msgspec.json.decode(run_dir.read_private(file, _MAX_BYTES), type=Record)
     except msgspec.MsgspecError as error:

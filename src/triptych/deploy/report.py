@@ -1,4 +1,4 @@
-"""What a child process tells its supervisor through its output: that it is ready, or why it ended."""
+"""Reads from the output of a child process that it is ready, or why it ended."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Failed|Exit|Interru
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """A child's ready line, taken apart."""
+    """The parts of a child's ready line."""
 
     url: str = ""
-    """Where a frontend answers; empty for workers."""
+    """The base URL of a frontend; empty for workers."""
     model: str = ""
-    """The name that clients use for a worker's model; empty for frontends."""
+    """The name of a worker's model for clients; empty for frontends."""
 
 
 def parse_ready(line: str) -> Ready | None:
-    """What ``line`` says if it is a ready line, else None."""
+    """Return the content of a ready line, or None for another line."""
     if not line.startswith(READY):
         return None
     words = line.removeprefix(READY).split()
@@ -34,9 +34,9 @@ def parse_ready(line: str) -> Ready | None:
 
 
 def exit_cause(status: int, error_lines: Sequence[str]) -> str:
-    """Why a process ended, in one line: its own words where it left some, else how it ended.
+    """Return, in one line, why a process ended: its own message if it left one, else its status or signal.
 
-    ``status`` is as in ``subprocess``: negative for a signal. ``error_lines`` is the tail of its stderr.
+    ``status`` is as in ``subprocess``: negative for a signal. ``error_lines`` are the last lines of its stderr.
     """
     lines = [line.strip() for line in error_lines if line.strip()]
     for line in reversed(lines):

@@ -1,4 +1,4 @@
-"""What to do when a supervised process ends: pure, so that it can be read and tested as a table."""
+"""Decides what happens when a supervised process ends. Pure, and tested as a table."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ HEALTHY_AFTER_S = 60.0
 
 
 class History(msgspec.Struct, frozen=True):
-    """What is remembered of a process between its lives."""
+    """The state that is kept of a process from one start to the next."""
 
     was_ever_ready: bool = False
     delay_s: float = 0.0
-    """The delay before its present life; 0 for the first."""
+    """The delay before its current start; 0 for the first."""
 
 
 def next_delay_s(previous_delay_s: float, ready_for_s: float) -> float:
-    """Seconds to wait before the next life of a process that served ``ready_for_s`` seconds in this one."""
+    """Return the delay, in seconds, before the next start of a process that was ready for ``ready_for_s`` seconds."""
     if previous_delay_s <= 0 or ready_for_s >= HEALTHY_AFTER_S:
         return FIRST_DELAY_S
     return min(2 * previous_delay_s, MAX_DELAY_S)
 
 
 def after_exit(history: History, ready_for_s: float | None) -> History | None:
-    """The history with which to start the process again, or None when its start has failed for good.
+    """Return the history with which the process is started again, or None if its start has failed for good.
 
-    ``ready_for_s`` is None when the life that just ended never became ready. A process that was never ready
-    at all would most likely fail again for the same reason, so that is for the user to hear.
+    ``ready_for_s`` is None if the process did not become ready this time. A process that was never ready would
+    probably fail again for the same reason, so the user is told.
     """
     if not history.was_ever_ready and ready_for_s is None:
         return None

@@ -1,4 +1,4 @@
-"""What ``triptych demo`` asks and shows: the request, the answer, the time by stage, and examples to copy."""
+"""Makes what ``triptych demo`` shows: the request, the answer, the time by stage, and examples to copy."""
 
 from __future__ import annotations
 
@@ -54,24 +54,25 @@ print(answer.choices[0].message.content)"""
 
 
 class Exhibit(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture, video or sound saved as a file, a question about it and the right answer."""
+    """A picture, video or sound in a file, with a question about it and the right answer."""
 
     file: Path
     medium: str
-    """As content parts name it: image, video or audio."""
+    """The kind of medium, as content parts name it: image, video or audio."""
     media_type: str
     question: str
     expected: str
 
     @property
     def kind(self) -> str:
-        """Of the content part."""
+        """The type of the content part."""
         return f"{self.medium}_url"
 
 
 def demo_graph(model: str = "demo", served_model_name: str | None = None) -> Graph:
-    """What ``examples/e-pd.yaml`` says of a demo model, for where the examples are not at hand; one worker for another
-    ``model``, which need not be one whose encoder can be served apart.
+    """Return the graph of ``examples/e-pd.yaml`` for a demo model, without reading the example.
+
+    For another ``model`` return a graph of one worker, since its encoder might not work in a worker of its own.
     """
     frontend = FrontendNode(config=FrontendConfig(enable_multimodal=True))
     if model not in MODELS:
@@ -100,7 +101,7 @@ def dialogue(exhibit: Exhibit, answer: Answer) -> str:
 
 
 def timing_table(answer: Answer) -> str:
-    """Milliseconds by stage, a line each; stages that were not reported are left out."""
+    """Return the milliseconds of each reported stage, one line each."""
     timing = answer.triptych.timing
     labels = _STAGES if "encode_s" in timing else {**_STAGES, "prefill_s": "encode + prefill"}
     rows = [(label, timing.get(key)) for key, label in labels.items()]
@@ -110,7 +111,7 @@ def timing_table(answer: Answer) -> str:
 
 
 def examples(deployment: Deployment, exhibit: Exhibit) -> str:
-    """The same question by curl and by the ``openai`` package, to copy; neither shows the API key itself."""
+    """Return the same question for curl and for the ``openai`` package, to copy. Neither contains the API key."""
     fields = {
         "api_key": "YOUR KEY" if deployment.api_key else "none",
         "authorisation": "-H 'authorization: Bearer YOUR KEY' " if deployment.api_key else "",

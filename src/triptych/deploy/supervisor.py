@@ -15,13 +15,13 @@ from triptych.deploy.report import Ready
 from triptych.deploy.restart import History, after_exit
 
 STOP_TIMEOUT_S = 9.5
-"""From the wish to stop until what is left is killed."""
+"""Time from the request to stop until the remaining processes are killed."""
 STARTING_STOP_S = 3.5
-"""The part of it that processes get which are not ready yet; by themselves they end within a fraction of it."""
+"""The part of it for processes that are not ready yet; they normally end within a fraction of it."""
 REPEAT_S = 0.1
-"""A signal within this time of the first one belongs to it: a terminal that closes sends SIGHUP twice."""
+"""A second signal within this time is ignored: a terminal that closes sends SIGHUP twice."""
 KEPT_S: dict[Role, float] = {"worker": 1.5, "plane": 0.5}
-"""The parts of it that are kept for these when those before them drain for long."""
+"""The parts of it that are kept for these roles if those before them drain for long."""
 
 SHUTDOWN_ORDER: tuple[Role, ...] = ("frontend", "worker", "plane")
 
@@ -30,21 +30,21 @@ WhenReady = Callable[[dict[str, Ready]], Awaitable[None]]
 
 
 class StartFailed(Exception):
-    """A process ended before it was ever ready; the message is one line with its name and the cause."""
+    """A process ended before it was ready. The message is one line with its name and the cause."""
 
 
 class _Stopping(Exception):
-    """Ends the task group of a run that was asked to stop."""
+    """Raised to end the task group of a run that was asked to stop."""
 
 
 class Stopper:
-    """The wish to stop, and its urgency: a second call means now."""
+    """A request to stop. A second call means to stop at once."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
         self.number = 0
-        """Of the first signal that asked, if one did."""
+        """The number of the first signal that asked to stop; 0 if none did."""
         self._signalled_at = 0.0
 
     def by_signal(self, number: int) -> None:
@@ -59,7 +59,7 @@ class Stopper:
 
 
 class Supervisor:
-    """Owner of the processes of ``specs``. ``run`` may be called once; when it returns, none is left."""
+    """Owns the processes of ``specs``. ``run`` may be called once; when it returns, no process is left."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Supervisor:
         note: Callable[[str], None],
         pulses: Pulses | None = None,
     ) -> None:
-        """``write_line(name, line)`` takes the processes' output, ``note(text)`` what happens to them.
+        """``write_line(name, line)`` gets the processes' output, and ``note(text)`` what happens to them.
 
-        ``pulses`` tells which of them hang; None: nobody looks.
+        ``pulses`` finds processes that hang; None: they are not looked for.
         """
         self._pulses = pulses or Pulses(Path(), 0.0)
         self._hangs: Counter[str] = Counter()
@@ -83,9 +83,9 @@ class Supervisor:
         self._started = time.monotonic()
 
     async def run(self, stop: Stopper, when_ready: WhenReady) -> None:
-        """Run until ``stop`` is asked; call ``when_ready`` with each name's report once all are ready.
+        """Run until ``stop`` is requested. Call ``when_ready`` with the report of each name once all are ready.
 
-        Raises StartFailed, and whatever ``when_ready`` raises, after having stopped everything.
+        Stops everything, and then raises StartFailed, or what ``when_ready`` raised.
         """
         try:
             await self._run_tasks(stop, when_ready)
@@ -104,7 +104,7 @@ class Supervisor:
                 raise _first(errors) from None
 
     async def _keep(self, spec: ChildSpec) -> None:
-        """Keep one process running for ever."""
+        """Start one process again whenever it ends."""
         history = History()
         while True:
             ready_for_s, cause = await self._live(spec)
@@ -116,7 +116,7 @@ class Supervisor:
             await asyncio.sleep(history.delay_s)
 
     async def _live(self, spec: ChildSpec) -> tuple[float | None, str]:
-        """One life of a process: the seconds that it was ready (None: never), and why it ended."""
+        """Run a process once. Return the seconds for which it was ready (None: never), and why it ended."""
         child = await Child.start(self._pulses.watched(spec), self._write_line, self._became_ready)
         self._children[spec.name] = child
         await self._until_ended(child)
@@ -126,7 +126,7 @@ class Supervisor:
         return (None if child.ready_at is None else ended_at - child.ready_at), cause
 
     async def _until_ended(self, child: Child) -> None:
-        """Wait for the end of ``child``, and put one to it where it hangs."""
+        """Wait for the end of ``child``, and kill it if it hangs."""
         waits = [asyncio.create_task(child.exited.wait()), asyncio.create_task(self._pulses.hung(child))]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -156,9 +156,10 @@ class Supervisor:
         await when_ready(dict(self._reports))
 
     async def _shut_down(self, stop: Stopper) -> None:
-        """SIGTERM in order, within ``STOP_TIMEOUT_S``; then, or at once when that is wished, SIGKILL.
+        """Send SIGTERM in order, within ``STOP_TIMEOUT_S``, and SIGKILL after that, or at once if ``stop`` says so.
 
-        What is not ready yet has nothing to finish: it gets SIGTERM first, and SIGKILL after ``STARTING_STOP_S``.
+        Processes that are not ready have nothing to finish: they get SIGTERM first, and SIGKILL after
+        ``STARTING_STOP_S``.
         """
         deadline = time.monotonic() + STOP_TIMEOUT_S
         starting = [child for child in self._children.values() if child.ready_at is None]
@@ -204,6 +205,6 @@ async def _raise_when(event: asyncio.Event) -> None:
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first plain exception in nested groups."""
+    """Return the first plain exception in nested groups."""
     first = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,4 +1,4 @@
-"""Reads a graph file: YAML of bounded size, in which a key that stands twice is an error."""
+"""Reads a graph file: YAML of limited size, without duplicate keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BYTES = 1 << 20
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML takes the last of two equal keys, and says nothing."""
+    """A loader that refuses duplicate keys, of which YAML silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> object:
-    """Return what is in the file. Raises ConfigError without the path, which the caller names."""
+    """Return the content of the file. Raises ConfigError without the path, which the caller adds."""
     try:
         return yaml.load(_text(path), Loader=_Loader)
     except yaml.YAMLError as error:
@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> object:
         raise ConfigError(f"{where}not YAML: {problem}") from error
     except RecursionError:
         raise ConfigError("not a graph file: it is nested too deeply") from None
-    except ValueError as error:  # of a date or a number that there is not
+    except ValueError as error:  # an impossible date or number
         raise ConfigError(f"not YAML: {error}") from error
 
 
@@ -58,8 +58,8 @@ def _text(path: Path) -> str:
 
 
 def _beside(path: Path) -> list[str]:
-    """Names of the YAML files in the same folder."""
+    """Return the names of the YAML files in the same folder."""
     try:
-        return sorted(one.name for one in path.parent.iterdir() if one.suffix in (".yaml", ".yml"))
+        return sorted(file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml"))
     except OSError:
         return []
