@@ -1,4 +1,4 @@
-"""What engines can do: each ability is a small protocol, and an engine that has it holds a value of that type."""
+"""Defines the abilities of engines: each is a small protocol, and an engine that has it holds a value of that type."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from triptych.transfer.base import Buffer
 
 @dataclass(frozen=True)
 class Encoded:
-    """One medium's embedding as the engine made it, or its frames where the model takes no embedding."""
+    """One medium's embedding as the engine made it, or its frames if the model takes no embedding."""
 
     data: memoryview
     """[tokens, hidden], or [frames, height, width, 3]: C-contiguous bytes; valid for as long as this object."""
     shape: tuple[int, ...]
     dtype: str
     metadata: Metadata
-    """By the names of the model's own processor."""
+    """Facts for the language model, by the names of the model's own processor."""
 
 
 class Encoding(Protocol):
     """Ability of spans that are ``e``: makes embeddings of media."""
 
     async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
-        """One embedding for each medium, in order; the engine batches over calls that overlap.
+        """Returns one embedding for each medium, in order. The engine batches over calls that overlap.
 
         None: it lies in a store that the engines share. Raises BadRequest and its like for what is wrong with
         a medium; cancelling drops what has not begun.
@@ -42,7 +42,7 @@ class Prefilling(Protocol):
     """Ability of spans that end in ``p``: fills KV caches for others to read."""
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
-        """Prefill the prompt and ``said``, keep its KV cache for whoever reads it, and draw one token.
+        """Prefills the prompt and ``said``, keeps its KV cache for its reader, and draws one token.
 
         ``embeddings`` has one entry for each medium: None where there is none here, and the engine looks into
         the medium's ``data`` or a shared store, or raises MediaMissing. They are valid until this returns.
@@ -63,7 +63,7 @@ class Generating(Protocol):
     def generate(
         self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
     ) -> AsyncGenerator[TokenDelta, None]:
-        """Stream the answer. Closing the iterator aborts the request within the engine, whatever its stage.
+        """Streams the answer. Closing the iterator aborts the request within the engine, in whatever stage it is.
 
         ``embeddings`` as in ``prefill`` (empty: none for any medium), valid until the first delta. Raises
         BadRequest and its like for what is wrong with the request (also before the first delta), MediaMissing,
@@ -82,8 +82,8 @@ class Abilities:
     prefilling: Prefilling | None = None
     generating: Generating | None = None
     kv_reports: KvLog | None = None
-    """Where the engine reports what its KV cache holds."""
+    """The log of the KV cache, if the engine reports what its cache holds."""
 
     def names(self) -> tuple[str, ...]:
-        """The names of those that are there."""
+        """Returns the names of the abilities that the engine has."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)

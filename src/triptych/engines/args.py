@@ -15,7 +15,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class EngineFlags(msgspec.Struct, frozen=True):
-    """What can be said of an engine's flags without importing the engine."""
+    """What can be known of an engine's flags without importing the engine."""
 
     check: Callable[[tuple[str, ...]], object]
     """Raises ConfigError for words that the engine would not take, as far as that can be known."""
@@ -24,12 +24,12 @@ class EngineFlags(msgspec.Struct, frozen=True):
 
 
 def flags_in(model: type[msgspec.Struct]) -> EngineFlags:
-    """The flags of an engine whose flags are the fields of ``model``."""
+    """Returns the flags of an engine whose flags are the fields of ``model``."""
     return EngineFlags(lambda words: parse_engine_args(words, model), lambda: flags_of(model))
 
 
 def parse_engine_args(args: tuple[str, ...], into: type[T]) -> T:
-    """``--key value`` pairs (``--key=value`` too) as ``into``. Raises ConfigError for what it does not have."""
+    """Parses ``--key value`` pairs (``--key=value`` too) into ``into``. Raises ConfigError for unknown flags."""
     pairs = _pairs(args)
     known = flags_of(into)
     if unknown := next((flag for flag in pairs if flag not in known), None):
@@ -52,7 +52,7 @@ def _flag(name: str) -> str:
 
 
 def _pairs(args: tuple[str, ...]) -> dict[str, str]:
-    """The value of each flag, which is spelled with hyphens."""
+    """Yields each flag, spelled with hyphens, with its value."""
     words = iter(args)
     pairs: dict[str, str] = {}
     for word in words:

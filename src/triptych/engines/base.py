@@ -17,7 +17,7 @@ from triptych.transfer.base import Transfer
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker tells its engine."""
+    """The worker's settings for its engine."""
 
     model_path: str
     model_name: str
@@ -39,9 +39,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     encode_batches: int = 0
     """Runs of the encoder that they took."""
     media: tuple[Metric, ...] = ()
-    """Of the processes that decode media, and of what is decoded."""
+    """The metrics of the processes that decode media, and of decoded media."""
     grammars: tuple[Metric, ...] = ()
-    """Of the grammars that answers follow."""
+    """The metrics of the grammars that answers follow."""
 
 
 class Engine(Protocol):
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
     @property
     def abilities(self) -> Abilities:
-        """What it can do: nothing before start and after stop. Calls that come too late raise Unavailable."""
+        """The engine's abilities: none before start and after stop. Calls that come too late raise Unavailable."""
         ...
 
     @property
@@ -64,7 +64,10 @@ class Engine(Protocol):
 
     @property
     def kv_link(self) -> KvLink | None:
-        """How its KV cache reaches other workers, or theirs reaches this one. Known after start; None: not at all."""
+        """How the engine's KV cache reaches other workers, or theirs reaches this one.
+
+        Known after start; None if it does not travel.
+        """
         ...
 
     async def start(self, transfer: Transfer) -> ModelCard:

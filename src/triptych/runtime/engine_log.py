@@ -1,4 +1,4 @@
-"""What an engine writes, kept in a bounded file of the run directory, and lines that tell how far its start has come.
+"""Keeps an engine's output in a bounded file of the run directory, and recognises the phases of its start.
 
 Engines and their processes write to the standard output and error, which lead to a file meanwhile. They append to it by
 themselves, so that none ever waits for a reader, and what they wrote last is there however they end.
@@ -25,7 +25,7 @@ from triptych.planes.run_dir import make
 log = logging.getLogger("triptych.worker")
 
 MAX_BYTES = 8 << 20
-"""Of one file. A file that has grown to this is moved to ``NAME.log.1`` and begun anew."""
+"""Most bytes of a file. A file of this size is moved to ``NAME.log.1``, and a new one begun."""
 MAX_ENDED = 8
 """Most logs of workers that have ended kept in a folder."""
 LAST_LINES = 20
@@ -33,7 +33,7 @@ LAST_LINES = 20
 TELL_S = 5.0
 """Time between two lines about the start."""
 NEW_PHASE_S = 1.5
-"""The same where another phase has begun."""
+"""Least time between two log lines if another phase has begun."""
 POLL_S = 0.25
 SERVING_POLL_S = 5.0
 KEPT_IN = "the engine writes to"
@@ -66,7 +66,7 @@ class EngineLog:
         self._thread.start()
 
     def ready(self) -> None:
-        """From now on nothing is told of the start."""
+        """Stops the reports of the start."""
         self._is_ready = True
 
     def close(self) -> None:
@@ -190,7 +190,7 @@ def _last_lines(fd: int) -> list[str]:
 
 
 def _touched_s(path: Path) -> float:
-    """0 for a file that another process has removed just now."""
+    """Returns when a file was last written; 0 if another process has just removed it."""
     try:
         return path.stat().st_mtime
     except OSError:

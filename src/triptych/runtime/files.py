@@ -19,7 +19,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 async def pieces(card: ModelCard, payload: Payload) -> AsyncGenerator[bytes, None]:
-    """FilePieces of the files that ``payload`` (a FilesRequest, or nothing) names and the checkpoint has.
+    """Yields FilePieces of the files that ``payload`` (a FilesRequest, or nothing) names and the checkpoint has.
 
     Raises BadRequest for names that are none of ``models.files.NAMES``, NotFound where the files are too large.
     """

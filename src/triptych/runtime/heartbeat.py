@@ -12,7 +12,7 @@ BEAT_S = 0.5
 
 
 async def beat(path: Path) -> None:
-    """Touch ``path`` every ``BEAT_S`` until cancelled. A loop that is blocked, or a stopped process, does not."""
+    """Touches ``path`` every ``BEAT_S`` until cancelled. A blocked loop or a stopped process does not."""
     said = ""
     while True:
         try:
@@ -26,5 +26,5 @@ async def beat(path: Path) -> None:
 
 
 def _touch(path: Path) -> None:
-    """A file in memory or in a local folder: there is nothing to wait for."""
+    """Touches a file in memory or in a local folder, which does not block."""
     path.touch()

@@ -35,7 +35,7 @@ class EngineFailed(Exception):
 
 
 class Worker:
-    """One span of one model, served on the request plane and visible in discovery."""
+    """One span of one model, served on the request plane and registered in discovery."""
 
     def __init__(
         self,
@@ -129,12 +129,12 @@ class Worker:
 
 
 async def _with_digest(card: ModelCard) -> ModelCard:
-    """``card`` with the digest of the files that a frontend needs of the checkpoint."""
+    """Returns ``card`` with the digest of the files that a frontend needs of the checkpoint."""
     return msgspec.structs.replace(card, files_digest=await asyncio.to_thread(digest_of_files, Path(card.path)))
 
 
 async def _first(*waits: Awaitable[object]) -> object:
-    """The result of the wait that ends first; the others are cancelled."""
+    """Returns the result of the wait that ends first. The others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

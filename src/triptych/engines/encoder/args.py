@@ -23,7 +23,7 @@ class EncoderArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_batch_patches: Annotated[int, Meta(gt=0)] = 16384
     """Most patches in a batch; a larger picture goes alone."""
     batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] = 0.0
-    """How long an idle encoder waits for more pictures before it begins."""
+    """How long an idle encoder waits for more pictures before it starts, in milliseconds."""
     max_waiting: Annotated[int, Meta(gt=0)] = 1024
     """Most media that wait or are encoded; more are refused (429)."""
     max_prepared_mib: Annotated[int, Meta(gt=0)] = 1024

@@ -44,7 +44,7 @@ class Batcher(Generic[T, R]):
         """Batches run so far."""
 
     async def submit(self, item: T, cost: int) -> R:
-        """The result of ``item``. Raises what its run raised, and Unavailable after ``close``.
+        """Returns the result of ``item``. Raises the error of its run, and Unavailable after ``close``.
 
         Cancelling drops it if its batch has not begun, and its result if it has.
         """
@@ -81,7 +81,7 @@ class Batcher(Generic[T, R]):
             self._wake.clear()
 
     def _take(self) -> list[_Entry[T, R]]:
-        """The next batch: the longest run of waiting items within the budget, one at least."""
+        """Takes the next batch: the longest run of waiting items within the budget, at least one."""
         batch: list[_Entry[T, R]] = []
         room = self._max_cost
         for entry in self._waiting:

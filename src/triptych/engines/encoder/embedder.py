@@ -84,7 +84,7 @@ def _agree(pixels: Pixels, plan: Plan) -> None:
 
 
 def encoded(embedding: Any, dtype: str, plan: Plan) -> Encoded:
-    """Wrap ``embedding``'s memory itself: the view keeps the tensor alive. Raises TriptychError for another shape."""
+    """Wraps ``embedding``'s memory itself: the view keeps the tensor alive. Raises TriptychError for another shape."""
     import torch
 
     shape = tuple(embedding.shape)

@@ -33,7 +33,10 @@ class EncoderEncoding:
         """Media encoded, or decoded to frames, since the start."""
 
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded]:
-        """See ``engines.abilities.Encoding``. Raises also TooManyRequests when ``--max-waiting`` is reached."""
+        """Encodes; see ``engines.abilities.Encoding``.
+
+        Also raises TooManyRequests when ``--max-waiting`` is reached.
+        """
         if self._waiting and self._waiting + len(media) > self._max_waiting:
             raise TooManyRequests("the encoder has too much waiting work; try again later", code="encoder_busy")
         self.running += 1
@@ -59,7 +62,7 @@ class EncoderEncoding:
         return encoded
 
     async def _frames(self, medium: DecodableMedium, plan: Plan) -> Encoded:
-        """Those that the model sees, decoded here, for the language model's engine to encode."""
+        """Decodes the frames that the model sees, for the language model's engine to encode."""
         async with self._room.take(plan.memory_bytes), self._decoder.decoded([medium]) as [frames]:
             return Encoded(data=memoryview(frames).cast("B"), shape=plan.shape, dtype="uint8", metadata={})
 

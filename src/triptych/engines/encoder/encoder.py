@@ -21,7 +21,10 @@ Prepare = Mapping[type[DecodableMedium], Callable[[Any], Pixels]]
 
 
 class Encoder:
-    """One checkpoint's vision part on one device. ``preprocess`` may run in several threads, ``encode`` in one."""
+    """The vision or audio part of one checkpoint, on one device.
+
+    ``preprocess`` may run in several threads, ``encode`` in one.
+    """
 
     def __init__(self, prepare: Prepare, run: Run, width: int, dtype: str) -> None:
         self._prepare = prepare
@@ -32,7 +35,9 @@ class Encoder:
         """Of weights, arithmetic and embeddings."""
 
     def preprocess(self, medium: DecodableMedium, decoded: Any) -> Pixels:
-        """As the checkpoint's own processor does it, alone: its call costs 0.1 ms beside its arithmetic."""
+        """Preprocesses a medium as the checkpoint's own processor does, one at a time: its call costs 0.1 ms beside its
+        arithmetic.
+        """
         return self._prepare[type(medium)](decoded)
 
     def encode(self, batch: Sequence[Pixels]) -> list[Any]:
@@ -43,7 +48,7 @@ class Encoder:
             return [embedding.cpu().contiguous() for embedding in self._run(batch)]
 
     def is_fatal(self, error: BaseException) -> bool:
-        """Whether the device can be used no more; out of memory is not of that kind."""
+        """Tells whether the device cannot be used any more. Running out of memory is not such an error."""
         import torch
 
         return isinstance(error, torch.AcceleratorError)
@@ -91,7 +96,7 @@ def _processors(checkpoint: Checkpoint) -> Prepare:
 
 
 def _picture_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
-    """Of a PIL image."""
+    """Returns the processor of a PIL image."""
     from transformers import AutoImageProcessor
 
     pictures = AutoImageProcessor.from_pretrained(checkpoint.path, **_LOCAL)
@@ -99,7 +104,7 @@ def _picture_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
 
 
 def _video_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
-    """Of uint8 [frames, height, width, 3]; the frames are chosen already."""
+    """Returns the processor of uint8 [frames, height, width, 3]; the frames are chosen already."""
     from transformers import AutoVideoProcessor
 
     videos = AutoVideoProcessor.from_pretrained(checkpoint.path, **_LOCAL)
@@ -108,7 +113,7 @@ def _video_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
 
 
 def _sound_processor(checkpoint: Checkpoint) -> Callable[[Any], Pixels]:
-    """Of float32 [samples] at the extractor's own rate."""
+    """Returns the processor of float32 [samples] at the extractor's own rate."""
     from transformers import AutoFeatureExtractor
 
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint.path, **_LOCAL)
@@ -120,7 +125,7 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def stated_dtype(checkpoint: Checkpoint) -> str:
-    """The dtype in the checkpoint's config, float32 where it says none (transformers' own rule)."""
+    """Returns the dtype in the checkpoint's config; float32 if there is none (transformers' own rule)."""
     config = checkpoint.text_config
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     if name not in DTYPE_BYTES:
@@ -139,6 +144,6 @@ def _device(torch: Any, name: str) -> Any:
 
 
 def _be_quiet(transformers: Any) -> None:
-    """No progress bars and load reports on a worker's standard error; what is missing is raised instead."""
+    """Turns off progress bars and load reports on standard error. Missing tensors are raised instead."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

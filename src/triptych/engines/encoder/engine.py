@@ -144,7 +144,7 @@ class EncoderEngine:
 
 
 def _trial(family: ModelFamily, checkpoint: Checkpoint) -> tuple[DecodableMedium, Any]:
-    """A grey picture, or a second of silence for a model that only hears."""
+    """Returns a grey picture, or a second of silence for a model that only hears."""
     if family.sounds is not None and family.pictures is None:
         import numpy as np
 
@@ -155,5 +155,5 @@ def _trial(family: ModelFamily, checkpoint: Checkpoint) -> tuple[DecodableMedium
 
 
 def _default_threads() -> int:
-    """0 where the user has set torch's own variable."""
+    """Returns the number of threads; 0 if the user has set torch's own variable."""
     return 0 if env.is_set("OMP_NUM_THREADS") else max(1, len(os.sched_getaffinity(0)) // 2)

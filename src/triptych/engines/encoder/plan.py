@@ -1,4 +1,4 @@
-"""What is known of a medium before it is decoded, from its header and the checkpoint's files."""
+"""Plans how a medium is encoded before it is decoded, from its header and the checkpoint's files."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ class Plan:
     """[tokens, hidden] of its embedding, or [frames, height, width, 3]."""
     metadata: Metadata
     patches: int
-    """What the vision tower works on, or the positions of an audio tower: its cost in a batch."""
+    """Patches of a vision tower, or positions of an audio tower: the medium's cost in a batch."""
     memory_bytes: int
     """Decoded and preprocessed."""
 
 
 def plan_medium(medium: DecodableMedium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """From the medium's own header; believes nothing that the medium states. Blocks as ``media.formats.inspect`` does.
+    """Plans by the medium's own header, and uses nothing that the request states.
+
+    Blocks as ``media.formats.inspect`` does.
 
     Raises as ``check`` and ``plan_of`` do, and for what ``limits`` refuse.
     """
@@ -53,7 +55,7 @@ def check(medium: DecodableMedium, family: ModelFamily) -> None:
 
 
 def plan_of(medium: DecodableMedium, facts: Facts, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """With the ``facts`` that ``media.formats.inspect`` gives. Raises BadRequest for what this model refuses."""
+    """Plans by the ``facts`` of ``media.formats.inspect``. Raises BadRequest for a medium that this model refuses."""
     known = msgspec.structs.replace(medium, **facts)
     try:
         return plan_known(known, family, checkpoint)
@@ -62,7 +64,7 @@ def plan_of(medium: DecodableMedium, facts: Facts, family: ModelFamily, checkpoi
 
 
 def plan_known(medium: DecodableMedium, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
-    """For a medium whose facts are true. Raises ValueError for one that the model refuses."""
+    """Plans a medium whose facts are true. Raises ValueError for one that the model refuses."""
     if medium.unknown:
         raise ValueError(medium.unknown)
     if isinstance(medium, Video) and medium.kind in family.by_frames:  # nothing is made of the frames here

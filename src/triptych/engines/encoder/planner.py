@@ -12,7 +12,7 @@ from triptych.models.base import Checkpoint, ModelFamily
 
 
 class Planner:
-    """For one checkpoint. ``sandbox`` is its owner's."""
+    """Plans the media of one checkpoint. ``sandbox`` belongs to the caller."""
 
     def __init__(self, checkpoint: Checkpoint, family: ModelFamily, limits: MediaLimits, sandbox: Sandbox) -> None:
         self._checkpoint = checkpoint
@@ -21,7 +21,7 @@ class Planner:
         self._sandbox = sandbox
 
     def is_by_frames(self, medium: DecodableMedium) -> bool:
-        """Whether the medium is handed over as its frames, and not as an embedding."""
+        """Tells whether the medium is handed over as its frames, and not as an embedding."""
         return medium.kind in self._family.by_frames
 
     async def plan(self, medium: DecodableMedium) -> Plan:

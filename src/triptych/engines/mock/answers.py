@@ -1,4 +1,4 @@
-"""What the mock engine says."""
+"""Makes the answers of the mock engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from triptych.contracts.tokens import TokenIds
 
 
 def answer_of(request: GenerateRequest, placeholders: Collection[int]) -> list[int]:
-    """What is left to say after ``request.said``: whoever said that would have gone on so."""
+    """Returns the rest of the answer after ``request.said``, as the worker that made those tokens would have continued
+    it.
+    """
     sampling, ids = request.sampling, TokenIds(request.token_ids)
     length = len(ids) - sum(ids.count_each(placeholders).values())
     if not length:
@@ -28,7 +30,7 @@ def answer_of(request: GenerateRequest, placeholders: Collection[int]) -> list[i
 
 
 def _begin(request: GenerateRequest, length: int, placeholders: Collection[int]) -> int:
-    """Where in its prompt the answer starts."""
+    """Returns where in its prompt the answer starts."""
     if request.sampling.temperature <= 0:
         return 0
     if request.said:
@@ -37,7 +39,7 @@ def _begin(request: GenerateRequest, length: int, placeholders: Collection[int])
 
 
 def _start(prompt: list[int], said: list[int]) -> int:
-    """Where the answer ``said``, which goes round in ``prompt``, began."""
+    """Returns where the answer ``said``, which repeats ``prompt``, began."""
     twice = prompt * 2
     rounds = said[: len(prompt)]
     return next((i for i in range(len(prompt)) if twice[i : i + len(rounds)] == rounds), 0)
@@ -48,7 +50,7 @@ def finish_of(sampling: Sampling, length: int) -> FinishReason:
 
 
 def logprobs_of(token: int, sampling: Sampling) -> list[TokenLogprob] | None:
-    """Made-up but well-formed: the chosen token at 50 %, each next id at half of the one before."""
+    """Makes up well-formed log probabilities: the chosen token has 50 %, each next id half of the one before."""
     if sampling.logprobs is None:
         return None
     top = [(token + rank, math.log(0.5) * (rank + 1)) for rank in range(sampling.logprobs)]

@@ -25,8 +25,9 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A profile of ``triptych simulate``: all takes as long as at that engine, with a prefix cache and KV events;
     empty: the times above."""
     hand_off: HandOff = HandOff.PREFILL_FIRST
-    """How a KV cache goes from the worker that prefills to the one that decodes: ``prefill-first`` by a handle that the
-    frontend passes on, ``rendezvous`` in a room where both meet while they are called at once."""
+    """How the KV cache goes from prefill to decode: ``prefill-first`` by a handle that the frontend passes on,
+    ``rendezvous`` in a room where both meet, called at once.
+    """
     kv_tokens: Annotated[int, Meta(ge=0)] = 0
     """Room for KV cache with ``pace``, in tokens; 0: the profile's."""
     host_kv_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -35,7 +36,7 @@ class MockArgs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Context length; 0 takes the checkpoint's."""
     block_size: Annotated[int, Meta(gt=0)] = 16
     embedding_dtype: str = EMBEDDING_DTYPE
-    """What its card says of embeddings; anything but float32 is a lie, for tests."""
+    """The dtype of embeddings in the card. Anything but float32 is wrong, for tests."""
     start_s: Annotated[float, Meta(ge=0)] = 0.0
     """Time that the start takes. Its main thread waits in a loop that catches every exception, and beside it runs a
     process that ignores stop signals, both as with real engines."""

@@ -17,7 +17,7 @@ class Faults:
         self._args = args
 
     def after_token(self, made: int) -> None:
-        """``made``: tokens made since the start."""
+        """Fails as its flags say, after ``made`` tokens since the start."""
         if made == self._args.crash_after_tokens:
             crash()
         if made == self._args.hang_after_tokens:

@@ -65,7 +65,7 @@ class MockGenerating:
                     )
 
     async def _read(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> tuple[int, int]:
-        """Prefill the prompt, or get its KV cache.
+        """Prefills the prompt, or reads its KV cache.
 
         Returns the prompt's length, 0 where the client has been told it, and how much of it a prefill elsewhere found
         in its prefix cache.

@@ -20,7 +20,10 @@ class KvHandOff:
         self._transfer = transfer
 
     async def export(self, request: GenerateRequest) -> KvHandle:
-        """Lend the cache of the request's prompt to a reader. The lease ends by a fetch, ``release``, or time."""
+        """Lends the cache of the request's prompt to a reader.
+
+        The lease ends by a fetch, by ``release``, or by time.
+        """
         [buffer] = await self._transfer.allocate([(len(request.token_ids),)], "int32")
         buffer.data[:] = kv_of(request.token_ids)
         handle = self._transfer.export(buffer)
@@ -46,5 +49,5 @@ class KvHandOff:
 
 
 def _tensor_of(kv: KvHandle) -> TensorHandle:
-    """Where the cache lies. Raises MsgspecError for a handle of another engine."""
+    """Returns where the cache lies. Raises MsgspecError for a handle of another engine."""
     return msgspec.msgpack.decode(kv.params, type=TensorHandle)

@@ -52,11 +52,16 @@ class Model:
         return len(expansion.token_ids) - expansion.rows
 
     def prompt_keys(self, request: GenerateRequest, expansions: list[Expansion]) -> array[int]:
-        """The prompt's tokens with those of media named by their content, as ``kv.block_hash`` hashes them."""
+        """Returns the prompt's tokens with the placeholders of media replaced by their content, as ``kv.block_hash``
+        hashes them.
+        """
         return expanded_prompt_keys(request.token_ids, request.media, expansions, self._placeholder_of)
 
     def is_right(self, medium: Medium, buffer: Buffer, salt: str) -> bool:
-        """Whether ``buffer`` holds the embedding of ``medium``. Raises BadRequest for what the model refuses."""
+        """Tells whether ``buffer`` holds the embedding of ``medium``.
+
+        Raises BadRequest for a medium that the model refuses.
+        """
         if not isinstance(medium, PrecomputedEmbedding):
             return bytes(buffer.data) == embedding_of(medium.content_hash, buffer.shape[0])
         try:

@@ -18,7 +18,7 @@ from triptych.simulate.profiles import SECOND, Profile
 
 
 class Turn:
-    """One request at the model."""
+    """One request at the simulated model."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -27,11 +27,11 @@ class Turn:
 
     @property
     def cached_tokens(self) -> int:
-        """At the prompt's start, found in the prefix cache; known once there is a token."""
+        """Tokens at the prompt's start that the prefix cache had; known once there is a token."""
         return max(0, self.job.cached_tokens)
 
     async def token(self) -> None:
-        """Until the next token is there."""
+        """Waits until the next token is there."""
         self._seen += 1
         while self.job.made < self._seen:
             self.changed.clear()
@@ -57,7 +57,7 @@ class Pace:
         self._task = asyncio.create_task(self._steps(), name="pace of the mock engine")
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Ends the request. May be called twice."""
         self.log.close()
         if self._task is not None:
             self._task.cancel()
@@ -74,13 +74,16 @@ class Pace:
     # What takes time.
 
     async def encode(self, media: Sequence[tuple[str, int]]) -> None:
-        """Media, as (content hash, tokens); one call after another, and nothing for what is held."""
+        """Waits as long as encoding takes.
+
+        ``media`` are (content hash, tokens). One call runs after another; cached media cost nothing.
+        """
         async with self._encoder:
             if lacked := self._embeddings.lacked([(content_token(name), tokens) for name, tokens in media]):
                 await asyncio.sleep(self._profile.rates.encoding(lacked) / SECOND)
 
     async def fetch_kv(self, tokens: int) -> None:
-        """The KV cache of so many tokens, from another worker."""
+        """Waits as long as fetching the KV cache of so many tokens takes."""
         await asyncio.sleep(self._profile.rates.moving(tokens * self._profile.rates.kv_token_bytes) / SECOND)
 
     @contextmanager
@@ -92,7 +95,8 @@ class Pace:
         made: int = 0,
         salt: str = "",
     ) -> Iterator[Turn]:
-        """A request whose prompt is ``tokens``, as ``kv.block_hash`` names them, at the model for the block.
+        """Runs a request whose prompt is ``tokens`` (as ``kv.block_hash`` names them) on the simulated model, within
+        the block.
 
         ``salt``: prompts with another one share no block with it. ``made``: so many tokens of its output were made
         where its KV cache comes from; 0: it is prefilled here. Raises BadRequest for what could never fit the cache.

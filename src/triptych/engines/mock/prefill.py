@@ -41,7 +41,7 @@ class MockPrefilling:
             return PrefillAnswer(delta=delta, kv=None if delta.finish_reason else await self._kv.export(request))
 
     async def _prefilled(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> TokenDelta:
-        """Prefill. Returns a delta without a token, which counts the prompt."""
+        """Prefills. Returns a delta without a token, which counts the prompt."""
         begun = asyncio.get_running_loop().time()
         prompt_tokens = await self._prompts.prefill(request, embeddings)
         cached = await self._first_token(request, embeddings)
@@ -51,7 +51,7 @@ class MockPrefilling:
     async def _prefill_into(
         self, room: Room, request: GenerateRequest, embeddings: Sequence[Buffer | None]
     ) -> PrefillAnswer:
-        """Prefill, and hand the cache over in ``room``. What nobody takes there is freed."""
+        """Prefills, and hands the cache over in ``room``. A cache that nobody takes there is freed."""
         delta = await self._prefilled(request, embeddings)
         kv = await self._kv.export(request)
         try:

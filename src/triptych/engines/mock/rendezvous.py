@@ -27,7 +27,7 @@ _TAKEN = b"\x01"
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What the prefill tells the decode."""
+    """The prefill's message to the decode."""
 
     kv: KvHandle
     prompt_tokens: int
@@ -65,7 +65,7 @@ class Rooms:
         return len(self._rooms)
 
     async def start(self) -> str:
-        """Listen on a free port of the loopback address. Returns ``KvLink.bootstrap``."""
+        """Listens on a free port of the loopback address. Returns ``KvLink.bootstrap``."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"{host}:{port}"

@@ -15,7 +15,7 @@ _WAIT_S = 0.2
 
 
 def hold_start(duration_s: float) -> None:
-    """Block this thread for ``duration_s`` and ignore exceptions.
+    """Blocks this thread for ``duration_s``, and ignores exceptions.
 
     Beside it run a child and a grandchild that ignore stop signals, in a session of their own.
     """

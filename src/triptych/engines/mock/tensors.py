@@ -1,4 +1,4 @@
-"""What the mock engine hands over: tensors that can be told from any others."""
+"""Makes the tensors that the mock engine hands over: each can be told from any other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KV_PROTOCOL = "mock"
 
 
 def embedding_of(content_hash: str, tokens: int) -> bytes:
-    """[tokens, EMBEDDING_WIDTH] of float32 bytes, drawn from the content's name."""
+    """Returns [tokens, EMBEDDING_WIDTH] as float32 bytes, drawn from the content hash."""
     return shake_256(content_hash.encode()).digest(tokens * EMBEDDING_WIDTH * 4)
 
 
 def kv_of(token_ids: Sequence[int]) -> bytes:
-    """[tokens] of int32 bytes: the prompt itself."""
+    """Returns [tokens] as int32 bytes: the prompt itself."""
     return array("i", token_ids).tobytes()

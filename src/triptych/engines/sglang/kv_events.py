@@ -59,7 +59,7 @@ _BATCH = msgspec.msgpack.Decoder(_Batch)
 
 
 def pads(content_hash: str) -> tuple[int, ...]:
-    """The token ids that stand for a medium whose ``mm_hashes`` entry is ``content_hash``, by their turn."""
+    """Returns the token ids that stand for a medium whose ``mm_hashes`` entry is ``content_hash``, by their position."""
     name = (int(content_hash, 16) & _HASH_MASK).to_bytes(8, "big")
     digest = hashlib.sha256(_PAD_TAG + name).digest()
     words = (int.from_bytes(digest[at : at + 8], "big") for at in range(0, _PAD_BYTES, 8))
@@ -77,14 +77,20 @@ class Events:
         """Content hashes, by the token ids that stand for them."""
 
     def tell(self, content_hash: str, rows: int) -> None:
-        """Before a request with this medium goes to the engine; ``rows``: the tokens that its embedding takes."""
+        """Takes note of a medium before its request goes to the engine.
+
+        ``rows`` is the number of tokens of its embedding.
+        """
         self._owners.update(dict.fromkeys(pads(content_hash), content_hash))
         if (forgotten := self._offsets.add(content_hash, rows)) is not None:
             for pad in pads(forgotten):
                 self._owners.pop(pad, None)
 
     def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
-        """What to report of one message, event by event; None: a snapshot. Raises msgspec.MsgspecError."""
+        """Returns the changes of one message, event by event; None stands for a snapshot.
+
+        Raises msgspec.MsgspecError.
+        """
         for event in _BATCH.decode(payload).events:
             if isinstance(event, AllBlocksCleared):
                 self.translator.clear()

@@ -30,13 +30,13 @@ _Hash = int | str
 class Token(msgspec.Struct):
     token_id: int
     token_extra_id: int = 0
-    """Of a prompt table, whose content nobody knows; 0: none."""
+    """The id of a prompt table, whose content is not known; 0 if there is none."""
 
 
 class MmKey(msgspec.Struct):
     hash: str
     start_offset: int = 0
-    """Of the block's first token in the medium, in rows."""
+    """The place of the block's first token in the medium, in rows."""
 
 
 class Block(msgspec.Struct):
@@ -89,7 +89,10 @@ class Events:
         adapters: Mapping[int, str] = MappingProxyType({}),
         max_media: int = MAX_MEDIA,
     ) -> None:
-        """``vocabulary``: token ids from there on stand for media, as ``placeholders`` do; ``adapters``: by lora_id."""
+        """Token ids from ``vocabulary`` on stand for media, as ``placeholders`` do.
+
+        ``adapters`` has names by lora_id.
+        """
         self._block_size = block_size
         self._vocabulary = vocabulary
         self._placeholders = placeholders
@@ -101,11 +104,14 @@ class Events:
         """The widest attention window: its cache alone holds whole prompts."""
 
     def tell(self, content_hash: str, rows: int) -> None:
-        """Before a request with this medium goes to the engine; ``rows``: the tokens that its embedding takes."""
+        """Takes note of a medium before its request goes to the engine.
+
+        ``rows`` is the number of tokens of its embedding.
+        """
         self._offsets.add(content_hash, rows)
 
     def apply(self, told: Sequence[Mapping[str, Any]]) -> Iterator[list[KvChange] | None]:
-        """What to report of some events in their order; None: a snapshot. Raises msgspec.ValidationError."""
+        """Returns the changes of some events in order; None stands for a snapshot. Raises msgspec.ValidationError."""
         for event in msgspec.convert(told, list[Event]):
             data = event.data
             if event.event_id > self._next:
@@ -126,7 +132,7 @@ class Events:
                     yield self.translator.store(stored)
 
     def _moved(self, data: Updated) -> Iterator[list[KvChange] | None]:
-        """A block goes from tier to tier, and is in one at a time."""
+        """Moves a block from tier to tier; it is in one at a time."""
         if data.cache_level is None or data.block_hash not in self.translator:
             return
         tier = Level(min(data.cache_level.new_value, Level.DISK))
@@ -136,7 +142,7 @@ class Events:
                 yield self.translator.remove([data.block_hash], other)
 
     def _stored(self, data: StoredBlocks) -> Iterator[Stored]:
-        """Consecutive blocks of one tier each, up to the first that has no name of ours."""
+        """Stores consecutive blocks of one tier each, up to the first that has no name of ours."""
         whole, owners = [], []
         for block in data.blocks:
             owned = self._owners(block)
@@ -164,13 +170,13 @@ class Events:
             parent, start = blocks[-1].block_hash, end
 
     def _adapter(self, data: StoredBlocks, block: Block) -> str | None:
-        """Empty: the model itself. None: one of unknown name."""
+        """Returns the adapter's name: empty for the model itself, None if it is unknown."""
         if data.lora_name is not None or block.lora_id is None:
             return data.lora_name or ""
         return self._adapters.get(block.lora_id)
 
     def _owners(self, block: Block) -> list[str] | None:
-        """Whose each token is, empty for texts; None where that cannot be told, or the block is not full.
+        """Returns the medium of each token, empty for texts. None if that cannot be told, or the block is not full.
 
         Placeholders belong to the block's media in their order, to each as many as are left of its rows.
         """
@@ -195,7 +201,7 @@ class Events:
 
 
 def _first_keys(keys: Sequence[MmKey]) -> Iterator[MmKey]:
-    """Of each medium: one that texts divide has a key for each of its parts."""
+    """Returns the first key of each medium: one that texts divide has a key for each of its parts."""
     before: MmKey | None = None
     for key in keys:
         if before is None or key.hash != before.hash or not key.start_offset:

@@ -1,4 +1,4 @@
-"""What a started engine tells of itself."""
+"""Makes the model card of a started engine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _ABLE_WITHOUT_ENCODER = {Span.D: Span.PD}
 
 
 def able_of(config: Any, options: EngineOptions, checkpoint: Checkpoint) -> Span:
-    """The widest span that an engine with the ``VllmConfig`` ``config`` could host."""
+    """Returns the widest span that an engine with the ``VllmConfig`` ``config`` could host."""
     wider = _ABLE if _encodes(config, family_of(checkpoint)) else _ABLE_WITHOUT_ENCODER
     return wider.get(options.span, options.span)
 
 
 def card_of(config: Any, options: EngineOptions, checkpoint: Checkpoint) -> ModelCard:
-    """The card of an engine with the ``VllmConfig`` ``config``."""
+    """Returns the card of an engine with the ``VllmConfig`` ``config``."""
     family = family_of(checkpoint)
     embedding = None
     if family.embedding_width is not None:
@@ -41,6 +41,6 @@ def card_of(config: Any, options: EngineOptions, checkpoint: Checkpoint) -> Mode
 
 
 def _encodes(config: Any, family: ModelFamily) -> bool:
-    """Whether vLLM was not told to leave the encoder out."""
+    """Tells whether vLLM keeps its encoder."""
     media = config.model_config.multimodal_config
     return media is None or any(media.get_limit_per_prompt(kind) for kind in family.modalities)

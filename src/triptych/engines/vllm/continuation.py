@@ -1,4 +1,4 @@
-"""What a request's sampling becomes where another worker has begun the answer, or goes on with it. Pure."""
+"""Changes a request's sampling for a worker that continues an answer, or only begins it. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from triptych.contracts.errors import AbilityMissing, BadRequest
 from triptych.contracts.request import Sampling
 
 DISCARDED = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-"""For a prefill whose token is thrown away: one token, drawn the cheapest way."""
+"""The sampling of a prefill whose token is thrown away: one token, drawn the cheapest way."""
 
 
 def resumed(sampling: Sampling, said: int) -> Sampling:
-    """``sampling`` for what follows after ``said`` tokens of the answer.
+    """Returns ``sampling`` for the rest of an answer, after the tokens ``said``.
 
     vLLM takes tokens said elsewhere as a part of the prompt. Raises AbilityMissing where an answer cannot go on so
     (``Sampling.needs_history``), and BadRequest when nothing is left to say.
@@ -36,12 +36,12 @@ def resumed(sampling: Sampling, said: int) -> Sampling:
 
 
 def first_token(sampling: Sampling) -> Sampling:
-    """``sampling`` for the answer's first token alone, drawn as the whole answer's would be."""
+    """Returns ``sampling`` for the answer's first token alone, drawn as the whole answer's would be."""
     return msgspec.structs.replace(sampling, max_tokens=1, min_tokens=min(1, sampling.min_tokens))
 
 
 def _later_seed(seed: int | None, said: int) -> int | None:
-    """A seed of its own for each place in the answer: the same one would repeat the draws of its beginning."""
+    """Returns a different seed for each place in the answer: the same one would repeat the draws of its beginning."""
     if seed is None:
         return None
     digest = hashlib.blake2b(f"{seed}:{said}".encode(), digest_size=8).digest()

@@ -25,13 +25,13 @@ _BY_REQUEST = ("ECCPUConnector", "ECMooncakeConnector")
 
 
 class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``--ec-extra-config`` may say for ``ECExampleConnector``."""
+    """The allowed settings of ``--ec-extra-config`` for ``ECExampleConnector``."""
 
     max_bytes: int = DEFAULT_MAX_BYTES
 
 
 def ec_transfer_config(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> Any:
-    """vLLM's ``ECTransferConfig``, or None for an engine that needs none.
+    """Returns vLLM's ``ECTransferConfig``; None for an engine that needs none.
 
     ``e`` produces; spans that hold ``p`` consume where a connector is set up. ``d`` reads no embeddings but
     takes media without them too (their KV cache comes from elsewhere): it gets our connector without a store,
@@ -59,7 +59,7 @@ def ec_transfer_config(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> 
 
 
 def store_of(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> EcStore | None:
-    """The files that this engine shares with others; None where it shares none. Raises ConfigError."""
+    """Returns the store of files that this engine shares with others; None if it shares none. Raises ConfigError."""
     extra = _checked(flags, span)
     if not flags.ec_storage_path or flags.ec_connector_backend != FILES:
         return None
@@ -70,7 +70,7 @@ def store_of(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> EcStore | 
 
 
 def media_args(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Engine arguments that this module's part needs, whatever the user's flags say. Raises ConfigError.
+    """Returns the engine arguments that this module's part needs, whatever the user's flags say. Raises ConfigError.
 
     vLLM's multimodal processor cache stays on only where pixels are the usual input and no medium comes without
     values (see ``prompt.Prompts``); elsewhere it would keep up to 4 GiB of embeddings in the engine's process.
@@ -89,7 +89,10 @@ def media_args(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> dict[str
 
 
 def _encoder_only_args() -> dict[str, Any]:
-    """vLLM makes an EC producer load the encoder's weights alone and keep no KV cache, by itself."""
+    """Returns the arguments of an encoder.
+
+    vLLM by itself makes an EC producer load the encoder's weights alone, without a KV cache.
+    """
     return {"enable_prefix_caching": False}
 
 
@@ -103,7 +106,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def believes(flags: VllmFlags, span: Span) -> bool:
-    """Whether a medium without values is taken on trust: the connector is another's, and only it can look."""
+    """Tells whether a medium without values is accepted unchecked: the connector is not ours, and only it can look."""
     return flags.ec_connector_backend != FILES and span.covers("p")
 
 
@@ -112,7 +115,7 @@ def _is_on(flags: VllmFlags) -> bool:
 
 
 def _checked(flags: VllmFlags, span: Span) -> dict[str, Any]:
-    """The extra configuration, once everything else is right."""
+    """Returns the extra configuration, once everything else is right."""
     backend = flags.ec_connector_backend
     if backend in _BY_REQUEST:
         raise ConfigError(f"--ec-connector-backend {backend}: Triptych has no way to tell its consumers their peers")

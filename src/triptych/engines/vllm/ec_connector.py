@@ -25,7 +25,7 @@ log = logging.getLogger("triptych.vllm.ec")
 
 @dataclass
 class Step(ECConnectorMetadata):  # type: ignore[misc]
-    """What the scheduler tells the workers for one step."""
+    """The scheduler's orders to the workers for one step."""
 
     load: dict[str, torch.Tensor] = field(default_factory=dict)
     """Content hash -> embedding, [tokens, hidden]."""
@@ -34,7 +34,7 @@ class Step(ECConnectorMetadata):  # type: ignore[misc]
 
 
 class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
-    """See the module.
+    """vLLM's file connector, with a store that keeps, checks and evicts embeddings.
 
     Of a request that lacks what it needs, vLLM's scheduler would learn only when the model asks for it, which
     ends the engine. So the scheduler's half reads every embedding *before* the request is scheduled, and hands
@@ -57,7 +57,7 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
     # In the scheduler, in the order in which it calls them.
 
     def ensure_cache_available(self, request: Any, num_computed_tokens: int) -> bool:
-        """Whether the request may be scheduled: everything it still needs is at hand."""
+        """Tells whether the request may be scheduled: everything it still needs is there."""
         for feature in request.mm_features:
             if self.is_producer:
                 self._step.save.add(feature.identifier)
@@ -106,7 +106,9 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
                 encoder_cache[identifier] = values.to(device=_device(), dtype=self._dtype)
 
     def start_save_caches(self, **kwargs: Any) -> None:
-        """Save again what was evicted from the store and is encoded still: vLLM encodes and saves only new ones."""
+        """Saves again embeddings that were evicted from the store and are still encoded: vLLM encodes and saves only
+        new ones.
+        """
         cache = kwargs["encoder_cache"]
         for identifier in self._get_connector_metadata().save:
             if identifier in cache:
@@ -137,7 +139,7 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
         return True
 
     def _load(self, content_hash: str, tokens: int) -> torch.Tensor | None:
-        """[tokens, hidden] in memory of its own: the file may go at any time."""
+        """Returns [tokens, hidden] in memory of its own: the file may be deleted at any time."""
         assert self._store is not None
         shape = self._store.shape(content_hash)
         if shape is None or len(shape) != 2 or shape[0] != tokens or self._width not in (None, shape[1]):

@@ -25,7 +25,7 @@ _MOST_HEADER_BYTES = 4096
 
 
 class EcStore:
-    """One file ``<content hash>.safetensors`` for each embedding: complete, or not there.
+    """A folder with one file ``<content hash>.safetensors`` for each embedding. A file is complete, or not there.
 
     For any number of processes at once. Files appear by rename, are never written to again, and go by unlink,
     so whoever has one open reads it to its end. Nothing that looks for a file creates anything. Only writers
@@ -41,13 +41,13 @@ class EcStore:
         self._unseen = self._slack  # written since the folder was last looked through; the first write looks
 
     def path(self, content_hash: str) -> Path:
-        """Where that embedding is or would be. Raises ValueError for what is no hexadecimal hash."""
+        """Returns where the embedding is or would be. Raises ValueError for a hash that is not hexadecimal."""
         if not _NAME.fullmatch(content_hash):
             raise ValueError(f"{content_hash[:40]!r} is no content hash")
         return self.folder / (content_hash + _SUFFIX)
 
     def shape(self, content_hash: str) -> tuple[int, ...] | None:
-        """The embedding's shape by its file's header, or None where there is no complete and readable file."""
+        """Returns the embedding's shape by its file's header; None if there is no complete and readable file."""
         try:
             with open(self.path(content_hash), "rb") as file:
                 return _shape(file.read(8 + _MOST_HEADER_BYTES), os.fstat(file.fileno()).st_size)
@@ -55,7 +55,7 @@ class EcStore:
             return None
 
     def use(self, content_hash: str) -> tuple[int, ...] | None:
-        """As ``shape``, and the file counts as used now. It may be evicted as soon as this returns."""
+        """Returns the shape, and counts as a use of the file. The file may be evicted as soon as this returns."""
         shape = self.shape(content_hash)
         if shape is not None:
             with suppress(OSError):  # evicted just now, or another user's file: it then only looks less used
@@ -63,7 +63,7 @@ class EcStore:
         return shape
 
     def holds(self, content_hash: str) -> bool:
-        """Whether it is there, complete; counts as a use."""
+        """Tells whether the embedding is there, complete. Counts as a use."""
         return self.use(content_hash) is not None
 
     def save(self, content_hash: str, write: Callable[[str], None]) -> None:
@@ -98,7 +98,7 @@ class EcStore:
             size -= used
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(last use, bytes, path) of every embedding; unfinished files that nobody writes any more are deleted."""
+        """Returns (last use, bytes, path) of every embedding. Deletes unfinished files that nobody writes any more."""
         found = []
         now = time.time()
         with os.scandir(self.folder) as entries:
@@ -115,7 +115,7 @@ class EcStore:
 
 
 def _shape(start: bytes, size: int) -> tuple[int, ...] | None:
-    """By the safetensors format: header length (8 bytes, little-endian), JSON header, data."""
+    """Reads the shape by the safetensors format: header length (8 bytes, little-endian), JSON header, data."""
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > len(start) - 8:
         return None
@@ -125,7 +125,7 @@ def _shape(start: bytes, size: int) -> tuple[int, ...] | None:
 
 
 def usable_folder(path: str, *, writes: bool) -> Path:
-    """``path`` as a folder that this process can use. Raises ConfigError naming what is wrong with it."""
+    """Returns ``path`` as a folder that this process can use. Raises ConfigError with the reason if it cannot."""
     folder = Path(path).absolute()
     if not folder.exists():
         raise ConfigError(

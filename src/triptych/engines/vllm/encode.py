@@ -23,7 +23,7 @@ class VllmEncoding:
     """Implements ``engines.abilities.Encoding`` on an engine that is an EC producer."""
 
     def __init__(self, live: LiveEngine, prompts: Prompts, store: EcStore | None) -> None:
-        """``store`` is None for a connector that is not ours: what it says of itself is then believed."""
+        """``store`` is None for a connector that is not ours, which is then believed."""
         self._live = live
         self._prompts = prompts
         self._store = store
@@ -31,7 +31,9 @@ class VllmEncoding:
         """Media that the engine encoded; not those that lay in the store."""
 
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
-        """None for each medium, once its embedding lies in the store; what lies there already is not encoded again.
+        """Returns None for each medium, once its embedding lies in the store.
+
+        Media that lie there already are not encoded again.
 
         One engine request for all of ``media``, unless they exceed the model's context; the engine batches over
         requests. Cancelling aborts it. Raises MediaMissing for a medium without data that is not in the store, what
@@ -72,7 +74,10 @@ class VllmEncoding:
 
 
 def _parts(items: Sequence[Item], max_tokens: int) -> Iterator[list[Item]]:
-    """``items`` in order, in runs that fit a prompt; one that fits none is alone, for the engine to refuse."""
+    """Yields ``items`` in order, in runs that fit a prompt.
+
+    An item that fits none is alone, for the engine to refuse.
+    """
     part: list[Item] = []
     for item in items:
         if part and sum(len(one.expansion.token_ids) for one in (*part, item)) > max_tokens:

@@ -136,7 +136,10 @@ class VllmEngine:
         channel: Channel | None,
         checkpoint: Checkpoint,
     ) -> _Started:
-        """Every engine with a KV cache can answer alone; only one that ends in ``p`` keeps caches for others."""
+        """Makes the parts that the abilities consist of.
+
+        Every engine with a KV cache can answer alone; only one that ends in ``p`` keeps caches for others.
+        """
         load = Load()
         if grammars is None:
             encoding = VllmEncoding(live, prompts, prompts.store)

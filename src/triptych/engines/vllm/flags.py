@@ -14,7 +14,7 @@ from triptych.engines.vllm.source import choices, flag_names
 
 
 class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this worker's engine is joined to others."""
+    """Triptych's own flags of a vLLM worker."""
 
     ec_connector_backend: Annotated[
         str, Meta(description="vLLM EC connector that carries embeddings from `e` to the workers that prefill.")
@@ -57,7 +57,10 @@ class VllmFlags(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
-    """Triptych's own flags, and the words that are vLLM's. Raises ConfigError for a wrong value or an unknown flag."""
+    """Separates Triptych's own flags from the words for vLLM.
+
+    Raises ConfigError for a wrong value or an unknown flag.
+    """
     known = {field.name for field in msgspec.structs.fields(VllmFlags)}
     own: list[str] = []
     rest: list[str] = []
@@ -77,7 +80,7 @@ def split_flags(words: tuple[str, ...]) -> tuple[VllmFlags, tuple[str, ...]]:
 
 
 def known_flags() -> list[str]:
-    """The flags of both, as far as they are known."""
+    """Returns the flags of both, as far as they are known."""
     own = (f"--{field.name.replace('_', '-')}" for field in msgspec.structs.fields(VllmFlags))
     return sorted({*own, *(flag_names() or ())})
 
@@ -110,7 +113,7 @@ def _check_values(words: list[str]) -> None:
 
 
 def _name(word: str) -> str:
-    """The flag in ``word``, spelled with hyphens: without its value, and without the key within a JSON value."""
+    """Returns the flag in ``word``, spelled with hyphens: without its value, and without the key within a JSON value."""
     return word.split("=")[0].split(".")[0].replace("_", "-")
 
 

@@ -1,4 +1,4 @@
-"""What is added to vLLM's engine arguments so that the engine works beside others."""
+"""Adds to vLLM's engine arguments what the engine needs to work beside others."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def link_of(config: Any) -> KvLink | None:
 
 
 def hands_over(span: Span) -> bool:
-    """Whether workers of ``span`` give or take a KV cache."""
+    """Tells whether workers of ``span`` give or take a KV cache."""
     return span in _ROLES
 
 
@@ -91,8 +91,10 @@ def unpack(kv: KvHandle | KvRoom) -> Cache:
 
 
 def to_read(kv: KvHandle | KvRoom) -> Cache:
-    """The cache behind ``kv`` for its reader. Raises KvLost, also when its lease is over: its memory may by then
-    hold something else, which no reader could tell."""
+    """Returns the parameters for the reader of the cache behind ``kv``.
+
+    Raises KvLost, also if its lease is over: its memory may by then hold something else, and no reader could tell.
+    """
     cache = unpack(kv)
     if time.time() > cache.expires_unix_s:
         raise KvLost("the KV cache waited too long for its reader and was given up")

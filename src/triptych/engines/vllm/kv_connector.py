@@ -44,7 +44,7 @@ SLOWEST_BYTES_PER_S = 200e6
 
 @contextmanager
 def calm_agents() -> Iterator[None]:
-    """NIXL agents made meanwhile let their progress thread pause for ``PROGRESS_DELAY_US``.
+    """Makes the progress threads of NIXL agents that are created within the block pause for ``PROGRESS_DELAY_US``.
 
     NIXL's Python wrapper, which vLLM uses, lets it spin: every process with an agent then takes a whole core, always.
     """
@@ -135,7 +135,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
     def _log_failure(
         self, failure_type: str, req_id: str | None, msg: str = "", error: BaseException | None = None, **_: Any
     ) -> None:
-        """In a line: a peer that is gone is no fault of this worker, and each of its requests ends here."""
+        """Logs a failure in one line: a lost peer is no fault of this worker, and each of its requests ends here."""
         log.warning("KV transfer of %s: %s %s", req_id, failure_type, error or msg)
 
     def _read_blocks_for_req(self, req_id: str, meta: Any) -> None:
@@ -153,7 +153,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
         return done, failed
 
     def _give_up_slow_reads(self, transfers: dict[str, list[int]]) -> None:
-        """Fail what takes too long. A read that does not let itself be stopped keeps its blocks until it ends."""
+        """Fails reads that take too long. A read that cannot be stopped keeps its blocks until it ends."""
         now = time.monotonic()
         for request_id, handles in transfers.items():
             if handles and now > self._read_until.get(request_id, now):
@@ -166,7 +166,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
 
 
 class NixlConnector(NixlPullConnector):  # type: ignore[misc]
-    """See the module."""
+    """vLLM's NIXL connector, with the mends that this module describes."""
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         NixlBaseConnector.__init__(self, vllm_config, role, kv_cache_config)

@@ -72,7 +72,7 @@ class Events:
         self.translator = Translator(block_size, placeholders)
 
     def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
-        """What to report of one message, part by part; None: a snapshot. Raises msgspec.MsgspecError."""
+        """Returns the changes of one message, part by part; None stands for a snapshot. Raises msgspec.MsgspecError."""
         for event in _joined(_BATCH.decode(payload).events):
             if isinstance(event, AllBlocksCleared):
                 self.translator.clear()
@@ -141,21 +141,21 @@ class Reporter:
                 self.log.publish(changes)
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Ends the reports. May be called twice."""
         self._task.cancel()
         await asyncio.wait({self._task})
         self.log.close()
 
 
 class Channel:
-    """Where an engine says what its KV cache holds: sockets in a folder that only this user can read."""
+    """The sockets by which an engine reports its KV cache, in a folder that only this user can read."""
 
     def __init__(self) -> None:
         self._folder = PrivateFolder("triptych-kv-")
         self.endpoint, self.replay_endpoint = (f"ipc://{self._folder.path}/{name}" for name in ("events", "replay"))
 
     def close(self) -> None:
-        """May be called twice."""
+        """Removes the folder. May be called twice."""
         self._folder.close()
 
 

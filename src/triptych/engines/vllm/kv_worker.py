@@ -19,7 +19,7 @@ _UNNAMED_POOL = "ThreadPoolExecutor-"
 
 
 class KvCalls:
-    """On every worker of the engine, in its own process."""
+    """Calls that run on every worker of the engine, in its own process."""
 
     def triptych_release_kv(self, name: str) -> None:
         """Free caches that wait for a reader; see ``KvWorker.release``."""

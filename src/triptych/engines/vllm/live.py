@@ -29,7 +29,7 @@ class LiveEngine:
         return self._engine
 
     def stop(self) -> None:
-        """May be called twice."""
+        """Stops the engine. May be called twice."""
         engine, self._engine = self._engine, None
         if engine is not None:
             logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns of the kill that follows every stop

@@ -39,7 +39,7 @@ _FLOATS = ("float32", "float16", "bfloat16")
 
 
 def has_values(data: Mapping[str, MultiModalFieldElem]) -> bool:
-    """Whether an item has pixels or an embedding; what only describes a medium stays on the CPU in vLLM."""
+    """Tells whether an item has pixels or an embedding. Items that only describe a medium stay on the CPU in vLLM."""
     return any(not element.field.keep_on_cpu for element in data.values())
 
 
@@ -66,7 +66,7 @@ class Items:
         self._width = None if width is None else width(checkpoint)
 
     def placeholder(self, kind: MediaKind) -> int:
-        """The token that stands for a medium. Raises BadRequest for a kind that the model does not take."""
+        """Returns the token that stands for a medium. Raises BadRequest for a kind that the model does not take."""
         return self._modality(kind).placeholder(self._checkpoint)
 
     def _modality(self, kind: MediaKind) -> Modality[Any]:
@@ -80,7 +80,7 @@ class Items:
         return self.expansion(medium).rows
 
     def expansion(self, medium: Medium) -> Expansion:
-        """What the medium's placeholder becomes, by the same. Raises as ``tokens`` does."""
+        """Returns the tokens that the medium's placeholder becomes. Raises as ``tokens`` does."""
         modality = self._modality(medium.kind)
         _check_is_known(medium)
         try:
@@ -100,11 +100,11 @@ class Items:
             raise BadRequest(str(error), param="media") from error
 
     def by_frames(self, medium: Medium) -> bool:
-        """Whether what an encode worker hands over of ``medium`` are its frames."""
+        """Tells whether an encode worker hands ``medium`` over as its frames."""
         return medium.kind in self._family.by_frames
 
     async def frames(self, buffer: Buffer) -> Any:
-        """A copy of the frames, uint8 [frames, height, width, 3], for vLLM's processor, in turns of the event loop.
+        """Copies the frames, uint8 [frames, height, width, 3], for vLLM's processor, in turns of the event loop.
 
         A copy for the reason that ``embedded`` has. The buffer may go once this returns, or is cancelled.
         """
@@ -116,7 +116,8 @@ class Items:
         return copied.numpy()
 
     def embedded(self, medium: Medium, buffer: Buffer) -> Item:
-        """``medium`` by its embedding, [tokens, hidden], which is copied: the buffer may go once this returns.
+        """Makes an item of a medium's embedding, [tokens, hidden], which is copied: the buffer may be freed once this
+        returns.
 
         vLLM itself sends tensors to its engine by reference, at a time of its own. Of a cancelled request it could
         send what the memory is used for by then, and keep that in its caches under the medium's name. Raises
@@ -134,7 +135,7 @@ class Items:
         return Item(medium.kind, medium.content_hash, expansion, data)
 
     def processed(self, medium: Medium, token_ids: Sequence[int], data: MultiModalKwargsItem | None) -> Item:
-        """``medium`` as vLLM's own processor made it, with the prompt's tokens that it put for it.
+        """Makes an item of what vLLM's own processor made of a medium, with the prompt's tokens for it.
 
         Raises TriptychError where other workers would put others, and find nothing of each other's caches.
         """
@@ -150,18 +151,18 @@ class Items:
         return Item(medium.kind, medium.content_hash, expansion, data)
 
     def bare(self, medium: Medium) -> Item:
-        """``medium`` without values: they come from the EC connector, or are in the KV cache already."""
+        """Makes an item without values: they come from the EC connector, or are in the KV cache already."""
         expansion = self.expansion(medium)
         described = self._described(medium)
         data = MultiModalKwargsItem(described) if described else None
         return Item(medium.kind, medium.content_hash, expansion, data)
 
     def fits(self, medium: Medium, shape: tuple[int, ...]) -> bool:
-        """Whether ``shape`` is that of the medium's embedding."""
+        """Tells whether ``shape`` is that of the medium's embedding."""
         return len(shape) == 2 and shape[0] == self.tokens(medium) and self._width in (None, shape[1])
 
     def _described(self, medium: Medium) -> dict[str, MultiModalFieldElem]:
-        """What the language model must know beside the values, by the processor's names.
+        """Returns the facts, beside the values, that the language model must know, by the processor's names.
 
         Raises TriptychError where the sender and this worker disagree on it, BadRequest as ``tokens`` does.
         """
@@ -194,7 +195,7 @@ def _check_is_known(medium: Medium) -> None:
 
 
 def _tensor(values: Numbers) -> torch.Tensor:
-    """As vLLM's processor has it of one medium: a number by itself without a dimension."""
+    """Makes a tensor as vLLM's processor does for one medium: a single number has no dimension."""
     return torch.tensor(values[0] if len(values) == 1 else values)
 
 
@@ -224,7 +225,8 @@ def assemble(
     said: Sequence[int],
     salt: str = "",
 ) -> Any:
-    """vLLM's multimodal input: each medium's one placeholder becomes its expansion; ``said`` follows.
+    """Makes vLLM's multimodal input: each medium's single placeholder becomes its expansion; ``said`` follows the
+    prompt.
 
     The names in it are the content hashes, whatever the form: they key the encoder cache and, with the tokens and
     ``salt``, the blocks of the KV cache, alike on every worker. Raises BadRequest when placeholders and media do not

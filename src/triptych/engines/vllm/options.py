@@ -1,4 +1,4 @@
-"""From a worker's options to vLLM's engine arguments, with defaults that suit the machine and the span."""
+"""Makes vLLM's engine arguments of a worker's options, with defaults that suit the machine and the span."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ WORKER_CALLS = "triptych.engines.vllm.kv_worker.KvCalls"
 
 
 def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
-    """``AsyncEngineArgs`` for ``options``, whose ``args`` are vLLM's alone. Raises ConfigError for unknown flags."""
+    """Returns ``AsyncEngineArgs`` for ``options``, whose ``args`` are vLLM's alone.
+
+    Raises ConfigError for unknown flags.
+    """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
@@ -37,7 +40,7 @@ def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
 
 
 def processor_settings(checkpoint: Checkpoint, said: dict[str, Any] | None) -> dict[str, Any] | None:
-    """``mm_processor_kwargs`` of the user's, and that a video's frames are all to be seen, as they come.
+    """Returns the user's ``mm_processor_kwargs``, and the setting that all frames of a video are seen as they come.
 
     They were chosen before: a checkpoint that says ``do_sample_frames`` would have its processor choose among them. Not
     said with each request, where vLLM would name the media anew for it.
@@ -49,7 +52,7 @@ def processor_settings(checkpoint: Checkpoint, said: dict[str, Any] | None) -> d
 
 
 def side_channel(args: Any, flags: VllmFlags) -> tuple[str, int, int]:
-    """(host, first port or 0, count of ports) of the NIXL side channel; what the environment sets goes first.
+    """Returns (host, first port or 0, number of ports) of the NIXL side channel. The environment's settings win.
 
     Raises ConfigError for values in the environment that are no port.
     """
@@ -94,7 +97,7 @@ def _span_defaults(span: Span, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def normalised_alike(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint's processors make the same numbers of the same pixels in pictures and in videos."""
+    """Tells whether the checkpoint's processors make the same numbers of the same pixels in pictures and in videos."""
     if not {"image", "video"} <= {*family_of(checkpoint).modalities}:
         return True
     names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -106,7 +109,7 @@ def available_memory_bytes() -> int:
 
 
 def _flexible_parser() -> Any:
-    """vLLM's own parser class, whose errors are raised instead of ending the process."""
+    """Returns vLLM's own parser class, with errors raised instead of ending the process."""
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from triptych.engines.vllm.failures import plain

@@ -62,7 +62,7 @@ def _following(
 
 
 def _hold(family: socket.AddressFamily, host: str, first: int, count: int) -> list[socket.socket]:
-    """Bound sockets, all or none."""
+    """Binds all sockets, or none."""
     held: list[socket.socket] = []
     try:
         for port in range(first, first + count):

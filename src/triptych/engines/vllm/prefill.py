@@ -36,7 +36,7 @@ class VllmPrefilling:
         self._numbers = itertools.count()
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Frees all caches. May be called twice."""
         tasks = set(self._releases)
         for task in tasks:
             task.cancel()
@@ -85,7 +85,7 @@ class VllmPrefilling:
         return last
 
     def _reader_goes_on(self) -> bool:
-        """Whether a reader may be given the first token as said; not so by connectors other than ours."""
+        """Tells whether a reader may get the first token as already generated. Only our own connectors allow it."""
         config = self._live.engine.vllm_config.kv_transfer_config
         return config is not None and config.kv_connector_module_path == kv.CONNECTOR
 
@@ -140,5 +140,5 @@ class VllmPrefilling:
 
 
 def _computed(params: dict[str, Any] | None, prompt_tokens: int) -> int:
-    """Prompt tokens whose cache is there; a connector that does not say holds all."""
+    """Returns the number of prompt tokens whose cache is there; all of them for a connector that does not say."""
     return min(int((params or {}).get("remote_num_tokens") or prompt_tokens), prompt_tokens)

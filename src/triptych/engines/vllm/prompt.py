@@ -1,4 +1,4 @@
-"""From a request and its embeddings to vLLM's prompt."""
+"""Makes vLLM's prompt of a request and its embeddings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Prompts:
         self._believes = believes(flags, options.span)
 
     async def of(self, engine: AsyncLLM, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> Any:
-        """What ``AsyncLLM.generate`` takes, ``request.said`` included. No buffer is used once this returns.
+        """Returns the input of ``AsyncLLM.generate``, with ``request.said``. No buffer is used once this returns.
 
         Raises MediaMissing, whose ``param`` names the first medium that is not to be had here, what the decoder
         raises, BadRequest for a prompt that does not fit its media, and TriptychError for an embedding that does
@@ -78,14 +78,14 @@ class Prompts:
         return assemble(request.token_ids, items, placeholders, request.said, request.salt)
 
     def encoding(self, media: Sequence[Item]) -> Any:
-        """A prompt of nothing but ``media``, for an engine that only encodes."""
+        """Returns a prompt of ``media`` alone, for an engine that only encodes."""
         placeholders = {item.kind: self._items.placeholder(item.kind) for item in media}
         return assemble([placeholders[item.kind] for item in media], media, placeholders, ())
 
     async def pixels(
         self, engine: AsyncLLM, media: Sequence[DecodableMedium], frames: Mapping[str, Buffer] = NO_FRAMES
     ) -> list[Item]:
-        """``media`` processed for the model's own encoder, each content once. Raises what the decoder raises.
+        """Processes ``media`` for the model's own encoder, each content once. Raises the decoder's errors.
 
         ``frames``: of media, by content, that were decoded elsewhere.
         """
@@ -109,7 +109,7 @@ class Prompts:
         buffer: Buffer | None,
         frames: Mapping[str, Buffer],
     ) -> Item | DecodableMedium:
-        """The item of a medium, or the medium itself where its pixels are at hand. Raises MediaMissing."""
+        """Returns the item of a medium, or the medium itself if its pixels are there. Raises MediaMissing."""
         if buffer is not None:
             return self._items.embedded(medium, buffer)
         here = medium.content_hash in frames or medium.data or self._is_kept(medium)
@@ -136,7 +136,7 @@ class Prompts:
     async def _process(
         self, engine: AsyncLLM, media: Sequence[DecodableMedium], frames: Mapping[str, Buffer]
     ) -> list[Item]:
-        """By vLLM's processor, on a prompt of nothing but their placeholders."""
+        """Runs vLLM's processor on a prompt of the media's placeholders alone."""
         async with self.decoder.decoded([one for one in media if one.content_hash not in frames]) as files:
             left = iter(files)
             decoded = [
@@ -174,7 +174,10 @@ class Prompts:
 
 
 def _given(medium: DecodableMedium, decoded: Any) -> Any:
-    """What vLLM's processor takes. Of a video it is told which frames they are and when; some models' need it."""
+    """Returns a medium as vLLM's processor takes it.
+
+    For a video, with its frames' numbers and times, which some models need.
+    """
     if not isinstance(medium, Video):
         return decoded
     told = {
@@ -188,7 +191,7 @@ def _given(medium: DecodableMedium, decoded: Any) -> Any:
 
 
 def failure(prompt: Any, *, guided: bool) -> TriptychError:
-    """What it means that vLLM ended ``prompt`` with ``finish_reason`` ``error``.
+    """Returns the error behind vLLM's ``finish_reason`` ``error`` for ``prompt``.
 
     MediaMissing where the engine needed more than was in it: what a cache or the EC connector held a while ago.
     BadRequest for an answer under a grammar: vLLM then drew a token where all were ruled out.
@@ -207,7 +210,9 @@ def failure(prompt: Any, *, guided: bool) -> TriptychError:
 
 
 def _limit(engine: AsyncLLM, kind: str) -> int:
-    """Most media of ``kind`` a prompt; 0 where vLLM was told to leave out their encoder, and takes embeddings only."""
+    """Returns the most media of ``kind`` a prompt; 0 if vLLM was told to leave out their encoder, and takes embeddings
+    only.
+    """
     return int(engine.model_config.multimodal_config.get_limit_per_prompt(kind))
 
 
@@ -226,6 +231,6 @@ def _check_counts(engine: AsyncLLM, media: Sequence[Medium]) -> None:
 
 
 def _size_bytes(item: Item) -> int:
-    """Of an item's tensors; the times of a video's frames, a list of numbers, do not count."""
+    """Returns the bytes of an item's tensors. The times of a video's frames, a list of numbers, do not count."""
     elements = item.data.values() if item.data is not None else ()
     return sum(getattr(element.data, "nbytes", 0) for element in elements)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 MAX_CONNECTIONS = 64
-"""One more ends the oldest: a handshake takes milliseconds, so the oldest is an idle one."""
+"""Most connections. One more ends the oldest: a handshake takes milliseconds, so the oldest is idle."""
 BACKLOG = 1024
 """Connections that the kernel keeps until they are looked at; those beyond it try again after a second."""
 MAX_ASK_BYTES = 256
@@ -25,7 +25,7 @@ MAX_ASK_BYTES = 256
 CONNECTION_S = 10.0
 """Time limit of a connection, from its first byte to its last answer."""
 GET_META = b"get_meta_msg"
-"""What a reader asks; as in vLLM's ``nixl.metadata``."""
+"""A reader's question, as in vLLM's ``nixl.metadata``."""
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _GREETING_BYTES = 64
@@ -57,7 +57,7 @@ class SideChannel:
     """Listens from its making until ``close``, in a thread of its own."""
 
     def __init__(self, host: str, port: int, metadata: Mapping[Rank, bytes]) -> None:
-        """``metadata`` is what each rank answers with. Raises OSError where it cannot listen."""
+        """``metadata`` is the answer of each rank. Raises OSError if it cannot listen."""
         self._metadata = metadata
         self._connections: dict[asyncio.WriteTransport, None] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -70,7 +70,7 @@ class SideChannel:
         self._thread.start()
 
     def close(self) -> None:
-        """May be called twice."""
+        """Closes the channel. May be called twice."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join()
@@ -137,7 +137,7 @@ async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def _message(reader: asyncio.StreamReader) -> list[bytes]:
-    """The parts of the next message, two at most. Raises _Refused."""
+    """Returns the parts of the next message, two at most. Raises _Refused."""
     parts: list[bytes] = []
     while len(parts) < 2:
         flags, body = await _read(reader)
@@ -150,7 +150,7 @@ async def _message(reader: asyncio.StreamReader) -> list[bytes]:
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """The next frame: its flags and its body. Raises _Refused for a long one."""
+    """Returns the flags and the body of the next frame. Raises _Refused for a long one."""
     flags = (await reader.readexactly(1))[0]
     size = int.from_bytes(await reader.readexactly(8 if flags & _LONG else 1), "big")
     if flags & ~(_MORE | _LONG | _COMMAND) or size > MAX_ASK_BYTES:

@@ -1,4 +1,4 @@
-"""What vLLM's source says of its flags: their names, and the values of those that take one of a few.
+"""Reads vLLM's flags from its source: their names, and the values of those that take one of a few.
 
 Reading it takes 0.04 s for the names and 0.2 s for the values; importing vLLM takes 5 s and more.
 """
@@ -60,7 +60,7 @@ class _Types:
                     self._aliases[target.id] = node.value
 
     def values_of(self, class_name: str, field: str) -> set[str] | None:
-        """None where the type of the field is more than a few texts."""
+        """Returns the values of a field; None if its type is more than a few texts."""
         annotation = self._fields.get((class_name, field))
         return None if annotation is None else self._values(annotation, 8)
 
@@ -90,14 +90,14 @@ def _folder() -> Path | None:
 
 
 def _has_plugins() -> bool:
-    """Whether others than vLLM itself bring plugins."""
+    """Tells whether packages other than vLLM itself bring plugins."""
     found = (one for group in PLUGINS for one in entry_points(group=group))
     return any(one.value.partition(":")[0].partition(".")[0] != "vllm" for one in found)
 
 
 @cache
 def _parsed(file: Path) -> ast.Module:
-    """An empty module for a file that cannot be read."""
+    """Parses a file; an empty module if it cannot be read."""
     try:
         return ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -105,7 +105,7 @@ def _parsed(file: Path) -> ast.Module:
 
 
 def _added(folder: Path) -> Iterator[ast.Call]:
-    """The calls that add a flag."""
+    """Yields the calls that add a flag."""
     for node in ast.walk(_parsed(folder / "engine" / "arg_utils.py")):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
             yield node
@@ -117,7 +117,7 @@ def _words(call: ast.Call) -> list[str]:
 
 
 def _classes_by_variable(folder: Path) -> dict[str, str]:
-    """``name = get_kwargs(Class)``."""
+    """Returns the classes of assignments ``name = get_kwargs(Class)``, by name."""
     found = {}
     for node in ast.walk(_parsed(folder / "engine" / "arg_utils.py")):
         match node:
@@ -130,7 +130,7 @@ def _classes_by_variable(folder: Path) -> dict[str, str]:
 
 
 def _field(call: ast.Call, classes: dict[str, str]) -> tuple[str, str] | None:
-    """(class, field) of ``add_argument("--flag", **variable["field"])``."""
+    """Returns (class, field) of ``add_argument("--flag", **variable["field"])``."""
     for keyword in call.keywords:
         match keyword:
             case ast.keyword(

@@ -1,4 +1,4 @@
-"""What vLLM's log lines tell of its start: the phases that begin with them, and why it failed."""
+"""Recognises, in vLLM's log lines, the phases of its start and the reason of a failure."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class TriedSampling(SamplingParams):  # type: ignore[misc]
 
 
 def sampling_params(sampling: Sampling, kv_transfer: dict[str, Any] | None = None) -> SamplingParams:
-    """vLLM's parameters: deltas out, and no text, which the frontend makes.
+    """Returns vLLM's parameters, for deltas without text: the frontend makes the text.
 
     ``kv_transfer``: vLLM's ``kv_transfer_params``, for a prompt whose cache is handed over or comes from elsewhere.
     """
@@ -71,7 +71,9 @@ def finish_reason(reason: str | None) -> FinishReason | None:
 
 
 def logprobs_of(output: Any, wanted: int | None) -> list[TokenLogprob] | None:
-    """One entry for each token of a ``CompletionOutput``: the chosen one's, and the ``wanted`` likeliest."""
+    """Returns one entry for each token of a ``CompletionOutput``: the chosen token's, and the ``wanted`` most likely
+    ones'.
+    """
     if wanted is None or output.logprobs is None:
         return None
     return [

@@ -10,7 +10,7 @@ from triptych.contracts.errors import ConfigError
 from triptych.engines.encoder.weights import Weights
 
 Pixels = dict[str, Any]
-"""What the model's own processor makes of one picture, video or sound: tensors by name."""
+"""The result of the model's own processor for one picture, video or sound: tensors by name."""
 Run = Callable[[Sequence[Pixels]], list[Any]]
 """A batch of media -> for each, its embedding [tokens, hidden] on the model's device."""
 
@@ -33,7 +33,10 @@ Build = Callable[[Source], Run]
 def load_module(
     model_class: Any, config: Any, source: Source, prefixes: Sequence[str], unused: tuple[str, ...] = ()
 ) -> Any:
-    """A transformers model with exactly the tensors under ``prefixes``. Raises ConfigError naming missing ones."""
+    """Loads a transformers model with exactly the tensors under ``prefixes``.
+
+    Raises ConfigError with the missing ones.
+    """
     tensors = source.weights.under(prefixes)
     try:
         module, report = model_class.from_pretrained(

@@ -10,7 +10,7 @@ from triptych.engines.encoder.towers.base import Build, Pixels, Run, Source, loa
 
 
 def build(source: Source) -> Run:
-    """A tower whose hidden states of chosen layers are projected; pictures are all of one size."""
+    """Builds a tower whose hidden states of chosen layers are projected. All pictures have one size."""
     import torch
 
     tower, projector, select = parts_of(source)
@@ -24,7 +24,9 @@ def build(source: Source) -> Run:
 
 
 def parts_of(source: Source) -> tuple[Any, Any, Callable[[Any], Any]]:
-    """(tower, projector, what makes of the tower's hidden states the projector's input [pictures, tokens, width])"""
+    """Returns (tower, projector, function from the tower's hidden states to the projector's input [pictures, tokens,
+    width]).
+    """
     import torch
     from transformers import MODEL_MAPPING
     from transformers.models.llava.modeling_llava import LlavaMultiModalProjector

@@ -32,7 +32,7 @@ def build(source: Source) -> Run:
         return [whole(one, *size) for one, size in zip(pictures, sizes, strict=True)]
 
     def whole(tiles: Any, height: int, width: int) -> Any:
-        """Of a picture of ``height`` x ``width`` pixels: [tokens, hidden]."""
+        """Encodes a picture of ``height`` x ``width`` pixels: [tokens, hidden]."""
         high, wide = best_resolution(config.image_grid_pinpoints, width, height)
         down, across = high // config.vision_config.image_size, wide // config.vision_config.image_size
         rows = tiles[1:].view(down, across, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)

@@ -53,7 +53,7 @@ def _either(pixels: Pixels, of_picture: str, of_video: str) -> Any:
 
 
 def _as_linear(convolution: Any) -> Any:
-    """The same map of patches [patches, values] for a convolution that takes each patch once, and as a whole.
+    """Replaces a convolution that takes each patch once and as a whole by the same linear map of [patches, values].
 
     A matrix product is what it is; torch's 3-D convolution takes 2.5 times as long for it (CPU, float32).
     """

@@ -1,4 +1,4 @@
-"""From a checkpoint's ``model_type`` to the tower that encodes its media."""
+"""Maps a checkpoint's ``model_type`` to the tower that encodes its media."""
 
 from __future__ import annotations
 

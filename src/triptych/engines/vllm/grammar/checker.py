@@ -50,7 +50,7 @@ class Counts:
 
 
 class Process(Protocol):
-    """What is needed of ``GrammarProcess``."""
+    """A process for trials; see ``GrammarProcess``."""
 
     @property
     def alive(self) -> bool: ...
@@ -76,12 +76,12 @@ class GrammarChecker:
         begin: Callable[[], Awaitable[Process]] = GrammarProcess.begin,
         wait_s: float = WAIT_S,
     ) -> None:
-        """``trials`` are made at once; the costs of all running requests' tokens sum up to ``step_budget_s``."""
+        """At most ``trials`` run at once. The costs of all running requests' tokens may sum up to ``step_budget_s``."""
         self._begin = begin
         self._wait_s = wait_s
         self._slots = asyncio.Semaphore(trials)
         self._steps = ByteSemaphore(max(1, int(step_budget_s * 1e6)))
-        """In microseconds, not bytes."""
+        """The budget in microseconds (a ``ByteSemaphore`` counts anything)."""
         self._verdicts: ByteLru[bytes, tuple[Verdict, float]] = ByteLru(KEPT_BYTES)
         self._flights: SingleFlight[bytes, Verdict] = SingleFlight("grammar trial")
         self._process: Process | None = None
@@ -109,7 +109,7 @@ class GrammarChecker:
             await self._process.close()
 
     async def check(self, guided: Guided | None) -> Verdict | None:
-        """The verdict on a sound grammar; None where there is none.
+        """Returns the verdict on an accepted grammar; None if the request has none.
 
         Raises BadRequest for one that is invalid or too costly, Unavailable where it cannot be tried now, and
         DeadlineExceeded where the machine gave its trial no time.
@@ -129,7 +129,7 @@ class GrammarChecker:
 
     @asynccontextmanager
     async def admitted(self, guided: Guided | None) -> AsyncIterator[None]:
-        """Within the block the engine may run a request under ``guided``. Raises as ``check`` does."""
+        """Admits a request under ``guided`` to the engine, within the block. Raises as ``check`` does."""
         verdict = await self.check(guided)
         if verdict is None:
             yield
@@ -150,7 +150,7 @@ class GrammarChecker:
         return kept[0]
 
     async def _try(self, key: bytes, schema: str) -> Verdict:
-        """Once more in another process where the first one was lost."""
+        """Runs a trial, and repeats it in another process if the first one was lost."""
         for _ in range(2):
             try:
                 verdict = await self._trial(schema)

@@ -1,4 +1,4 @@
-"""One engine's grammars: trials beside it, from its start to its end."""
+"""Owns the trials of one engine's grammars, from the engine's start to its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Grammars:
 
     @classmethod
     async def begin(cls, flags: VllmFlags) -> Grammars:
-        """The process for trials loads its libraries while the engine does. Raises OSError."""
+        """Starts the process for trials, which loads its libraries while the engine does. Raises OSError."""
         grammars = cls(flags)
         await grammars._checker.begin()
         return grammars
@@ -51,12 +51,15 @@ class Grammars:
             await _run_first(engine)
 
     def admitted(self, guided: Guided | None) -> AbstractAsyncContextManager[None]:
-        """As ``GrammarChecker.admitted``; raises AbilityMissing where the engine has no tokenizer."""
+        """Admits a request as ``GrammarChecker.admitted`` does.
+
+        Raises AbilityMissing if the engine has no tokenizer.
+        """
         self._require(guided)
         return self._checker.admitted(guided)
 
     async def check(self, guided: Guided | None) -> None:
-        """As ``GrammarChecker.check``; raises AbilityMissing where the engine has no tokenizer."""
+        """Checks as ``GrammarChecker.check`` does. Raises AbilityMissing if the engine has no tokenizer."""
         self._require(guided)
         await self._checker.check(guided)
 

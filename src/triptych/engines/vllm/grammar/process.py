@@ -15,7 +15,7 @@ from triptych.config import env
 from triptych.engines.vllm.grammar.wire import LENGTH, Cancel, Setup, Trial, Verdict, frame
 
 START_TIMEOUT_S = 120.0
-"""For loading the grammar library, which takes seconds, on a machine that is busy with starting engines."""
+"""Time to load the grammar library, which takes seconds, on a machine that is busy with starting engines."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A process that forks must have no threads beside its own."""
 
@@ -25,7 +25,7 @@ class ProcessLost(Exception):
 
 
 class GrammarProcess:
-    """One template process. ``begin`` starts it, ``ready`` waits for it; trials may overlap."""
+    """A template process. ``begin`` starts it, ``ready`` waits for it. Trials may overlap."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -67,7 +67,10 @@ class GrammarProcess:
         return not self._lost and self._process.returncode is None
 
     async def try_schema(self, schema: str) -> Verdict:
-        """The verdict on ``schema``. Raises ProcessLost when the process ends first; cancelling ends the trial."""
+        """Returns the verdict on ``schema``.
+
+        Raises ProcessLost if the process ends first. Cancelling ends the trial.
+        """
         if not self.alive:
             raise ProcessLost("the process that tries grammars has ended")
         number = next(self._numbers)

@@ -1,4 +1,4 @@
-"""What a trial must know to compile a grammar as vLLM's engine will."""
+"""Collects what a trial must know to compile a grammar as vLLM's engine will."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def check_backend(args: Any) -> None:
 
 
 def setup_of(vllm_config: Any, flags: VllmFlags) -> Setup:
-    """Made by vLLM's own code, which knows the exceptions among tokenizers. Takes up to a second, once."""
+    """Collects the setup by vLLM's own code, which knows the exceptions among tokenizers.
+
+    Takes up to a second, once.
+    """
     model = vllm_config.model_config
     backend = XgrammarBackend(
         vllm_config, tokenizer=cached_tokenizer_from_config(model_config=model), vocab_size=model.get_vocab_size()

@@ -56,7 +56,7 @@ class Template:
         """By the descriptor that the trial's verdict comes from."""
 
     def run(self) -> None:
-        """Until the worker closes its end."""
+        """Serves until the worker closes its end."""
         while True:
             now = time.monotonic()
             wait = min((one.ends_at - now for one in self._running.values()), default=None)
@@ -95,7 +95,7 @@ class Template:
         self._running[ours] = _Running(order.number, pid, time.monotonic() + self._setup.timeout_s, bytearray())
 
     def _try(self, order: Trial, verdict_fd: int) -> NoReturn:
-        """In the new process."""
+        """Runs one trial, in the new process."""
         status = 1
         try:
             _die_with_parent()
@@ -127,7 +127,10 @@ class Template:
             _write(frame(self._verdict(one, os.waitstatus_to_exitcode(status), used_s if timed_out else None)))
 
     def _verdict(self, one: _Running, status: int, used_s: float | None) -> Verdict:
-        """``used_s``: processor time that it took, where it was ended for taking too long."""
+        """Returns the verdict by a trial's exit.
+
+        ``used_s`` is the processor time of a trial that was ended for taking too long.
+        """
         if used_s is not None and used_s < _FAIR_SHARE * self._setup.timeout_s:
             reason = f"it had {used_s:.1f} s of the processor in {self._setup.timeout_s:g} s"
             return Verdict(number=one.number, outcome="killed", reason=reason, timed_out=True)
@@ -147,7 +150,7 @@ def _die_with_parent() -> None:
 
 
 def _bound_memory(more_bytes: int) -> None:
-    """Of memory that can be written: address space is set aside by the gigabyte for threads, and never used."""
+    """Limits writable memory. Address space is not limited: threads reserve gigabytes of it and never use them."""
     with open("/proc/self/statm", "rb") as file:
         size = int(file.read().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (size + more_bytes, size + more_bytes))
@@ -155,7 +158,7 @@ def _bound_memory(more_bytes: int) -> None:
 
 
 def _read_frame() -> bytes | None:
-    """None at the end. Blocks: the worker writes frames as a whole."""
+    """Returns the next frame; None at the end. Blocks: the worker writes frames as a whole."""
     head = _read(LENGTH.size)
     return _read(LENGTH.unpack(head)[0]) if head is not None else None
 

@@ -26,7 +26,7 @@ _KNOWN_FAULTS = {
 
 
 def try_grammar(schema: str, setup: Setup, tokenizer: Any) -> Verdict:
-    """Never raises for what is wrong with ``schema``."""
+    """Tries a grammar. Never raises for a faulty ``schema``."""
     begun = time.perf_counter()
     # The cache changes how grammars are built, and fails for some: vLLM's engine has it on.
     compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=setup.threads, cache_enabled=True)
@@ -60,7 +60,7 @@ def _fault(text: str) -> Verdict:
 
 
 def _costliest_step(compiled: Any, vocabulary: int, enough_s: float) -> float | None:
-    """Processor time of the costliest token, over walks of random tokens that the grammar allows.
+    """Returns the processor time of the costliest token, over walks of random tokens that the grammar allows.
 
     Ends early once a step takes more than ``enough_s``. None where not even one token is allowed.
     """

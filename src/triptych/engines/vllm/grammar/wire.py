@@ -49,7 +49,7 @@ Order = Trial | Cancel
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """How a trial ended."""
+    """The outcome of a trial."""
 
     number: int = 0
     outcome: Outcome
