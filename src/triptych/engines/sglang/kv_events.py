@@ -59,7 +59,7 @@ _BATCH = msgspec.msgpack.Decoder(_Batch)
 
 
 def pads(content_hash: str) -> tuple[int, ...]:
-    """Returns the token ids that stand for a medium whose ``mm_hashes`` entry is ``content_hash``, by their position."""
+    """Returns the token ids that stand for a medium whose ``mm_hashes`` entry is ``content_hash``, in order."""
     name = (int(content_hash, 16) & _HASH_MASK).to_bytes(8, "big")
     digest = hashlib.sha256(_PAD_TAG + name).digest()
     words = (int.from_bytes(digest[at : at + 8], "big") for at in range(0, _PAD_BYTES, 8))

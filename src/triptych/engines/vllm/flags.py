@@ -113,7 +113,7 @@ def _check_values(words: list[str]) -> None:
 
 
 def _name(word: str) -> str:
-    """Returns the flag in ``word``, spelled with hyphens: without its value, and without the key within a JSON value."""
+    """Returns the flag in ``word``, spelled with hyphens: without its value and any key within a JSON value."""
     return word.split("=")[0].split(".")[0].replace("_", "-")
 
 
