@@ -159,6 +159,7 @@ def laid_out(**layout):
         (laid_out(block_size=16), laid_out(block_size=32), False),
         (laid_out(tensor_parallel=1), laid_out(tensor_parallel=2), False),
         (laid_out(block_size=16), laid_out(dtype="float16"), True),
+        (laid_out(tensor_parallel=2), laid_out(), True),
     ],
 )
 def test_only_those_whose_links_fit_hand_over(giver, taker, can):

@@ -22,13 +22,17 @@ from triptych.contracts.errors import (
     WorkerSilent,
     WorkerUnreached,
 )
+from triptych.contracts.kv_events import Load
 from triptych.contracts.kv_link import HandOff, KvLink
 from triptych.contracts.media import Picture
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.stages import PREFILL, RELEASE, PrefillAnswer
 from triptych.contracts.tokens import TokenIds, dec_hook
+from triptych.kv.prompt_keys import prompt_keys
+from triptych.router.routing import PromptKeys
 from triptych.stages import hand_off
 from triptych.stages.dispatch import Dispatcher
+from triptych.stages.stream import StepFailed
 
 REQUEST = GenerateRequest(id="r", model="m", token_ids=TokenIds([1]), sampling=Sampling(max_tokens=100))
 MEETING = KvLink(protocol="x", hand_off=HandOff.RENDEZVOUS, bootstrap="10.0.0.1:8998")
@@ -174,11 +178,21 @@ def test_by_rendezvous_both_are_called_at_once_and_the_decode_says_all() -> None
     assert silences == {"ep": [1.0], "d": [2.0, 1.0]}, "the decode waits for the prefill first"
 
 
-@pytest.mark.parametrize("error", [LOST, FULL, UNREACHED, silent(), silent(speaks=True)], ids=repr)
-def test_a_prefill_that_fails_cancels_the_decode_and_both_meet_anew(error: TriptychError) -> None:
+@pytest.mark.parametrize(
+    ("error", "anew"),
+    [
+        (LOST, "p@p2 d@d1"),
+        (FULL, "p@p2 d@d1"),
+        (UNREACHED, "p@p2 d@d1"),
+        (silent(), "p@p2 d@d2"),
+        (silent(speaks=True), "p@p2 d@d2"),
+    ],
+    ids=repr,
+)
+def test_a_prefill_that_fails_cancels_the_decode_and_both_meet_anew(error: TriptychError, anew: str) -> None:
     outcome = Outcome(p1=[["-waits", error]], p2=[[GIVEN]], d1=[["+waits", HANG], [7, END]], d2=[[7, END]])
     assert (outcome.tokens, outcome.error, outcome.plans[0]) == ([7, 8], None, "p@p1 d@d1")
-    assert outcome.plans[1].startswith("p@p2")
+    assert outcome.plans[1] == anew
     rooms = [request.give for name in ("p1", "p2") for request in outcome.plane.requests(name)]
     assert len(set(rooms)) == 2
 
@@ -257,9 +271,9 @@ def test_of_two_that_wait_for_each_other_nobody_knows_who_hangs(prefill: list[An
 
 
 def test_a_decode_that_is_silent_after_the_prefill_was_answered_is_to_blame() -> None:
-    outcome = Outcome(p=[["+given", GIVEN], [GIVEN]], d1=[["-given", LATER, silent()]], d2=[[7, END]])
-    assert outcome.plans == ["p@p d@d1", "p@p d@d2"]
-    assert "p" not in outcome.dispatcher._left_out.at(time.monotonic())
+    outcome = Outcome(p1=[["+given", GIVEN], [GIVEN]], p2=[[GIVEN]], d1=[["-given", LATER, silent()]], d2=[[7, END]])
+    assert outcome.plans == ["p@p1 d@d1", "p@p1 d@d2"], "the prefill is not doubted"
+    assert outcome.dispatcher._left_out.at(time.monotonic()) == {"d1"}
 
 
 def test_a_decode_that_ends_without_a_word_is_lost() -> None:
@@ -299,11 +313,105 @@ def test_prefill_first_passes_the_prefills_token_on_before_the_decode_begins() -
     outcome = Outcome(HANDING, p=[[KEPT]], d=[[7, END]])
     assert (outcome.tokens, outcome.plane.called()) == ([5, 7, 8], ["p", "d"])
     assert outcome.plane.requests("d")[0].said == [5]
+    assert [delta.timing for delta in outcome.deltas] == [None, None, Timing(prefill_s=2.0, decode_s=1.0)]
+    assert RELEASE not in [call.endpoint for call in outcome.plane.calls], "the cache was read"
     assert next(call for call in outcome.plane.calls if call.endpoint == PREFILL).request.give is None
-    whole = Outcome(HANDING, p=[[PrefillAnswer(delta=TokenDelta([5], "stop", prompt_tokens=9))]], d=[])
+    timing = Timing(prefill_s=2.0)
+    whole = Outcome(HANDING, p=[[PrefillAnswer(delta=TokenDelta([5], "stop", prompt_tokens=9, timing=timing))]], d=[])
     assert (whole.tokens, whole.plane.called()) == ([5], ["p"])
+    assert whole.deltas[0].timing == timing
+
+
+def test_prefill_first_without_a_token_leaves_the_first_one_to_the_decode() -> None:
+    """Its engine must know all that was said to draw one."""
+    silent_prefill = replace(KEPT, delta=replace(KEPT.delta, token_ids=[]))
+    outcome = Outcome(HANDING, p=[[silent_prefill]], d=[[TokenDelta([7], prompt_tokens=1), END]])
+    assert (outcome.tokens, outcome.error) == ([7, 8], None)
+    assert (outcome.deltas[0].prompt_tokens, outcome.deltas[0].cached_tokens) == (9, 4)
 
 
 def test_prefill_first_without_a_cache_is_the_end_only_where_the_answer_is_over() -> None:
     outcome = Outcome(HANDING, p=[[PrefillAnswer(delta=TokenDelta([5]))]], d=[])
     assert (outcome.tokens, outcome.error.status) == ([], 500)
+
+
+def test_of_failures_at_once_a_workers_own_is_told() -> None:
+    one, other = StepFailed(instance("p", "p"), BAD), StepFailed(instance("d", "d"), UNREAD)
+    for failures in ([one, other], [other, one]):
+        assert hand_off._cause(BaseExceptionGroup("both", failures)) is one
+    assert hand_off._cause(BaseExceptionGroup("missed", [other])) is other
+    unexpected = BaseExceptionGroup("a fault of this program", [ZeroDivisionError()])
+    assert hand_off._cause(unexpected) is unexpected
+
+
+LONG = replace(REQUEST, token_ids=TokenIds(range(40)))
+
+
+@pytest.mark.parametrize(
+    ("link", "says"),
+    [
+        (MEETING, {"p": [["+begun", "-decoding", GIVEN]], "d": [["-begun", "+decoding", 7, "-looked", END]]}),
+        (MEETING, {"p": [["+begun", "-decoding", HANG]], "d": [["-begun", "+decoding", 7, "-looked", END]]}),
+        (HANDING, {"p": [["+begun", KEPT]], "d": [[7, "-looked", END]]}),
+        (HANDING, {"pd": [[7, "-looked", END]]}),
+    ],
+    ids=["rendezvous", "rendezvous without an answer", "prefill-first", "unsplit"],
+)
+def test_workers_load_is_counted_as_long_as_it_is_there(
+    link: KvLink, says: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hand_off, "LATE_S", 0.02)
+    plane, prompt = Plane(**says), PromptKeys(prompt_keys(LONG.token_ids))
+    dispatcher = Dispatcher(plane, 1.0)  # type: ignore[arg-type]
+    fleet = [instance(name, name, kv_link=link) for name in says]
+    first, last = fleet[0], fleet[-1]
+    loads = []
+    begin = plane.call
+
+    def call(peer: Any, *args: Any, **settings: Any) -> Call:
+        loads.append((dispatcher.routing._workload.of(first.id), dispatcher.routing._workload.of(last.id)))
+        return begin(peer, *args, **settings)
+
+    plane.call = call  # type: ignore[method-assign]
+
+    async def main() -> None:
+        seen = 0
+        async for batch in dispatcher.run(LONG, lambda: fleet, lambda plan: None, prompt):
+            if batch[0].token_ids == [7]:
+                seen = 1
+                assert dispatcher.routing._workload.of(first.id).prefill_tokens == 0, "the prefill is over"
+                assert dispatcher.routing._workload.of(last.id) == Load(kv_tokens=40, requests=1)
+                held = {one.id: dispatcher.routing.held_tokens(one, prompt) for one in fleet}
+                assert set(held.values()) == {32}, "both have computed or got the prompt"
+                plane.happened.setdefault("looked", asyncio.Event()).set()
+        assert seen
+        await dispatcher.close()
+
+    run(main())
+    at_first, at_last = loads[0]
+    assert at_first.prefill_tokens == 40
+    assert (at_last.kv_tokens, at_last.requests) == (40, 1)
+    assert {dispatcher.routing._workload.of(one.id) for one in fleet} == {Load()}
+
+
+def test_what_an_answer_goes_on_with_is_prefilled_and_held_too() -> None:
+    plane, loads = Plane(w1=[[6, 7, LOST]], w2=[[END]]), []
+    dispatcher = Dispatcher(plane, 1.0)  # type: ignore[arg-type]
+    fleet = [instance(name, "pd") for name in ("w1", "w2")]
+    begin = plane.call
+
+    def call(peer: Any, *args: Any, **settings: Any) -> Call:
+        loads.append(dispatcher.routing._workload.of(peer.id))
+        return begin(peer, *args, **settings)
+
+    plane.call = call  # type: ignore[method-assign]
+
+    async def main() -> None:
+        prompt = PromptKeys(prompt_keys(LONG.token_ids))
+        dispatcher.routing.prefilled(fleet[1], prompt, time.monotonic())
+        async for _ in dispatcher.run(LONG, lambda: fleet if loads else fleet[:1], lambda plan: None, prompt):
+            pass
+        await dispatcher.close()
+
+    run(main())
+    assert loads == [Load(40, 40, 1), Load(40 - 32 + 2, 40 + 2, 1)]

@@ -167,6 +167,7 @@ def test_who_is_left_out_comes_back_later_each_time_until_it_is_heard() -> None:
         left_out.add("w", DISCOVERY_S, now)
         left_out.add("w", 1.0, now)
         assert left_out.at(now + for_s - 0.1) == {"w"}
+        assert left_out.at(now + for_s) == set(), "the time is over"
         now += for_s + 0.1
         assert left_out.at(now) == set()
     left_out.add("w", DISCOVERY_S, now)
@@ -179,6 +180,7 @@ def test_who_is_left_out_comes_back_later_each_time_until_it_is_heard() -> None:
     left_out.add("v", DISCOVERY_S, now)
     left_out.forget("v")
     left_out.add("x", 0.0, now)
+    assert len(left_out) == 1
     assert left_out.at(now) == {"w"}
 
 
