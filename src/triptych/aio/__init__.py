@@ -1,1 +1,1 @@
-"""Helpers for event loops, threads and processes that know nothing of the rest."""
+"""Helpers for event loops, threads, processes and memory. They know nothing of the rest of the project."""

@@ -1,4 +1,4 @@
-"""Find and kill the processes that this process has started, and theirs."""
+"""Finds and kills the processes below this one: its children, their children, and so on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TRACKER = b"multiprocessing.resource_tracker"
 
 
 def adopt_orphans(yes: bool = True) -> None:
-    """Become the parent of descendants whose own parent ends, so that ``kill_descendants`` still finds them."""
+    """Makes this process the parent of descendants whose own parent ends, so that ``kill_descendants`` finds them."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the running processes below ``pid``: parents before their children, zombies left out."""
+    """Returns the running processes below ``pid``, parents before their children. Zombies are left out."""
     children: dict[int, list[int]] = {}
     running: set[int] = set()
     for entry in os.scandir("/proc"):
@@ -35,17 +35,17 @@ def descendants(pid: int) -> list[int]:
         direct = children.get(todo.pop(), [])
         below += direct
         todo += direct
-    return [one for one in below if one in running]
+    return [process for process in below if process in running]
 
 
 def kill_descendants(limit_s: float) -> None:
-    """Send SIGKILL to everything below this process until nothing is left, for at most ``limit_s``.
+    """Sends SIGKILL to all processes below this one until none is left, for at most ``limit_s``. Blocks.
 
-    Python's resource trackers are not killed: each ends by itself once nobody holds its pipe any more, and removes the
+    Python's resource trackers are spared: each ends by itself once no process holds its pipe any more, and removes the
     shared memory and semaphores that killed processes left behind.
     """
     deadline = time.monotonic() + limit_s
-    _let_go_of_tracker()
+    _close_tracker_pipe()
     while time.monotonic() < deadline and (left := descendants(os.getpid())):
         for pid in left:
             if not _is_tracker(pid):
@@ -54,8 +54,8 @@ def kill_descendants(limit_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _let_go_of_tracker() -> None:
-    """Close this process's end of its resource tracker's pipe."""
+def _close_tracker_pipe() -> None:
+    """Closes this process's end of its resource tracker's pipe."""
     module = sys.modules.get("multiprocessing.resource_tracker")
     fd = getattr(getattr(module, "_resource_tracker", None), "_fd", None)
     if fd is not None:
@@ -67,7 +67,7 @@ def _parent_and_state(pid: int) -> tuple[int, str] | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return int(fields[1]), fields[0].decode()
-    except (OSError, IndexError, ValueError):  # it has just ended
+    except (OSError, IndexError, ValueError):  # the process has just ended
         return None
 
 

@@ -1,7 +1,7 @@
-"""Files and folders that must not outlive this process.
+"""Removes files and folders that must not outlive this process.
 
-Their owners remove them when they close. A process that is stopped while it starts, or told twice to stop, ends without
-closing anything: it calls ``remove_all`` instead. Any thread may call these functions.
+Their owners remove them when they close. A process that is stopped while it starts, or that is told twice to stop, ends
+without closing anything: it calls ``remove_all`` instead. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _paths: dict[Path, Callable[[Path], None]] = {}
 
 
 def add(path: Path, remove: Callable[[Path], None] | None = None) -> None:
-    """Have ``path`` removed, by ``remove`` where it is given, when the process ends early, should it exist by then."""
+    """Registers ``path``, which need not exist yet, for ``remove_all``. ``remove`` takes the place of deleting it."""
     _paths[path] = remove or _remove
 
 
 def discard(path: Path) -> None:
-    """Forget ``path``, which its owner has removed. Unknown paths are ignored."""
+    """Forgets ``path``, which its owner has removed. Unknown paths are ignored."""
     _paths.pop(path, None)
 
 
 def remove_all() -> None:
-    """Remove everything that was added and not discarded. Never raises."""
+    """Removes everything that was added and not discarded. Never raises."""
     for path, remove in reversed(list(_paths.items())):
         with suppress(OSError):
             remove(path)
@@ -43,23 +43,24 @@ def _remove(path: Path) -> None:
 
 LOCK_NAME = ".triptych-lock"
 _PREFIXES = ("triptych-", "nats-")
-"""What the names of all private folders begin with."""
+"""The beginnings that names of private folders may have."""
 
 
 class PrivateFolder:
-    """A new temporary folder that only this user can read. ``close`` removes it with all that is in it.
+    """Makes a temporary folder that only this user can read. ``close`` removes it with all that is in it.
 
-    A locked file in it says that its owner lives, or one of the processes that use it (``share``). When all of them are
+    A locked file in it shows that its owner is alive, or a process that uses it (``share``). When all of them were
     killed, ``remove_abandoned`` removes the folder.
     """
 
     def __init__(self, prefix: str, parent: Path | None = None) -> None:
-        """``prefix`` begins with one of ``_PREFIXES``. ``parent``: where it is made, else among temporary files."""
+        """``prefix`` begins with one of ``_PREFIXES``. The folder is made in ``parent``, or else among temporary
+        files."""
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._lock: int | None = None
         self._closed = False
         add(self.path, lambda _: self.close())
-        with suppress(OSError):  # a file system without locks: then nobody else removes it
+        with suppress(OSError):  # the file system has no locks; then no other process removes the folder
             self._lock = locks.new_shared(self.path / LOCK_NAME)
 
     def __enter__(self) -> PrivateFolder:
@@ -69,14 +70,14 @@ class PrivateFolder:
         self.close()
 
     def keep(self) -> None:
-        """Let the next command of this user remove the folder, in place of ``close``."""
+        """Leaves the folder to the next command of this user, which removes it. Takes the place of ``close``."""
         self._closed = True
         discard(self.path)
         if self._lock is not None:
             os.close(self._lock)
 
     def close(self) -> None:
-        """Remove the folder, unless another process uses it still. May be called twice."""
+        """Removes the folder, unless another process still uses it. May be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -88,15 +89,15 @@ class PrivateFolder:
 
 
 def share(folder: Path) -> None:
-    """Keep ``folder`` from being removed until this process ends, if it is a private folder of another process."""
+    """Keeps ``folder`` from being removed until this process ends, if it is a private folder of another process."""
     with suppress(OSError):
         locks.share(folder / LOCK_NAME)
 
 
 def remove_abandoned(parent: Path | None = None) -> None:
-    """Remove this user's private folders in ``parent``, else among temporary files, whose owners were killed.
+    """Removes this user's private folders whose owners were killed, in ``parent`` or else among temporary files.
 
-    Never raises. Folders without a lock file stay: nobody knows whether they are in use.
+    Never raises. A folder without a lock file stays, because it may be in use.
     """
     parent = parent or Path(tempfile.gettempdir())
     with suppress(OSError), os.scandir(parent) as entries:
@@ -107,7 +108,7 @@ def remove_abandoned(parent: Path | None = None) -> None:
 
 
 def _remove_if_abandoned(path: Path) -> None:
-    """Raises OSError where it cannot be done, or where it is no private folder."""
+    """Removes one private folder if its owner was killed. Raises OSError if that fails."""
     if not is_private_folder(path) or (lock := locks.lock_if_free(path / LOCK_NAME)) is None:
         return
     try:
@@ -117,7 +118,7 @@ def _remove_if_abandoned(path: Path) -> None:
 
 
 def is_private_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder, no link to one, that belongs to this user and that no other can write to."""
+    """Returns whether ``path`` is a folder of this user that no other user can write to, and no link to one."""
     found = path.lstat()
     return (
         stat.S_ISDIR(found.st_mode)

@@ -1,4 +1,4 @@
-"""Sockets to listen on, for every address that a host stands for, and hosts and ports as they are written."""
+"""Binds sockets to every address that a host name stands for, and writes hosts and ports as URLs do."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from ipaddress import ip_address
 from triptych.contracts.errors import ConfigError
 
 LOOPBACK = {"localhost": ("127.0.0.1", "::1")}
-"""Both families, whatever the resolver says: clients try either first."""
+"""Host names for both address families, whatever the resolver says: a client may try either family first."""
 MAX_TRIES = 16
-"""Free ports that are tried until one is free at every address."""
+"""The number of free ports to try until one is free at every address."""
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def bare(host: str) -> str:
-    """``host`` without the brackets that an IPv6 address has in URLs."""
+    """Returns ``host`` without the brackets that an IPv6 address has in URLs."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def is_loopback(host: str) -> bool:
+    """Returns whether only this machine can reach ``host``."""
     try:
         return host in LOOPBACK or ip_address(bare(host)).is_loopback
     except ValueError:
@@ -28,16 +29,16 @@ def is_loopback(host: str) -> bool:
 
 
 def authority(host: str, port: int) -> str:
-    """``host:port`` as in a URL: an IPv6 address stands in brackets."""
+    """Returns ``host:port`` as in a URL, where an IPv6 address stands in brackets."""
     host = bare(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
-    """Return bound sockets that do not block, one for each address of ``host``, all on the same port (0: a free one).
+    """Returns bound, non-blocking sockets, one for each address of ``host``, all on one port. Port 0 takes a free one.
 
-    They listen once the caller says so. ``shared``: other processes may bind the port too (SO_REUSEPORT). Raises
-    ConfigError, in words for the user, when the address cannot be had.
+    The caller makes them listen. With ``shared``, other processes may bind the port too (SO_REUSEPORT). Raises
+    ConfigError, in words for the user, if an address cannot be bound.
     """
     addresses = _addresses(host)
     for _ in range(MAX_TRIES):
@@ -47,15 +48,15 @@ def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
                 _bind_one(bound, family, address, bound[0].getsockname()[1] if bound else port, shared=shared)
             return bound
         except OSError as error:
-            for one in bound:
-                one.close()
+            for listener in bound:
+                listener.close()
             if error.errno != errno.EADDRINUSE or port:
                 raise refusal(host, port, error) from error
     raise ConfigError(f"no port is free at all addresses of {host}")
 
 
 def refusal(host: str, port: int, error: OSError) -> ConfigError:
-    """What to tell the user where ``host`` and ``port`` cannot be listened on."""
+    """Returns the error to show the user when ``host`` and ``port`` cannot be listened on."""
     if error.errno == errno.EADDRINUSE:
         return ConfigError(f"port {port} on {host} is taken; choose another with --port")
     return ConfigError(f"cannot listen on {authority(host, port)}: {error.strerror or error}")
@@ -64,31 +65,34 @@ def refusal(host: str, port: int, error: OSError) -> ConfigError:
 def _bind_one(
     bound: list[socket.socket], family: socket.AddressFamily, address: str, port: int, *, shared: bool
 ) -> None:
-    """Add a socket to ``bound``, unless others are there and this machine has no such address."""
+    """Binds a socket and adds it to ``bound``.
+
+    It is left out if ``bound`` has others already and this machine has no such address. Raises OSError.
+    """
     try:
-        one = socket.socket(family, socket.SOCK_STREAM)
+        listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError:
         if bound:
             return
         raise
     try:
-        one.setblocking(False)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if bound and family is socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind((address, port))
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
     except OSError as error:
-        one.close()
+        listener.close()
         if bound and error.errno in _NO_SUCH_FAMILY:
             return
         raise
-    bound.append(one)
+    bound.append(listener)
 
 
 def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """The addresses of ``host``, IPv4 first. Raises ConfigError for a name that stands for none."""
+    """Returns the addresses of ``host``, IPv4 first. Raises ConfigError for a name that stands for none."""
     if not host:
         raise ConfigError("--host is empty; name an address, such as 127.0.0.1, localhost or 0.0.0.0")
     names = LOOPBACK.get(host, (bare(host),))
@@ -100,4 +104,4 @@ def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
             reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
             raise ConfigError(f"--host {host}: {reason}") from error
         found += [(family, str(address[0])) for family, _, _, _, address in infos]
-    return sorted(dict.fromkeys(found), key=lambda one: one[0] is not socket.AF_INET)
+    return sorted(dict.fromkeys(found), key=lambda found: found[0] is not socket.AF_INET)

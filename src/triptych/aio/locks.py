@@ -1,7 +1,7 @@
-"""Locked files: a sign that a process is alive, which the system takes away however the process ends.
+"""Locks files: a sign that a process is alive, which the system takes away however the process ends.
 
-A lock belongs to the opened file: processes that were forked with it hold it too, those that were executed do not.
-Only files of this user are locked, and never through a symbolic link.
+A lock belongs to the opened file: a forked process holds it too, an executed program does not. Only files of this user
+are locked, and never through a symbolic link.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PAUSE_S = 0.02
 CLAIM_S = 0.3
-"""Time for others that only look whether a file is locked, and hold the lock meanwhile."""
+"""How long ``claim`` waits for processes that only test whether a file is locked, and hold the lock meanwhile."""
 LAST_S = 0.5
-"""Time for processes that were killed just now to let go of what they share."""
+"""How long ``is_only_holder`` waits for processes that were just killed to lose their share of a lock."""
 
 
 def new_shared(path: Path) -> int:
-    """Make the file ``path``, which this process shares from the moment that others can see it.
+    """Makes the file ``path`` and returns its descriptor. This process shares its lock before others can see the file.
 
-    Returns its descriptor. Raises OSError.
+    Raises OSError.
     """
     part = path.with_name(f"{path.name}.part")
     fd = os.open(part, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
@@ -39,23 +39,23 @@ def new_shared(path: Path) -> int:
 
 
 def share(path: Path) -> int | None:
-    """Lock the file ``path``, which must be there, together with others that share it, until this process ends.
+    """Takes a share of the lock of the existing file ``path`` until this process ends.
 
-    Returns its descriptor, or None where a process has locked it alone. Raises OSError, also for what is no file of
-    this user's.
+    Returns its descriptor, or None if a process holds the lock alone. Raises OSError, also if ``path`` is not a file of
+    this user.
     """
     return _locked(path, os.open(path, _FLAGS), fcntl.LOCK_SH)
 
 
 def lock_if_free(path: Path) -> int | None:
-    """Lock the file ``path``, which must be there, alone. Otherwise as ``share``."""
+    """Locks the existing file ``path`` for this process alone. Returns and raises as ``share`` does."""
     return _locked(path, os.open(path, _FLAGS))
 
 
 def is_only_holder(fd: int) -> bool:
-    """Turn the shared lock of ``fd`` into one that this process holds alone.
+    """Turns the shared lock of ``fd`` into one that this process holds alone. Blocks for up to ``LAST_S``.
 
-    False where others share it, too, and still do after ``LAST_S``.
+    Returns False if others still share the lock after that.
     """
     deadline = time.monotonic() + LAST_S
     while True:
@@ -68,13 +68,14 @@ def is_only_holder(fd: int) -> bool:
 
 
 def claim(path: Path, wait_s: float = CLAIM_S, pause_s: float = _PAUSE_S) -> int | None:
-    """Lock the file ``path``, which is made if need be. Returns its descriptor, or None where a process has it locked.
+    """Locks the file ``path`` for this process alone and makes it if it does not exist.
 
-    Blocks for up to ``wait_s``, looking every ``pause_s``. Raises OSError as ``lock_if_free``.
+    Returns its descriptor, or None if another process has it locked. Blocks for up to ``wait_s`` and tries every
+    ``pause_s``. Raises OSError as ``lock_if_free`` does.
     """
     deadline = time.monotonic() + wait_s
     while True:
-        with suppress(FileNotFoundError):  # it was released just now
+        with suppress(FileNotFoundError):  # another process has just released it
             if (fd := _locked(path, os.open(path, _FLAGS | os.O_CREAT, 0o600))) is not None:
                 return fd
         if time.monotonic() >= deadline:
@@ -83,14 +84,14 @@ def claim(path: Path, wait_s: float = CLAIM_S, pause_s: float = _PAUSE_S) -> int
 
 
 def release(path: Path, fd: int) -> None:
-    """Remove a file that this process has locked, then let go of the lock."""
+    """Removes a file that this process has locked, then gives up the lock."""
     with suppress(OSError):
         path.unlink()
     os.close(fd)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process has the file ``path`` locked; False where there is no such file of this user's."""
+    """Returns whether a living process has the file ``path`` locked. False if there is no such file of this user."""
     try:
         fd = lock_if_free(path)
     except OSError:
@@ -101,7 +102,8 @@ def is_held(path: Path) -> bool:
 
 
 def _locked(path: Path, fd: int, how: int = fcntl.LOCK_EX) -> int | None:
-    """``fd``, locked, if it is the file ``path`` still; else it is closed."""
+    """Locks ``fd`` and returns it if it still is the file ``path``; closes it and returns None otherwise. Raises
+    OSError."""
     kept = False
     try:
         found = os.fstat(fd)

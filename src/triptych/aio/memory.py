@@ -1,15 +1,13 @@
-"""Memory for what is large (mapped, grown without a copy, looked through, given back by another thread) or stays.
+"""Provides memory for large data: mapped, grown without a copy, searched, and given back by another thread.
 
-What comes from the heap costs the event loop: to grow it may copy tens of MiB, and whoever drops the last reference
-unmaps it, 0.07 ms a MiB, with the interpreter lock held. A mapping is filled with the lock released, grows by moving
-its pages' addresses, and is unmapped elsewhere.
+Large memory from the heap costs the event loop: to grow it may copy tens of MiB, and the thread that drops the last
+reference unmaps it, 0.07 ms a MiB, with the interpreter lock held. A mapping is filled with the lock released, grows by
+moving its pages' addresses, and is unmapped by another thread.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import gc
 import mmap
 import os
 import sys
@@ -21,18 +19,17 @@ from typing import Any
 
 MIB = 1 << 20
 QUICK_BYTES = 1 * MIB
-"""Mappings up to this are given back at once, by whoever drops them (0.1 ms)."""
+"""Mappings up to this size are unmapped at once, by the thread that drops them (0.1 ms)."""
 SMALL_BYTES = 256 << 10
-"""Not worth a mapping of its own, of which a process may have some 65,000."""
+"""Data up to this size is copied to the heap: a process may have no more than some 65,000 mappings."""
 _UNMAP_BYTES = 4 * MIB
-"""In one go: meanwhile no other thread can map anything (0.3 ms)."""
+"""The size of one call to ``munmap``: during it no other thread can map anything (0.3 ms)."""
 _MAY_MOVE = 1
-_ARENA_MAX = -8
-"""``M_ARENA_MAX`` of ``mallopt``."""
 GiveBack = Callable[[int, int], None]
-"""Takes the address and the size of memory that nobody refers to any more; in any thread, in the middle of anything."""
+"""Takes the address and the size of memory that nobody refers to any more. It may be called in any thread, at any
+time."""
 _CLOSE = -1
-"""In the place of a size."""
+"""Stands in the place of a size for a descriptor to close."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -46,7 +43,7 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class _Reaper:
-    """One thread of the process, started with the first large mapping that is dropped."""
+    """Unmaps and closes in one thread of the process, which starts with the first large mapping that is dropped."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[tuple[int, int]] = SimpleQueue()
@@ -54,18 +51,18 @@ class _Reaper:
         self._lock = threading.Lock()
 
     def give_back(self, address: int, size_bytes: int) -> None:
-        """Safe to call from a finaliser, in any thread."""
+        """Unmaps a mapping, soon. Safe to call from a finaliser, in any thread."""
         if size_bytes <= QUICK_BYTES:
             _libc.munmap(address, size_bytes)
             return
         self._later(address, size_bytes)
 
     def close(self, fd: int) -> None:
-        """As ``give_back``, of a descriptor."""
+        """Closes a descriptor, soon. Safe to call as ``give_back``."""
         self._later(fd, _CLOSE)
 
-    def _later(self, what: int, size_bytes: int) -> None:
-        self._queue.put((what, size_bytes))
+    def _later(self, address: int, size_bytes: int) -> None:
+        self._queue.put((address, size_bytes))
         if not self._started and self._lock.acquire(blocking=False):
             if not self._started and not sys.is_finalizing():
                 self._started = True
@@ -74,35 +71,38 @@ class _Reaper:
 
     def _run(self) -> None:
         while True:
-            what, size_bytes = self._queue.get()
+            address, size_bytes = self._queue.get()
             if size_bytes == _CLOSE:
-                os.close(what)
+                os.close(address)  # a descriptor here
             for at in range(0, size_bytes, _UNMAP_BYTES):
-                _libc.munmap(what + at, min(_UNMAP_BYTES, size_bytes - at))
+                _libc.munmap(address + at, min(_UNMAP_BYTES, size_bytes - at))
 
 
 _reaper = _Reaper()
 
 
 def close_elsewhere(fd: int) -> None:
-    """Close ``fd``, soon and in another thread: of shared memory that nobody else has, that frees it, 0.15 ms a MiB."""
+    """Closes ``fd`` soon, in another thread.
+
+    To close shared memory that nobody else has open frees it, which takes 0.15 ms a MiB.
+    """
     _reaper.close(fd)
 
 
 def unmap_elsewhere(address: int, size_bytes: int) -> None:
-    """Unmap a mapping that nobody refers to any more, soon and in another thread, or at once where it is small."""
+    """Unmaps a mapping that nobody refers to any more: soon, in another thread, or at once if it is small."""
     _reaper.give_back(address, size_bytes)
 
 
 class Mapping:
-    """Mapped memory, which is unmapped with the last reference to this or to a ``view`` of it."""
+    """Holds mapped memory, which is unmapped with the last reference to this or to a ``view`` of it."""
 
     def __init__(
         self, size_bytes: int, *, fd: int = -1, writable: bool = True, give_back: GiveBack | None = None
     ) -> None:
-        """Of ``fd``, shared, which may be closed then; else private and all zeros. Raises OSError.
+        """Maps ``fd`` shared, after which the caller may close it; without it, private memory of zeros. Raises OSError.
 
-        ``give_back`` gets the memory in the place of unmapping it.
+        ``give_back`` is called with the memory in place of unmapping it.
         """
         self._give_back = give_back or unmap_elsewhere
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
@@ -112,20 +112,20 @@ class Mapping:
 
     @classmethod
     def again(cls, address: int, size_bytes: int, give_back: GiveBack) -> Mapping:
-        """Over memory that another one's ``give_back`` got."""
+        """Returns a mapping over memory that another mapping's ``give_back`` was called with."""
         self = cls.__new__(cls)
         self._give_back, self.address, self.size_bytes = give_back, address, size_bytes
         return self
 
     def grow(self, size_bytes: int) -> None:
-        """There must be no view yet: the memory moves."""
+        """Makes the mapping larger. There must be no view yet, because the memory moves. Raises OSError."""
         self.address = _checked(_libc.mremap(self.address, self.size_bytes, size_bytes, _MAY_MOVE))
         self.size_bytes = size_bytes
 
     def view(self, size_bytes: int) -> Any:
-        """The first bytes as an object of the buffer protocol."""
+        """Returns the first bytes as a memoryview, which keeps the mapping alive."""
         array = _array_type(-(-size_bytes // MIB)).from_address(self.address)
-        array.mapping = self  # kept for as long as any view
+        array.mapping = self  # so that it lives as long as any view
         return memoryview(array).cast("B")[:size_bytes]
 
     def __del__(self) -> None:
@@ -135,7 +135,7 @@ class Mapping:
 
 @lru_cache(64)
 def _array_type(mib: int) -> Any:
-    """Of so many MiB; the type says more than is mapped, and views of it are cut."""
+    """Returns an array type of so many MiB. It may be larger than the mapping; views of it are cut to size."""
     return type("Mapped", (ctypes.Array,), {"_type_": ctypes.c_ubyte, "_length_": mib * MIB})
 
 
@@ -147,16 +147,16 @@ def _checked(address: int | None) -> int:
 
 
 def fresh(size_bytes: int) -> memoryview:
-    """Writable memory, all zeros; pages are taken as they are written. Raises OSError."""
+    """Returns writable memory of zeros; pages are taken as they are written. Raises OSError."""
     view: memoryview = Mapping(max(1, size_bytes)).view(size_bytes)
     return view
 
 
 class Growing:
-    """Bytes that come piece by piece. No piece is copied twice, and nothing is copied with the interpreter lock."""
+    """Collects bytes that come piece by piece. It copies each piece once, without the interpreter lock."""
 
     def __init__(self, expected_bytes: int = 0) -> None:
-        """``expected_bytes`` may be wrong: only what is written takes memory. Raises OSError."""
+        """``expected_bytes`` is a guess: only what is written takes memory. Raises OSError."""
         self._mapping = Mapping(max(expected_bytes, MIB))
         self._size = 0
 
@@ -164,6 +164,7 @@ class Growing:
         return self._size
 
     def write(self, piece: bytes) -> None:
+        """Appends ``piece``. Raises OSError if the memory cannot grow."""
         end = self._size + len(piece)
         if end > self._mapping.size_bytes:
             self._mapping.grow(max(end, 2 * self._mapping.size_bytes))
@@ -171,13 +172,13 @@ class Growing:
         self._size = end
 
     def taken(self) -> bytes | memoryview:
-        """All of it, read-only; of little a copy. Nothing may be written afterwards."""
+        """Returns all bytes, read-only; a copy if they are few. Nothing may be written afterwards."""
         view: memoryview = self._mapping.view(self._size)
         return bytes(view) if self._size <= SMALL_BYTES else view.toreadonly()
 
 
 class _Buffer(ctypes.Structure):
-    """``Py_buffer`` (https://docs.python.org/3/c-api/buffer.html)."""
+    """Is ``Py_buffer`` (https://docs.python.org/3/c-api/buffer.html)."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),
@@ -201,9 +202,9 @@ _python.PyBuffer_Release.restype = None
 
 
 def find(data: bytes | memoryview, byte: bytes, begin: int = 0, end: int | None = None) -> int:
-    """Where ``byte`` is first in ``data[begin:end]``, counted from the start of ``data``; -1 where it is not.
+    """Returns the index in ``data`` of the first ``byte`` within ``data[begin:end]``, or -1 if there is none.
 
-    Without the interpreter lock, which ``re`` holds and which views have no other way around.
+    Searches without the interpreter lock, which ``re`` would hold; views have no method for it.
     """
     begin, end = max(0, begin), len(data) if end is None else min(end, len(data))
     if begin >= end:
@@ -215,50 +216,3 @@ def find(data: bytes | memoryview, byte: bytes, begin: int = 0, end: int | None 
         return -1 if found is None else int(found - buffer.buf)
     finally:
         _python.PyBuffer_Release(buffer)
-
-
-def clear_traceback(error: BaseException) -> None:
-    """Drop what the frames behind an error hold, and those behind what caused it: it was answered.
-
-    An error that its own frames refer to, such as one remembered for a second attempt, keeps all that they have, media
-    among it, until the garbage collector comes by.
-    """
-    seen: set[int] = set()
-    left: list[BaseException | None] = [error]
-    while left:
-        one = left.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        one.__traceback__ = None
-        left += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
-
-
-def share_heap() -> None:
-    """Have all threads of this process allocate from one heap: for where they hand large texts to each other.
-
-    The C library would make a heap for each thread, and each keeps what fits none of its own later requests: a frontend
-    grew by 15 MB in a second round of the same work. Call it before threads start.
-    """
-    _libc.mallopt(_ARENA_MAX, 1)
-
-
-def trim() -> None:
-    """Give freed memory back to the system, which the C library keeps: 270 MB after a text of 5 MB.
-
-    Blocks for some milliseconds, without the interpreter lock: for a thread.
-    """
-    _libc.malloc_trim(0)
-
-
-def freeze_gc() -> None:
-    """Leave what exists now out of all later garbage collections, of which a full one would hold every thread for 20 ms
-    and more. Blocks for that long itself: for when a process is ready, and when it has loaded what it keeps.
-    """
-    gc.collect()
-    gc.freeze()
-    # At the end all of it goes as ever: libraries that count what is left of theirs would print long complaints.
-    atexit.unregister(gc.unfreeze)
-    atexit.register(gc.unfreeze)

@@ -1,4 +1,4 @@
-"""How much of large bodies and frames an event loop moves in one of its turns, so that nothing else waits long."""
+"""Limits the bytes of large bodies and frames that an event loop moves in one turn, so that nothing else waits long."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 PIECE_BYTES = 256 << 10
-"""Most that is read or written at once (0.1 to 0.3 ms)."""
+"""The limit on bytes read or written at once, which takes 0.1 to 0.3 ms."""
 TURN_BYTES = 1 << 20
-"""Of all connections together, give or take a piece (1 ms)."""
+"""The limit on bytes moved in one turn by all connections together, give or take a piece (1 ms)."""
 SMALL_BYTES = 16 << 10
-"""What is smaller is not counted: it costs by the message, not by the byte."""
+"""Moves up to this size are not counted: they cost by the message, not by the byte."""
 
 
 class Pace:
-    """One for each event loop. Who moved bytes says so, and goes on in a later turn where there is no room left."""
+    """Is the budget of bytes of one event loop's turns.
+
+    A connection that has moved bytes calls ``spend``, and goes on in a later turn if the budget of this one is used up.
+    """
 
     def __init__(self) -> None:
         self._left = TURN_BYTES
@@ -26,23 +29,23 @@ class Pace:
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be moved in this turn: first come, first served."""
+        """Whether more may be moved in this turn. False while others wait: first come, first served."""
         return self._left > 0 and not self._waiting
 
     def spend(self, size_bytes: int) -> bool:
-        """So much was moved; returns ``has_room``."""
+        """Notes that ``size_bytes`` were moved, and returns ``has_room``."""
         if size_bytes > SMALL_BYTES:
             self._left -= size_bytes
             self._schedule()
         return self.has_room
 
     def when_room(self, go_on: Callable[[], object]) -> None:
-        """Call ``go_on``, which moves a piece at most, in a turn that has room for it."""
+        """Calls ``go_on``, which moves at most one piece, in a turn that has room for it."""
         self._waiting.append(go_on)
         self._schedule()
 
     async def room(self) -> None:
-        """Wait for a turn that has room for a piece."""
+        """Waits for a turn that has room for one piece. Cancelling it holds up nobody."""
         if self.has_room:
             return
         waiter = asyncio.get_running_loop().create_future()
@@ -74,7 +77,7 @@ _paces: WeakKeyDictionary[asyncio.AbstractEventLoop, Pace] = WeakKeyDictionary()
 
 
 def pace() -> Pace:
-    """That of the running event loop."""
+    """Returns the pace of the running event loop."""
     loop = asyncio.get_running_loop()
     found = _paces.get(loop)
     if found is None:

@@ -1,4 +1,4 @@
-"""Child processes that a terminal's signals do not reach: their parent stops them in its own order."""
+"""Shields child processes from a terminal's signals: their parent stops them in its own order."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-_OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Have processes that this thread starts within the block hold back SIGINT and SIGHUP for their whole life.
+    """Blocks SIGINT and SIGHUP in processes that this thread starts within the block, for their whole life.
 
-    A terminal sends these to all processes of a group. Signals of this process itself are received by its other threads
-    meanwhile, so there must be one, such as that of ``cli.stopping``. Python's resource tracker would set the signals
-    free again when it is started, so it is started before.
+    A terminal sends these signals to all processes of a group. Meanwhile this process's own signals are received by its
+    other threads, so there must be one, such as the thread of ``cli.stopping``. Python's resource tracker would unblock
+    the signals when it starts, so it is started before.
     """
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Named background tasks with one owner, for objects that live longer than a single ``async with`` block."""
+"""Runs named background tasks with one owner, for objects that live longer than a single ``async with`` block."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ log = logging.getLogger("triptych.tasks")
 
 
 class TaskSet:
-    """Tasks that belong to one object. ``close`` cancels and awaits all of them; it may be called twice.
+    """Holds the tasks that belong to one object. ``close`` cancels and awaits all of them; it may be called twice.
 
-    A task that fails is logged once with its traceback, for its owner has no one else to tell.
+    The error of a task that fails is logged once with its traceback, because nothing awaits the task.
     """
 
     def __init__(self) -> None:
@@ -23,6 +23,7 @@ class TaskSet:
         return len(self._tasks)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Starts a task that belongs to this object."""
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -34,12 +35,13 @@ class TaskSet:
             log.error("task %s failed", task.get_name(), exc_info=error)
 
     async def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until no task is left, at most ``timeout_s``; returns whether that came true."""
+        """Waits until no task is left, for at most ``timeout_s``. Returns whether none is left."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
         return not self._tasks
 
     async def close(self) -> None:
+        """Cancels and awaits all tasks. A task of this set may call it; that one task is left out."""
         tasks = set(self._tasks) - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""This process's own lines, which reach whoever started it also while its standard output and error go elsewhere."""
+"""Writes this process's own lines to its terminal, also while its standard output and error are diverted."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _saved: tuple[int, int] | None = None
-"""Descriptors of the standard output and error while they are diverted."""
+"""The original standard output and error while they are diverted; None otherwise."""
 _MAX_RECENT_BYTES = 64 * 1024
 
 
 def say(line: str) -> None:
-    """Write a line to the standard output."""
+    """Writes a line to the standard output."""
     _write(0, line)
 
 
 def complain(line: str) -> None:
-    """Write a line to the standard error."""
+    """Writes a line to the standard error."""
     _write(1, line)
 
 
 class Stream:
-    """The standard error for a logging handler."""
+    """Is the standard error, for a logging handler."""
 
     def write(self, text: str) -> None:
-        """Write ``text`` as it is."""
+        """Writes ``text`` as it is."""
         if _saved is None:
             if sys.stderr is not None:
                 sys.stderr.write(text)
             return
-        with suppress(OSError):  # nobody reads any more; the process goes on
+        with suppress(OSError):  # nobody reads it any more; the process goes on
             os.write(_saved[1], text.encode(errors="replace"))
 
     def flush(self) -> None:
-        """Nothing is held back while the output is diverted."""
+        """Writes out what is buffered. While the output is diverted nothing is."""
         if _saved is None and sys.stderr is not None:
             sys.stderr.flush()
 
 
 @contextmanager
 def diverted(fd: int) -> Iterator[None]:
-    """Have what this process and its children write go to ``fd`` within the block, but for this module's lines."""
+    """Sends what this process and its children write within the block to ``fd``, except the lines of this module."""
     global _saved
     _flush()
     before = os.dup(1), os.dup(2)
@@ -60,7 +60,7 @@ def diverted(fd: int) -> Iterator[None]:
 
 
 def recent() -> str:
-    """Return the end of what was written to the file that the output is diverted to; empty where there is none."""
+    """Returns the end of the file that the output is diverted to, or an empty string while it is not diverted."""
     if _saved is None:
         return ""
     _flush()
@@ -68,13 +68,13 @@ def recent() -> str:
 
 
 def tail(fd: int) -> str:
-    """Return the end of the file ``fd``, up to 64 KiB. Raises OSError."""
+    """Returns the end of the file ``fd``, up to 64 KiB. Raises OSError."""
     size = os.fstat(fd).st_size
     return os.pread(fd, _MAX_RECENT_BYTES, max(0, size - _MAX_RECENT_BYTES)).decode(errors="replace")
 
 
 def last_line(text: str) -> None:
-    """Write a line to the standard error without any lock, and nothing more from now on: the process is ended."""
+    """Writes a line to the standard error without any lock, and silences the process, which is about to end."""
     with suppress(OSError):
         os.write(_saved[1] if _saved is not None else 2, f"{text}\n".encode())
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Threads that compute beside an event loop: few of them, and a bounded number of calls that wait for one."""
+"""Runs calls in a few threads beside an event loop, with a bounded number of calls that wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RETRY_AFTER_S = 1.0
 
 
 class Lane:
-    """A few threads and the calls that wait for them. For one event loop, until ``close``.
+    """Holds a few threads and the calls that wait for them. For one event loop, until ``close``.
 
     Calls of one lane are of one size, so that none waits for others that take much longer than itself.
     """
@@ -30,20 +30,21 @@ class Lane:
         self._max_wait_s = max_wait_s
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"triptych-{name}")
         self.calls = 0
-        """That run or wait."""
+        """Number of calls that run or wait."""
         self.refused = 0
-        """Calls that found too many others waiting, or took too long."""
+        """Number of calls that found too many others waiting, or took too long."""
 
     @property
     def waiting(self) -> int:
-        """Calls that no thread has begun, as far as the event loop knows."""
+        """Number of calls that no thread has begun, as far as the event loop knows."""
         return max(0, self.calls - self._threads)
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Return what ``call`` returns in a thread.
+        """Runs ``call`` in a thread and returns its result.
 
-        Raises what it raises, TooManyRequests where too many wait, and Unavailable where it has not ended in time.
-        Cancelling takes back a call that has not begun; one that has begun ends in its own time, and keeps its thread.
+        Raises what the call raises, TooManyRequests if too many calls wait, and Unavailable if it has not ended in
+        time. Cancelling takes back a call that has not begun. A call that has begun runs to its end, and keeps its
+        thread.
         """
         if self.waiting >= self._max_waiting:
             self.refused += 1
@@ -71,12 +72,15 @@ class Lane:
         self.calls -= 1
 
     def close(self) -> None:
-        """Take back what has not begun, without waiting for what has. May be called twice."""
+        """Takes back the calls that have not begun, without waiting for those that have. May be called twice."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def in_new_thread(call: Callable[[], T]) -> T:
-    """Return what ``call`` returns, and what libraries keep for its thread is freed: for what takes much memory."""
+    """Runs ``call`` in a thread of its own, waits for it, and returns its result.
+
+    It is for calls that take much memory: what libraries keep for a thread is freed with it.
+    """
     result: Future[T] = Future()
 
     def run() -> None:
@@ -93,7 +97,7 @@ def in_new_thread(call: Callable[[], T]) -> T:
 
 
 def _until_gone(thread_id: int | None) -> None:
-    """Wait for what the system does at a thread's end, after Python's own end of it; a second at most."""
+    """Waits until the system has ended a thread, which is after Python has; for at most a second."""
     end = time.monotonic() + 1
     while Path(f"/proc/self/task/{thread_id}").exists() and time.monotonic() < end:
         time.sleep(0.001)

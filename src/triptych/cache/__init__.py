@@ -1,1 +1,1 @@
-"""Byte-bounded stores, and work shared by those who ask for the same thing at the same time."""
+"""Caches and limits on memory, both bounded in bytes, and work that callers at the same time share."""

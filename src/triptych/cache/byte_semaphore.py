@@ -1,4 +1,4 @@
-"""A bound on memory: amounts of bytes are taken and given back, first come, first served."""
+"""Bounds memory: callers take amounts of bytes and give them back, first come, first served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class ByteSemaphore:
-    """At most ``size_bytes`` are taken at any time. For one event loop; who waits is bounded by the caller."""
+    """Lets callers take at most ``size_bytes`` together. For one event loop. The owner bounds how many callers wait."""
 
     def __init__(self, size_bytes: int) -> None:
         self._size = size_bytes
@@ -18,20 +18,25 @@ class ByteSemaphore:
 
     @property
     def taken_bytes(self) -> int:
+        """Bytes that callers hold now."""
         return self._size - self._free
 
     @property
     def size_bytes(self) -> int:
+        """The limit that was given."""
         return self._size
 
     @property
     def waiting(self) -> int:
-        """Callers that wait for room."""
+        """Number of callers that wait."""
         return len(self._waiting)
 
     @asynccontextmanager
     async def take(self, amount_bytes: int) -> AsyncIterator[None]:
-        """Hold ``amount_bytes`` (at most all there is) within the block. Cancelling while it waits takes nothing."""
+        """Holds ``amount_bytes``, or the whole limit if that is less, within the block. Waits for its turn.
+
+        Cancelling while it waits takes nothing.
+        """
         amount = min(amount_bytes, self._size)
         await self._acquire(amount)
         try:
@@ -50,16 +55,16 @@ class ByteSemaphore:
         except asyncio.CancelledError:
             if entry[1].cancelled():
                 self._waiting.remove(entry)
-                self._give(0)  # those behind may fit now
+                self._give(0)  # the callers behind it may fit now
             else:
-                self._give(amount)  # it was granted in the same moment
+                self._give(amount)  # it was granted at the same moment
             raise
 
     def _give(self, amount: int) -> None:
         self._free += amount
         while self._waiting and self._waiting[0][0] <= self._free:
             granted, future = self._waiting[0]
-            if not future.cancelled():  # else its owner is about to take it out
+            if not future.cancelled():  # a cancelled caller is about to remove its entry
                 future.set_result(None)
                 self._free -= granted
                 self._waiting.popleft()

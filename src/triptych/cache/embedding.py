@@ -1,4 +1,4 @@
-"""The embeddings that a worker made or fetched, by content; one run of the work for all who want the same."""
+"""Caches the embeddings that a worker made or fetched, by content, and makes each once for all callers that wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from triptych.contracts.errors import Unavailable
 from triptych.transfer.base import Buffer
 
 Make = Callable[[list[str]], Coroutine[Any, Any, Sequence[Buffer | None]]]
-"""Makes what is missing, all in one go: a buffer for each name, which it gives away; None for what needs none."""
+"""Makes the embeddings of all given names in one call. Returns a buffer for each, which the cache then owns, or None
+for a name that needs no buffer."""
 
 
 class _Flight:
-    """Work under way for some names. Its buffers stay until all who waited have taken their share."""
+    """Is one call of a ``Make`` under way. Its buffers stay until every waiter has taken its reference."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -32,32 +33,32 @@ class _Flight:
 
 
 class EmbeddingCache:
-    """Buffers of the process's arena by content name, at most ``capacity_bytes`` of them; 0 keeps none.
+    """Keeps buffers of the process's arena by content hash, up to ``capacity_bytes``; 0 keeps none.
 
-    For one event loop. One cache is for one model. What is larger than the whole cache is handed out and not
-    kept. Eviction gives back the cache's own reference only: who holds a buffer keeps it.
+    For one event loop. One cache is for one model. A buffer larger than the whole cache is handed out and not kept.
+    Eviction gives back the cache's own reference only: a caller that holds a buffer keeps it.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
         self.store: ByteLru[str, Buffer] = ByteLru(capacity_bytes, on_drop=lambda buffer: buffer.close())
         self._flights: dict[str, _Flight] = {}
-        """By name: the one to join."""
-        self._aloft: set[_Flight] = set()
+        """The work to join, by content hash."""
+        self._running: set[_Flight] = set()
         self.shared = 0
-        """Requests for a name whose work was under way already."""
+        """Number of requests for a name whose work was already under way."""
         self._closed = False
 
     def holds(self, name: str) -> bool:
-        """Whether ``get`` would need no work of its own for ``name``."""
+        """Returns whether ``get`` would need no work of its own for ``name``."""
         return name in self.store or name in self._flights
 
     async def get(self, names: Sequence[str], make: Make) -> list[Buffer | None]:
-        """A reference of the caller's own for each of ``names``, in order.
+        """Returns a buffer for each of ``names``, in order. The caller owns these references and closes them.
 
-        What is neither kept nor under way is made by ``make``, in one call with each name once. An error of that
-        call goes to its own caller and to who waits for all of its names. Who waits for a part has that part made
-        once more, name by name, by its own ``make``: the fault may lie with a name that it never asked for.
-        Cancelling a waiter touches no other, and ends the work when it was the last.
+        ``make`` is called once with all names that are neither kept nor under way. An error of that call goes to its
+        own caller, and to callers that wait for all of its names. A caller that waits for a part of the names makes
+        that part once more, name by name, by its own ``make``: the fault may lie with a name that it never asked for.
+        Cancelling a waiter touches no other waiter, and ends the work if it was the last.
         """
         if self._closed:
             raise _shut_down()
@@ -65,12 +66,12 @@ class EmbeddingCache:
         found: dict[str, Buffer | None] = {}
         joined: set[_Flight] = set()
         try:
-            lost = await self._landed(self._join(wanted, found, joined, make), wanted)
-            await self._landed(self._join(lost, found, joined, make, alone=True), wanted)
+            to_retry = await self._wait_all(self._join(wanted, found, joined, make), wanted)
+            await self._wait_all(self._join(to_retry, found, joined, make, alone=True), wanted)
             for flight in joined:
                 for name in [name for name in flight.made if name in wanted and name not in found]:
                     found[name] = (made := flight.made[name]) and made.share()
-            return [(one := found[name]) and one.share() for name in names]
+            return [(buffer := found[name]) and buffer.share() for name in names]
         finally:
             for buffer in found.values():
                 if buffer is not None:
@@ -87,40 +88,41 @@ class EmbeddingCache:
         *,
         alone: bool = False,
     ) -> set[_Flight]:
-        """Find each of ``names`` or board the flight that brings it, and return these flights.
+        """Looks up each of ``names``, joins the work that makes it, or starts that work. Returns the work to wait for.
 
-        ``alone``: on flights of one name only, whose error is nobody else's.
+        With ``alone``, one task is started and joined for each name, so that an error affects that name only.
         """
-        boarded, missing = set(), []
+        chosen, missing = set(), []
         for name in names:
             flight = self._flights.get(name)
             if flight is not None and (not alone or flight.names == [name]):
                 self.shared += 1
-                boarded.add(flight)
+                chosen.add(flight)
             elif (buffer := self.store.get(name)) is not None:
                 found[name] = buffer.share()
             else:
                 missing.append(name)
         groups = [[name] for name in missing] if alone else [missing]
-        boarded |= {self._depart(group, make) for group in groups if group}
-        for flight in boarded:
+        chosen |= {self._start(group, make) for group in groups if group}
+        for flight in chosen:
             flight.waiters += 1
-        joined |= boarded
-        return boarded
+        joined |= chosen
+        return chosen
 
-    def _depart(self, names: list[str], make: Make) -> _Flight:
+    def _start(self, names: list[str], make: Make) -> _Flight:
         flight = _Flight(names)
-        flight.task = asyncio.create_task(self._fly(flight, make), name="embeddings")
+        flight.task = asyncio.create_task(self._make(flight, make), name="embeddings")
         self._flights |= dict.fromkeys(names, flight)
-        self._aloft.add(flight)
-        flight.task.add_done_callback(lambda _: self._land(flight))
+        self._running.add(flight)
+        flight.task.add_done_callback(lambda _: self._end_flight(flight))
         return flight
 
-    async def _fly(self, flight: _Flight, make: Make) -> None:
+    async def _make(self, flight: _Flight, make: Make) -> None:
         try:
             made = await make(flight.names)
         except BaseException:
-            del flight  # has this task, which has the error, which has this frame: media would stay for as long
+            # It refers to this task, and so to the error and to this frame: a cycle that would keep media alive.
+            del flight
             raise
         flight.made = dict(zip(flight.names, made, strict=True))
         for name, buffer in flight.made.items():
@@ -135,35 +137,35 @@ class EmbeddingCache:
             kept.close()
 
     def _leave(self, flight: _Flight) -> None:
-        """One waiter less; the last one ends the work, or closes what it made."""
+        """Removes one waiter. The last one ends the work, or closes what it made."""
         flight.waiters -= 1
         if flight.waiters == 0:
             if not flight.task.done():
-                self._land(flight)  # At once: who comes next must not join work that is ending.
+                self._end_flight(flight)  # at once: the next caller must not join work that is ending
                 flight.task.cancel()
             flight.close()
 
-    def _land(self, flight: _Flight) -> None:
-        self._aloft.discard(flight)
+    def _end_flight(self, flight: _Flight) -> None:
+        self._running.discard(flight)
         for name in flight.names:
             if self._flights.get(name) is flight:
                 del self._flights[name]
         if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # Seen, also where no waiter is left to see it.
+            flight.task.exception()  # mark the error as retrieved, even if no waiter is left
 
-    async def _landed(self, flights: set[_Flight], wanted: dict[str, None]) -> list[str]:
-        """Wait for all of ``flights``; the names that were lost to an error which may be another caller's."""
-        lost: list[str] = []
+    async def _wait_all(self, flights: set[_Flight], wanted: dict[str, None]) -> list[str]:
+        """Waits for all of ``flights``. Returns the names to make again, because the error may be another caller's."""
+        to_retry: list[str] = []
         for flight in flights:
             try:
-                await self._end(flight)
-            except Exception:  # whatever it is, it belongs to who wanted all that was on that flight
+                await self._wait(flight)
+            except Exception:  # whatever it is, it goes to callers that wanted all names of that flight
                 if self._closed or wanted.keys() >= set(flight.names):
                     raise
-                lost += [name for name in flight.names if name in wanted]
-        return lost
+                to_retry += [name for name in flight.names if name in wanted]
+        return to_retry
 
-    async def _end(self, flight: _Flight) -> None:
+    async def _wait(self, flight: _Flight) -> None:
         try:
             await asyncio.shield(flight.task)
         except asyncio.CancelledError:
@@ -172,15 +174,15 @@ class EmbeddingCache:
             raise _shut_down() from None
 
     def reclaim(self, missing_bytes: int) -> None:
-        """Give up kept buffers, those used longest ago first, until ``missing_bytes`` were given back."""
+        """Evicts buffers, those used longest ago first, until ``missing_bytes`` were given back."""
         freed = 0
         while freed < missing_bytes and (size := self.store.evict()):
             freed += size
 
     async def close(self) -> None:
-        """Cancel what is under way and give everything back. May be called twice."""
+        """Cancels all work and gives every buffer back. May be called twice."""
         self._closed = True
-        tasks = {flight.task for flight in self._aloft}
+        tasks = {flight.task for flight in self._running}
         for task in tasks:
             task.cancel()
         if tasks:

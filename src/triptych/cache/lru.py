@@ -1,4 +1,4 @@
-"""A least-recently-used store bounded in bytes."""
+"""Keeps the values used most recently, up to a bound in bytes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ V = TypeVar("V")
 
 
 class ByteLru(Generic[K, V]):
-    """Keep the values used last, at most ``max_bytes`` of them by the sizes their owner states.
+    """Keeps the values used most recently, up to ``max_bytes`` by the sizes that their owner states.
 
-    For one event loop (no lock). A value stays alive for as long as somebody holds it: eviction only drops
-    the store's own reference. Values are shared, so nobody may change one that came from here.
+    For one event loop (no lock). Eviction drops the store's own reference only: a value stays alive as long as somebody
+    holds it. Values are shared, so nobody may change a value from the store.
     """
 
     def __init__(self, max_bytes: int, on_drop: Callable[[V], None] = lambda value: None) -> None:
-        """``max_bytes`` of 0 turns the store off: every ``put`` is refused.
+        """A limit of 0 turns the store off: every ``put`` is refused.
 
-        ``on_drop`` is called with every value that leaves the store, whatever the way.
+        ``on_drop`` is called with every value that leaves the store, for whatever reason.
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
@@ -37,11 +37,11 @@ class ByteLru(Generic[K, V]):
         return len(self._entries)
 
     def __contains__(self, key: K) -> bool:
-        """Whether ``key`` is stored; counts as no use of it."""
+        """Returns whether ``key`` is stored. This does not count as a use."""
         return key in self._entries
 
     def get(self, key: K) -> V | None:
-        """The value, now the one used last, or None where there is none."""
+        """Returns the value, which now counts as the one used last, or None if there is none."""
         entry = self._entries.get(key)
         if entry is None:
             self.misses += 1
@@ -51,9 +51,9 @@ class ByteLru(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size_bytes: int) -> bool:
-        """Store ``value`` in place of what ``key`` held, evicting the longest unused until it fits.
+        """Stores ``value`` in place of what ``key`` held, and evicts the values unused for longest until it fits.
 
-        Returns False, and evicts nothing, for a value larger than the whole store.
+        Returns False, and evicts nothing, if the value is larger than the whole store.
         """
         if size_bytes < 0:
             raise ValueError(f"size_bytes must not be negative, got {size_bytes}")
@@ -68,7 +68,7 @@ class ByteLru(Generic[K, V]):
         return True
 
     def remove(self, key: K) -> bool:
-        """Forget ``key``; returns whether it was stored."""
+        """Drops the value of ``key``. Returns whether there was one."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
@@ -77,11 +77,12 @@ class ByteLru(Generic[K, V]):
         return True
 
     def clear(self) -> None:
+        """Drops all values. These do not count as evictions."""
         while self._entries:
             self._pop_oldest()
 
     def evict(self) -> int:
-        """Drop the value used longest ago; returns its size, 0 where there is none."""
+        """Drops the value used longest ago. Returns its size, or 0 if the store is empty."""
         if not self._entries:
             return 0
         self.evictions += 1

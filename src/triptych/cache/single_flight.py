@@ -1,4 +1,4 @@
-"""One run of a piece of work for all who ask for it at the same time."""
+"""Runs a piece of work once for all callers that ask for it at the same time."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Calls with an equal key that overlap share one task, which belongs to this object.
+    """Makes overlapping calls with an equal key share one task, which belongs to this object.
 
-    The result, or the error, goes to every waiter; nothing is kept after that (pair it with a store to
-    remember results). Cancelling a waiter touches no other; when the last one leaves, the task is cancelled,
-    and whoever comes next starts a new one. For one event loop.
+    Every waiter gets the result, or the error. Nothing is kept after that: pair it with a store to remember results.
+    Cancelling a waiter touches no other. When the last waiter leaves, the task is cancelled, and the next caller starts
+    a new one. For one event loop.
     """
 
     def __init__(self, name: str) -> None:
-        """``name`` is the tasks' name, for logs and debuggers."""
+        """``name`` is the name of all tasks, for logs and debuggers."""
         self._name = name
         self._flights: dict[K, _Flight[V]] = {}
         self._closed = False
 
     def __len__(self) -> int:
-        """Pieces of work under way."""
+        """Returns the number of pieces of work under way."""
         return len(self._flights)
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """The result of ``work()``, or of the run of it that is already under way for ``key``.
+        """Returns the result of ``work()``, or of the run that is already under way for ``key``.
 
-        Raises what the work raised, and Unavailable when ``close`` ended it. ``work`` of a caller that joins
-        a run is not called.
+        A caller that joins a run does not have its own ``work`` called. Raises what the work raised, and Unavailable if
+        ``close`` ended it.
         """
         if self._closed:
             raise self._shut_down()
-        flight = self._flights.get(key) or self._depart(key, work)
+        flight = self._flights.get(key) or self._start(key, work)
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task)
         except asyncio.CancelledError:
             if is_cancelled() or not flight.task.cancelled():
                 raise
-            raise self._shut_down() from None  # The work was cancelled, not this waiter.
+            raise self._shut_down() from None  # the work was cancelled, not this waiter
         finally:
             flight.waiters -= 1
             if flight.waiters == 0 and not flight.task.done():
-                self._land(key, flight)  # At once: who comes next must not join a run that is ending.
+                self._end_flight(key, flight)  # at once: the next caller must not join a run that is ending
                 flight.task.cancel()
 
     async def close(self) -> None:
-        """Cancel what is under way and wait until it ended; its waiters get Unavailable. May run twice."""
+        """Cancels all runs and waits until they have ended; their waiters get Unavailable. May be called twice."""
         self._closed = True
         tasks = [flight.task for flight in self._flights.values()]
         for task in tasks:
@@ -68,23 +68,27 @@ class SingleFlight(Generic[K, V]):
         if tasks:
             await asyncio.wait(tasks)
 
-    def _depart(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> _Flight[V]:
+    def _start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> _Flight[V]:
         flight = _Flight(asyncio.create_task(work(), name=self._name))
-        flight.task.add_done_callback(lambda _: self._land(key, flight))
+        flight.task.add_done_callback(lambda _: self._end_flight(key, flight))
         self._flights[key] = flight
         return flight
 
-    def _land(self, key: K, flight: _Flight[V]) -> None:
+    def _end_flight(self, key: K, flight: _Flight[V]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # Seen, also where no waiter is left to see it.
+            flight.task.exception()  # mark the error as retrieved, even if no waiter is left
 
     def _shut_down(self) -> Unavailable:
         return Unavailable("the server is shutting down; try again", code="shutting_down")
 
 
 def is_cancelled() -> bool:
-    """Whether the running task is to end. Asked here: a frame that had its own task would be kept by its error."""
+    """Returns whether the running task is being cancelled.
+
+    This is a function of its own because an error keeps the frames it passed, and a frame that held its own task would
+    be kept with them.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     from triptych.aio.listeners import is_loopback
-    from triptych.aio.memory import freeze_gc
+    from triptych.aio.reclaim import freeze_gc
     from triptych.cli.serving import Shared, serving
     from triptych.planes.discovery.reachable import Reachable
     from triptych.planes.request.tcp_client import TcpRequestClient

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     standard_streams()
     own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
     if own[:1] == ["frontend"]:
-        from triptych.aio.memory import share_heap
+        from triptych.aio.reclaim import share_heap
 
         share_heap()  # the guard is a thread
     with stopping.guarded() as guard:

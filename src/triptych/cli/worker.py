@@ -8,7 +8,7 @@ import logging
 import msgspec
 
 from triptych.aio.listeners import authority, bare, is_loopback
-from triptych.aio.memory import freeze_gc
+from triptych.aio.reclaim import freeze_gc
 from triptych.cli import planes, process
 from triptych.cli.options import add_options, read_options
 from triptych.config import credentials, env

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from triptych.aio.memory import clear_traceback
+from triptych.aio.reclaim import clear_traceback
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest, MethodNotAllowed, NotFound, TriptychError
 from triptych.contracts.shown import shown

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from triptych.aio.memory import trim
+from triptych.aio.reclaim import trim
 from triptych.aio.threads import Lane, in_new_thread
 from triptych.contracts.metric import Metric, counter, gauge
 

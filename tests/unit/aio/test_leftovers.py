@@ -43,7 +43,7 @@ def abandoned(parent: Path) -> Path:
     return owner.folder
 
 
-def test_a_folder_whose_owner_lives_stays_and_one_whose_owner_was_killed_goes(tmp_path: Path) -> None:
+def test_only_folders_of_killed_owners_are_removed(tmp_path: Path) -> None:
     owner = Owner(tmp_path)
     remove_abandoned(tmp_path)
     assert owner.folder.is_dir()
@@ -53,7 +53,7 @@ def test_a_folder_whose_owner_lives_stays_and_one_whose_owner_was_killed_goes(tm
     assert not owner.folder.exists()
 
 
-def test_a_folder_that_another_process_shares_stays(tmp_path: Path) -> None:
+def test_a_shared_folder_is_kept(tmp_path: Path) -> None:
     folder = PrivateFolder("triptych-x-", tmp_path)
     member = Owner(tmp_path, folder.path)
     folder.close()
@@ -64,7 +64,7 @@ def test_a_folder_that_another_process_shares_stays(tmp_path: Path) -> None:
     assert not folder.path.exists()
 
 
-def test_the_owner_removes_it_once_however_it_ends(tmp_path: Path) -> None:
+def test_the_owner_removes_its_folder_however_it_ends(tmp_path: Path) -> None:
     with PrivateFolder("triptych-x-", tmp_path) as folder:
         assert (folder.path / LOCK_NAME).stat().st_mode & 0o777 == 0o600
     assert not folder.path.exists()
@@ -93,14 +93,14 @@ def another_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [no_lock, a_link_as_lock, others_can_write, another_name])
-def test_what_is_not_surely_a_dead_process_s_stays(tmp_path: Path, change: object) -> None:
+def test_a_folder_that_may_be_in_use_is_kept(tmp_path: Path, change: object) -> None:
     folder = abandoned(tmp_path)
     change(folder)  # type: ignore[operator]
     remove_abandoned(tmp_path)
     assert [path.name for path in tmp_path.glob("*/secret")] == ["secret"]
 
 
-def test_no_link_is_followed(tmp_path: Path) -> None:
+def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     folder = abandoned(tmp_path / "elsewhere")
     (tmp_path / "triptych-link").symlink_to(folder)
@@ -108,7 +108,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     assert (folder / "secret").exists()
 
 
-def test_a_folder_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = abandoned(tmp_path)
     other = folder.stat().st_uid + 1
     monkeypatch.setattr(leftovers.os, "getuid", lambda: other)

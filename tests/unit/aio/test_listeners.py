@@ -36,7 +36,7 @@ def bound(host, port=0, **settings):
 
 
 @needs_ipv6
-def test_localhost_is_both_families_on_one_port():
+def test_localhost_binds_both_families_on_one_port():
     with bound("localhost") as addresses:
         (first, port), (second, other) = addresses
         assert (first, second) == ("127.0.0.1", "::1")
@@ -45,12 +45,12 @@ def test_localhost_is_both_families_on_one_port():
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
-def test_an_ipv6_address_with_and_without_brackets(host):
+def test_an_ipv6_address_may_have_brackets(host):
     with bound(host) as addresses:
         assert [address for address, _ in addresses] == ["::1"]
 
 
-def test_a_machine_without_ipv6_listens_on_the_other_alone(monkeypatch):
+def test_without_ipv6_localhost_binds_ipv4_alone(monkeypatch):
     plain = socket.socket
 
     def without(family, *rest):
@@ -64,7 +64,7 @@ def test_a_machine_without_ipv6_listens_on_the_other_alone(monkeypatch):
 
 
 @needs_ipv6
-def test_a_free_port_is_free_at_both_addresses(monkeypatch):
+def test_port_0_takes_a_port_that_is_free_at_both_addresses(monkeypatch):
     """Another port is tried where the second address has the first one's port taken."""
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -93,7 +93,7 @@ def test_a_free_port_is_free_at_both_addresses(monkeypatch):
         ("192.0.2.1", "cannot listen on 192.0.2.1:0: "),
     ],
 )
-def test_addresses_that_cannot_be_had(host, expected):
+def test_addresses_that_cannot_be_bound_are_refused(host, expected):
     with pytest.raises(ConfigError, match=expected) as caught:
         bind(host, 0)
     assert "\n" not in str(caught.value)
@@ -103,11 +103,11 @@ def test_addresses_that_cannot_be_had(host, expected):
     ("host", "expected"),
     [("localhost", True), ("127.0.0.5", True), ("::1", True), ("[::1]", True), ("::", False), ("example.org", False)],
 )
-def test_what_is_loopback(host, expected):
+def test_loopback_hosts(host, expected):
     assert is_loopback(host) is expected
 
 
-def test_how_addresses_are_written():
+def test_ipv6_addresses_are_written_in_brackets():
     assert authority("::1", 8000) == authority("[::1]", 8000) == "[::1]:8000"
     assert authority("127.0.0.1", 8000) == "127.0.0.1:8000"
     assert bare("[::1]") == "::1"

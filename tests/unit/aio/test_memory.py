@@ -2,8 +2,6 @@ import ctypes
 import gc
 import os
 import random
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from unittest.mock import patch
@@ -13,7 +11,6 @@ import pytest
 from support.loops import until
 from triptych.aio import memory
 from triptych.aio.memory import MIB, SMALL_BYTES, Growing, fresh
-from triptych.cli import main
 
 os_close = os.close
 
@@ -24,7 +21,7 @@ def is_mapped(address: int) -> bool:
 
 
 @pytest.mark.parametrize("expected", [0, 100, 3 * MIB, 9 * MIB])
-def test_what_grew_is_what_was_written(expected):
+def test_growing_memory_holds_what_was_written(expected):
     rng = random.Random(1)
     pieces = [rng.randbytes(rng.choice([0, 1, 7, 100_000, 700_001])) for _ in range(20)]
     growing = Growing(expected)
@@ -37,14 +34,14 @@ def test_what_grew_is_what_was_written(expected):
     assert taken.readonly
 
 
-def test_little_is_plain_bytes():
+def test_few_bytes_are_copied_to_plain_bytes():
     growing = Growing()
     growing.write(b"abc")
     assert growing.taken() == b"abc"
     assert isinstance(growing.taken(), bytes)
 
 
-async def test_memory_lives_as_long_as_any_view_of_it_and_goes_then():
+async def test_memory_is_unmapped_with_its_last_view():
     size = 300 * MIB
     view = fresh(size)
     view[-1] = 7
@@ -56,18 +53,6 @@ async def test_memory_lives_as_long_as_any_view_of_it_and_goes_then():
     assert is_mapped(middle)
     del part
     await until(lambda: not is_mapped(middle), "the memory is given back")
-
-
-def test_what_was_left_out_of_collections_is_collected_at_the_end():
-    """Else libraries that count their objects complain at every exit."""
-    code = (
-        "import atexit, gc\n"
-        "atexit.register(lambda: print(gc.get_freeze_count()))\n"
-        "from triptych.aio.memory import freeze_gc\n"
-        "freeze_gc(); freeze_gc(); print(gc.get_freeze_count() > 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "0"]
 
 
 async def test_a_descriptor_is_closed_by_another_thread():
@@ -82,7 +67,7 @@ async def test_a_descriptor_is_closed_by_another_thread():
 
 
 @pytest.mark.parametrize("make", [bytes, memoryview, bytearray, lambda data: memoryview(b"xyz" + data)[3:]])
-def test_a_byte_is_found_where_it_is_first(make):
+def test_find_returns_the_first_index(make):
     rng = random.Random(7)
     for _ in range(300):
         plain = bytes(rng.choices(b"ab,", (30, 30, 1), k=rng.randrange(120)))
@@ -93,7 +78,7 @@ def test_a_byte_is_found_where_it_is_first(make):
         assert memory.find(make(plain), b",") == plain.find(b",")
 
 
-def test_what_grew_is_looked_through_and_not_changed():
+def test_find_searches_read_only_memory():
     growing = memory.Growing()
     for piece in (b"a" * memory.MIB, b"b" * memory.MIB, b'"'):
         growing.write(piece)
@@ -103,44 +88,3 @@ def test_what_grew_is_looked_through_and_not_changed():
     assert memory.find(taken, b'"') == 2 * memory.MIB
     assert memory.find(taken[1:], b'"') == 2 * memory.MIB - 1
     assert memory.find(taken, b"c") == -1
-
-
-THREADS_OF_ONE_HEAP = """
-import ctypes, sys, threading
-from triptych.aio.memory import share_heap
-
-share_heap()
-done = threading.Barrier(5)
-def allocate():
-    kept = [bytes(5000) for _ in range(100)]
-    done.wait()
-for _ in range(4):
-    threading.Thread(target=allocate).start()
-done.wait()
-libc = ctypes.CDLL(None)
-libc.fopen.restype = ctypes.c_void_p
-file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
-libc.malloc_info(0, file)
-libc.fclose(file)
-"""
-
-
-def test_threads_allocate_from_one_heap(tmp_path):
-    report = tmp_path / "heaps.xml"
-    subprocess.run([sys.executable, "-c", THREADS_OF_ONE_HEAP, str(report)], check=True, timeout=30)
-    assert report.read_text().count("<heap nr=") == 1
-
-
-def test_a_frontend_has_one_heap_before_it_has_threads(monkeypatch):
-    calls = []
-    monkeypatch.setattr(memory, "share_heap", lambda: calls.append("heap"))
-
-    def guarded():
-        calls.append("thread")
-        raise SystemExit(0)
-
-    monkeypatch.setattr(main.stopping, "guarded", guarded)
-    for command in ("frontend", "worker"):
-        with pytest.raises(SystemExit):
-            main.main([command])
-    assert calls == ["heap", "thread", "thread"]

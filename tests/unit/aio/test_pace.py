@@ -4,7 +4,7 @@ from support.loops import run
 from triptych.aio.pace import PIECE_BYTES, SMALL_BYTES, TURN_BYTES, Pace, pace
 
 
-async def test_no_turn_moves_more_than_its_share_and_all_get_theirs_in_order():
+async def test_each_turn_moves_a_bounded_amount_and_callers_go_in_order():
     mine = Pace()
     turn, moved, order = 0, [], []
 
@@ -29,7 +29,7 @@ async def test_no_turn_moves_more_than_its_share_and_all_get_theirs_in_order():
     assert set(order[: 16 + most]) == set(range(16)), "nobody is passed over"
 
 
-async def test_what_is_small_is_not_counted():
+async def test_small_moves_are_not_counted():
     mine = Pace()
     assert all(mine.spend(SMALL_BYTES) for _ in range(1000))
     assert not mine.spend(2 * TURN_BYTES)
@@ -39,7 +39,7 @@ async def test_what_is_small_is_not_counted():
     assert mine.has_room
 
 
-async def test_who_gave_up_waiting_holds_up_nobody():
+async def test_a_cancelled_waiter_holds_up_nobody():
     mine = Pace()
     mine.spend(2 * TURN_BYTES)
     first, second = (asyncio.create_task(mine.room()) for _ in range(2))
@@ -49,7 +49,7 @@ async def test_who_gave_up_waiting_holds_up_nobody():
         await second
 
 
-def test_a_loop_has_one():
+def test_each_event_loop_has_one_pace():
     async def main():
         assert pace() is pace()
         return pace()

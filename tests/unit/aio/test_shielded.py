@@ -23,7 +23,7 @@ def serve(pipe: Connection) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_spawned_process_goes_on_and_ends_by_sigterm(number: signal.Signals) -> None:
+def test_a_shielded_process_ignores_terminal_signals_and_ends_by_sigterm(number: signal.Signals) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -41,7 +41,7 @@ async def test_a_failed_task_is_logged_once_and_forgotten(caplog):
     assert "boom" in caplog.text
 
 
-async def test_waiting_has_an_end():
+async def test_wait_idle_ends_at_its_time_limit():
     tasks = TaskSet()
     tasks.spawn(asyncio.Event().wait(), "for ever")
     assert not await tasks.wait_idle(0.05)

@@ -19,7 +19,7 @@ async def test_results_and_errors_come_back():
         assert lane.waiting == 0
 
 
-async def test_so_many_wait_and_no_more():
+async def test_the_number_of_waiting_calls_is_bounded():
     go = threading.Event()
     with closing(Lane("test", 1, 2, 10)) as lane:
         calls = [asyncio.create_task(lane.run(go.wait)) for _ in range(3)]
@@ -38,7 +38,7 @@ async def test_so_many_wait_and_no_more():
         assert (lane.calls, lane.refused) == (0, 1)
 
 
-async def test_what_is_not_done_in_time_is_told_and_keeps_its_thread():
+async def test_a_call_that_takes_too_long_is_refused_and_keeps_its_thread():
     go = threading.Event()
     with closing(Lane("test", 1, 2, 0.05)) as lane:
         try:
@@ -51,7 +51,7 @@ async def test_what_is_not_done_in_time_is_told_and_keeps_its_thread():
         assert await lane.run(lambda: 1) == 1
 
 
-async def test_texts_go_by_their_size():
+async def test_texts_go_to_a_lane_by_their_size():
     with closing(TextWork(1, 10)) as work:
         name = threading.current_thread().name
         sizes = (INLINE_CHARACTERS, INLINE_CHARACTERS + 1, LARGE_CHARACTERS + 1)
@@ -63,7 +63,7 @@ async def test_texts_go_by_their_size():
         assert large.startswith("triptych-large_text")
 
 
-def test_a_thread_for_one_call():
+def test_a_new_thread_ends_with_its_call():
     before = set(threading.enumerate())
     other = in_new_thread(threading.current_thread)
     assert other not in before

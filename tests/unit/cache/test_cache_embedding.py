@@ -1,4 +1,4 @@
-"""Who gets which error of work that several wait for, and that no reference is left."""
+"""Errors of shared work reach the right callers, and no reference is left."""
 
 import asyncio
 
@@ -60,7 +60,7 @@ async def close(cache, maker):
 
 
 @pytest.mark.parametrize("capacity", [0, 1 << 20])
-async def test_an_error_goes_to_those_whose_it_may_be(capacity):
+async def test_an_error_reaches_only_callers_that_may_have_caused_it(capacity):
     cache, maker = EmbeddingCache(capacity), Maker()
     groups = [["bad", "x", "y"], ["x"], ["y", "z", "x"], ["y", "x", "bad"], ["bad"], ["x", "bad2"]]
     said = await outcomes(cache, maker, *groups)
@@ -70,14 +70,14 @@ async def test_an_error_goes_to_those_whose_it_may_be(capacity):
     await close(cache, maker)
 
 
-async def test_what_was_lost_is_taken_from_whoever_made_it_since():
+async def test_a_retry_joins_work_that_has_started_since():
     cache, maker = EmbeddingCache(1 << 20), Maker()
     assert await outcomes(cache, maker, ["bad", "x"], ["x"], ["x"]) == ["bad", "made", "made"]
     assert maker.calls == [["bad", "x"], ["x"]]
     await close(cache, maker)
 
 
-async def test_a_cancelled_waiter_of_what_is_made_again_ends_the_work():
+async def test_cancelling_the_last_waiter_of_a_retry_ends_the_work():
     cache, failing, own = EmbeddingCache(1 << 20), Maker(), Maker()
     bad = asyncio.create_task(cache.get(["bad", "x"], failing))
     await until(lambda: failing.calls, "the group is being made")
@@ -93,7 +93,7 @@ async def test_a_cancelled_waiter_of_what_is_made_again_ends_the_work():
     await close(cache, own)
 
 
-async def test_nothing_is_made_again_while_it_closes():
+async def test_nothing_is_retried_while_the_cache_closes():
     cache, maker = EmbeddingCache(1 << 20), Maker()
     tasks = [asyncio.create_task(cache.get(names, maker)) for names in (["x", "y"], ["x"])]
     await until(lambda: maker.calls and cache.shared == 1, "both wait")

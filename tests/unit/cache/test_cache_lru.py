@@ -3,7 +3,7 @@ import pytest
 from triptych.cache.lru import ByteLru
 
 
-def test_evicts_the_longest_unused_until_the_new_one_fits():
+def test_the_longest_unused_values_are_evicted_until_a_new_one_fits():
     lru = ByteLru[str, int](10)
     lru.put("a", 1, 4)
     lru.put("b", 2, 4)
@@ -13,14 +13,14 @@ def test_evicts_the_longest_unused_until_the_new_one_fits():
     assert (lru.size_bytes, len(lru), lru.evictions) == (9, 2, 1)
 
 
-def test_exactly_full_is_not_over():
+def test_a_store_may_be_exactly_full():
     lru = ByteLru[str, int](10)
     lru.put("a", 1, 5)
     lru.put("b", 2, 5)
     assert (len(lru), lru.evictions) == (2, 0)
 
 
-def test_replacing_counts_the_size_once():
+def test_replacing_a_value_counts_its_size_once():
     lru = ByteLru[str, int](10)
     lru.put("a", 1, 8)
     lru.put("a", 2, 6)
@@ -34,13 +34,13 @@ def test_a_value_larger_than_the_store_is_refused_and_evicts_nothing():
     assert lru.get("a") == 1
 
 
-def test_zero_turns_it_off_even_for_empty_values():
+def test_a_limit_of_zero_refuses_even_empty_values():
     lru = ByteLru[str, int](0)
     assert not lru.put("a", 1, 0)
     assert lru.get("a") is None
 
 
-def test_counts_hits_and_misses():
+def test_hits_and_misses_are_counted():
     lru = ByteLru[str, int](10)
     lru.get("a")
     lru.put("a", 1, 1)
@@ -59,7 +59,7 @@ def test_remove_and_clear_free_the_bytes():
     assert (lru.size_bytes, len(lru)) == (0, 0)
 
 
-def test_negative_sizes_are_mistakes():
+def test_negative_sizes_are_refused():
     with pytest.raises(ValueError, match="max_bytes"):
         ByteLru(-1)
     with pytest.raises(ValueError, match="size_bytes"):

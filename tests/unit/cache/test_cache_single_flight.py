@@ -33,7 +33,7 @@ def start(flights, work, count, key="k"):
     return [asyncio.create_task(flights.run(key, work)) for _ in range(count)]
 
 
-async def test_overlapping_calls_share_one_run_and_nothing_is_kept():
+async def test_overlapping_calls_share_one_run_and_its_result_is_not_kept():
     flights, work = SingleFlight("test"), Work()
     tasks = start(flights, work, 3)
     await work.started.wait()
@@ -43,7 +43,7 @@ async def test_overlapping_calls_share_one_run_and_nothing_is_kept():
     assert await flights.run("k", work) == 2
 
 
-async def test_other_keys_run_by_themselves():
+async def test_different_keys_run_separately():
     flights, work = SingleFlight("test"), Work()
     work.go.set()
     results = await asyncio.gather(flights.run("a", work), flights.run("b", work))
@@ -64,7 +64,7 @@ async def test_cancelling_one_waiter_never_touches_another(gone):
     assert work.cancelled == 0
 
 
-async def test_the_last_waiter_cancels_the_work_and_a_newcomer_starts_afresh():
+async def test_the_last_waiter_cancels_the_work_and_the_next_caller_starts_anew():
     flights, work = SingleFlight("test"), Work()
     tasks = start(flights, work, 2)
     await work.started.wait()
@@ -87,7 +87,7 @@ async def test_an_error_reaches_every_waiter():
     assert [type(one) for one in results] == [KeyError, KeyError]
 
 
-async def test_an_error_that_nobody_waits_for_is_silent():
+async def test_an_error_without_waiters_is_not_reported():
     complaints = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     flights, started = SingleFlight("test"), asyncio.Event()
@@ -107,7 +107,7 @@ async def test_an_error_that_nobody_waits_for_is_silent():
     assert complaints == []
 
 
-async def test_close_tells_the_waiters_and_refuses_newcomers():
+async def test_close_fails_waiters_and_refuses_new_callers():
     flights, work = SingleFlight("test"), Work()
     (task,) = start(flights, work, 1)
     await work.started.wait()

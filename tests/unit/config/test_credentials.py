@@ -30,14 +30,14 @@ def _forget() -> Iterator[None]:
     credentials._known.clear()
 
 
-def test_a_variable_is_read_once_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_is_read_once_and_removed_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_TOKEN", "much-secret")
     monkeypatch.setenv("OTHER", "stays")
     shown = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, timeout=20, check=True)
     assert shown.stdout.split() == ["much-secret", "False", "False", "True"]
 
 
-def test_a_file_may_hold_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("  from-a-file\n")
     monkeypatch.setenv("TRIPTYCH_API_KEY_FILE", str(file))
@@ -58,7 +58,7 @@ def test_a_file_without_one_line_is_refused_by_name(
         credentials.read()
 
 
-def test_both_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_variable_and_a_file_together_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("x")
     monkeypatch.setenv("TRIPTYCH_TOKEN", "y")
     monkeypatch.setenv("TRIPTYCH_TOKEN_FILE", str(tmp_path / "token"))
@@ -66,7 +66,7 @@ def test_both_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         credentials.read()
 
 
-def test_the_supervisor_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_from_the_supervisor_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_TOKEN", "of-the-shell")
     monkeypatch.setenv("TRIPTYCH_NATS_TOKEN", "also")
     credentials.receive({"TRIPTYCH_TOKEN": "of-the-run", "PATH": "/nowhere"})
@@ -74,7 +74,7 @@ def test_the_supervisor_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert credentials.some(credentials.NAMES) == {"TRIPTYCH_TOKEN": "of-the-run", "TRIPTYCH_NATS_TOKEN": "also"}
 
 
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_TOKEN", "")
     credentials.read()
     assert credentials.plane_token() is None

@@ -23,7 +23,7 @@ def test_every_error_crosses_the_wire_as_itself(cls):
     assert str(got) == "what to do"
 
 
-def test_statuses_are_distinct_but_for_the_lost_worker():
+def test_statuses_are_distinct_except_the_lost_workers():
     by_code = (errors.WorkerLost, errors.WorkerSilent)
     statuses = [cls.status for cls in ERRORS if not issubclass(cls, by_code)]
     assert len(set(statuses)) == len(statuses)
@@ -31,7 +31,7 @@ def test_statuses_are_distinct_but_for_the_lost_worker():
 
 
 @pytest.mark.parametrize("cls", [errors.Unavailable, errors.WorkerLost, errors.TooManyRequests])
-def test_what_may_be_tried_again_says_when(cls):
+def test_errors_that_may_be_retried_say_when(cls):
     assert cls("later").retry_after_s == 1.0
     assert cls("later", retry_after_s=7).retry_after_s == 7
 
@@ -58,17 +58,17 @@ DELTA = TokenDelta([1, 2], "stop", 5, 4, [TokenLogprob(-0.5, [(1, -0.5)])], Timi
 
 
 @pytest.mark.parametrize("value", [REQUEST, DELTA, TokenDelta([9]), instance("w")])
-def test_what_goes_out_comes_in(value):
+def test_wire_types_survive_a_round_trip(value):
     data = msgspec.msgpack.encode(value, enc_hook=tokens.enc_hook)
     assert msgspec.msgpack.decode(data, type=type(value), dec_hook=tokens.dec_hook) == value
 
 
-def test_a_delta_of_an_older_and_of_a_newer_worker_is_understood():
+def test_deltas_of_older_and_newer_workers_decode():
     assert msgspec.msgpack.decode(msgspec.msgpack.encode([[5]]), type=TokenDelta) == TokenDelta([5])
     newer = [*msgspec.to_builtins(DELTA), "a new field"]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(newer), type=TokenDelta) == DELTA
 
 
-def test_an_instance_with_unknown_fields_is_understood():
+def test_an_instance_with_unknown_fields_decodes():
     newer = {**msgspec.to_builtins(instance("w")), "colour": "red"}
     assert msgspec.json.decode(msgspec.json.encode(newer), type=Instance) == instance("w")

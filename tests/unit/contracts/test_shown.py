@@ -1,7 +1,7 @@
 from triptych.contracts.shown import cut, shown
 
 
-def test_what_is_shown_is_short_and_without_control_characters():
+def test_shown_texts_are_short_and_without_control_characters():
     assert shown("demo") == "'demo'"
     assert shown("a\r\nb\x1b[31m") == r"'a\r\nb\x1b[31m'"
     assert shown("x" * 5_000) == repr("x" * 100) + "... (5,000 characters)"

@@ -24,12 +24,12 @@ def test_the_spans_of_a_mode_cover_every_stage_once_in_order(mode):
         ("e p d ep pd epd", tuple(Mode)),
     ],
 )
-def test_a_mode_is_read_off_the_live_workers(spans, modes):
+def test_modes_follow_from_the_live_workers(spans, modes):
     assert modes_of(Span(one) for one in spans.split()) == modes
 
 
 @pytest.mark.parametrize("span", Span)
-def test_what_a_span_covers(span):
+def test_a_span_covers_each_run_of_its_stages(span):
     assert span.first == span.value[0]
     assert span.last == span.value[-1]
     assert [stage for stage in STAGES if span.covers(stage)] == list(span.value)

@@ -26,11 +26,11 @@ FLAGS = ("--host", "--port", "--media-max-bytes", "--media-max-pixels", "--model
         ("--" + 200_000 * "p", FLAGS, None),
     ],
 )
-def test_the_closest_name(word, known, expected):
+def test_the_closest_name_is_suggested(word, known, expected):
     assert closest(word, known) == expected
 
 
-def test_messages():
+def test_messages_name_the_suggestion():
     assert did_you_mean("vlm", ENGINES) == "; did you mean vllm?"
     assert did_you_mean("tgi", ENGINES) == ""
     assert or_all("vlm", ENGINES) == "; did you mean vllm? Known: encoder, mock, vllm"
@@ -38,13 +38,13 @@ def test_messages():
     assert or_all("x", ()) == "; known: none"
 
 
-def test_many_names_are_listed_only_where_none_is_similar():
+def test_many_names_are_listed_only_if_none_is_similar():
     names = [f"name-{index:03}" for index in range(40)]
     assert or_all("name-0012", names) == "; did you mean name-012?"
     assert or_all("other", names) == f"; known: {', '.join(names)}"
 
 
-def test_a_clients_word_is_compared_with_a_few_names_only():
+def test_a_clients_word_is_compared_with_few_names():
     names = [f"{'ab' * 30}{index:04}" for index in range(5000)]
     begun = time.perf_counter()
     assert suggested_to_client("ba" * 30 + "9999", names) != ""
@@ -52,7 +52,7 @@ def test_a_clients_word_is_compared_with_a_few_names_only():
     assert suggested_to_client("the-last", [*names, "the-last-"]) == ""
 
 
-def test_a_word_as_long_as_a_request_costs_nothing():
+def test_a_very_long_word_costs_no_time():
     begun = time.perf_counter()
     closest("x" * 10_000_000, [f"model-{index}" for index in range(100_000)])
     assert time.perf_counter() - begun < 0.5

@@ -17,7 +17,7 @@ def request_of(ids):
 
 
 @pytest.mark.parametrize("ids", [[], [0], [1, 2, 4294967295], range(70_000)])
-def test_they_cross_the_wire_as_bytes_and_from_older_senders_as_a_list(ids):
+def test_token_ids_decode_from_bytes_and_from_lists(ids):
     request = request_of(TokenIds(ids))
     packed = ENCODER.encode(request)
     assert len(packed) < 4 * len(ids) + 100
@@ -28,13 +28,13 @@ def test_they_cross_the_wire_as_bytes_and_from_older_senders_as_a_list(ids):
 
 
 @pytest.mark.parametrize("wrong", [b"abc", [-1], [1 << 32], ["a"], [None], 7, "abcd", {"a": 1}, None])
-def test_what_is_no_token_ids_is_refused_by_field(wrong):
+def test_invalid_token_ids_are_refused_by_field(wrong):
     sent = msgspec.msgpack.encode({**msgspec.to_builtins(request_of([])), "token_ids": wrong})
     with pytest.raises(msgspec.ValidationError, match="token_ids"):
         DECODER.decode(sent)
 
 
-def test_counting():
+def test_count_finds_equal_ids():
     chance = random.Random(3)
     ids = TokenIds(chance.choices([0, 1, 7, 256, 263, 65543, 151655], k=5000))
     assert ids.count_each([7, 151655, 263, 9, 0]) == {token: ids.count(token) for token in (7, 151655, 263, 9, 0)}

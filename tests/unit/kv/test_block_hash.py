@@ -18,7 +18,7 @@ def hashes(tokens: list[int], *media: MediumAt, parent: int = 0) -> list[int]:
     return block_hashes(prompt_keys(tokens, media), 4, parent)
 
 
-def test_full_blocks_only_and_each_stands_for_all_before_it() -> None:
+def test_only_full_blocks_have_hashes_that_stand_for_their_prefix() -> None:
     one = hashes([1, 2, 3, 4, 5, 6, 7, 8, 9])
     assert len(one) == 2
     assert hashes([1, 2, 3, 4, 5, 6, 7, 8]) == one
@@ -29,12 +29,12 @@ def test_full_blocks_only_and_each_stands_for_all_before_it() -> None:
     assert hashes([5, 6, 7, 8], parent=one[0]) == one[1:]
 
 
-def test_adapters_and_salts_share_nothing() -> None:
+def test_other_adapters_and_salts_share_no_blocks() -> None:
     roots = [root(), root("a"), root("b"), root("", "a"), root("a", "a")]
     assert len({hashes([1, 2, 3, 4], parent=one)[0] for one in roots}) == len(roots)
 
 
-def test_prompts_with_other_media_part_where_the_medium_begins() -> None:
+def test_prompts_with_different_media_differ_from_where_the_medium_begins() -> None:
     tokens = [1, 2, 3, 4, 5, *[PAD] * 6, 6]
     cat, dog = (hashes(tokens, MediumAt(5, 6, name)) for name in (CAT, DOG))
     assert cat[0] == dog[0]
@@ -42,7 +42,7 @@ def test_prompts_with_other_media_part_where_the_medium_begins() -> None:
     assert hashes(tokens, MediumAt(5, 6, CAT)) == cat
 
 
-def test_a_part_of_a_medium_is_not_another_part_of_it() -> None:
+def test_two_parts_of_one_medium_have_different_keys() -> None:
     first, second = (
         prompt_keys([PAD] * 8, [MediumAt(0, 16, CAT)])[:4],
         prompt_keys([PAD] * 8, [MediumAt(0, 16, CAT)])[4:],
@@ -50,7 +50,7 @@ def test_a_part_of_a_medium_is_not_another_part_of_it() -> None:
     assert first != second
 
 
-def test_what_an_engine_reports_gets_the_names_of_the_prompt() -> None:
+def test_reported_blocks_get_the_hashes_of_the_prompt() -> None:
     """With media that begin and end within blocks, in the middle of which texts may stand."""
     tokens = [1, *[PAD] * 5, 2, PAD, 3, PAD, PAD, PAD]
     prompt = prompt_keys(tokens, [MediumAt(1, 5, CAT)])
@@ -81,7 +81,7 @@ def one_by_one(tokens: list[int], media: list[MediumAt], placeholders: set[int])
 
 
 @pytest.mark.parametrize("name", [5, 2**32 - 3, 2**32 - 1])
-def test_tokens_within_a_medium_count_up_wherever_texts_stand(name: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_medium_count_up_across_texts(name: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("triptych.kv.prompt_keys.content_token", lambda content: name)
     monkeypatch.setitem(globals(), "content_token", lambda content: name)
     monkeypatch.setattr("triptych.kv.prompt_keys._TOKENS_A_STEP", 4)
@@ -93,7 +93,7 @@ def test_tokens_within_a_medium_count_up_wherever_texts_stand(name: int, monkeyp
             assert prompt_keys(tokens, media, placeholders).tolist() == one_by_one(tokens, media, placeholders)
 
 
-def test_long_media_are_not_named_token_by_token() -> None:
+def test_keys_of_long_media_are_not_made_token_by_token() -> None:
     """On a frontend's event loop: a whole context of a quarter of a million of them."""
     tokens, media = [PAD] * 50_000, [MediumAt(0, 50_000, CAT)]
     assert cpu_s(lambda: prompt_keys(tokens, media, {PAD})) < cpu_s(lambda: one_by_one(tokens, media, {PAD})) / 2
@@ -109,6 +109,6 @@ def cpu_s(work) -> float:
     return min(took)
 
 
-def test_ids_must_fit() -> None:
+def test_ids_over_32_bits_are_refused() -> None:
     with pytest.raises(OverflowError):
         prompt_keys([-1])

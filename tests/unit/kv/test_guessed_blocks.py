@@ -5,7 +5,7 @@ from __future__ import annotations
 from triptych.kv.guessed_blocks import GuessedBlocks
 
 
-def test_a_block_that_is_used_again_outlives_what_hung_on_it() -> None:
+def test_a_block_used_again_outlives_its_children() -> None:
     recent = GuessedBlocks(keep_s=10)
     assert recent.note("a", [1, 2, 3], 0) == []
     assert recent.note("a", [1, 2, 4], 6) == []

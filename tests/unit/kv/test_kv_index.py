@@ -25,7 +25,7 @@ def test_longest_matches_come_first() -> None:
     assert by_worker(index, [1, 2]) == {"a": 2, "b": 2, "c": 2}
 
 
-def test_equals_a_slow_index_by_chance() -> None:
+def test_equals_a_slow_index_on_random_input() -> None:
     rng = random.Random(5)
     index, slow = KvIndex(), {f"w{number}": set[int]() for number in range(70)}
     prompts = [[rng.getrandbits(64) for _ in range(rng.randrange(1, 40))] for _ in range(20)]
@@ -55,7 +55,7 @@ def leading(prompt: list[int], held: set[int]) -> int:
     return next((count for count, one in enumerate(prompt) if one not in held), len(prompt))
 
 
-def test_a_forgotten_worker_matches_nothing_at_once_and_leaves_nothing_behind() -> None:
+def test_a_forgotten_worker_matches_nothing_and_its_blocks_are_dropped() -> None:
     index = KvIndex()
     index.store("stays", range(60_000))
     index.store("goes", range(120_000))
@@ -76,7 +76,7 @@ def test_a_forgotten_worker_matches_nothing_at_once_and_leaves_nothing_behind() 
     assert list(index.forget("never seen")) == []
 
 
-def test_bits_are_used_again() -> None:
+def test_bits_of_forgotten_workers_are_used_again() -> None:
     index = KvIndex()
     for turn in range(300):
         index.store(f"w{turn}", [turn])

@@ -37,7 +37,7 @@ async def test_a_follower_gets_a_snapshot_and_then_every_change_in_order() -> No
         assert await anext(batches, None) is None
 
 
-async def test_one_who_is_too_slow_gets_a_snapshot_and_memory_stays_bounded() -> None:
+async def test_a_slow_follower_gets_a_snapshot_and_memory_stays_bounded() -> None:
     log = KvLog(lambda: [change(99)], max_behind=3)
     async with aclosing(log.follow()) as slow, aclosing(log.follow()) as quick:
         await anext(slow)
@@ -49,7 +49,7 @@ async def test_one_who_is_too_slow_gets_a_snapshot_and_memory_stays_bounded() ->
         assert (late.reset, late.changes, late.sequence) == (True, [change(99)], 1)
 
 
-async def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -> None:
+async def test_updates_carry_changes_at_once_and_load_when_it_changes(monkeypatch) -> None:
     monkeypatch.setattr(request_events, "LOAD_PERIOD_S", 0.01)
     monkeypatch.setattr(request_events, "HEARTBEAT_S", 0.03)
     log, account = KvLog(list), LoadTracker()
@@ -75,7 +75,7 @@ async def test_news_tell_changes_at_once_and_load_when_it_changes(monkeypatch) -
         assert await anext(told, None) is None
 
 
-def test_a_request_that_was_prefilled_elsewhere_waits_for_no_prefill() -> None:
+def test_a_request_prefilled_elsewhere_adds_no_waiting_prefill() -> None:
     account = LoadTracker()
     handle = KvHandle(protocol="mock", request_id="r", params=b"")
     request = GenerateRequest(id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), kv=handle, said=[7])

@@ -29,7 +29,7 @@ def own(tokens: list[int], parent: int = 0) -> list[int]:
     return block_hashes(prompt_keys(tokens), SIZE, parent)
 
 
-def test_blocks_get_our_names_whatever_the_engine_calls_them() -> None:
+def test_blocks_get_our_hashes_whatever_the_engine_calls_them() -> None:
     translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(12))
     apply(translator.store(Stored([b"x", b"y"], None, tokens[:8])), held)
@@ -39,7 +39,7 @@ def test_blocks_get_our_names_whatever_the_engine_calls_them() -> None:
     assert own(tokens[:4], root("fox"))[0] in held[Level.DEVICE]
 
 
-def test_media_are_named_by_their_content() -> None:
+def test_blocks_with_media_are_named_by_content() -> None:
     translator = Translator(SIZE, placeholders={7})
     cat, dog = (
         translator.store(Stored([name], None, [1, 7, 7, 2], media=[[MediumAt(1, 0, name.hex())]])) or []
@@ -51,14 +51,14 @@ def test_media_are_named_by_their_content() -> None:
     assert [list(unpacked(one[0].hashes)) for one in (cat, dog)] == expected
 
 
-def test_what_hangs_on_nothing_known_is_passed_over_and_counted() -> None:
+def test_blocks_with_unknown_parents_are_passed_over_and_counted() -> None:
     translator = Translator(SIZE)
     assert translator.store(Stored([5, 6], 4, list(range(8)))) == []
     assert translator.remove([9]) == []
     assert translator.unknown == 3
 
 
-def test_a_block_is_held_only_while_its_prefix_is() -> None:
+def test_a_block_is_reported_only_while_its_prefix_is_held() -> None:
     translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(16))
     names = own(tokens)
@@ -73,7 +73,7 @@ def test_a_block_is_held_only_while_its_prefix_is() -> None:
     assert len(translator) == 0
 
 
-def test_lower_tiers_hold_for_their_own_level_and_those_below() -> None:
+def test_a_tier_counts_at_its_own_level_and_those_below() -> None:
     translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(12))
     names = own(tokens)
@@ -101,7 +101,7 @@ def test_lower_tiers_hold_for_their_own_level_and_those_below() -> None:
 
 
 @pytest.mark.parametrize("tiers", [[Level.DEVICE], list(Level)])
-def test_equals_a_slow_model_by_chance(tiers: list[Level]) -> None:
+def test_equals_a_slow_model_on_random_input(tiers: list[Level]) -> None:
     rng = random.Random(11)
     translator, held = Translator(SIZE), dict[int, set[int]]()
     prompts = [[rng.randrange(3) for _ in range(SIZE * rng.randrange(1, 8))] for _ in range(30)]
@@ -163,7 +163,7 @@ def test_an_event_may_repeat_blocks_that_are_known() -> None:
     assert len(translator) == 0
 
 
-def test_what_comes_before_a_known_block_and_is_not_known_is_passed_over() -> None:
+def test_unknown_blocks_before_a_known_one_are_passed_over() -> None:
     """No engine whose hashes stand for prefixes says so."""
     translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(16))
@@ -175,7 +175,7 @@ def test_what_comes_before_a_known_block_and_is_not_known_is_passed_over() -> No
     assert len(translator) == 0
 
 
-def test_names_and_tokens_count_as_far_as_there_are_both() -> None:
+def test_hashes_without_tokens_and_tokens_without_hashes_are_ignored() -> None:
     translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(12))
     apply(translator.store(Stored([1], None, tokens[:8])), held)
@@ -184,7 +184,7 @@ def test_names_and_tokens_count_as_far_as_there_are_both() -> None:
     assert held[0] == set(own(tokens[:8]))
 
 
-def test_the_garbage_collector_has_nothing_to_do_with_blocks() -> None:
+def test_the_garbage_collector_does_not_track_blocks() -> None:
     translator = Translator(SIZE)
     known = len(gc.get_objects())
     translator.store(Stored(range(1000), None, range(1000 * SIZE)))

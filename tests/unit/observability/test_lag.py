@@ -9,7 +9,7 @@ def values(lag):
     return {one.name.removeprefix("triptych_event_loop_"): one.value for one in lag.metrics()}
 
 
-async def test_what_holds_the_loop_is_noted_once_and_told_once():
+async def test_a_blocked_loop_is_measured_once_and_reported_once():
     seen = []
     with LoopLag(0.01, seen.append).watching() as lag:
         await until(lambda: lag.ticks >= 2, "it ticks")

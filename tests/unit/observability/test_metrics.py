@@ -11,7 +11,7 @@ def values(metrics):
     return {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
 
 
-def test_histograms_add_up():
+def test_histogram_buckets_are_cumulative():
     metrics = FrontendMetrics(lambda: 3)
     for seconds in (0.004, 0.005, 0.3, 99):
         metrics.of_model("demo").ttft.observe(seconds)
@@ -31,7 +31,7 @@ def test_histograms_add_up():
     assert got["triptych_requests_in_flight",] == 3
 
 
-def test_a_clock_times_the_first_token_and_shares_gaps_out():
+def test_a_token_clock_times_the_first_token_and_divides_gaps():
     metrics = FrontendMetrics(lambda: 0)
     clock = metrics.of_model("demo").token_clock(perf_counter() - 0.1)
     clock.tick(2)
@@ -45,7 +45,7 @@ def test_a_clock_times_the_first_token_and_shares_gaps_out():
     assert (got["triptych_prompt_tokens_total", "demo"], got["triptych_completion_tokens_total", "demo"]) == (10, 6)
 
 
-def test_errors_and_leavers_are_counted():
+def test_errors_and_cancelled_requests_are_counted():
     metrics = FrontendMetrics(lambda: 0)
     metrics.of_model("demo").stream_error(WorkerLost("x"))
     metrics.cancelled()
@@ -56,7 +56,7 @@ def test_errors_and_leavers_are_counted():
     assert got["triptych_requests_total", "", "/v1/models", "200"] == 1
 
 
-def test_two_frontends_in_one_process_count_apart():
+def test_two_frontends_in_one_process_count_separately():
     one, other = FrontendMetrics(lambda: 0), FrontendMetrics(lambda: 0)
     one.cancelled()
     assert ("triptych_requests_cancelled_total", "") not in values(other)

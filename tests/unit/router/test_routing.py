@@ -47,7 +47,7 @@ def told(asked: PromptKeys, blocks: int, level: Level = Level.DEVICE, *, reset: 
 A, B = worker("a"), worker("b")
 
 
-def test_the_one_that_holds_more_of_the_prompt_is_taken() -> None:
+def test_the_worker_that_holds_more_of_the_prompt_is_chosen() -> None:
     routing, asked = Routing(RouterConfig()), prompt()
     routing.apply("a", told(asked, 1))
     routing.apply("b", told(asked, 3))
@@ -56,7 +56,7 @@ def test_the_one_that_holds_more_of_the_prompt_is_taken() -> None:
     assert routing.choose("pd", [A, B], prompt(seed=100)) is A, "nobody holds it, and it has more room"
 
 
-def test_a_busy_one_is_not_taken_for_little() -> None:
+def test_a_few_cached_tokens_do_not_outweigh_a_busy_worker() -> None:
     routing, asked = Routing(RouterConfig()), prompt()
     routing.apply("b", told(asked, 2))
     with routing.reserve(B, Load(prefill_tokens=33)):
@@ -64,7 +64,7 @@ def test_a_busy_one_is_not_taken_for_little() -> None:
     assert routing.choose("pd", [A, B], asked) is B
 
 
-def test_what_other_frontends_sent_counts_too() -> None:
+def test_the_load_of_other_frontends_counts() -> None:
     workload = Workload()
     workload.begin("a", Load(10, 10, 1))
     workload.report("a", Load(20, 40, 2))
@@ -77,7 +77,7 @@ def test_what_other_frontends_sent_counts_too() -> None:
     assert workload.of("a") == Load()
 
 
-def test_reports_of_workers_decide_where_nothing_is_held() -> None:
+def test_load_reports_decide_if_nothing_is_cached() -> None:
     routing = Routing(RouterConfig())
     routing.report("a", Load(prefill_tokens=500, kv_tokens=500, requests=1))
     assert routing.choose("pd", [A, B], prompt()) is B
@@ -96,7 +96,7 @@ def test_lower_tiers_count_less_than_the_device() -> None:
     assert cost(Candidate("b", Load(), (0, 12, 16)), 16, Weights(host_credit=0.5, disk_credit=0.25)) == 9
 
 
-def test_a_reset_replaces_all_that_was_held() -> None:
+def test_a_reset_replaces_everything_held() -> None:
     routing, asked = Routing(RouterConfig()), prompt()
     routing.apply("a", told(asked, 4))
     for _ in routing.apply("a", told(asked, 1, reset=True)):
@@ -107,7 +107,7 @@ def test_a_reset_replaces_all_that_was_held() -> None:
     assert routing.held_tokens(A, asked) == 0
 
 
-def test_who_reports_nothing_is_remembered_for_a_while() -> None:
+def test_prompts_of_silent_workers_are_remembered_for_a_while() -> None:
     routing, asked = Routing(RouterConfig(router_remember_s=10)), prompt()
     silent = worker("silent", reports=False)
     routing.prefilled(silent, asked, now_s=0)
@@ -117,7 +117,7 @@ def test_who_reports_nothing_is_remembered_for_a_while() -> None:
     assert routing.held_tokens(silent, asked) == 0
 
 
-def test_a_prompt_is_looked_up_once_while_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_looked_up_once_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     routing, asked, looked_up = Routing(RouterConfig()), prompt(), list[int]()
     match = KvIndex.match
 
@@ -141,7 +141,7 @@ def test_a_prompt_is_looked_up_once_while_nothing_is_told(monkeypatch: pytest.Mo
     assert routing.held_tokens(silent, prompt(8)) == 8, "another prompt is looked up by itself"
 
 
-def test_of_who_reports_nothing_a_long_prompt_is_known_by_some_of_its_blocks() -> None:
+def test_long_prompts_of_silent_workers_are_remembered_by_landmarks() -> None:
     routing, asked = Routing(RouterConfig()), prompt((EACH + 3 * STEP) * SIZE + 5)
     silent = worker("silent", reports=False)
     assert len(asked.landmarks(SIZE)) == EACH + 3
@@ -156,7 +156,7 @@ def test_of_who_reports_nothing_a_long_prompt_is_known_by_some_of_its_blocks() -
     assert routing.held_tokens(silent, asked) == 0
 
 
-def test_what_was_used_longest_ago_is_forgotten_first() -> None:
+def test_the_blocks_used_longest_ago_are_forgotten_first() -> None:
     recent = GuessedBlocks(keep_s=100, max_blocks_a_worker=3)
     assert recent.note("a", [1, 2], 0) == []
     assert recent.note("a", [1, 3], 1) == []
@@ -181,7 +181,7 @@ def wishing(asked: PromptKeys, **wish: str) -> PromptKeys:
     return asked
 
 
-def test_a_session_stays_at_its_worker_while_that_is_not_overloaded() -> None:
+def test_a_session_stays_at_its_worker_unless_that_is_overloaded() -> None:
     pool = [worker(f"w{number}") for number in range(8)]
     routing = Routing(RouterConfig(router_sessions=True))
     homes = {
@@ -208,7 +208,7 @@ def test_a_request_may_name_its_worker() -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_takes_one_of_the_candidates(name: Any) -> None:
+def test_every_policy_chooses_one_of_the_candidates(name: Any) -> None:
     policy = Policy(name, Weights(), random.Random(1))
     candidates = [Candidate(str(index), Load(requests=index)) for index in range(5)]
     chosen = [policy.choose(candidates, 10).id for _ in range(200)]
@@ -223,7 +223,7 @@ def test_every_policy_takes_one_of_the_candidates(name: Any) -> None:
         assert "4" not in chosen, "the most loaded one never wins"
 
 
-def test_temperature_spreads_what_is_nearly_equal() -> None:
+def test_temperature_spreads_requests_over_nearly_equal_workers() -> None:
     policy = Policy("kv", Weights(temperature=0.2), random.Random(1))
     near, far = Candidate("near", Load(), (8, 8, 8)), Candidate("far", Load(prefill_tokens=100))
     same = Candidate("same", Load(), (8, 8, 8))

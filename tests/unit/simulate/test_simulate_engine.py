@@ -48,7 +48,7 @@ def drain(engine: EngineModel) -> tuple[int, list[tuple[int, Finished]]]:
     return now, told
 
 
-def test_hashes_are_found_until_their_blocks_are_taken_oldest_and_last_first() -> None:
+def test_blocks_are_evicted_oldest_prompt_and_last_block_first() -> None:
     pool = BlockPool(4)
     first = [pool.take(key) for key in (1, 2, 3)]
     pool.release(first)
@@ -64,7 +64,7 @@ def test_hashes_are_found_until_their_blocks_are_taken_oldest_and_last_first() -
     assert pool.free == 0
 
 
-def test_what_is_evicted_goes_to_host_memory_and_comes_back() -> None:
+def test_evicted_blocks_go_to_host_memory_and_come_back() -> None:
     pool = BlockPool(3, host_blocks=2)
     pool.release([pool.take(key) for key in (1, 2, 3)])
     assert pool.changes() == [Change(True, key, level) for key in (1, 2, 3) for level in (DEVICE, HOST)]
@@ -84,7 +84,7 @@ def test_what_is_evicted_goes_to_host_memory_and_comes_back() -> None:
     assert pool.changes() == [Change(False, 9), Change(True, 8)], "a copy in host memory is told of already"
 
 
-def test_host_memory_holds_prefixes_whatever_comes() -> None:
+def test_host_memory_always_holds_whole_prefixes() -> None:
     rng = random.Random(3)
     pool, held = BlockPool(8, host_blocks=6), {level: set[int]() for level in (DEVICE, HOST)}
     before = {}
@@ -107,7 +107,7 @@ def test_host_memory_holds_prefixes_whatever_comes() -> None:
             assert all(before[one] in here for one in here if one in before)
 
 
-def test_reading_back_takes_time_and_is_not_computed_again() -> None:
+def test_blocks_read_back_take_time_and_are_not_computed_again() -> None:
     rates = profile().rates
     times = []
     for host in (0, 64):
@@ -121,7 +121,7 @@ def test_reading_back_takes_time_and_is_not_computed_again() -> None:
     assert times[1] == rates.step + rates.prefilling(4, 16) + rates.moving(16 * rates.kv_token_bytes)
 
 
-def test_a_block_that_two_use_is_freed_by_the_last() -> None:
+def test_a_shared_block_is_freed_by_its_last_user() -> None:
     pool = BlockPool(2)
     pool.take(1)
     pool.use(1)
@@ -132,7 +132,7 @@ def test_a_block_that_two_use_is_freed_by_the_last() -> None:
     assert pool.holds(1)
 
 
-def test_a_block_filled_later_becomes_known_once() -> None:
+def test_a_block_filled_while_decoding_is_reported_once() -> None:
     pool = BlockPool(3)
     mine, other = pool.take(), pool.take()
     assert pool.name(mine, 5) == 5
@@ -143,7 +143,7 @@ def test_a_block_filled_later_becomes_known_once() -> None:
     assert pool.free == 2
 
 
-def test_time_of_a_small_case_is_what_it_is_by_hand() -> None:
+def test_the_time_of_a_small_case_equals_the_hand_calculation() -> None:
     engine = EngineModel(profile(), 4)
     engine.submit(Job(0, prompt_tokens=20, output_tokens=3))
     _, told = drain(engine)
@@ -164,7 +164,7 @@ def test_prefix_hits_are_whole_blocks_and_leave_a_token_to_compute() -> None:
         assert job.cached_tokens == [0, 8, 8, 0][number]
 
 
-def test_prefill_shares_the_budget_with_what_decodes() -> None:
+def test_prefill_shares_the_token_budget_with_decoding() -> None:
     engine = EngineModel(profile(budget=16), 4)
     engine.submit(Job(0, 8, 10))
     step = engine.plan()
@@ -180,7 +180,7 @@ def test_prefill_shares_the_budget_with_what_decodes() -> None:
     assert chunks == [[1, 15], [1, 15], [1, 10]]
 
 
-def test_no_more_sequences_run_than_are_allowed() -> None:
+def test_running_sequences_are_bounded() -> None:
     engine = EngineModel(profile(budget=1000, sequences=2), 4)
     for number in range(3):
         engine.submit(Job(number, 4, 4))
@@ -189,7 +189,7 @@ def test_no_more_sequences_run_than_are_allowed() -> None:
     assert len(engine.waiting) == 1
 
 
-def test_where_blocks_are_short_the_last_to_come_is_put_back_and_computed_again() -> None:
+def test_without_free_blocks_the_latest_sequence_is_preempted_and_recomputed() -> None:
     engine = EngineModel(profile(kv_tokens=24, budget=100), 4)
     jobs = [Job(0, 8, 8), Job(1, 8, 8)]
     for job in jobs:
@@ -204,7 +204,7 @@ def test_where_blocks_are_short_the_last_to_come_is_put_back_and_computed_again(
     assert engine.pool.free == 6
 
 
-def test_media_are_encoded_once_while_they_are_held() -> None:
+def test_media_are_encoded_once_while_cached() -> None:
     cache = EmbeddingCache(50)
     assert cache.lacked([(1, 30), (2, 20), (1, 30)]) == 50
     assert cache.lacked([(1, 30)]) == 0
@@ -218,7 +218,7 @@ def test_media_are_encoded_once_while_they_are_held() -> None:
     assert times[0] - times[1] == 500 + 3 * 8
 
 
-def test_a_prompt_that_was_computed_elsewhere_only_decodes() -> None:
+def test_a_prompt_prefilled_elsewhere_only_decodes() -> None:
     engine = EngineModel(profile(), 4)
     engine.submit(Job(0, 20, 3, (1, 2, 3, 4, 5), arrived_kv=True, made=1, resumed=True))
     now, told = drain(engine)
@@ -240,7 +240,7 @@ def test_steps_taken_together_last_as_long_as_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_comes_no_block_is_lost_and_every_token_is_made(seed: int) -> None:
+def test_no_block_is_lost_and_every_token_is_made_on_random_input(seed: int) -> None:
     rng = random.Random(seed)
     engine = EngineModel(profile(kv_tokens=160, budget=24, sequences=6), 4)
     jobs, done, held = [], set(), set()
@@ -268,19 +268,19 @@ def test_whatever_comes_no_block_is_lost_and_every_token_is_made(seed: int) -> N
     assert engine.pool.free == engine.pool.blocks
 
 
-def test_the_published_profile_decodes_as_fast_as_was_published() -> None:
+def test_the_published_profile_decodes_as_fast_as_published() -> None:
     rates = PROFILES["llama-8b-h100"].rates
     assert rates.step + rates.decoding(1, 200, 1) == pytest.approx(4.6e9, rel=0.05)  # NIM, one request at a time
 
 
-def test_the_rates_of_the_published_profile_are_those_of_the_fit() -> None:
+def test_the_rates_of_the_published_profile_equal_the_fit() -> None:
     rates = PROFILES["llama-8b-h100"].rates
     named = (rates.step, rates.prefill_token, rates.prefill_pair, rates.decode_sequence, rates.kv_token)
     for mine, fitted in zip(named, engine_fit.fit(), strict=True):
         assert mine / 1e12 == pytest.approx(fitted, rel=0.12)  # rounded
 
 
-def test_under_full_load_the_model_is_as_fast_as_was_published() -> None:
+def test_the_model_under_full_load_is_as_fast_as_published() -> None:
     for point, requests in (((2048, 128), 1000), ((20000, 2000), 60)):
         speed = engine_fit.modelled(point, requests)
         assert speed == pytest.approx(engine_fit.PUBLISHED[point], rel=0.15), point

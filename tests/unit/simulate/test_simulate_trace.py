@@ -59,7 +59,7 @@ def servegen(folder: Path, kind: str = "Gamma") -> Path:
 
 
 @pytest.mark.parametrize("kind", ["Gamma", "Weibull", "Exponential"])
-def test_servegen_is_drawn_at_the_rate_that_it_states(tmp_path: Path, kind: str) -> None:
+def test_servegen_requests_come_at_the_stated_rate(tmp_path: Path, kind: str) -> None:
     folder = servegen(tmp_path / "mix", kind)
     trace = read_trace(folder, Wanted(duration_s=1200.0, seed=3))
     assert 600 * 2 * 0.85 < len(trace.requests) < 600 * 2 * 1.15
@@ -70,7 +70,7 @@ def test_servegen_is_drawn_at_the_rate_that_it_states(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_so_many_media_came_before_as_is_wanted(tmp_path: Path, share: float) -> None:
+def test_the_share_of_repeated_media_is_as_configured(tmp_path: Path, share: float) -> None:
     trace = read_trace(servegen(tmp_path / "mix"), Wanted(repeated_media=share))
     media = [content for one in trace.requests for content, _ in one.media]
     assert 1 - len(set(media)) / len(media) == pytest.approx(share, abs=0.06)
@@ -86,7 +86,7 @@ def test_so_many_media_came_before_as_is_wanted(tmp_path: Path, share: float) ->
         ("e.jsonl", ""),
     ],
 )
-def test_what_is_no_trace_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
+def test_files_that_are_no_trace_are_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=name):
         read_trace(written(tmp_path, name, text), WANTED)
 
@@ -99,7 +99,7 @@ def test_what_is_no_trace_is_refused_by_name(tmp_path: Path, name: str, text: st
         ("once upon a time\n", "its first line is neither JSON nor a header"),
     ],
 )
-def test_where_it_is_no_trace_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_the_invalid_line_of_a_trace_is_named(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=f"not a trace of a known format .*: {told}"):
         read_trace(written(tmp_path, "a", text), WANTED)
 

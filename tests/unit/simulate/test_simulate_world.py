@@ -50,7 +50,7 @@ def hits(measures: Measures) -> float:
 
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("policy", ["kv", "round-robin"])
-def test_steps_taken_together_change_nothing(mode: Mode, policy: str) -> None:
+def test_taking_steps_together_changes_no_result(mode: Mode, policy: str) -> None:
     one = trace(3)
     together = simulated(mode, policy, one)
     apart = simulated(mode, policy, one, together=False)
@@ -60,7 +60,7 @@ def test_steps_taken_together_change_nothing(mode: Mode, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_same_comes_out_twice_and_every_request_ends(policy: str) -> None:
+def test_runs_are_deterministic_and_every_request_ends(policy: str) -> None:
     one = trace(5)
     first, second = (simulated(Mode.E_P_D, policy, one, seed=4) for _ in range(2))
     assert first.records == second.records
@@ -69,7 +69,7 @@ def test_the_same_comes_out_twice_and_every_request_ends(policy: str) -> None:
         assert record.tpot >= DEMO_CPU.rates.step or record.output_tokens == 1
 
 
-def test_a_request_alone_takes_the_time_of_its_stages() -> None:
+def test_a_single_request_takes_the_time_of_its_stages() -> None:
     one = Trace("one", SMALL, [TraceRequest(0.0, 128, 3, (), ((1, 64),))])
     rates = DEMO_CPU.rates
     prefill = rates.step + rates.prefilling(128, 0)
@@ -89,20 +89,20 @@ def test_a_request_alone_takes_the_time_of_its_stages() -> None:
         assert record.end == ttft[mode] + handed_over + decode
 
 
-def test_by_prefix_more_is_found_than_in_turns_and_less_than_in_one_cache() -> None:
+def test_routing_by_prefix_hits_more_than_round_robin_and_less_than_one_cache() -> None:
     one = trace(7, requests=400, rate=30.0)
     ideal = ideal_hit_share(one, 6 * DEMO_CPU.kv_tokens // SMALL)
     by_prefix, in_turns = hits(simulated(Mode.EPD, "kv", one)), hits(simulated(Mode.EPD, "round-robin", one))
     assert in_turns + 0.2 < by_prefix <= ideal
 
 
-def test_what_the_router_learns_late_it_cannot_use() -> None:
+def test_late_kv_events_reduce_hits() -> None:
     one = trace(7)
     blind = simulated(Mode.EPD, "kv", one, event_delay_s=1000.0)
     assert hits(blind) < hits(simulated(Mode.EPD, "kv", one)) - 0.1
 
 
-def test_what_fits_no_engine_is_not_served_and_holds_nobody_up() -> None:
+def test_a_request_that_fits_no_engine_is_not_served_and_holds_up_nobody() -> None:
     huge = TraceRequest(0.0, DEMO_CPU.kv_tokens + 1, 2)
     late = TraceRequest(0.1, DEMO_CPU.kv_tokens - 1, 500)  # its prompt fits, and its answer not
     one = Trace("huge", SMALL, [huge, TraceRequest(0.1, 100, 2), late])
@@ -112,7 +112,7 @@ def test_what_fits_no_engine_is_not_served_and_holds_nobody_up() -> None:
         assert ends[2] < 0
 
 
-def test_one_cache_finds_what_came_before_as_far_as_it_is_not_evicted() -> None:
+def test_one_cache_hits_earlier_prompts_until_they_are_evicted() -> None:
     turns = [TraceRequest(float(turn), 130, 1, (1, 2)) for turn in range(2)]
     other = TraceRequest(0.5, 130, 1, (8, 9))
     assert ideal_hit_share(Trace("t", SMALL, turns), 2) == 128 / 260
@@ -120,7 +120,7 @@ def test_one_cache_finds_what_came_before_as_far_as_it_is_not_evicted() -> None:
     assert ideal_hit_share(Trace("t", SMALL, [turns[0], other, turns[1]]), 2) == 0
 
 
-def test_workers_are_shared_out_by_work() -> None:
+def test_workers_are_split_by_the_work_of_stages() -> None:
     long_prompts = Trace("p", SMALL, [TraceRequest(0.0, 8000, 2)])
     long_answers = Trace("d", SMALL, [TraceRequest(0.0, 10, 2000)])
     most = {
@@ -146,7 +146,7 @@ def test_percentiles() -> None:
     assert [percentile([1.0, 2.0, 3.0, 4.0], share) for share in (0.25, 0.5, 0.51, 1.0)] == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_who_holds_a_prompt_takes_it_though_as_much_waits_there() -> None:
+def test_the_holder_of_a_prompt_takes_it_though_as_much_waits_there() -> None:
     """Unless what waits weighs as much as what must be computed again."""
     held = tuple(range(31))
     turns = [(0.0, held, 2000), (5.0, (*held, *range(500, 550)), 5200), (5.001, (*held, *range(700, 710)), 2650)]

@@ -94,7 +94,7 @@ async def test_random_allocations_never_overlap_and_all_come_back(seed):
     await arena.close()
 
 
-async def test_memory_is_taken_as_needed_and_never_beyond_the_capacity():
+async def test_memory_grows_as_needed_up_to_the_capacity():
     told = []
     arena, memory = make(on_backed=lambda start, stop: told.append((start, stop)))
     assert memory.backed == []
@@ -110,7 +110,7 @@ async def test_memory_is_taken_as_needed_and_never_beyond_the_capacity():
     await arena.close()
 
 
-async def test_a_machine_without_memory_is_an_error_that_says_so():
+async def test_without_memory_the_error_names_the_reason():
     arena, _ = make(gives=0)
     with pytest.raises(Unavailable, match="no space left") as caught:
         await take(arena, 100)
@@ -118,7 +118,7 @@ async def test_a_machine_without_memory_is_an_error_that_says_so():
     await arena.close()
 
 
-async def test_an_arena_that_cannot_grow_makes_do_and_tries_again(monkeypatch):
+async def test_an_arena_that_cannot_grow_goes_on_and_tries_again(monkeypatch):
     monkeypatch.setattr(arena_module, "GROW_PAUSE_S", 0.05)
     arena, memory = make(gives=SLAB, wait_s=0.1)
     (held,) = await take(arena, SLAB)
@@ -145,7 +145,7 @@ async def test_a_slab_that_cannot_be_registered_is_not_used():
     await arena.close()
 
 
-async def test_a_reclaimer_that_fails_is_not_the_waiters_fault():
+async def test_a_failing_reclaimer_does_not_fail_the_waiter():
     arena, _ = make(SLAB, wait_s=0.1)
     (held,) = await take(arena, SLAB)
 
@@ -157,7 +157,7 @@ async def test_a_reclaimer_that_fails_is_not_the_waiters_fault():
     await arena.close()
 
 
-async def test_what_is_free_for_the_asking_is_taken_before_the_arena_grows():
+async def test_ended_leases_are_collected_before_the_arena_grows():
     held = []
     arena, memory = make(tidy=lambda: [buffer.close() for buffer in held])
     held += await take(arena, SLAB)
@@ -166,7 +166,7 @@ async def test_what_is_free_for_the_asking_is_taken_before_the_arena_grows():
     await arena.close()
 
 
-def test_forms():
+def test_invalid_shapes_and_dtypes_are_refused():
     assert form((2, 3), "bfloat16").size_bytes == 12
     assert form((), "int64").size_bytes == 8
     with pytest.raises(ValueError, match="float64"):

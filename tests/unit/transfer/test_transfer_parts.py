@@ -53,7 +53,7 @@ def clock():
     return Clock()
 
 
-def test_a_lease_in_the_table_is_of_one_place_and_size_until_it_ends(table, clock):
+def test_an_open_lease_allows_one_place_and_size_until_it_ends(table, clock):
     leases, buffer = Leases(table, 30.0, base=1 << 40, clock=clock), FakeBuffer()
     lease = leases.open(buffer)
     place = (1 << 40) + 640
@@ -67,7 +67,7 @@ def test_a_lease_in_the_table_is_of_one_place_and_size_until_it_ends(table, cloc
     assert buffer.holders == 1
 
 
-def test_leases_end_when_done_or_when_their_time_is_over(table, clock):
+def test_leases_end_when_fetched_or_expired(table, clock):
     leases, buffers = Leases(table, 30.0, clock=clock), [FakeBuffer() for _ in range(3)]
     first, second, _ = [leases.open(buffer) for buffer in buffers]
     table.mark_done(second.slot, second.token)
@@ -108,7 +108,7 @@ def test_leases_are_bounded(table, clock, monkeypatch):
     assert len(leases) == 0
 
 
-def test_copies_are_cut_where_either_side_ends():
+def test_copies_are_cut_at_the_ends_of_registrations():
     whole = Piece(100, 1050, 300)
     assert cut(whole, [500], [2000], 1000) == [whole]
     assert cut(whole, [200, 500], [1100, 2000], 1000) == [
@@ -139,7 +139,7 @@ def test_batches_keep_both_limits():
     assert batched([], 100, 3) == []
 
 
-def test_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+def test_only_files_of_dead_owners_are_removed(tmp_path):
     alive, dead = f"shm-1-{'a' * 16}", f"shm-2-{'b' * 16}"
     arena, table = shm_files.create(tmp_path, alive)
     for fd in shm_files.create(tmp_path, dead):
@@ -152,7 +152,7 @@ def test_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     os.close(table)
 
 
-def test_only_names_that_are_ones_become_paths():
+def test_only_well_formed_owner_names_become_paths():
     assert shm_files.is_owner(f"shm-123-{'0' * 16}")
     for name in ("", "../x", f"shm-1-{'0' * 16}/..", f"shm-1-{'0' * 16}\n", "shm-1-zz"):
         assert not shm_files.is_owner(name)
@@ -163,7 +163,7 @@ def test_unknown_back_ends_list_the_known_ones():
         make_transfer(TransferConfig(transfer="pigeon"))
 
 
-def test_the_default_is_nixl_where_it_is_installed():
+def test_the_default_is_nixl_if_it_is_installed():
     assert make_transfer(TransferConfig()).id.startswith("nixl-" if find_spec("nixl") else "shm-")
 
 

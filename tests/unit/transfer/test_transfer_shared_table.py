@@ -17,7 +17,7 @@ def own():
     table.close()
 
 
-def test_both_see_the_same_words(own):
+def test_owner_and_receiver_see_the_same_entries(own):
     theirs = open_shared_table("nixl-me", os.getpid(), own.fd)
     own.table.open(3, 77, 4096, 10)
     assert theirs.entry(3).allows(77, 4096, 10)
@@ -25,7 +25,7 @@ def test_both_see_the_same_words(own):
     assert own.table.is_done(3, 77)
 
 
-def test_another_process_finds_it(own):
+def test_another_process_opens_the_table(own):
     script = (
         "import sys; from triptych.transfer.shared_table import open_shared_table; "
         "table = open_shared_table('nixl-me', int(sys.argv[1]), int(sys.argv[2])); table.mark_done(5, 9)"
@@ -34,7 +34,7 @@ def test_another_process_finds_it(own):
     assert own.table.is_done(5, 9)
 
 
-def test_what_is_not_the_owners_table_is_not_taken_for_it(own, tmp_path):
+def test_other_files_are_not_taken_for_the_owners_table(own, tmp_path):
     assert open_shared_table("nixl-other", os.getpid(), own.fd) is None, "the name in it is another"
     assert open_shared_table("nixl-me", os.getpid(), 10**6) is None, "no such file"
     assert open_shared_table("nixl-me", 2**22 + 1, own.fd) is None, "no such process"

@@ -26,7 +26,7 @@ def test_without_a_device_no_transport_listens():
     assert os.environ["UCX_NET_DEVICES"] == "lo"
 
 
-def test_a_device_is_the_only_one_and_brings_all_transports(monkeypatch):
+def test_a_named_device_is_the_only_one_with_all_transports(monkeypatch):
     ucx.prepare("eth0")
     with_room(monkeypatch, 0)
     ucx.require_room()
@@ -34,7 +34,7 @@ def test_a_device_is_the_only_one_and_brings_all_transports(monkeypatch):
     assert "UCX_TLS" not in os.environ
 
 
-def test_what_the_user_has_set_stays(monkeypatch):
+def test_settings_of_the_user_are_kept(monkeypatch):
     os.environ.update(UCX_TLS="tcp", UCX_NET_DEVICES="eth1")
     ucx.prepare("none")
     assert (os.environ["UCX_TLS"], os.environ["UCX_NET_DEVICES"]) == ("tcp", "eth1")
@@ -46,7 +46,7 @@ def with_room(monkeypatch, free):
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free, f_frsize=1 << 20))
 
 
-def test_too_little_shared_memory_is_told_before_ucx_crashes(monkeypatch):
+def test_too_little_shared_memory_is_refused_before_ucx_crashes(monkeypatch):
     ucx.prepare("none")
     with_room(monkeypatch, 24)
     ucx.require_room()
@@ -56,7 +56,7 @@ def test_too_little_shared_memory_is_told_before_ucx_crashes(monkeypatch):
 
 
 @pytest.mark.parametrize(("scope", "refused"), [("0", False), ("1", False), ("2", True), ("3", True)])
-def test_why_the_kernel_lets_nobody_read_anothers_memory(monkeypatch, tmp_path, scope, refused):
+def test_the_reason_for_no_direct_copy_is_told(monkeypatch, tmp_path, scope, refused):
     (tmp_path / "ptrace_scope").write_text(f"{scope}\n")
     monkeypatch.setattr(ucx, "YAMA", tmp_path / "ptrace_scope")
     why = ucx.why_no_direct_copy()

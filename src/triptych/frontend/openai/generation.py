@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from triptych.aio.memory import clear_traceback
 from triptych.aio.pace import SMALL_BYTES, pace
+from triptych.aio.reclaim import clear_traceback
 from triptych.cache.memory_budget import Reservation
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from triptych.aio.trimming import Trimmer
+from triptych.aio.reclaim import Trimmer
 from triptych.cache.memory_budget import MemoryBudget, Reservation
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest

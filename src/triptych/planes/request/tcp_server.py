@@ -12,7 +12,7 @@ from contextlib import aclosing
 import msgspec
 
 from triptych.aio.listeners import bare, bind, is_loopback, refusal
-from triptych.aio.memory import clear_traceback
+from triptych.aio.reclaim import clear_traceback
 from triptych.aio.tasks import TaskSet
 from triptych.contracts.errors import ConfigError, NotFound, TooManyRequests, TriptychError, Unavailable, WorkerStopped
 from triptych.planes.request import frames, handshake
