@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
-from support.carriers import NAMES, Carrier, carrier_of
+from support.carriers import NAMES, Carrier, carrier_of, quick_carrier
 from support.loops import until
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import KvChange, Level, Load, packed
 from triptych.contracts.request import GenerateRequest, Sampling
-from triptych.planes.events import jetstream, publish, request, subscribe, zeromq
+from triptych.planes.events import jetstream, publish, zeromq
 
 
 @pytest.fixture(params=NAMES)
 def carrier(request: pytest.FixtureRequest) -> Carrier:
     return carrier_of(request)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (publish, request):
-        monkeypatch.setattr(module, "LOAD_PERIOD_S", 0.02)
-        monkeypatch.setattr(module, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(subscribe, "RESYNC_S", 0.01)
-    monkeypatch.setattr(zeromq, "FIRST_WORD_S", 0.2)
 
 
 def work(origin: str, tokens: int = 20) -> GenerateRequest:
@@ -154,8 +146,8 @@ async def test_a_wrong_token_hears_nothing(carrier):
             assert wrong.held == none.held == set()
 
 
-async def test_a_worker_that_is_gone_ends_what_follows_it(carrier, monkeypatch):
-    monkeypatch.setattr(subscribe, "SILENCE_S", 0.2)
+async def test_a_worker_that_is_gone_ends_what_follows_it(carrier):
+    carrier.pace = replace(carrier.pace, silence_s=0.2)
     async with Speaker(carrier.publisher()).speaking() as speaker:
         listening_to = listening(carrier, speaker.instance)
         listener = await listening_to.__aenter__()
@@ -171,8 +163,8 @@ async def test_a_worker_that_is_gone_ends_what_follows_it(carrier, monkeypatch):
 async def test_who_is_set_otherwise_is_followed_over_the_request_plane(request, worker, frontend):
     server = request.getfixturevalue("shared_nats_server") if worker == "jetstream" else None
     async with (
-        Speaker(Carrier(worker, server).publisher()).speaking() as speaker,
-        listening(Carrier(frontend), speaker.instance) as listener,
+        Speaker(quick_carrier(worker, server).publisher()).speaking() as speaker,
+        listening(quick_carrier(frontend), speaker.instance) as listener,
     ):
         speaker.store(1)
         await listener.agrees(speaker)

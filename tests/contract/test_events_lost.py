@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from unittest.mock import Mock
 
 import msgspec
@@ -13,14 +14,14 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from support.carriers import Carrier, carrier_of
+from support.carriers import QUICK, Carrier, carrier_of, quick_carrier
 from support.instances import instance
 from support.loops import until
 from support.nats_server import nats_server
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.kv_events import KvChange, NumberedUpdate
-from triptych.planes.events import publish, subscribe, zeromq
+from triptych.planes.events import zeromq
 from triptych.planes.events.jetstream import EventStream, JetStreamSender, prefix
 from triptych.planes.events.zeromq import FRAME_BYTES, SUBSCRIPTION_BYTES, ZmqReceiver, ZmqSender
 from triptych.planes.nats import link as nats_link
@@ -35,14 +36,6 @@ NONSENSE = [b"", b"junk", b"\xff" * 300, msgspec.msgpack.encode(["birth", "no nu
 @pytest.fixture(params=["zmq", "jetstream"])
 def carrier(request: pytest.FixtureRequest) -> Carrier:
     return carrier_of(request)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "LOAD_PERIOD_S", 0.02)
-    monkeypatch.setattr(publish, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(subscribe, "RESYNC_S", 0.01)
-    monkeypatch.setattr(zeromq, "FIRST_WORD_S", 0.2)
 
 
 @contextlib.asynccontextmanager
@@ -106,9 +99,8 @@ async def test_another_publisher_in_the_place_of_one_is_noticed(carrier):
         assert listener.snapshots == 2
 
 
-async def test_while_the_carrier_is_away_workers_are_asked(carrier, monkeypatch, caplog):
-    monkeypatch.setattr(subscribe, "SILENCE_S", 0.1)
-
+async def test_while_the_carrier_is_away_workers_are_asked(carrier, caplog):
+    carrier.pace = replace(carrier.pace, silence_s=0.1)
     with caplog.at_level(logging.WARNING):
         async with followed(carrier) as (speaker, listener):
             losing(speaker, 1_000_000)
@@ -162,9 +154,8 @@ async def proxy(port):
 
 
 @pytest.mark.parametrize("missed", [False, True], ids=["idle", "changes meanwhile"])
-async def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
-    monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
-    carrier = Carrier("zmq")
+async def test_a_connection_that_is_cut_is_made_again(missed):
+    carrier = quick_carrier("zmq", reconnect_ms=10)
     async with (
         Speaker(carrier.publisher()).speaking() as speaker,
         proxy(zmq_port(speaker.instance.events)) as (port, cut),
@@ -181,7 +172,7 @@ async def test_a_connection_that_is_cut_is_made_again(monkeypatch, missed):
 
 
 async def test_without_the_token_nothing_is_heard():
-    async with Speaker(Carrier("zmq").publisher("right")).speaking(token="right") as speaker:
+    async with Speaker(quick_carrier("zmq").publisher("right")).speaking(token="right") as speaker:
         half = ZmqReceiver("right")  # knows the publisher's public key, and has none that it would admit
         half._keys.client_secret, half._keys.client_public = zmq.curve_keypair()[::-1]
 
@@ -200,10 +191,8 @@ async def test_without_the_token_nothing_is_heard():
         assert others == [None, None, None]
 
 
-async def test_who_begins_to_listen_is_greeted(monkeypatch):
-    monkeypatch.setattr(zeromq, "FIRST_WORD_S", 30.0)
-    monkeypatch.setattr(publish, "HEARTBEAT_S", 30.0)
-    carrier = Carrier("zmq")
+async def test_who_begins_to_listen_is_greeted():
+    carrier = quick_carrier("zmq", pace=replace(QUICK, heartbeat_s=30.0), first_word_s=30.0)
     async with Speaker(carrier.publisher()).speaking() as speaker:
         for _ in range(2):
             async with listening(carrier, speaker.instance) as listener:
@@ -218,7 +207,7 @@ def test_keys_are_those_of_the_token_alone():
 
 async def test_strangers_who_connect_to_a_publisher_do_no_harm():
     """Bytes that are no ZMQ, and subscribers that say more than they should."""
-    carrier = Carrier("zmq")
+    carrier = quick_carrier("zmq")
     async with followed(carrier) as (speaker, listener):
         port = zmq_port(speaker.instance.events)
         for words in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" + b"\x00" * 8 + b"\x7f", b"\x00" * 100_000):
@@ -235,11 +224,11 @@ async def test_strangers_who_connect_to_a_publisher_do_no_harm():
             assert listener.snapshots == 1
 
 
-async def test_a_frame_over_the_bound_is_not_received(monkeypatch):
-    monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
-
-    monkeypatch.setattr(subscribe, "SILENCE_S", 0.5)
-    async with followed(Carrier("zmq")) as (speaker, listener):
+async def test_a_frame_over_the_bound_is_not_received():
+    async with followed(quick_carrier("zmq", pace=replace(QUICK, silence_s=0.5), reconnect_ms=10)) as (
+        speaker,
+        listener,
+    ):
         speaker.publisher._sender.send(bytes(FRAME_BYTES + 1))
         speaker.store(3)
         await listener.agrees(speaker)
@@ -315,7 +304,7 @@ def server(tmp_path):
 
 async def test_a_server_that_comes_back_empty_is_published_to_again(server, monkeypatch):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
-    carrier = Carrier("jetstream", server)
+    carrier = quick_carrier("jetstream", server)
     async with followed(carrier) as (speaker, listener):
         server.stop()
         speaker.store(3)
@@ -355,8 +344,7 @@ async def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
 
 async def test_a_stream_that_is_deleted_is_made_again(shared_nats_server, monkeypatch):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
-    monkeypatch.setattr("triptych.planes.events.jetstream.SILENCE_S", 0.2)
-    carrier = Carrier("jetstream", shared_nats_server)
+    carrier = quick_carrier("jetstream", shared_nats_server, pace=replace(QUICK, silence_s=0.2))
     async with followed(carrier) as (speaker, listener):
         client = await nats.connect(shared_nats_server.url)
         await client.jetstream().delete_stream(f"triptych-events-{carrier.namespace}")
@@ -373,7 +361,7 @@ async def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_
     shared_nats_server, monkeypatch
 ):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
-    carrier = Carrier("jetstream", shared_nats_server)
+    carrier = quick_carrier("jetstream", shared_nats_server)
     async with heard(carrier) as (speaker, listener):
         await listener.agrees(speaker)
         [task] = [one for one in asyncio.all_tasks() if one.get_name() == "follow the event stream"]
@@ -387,7 +375,7 @@ async def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_
 
 
 async def test_what_others_put_into_the_stream_does_no_harm(shared_nats_server):
-    carrier = Carrier("jetstream", shared_nats_server)
+    carrier = quick_carrier("jetstream", shared_nats_server)
     async with followed(carrier) as (speaker, listener):
         client = await nats.connect(shared_nats_server.url)
         for words in NONSENSE:
@@ -405,7 +393,7 @@ async def test_the_rights_that_the_docs_name_are_enough(tmp_path):
     login = tmp_path / "login"
     login.write_text("me:right")
     with nats_server(tmp_path, users) as server:
-        async with followed(Carrier("jetstream", server, namespace="default", login=str(login))) as (
+        async with followed(quick_carrier("jetstream", server, namespace="default", login=str(login))) as (
             speaker,
             listener,
         ):
@@ -433,7 +421,7 @@ async def test_trouble_that_passes_is_waited_for(shared_nats_server, monkeypatch
 
     monkeypatch.setattr(EventStream, "create", fail_at_first)
     monkeypatch.setattr("triptych.planes.events.jetstream.RETRY_S", 0.01)
-    async with followed(Carrier("jetstream", shared_nats_server)):
+    async with followed(quick_carrier("jetstream", shared_nats_server)):
         assert len(tries) >= 3
     tries.clear()
     monkeypatch.setattr("triptych.planes.events.jetstream.FIRST_OPEN_S", -1.0)

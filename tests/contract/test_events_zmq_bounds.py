@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from support.carriers import Carrier
+from support.carriers import quick_carrier
 from support.instances import instance
 from support.loops import until
 from support.speakers import Speaker, listening
-from triptych.planes.events import publish, subscribe, zeromq, zmq_listener
+from triptych.planes.events import zmq_listener
 from triptych.planes.events.zeromq import ZmqReceiver
 
 MIB = 1 << 20
@@ -42,8 +42,6 @@ context.destroy(linger=0)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(subscribe, "RESYNC_S", 0.01)
     monkeypatch.setattr(zmq_listener, "HANDSHAKE_S", 0.3)
 
 
@@ -59,7 +57,7 @@ def resident_bytes() -> int:
 @pytest.mark.parametrize("token", [None, "secret"], ids=["no token", "token"])
 @pytest.mark.event_loop(kind="asyncio")
 async def test_a_stranger_who_subscribes_without_end_makes_it_hold_nothing(token, more):
-    carrier = Carrier("zmq")
+    carrier = quick_carrier("zmq")
     async with (
         Speaker(carrier.publisher(token)).speaking(token=token) as speaker,
         listening(carrier, speaker.instance, token=token) as listener,
@@ -78,30 +76,27 @@ async def test_a_stranger_who_subscribes_without_end_makes_it_hold_nothing(token
 async def test_a_follower_needs_the_secret_that_discovery_tells():
     """Where there is no shared token."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zeromq, "FIRST_WORD_S", 0.2)
-        async with Speaker(Carrier("zmq").publisher()).speaking() as speaker:
-            scheme, port, secret = speaker.instance.events.split(":")
-            assert len(secret) == 32
+    async with Speaker(quick_carrier("zmq").publisher()).speaking() as speaker:
+        scheme, port, secret = speaker.instance.events.split(":")
+        assert len(secret) == 32
 
-            async def hears(events):
-                receiver = ZmqReceiver(None)
-                try:
-                    with contextlib.suppress(TimeoutError):
-                        async with receiver.listen(instance(events=events)) as inbox, asyncio.timeout(1):
-                            return bool(await inbox.receive())
-                finally:
-                    await receiver.close()
+        async def hears(events):
+            receiver = ZmqReceiver(None, first_word_s=0.2)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with receiver.listen(instance(events=events)) as inbox, asyncio.timeout(1):
+                        return bool(await inbox.receive())
+            finally:
+                await receiver.close()
 
-            assert await hears(f"{scheme}:{port}:{secret}")
-            wrong = (f"{scheme}:{port}", f"{scheme}:{port}:{'0' * 32}")
-            assert await asyncio.gather(*map(hears, wrong)) == [None, None]
+        assert await hears(f"{scheme}:{port}:{secret}")
+        wrong = (f"{scheme}:{port}", f"{scheme}:{port}:{'0' * 32}")
+        assert await asyncio.gather(*map(hears, wrong)) == [None, None]
 
 
 async def test_connections_are_bounded_and_silent_ones_end(monkeypatch):
     monkeypatch.setattr(zmq_listener, "MAX_CONNECTIONS", 20)
-    monkeypatch.setattr(zeromq, "RECONNECT_MS", 10)
-    carrier = Carrier("zmq")
+    carrier = quick_carrier("zmq", reconnect_ms=10)
     async with (
         Speaker(carrier.publisher()).speaking() as speaker,
         listening(carrier, speaker.instance) as early,
@@ -128,7 +123,7 @@ async def test_connections_are_bounded_and_silent_ones_end(monkeypatch):
 
 
 async def test_bytes_of_any_kind_end_their_connection_only():
-    carrier = Carrier("zmq")
+    carrier = quick_carrier("zmq")
     async with (
         Speaker(carrier.publisher()).speaking() as speaker,
         listening(carrier, speaker.instance) as listener,

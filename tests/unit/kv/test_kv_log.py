@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from triptych.contracts.kv_events import KvChange, Load, packed
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.kv.log import KvLog
-from triptych.planes.events import request as request_events
+from triptych.planes.events.base import EventPace
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.request import updates
 
@@ -49,11 +49,10 @@ async def test_a_slow_follower_gets_a_snapshot_and_memory_stays_bounded() -> Non
         assert (late.reset, late.changes, late.sequence) == (True, [change(99)], 1)
 
 
-async def test_updates_carry_changes_at_once_and_load_when_it_changes(monkeypatch) -> None:
-    monkeypatch.setattr(request_events, "LOAD_PERIOD_S", 0.01)
-    monkeypatch.setattr(request_events, "HEARTBEAT_S", 0.03)
+async def test_updates_carry_changes_at_once_and_load_when_it_changes() -> None:
+    pace = EventPace(load_period_s=0.01, heartbeat_s=0.03)
     log, account = KvLog(list), LoadTracker()
-    async with aclosing(updates(log, account, "me")) as told:
+    async with aclosing(updates(log, account, "me", pace)) as told:
         first = await anext(told)
         assert first.kv is not None
         assert first.kv.reset

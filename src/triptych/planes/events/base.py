@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from triptych.contracts.card import Instance
@@ -16,13 +17,22 @@ from triptych.kv.log import KvLog
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler
 
-LOAD_PERIOD_S = 0.25
-"""Greatest age of what a follower knows of a worker's load."""
-HEARTBEAT_S = 1.0
-"""A publisher sends something at least this often, so that followers notice a lost one."""
-SILENCE_S = 5.0
-"""A worker that sends nothing for so long is asked, or given up."""
 
+@dataclass(frozen=True, slots=True)
+class EventPace:
+    """How often publishers send, and how long followers wait for them."""
+
+    load_period_s: float = 0.25
+    """Greatest age of what a follower knows of a worker's load."""
+    heartbeat_s: float = 1.0
+    """A publisher sends something at least this often, so that followers notice a lost one."""
+    silence_s: float = 5.0
+    """A worker that sends nothing for so long is asked, or given up."""
+    resync_s: float = 0.5
+    """Least time between two snapshots of one worker."""
+
+
+USUAL = EventPace()
 WAITING = 256
 """Most messages that a carrier keeps for a slow follower, at either end. Further ones are lost, which the follower
 notices."""

@@ -21,7 +21,7 @@ from nats.js import errors as js_errors
 from triptych.aio.tasks import TaskSet
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
-from triptych.planes.events.base import SILENCE_S, WAITING, Inbox
+from triptych.planes.events.base import USUAL, WAITING, Inbox
 from triptych.planes.nats.access import NatsAccess
 from triptych.planes.nats.link import RETRY_S, Link, NatsProblem, connect, connect_again, connect_first, heed_cancel
 from triptych.planes.nats.problems import problems
@@ -194,7 +194,8 @@ class JetStreamReceiver:
 
     scheme = SCHEME
 
-    def __init__(self, access: NatsAccess, namespace: str) -> None:
+    def __init__(self, access: NatsAccess, namespace: str, *, silence_s: float = USUAL.silence_s) -> None:
+        self._silence_s = silence_s
         self._access, self._namespace = access, namespace
         self._mail: dict[str, _Inbox] = {}
         self._listening = asyncio.Event()
@@ -244,7 +245,7 @@ class JetStreamReceiver:
             while True:
                 heed_cancel()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(SILENCE_S):
+                    async with asyncio.timeout(self._silence_s):
                         await link.lost.wait()
                     raise NatsProblem("the connection was lost")
                 if self._mail and not self._heard:

@@ -11,7 +11,7 @@ import msgspec
 from triptych.aio.tasks import TaskSet
 from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, NumberedUpdate, Snapshot
 from triptych.kv.log import KvLog
-from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, EventSender
+from triptych.planes.events.base import USUAL, EventPace, EventSender
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.request import RequestPublisher
 from triptych.planes.request.base import Handler, Payload
@@ -28,10 +28,11 @@ class PubSubPublisher:
     All changes of one turn of the event loop make one message. A snapshot and its number belong to the same moment.
     """
 
-    def __init__(self, sender: EventSender) -> None:
+    def __init__(self, sender: EventSender, pace: EventPace = USUAL) -> None:
+        self._pace = pace
         self.birth = secrets.token_hex(8)
         self._sender = sender
-        self._streams = RequestPublisher()
+        self._streams = RequestPublisher(pace)
         self._log = KvLog(list)
         self._load = LoadTracker()
         self._stop_listening: Callable[[], None] = lambda: None
@@ -95,8 +96,9 @@ class PubSubPublisher:
     async def _publish_loads(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(LOAD_PERIOD_S)
-            if self._load.loads() != self._published_loads or loop.time() - self._published_at >= HEARTBEAT_S:
+            await asyncio.sleep(self._pace.load_period_s)
+            due = loop.time() - self._published_at >= self._pace.heartbeat_s
+            if due or self._load.loads() != self._published_loads:
                 self._publish([])
 
     async def _snapshot(self, payload: Payload) -> AsyncGenerator[bytes, None]:

@@ -12,7 +12,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.kv_events import EVENTS, KvBatch, Load, WorkerUpdate
 from triptych.kv.log import KvLog
-from triptych.planes.events.base import HEARTBEAT_S, LOAD_PERIOD_S, SILENCE_S
+from triptych.planes.events.base import USUAL, EventPace
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler, Payload, RequestClient, peer_of
 
@@ -23,7 +23,8 @@ _UPDATE = msgspec.msgpack.Decoder(WorkerUpdate)
 class RequestPublisher:
     """Answers each follower with a stream of its own, over the request plane."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: EventPace = USUAL) -> None:
+        self._pace = pace
         self._log = KvLog(list)
         self._load = LoadTracker()
 
@@ -35,7 +36,8 @@ class RequestPublisher:
         return {EVENTS: self._stream}
 
     async def _stream(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        async with aclosing(updates(self._log, self._load, str(payload, "utf-8", "replace"))) as stream:
+        origin = str(payload, "utf-8", "replace")
+        async with aclosing(updates(self._log, self._load, origin, self._pace)) as stream:
             async for update in stream:
                 yield _ENCODER.encode(update)
 
@@ -43,10 +45,12 @@ class RequestPublisher:
         pass
 
 
-async def updates(log: KvLog, load_tracker: LoadTracker, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+async def updates(
+    log: KvLog, load_tracker: LoadTracker, origin: str, pace: EventPace = USUAL
+) -> AsyncGenerator[WorkerUpdate, None]:
     """Yields a snapshot for the frontend ``origin``, and then every change, until ``log`` is closed.
 
-    Sends an empty update every HEARTBEAT_S if there is nothing else.
+    Sends an empty update every ``heartbeat_s`` if there is nothing else.
     """
     async with aclosing(log.follow()) as batches:
         waiting = asyncio.ensure_future(anext(batches, None))
@@ -54,7 +58,7 @@ async def updates(log: KvLog, load_tracker: LoadTracker, origin: str) -> AsyncGe
         silent_s = 0.0
         try:
             while True:
-                await asyncio.wait({waiting}, timeout=LOAD_PERIOD_S)
+                await asyncio.wait({waiting}, timeout=pace.load_period_s)
                 batch: KvBatch | None = None
                 if waiting.done():
                     if (batch := waiting.result()) is None:
@@ -62,8 +66,8 @@ async def updates(log: KvLog, load_tracker: LoadTracker, origin: str) -> AsyncGe
                     waiting = asyncio.ensure_future(anext(batches, None))
                 now = load_tracker.others(origin)
                 load = now if now != sent else None
-                silent_s = 0.0 if batch or load else silent_s + LOAD_PERIOD_S
-                if batch or load or silent_s >= HEARTBEAT_S:
+                silent_s = 0.0 if batch or load else silent_s + pace.load_period_s
+                if batch or load or silent_s >= pace.heartbeat_s:
                     sent, silent_s = now, 0.0
                     yield WorkerUpdate(batch, load)
         finally:
@@ -74,11 +78,12 @@ async def updates(log: KvLog, load_tracker: LoadTracker, origin: str) -> AsyncGe
 class RequestSource:
     """Follows workers by their endpoint ``events``."""
 
-    def __init__(self, client: RequestClient) -> None:
+    def __init__(self, client: RequestClient, pace: EventPace = USUAL) -> None:
         self._client = client
+        self._pace = pace
 
     async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
-        call = self._client.call(peer_of(instance), EVENTS, origin.encode(), silence_s=SILENCE_S)
+        call = self._client.call(peer_of(instance), EVENTS, origin.encode(), silence_s=self._pace.silence_s)
         expected = 0
         async with call as batches:
             async for payloads in batches:

@@ -15,15 +15,13 @@ import msgspec
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.kv_events import SNAPSHOT, NumberedUpdate, Snapshot, WorkerUpdate
-from triptych.planes.events.base import SILENCE_S, EventReceiver, Inbox
+from triptych.planes.events.base import USUAL, EventPace, EventReceiver, Inbox
 from triptych.planes.events.request import RequestSource
 from triptych.planes.events.tail import Gap, Tail
 from triptych.planes.request.base import RequestClient, peer_of
 
 log = logging.getLogger("triptych.events")
 
-RESYNC_S = 0.5
-"""Least time between two snapshots of one worker."""
 A_TURN = 32
 """Messages that are read in a row before other tasks run, also while more of them wait."""
 
@@ -34,13 +32,14 @@ _SNAPSHOT = msgspec.msgpack.Decoder(Snapshot)
 class PubSubSource:
     """Follows workers by an ``EventReceiver``, and those that it does not reach over the request plane.
 
-    While the carrier is away, each worker is asked for a snapshot every ``SILENCE_S``, so updates come later.
+    While the carrier is away, each worker is asked for a snapshot every ``silence_s``, so updates come later.
     """
 
-    def __init__(self, client: RequestClient, receiver: EventReceiver) -> None:
+    def __init__(self, client: RequestClient, receiver: EventReceiver, pace: EventPace = USUAL) -> None:
+        self._pace = pace
         self._client = client
         self._receiver = receiver
-        self._streams = RequestSource(client)
+        self._streams = RequestSource(client, pace)
 
     async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
         reached = instance.events.startswith(f"{self._receiver.scheme}:")
@@ -50,7 +49,7 @@ class PubSubSource:
                 yield update
 
     async def _follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
-        tail, reader, loop = Tail(origin), _Reader(instance.name), asyncio.get_running_loop()
+        tail, reader, loop = Tail(origin), _Reader(instance.name, self._pace.silence_s), asyncio.get_running_loop()
         while True:
             async with self._receiver.listen(instance) as inbox:
                 while not reader.is_in_vain:
@@ -62,11 +61,11 @@ class PubSubSource:
                                 yield update
                     except Gap as gap:
                         log.info("%s is asked for a snapshot: %s", instance.name, gap)
-                    await asyncio.sleep(asked_at + RESYNC_S - loop.time())
+                    await asyncio.sleep(asked_at + self._pace.resync_s - loop.time())
             reader.is_in_vain = False
 
     async def _snapshot(self, instance: Instance) -> Snapshot:
-        call = self._client.call(peer_of(instance), SNAPSHOT, b"", silence_s=SILENCE_S)
+        call = self._client.call(peer_of(instance), SNAPSHOT, b"", silence_s=self._pace.silence_s)
         async with call as batches:
             async for payloads in batches:
                 try:
@@ -82,17 +81,18 @@ class PubSubSource:
 class _Reader:
     """Reads the inbox of one worker."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, silence_s: float) -> None:
         self._name = name
+        self._silence_s = silence_s
         self._received = 0
         self._warned: set[str] = set()
         self.is_in_vain = False
-        """No message for SILENCE_S: the caller subscribes again."""
+        """No message for ``silence_s``: the caller subscribes again."""
 
     async def next(self, inbox: Inbox) -> NumberedUpdate:
-        """Returns the next valid message. Raises Gap after SILENCE_S without one."""
+        """Returns the next valid message. Raises Gap after ``silence_s`` without one."""
         try:
-            async with asyncio.timeout(SILENCE_S):
+            async with asyncio.timeout(self._silence_s):
                 while True:
                     payload = await inbox.receive()
                     self._received += 1
@@ -105,7 +105,7 @@ class _Reader:
         except TimeoutError:
             self.is_in_vain = True
             self._warn("nothing that it publishes arrives; it is asked now and then", "until something does")
-            raise Gap(f"silent for {SILENCE_S:g} s") from None
+            raise Gap(f"silent for {self._silence_s:g} s") from None
 
     def _warn(self, what: str, more: object) -> None:
         """Warns once for each follower and reason: there may be many such messages."""

@@ -130,8 +130,12 @@ class ZmqReceiver:
 
     scheme = SCHEME
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(
+        self, token: str | None, *, first_word_s: float = FIRST_WORD_S, reconnect_ms: int = RECONNECT_MS
+    ) -> None:
+        """``first_word_s``: time to wait for a first message. ``reconnect_ms``: least time between connections."""
         self._keys = Keys(token) if token is not None else None
+        self._first_word_s, self._reconnect_ms = first_word_s, reconnect_ms
         self._context: zmq.asyncio.Context | None = None
 
     @asynccontextmanager
@@ -149,9 +153,9 @@ class ZmqReceiver:
             one.close()
 
     async def _connect(self, one: zmq.asyncio.Socket, instance: Instance) -> None:
-        """Returns when messages come, or after ``FIRST_WORD_S``: then they may come later."""
+        """Returns when messages come, or after ``first_word_s``: then they may come later."""
         _limit(one, FRAME_BYTES)
-        one.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+        one.set(zmq.RECONNECT_IVL, self._reconnect_ms)
         one.set(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS)
         port, _, told = instance.events.removeprefix(f"{SCHEME}:").partition(":")
         if (keys := Keys(told) if told else self._keys) is not None:
@@ -162,7 +166,7 @@ class ZmqReceiver:
             address = await _address(instance.host)
             one.set(zmq.IPV6, ":" in address)
             one.connect(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
-            async with asyncio.timeout(FIRST_WORD_S):
+            async with asyncio.timeout(self._first_word_s):
                 await one.recv()
 
     async def close(self) -> None:

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-import pytest
 
 from support.loops import until
 from triptych.contracts.kv_events import SNAPSHOT, KvChange, Load, NumberedUpdate, Snapshot, packed
 from triptych.contracts.request import GenerateRequest, Sampling
 from triptych.kv.log import KvLog
 from triptych.planes.events import publish
+from triptych.planes.events.base import USUAL, EventPace
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.events.publish import PubSubPublisher
 
@@ -43,9 +43,9 @@ def change(*hashes: int) -> KvChange:
 
 
 @asynccontextmanager
-async def publishing() -> Any:
+async def publishing(pace: EventPace = USUAL) -> Any:
     sent = Sent()
-    publisher, log, account = PubSubPublisher(sent), KvLog(lambda: [change(99)]), LoadTracker()
+    publisher, log, account = PubSubPublisher(sent, pace), KvLog(lambda: [change(99)]), LoadTracker()
     assert await publisher.start(log, account) == "nowhere:1"
     try:
         yield publisher, sent.messages, log, account, sent
@@ -96,13 +96,12 @@ async def test_what_cannot_be_said_is_missing_in_the_numbers() -> None:
         assert [(one.number, one.changes) for one in messages] == [(2, []), (4, [])]
 
 
-async def test_loads_are_said_when_they_change_and_something_is_said_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "LOAD_PERIOD_S", 0.01)
-    monkeypatch.setattr(publish, "HEARTBEAT_S", 0.05)
+async def test_loads_are_said_when_they_change_and_something_is_said_always() -> None:
+    pace = EventPace(load_period_s=0.01, heartbeat_s=0.05)
     request = GenerateRequest(
         id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="you"
     )
-    async with publishing() as (publisher, messages, _, account, sent):
+    async with publishing(pace) as (publisher, messages, _, account, sent):
         with account.track(request):
             await until(lambda: messages, "it is said")
             assert messages == [NumberedUpdate(publisher.birth, 1, [], {"you": Load(20, 20, 1)})]
