@@ -15,6 +15,7 @@ from support.reference import Reference, make_checkpoint
 from triptych.contracts.errors import BadRequest, MediaMissing, TriptychError
 from triptych.contracts.media import Medium, PrecomputedEmbedding
 from triptych.contracts.spans import Span
+from triptych.engines.load import Load
 from triptych.engines.vllm.flags import VllmFlags
 from triptych.models.registry import family_of, load_checkpoint
 
@@ -212,7 +213,7 @@ def _encode(model: Path, flags: VllmFlags, media: list[Any]) -> None:
     engine = Engine(model, Span.E, flags)
     store = engine.prompts.store
     assert store is not None
-    encoding = VllmEncoding(SimpleNamespace(engine=engine), engine.prompts, store)
+    encoding = VllmEncoding(SimpleNamespace(engine=engine), engine.prompts, store, Load())
 
     def encode(*wanted: Any) -> int:
         """Engine calls that it took."""

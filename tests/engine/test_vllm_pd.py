@@ -21,7 +21,7 @@ from pd_support import BLOCK, Pair, again, alone, changed, greedy, request, side
 from support import listeners
 from support.loops import SOON_S
 from support.reference import Reference, picture
-from triptych.contracts.errors import AbilityMissing, KvLost
+from triptych.contracts.errors import AbilityMissing, KvLost, Unavailable
 from triptych.contracts.request import Guided, KvHandle, Sampling
 from triptych.contracts.spans import Span
 
@@ -251,6 +251,58 @@ def test_a_cancelled_decode_frees_the_cache_at_its_owner(pair: Pair) -> None:
         assert pair.d.stats().running == 0
 
     pair.run(cancel_each_a_little_later())
+
+
+def test_caches_are_cleared_while_nothing_runs_and_answers_stay_the_same(pair: Pair, checkpoint: Path) -> None:
+    caches, log = pair.p.abilities.cache_control, pair.p.abilities.kv_reports
+    prompt = user_message(PICTURES["one"], greedy(12), checkpoint)
+
+    async def cached() -> tuple[list[int], int]:
+        answer = await alone(pair.p, again(prompt))
+        return answer.tokens, answer.deltas[0].cached_tokens
+
+    async def until_reported(some: bool) -> None:
+        async with asyncio.timeout(5):
+            while bool(log.snapshot()) is not some:
+                await asyncio.sleep(0.01)
+
+    async def clear() -> None:
+        tokens, _ = await cached()
+        assert await cached() == (tokens, pytest.approx(len(prompt.token_ids), abs=2 * BLOCK))
+        await until_reported(some=True)
+        for names in (["prefix"], ["prefix", "media"], ["prefix"]):
+            await caches.clear(names, 0)
+            await until_reported(some=False)
+            assert await cached() == (tokens, 0), f"after {names}"
+            assert (await cached())[1] > 0
+
+    assert caches.caches == ("prefix", "media")
+    pair.run(clear())
+
+
+def test_no_cache_is_cleared_under_a_request_or_a_kv_cache_that_waits_for_its_reader(pair: Pair) -> None:
+    caches = pair.p.abilities.cache_control
+
+    async def refused() -> None:
+        prompt = request(some_ids(300, 77), greedy(2000))
+        running = asyncio.create_task(alone(pair.p, prompt))
+        while not pair.p.stats().running:
+            await asyncio.sleep(0.001)
+        for names in (["prefix"], ["media"]):
+            with pytest.raises(Unavailable) as raised:
+                await caches.clear(names, 0)
+            assert raised.value.code == "requests_running"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        kept = await pair.prefill(request(some_ids(300, 78), greedy()))
+        with pytest.raises(Unavailable) as raised:
+            await caches.clear(["prefix", "media"], 5)
+        assert raised.value.code == "caches_in_use"
+        await pair.p.abilities.prefilling.release(kept.kv)
+        await pair.until_held(0)
+        await caches.clear(["prefix", "media"], 5)
+
+    pair.run(refused())
 
 
 def test_out_of_room_while_decoding_loses_no_text_and_no_engine(pair: Pair, checkpoint: Path) -> None:

@@ -169,6 +169,7 @@ async def test_health_names_models_mode_and_instances():
                 "span": "epd",
                 "capable_span": "epd",
                 "engine": "mock",
+                "abilities": ["prefilling", "generating", "cache_control"],
                 "address": f"{i.host}:{i.port}",
             }
             for i in sorted((w.instance for w in d.workers), key=lambda i: i.id)

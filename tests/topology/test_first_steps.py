@@ -43,6 +43,7 @@ def one_line(text: str) -> str:
         (("frontend", "--port", "80000"), "--port 80000: must be at most 65535"),
         (("frontend", "--response-timeout-s", "0"), "--response-timeout-s 0: must be above 0"),
         (("frontend", "--api-key", ""), "--api-key : must not be empty"),
+        (("frontend", "--port", "0", "--api-key", "k", "--admin-key", "k"), "the admin key is the API key"),
         (("frontend", "--chat-template-kwargs", "{}"), "--chat-template-kwargs {}: must match the pattern"),
         ((*MOCK, "--transfer", "nixle"), "unknown --transfer 'nixle'; did you mean nixl?"),
         (("simulate", TRACE, "--split", "epd=x"), "--split epd=x: mode EPD wants epd=N, each N a whole number"),

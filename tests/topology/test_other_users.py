@@ -24,7 +24,11 @@ from support.processes import child, mock_worker
 from triptych.aio.descendants import descendants
 
 NOBODY = 65534
-SECRETS = {"TRIPTYCH_TOKEN": "token-of-the-plane", "TRIPTYCH_API_KEY": "key-of-the-clients"}
+SECRETS = {
+    "TRIPTYCH_TOKEN": "token-of-the-plane",
+    "TRIPTYCH_API_KEY": "key-of-the-clients",
+    "TRIPTYCH_ADMIN_KEY": "key-of-admins",
+}
 
 # As another user: what comes back of a call to the worker's port with several greetings, and which files open.
 STRANGER = """

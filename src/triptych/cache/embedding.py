@@ -24,6 +24,8 @@ class _Flight:
         self.task: asyncio.Task[None]
         self.made: dict[str, Buffer | None] = {}
         self.waiters = 0
+        self.outdated = False
+        """The cache was cleared since it began: what it makes is handed out and not kept."""
 
     def close(self) -> None:
         for buffer in self.made.values():
@@ -126,7 +128,7 @@ class EmbeddingCache:
             raise
         flight.made = dict(zip(flight.names, made, strict=True))
         for name, buffer in flight.made.items():
-            if buffer is not None and not self._closed:
+            if buffer is not None and not self._closed and not flight.outdated:
                 self._keep(name, buffer)
         if flight.waiters == 0:
             flight.close()
@@ -178,6 +180,13 @@ class EmbeddingCache:
         freed = 0
         while freed < missing_bytes and (size := self.store.evict()):
             freed += size
+
+    def clear(self) -> None:
+        """Keep nothing of what was made or begun so far. Those who wait for it get it; nobody else joins them."""
+        for flight in self._running:
+            flight.outdated = True
+        self._flights.clear()
+        self.store.clear()
 
     async def close(self) -> None:
         """Cancels all work and gives every buffer back. May be called twice."""

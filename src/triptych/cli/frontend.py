@@ -39,10 +39,14 @@ def run(args: argparse.Namespace) -> int:
 
     async def main(life: process.Life) -> None:
         config = read_options(args, FrontendConfig)
-        needed = credentials.NAMES if config.api_key is None else credentials.OF_WORKERS
+        given = {credentials.API_KEY: config.api_key, credentials.ADMIN_KEY: config.admin_key}
+        needed = tuple(name for name in credentials.NAMES if given.get(name) is None)
         plane = process.plane_config(args, config.host, needed)
-        if config.api_key is None:
-            config = msgspec.structs.replace(config, api_key=credentials.api_key())
+        config = msgspec.structs.replace(
+            config,
+            api_key=config.api_key or credentials.api_key(),
+            admin_key=config.admin_key or credentials.admin_key(),
+        )
         limits = read_options(args, MediaLimits)
         routes = read_options(args, RouterConfig)
         tls = planes.tls_files(plane).for_calling()

@@ -14,6 +14,8 @@ from triptych.config.media import MediaLimits
 from triptych.config.router import RouterConfig
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.card import Instance, ModelCard
+from triptych.frontend.admin.fan_out import FanOut
+from triptych.frontend.admin.routes import Admin
 from triptych.frontend.app import App
 from triptych.frontend.fleet.fleet import Fleet
 from triptych.frontend.fleet.follow import Follower
@@ -103,7 +105,8 @@ async def serving(
         processors = ProcessorLoader(load, files)
         registry = ModelRegistry(processors, expected, follower.trouble, discovery.doubt, where)
         fleet = Fleet(discovery, registry, on_gone, on_change)
-        app = App(config, registry, Resources(config, media, work), dispatcher, media.remote.counts)
+        admin = Admin(config, registry, FanOut(client))
+        app = App(config, registry, Resources(config, media, work), dispatcher, media.remote.counts, admin=admin)
         lag = LoopLag()
         for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):
             app.metrics.add_source(read)

@@ -14,11 +14,12 @@ from triptych.contracts.errors import ConfigError
 
 TOKEN = "TRIPTYCH_TOKEN"
 API_KEY = "TRIPTYCH_API_KEY"
+ADMIN_KEY = "TRIPTYCH_ADMIN_KEY"
 NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
 NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
-NAMES = (TOKEN, API_KEY, NATS_PASSWORD, NATS_TOKEN)
+NAMES = (TOKEN, API_KEY, ADMIN_KEY, NATS_PASSWORD, NATS_TOKEN)
 OF_WORKERS = (TOKEN, NATS_PASSWORD, NATS_TOKEN)
-"""Those that workers need; the key that clients send is not among them."""
+"""Those that workers need; the keys that clients and operators send are not among them."""
 MAX_FILE_BYTES = 64 * 1024
 
 _received: dict[str, str] = {}
@@ -63,6 +64,11 @@ def plane_token() -> str | None:
 def api_key() -> str | None:
     """Key that clients must send, unless it is given as a flag (which other users' ``ps`` would show)."""
     return _known.get(API_KEY) or None
+
+
+def admin_key() -> str | None:
+    """Return the key that operators must send, unless it is given as a flag."""
+    return _known.get(ADMIN_KEY) or None
 
 
 def nats_password() -> str | None:

@@ -161,6 +161,13 @@ class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fi
         Annotated[str, Meta(min_length=1)] | None,
         Meta(description="Key that clients must send as a bearer token (default: TRIPTYCH_API_KEY, else none)."),
     ] = None
+    admin_key: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Key that operators must send as a bearer token under `/admin/`, other than the API key "
+            "(default: TRIPTYCH_ADMIN_KEY, else those routes are off)."
+        ),
+    ] = None
     max_body_bytes: Annotated[int, Meta(gt=0, description="Maximum bytes of a request body.")] = 64 * MIB
     max_held_bytes: Annotated[
         int,

@@ -74,3 +74,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """(name, digest) of each shard of weights in its checkpoint (``models.weights``)."""
     kv_link: KvLink | None = None
     """How its KV cache travels to or from other workers; None: it neither gives nor takes one."""
+    abilities: tuple[str, ...] = ()
+    """Names of what it can do (``engines.abilities.Abilities``)."""

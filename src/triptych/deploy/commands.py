@@ -58,9 +58,10 @@ def _expecting(graph: Graph) -> FrontendConfig:
 def _frontend_specs(graph: Graph, plane: tuple[str, ...], token: str | None) -> Iterator[ChildSpec]:
     node, config = graph.frontend, _expecting(graph)
     secrets = _shared(token) | credentials.some(credentials.NAMES)
-    if config.api_key:  # other users' `ps` would show a flag
-        secrets[credentials.API_KEY] = config.api_key
-    public = replace(config, api_key=None)
+    # Flags would show in other users' `ps`.
+    given = {credentials.API_KEY: config.api_key, credentials.ADMIN_KEY: config.admin_key}
+    secrets |= {name: key for name, key in given.items() if key}
+    public = replace(config, api_key=None, admin_key=None)
     if node.replicas > 1:
         public = replace(public, port=config.port or _free_port(config.host), reuse_port=True)
     command = (*launch("frontend"), *flags(public, node.media, node.router), *plane)

@@ -47,7 +47,7 @@ def _worker(node: WorkerNode, join: tuple[str, ...]) -> str:
 
 def _frontend(graph: Graph, join: tuple[str, ...]) -> str:
     node = graph.frontend
-    config = replace(node.config, port=0, api_key=None)
+    config = replace(node.config, port=0, api_key=None, admin_key=None)
     return shlex.join([*_program(), "frontend", *join, *flags(config, node.media, node.router)])
 
 

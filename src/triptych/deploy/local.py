@@ -98,8 +98,9 @@ def _from_anywhere(plane: PlaneConfig) -> PlaneConfig:
 
 def _record(graph: Graph, plan: Planned) -> Record:
     needs = [*credentials.some(name for name in credentials.NAMES if name not in plan.secrets)]
-    if graph.frontend.config.api_key and credentials.API_KEY not in needs:
-        needs.append(credentials.API_KEY)
+    config = graph.frontend.config
+    given = {credentials.API_KEY: config.api_key, credentials.ADMIN_KEY: config.admin_key}
+    needs += [name for name, key in given.items() if key and name not in needs]
     return Record(pid=os.getpid(), plane=plan.plane, secrets=plan.secrets, needs=tuple(needs))
 
 

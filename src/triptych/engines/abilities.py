@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
+from triptych.contracts.admin import CacheName
 from triptych.contracts.answer import TokenDelta
 from triptych.contracts.media import DecodableMedium, Metadata
 from triptych.contracts.request import GenerateRequest, KvHandle
@@ -74,6 +75,23 @@ class Generating(Protocol):
         ...
 
 
+class CacheControl(Protocol):
+    """Ability to clear what is kept between requests."""
+
+    @property
+    def caches(self) -> tuple[CacheName, ...]:
+        """Those that there are."""
+        ...
+
+    async def clear(self, caches: Collection[CacheName], wait_s: float) -> None:
+        """Clear ``caches``, all or none. No request that runs loses anything.
+
+        New requests may be held back meanwhile. Raises Unavailable where requests run that do not end within
+        ``wait_s``, or something in a cache is in use; nothing is cleared then.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
     """The abilities of a started engine; None for one that it lacks as it is configured. One field adds an ability."""
@@ -83,6 +101,7 @@ class Abilities:
     generating: Generating | None = None
     kv_reports: KvLog | None = None
     """The log of the KV cache, if the engine reports what its cache holds."""
+    cache_control: CacheControl | None = None
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of the abilities that the engine has."""

@@ -15,6 +15,7 @@ from triptych.aio.reclaim import clear_traceback
 from triptych.config.serve import FrontendConfig
 from triptych.contracts.errors import BadRequest, MethodNotAllowed, NotFound, TriptychError
 from triptych.contracts.shown import shown
+from triptych.frontend.admin.routes import PREFIX, Admin
 from triptych.frontend.fleet import health
 from triptych.frontend.fleet.model_registry import ModelRegistry
 from triptych.frontend.http.access import Access
@@ -47,6 +48,8 @@ class App:
         resources: Resources,
         dispatcher: Dispatcher,
         media: MediaCounts | None = None,
+        *,
+        admin: Admin,
     ) -> None:
         self._config = config
         self._registry = registry
@@ -67,6 +70,7 @@ class App:
             "/health": {"GET": partial(health.health, registry, in_flight)},
             "/metrics": {"GET": self._metrics_text},
             "/openapi.json": {"GET": self._openapi},
+            **admin.routes(),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,6 +122,8 @@ class App:
             return self._options
         if path.startswith("/v1/"):
             self._access.check(web.scope)
+        if path.startswith(PREFIX):
+            self._access.check_admin(web.scope)
         routes = self._routes.get(self._known_path(path))
         if routes is None:
             raise NotFound(f"there is no {shown(path)}; see docs/api.md", code="path_not_found")
@@ -142,9 +148,11 @@ class App:
 
     async def _openapi(self, web: WebRequest) -> None:
         if not self._document:
-            from triptych.frontend.openai.openapi.document import document_of  # imported when somebody asks for it
+            # These are imported when somebody asks for the document.
+            from triptych.frontend.admin import openapi
+            from triptych.frontend.openai.openapi.document import document_of
 
-            self._document = msgspec.json.encode(document_of(self._config))
+            self._document = msgspec.json.encode(document_of(self._config, openapi.described()))
         await send_json(web.send, self._document, web.headers)
 
     async def _metrics_text(self, web: WebRequest) -> None:

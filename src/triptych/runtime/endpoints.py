@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ from triptych.kv.log import KvLog
 from triptych.observability.lag import LoopLag
 from triptych.planes.events.load_tracker import LoadTracker
 from triptych.planes.request.base import Handler, Payload
+from triptych.runtime.admin import admin_handlers
+from triptych.runtime.caches import WorkerCaches
 from triptych.runtime.files import pieces
 from triptych.runtime.metrics import worker_metrics
 from triptych.stages.encode import EncodeStage
@@ -51,6 +54,8 @@ class Endpoints:
         self._lag = lag
         self._receiver = Receiver(transfer, cache, card)
         self.load_tracker = LoadTracker()
+        caches = WorkerCaches(engine.abilities.cache_control, cache)
+        self.abilities = replace(engine.abilities, cache_control=caches if caches.caches else None)
         self.kv_log = engine.abilities.kv_reports or KvLog(list)
         self.reports_kv = engine.abilities.kv_reports is not None
 
@@ -59,7 +64,7 @@ class Endpoints:
 
         Raises ConfigError if the engine lacks the ability for it.
         """
-        abilities, handlers = self._engine.abilities, dict[str, Handler]()
+        abilities, handlers = self.abilities, dict[str, Handler]()
         if span.last == "e" and abilities.encoding is not None:
             stage = EncodeStage(abilities.encoding, self._transfer, self._cache)
             handlers[ENCODE] = partial(self._encode, stage)
@@ -72,8 +77,9 @@ class Endpoints:
         return {**handlers, RELEASE: self._release}
 
     def standing(self) -> dict[str, Handler]:
-        """Returns the handlers of the control endpoints, which every worker has."""
+        """Returns the handlers of the control endpoints: those that every worker has, and the administrative ones."""
         return {
+            **admin_handlers(self.abilities),
             METRICS: self._metrics,
             FILES: lambda payload: pieces(self._card, payload),
         }
@@ -117,7 +123,7 @@ class Endpoints:
         release = _read(_RELEASE, payload)
         for handle in release.embeddings:
             self._transfer.release(handle)
-        if release.kv is not None and (prefilling := self._engine.abilities.prefilling) is not None:
+        if release.kv is not None and (prefilling := self.abilities.prefilling) is not None:
             await prefilling.release(release.kv)
         nothing: tuple[bytes, ...] = ()
         for item in nothing:

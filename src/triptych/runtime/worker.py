@@ -125,6 +125,7 @@ class Worker:
             tls=self._server.speaks_tls,
             events=events,
             kv_link=self._engine.kv_link,
+            abilities=self.endpoints.abilities.names(),
         )
 
 

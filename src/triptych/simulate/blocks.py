@@ -142,6 +142,16 @@ class BlockPool:
                 del self._users[key]
                 self._idle[key] = None
 
+    def clear(self) -> None:
+        """Forget all blocks, of which none may be in use."""
+        assert not self._users, "a block is in use"
+        for key in (key for key in self._idle if key >= 0):
+            self._changes += [Change(False, key, level) for level in self.levels]
+        self._changes += [Change(False, key, HOST) for key in self._host]
+        self._idle.clear()
+        self._host.clear()
+        self._blank = self.blocks
+
     def hashes(self, level: int = DEVICE) -> list[int]:
         """Of all blocks that can be found down to ``level``: those of a prefix before what hangs on it."""
         below = reversed(self._host) if level >= HOST else ()

@@ -103,3 +103,19 @@ async def test_nothing_is_retried_while_the_cache_closes():
             await task
     assert len(maker.calls) == 1
     await close(cache, maker)
+
+
+async def test_a_clear_keeps_nothing_of_what_is_under_way_and_nobody_joins_it():
+    cache, maker = EmbeddingCache(1 << 10), Maker()
+    waiting = asyncio.create_task(cache.get(["a"], maker))
+    await until(lambda: maker.calls == [["a"]], "it is being made")
+    cache.clear()
+    late = asyncio.create_task(cache.get(["a"], maker))
+    await until(lambda: maker.calls == [["a"], ["a"]], "it is made again for who came later")
+    maker.go.set()
+    for block in [*await waiting, *await late]:
+        block.close()
+    assert len(cache.store) == 1, "what was made after the clear is kept"
+    cache.clear()
+    assert maker.alive == []
+    await close(cache, maker)

@@ -25,6 +25,7 @@ frontend:
   media-max-items: 3
   router-policy: round-robin
   api-key: geheim
+  admin-key: geheimer
 workers:
   - name: big
     span: epd
@@ -61,7 +62,10 @@ def test_a_full_graph_becomes_command_lines(tmp_path: Path) -> None:
         "--router-policy=round-robin",
         "--namespace=blue",
     )
-    assert (frontend.secrets, frontend.env) == ({"TRIPTYCH_API_KEY": "geheim"}, {})
+    assert (frontend.secrets, frontend.env) == (
+        {"TRIPTYCH_API_KEY": "geheim", "TRIPTYCH_ADMIN_KEY": "geheimer"},
+        {},
+    )
     assert (big_0.name, big_1.name, other.name) == ("big-0", "big-1", "epd-0")
     assert big_1.command == tuple(word.replace("big-0", "big-1") for word in big_0.command)
     assert big_0.command[:4] == (*launch, "worker")

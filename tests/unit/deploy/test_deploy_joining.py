@@ -20,7 +20,12 @@ _GRAPH = {
     "served-model-name": "my shapes",
     "run-dir": "/run/a place",
     "namespace": "blue",
-    "frontend": {"port": 8000, "api-key": "secret of clients", "enable-multimodal": True},
+    "frontend": {
+        "port": 8000,
+        "api-key": "secret of clients",
+        "admin-key": "secret of admins",
+        "enable-multimodal": True,
+    },
     "workers": [
         {"name": "enc", "span": "e", "engine": "encoder", "replicas": 2},
         {

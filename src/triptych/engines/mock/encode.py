@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from triptych.contracts.media import DecodableMedium
 from triptych.engines.abilities import Encoded
-from triptych.engines.mock.load import Load
+from triptych.engines.mock.load import MockLoad
 from triptych.engines.mock.model import Model
 from triptych.engines.mock.pace import Pace
 from triptych.engines.mock.tensors import EMBEDDING_DTYPE, EMBEDDING_WIDTH, embedding_of
@@ -17,7 +17,7 @@ from triptych.media.decoder import MediaDecoder
 class MockEncoding:
     """Implements ``engines.abilities.Encoding``. ``delay_s``: time of one call where no ``pace`` tells it."""
 
-    def __init__(self, model: Model, decoder: MediaDecoder, pace: Pace | None, load: Load, delay_s: float) -> None:
+    def __init__(self, model: Model, decoder: MediaDecoder, pace: Pace | None, load: MockLoad, delay_s: float) -> None:
         self._model = model
         self._decoder = decoder
         self._pace = pace
@@ -25,7 +25,7 @@ class MockEncoding:
         self._delay_s = delay_s
 
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded]:
-        with self._load.request():
+        async with self._load.request():
             async with self._decoder.decoded(media) as decoded:
                 tokens = [self._model.tokens_of(medium, one) for medium, one in zip(media, decoded, strict=True)]
             await self._take_time(media, tokens)

@@ -13,11 +13,12 @@ from triptych.engines.abilities import Abilities
 from triptych.engines.args import parse_engine_args
 from triptych.engines.base import EngineOptions, EngineStats
 from triptych.engines.mock.args import MockArgs
+from triptych.engines.mock.caches import MockCaches
 from triptych.engines.mock.encode import MockEncoding
 from triptych.engines.mock.faults import Faults
 from triptych.engines.mock.generate import MockGenerating
 from triptych.engines.mock.kv import KvHandOff
-from triptych.engines.mock.load import Load
+from triptych.engines.mock.load import MockLoad
 from triptych.engines.mock.model import Model
 from triptych.engines.mock.pace import Pace
 from triptych.engines.mock.prefill import MockPrefilling
@@ -39,7 +40,7 @@ class MockEngine:
         self._decoder = MediaDecoder(options.media)
         self._pace = Pace(_profile(self._args), self._args.block_size) if self._args.pace else None
         self._faults = Faults(self._args)
-        self._load = Load(self._faults)
+        self._load = MockLoad(self._faults)
         self.rooms = Rooms()
         self._bootstrap = ""
         self.abilities = Abilities()
@@ -80,12 +81,14 @@ class MockEngine:
     def _made(self, model: Model, kv: KvHandOff) -> Abilities:
         args, pace, load = self._args, self._pace, self._load
         if self._options.span is Span.E:
-            return Abilities(encoding=MockEncoding(model, self._decoder, pace, load, args.encode_ms / 1000))
+            encoding = MockEncoding(model, self._decoder, pace, load, args.encode_ms / 1000)
+            return Abilities(encoding=encoding, cache_control=MockCaches(self._decoder, None, load))
         prompts = Prompts(model, self._decoder, pace, self._faults, args.prefill_ms / 1000)
         return Abilities(
             prefilling=MockPrefilling(prompts, kv, self.rooms, model.placeholders, load),
             generating=MockGenerating(prompts, kv, model.placeholders, pace, load, args.itl_ms / 1000),
             kv_reports=pace.log if pace is not None else None,
+            cache_control=MockCaches(self._decoder, pace, load),
         )
 
     async def stop(self) -> None:

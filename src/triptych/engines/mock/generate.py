@@ -9,7 +9,7 @@ from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.request import GenerateRequest, KvRoom
 from triptych.engines.mock.answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock.kv import KvHandOff
-from triptych.engines.mock.load import Load
+from triptych.engines.mock.load import MockLoad
 from triptych.engines.mock.pace import Pace, Turn
 from triptych.engines.mock.prompt import Prompts
 from triptych.engines.mock.rendezvous import take
@@ -25,7 +25,7 @@ class MockGenerating:
         kv: KvHandOff,
         placeholders: Collection[int],
         pace: Pace | None,
-        load: Load,
+        load: MockLoad,
         itl_s: float,
     ) -> None:
         self._prompts = prompts
@@ -40,7 +40,7 @@ class MockGenerating:
     ) -> AsyncGenerator[TokenDelta, None]:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        with self._load.request():
+        async with self._load.request():
             met = isinstance(request.kv, KvRoom)
             prompt_tokens, cached_tokens = await self._read(request, embeddings)
             prefilled = loop.time()

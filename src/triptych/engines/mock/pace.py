@@ -124,6 +124,16 @@ class Pace:
             del self._turns[job.id]
             self._model.abort(job)
 
+    # What it keeps.
+
+    def clear_prefixes(self) -> None:
+        """Forget all KV blocks, and report it. No request may be at the model."""
+        self._model.pool.clear()
+        self._publish()
+
+    def clear_embeddings(self) -> None:
+        self._embeddings = EmbeddingCache(self._profile.embedding_cache_tokens)
+
     # The model's steps.
 
     async def _steps(self) -> None:

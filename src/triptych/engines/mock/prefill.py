@@ -12,7 +12,7 @@ from triptych.contracts.request import GenerateRequest, KvHandle
 from triptych.contracts.stages import PrefillAnswer
 from triptych.engines.mock.answers import answer_of, finish_of, logprobs_of
 from triptych.engines.mock.kv import KvHandOff
-from triptych.engines.mock.load import Load
+from triptych.engines.mock.load import MockLoad
 from triptych.engines.mock.prompt import Prompts
 from triptych.engines.mock.rendezvous import Offer, Room, Rooms
 from triptych.transfer.base import Buffer
@@ -22,7 +22,7 @@ class MockPrefilling:
     """Implements ``engines.abilities.Prefilling``."""
 
     def __init__(
-        self, prompts: Prompts, kv: KvHandOff, rooms: Rooms, placeholders: Collection[int], load: Load
+        self, prompts: Prompts, kv: KvHandOff, rooms: Rooms, placeholders: Collection[int], load: MockLoad
     ) -> None:
         self._prompts = prompts
         self._kv = kv
@@ -31,7 +31,7 @@ class MockPrefilling:
         self._load = load
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
-        with self._load.request():
+        async with self._load.request():
             if request.give is not None:
                 with self._rooms.giving(request.give.number) as room:
                     return await self._prefill_into(room, request, embeddings)

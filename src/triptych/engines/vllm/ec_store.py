@@ -81,6 +81,11 @@ class EcStore:
         finally:
             unfinished.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Delete all embeddings. Who has a file open reads it to its end. Raises OSError."""
+        for _, _, path in self._files():
+            path.unlink(missing_ok=True)
+
     def _make_room(self, size: int) -> None:
         self._unseen += size
         if self._unseen > self._slack:

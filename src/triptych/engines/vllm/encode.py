@@ -12,6 +12,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from triptych.contracts.errors import MediaMissing, TriptychError, Unavailable
 from triptych.contracts.media import DecodableMedium
 from triptych.engines.abilities import Encoded
+from triptych.engines.load import Load
 from triptych.engines.vllm.ec_store import EcStore
 from triptych.engines.vllm.failures import in_our_terms
 from triptych.engines.vllm.live import LiveEngine
@@ -22,13 +23,12 @@ from triptych.engines.vllm.prompt import Prompts
 class VllmEncoding:
     """Implements ``engines.abilities.Encoding`` on an engine that is an EC producer."""
 
-    def __init__(self, live: LiveEngine, prompts: Prompts, store: EcStore | None) -> None:
+    def __init__(self, live: LiveEngine, prompts: Prompts, store: EcStore | None, load: Load) -> None:
         """``store`` is None for a connector that is not ours, which is then believed."""
         self._live = live
         self._prompts = prompts
         self._store = store
-        self.encoded = 0
-        """Media that the engine encoded; not those that lay in the store."""
+        self._load = load
 
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
         """Returns None for each medium, once its embedding lies in the store.
@@ -39,8 +39,9 @@ class VllmEncoding:
         requests. Cancelling aborts it. Raises MediaMissing for a medium without data that is not in the store, what
         the decoder raises, Unavailable when the store does not take an embedding, and what the engine raises.
         """
-        with in_our_terms("encode"):
-            return await self._encode(self._live.engine, media)
+        async with self._load.request():
+            with in_our_terms("encode"):
+                return await self._encode(self._live.engine, media)
 
     async def _encode(self, engine: AsyncLLM, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
         wanted = {medium.content_hash: medium for medium in media if not self._holds(medium.content_hash)}
@@ -51,7 +52,7 @@ class VllmEncoding:
         items = await self._prompts.pixels(engine, list(wanted.values())) if wanted else []
         for part in _parts(items, engine.vllm_config.model_config.max_model_len - 1):
             await self._run(engine, part)
-            self.encoded += len(part)
+            self._load.encoded += len(part)
         if self._store is not None and not all(self._holds(name) for name in wanted):
             raise Unavailable(
                 f"an embedding could not be kept in {self._store.folder}: is its disk full, or max_bytes too small?"

@@ -19,7 +19,9 @@ from triptych.contracts.kv_link import KvLink
 from triptych.contracts.spans import Span
 from triptych.engines.abilities import Abilities
 from triptych.engines.base import EngineOptions, EngineStats
+from triptych.engines.load import Load
 from triptych.engines.vllm import kv, start_lines
+from triptych.engines.vllm.caches import VllmCaches
 from triptych.engines.vllm.card import able_of, card_of
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
@@ -32,7 +34,6 @@ from triptych.engines.vllm.grammar.setup import check_backend
 from triptych.engines.vllm.joins import join_kv, report_kv
 from triptych.engines.vllm.kv_events import Channel, Reporter
 from triptych.engines.vllm.live import LiveEngine
-from triptych.engines.vllm.load import Load
 from triptych.engines.vllm.options import engine_args
 from triptych.engines.vllm.prefill import VllmPrefilling
 from triptych.engines.vllm.prompt import Prompts
@@ -51,7 +52,6 @@ class _Started:
     load: Load
     grammars: Grammars | None
     """None for the span ``e``, which answers nothing."""
-    encoding: VllmEncoding | None
     abilities: Abilities
 
 
@@ -141,23 +141,30 @@ class VllmEngine:
         Every engine with a KV cache can answer alone; only one that ends in ``p`` keeps caches for others.
         """
         load = Load()
+        reporter = self._reporter(channel, live, checkpoint)
+        on_cleared = reporter.cleared if reporter is not None else lambda: None
+        caches = VllmCaches(live, prompts, load, self._options.span, on_cleared)
+        control = caches if caches.caches else None
         if grammars is None:
-            encoding = VllmEncoding(live, prompts, prompts.store)
-            return _Started(live, prompts, load, grammars, encoding, Abilities(encoding=encoding))
+            encoding = VllmEncoding(live, prompts, prompts.store, load)
+            return _Started(live, prompts, load, grammars, Abilities(encoding=encoding, cache_control=control))
         prefilling = VllmPrefilling(live, prompts, grammars, load)
         self._stack.push_async_callback(prefilling.close)
-        reports = None
-        if channel is not None:
-            size = live.engine.vllm_config.cache_config.block_size
-            reporter = Reporter(channel, size, family_of(checkpoint).embedded(checkpoint))
-            self._stack.push_async_callback(reporter.close)
-            reports = reporter.log
         abilities = Abilities(
             prefilling=prefilling if self._options.span.last == "p" else None,
             generating=VllmGenerating(live, prompts, grammars, load),
-            kv_reports=reports,
+            kv_reports=reporter.log if reporter is not None else None,
+            cache_control=control,
         )
-        return _Started(live, prompts, load, grammars, None, abilities)
+        return _Started(live, prompts, load, grammars, abilities)
+
+    def _reporter(self, channel: Channel | None, live: LiveEngine, checkpoint: Checkpoint) -> Reporter | None:
+        if channel is None:
+            return None
+        size = live.engine.vllm_config.cache_config.block_size
+        reporter = Reporter(channel, size, family_of(checkpoint).embedded(checkpoint))
+        self._stack.push_async_callback(reporter.close)
+        return reporter
 
     async def stop(self) -> None:
         self.abilities = Abilities()
@@ -169,7 +176,7 @@ class VllmEngine:
         return EngineStats(
             running=started.load.running,
             generated_tokens=started.load.generated_tokens,
-            encoded=started.encoding.encoded if started.encoding is not None else 0,
+            encoded=started.load.encoded,
             media=started.prompts.decoder.metrics(),
             grammars=tuple(started.grammars.metrics()) if started.grammars is not None else (),
         )

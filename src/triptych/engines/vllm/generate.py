@@ -9,12 +9,12 @@ from contextlib import aclosing
 from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.errors import KvLost
 from triptych.contracts.request import GenerateRequest
+from triptych.engines.load import Load
 from triptych.engines.vllm import kv
 from triptych.engines.vllm.continuation import resumed
 from triptych.engines.vllm.failures import in_our_terms
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.live import LiveEngine
-from triptych.engines.vllm.load import Load
 from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import finish_reason, logprobs_of, sampling_params
 from triptych.transfer.base import Buffer
@@ -32,14 +32,15 @@ class VllmGenerating:
     async def generate(
         self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()
     ) -> AsyncGenerator[TokenDelta, None]:
-        with self._load.request(), in_our_terms(request.id):
-            async with (
-                self._grammars.admitted(request.sampling.guided),
-                aclosing(self._stream(request, embeddings)) as deltas,
-            ):
-                async for delta in deltas:
-                    self._load.generated_tokens += len(delta.token_ids)
-                    yield delta
+        async with self._load.request():
+            with in_our_terms(request.id):
+                async with (
+                    self._grammars.admitted(request.sampling.guided),
+                    aclosing(self._stream(request, embeddings)) as deltas,
+                ):
+                    async for delta in deltas:
+                        self._load.generated_tokens += len(delta.token_ids)
+                        yield delta
 
     async def _stream(
         self, request: GenerateRequest, embeddings: Sequence[Buffer | None]

@@ -140,6 +140,11 @@ class Reporter:
             else:
                 self.log.publish(changes)
 
+    def cleared(self) -> None:
+        """Report now that the cache is empty: vLLM says so with its next step, which comes with the next request."""
+        self._events.translator.clear()
+        self.log.reset()
+
     async def close(self) -> None:
         """Ends the reports. May be called twice."""
         self._task.cancel()

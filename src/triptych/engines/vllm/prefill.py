@@ -13,12 +13,12 @@ from triptych.contracts.answer import Timing, TokenDelta
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.request import GenerateRequest, KvHandle, Sampling
 from triptych.contracts.stages import PrefillAnswer
+from triptych.engines.load import Load
 from triptych.engines.vllm import kv
 from triptych.engines.vllm.continuation import DISCARDED, first_token, resumed
 from triptych.engines.vllm.failures import in_our_terms
 from triptych.engines.vllm.grammar.grammars import Grammars
 from triptych.engines.vllm.live import LiveEngine
-from triptych.engines.vllm.load import Load
 from triptych.engines.vllm.prompt import Prompts, failure
 from triptych.engines.vllm.translate import logprobs_of, sampling_params
 from triptych.transfer.base import Buffer
@@ -43,9 +43,10 @@ class VllmPrefilling:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None] = ()) -> PrefillAnswer:
-        with self._load.request(), in_our_terms(request.id):
-            await self._grammars.check(request.sampling.guided)  # nothing is prefilled for one that is refused
-            answer = await self._prefill(request, embeddings)
+        async with self._load.request():
+            with in_our_terms(request.id):
+                await self._grammars.check(request.sampling.guided)  # nothing is prefilled for one that is refused
+                answer = await self._prefill(request, embeddings)
         self._load.generated_tokens += len(answer.delta.token_ids)
         return answer
 

@@ -96,6 +96,11 @@ class Prompts:
             kept.update({item.content_hash: item for item in made})
         return [item for medium in media if (item := kept[medium.content_hash]) is not None]
 
+    def clear(self) -> None:
+        """Forget decoded and processed media."""
+        self.decoder.cache.clear()
+        self._processed.clear()
+
     async def close(self) -> None:
         await self.decoder.close()
         self._processed.clear()

@@ -31,6 +31,7 @@ def health_of(model: Model) -> dict[str, Any]:
                 "span": one.span.value,
                 "capable_span": one.capable_span.value,
                 "engine": one.engine,
+                "abilities": one.abilities,
                 "address": authority(one.host, one.port),
             }
             for one in model.instances

@@ -31,10 +31,14 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
+def error_detail(error: TriptychError) -> dict[str, str | None]:
+    """Return the error as OpenAI's API words it."""
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
 def error_body(error: TriptychError) -> bytes:
     """Return the error as an object of OpenAI's API."""
-    detail = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return msgspec.json.encode({"error": detail})
+    return msgspec.json.encode({"error": error_detail(error)})
 
 
 def error_headers(error: TriptychError) -> Headers:

@@ -194,3 +194,18 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="cannot be read"):
         usable_folder(str(tmp_path), writes=False)
+
+
+def test_a_clear_deletes_all_embeddings_and_no_file_that_is_being_written(tmp_path: Path) -> None:
+    store = EcStore(tmp_path)
+    save(store, NAME, content())
+    save(store, name(1), content())
+    unfinished = tmp_path / "some.tmp"
+    unfinished.write_bytes(b"x")
+    with store.path(NAME).open("rb") as reading:
+        store.clear()
+        assert len(reading.read()) == len(content()), "who has it open reads it to its end"
+    assert list(tmp_path.iterdir()) == [unfinished]
+    store.clear()
+    save(store, NAME, content())
+    assert store.holds(NAME)

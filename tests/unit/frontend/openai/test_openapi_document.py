@@ -12,11 +12,13 @@ import pytest
 
 from triptych.config.serve import FrontendConfig
 from triptych.frontend import app
+from triptych.frontend.admin import openapi
+from triptych.frontend.admin.routes import Admin
 from triptych.frontend.openai.chat.schema import ChatRequest
 from triptych.frontend.openai.fields.table import CHAT, COMPLETION
 from triptych.frontend.openai.openapi.document import document_of
 
-DOCUMENT = document_of(FrontendConfig())
+DOCUMENT = document_of(FrontendConfig(), openapi.described())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
@@ -59,7 +61,8 @@ def test_every_schema_is_one() -> None:
 
 def test_it_has_all_routes() -> None:
     routes = {path: {method.upper() for method in methods} for path, methods in DOCUMENT["paths"].items()}
-    one = app.App(FrontendConfig(), *[None] * 3)  # type: ignore[arg-type]
+    admin = Admin(FrontendConfig(), *[None] * 2)  # type: ignore[arg-type]
+    one = app.App(FrontendConfig(), *[None] * 3, admin=admin)  # type: ignore[arg-type]
     assert routes == {path: set(methods) for path, methods in one._routes.items()}
 
 
@@ -89,11 +92,12 @@ def test_every_kind_of_limit_is_stated_at_a_value_of_its_kind() -> None:
 
 
 def test_it_says_what_the_configuration_says() -> None:
-    strict = document_of(FrontendConfig(strict_fields=True, api_key="k", max_choices=3))
+    strict = document_of(FrontendConfig(strict_fields=True, api_key="k", max_choices=3), openapi.described())
     request = strict["components"]["schemas"]["ChatRequest"]
     assert request["additionalProperties"] is False
     assert request["properties"]["n"]["anyOf"][0]["maximum"] == 3
     assert strict["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
+    assert strict["paths"]["/admin/clear-caches"]["post"]["security"] == [{"admin_key": []}]
     assert "security" not in strict["paths"]["/live"]["get"]
     assert SCHEMAS["ChatRequest"]["additionalProperties"] is True
     assert msgspec.json.schema(ChatRequest), "the schema classes are as they were"

@@ -38,8 +38,12 @@ _ERRORS = {
 }
 
 
-def document_of(config: FrontendConfig) -> Json:
-    """Returns the document for a frontend of this configuration, with its limits."""
+def document_of(config: FrontendConfig, admin: tuple[Json, Json]) -> Json:
+    """Returns the document for a frontend of this configuration, with its limits.
+
+    ``admin`` has the administrative routes by path, and the schemas they refer to by name.
+    """
+    admin_paths, admin_schemas = admin
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -48,11 +52,14 @@ def document_of(config: FrontendConfig) -> Json:
             "description": "OpenAI-compatible. Of each field `x-triptych-status` says what becomes of it: honoured, "
             "accepted (it changes no answer) or refused, unless it has one of the values that are listed.",
         },
-        "paths": _paths(),
-        "components": {"schemas": {**_requests(config), **ANSWERS}},
+        "paths": {**_paths(), **admin_paths},
+        "components": {
+            "schemas": {**_requests(config), **ANSWERS, **admin_schemas},
+            "securitySchemes": {"admin_key": {"type": "http", "scheme": "bearer"}},
+        },
     }
     if config.api_key is not None:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"]["key"] = {"type": "http", "scheme": "bearer"}
         for path, methods in document["paths"].items():
             for operation in methods.values() if path.startswith("/v1/") else ():
                 operation["security"] = [{"key": []}]
