@@ -1,7 +1,7 @@
 """The mock engine at the pace of a modelled one."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -106,7 +106,7 @@ async def test_who_leaves_frees_the_blocks_at_once():
             asking = asyncio.create_task(anext(stream))
             await asyncio.sleep(0)
             asking.cancel()
-            with pytest.raises(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError):  # on a busy machine the token is there already
                 await asking
             await stream.aclose()
         pool = one._pace._model.pool
