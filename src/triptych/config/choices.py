@@ -1,4 +1,4 @@
-"""What a setting of few values may be, and why a value is refused."""
+"""Lists the values of a setting that has only a few, and explains why a value is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WANTED = {
 
 
 def choices(model: type[msgspec.Struct], field: str) -> list[str]:
-    """The values of a field that is a Literal or an Enum, as a user spells them."""
+    """Returns the values of a field that is a Literal or an Enum, as a user spells them."""
     hint = get_type_hints(model)[field]
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
@@ -33,7 +33,7 @@ def choices(model: type[msgspec.Struct], field: str) -> list[str]:
 
 
 def reason_of(error: msgspec.ValidationError, model: type[msgspec.Struct], field: str, value: object) -> str:
-    """Why ``value`` cannot be that of ``field``, without the place, which the caller names."""
+    """Explains why ``value`` is not allowed for ``field``, without the place, which the caller names."""
     if str(error).startswith("Invalid enum value"):
         return f"unknown {field.replace('_', '-')}{or_all(str(value), choices(model, field))}"
     reason = str(error).split(" - at ")[0]

@@ -19,7 +19,7 @@ NATS_PASSWORD = "TRIPTYCH_NATS_PASSWORD"
 NATS_TOKEN = "TRIPTYCH_NATS_TOKEN"
 NAMES = (TOKEN, API_KEY, ADMIN_KEY, NATS_PASSWORD, NATS_TOKEN)
 OF_WORKERS = (TOKEN, NATS_PASSWORD, NATS_TOKEN)
-"""Those that workers need; the keys that clients and operators send are not among them."""
+"""The secrets that workers need, without the keys that clients and operators send."""
 MAX_FILE_BYTES = 64 * 1024
 
 _received: dict[str, str] = {}
@@ -57,12 +57,14 @@ def some(names: Iterable[str]) -> dict[str, str]:
 
 
 def plane_token() -> str | None:
-    """Shared secret of the request plane and of ZMQ's event ports, as the user has set it."""
+    """Returns the shared secret of the request plane and of ZMQ's event ports, as the user has set it."""
     return _known.get(TOKEN) or None
 
 
 def api_key() -> str | None:
-    """Key that clients must send, unless it is given as a flag (which other users' ``ps`` would show)."""
+    """Returns the key that clients must send, unless it is given as a flag (which the ``ps`` of other users would
+    show).
+    """
     return _known.get(API_KEY) or None
 
 
@@ -72,12 +74,12 @@ def admin_key() -> str | None:
 
 
 def nats_password() -> str | None:
-    """Password of the user that the plane's URL names."""
+    """Returns the password of the user that the plane's URL names."""
     return _known.get(NATS_PASSWORD) or None
 
 
 def nats_token() -> str | None:
-    """Token that a NATS server wants, or that ``triptych nats`` is to want."""
+    """Returns the token that a NATS server wants, or that ``triptych nats`` is to want."""
     return _known.get(NATS_TOKEN) or None
 
 

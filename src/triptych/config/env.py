@@ -23,31 +23,31 @@ _libc.getenv.restype = ctypes.c_void_p
 
 
 def run_dir(configured: str = "") -> Path:
-    """The run directory: as configured, else ``TRIPTYCH_RUN_DIR``, else one of this user's own."""
+    """Returns the run directory: as configured, else ``TRIPTYCH_RUN_DIR``, else one of this user's own."""
     return chosen_run_dir(configured) or default_run_dir()
 
 
 def chosen_run_dir(configured: str = "") -> Path | None:
-    """The run directory that the user has named, by a flag, in a graph or by ``TRIPTYCH_RUN_DIR``."""
+    """Returns the run directory that the user has named, by a flag, in a graph or by ``TRIPTYCH_RUN_DIR``."""
     name = configured or os.environ.get(RUN_DIR)
     return Path(name).absolute() if name else None
 
 
 def default_run_dir() -> Path:
-    """The run directory of processes that are started by hand, where the user has named none."""
+    """Returns the run directory of processes that are started by hand, if the user has named none."""
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base) / f"triptych-{os.getuid()}"
 
 
 def model_files_cache(configured: str = "") -> Path:
-    """Where a frontend keeps models' descriptive files: as configured, else in this user's cache."""
+    """Returns where a frontend keeps models' descriptive files: as configured, else in this user's cache."""
     if configured:
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "triptych" / "model-files"
 
 
 def hub_cache() -> Path:
-    """Where Hugging Face's library keeps what it downloads, by its own variables."""
+    """Returns where Hugging Face's library keeps its downloads, by its own variables."""
     if from_env := os.environ.get("HF_HUB_CACHE"):
         return Path(from_env).expanduser()
     if home := os.environ.get("HF_HOME"):
@@ -64,13 +64,13 @@ def log_level() -> str:
 
 
 def heartbeat() -> Path | None:
-    """The file that this process touches as a sign of life to its supervisor; None: it has no supervisor."""
+    """Returns the file that this process touches as a sign of life to its supervisor; None without a supervisor."""
     path = os.environ.get(HEARTBEAT)
     return Path(path) if path else None
 
 
 def is_set(name: str) -> bool:
-    """Whether the user has set a variable that a library reads."""
+    """Tells whether the user has set a variable that a library reads."""
     return bool(os.environ.get(name))
 
 
@@ -80,7 +80,7 @@ def set_default(name: str, value: str) -> None:
 
 
 def has_default(name: str, value: str) -> bool:
-    """Whether the variable ``name`` is as ``set_default`` sets it to ``value``, and not the user's own."""
+    """Tells whether the variable ``name`` has the ``value`` that ``set_default`` gave it, and not the user's own."""
     return os.environ.get(name) == value
 
 
@@ -102,8 +102,8 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """The little that a Python process of ours needs of this one's environment: for a child that reads what others
-    wrote.
+    """Returns the little that a Python process of ours needs of this environment, for a child that reads untrusted
+    data.
 
     No secret is among it, whoever's it is: names are on a list. Libraries for numbers get one thread.
     """

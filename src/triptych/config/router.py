@@ -20,7 +20,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides among workers that could all take a request."""
+    """The settings that decide among workers that could all take a request."""
 
     router_policy: Annotated[
         Literal["kv", "round-robin", "random", "least-loaded", "power-of-two", "direct"],

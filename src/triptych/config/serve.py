@@ -86,7 +86,7 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a process that is started by hand comes to a deployment."""
+    """How a process that is started by hand joins a deployment."""
 
     join: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""What ``triptych simulate`` is told."""
+"""Configures ``triptych simulate``."""
 
 from __future__ import annotations
 

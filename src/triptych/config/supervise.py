@@ -9,7 +9,7 @@ from msgspec import Meta
 
 
 class SuperviseConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How processes of one machine are watched over."""
+    """The settings of the supervision of a machine's processes."""
 
     hang_timeout_s: Annotated[
         float,

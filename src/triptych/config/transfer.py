@@ -11,7 +11,7 @@ from triptych.config.media import MIB
 
 
 class TransferConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of one process. Workers that hand tensors to each other need the same back end."""
+    """The transfer settings of one process. Workers that hand tensors to each other need the same back end."""
 
     transfer: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""What ``triptych verify`` is told."""
+"""Configures ``triptych verify``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 from triptych.config.serve import DEFAULT_PORT
 
 CASES = ("text", "one", "two", "four", "sizes", "interleaved", "repeated", "video", "sound")
-"""What can be asked; ``verify/cases.py`` makes them."""
+"""The kinds of cases; ``verify/cases.py`` makes them."""
 
 
 class Dtype(StrEnum):

@@ -19,7 +19,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Timing(msgspec.Struct, frozen=True, array_like=True):
-    """Where a request's time went inside the worker, in seconds; sent with the last delta."""
+    """Seconds that a request spent in each part of the worker; sent with the last delta."""
 
     preprocess_s: float = 0.0
     """Decoding media and preparing the engine's input."""
@@ -29,7 +29,7 @@ class Timing(msgspec.Struct, frozen=True, array_like=True):
     decode_s: float = 0.0
     """First token to last."""
     encode_s: float = 0.0
-    """At encode workers, from the frontend's call to the answer; 0 where media were encoded with the prefill."""
+    """At encode workers, from the frontend's call to the answer. 0 if media were encoded with the prefill."""
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
@@ -42,7 +42,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     """Prompt tokens found in the KV cache, in the first delta."""
     logprobs: list[TokenLogprob] | None = None
-    """One entry a token, where asked for."""
+    """One entry for each token, if the request wants log probabilities."""
     timing: Timing | None = None
     stop_token: bool = False
     """The last of ``token_ids`` ended the text (end of sequence or stop token): not a part of the text."""

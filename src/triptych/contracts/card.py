@@ -1,4 +1,4 @@
-"""What a worker tells of itself: its model (the card) and itself (the instance)."""
+"""Describes a worker: its model (the card) and itself (the instance)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triptych.contracts.spans import Span
 
 
 class EmbeddingSpec(msgspec.Struct, frozen=True):
-    """What the embeddings of a model's media look like; workers that disagree cannot serve together."""
+    """The form of a model's embeddings. Workers whose forms differ cannot serve together."""
 
     width: int
     """Values a token."""
@@ -17,7 +17,7 @@ class EmbeddingSpec(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a frontend must know of a model to accept requests for it."""
+    """Everything that a frontend must know of a model to accept requests for it."""
 
     name: str
     """The name that clients use."""
@@ -36,12 +36,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     by_frames: tuple[str, ...] = ()
     """Media that encode workers hand over as the frames that the model sees, uint8 [frames, height, width, 3]."""
     files_digest: str = ""
-    """Of the descriptive files in ``path`` (``models.files``), which the worker gives to frontends that lack them;
-    empty: it does not."""
+    """A digest of the descriptive files in ``path`` (``models.files``), which the worker gives to frontends that lack
+    them; empty if it does not.
+    """
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One live worker: where it is and what it hosts. Never changes once registered."""
+    """One live worker: its address and what it hosts. Never changes once registered."""
 
     id: str
     """``name`` and the worker's birth: unique for ever."""
@@ -68,11 +69,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     """Its request plane speaks TLS, and nothing else."""
     events: str = ""
-    """Where it publishes what happens in it, as ``planes.events`` spells it, beside the endpoint ``events`` that every
-    worker has; empty: nowhere."""
+    """The address of its event publisher, as ``planes.events`` spells it; empty if it has only the endpoint ``events``,
+    as every worker has.
+    """
     weights: tuple[tuple[str, str], ...] = ()
     """(name, digest) of each shard of weights in its checkpoint (``models.weights``)."""
     kv_link: KvLink | None = None
-    """How its KV cache travels to or from other workers; None: it neither gives nor takes one."""
+    """How its KV cache travels to or from other workers; None if it does not."""
     abilities: tuple[str, ...] = ()
-    """Names of what it can do (``engines.abilities.Abilities``)."""
+    """The names of its engine's abilities (``engines.abilities.Abilities``)."""

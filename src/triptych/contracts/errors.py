@@ -233,6 +233,6 @@ _BY_CODE: dict[str | None, type[TriptychError]] = {
 
 
 def from_wire(wire: WireError) -> TriptychError:
-    """The error that ``wire`` stands for; an unknown status becomes a plain ``TriptychError`` (500)."""
+    """Returns the error that ``wire`` describes. An unknown status becomes a plain ``TriptychError`` (500)."""
     cls = _BY_CODE.get(wire.code) or _BY_STATUS.get(wire.status, TriptychError)
     return cls(wire.message, param=wire.param, code=wire.code, retry_after_s=wire.retry_after_s)

@@ -1,4 +1,4 @@
-"""What a worker tells frontends: what its KV cache holds, in our own hashes (``kv.block_hash``), and its load."""
+"""Defines the messages about a worker's KV cache, in our own hashes (``kv.block_hash``), and about its load."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class KvChange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KvBatch(msgspec.Struct, frozen=True, array_like=True):
-    """One message of the event plane. Applies in order."""
+    """A batch of changes, which apply in order."""
 
     sequence: int
     """Counts up by one."""
@@ -57,7 +57,7 @@ def unpacked(hashes: bytes) -> array[int]:
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker has to do, or what one request adds to it."""
+    """The work of a worker, or the work that one request adds to it."""
 
     prefill_tokens: int = 0
     """Tokens of prompts that wait to be prefilled, or are being."""
@@ -73,7 +73,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
         )
 
     def less(self, other: Load) -> Load:
-        """No part below 0."""
+        """Returns the difference, with no part below 0."""
         return Load(
             max(0, self.prefill_tokens - other.prefill_tokens),
             max(0, self.kv_tokens - other.kv_tokens),
@@ -85,11 +85,11 @@ NO_LOAD = Load()
 
 
 class WorkerUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """One message of the event plane, from one worker; what is not said has not changed."""
+    """One message of the event plane, from one worker. A part that is missing has not changed."""
 
     kv: KvBatch | None = None
     load: Load | None = None
-    """For all frontends but the one that is told."""
+    """The load of all frontends but the receiver."""
 
 
 EVENTS = "events"
@@ -98,15 +98,15 @@ end. The first one holds a snapshot."""
 
 
 class NumberedUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """One message of a worker to all who listen, by publish and subscribe."""
+    """One message of a worker to all its subscribers."""
 
     birth: str
-    """Of the publisher; numbers of another one mean nothing beside these."""
+    """A random name of the publisher. Numbers of different publishers cannot be compared."""
     number: int
-    """One more than that of the message before."""
+    """Counts up by one with each message."""
     changes: list[KvChange] = []
     loads: dict[str, Load] | None = None
-    """What it has to do, by the origin of the requests; None: nothing is said of it."""
+    """The load of each frontend, by the origin of its requests. None if it has not changed."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True):
@@ -115,7 +115,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     birth: str
     number: int
     changes: list[KvChange]
-    """To nothing."""
+    """All blocks that the worker holds, as changes of an empty cache."""
     loads: dict[str, Load]
 
 

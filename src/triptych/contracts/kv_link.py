@@ -1,4 +1,6 @@
-"""How the KV cache of one worker reaches another: what both must agree on, and who of the two is called when."""
+"""Describes how the KV cache of one worker reaches another: what both must have alike, and which of them is called
+when.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import msgspec
 
 
 class HandOff(StrEnum):
-    """How a prefill and a decode at two workers are sequenced."""
+    """The sequence of a prefill and a decode at two workers."""
 
     PREFILL_FIRST = "prefill-first"
     """The prefill is awaited. Its answer has a handle to the KV cache, which is passed on to the decode."""
@@ -17,7 +19,7 @@ class HandOff(StrEnum):
 
 
 class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker lays its KV cache out. A default stands for a property that the protocol converts by itself."""
+    """The layout of a worker's KV cache. A default value stands for a property that the protocol converts by itself."""
 
     dtype: str = ""
     block_size: int = 0
@@ -26,7 +28,7 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
     """Ranks that share the heads."""
 
     def fits(self, other: KvLayout) -> bool:
-        """Whether all properties that both state are equal."""
+        """Tells whether all properties that both state are equal."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return all(one == two or not one or not two for one, two in zip(mine, others, strict=True))
 
@@ -42,7 +44,7 @@ class KvLink(msgspec.Struct, frozen=True, kw_only=True):
     """``host:port`` where takers meet this worker by rendezvous; empty: this worker gives nothing by rendezvous."""
 
     def gives_to(self, taker: KvLink) -> bool:
-        """Whether a worker with the link ``taker`` can read what a worker with this link prefilled."""
+        """Tells whether a worker with the link ``taker`` can read what a worker with this link prefilled."""
         if self.hand_off is HandOff.RENDEZVOUS and not self.bootstrap:
             return False
         same = (self.protocol, self.hand_off) == (taker.protocol, taker.hand_off)

@@ -15,14 +15,14 @@ from msgspec import Meta
 from triptych.contracts.tensor import TensorHandle
 
 MediaKind = Literal["image", "video", "audio"]
-"""What a model perceives a medium as, as OpenAI's API and the engines name it."""
+"""The kind of a medium, as OpenAI's API and the engines name it."""
 Data = bytes | memoryview
 """A file's bytes. Those of a large file are a read-only view of the memory in which they arrived."""
 MAX_NUMBERS = 512
 """Limit on the values of one metadata entry: enough for the times of 1024 frames, two to a step."""
 Numbers = Annotated[tuple[int | float, ...], Meta(max_length=MAX_NUMBERS)]
 Metadata = dict[str, Numbers]
-"""By the names of a model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
+"""Facts about a medium by the names of the model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
 
 if TYPE_CHECKING:
     _Data = Data
@@ -42,7 +42,7 @@ class BaseMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     data: _Data = b""
     """The file, not decoded yet; of a precomputed embedding its values, row by row."""
     metadata: Metadata = {}
-    """What the language model must know of the embedding beside its values."""
+    """Facts that the language model must know beside the embedding's values."""
     embedding: TensorHandle | None = None
     """[tokens, hidden]; of media that are handed over as frames (``ModelCard.by_frames``) the frames: uint8
     [frames, height, width, 3]."""
@@ -61,7 +61,7 @@ class MediaFile(BaseMedium, frozen=True, kw_only=True):
 
 
 class Picture(MediaFile, frozen=True, kw_only=True, tag="picture"):
-    """One fetched and checked picture."""
+    """A fetched and checked picture."""
 
     kind: ClassVar[MediaKind] = "image"
     width: int = 0
@@ -74,7 +74,7 @@ class Picture(MediaFile, frozen=True, kw_only=True, tag="picture"):
 
 
 class Video(MediaFile, frozen=True, kw_only=True, tag="video"):
-    """One fetched and checked video, and which of its frames the model sees."""
+    """A fetched and checked video, and the frames of it that the model sees."""
 
     kind: ClassVar[MediaKind] = "video"
     width: int = 0
@@ -96,13 +96,13 @@ class Video(MediaFile, frozen=True, kw_only=True, tag="video"):
 
 
 class Sound(MediaFile, frozen=True, kw_only=True, tag="sound"):
-    """One fetched and checked sound."""
+    """A fetched and checked sound."""
 
     kind: ClassVar[MediaKind] = "audio"
     num_samples: int = 0
-    """Samples of one channel at the file's own rate ..."""
+    """Samples of one channel, at the rate of the file."""
     sample_rate: int = 0
-    """... which is this, in Hz."""
+    """The rate of the file, in Hz."""
     decode_rate: int = 0
     """Rate that the model is to hear, in Hz: the worker that decodes the sound resamples it. 0: the file's own."""
 
@@ -118,7 +118,7 @@ class PrecomputedEmbedding(BaseMedium, frozen=True, kw_only=True, tag="precomput
     """
 
     kind: MediaKind
-    """What the embedding is of."""
+    """The kind of the medium that the embedding was computed from."""
     shape: tuple[int, int]
     """(tokens, width)."""
     dtype: str

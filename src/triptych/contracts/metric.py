@@ -1,4 +1,4 @@
-"""One value of a metric, as parts of a process hand it to whoever writes it out."""
+"""Defines the value of a metric, as parts of a process report it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Metric(msgspec.Struct, frozen=True, array_like=True):
     """The value of one metric now."""
 
     name: str
-    """By Prometheus' conventions: base units, and ``_total`` at the end of a counter's name."""
+    """The name by Prometheus' conventions: base units, and ``_total`` at the end of a counter's name."""
     kind: Literal["counter", "gauge"]
     text: str
     """The help text: one line that says what is counted."""

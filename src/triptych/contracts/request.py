@@ -1,4 +1,4 @@
-"""One request to the span that makes tokens."""
+"""Defines the request to a worker that prefills or decodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Guided(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How to draw tokens. Names and meanings are those that OpenAI and vLLM share."""
+    """The parameters of drawing tokens. Names and meanings are those that OpenAI and vLLM share."""
 
     max_tokens: int
     min_tokens: int = 0
@@ -59,7 +59,7 @@ class KvHandle(msgspec.Struct, frozen=True, kw_only=True, tag="handle"):
     """The KV cache of a prefilled prompt, waiting at the worker that made it."""
 
     protocol: str
-    """That of ``KvLink.protocol``: only who speaks it can read the cache."""
+    """The protocol of ``KvLink.protocol``; only an engine that speaks it can read the cache."""
     request_id: str
     """The prefill's id at its owner; names the cache when it is given back unread."""
     params: bytes
@@ -67,7 +67,7 @@ class KvHandle(msgspec.Struct, frozen=True, kw_only=True, tag="handle"):
 
 
 class KvRoom(msgspec.Struct, frozen=True, kw_only=True, tag="room"):
-    """Where a prefill and a decode that run at once meet to hand a KV cache over. Minted for one attempt."""
+    """The room in which a prefill and a decode that run at once meet, to hand a KV cache over. Made for one attempt."""
 
     bootstrap: str
     """``host:port`` of ``KvLink.bootstrap`` at the worker that prefills."""
@@ -91,11 +91,16 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Tokens of the answer that other workers made and the client has got; the answer goes on after them, and
     ``sampling`` (``max_tokens``, ``min_tokens``) counts them."""
     kv: KvHandle | KvRoom | None = None
-    """Of a decode whose prompt is prefilled elsewhere: where the KV cache comes from. By a handle it is there, and
-    covers the prompt without ``said``; in a room it is waited for, and covers ``said`` too."""
+    """For a decode whose prompt is prefilled elsewhere: the source of its KV cache.
+
+    A handle names a finished cache of the prompt without ``said``. In a room the cache is waited for, and covers
+    ``said`` too.
+    """
     give: KvRoom | None = None
-    """Of a prefill: the room in which its KV cache is handed over before it is answered; None: the answer has a
-    handle."""
+    """For a prefill: the room in which its KV cache is handed over before it is answered.
+
+    None: the answer has a handle.
+    """
     origin: str = ""
     """Which frontend sent it: a worker tells each of them what the others have there."""
     salt: str = ""

@@ -24,12 +24,12 @@ MAX_CAUSES = 16
 
 
 def is_short(error: OSError) -> bool:
-    """Whether a call failed as the machine had not enough of something."""
+    """Tells whether a call failed because the machine lacked something."""
     return error.errno in _MEANINGS
 
 
 def shortage_of(error: BaseException) -> Unavailable | None:
-    """What a client hears of ``error`` (503) if the machine was short of something, there or behind it; else None."""
+    """Returns the error for the client (503) if ``error``, or one behind it, is a shortage; else None."""
     for one in _causes(error):
         if what := _what_is_short(one):
             return Unavailable(
@@ -49,7 +49,7 @@ def _what_is_short(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and what it was raised from, also within groups."""
+    """Yields ``error`` and the errors that it was raised from, also within groups."""
     waiting: list[BaseException | None] = [error]
     for _ in range(MAX_CAUSES):
         if not waiting:

@@ -32,7 +32,7 @@ class Span(StrEnum):
         return self.value[-1]
 
     def covers(self, stages: str) -> bool:
-        """Whether every stage in ``stages`` is hosted by this span."""
+        """Tells whether every stage in ``stages`` is hosted by this span."""
         return stages in self.value
 
 
@@ -50,6 +50,6 @@ class Mode(StrEnum):
 
 
 def modes_of(spans: Iterable[Span]) -> tuple[Mode, ...]:
-    """The modes that are complete with workers of these ``spans``, the least split first."""
+    """Returns the modes that are complete with workers of these ``spans``, the least split first."""
     alive = set(spans)
     return tuple(mode for mode in Mode if alive.issuperset(mode.spans))

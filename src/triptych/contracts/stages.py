@@ -29,7 +29,7 @@ class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FilePiece(msgspec.Struct, frozen=True):
-    """At most ``models.files.PIECE_BYTES`` of one file."""
+    """A part of one file, at most ``models.files.PIECE_BYTES``."""
 
     name: str
     data: bytes
@@ -44,7 +44,7 @@ class EncodeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncodedMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One medium's embedding, ready to be fetched."""
+    """The embedding of one medium, ready to be fetched."""
 
     content_hash: str
     embedding: TensorHandle | None = None
@@ -54,7 +54,7 @@ class EncodedMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class EncodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry for each medium of the request, in order."""
+    """The answer to an EncodeRequest: one entry for each medium, in order."""
 
     media: list[EncodedMedium]
     preprocess_s: float = 0.0
@@ -72,7 +72,7 @@ class PrefillAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What nobody will fetch any more. Unknown or already gone: nothing happens."""
+    """Names everything that nobody will fetch any more. Unknown names change nothing."""
 
     kv: KvHandle | None = None
     embeddings: list[TensorHandle] = []

@@ -11,7 +11,7 @@ MAX_LISTED = 16
 MAX_COMPARED = 1000
 """Known names that are compared at most."""
 MAX_COMPARED_FOR_CLIENTS = 16
-"""The same for words of requests, which are compared on the event loop: 5 ms at worst."""
+"""Most known names that are compared with a word of a request, on the event loop: 5 ms at worst."""
 MAX_CHARACTERS = 64
 """A longer word is compared with none."""
 

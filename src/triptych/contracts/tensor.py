@@ -20,6 +20,6 @@ class TensorHandle(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
     dtype: str
     expires_unix_s: float
-    """From then on the owner may use the memory for something else."""
+    """When the lease ends. From then on the owner may reuse the memory."""
     location: bytes
-    """What the back end needs to find the bytes; read by nobody else. Untrusted input to the receiver."""
+    """The place of the bytes, read by the transfer back end only. Untrusted input to the receiver."""

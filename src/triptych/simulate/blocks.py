@@ -28,7 +28,7 @@ class BlockPool:
     """Keys are hashes, 0 and above, or names of blocks that nobody else can use, below 0."""
 
     def __init__(self, blocks: int, host_blocks: int = 0) -> None:
-        """``host_blocks``: room in host memory, for what the device evicts."""
+        """``host_blocks`` is the size of host memory for blocks that the device evicts."""
         self.blocks = blocks
         self._host_blocks = host_blocks
         self._host: OrderedDict[int, None] = OrderedDict()
@@ -47,14 +47,14 @@ class BlockPool:
         return key in self._users or key in self._idle
 
     def matched(self, hashes: Sequence[int], most: int) -> int:
-        """How many of the first blocks are here; at most ``most``."""
+        """Returns how many of the first blocks are here, at most ``most``."""
         for index, key in enumerate(hashes[:most]):
             if not self.holds(key):
                 return index
         return min(most, len(hashes))
 
     def matched_on_host(self, hashes: Sequence[int]) -> int:
-        """How many of the first blocks are in host memory."""
+        """Returns how many of the first blocks are in host memory."""
         return next((index for index, key in enumerate(hashes) if key not in self._host), len(hashes))
 
     def read_back(self, hashes: Sequence[int]) -> list[int]:
@@ -68,11 +68,11 @@ class BlockPool:
         return list(hashes)
 
     def idle(self, hashes: Sequence[int]) -> int:
-        """How many of these blocks nobody uses."""
+        """Returns how many of these blocks have no user."""
         return sum(key in self._idle for key in hashes)
 
     def use(self, key: int) -> None:
-        """One more user of a block that is here."""
+        """Adds a user to a block that is here."""
         if key in self._idle:
             del self._idle[key]
             self._users[key] = 1
@@ -80,7 +80,7 @@ class BlockPool:
             self._users[key] += 1
 
     def take(self, key: int | None = None) -> int:
-        """A block, to be known by ``key`` if it has one, and its key. There must be a free one."""
+        """Takes a free block, named ``key`` if that is given. Returns the key. There must be a free block."""
         if key is not None and self.holds(key):  # computed by two at once: kept once
             self.use(key)
             return key
@@ -96,7 +96,7 @@ class BlockPool:
         return key
 
     def _free_one(self) -> None:
-        """One block less that can be taken."""
+        """Takes away one free block: an unused one, or the one that was idle longest."""
         if self._blank:
             self._blank -= 1
             return
@@ -111,20 +111,23 @@ class BlockPool:
                 self._changes.append(Change(False, dropped, HOST))
 
     def _leaves_host(self, key: int) -> bool:
-        """Whether it was there: of no use any more beside a block on the device."""
+        """Removes a block from host memory, where it is useless beside one on the device.
+
+        Returns whether it was there.
+        """
         if key not in self._host:
             return False
         del self._host[key]
         return True
 
     def _found(self, key: int, below: bool) -> None:
-        """A block was computed and can be found; ``below``: as it could in host memory until now."""
+        """Records that a block was computed and can be found. With ``below`` host memory had it until now."""
         self._changes.append(Change(True, key))
         if self._host_blocks and not below:
             self._changes.append(Change(True, key, HOST))
 
     def name(self, key: int, known_as: int) -> int:
-        """A block of one user is full, and from now on known by its hash. Returns its key."""
+        """Names a full block of one user by its hash, so that others find it. Returns its key."""
         if self.holds(known_as):
             self.release([key])
             self.use(known_as)
@@ -134,7 +137,7 @@ class BlockPool:
         return known_as
 
     def release(self, keys: Sequence[int]) -> None:
-        """A user of ``keys``, which are in the order of its prompt, needs them no more."""
+        """Removes a user of ``keys``, which are in the order of its prompt."""
         for key in reversed(keys):
             if self._users[key] > 1:
                 self._users[key] -= 1
@@ -153,16 +156,16 @@ class BlockPool:
         self._blank = self.blocks
 
     def hashes(self, level: int = DEVICE) -> list[int]:
-        """Of all blocks that can be found down to ``level``: those of a prefix before what hangs on it."""
+        """Returns the hashes of all blocks that can be found down to ``level``, parents before children."""
         below = reversed(self._host) if level >= HOST else ()
         return [key for key in (*self._users, *reversed(self._idle), *below) if key >= 0]
 
     @property
     def levels(self) -> Sequence[Level]:
-        """Of which changes tell."""
+        """The levels that changes are about."""
         return (DEVICE, HOST) if self._host_blocks else (DEVICE,)
 
     def changes(self) -> list[Change]:
-        """Since the last call."""
+        """Returns the changes since the last call."""
         told, self._changes = self._changes, []
         return told

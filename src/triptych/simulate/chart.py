@@ -23,7 +23,7 @@ class Axis(NamedTuple):
 
 
 class _Scale:
-    """From values to places between two ends, in pixels."""
+    """Maps values to positions between two ends, in pixels."""
 
     def __init__(self, values: Sequence[float], axis: Axis, start: float, end: float) -> None:
         self._of = math.log10 if axis.logarithmic else float

@@ -15,7 +15,7 @@ from triptych.simulate.blocks import Change
 
 
 class Choosing:
-    """Who of a pool takes a job, by what the router has been told so far."""
+    """Chooses a worker of a pool for a job, by what the router knows so far."""
 
     def __init__(self, policy: PolicyName, weights: Weights, names: list[str], block_size: int, seed: int) -> None:
         self._names = names
@@ -28,7 +28,10 @@ class Choosing:
         self._places = {name: place for place, name in enumerate(names)}
 
     def choose(self, prompt_tokens: int = 0, hashes: Sequence[int] = ()) -> tuple[int, int]:
-        """(its place in the pool, tokens that it is thought to have to prefill). No prompt: one who only decodes."""
+        """Returns (the worker's index in the pool, tokens that it is expected to prefill).
+
+        An empty prompt stands for a decode only.
+        """
         held = self._held(prompt_tokens, hashes)
         candidates = [
             Candidate(name, self._workload.of(name), (tokens, tokens, tokens))
@@ -57,14 +60,14 @@ class Choosing:
         self._workload.end(self._names[place], load)
 
     def told(self, place: int, changes: Sequence[Change]) -> None:
-        """By a worker, of its blocks."""
+        """Applies a worker's report of its blocks."""
         name = self._names[place]
         for change in changes:
             (self._index.store if change.stored else self._index.remove)(name, (change.hash,))
 
 
 class EncoderChoosing:
-    """Who of the encode workers takes a request's media: equal content goes to one, until that is overloaded."""
+    """Chooses an encode worker for a request's media. Equal content goes to one worker until that is overloaded."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = names

@@ -20,14 +20,14 @@ from triptych.simulate.profiles import Profile, Rates
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """What an engine has to do for one request."""
+    """The work of an engine for one request."""
 
     id: int
     prompt_tokens: int
     output_tokens: int
-    """At least 1, and with ``arrived_kv`` 2: the first was made elsewhere."""
+    """At least 1, and 2 with ``arrived_kv``: the first token was made elsewhere."""
     hashes: Sequence[int] = ()
-    """Of the prompt's full blocks, as ``kv.block_hash`` chains them."""
+    """Hashes of the prompt's full blocks, as ``kv.block_hash`` chains them."""
     media: Sequence[tuple[int, int]] = ()
     """(content, tokens) of each medium that is encoded here."""
     arrived_kv: bool = False
@@ -35,14 +35,14 @@ class Job:
     keep: bool = False
     """Its blocks stay, once it is done, until it is released."""
     cached_tokens: int = -1
-    """At the prompt's start, found in the prefix cache; below 0 until it was looked up."""
+    """Tokens at the prompt's start that the prefix cache had; negative until it was looked up."""
     computed: int = 0
     made: int = 0
     blocks: list[int] = field(default_factory=list)
     resumed: bool = False
     """It did not decode in the step before."""
     told_at: int = 0
-    """Where it is ``resumed``: when its last token came, for who has a clock."""
+    """For a ``resumed`` job: when its last token came, for callers with a clock."""
 
     @property
     def lacks(self) -> int:
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(slots=True)
 class Step:
-    """One step, or ``count`` equal ones of decoding alone."""
+    """One step, or ``count`` equal steps of decoding alone."""
 
     rates: Rates
     work: list[tuple[Job, int]]
@@ -69,7 +69,7 @@ class Step:
         return self.rates.step * steps + self.fixed + self.rates.decoding(self.decodes, self.context, steps)
 
     def steps_by(self, elapsed: int) -> int:
-        """How many are over, or under way, after so many picoseconds; at least 1."""
+        """Returns how many steps have ended, or are running, after so many picoseconds; at least 1."""
         low, high = 1, self.count
         while low < high:
             middle = (low + high) // 2
@@ -82,7 +82,7 @@ class Step:
 
 @dataclass(slots=True)
 class Finished:
-    """What a step brought about."""
+    """The results of a step."""
 
     first: list[Job] = field(default_factory=list)
     """Their first token is there."""
@@ -115,10 +115,10 @@ class EmbeddingCache:
 
 
 class EngineModel:
-    """See the module. One step at a time: ``plan``, then ``finish``."""
+    """Models an engine one step at a time: ``plan``, then ``finish``."""
 
     def __init__(self, profile: Profile, block_size: int, *, together: bool = True) -> None:
-        """``together``: equal steps are planned at once; the outcome is the same."""
+        """With ``together`` equal steps are planned at once; the results are the same."""
         self._profile = profile
         self._rates = profile.rates
         self._block_size = block_size
@@ -130,26 +130,26 @@ class EngineModel:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         self.preempted: list[Job] = []
-        """In the last plan."""
+        """The jobs that the last plan preempted."""
 
     def fits(self, tokens: int) -> bool:
-        """Whether a prompt and its answer of so many could ever be done."""
+        """Tells whether a prompt and its answer of so many tokens could ever be finished."""
         return self._blocks_for(tokens) <= self.pool.blocks
 
     def held_tokens(self, hashes: Sequence[int]) -> int:
-        """Of a prompt of these blocks, from its start."""
+        """Returns the tokens that the cache has of a prompt of these blocks, from its start."""
         return self.pool.matched(hashes, len(hashes)) * self._block_size
 
     def submit(self, job: Job) -> None:
         self.waiting.append(job)
 
     def release(self, job: Job) -> None:
-        """Of one that is done, and was to ``keep`` its blocks."""
+        """Releases the blocks of a finished job that was to ``keep`` them."""
         self.pool.release(job.blocks)
         job.blocks = []
 
     def abort(self, job: Job) -> None:
-        """Nobody waits for it any more. Also one that is done: then nothing happens."""
+        """Aborts a job. Does nothing for a finished one."""
         if job in self.waiting:
             self.waiting.remove(job)
         elif job in self.running:
@@ -159,7 +159,7 @@ class EngineModel:
     # A step.
 
     def plan(self) -> Step | None:
-        """The next step; None: there is nothing to do, or nothing that can be done."""
+        """Returns the next step; None if there is no work, or none that can be done."""
         self.preempted = []
         self._read_tokens = 0
         budget = self._profile.max_num_batched_tokens
@@ -261,7 +261,7 @@ class EngineModel:
         return min(job.output_tokens - job.made, len(job.blocks) * self._block_size - job.computed)
 
     def finish(self, step: Step) -> Finished:
-        """``step``, or ``step.count`` of them, are over."""
+        """Ends ``step``, or ``step.count`` of them."""
         finished = Finished()
         for job, tokens in step.work:
             draws = tokens == job.lacks

@@ -1,4 +1,6 @@
-"""What no router can beat: one cache of all workers' blocks, which every prompt finds and fills as it arrives."""
+"""Computes the hit rate that no router can exceed: that of one cache of all workers' blocks, which every prompt reads
+and fills as it arrives.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from triptych.simulate.trace import Trace
 
 
 def ideal_hit_share(trace: Trace, blocks: int) -> float:
-    """Of the prompts' tokens, those found in a single cache of so many blocks: the oldest go first, none is held."""
+    """Returns the share of prompt tokens that are found in a single cache of so many blocks, with LRU eviction and no
+    block in use.
+    """
     pool = BlockPool(blocks)
     found = 0
     for request in trace.requests:

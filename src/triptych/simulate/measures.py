@@ -1,4 +1,4 @@
-"""What is counted of a run: durations in logarithmic buckets, and the record of each request."""
+"""Records a run: durations in logarithmic buckets, and the times of each request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Histogram:
         self._counts[bucket] = self._counts.get(bucket, 0) + times
 
     def percentile(self, share: float) -> float:
-        """In picoseconds, to half a bucket; 0 where nothing was added."""
+        """Returns a percentile in picoseconds, exact to half a bucket; 0 if nothing was added."""
         left = share * sum(self._counts.values())
         for bucket in sorted(self._counts):
             left -= self._counts[bucket]
@@ -32,7 +32,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Record:
-    """One request, times in picoseconds since the start."""
+    """One request, with times in picoseconds since the start."""
 
     arrival: int
     prompt_tokens: int
@@ -60,7 +60,7 @@ class Measures:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of the sorted ``values`` that so large a share does not exceed; 0 where there are none."""
+    """Returns the smallest of the sorted ``values`` that so large a share does not exceed; 0 if there are none."""
     if not values:
         return 0.0
     return values[min(len(values) - 1, max(0, math.ceil(share * len(values)) - 1))]

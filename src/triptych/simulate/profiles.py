@@ -1,4 +1,4 @@
-"""How fast an engine is, and how much it holds: named profiles, and where their numbers come from.
+"""Defines how fast an engine is and how much it holds: named profiles, with the sources of their numbers.
 
 Time is counted in whole picoseconds, so that many equal steps taken at once end at the very instant at which they
 would end one by one.
@@ -17,7 +17,7 @@ SECOND = 10**12
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What work costs, in picoseconds."""
+    """The costs of work, in picoseconds."""
 
     step: int
     """A step of the engine, whatever is in it: reading the weights, launching, scheduling."""
@@ -25,12 +25,12 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     prefill_pair: int
     """Attention between a token that is prefilled and one in its context."""
     decode_sequence: int
-    """One token of a sequence that decodes, without its context."""
+    """One token of a decoding sequence, without its context."""
     kv_token: int
     """Reading one token of the context of a sequence that decodes."""
     encode_call: int
     encode_token: int
-    """By tokens that a medium takes in the prompt."""
+    """Cost for each token that a medium takes in the prompt."""
     transfer_call: int
     """Until the first byte arrives at another worker."""
     bytes_per_s: int
@@ -38,11 +38,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     embedding_token_bytes: int
 
     def prefilling(self, tokens: int, context: int) -> int:
-        """Of ``tokens`` that come after a context of so many."""
+        """Returns the cost of prefilling ``tokens`` after a context of so many."""
         return self.prefill_token * tokens + self.prefill_pair * (tokens * context + tokens * (tokens + 1) // 2)
 
     def decoding(self, sequences: int, context: int, steps: int) -> int:
-        """Of ``steps``, in the first of which ``sequences`` read ``context`` tokens together, the step itself apart."""
+        """Returns the cost of ``steps``, in the first of which ``sequences`` read ``context`` tokens together, without
+        the cost of the step itself.
+        """
         grown = sequences * steps * (steps - 1) // 2
         return self.decode_sequence * sequences * steps + self.kv_token * (context * steps + grown)
 
@@ -54,7 +56,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine: its rates, its memory, its scheduler's limits."""
+    """One engine: its rates, its memory and the limits of its scheduler."""
 
     name: str
     about: str
@@ -63,9 +65,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int
     max_num_seqs: int
     embedding_cache_tokens: int
-    """Of media, at an engine that encodes."""
+    """Capacity for embeddings, in tokens of media, of an engine that encodes."""
     host_kv_tokens: int = 0
-    """In host memory, of what the device evicts; read back as fast as from another worker."""
+    """Capacity of host memory for evicted blocks, in tokens. They are read back as fast as from another worker."""
 
 
 LLAMA_8B_H100 = Profile(

@@ -1,4 +1,4 @@
-"""What came out of runs: figures of each, a table of them, a document."""
+"""Reports runs: the figures of each, a table of all, a document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triptych.simulate.trace import Trace
 
 
 class Targets(msgspec.Struct, frozen=True):
-    """What a request of the goodput does not exceed."""
+    """The limits that a request of the goodput does not exceed."""
 
     ttft_s: float
     tpot_ms: float
@@ -32,9 +32,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     unserved: int
     """Requests that no engine has room for."""
     hit_share: float
-    """Of the tokens of prompts, those found in prefix caches."""
+    """The share of prompt tokens that prefix caches had."""
     ideal_hit_share: float
-    """The same of one cache of the same total size."""
+    """The same share with one cache of the same total size."""
     ttft_s: dict[str, float]
     itl_ms: dict[str, float]
     goodput_share: float
@@ -58,7 +58,7 @@ def outcome(
     measures: Measures, trace: Trace, policy: str, mode: Mode, workers: dict[Span, int], speed: float, ideal: float,
     targets: Targets,
 ) -> Outcome:  # fmt: skip
-    """``trace``: as fast as it was run."""
+    """Returns the figures of a run of ``trace``, at the speed of the run."""
     served = [one for one in measures.records if one.end >= 0]
     ttft = sorted(one.ttft / SECOND for one in served)
     good = sum(one.ttft <= targets.ttft_s * SECOND and one.tpot <= targets.tpot_ms * MILLISECOND for one in served)
@@ -89,7 +89,7 @@ _HEADING = (
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line for each run."""
+    """Returns a table with a line for each run."""
     return "\n".join([_HEADING, *(line(one) for one in outcomes)])
 
 
@@ -103,5 +103,5 @@ def line(one: Outcome) -> str:
 
 
 def encoded(document: Document) -> bytes:
-    """As JSON."""
+    """Returns the report as JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=1)

@@ -23,7 +23,7 @@ _MOST_DOUBLINGS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """What is the same in all."""
+    """The common settings of all runs."""
 
     trace: Trace
     profile: Profile
@@ -52,12 +52,12 @@ class Runs:
         return outcome(measures, trace, policy, mode, workers, speed, self._ideal(workers), self.targets)
 
     def _ideal(self, workers: dict[Span, int]) -> float:
-        """Of the workers that prefill."""
+        """Returns the ideal hit rate of the workers that prefill."""
         prefilling = sum(number for span, number in workers.items() if span.covers("p"))
         return ideal_hit_share(self.trace, prefilling * (self.profile.kv_tokens // self.trace.block_size))
 
     def saturation(self, mode: Mode, policy: PolicyName, share: float) -> float:
-        """The highest speed, to 2 %, at which ``share`` of the requests meet the targets; 0 where none is found."""
+        """Returns the highest speed, to 2 %, at which ``share`` of the requests meet the targets; 0 if none."""
         low, high = 0.0, 1.0
         for _ in range(_MOST_DOUBLINGS):
             if self.run(mode, policy, high).goodput_share < share:
@@ -81,7 +81,7 @@ class Runs:
 
 
 def plots(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
-    """(file, SVG text): the TTFT's distribution in each run, and by load where there are several speeds."""
+    """Returns (file, SVG text): the distribution of the TTFT in each run, and by load if there are several speeds."""
     speeds = {one.speed for one in outcomes}
     if len(speeds) > 1:
         ttft = Axis("TTFT p90, s", logarithmic=True)

@@ -23,7 +23,7 @@ _GAPS: dict[str, Callable[[random.Random, float], float]] = {
     "Gamma": lambda rng, shape: rng.gammavariate(shape, 1 / shape),
     "Weibull": lambda rng, shape: rng.weibullvariate(1, shape) / _weibull_mean(shape),
 }
-"""With a mean of 1; others are taken for exponential ones."""
+"""Draw gaps with a mean of 1. Unknown distributions are taken for exponential ones."""
 
 
 class _Histogram(NamedTuple):
@@ -51,7 +51,7 @@ class _Media:
 
 
 def requests(folder: Path, duration_s: float, repeated: float, rng: random.Random) -> Iterator[Row]:
-    """Those of the first ``duration_s`` of all clients, one client after the other."""
+    """Yields the requests of the first ``duration_s`` of all clients, one client after the other."""
     traces = sorted(folder.glob("chunk-*-trace.csv"))
     if not traces:
         raise ValueError("no chunk-N-trace.csv in the folder")

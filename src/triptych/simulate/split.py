@@ -1,4 +1,4 @@
-"""How many workers each span of a mode gets."""
+"""Decides how many workers each span of a mode gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BATCH = 64
 
 
 def by_work(mode: Mode, workers: int, trace: Trace, profile: Profile) -> dict[Span, int]:
-    """``workers`` in proportion to the work of each span, nothing found in any cache; each has at least one.
+    """Divides ``workers`` in proportion to the work of each span, with cold caches; each span gets at least one.
 
     Raises ConfigError where there are fewer workers than spans.
     """
@@ -40,7 +40,7 @@ def _work(trace: Trace, profile: Profile) -> dict[str, int]:
 
 
 def as_told(text: str, mode: Mode) -> dict[Span, int]:
-    """``e=1,p=4,d=3``. Raises ConfigError."""
+    """Parses ``e=1,p=4,d=3``. Raises ConfigError."""
     try:
         parts = [part.partition("=") for part in text.split(",")]
         given = {Span(name.strip()): int(number) for name, _, number in parts}

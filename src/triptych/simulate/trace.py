@@ -24,7 +24,7 @@ from triptych.simulate import servegen
 T = TypeVar("T")
 MOONCAKE_BLOCK = 512
 PLAIN_BLOCK = 128
-"""Of traces that know of no prefixes: large, for there is nothing to be found in a cache."""
+"""The block size of traces without prefixes: large, since a cache finds nothing in them."""
 
 
 class TraceRequest(NamedTuple):
@@ -33,7 +33,7 @@ class TraceRequest(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     hashes: tuple[int, ...] = ()
-    """Of the prompt's full blocks."""
+    """Hashes of the prompt's full blocks."""
     media: tuple[tuple[int, int], ...] = ()
     """(content, tokens); their tokens are among the prompt's."""
 
@@ -50,19 +50,19 @@ class Trace(NamedTuple):
         return self.requests[-1].arrival_s
 
     def faster(self, speed: float) -> Trace:
-        """The same, ``speed`` times as fast."""
+        """Returns the same trace, ``speed`` times as fast."""
         return self._replace(requests=[one._replace(arrival_s=one.arrival_s / speed) for one in self.requests])
 
 
 class Wanted(NamedTuple):
-    """What is made of a trace."""
+    """The part of a trace that is used."""
 
     limit: int | None = None
     """Most requests, from the start."""
     repeated_media: float = 0.0
     """Share of media that came before; for a trace that does not tell."""
     duration_s: float = 1200.0
-    """Of one that is drawn from distributions."""
+    """The length of a trace that is drawn from distributions."""
     seed: int = 0
 
 

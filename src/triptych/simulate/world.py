@@ -28,12 +28,12 @@ _TELL_EVERY = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is simulated."""
+    """The setting of a simulation."""
 
     profile: Profile
     mode: Mode
     workers: dict[Span, int]
-    """Of each span of the mode."""
+    """The number of workers of each span of the mode."""
     policy: PolicyName
     weights: Weights = field(default_factory=Weights)
     event_delay_s: float = 0.01
@@ -77,7 +77,7 @@ class _Encoders:
         self._free_at = [0] * workers
 
     def encode(self, now: int, media: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Who does it, and when its embeddings will be where the prompt is prefilled."""
+        """Encodes media. Returns the worker, and when the embeddings will be at the worker that prefills."""
         place = self.choosing.choose(media[0][0])
         lacked = self._caches[place].lacked(media)
         if lacked:
@@ -89,22 +89,25 @@ class _Encoders:
 
 @dataclass(slots=True)
 class _Course:
-    """One request on its way. As the frontend does, all workers are chosen, and their work counted, when it comes."""
+    """One request on its way.
+
+    As in the frontend, all its workers are chosen, and their load counted, when it arrives.
+    """
 
     request: TraceRequest
     record: Record
     source: _Node
-    """Who prefills."""
+    """The worker that prefills."""
     left: Load
     """Prefill that is counted at the source until the first token."""
     target: _Node
-    """Who decodes."""
+    """The worker that decodes."""
     held: Load
     """Counted at the target until the end."""
 
 
 class World:
-    """One run over one trace."""
+    """One run of one trace."""
 
     def __init__(self, setting: Setting, block_size: int) -> None:
         self._rates = setting.profile.rates
@@ -120,7 +123,7 @@ class World:
         self._measures = Measures()
 
     def run(self, trace: Trace, tell: Callable[[int], None] = lambda done: None) -> Measures:
-        """``tell`` is called now and then with the number of requests that are done."""
+        """Runs the trace. ``tell`` is called now and then with the number of finished requests."""
         for index, request in enumerate(trace.requests):
             arrival = round(request.arrival_s * SECOND)
             self._measures.records.append(Record(arrival, request.prompt_tokens, request.output_tokens))
@@ -180,7 +183,7 @@ class World:
         self._submit(self._courses[job.id].source, job, now)
 
     def _hand_over(self, course: _Course, job: Job, now: int) -> None:
-        """A prompt's KV cache goes to who decodes it, as far as that one lacks it."""
+        """Sends a prompt's KV cache to the worker that decodes it, as far as that worker lacks it."""
         request = course.request
         taken = Job(
             job.id,
@@ -211,7 +214,7 @@ class World:
         self._wake(node, now)
 
     def _wake(self, node: _Node, now: int) -> None:
-        """Something has changed for ``node``: if it is idle it begins, else its row of equal steps is cut."""
+        """Handles a change for ``node``: if it is idle it begins, else its row of equal steps is cut."""
         if node.step is None:
             self._begin(node, now)
             return
