@@ -59,7 +59,7 @@ async def test_instances_appear_and_are_withdrawn(discovery_plane):
         await seen()
 
 
-async def test_who_comes_later_sees_who_is_there(discovery_plane):
+async def test_a_later_watcher_sees_the_instances_that_are_there(discovery_plane):
     lease = await discovery_plane.discovery().register(instance("one"))
     async with watching(discovery_plane.discovery()) as seen:
         assert await seen("one") == (instance("one"),)

@@ -199,7 +199,7 @@ async def test_what_is_registered_only_this_user_reads(tmp_path):
     await lease.withdraw()
 
 
-async def test_who_cannot_register_is_told_why_in_one_line(tmp_path, monkeypatch):
+async def test_a_failed_registration_says_why_in_one_line(tmp_path, monkeypatch):
     discovery = LocalDiscovery(tmp_path, "default")
 
     def write_bytes(path, content):

@@ -143,7 +143,7 @@ async def test_a_server_that_comes_back_empty_costs_nobody_their_place(server, c
 
 
 @pytest.mark.full
-async def test_who_died_while_the_server_was_away_is_dropped_after_the_grace(server):
+async def test_a_worker_that_died_while_the_server_was_away_is_dropped_after_the_grace(server):
     discovery = discovery_of(server)
     async with registered(discovery, "good"), registered(discovery, "dead") as (dead,), watching(discovery) as seen:
         await seen("dead", "good")
@@ -280,7 +280,7 @@ async def test_the_name_of_a_killed_worker_is_free_within_its_lease(server):
     await again.withdraw()
 
 
-async def test_of_many_who_want_one_name_at_once_one_gets_it(server):
+async def test_one_of_many_workers_that_claim_a_name_at_once_gets_it(server):
     discovery = discovery_of(server)
     tries = [discovery.register(instance(f"w{number}", name="one")) for number in range(6)]
     done = await asyncio.gather(*tries, return_exceptions=True)

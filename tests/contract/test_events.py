@@ -28,7 +28,7 @@ def work(origin: str, tokens: int = 20) -> GenerateRequest:
     )
 
 
-async def test_who_comes_late_knows_as_much(carrier, loop):
+async def test_a_late_follower_knows_as_much_as_an_early_one(carrier, loop):
     async with Speaker(carrier.publisher()).speaking() as speaker:
         speaker.store(1, 2, 3)
         speaker.remove(2)
@@ -62,7 +62,7 @@ async def test_followers_who_come_at_any_time_end_with_the_same_index(carrier):
                 assert len(one.held) > 100
 
 
-async def test_who_is_too_slow_gets_a_snapshot_in_the_place_of_what_waits(carrier, monkeypatch):
+async def test_a_slow_follower_gets_a_snapshot_in_place_of_the_waiting_updates(carrier, monkeypatch):
     for module in (zeromq, jetstream):
         monkeypatch.setattr(module, "WAITING", 4)
     async with (
@@ -160,7 +160,7 @@ async def test_a_worker_that_is_gone_ends_what_follows_it(carrier):
 
 
 @pytest.mark.parametrize(("worker", "frontend"), [("zmq", "request"), ("request", "zmq"), ("jetstream", "zmq")])
-async def test_who_is_set_otherwise_is_followed_over_the_request_plane(request, worker, frontend):
+async def test_a_worker_with_another_event_plane_is_followed_over_the_request_plane(request, worker, frontend):
     server = request.getfixturevalue("shared_nats_server") if worker == "jetstream" else None
     async with (
         Speaker(quick_carrier(worker, server).publisher()).speaking() as speaker,

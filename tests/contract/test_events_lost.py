@@ -191,7 +191,7 @@ async def test_without_the_token_nothing_is_heard():
         assert others == [None, None, None]
 
 
-async def test_who_begins_to_listen_is_greeted():
+async def test_a_new_listener_is_greeted():
     carrier = quick_carrier("zmq", pace=replace(QUICK, heartbeat_s=30.0), first_word_s=30.0)
     async with Speaker(carrier.publisher()).speaking() as speaker:
         for _ in range(2):
@@ -260,7 +260,7 @@ async def test_frames_are_bounded_at_both_ends():
     assert (len(greeted), heard) == (1, [])
 
 
-def test_who_publishes_off_loopback_needs_a_token():
+def test_publishing_off_loopback_needs_a_token():
     with pytest.raises(ConfigError, match="TRIPTYCH_TOKEN"):
         ZmqSender("0.0.0.0", None)
     ZmqSender("0.0.0.0", "secret")

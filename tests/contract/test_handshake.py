@@ -63,7 +63,7 @@ GUESSED = {
 
 
 @pytest.mark.parametrize("answer", GUESSED.values(), ids=GUESSED)
-async def test_who_does_not_know_the_token_is_told_nothing(answer: Callable[[Hello], Challenge]) -> None:
+async def test_a_peer_without_the_token_learns_nothing(answer: Callable[[Hello], Challenge]) -> None:
     heard = bytearray()
     client = TcpRequestClient(TOKEN)
     async with squatter(answer, heard) as port:

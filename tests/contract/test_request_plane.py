@@ -377,7 +377,7 @@ async def test_the_right_token_is_let_in(plane):
         assert await line.all(b"payload") == [b"payload"]
 
 
-async def test_who_took_the_place_of_the_worker_that_is_meant_takes_no_call(plane):
+async def test_a_worker_on_the_port_of_another_takes_none_of_its_calls(plane):
     """It was killed, say, and another one listens at its port before discovery knows."""
     async with plane.line(echo, id="new.2") as line:
         with pytest.raises(WorkerLost):
@@ -446,7 +446,7 @@ async def test_a_call_that_a_frozen_peer_has_not_read_is_not_taken(plane, loop):
         plane.cut(line)
 
 
-async def test_who_is_dropped_while_it_answers_no_ping_is_lost(plane):
+async def test_a_peer_dropped_while_it_answers_no_ping_counts_as_lost(plane):
     """Discovery drops a worker that hangs a little before its connection is given up; one that drains is not lost."""
     plane.limits = WireLimits(keepalive_s=0.05)
     async with plane.line(echo, id="w.1") as line:
@@ -476,7 +476,7 @@ async def test_a_server_that_drains_says_so_and_is_not_lost(plane, loop):
         assert lost == []
 
 
-async def test_who_has_said_that_it_leaves_is_not_lost_when_its_connection_breaks(plane):
+async def test_a_worker_that_announced_its_leave_is_not_lost_when_its_connection_breaks(plane):
     handler = Watched(1)
     async with plane.line(handler, id="w.1") as line, line.call(to="w.1") as call:
         lost = lost_peers(line)
@@ -492,7 +492,7 @@ async def test_who_has_said_that_it_leaves_is_not_lost_when_its_connection_break
 
 
 @pytest.mark.parametrize("speaks", [True, False])
-async def test_who_is_silent_to_one_may_speak_to_others(plane, speaks):
+async def test_a_worker_silent_on_one_call_may_answer_others(plane, speaks):
     async def mixed(payload):
         if payload == b"silent":
             await asyncio.Event().wait()

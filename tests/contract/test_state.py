@@ -93,7 +93,7 @@ async def test_competing_writers_lose_no_update(state_plane):
         assert (await states[0].get("count")).value == b"40"
 
 
-async def test_of_many_that_create_one_key_one_succeeds(state_plane):
+async def test_one_of_many_creators_of_a_key_succeeds(state_plane):
     async with opened(state_plane) as state, opened(state_plane) as other:
         tries = [one.put("a", b"%d" % n, after=0) for n, one in enumerate([state, other] * 5)]
         done = await asyncio.gather(*tries, return_exceptions=True)

@@ -75,7 +75,7 @@ async def test_many_that_do_not_say_who_they_are_keep_nobody_out(plane, loop):
         await until(lambda: len(line.server.ungreeted) <= 3, "few are left")
 
 
-async def test_who_does_not_say_who_it_is_is_let_go_however_much_else_it_says(plane, loop, caplog):
+async def test_a_caller_without_a_hello_is_disconnected_however_much_else_it_sends(plane, loop, caplog):
     """Anybody may connect; only who has the token may stay."""
     plane.limits = WireLimits(hello_s=0.2)
     async with plane.line(count, token="t", client_token="t") as line:
@@ -207,7 +207,7 @@ def test_a_dead_peer_is_found_in_six_seconds_and_a_late_one_kept():
     assert USUAL.silence_s + USUAL.keepalive_s <= 6
 
 
-async def test_who_has_not_answered_the_last_ping_is_silent_until_it_does(loop):
+async def test_a_peer_counts_as_silent_until_it_answers_the_last_ping(loop):
     held = []
 
     async def mute(reader, writer):

@@ -139,7 +139,7 @@ async def test_a_worker_whose_certificate_will_not_do_is_told_nothing(
     assert why in line
 
 
-async def test_who_connects_and_says_nothing_is_let_go(secured, loop):
+async def test_a_client_that_starts_no_tls_handshake_is_disconnected(secured, loop):
     plane = secured()
     plane.limits = WireLimits(tls_handshake_s=0.2)
     async with plane.line(echo) as line, connected(line.port) as (reader, _):

@@ -143,7 +143,7 @@ async def test_release_ends_a_lease_once_and_only_ones_own(backend):
         await lost(receiver.fetch([handle]))
 
 
-async def test_who_needs_it_no_more_declines(backend):
+async def test_a_receiver_declines_what_it_needs_no_more(backend):
     async with transfers(backend) as (owner, receiver):
         handles = [(await exported(owner, seed=seed))[0] for seed in range(3)]
         receiver.release_remote([handles[0], msgspec.structs.replace(handles[1], location=b"nonsense"), handles[2]])

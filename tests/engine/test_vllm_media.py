@@ -89,7 +89,7 @@ class TestEmbeddings:
         (output,) = whole.finish([(prompt, greedy(12))])
         assert list(output.outputs[0].token_ids) == expected
 
-    def test_of_a_wrong_shape_are_refused(self, whole: Engine, model: Path, embeddings: list[Any]):
+    def test_embeddings_of_a_wrong_shape_are_refused(self, whole: Engine, model: Path, embeddings: list[Any]):
         import torch
 
         one = embeddings[0]

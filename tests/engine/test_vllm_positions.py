@@ -76,7 +76,7 @@ def slow(name: str, frames: int) -> Medium:
     )
 
 
-def test_as_slow_videos_as_are_let_by_are_answered(engine: Engine, model: Path) -> None:
+def test_the_slowest_videos_that_are_accepted_are_answered(engine: Engine, model: Path) -> None:
     """Two positions a second, of which the last step begins after two thirds of all."""
     generator = torch.Generator().manual_seed(2)
     longest = slow("e", 3 * CONTEXT * 3 // 4)

@@ -78,7 +78,7 @@ async def goes_on(spans, stream, engine_args):
 
 
 @pytest.mark.parametrize(("span", "how"), [("e", ()), ("p", ()), ("p", MEET)])
-async def test_who_has_done_its_part_is_not_missed(span, how):
+async def test_a_worker_that_has_done_its_part_may_go_without_a_retry(span, how):
     async with deployment(spans=["e", "p", "d"], engine_args=(*SLOW, *how)) as d:
         undisturbed = await asked(d, True)
         asking = asyncio.create_task(asked(d, True))

@@ -64,7 +64,7 @@ async def test_requests_wait_in_a_bounded_line_and_are_answered_when_room_comes(
         await everything_is_free(d)
 
 
-async def test_who_waits_too_long_gets_503_and_nothing_is_left():
+async def test_waiting_too_long_for_room_gives_503_and_leaves_nothing_behind():
     async with full_arena(wait_s=0.3) as (d, encoder, taker, filling):
         for answer in await asyncio.gather(*(ask(d, colour) for colour in ("lime", "cyan"))):
             refused(answer, "no room for tensors came free within 0.3 s")

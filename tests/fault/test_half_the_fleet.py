@@ -70,7 +70,7 @@ async def test_half_of_all_workers_killed_under_load(workers, requests):
     ids=["all but one", "encode", "prefill", "decode but one", "encode and prefill"],
 )
 @pytest.mark.event_loop(limit_s=50)
-async def test_of_each_pool(spans, gone):
+async def test_most_of_each_pool_is_lost_and_every_request_is_answered(spans, gone):
     """``gone``: their places; enough are left of each stage."""
     async with deployment(spans=spans.split(), engine_args=SLOW, fallback=False) as d:
         left = [one for place, one in enumerate(d.workers) if str(place) not in gone]

@@ -84,7 +84,7 @@ def test_what_up_shows_adds_a_worker_and_a_frontend(tmp_path: Path, plane: str) 
         assert up.process.wait(EXIT_TIMEOUT_S) == 0
 
 
-def test_who_does_not_join_is_told_of_the_deployment(tmp_path: Path) -> None:
+def test_a_command_without_join_is_told_of_the_running_deployment(tmp_path: Path) -> None:
     folder = tmp_path / f"{FOLDER_PREFIX}x"
     words = ("worker", "--model", "demo", "--engine", "mock", "--transfer", "shm", "--instance-name", "one")
     with claimed(folder, "default") as write, socket.create_server(("127.0.0.1", 0)) as taken:
@@ -184,7 +184,7 @@ def test_the_folders_of_a_killed_deployment_go_at_the_next_start(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_who_finds_no_worker_is_told_where_it_was_looked(tmp_path: Path) -> None:
+def test_a_frontend_without_workers_says_where_it_looked(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = (
         sys.executable,

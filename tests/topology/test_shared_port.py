@@ -87,7 +87,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-async def test_who_has_connected_when_it_ends_is_answered(monkeypatch):
+async def test_clients_connected_when_a_process_ends_are_answered(monkeypatch):
     """Not accepted yet, accepted and silent so far, and kept from an earlier request."""
     monkeypatch.setattr(connection, "LAST_REQUEST_S", 10.0)
     server = HttpServer(app, FrontendConfig(max_connections_per_address=200), 2.0)

@@ -136,7 +136,7 @@ async def test_embeddings_that_clients_computed_are_kept_for_each(mode):
     assert len(names) == 2
 
 
-async def test_who_was_refused_for_felling_workers_is_known_by_its_salt():
+async def test_a_quarantined_request_is_known_by_its_salt():
     """By content and salt: another tenant is not told what somebody sent."""
 
     async def main():

@@ -256,7 +256,7 @@ def test_a_process_that_hangs_is_killed_with_its_helpers_and_started_again(what:
         assert_gone(int(line.split()[1]))
 
 
-def test_who_gives_signs_or_never_gave_one_or_is_not_ready_yet_is_left_alone(tmp_path: Path) -> None:
+def test_processes_that_beat_or_never_beat_or_are_not_ready_are_not_killed(tmp_path: Path) -> None:
     late = ALIVE.replace("print(", "time.sleep(1.0) or print(").replace("{extra}", BEATING)
     stage = watched(
         tmp_path,

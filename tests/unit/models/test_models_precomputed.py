@@ -159,7 +159,7 @@ def test_a_video_of_qwen3_vl_has_its_times_in_the_prompt(qwen3, times):
     assert (list(expansion.token_ids), expansion.rows) == (wanted, 8)
 
 
-def test_as_many_times_as_are_read_are_taken(qwen3):
+def test_an_embedding_with_as_many_times_as_frames_is_accepted(qwen3):
     times = tuple(float(index) for index in range(MAX_NUMBERS))
     sides = {"video_grid_thw": (MAX_NUMBERS, 2, 2)}
     assert expanded(qwen3, given("video", MAX_NUMBERS, **sides, timestamps=times)).rows == MAX_NUMBERS >= 384

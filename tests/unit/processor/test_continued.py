@@ -41,7 +41,7 @@ def test_it_equals_that_of_transformers(reference, name, last):
     assert render_continued(ChatTemplate(TEMPLATES[name], {}), chat(last), {}) == expected
 
 
-def test_so_it_does_for_the_demo_model():
+def test_the_demo_model_continues_its_last_message():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(str(MODEL_DIR))
     ours = load_chat_template(str(MODEL_DIR), Tokenizer.load(str(MODEL_DIR)))

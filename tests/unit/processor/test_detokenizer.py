@@ -99,7 +99,7 @@ def test_bytes_before_the_character_that_the_prompt_began_are_not_said(tokenizer
 
 
 @pytest.mark.parametrize("tokenizer", ["demo", "byte level"], indirect=True)
-def test_of_a_prompt_that_ends_in_what_is_no_character_nothing_is_said(tokenizer):
+def test_a_prompt_that_ends_in_invalid_bytes_adds_nothing_to_the_answer(tokenizer):
     by_byte = {tokenizer.spelling(token).data: token for token in reversed(range(tokenizer.vocabulary_size))}
     for broken in (b"\xa9", b"\xff", b"\xa9\xa9\xa9\xa9\xa9\xa9\xa9", b"x\x80", b"\xe6\xff"):
         prompt = [*tokenizer.encode("Hello", add_special_tokens=False), *(by_byte[bytes([byte])] for byte in broken)]

@@ -34,7 +34,7 @@ def test_a_single_candidate_is_taken(name: Any) -> None:
     assert Policy(name, Weights(), random.Random(1)).choose([only], 16) is only
 
 
-def test_of_equal_costs_the_fewest_requests_decide_then_the_fewest_blocks_then_the_id() -> None:
+def test_equal_costs_are_decided_by_requests_then_blocks_then_id() -> None:
     policy = Policy("kv", EVEN, random.Random(1))
     busy, full, later, first = (
         Candidate("a", Load(requests=2)),
@@ -64,7 +64,7 @@ def test_the_temperature_is_a_share_of_the_prompt(prompt_tokens: int, scale: flo
     assert drawn.odds == pytest.approx([1.0, math.exp(-4 / scale)])
 
 
-def test_of_two_that_are_drawn_the_less_loaded_is_taken() -> None:
+def test_the_less_loaded_of_two_drawn_workers_is_taken() -> None:
     policy = Policy("power-of-two", Weights(), random.Random(1))
     loads = [Load(requests=1), Load(requests=1, prefill_tokens=1), Load(requests=1, kv_tokens=1), Load(requests=2)]
     candidates = [Candidate(str(place), load) for place, load in enumerate(loads)]

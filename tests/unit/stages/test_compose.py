@@ -128,7 +128,7 @@ def test_two_modes_alive_share_the_load():
     assert str(planned(TEXT, alive, {"a": 1})) == "pd@b"
 
 
-def test_who_is_avoided_is_as_good_as_gone():
+def test_an_avoided_instance_counts_as_gone():
     assert str(planned(PICTURE, "e1:e e2:e a:pd", avoid="e1")) == "e@e2 pd@a"
     assert str(planned(PICTURE, "e:e a:pd>epd", avoid="e")) == "epd@a"
     with pytest.raises(Unavailable):
@@ -180,7 +180,7 @@ def test_only_engines_of_a_kind_hand_over():
     assert str(plan(Need(), both, lambda name: 9 if name == "p2" else 0)) == "p@p2 d@d"
 
 
-def test_who_gives_no_kv_cache_away_still_answers_alone():
+def test_an_instance_without_a_kv_link_still_answers_whole_requests():
     alone = [instance("a", "ep"), instance("b", "pd", kv_link=None), instance("c", "epd", kv_link=None)]
     assert str(plan(Need(("x",)), alone, lambda name: 0)) == "epd@c"
     assert str(plan(Need(), alone[:2], lambda name: 0)) == "pd@b"
@@ -271,7 +271,7 @@ def test_the_least_loaded_decides_which_of_two_routes_to_decoders_is_gone() -> N
         assert [step.instance.id for step in (*made.encode, made.prefill, made.decode)] == steps
 
 
-def test_of_two_routes_to_one_decoder_the_one_with_fewer_calls_is_gone() -> None:
+def test_the_route_with_fewer_calls_to_a_decoder_is_taken() -> None:
     assert str(planned(PICTURE, "e:e p:p a:ep d:d")) == str(planned(PICTURE, "a:ep d:d"))
 
 

@@ -112,7 +112,7 @@ async def test_after_the_first_token_another_goes_on(error):
     assert await outcome(w1=[7, 8, error], w2=[9]) == ([7, 8, 9], None, ["w1", "w2"])
 
 
-async def test_who_goes_on_is_told_all_that_was_said_and_the_prompt_is_counted_once():
+async def test_a_resumed_answer_gets_all_earlier_tokens_and_counts_its_prompt_once():
     plane = Plane(
         w1=[TokenDelta([4, 5], prompt_tokens=9, cached_tokens=2), 6, LOST],
         w2=[TokenDelta([7], prompt_tokens=9, cached_tokens=8), LOST],
@@ -280,7 +280,7 @@ async def test_a_worker_that_the_client_named_speaks_for_itself(error):
 
 @pytest.mark.parametrize("spans", [{"w1": "epd", "w2": "epd"}, {"w1": "e", "w2": "e", "w3": "pd"}])
 @pytest.mark.parametrize(("silent", "taken"), [({"w1"}, {"w2"}), ({"w2"}, {"w1"}), ({"w1", "w2"}, {"w1", "w2"})])
-async def test_who_is_silent_is_asked_when_nobody_else_is_left(spans, silent, taken):
+async def test_a_silent_worker_is_asked_when_no_other_is_left(spans, silent, taken):
     plane, plans = Plane(), []
     plane.silent = silent
     fleet = [instance(name, span, port=int(name[1:])) for name, span in spans.items()]

@@ -257,7 +257,7 @@ def test_a_decode_lost_after_tokens_goes_on_in_another_room_with_all_tokens_that
 
 
 @pytest.mark.parametrize(("prefill", "decode"), [([silent()], [HANG]), ([HANG], [silent()])], ids=["prefill", "decode"])
-def test_of_two_that_wait_for_each_other_nobody_knows_who_hangs(prefill: list[Any], decode: list[Any]) -> None:
+def test_when_both_ends_of_a_hand_over_wait_neither_is_blamed(prefill: list[Any], decode: list[Any]) -> None:
     """So the next attempt goes to two others, else to one other, and never to the same two."""
     others = {"p2": [[GIVEN]], "d2": [[7, END]]}
     for new in (["p2", "d2"], ["p2"], ["d2"]):

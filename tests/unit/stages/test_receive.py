@@ -77,10 +77,10 @@ async def test_a_lease_that_is_not_needed_ends():
     await owner.close()
 
 
-async def test_who_has_a_lease_of_its_own_fetches_by_that():
+async def test_a_waiter_with_a_lease_of_its_own_fetches_by_it():
     await answers_to_who_waits(with_a_lease=True)
 
 
-async def test_who_has_none_is_to_be_sent_more():
+async def test_a_waiter_without_a_lease_asks_for_the_bytes():
     with pytest.raises(MediaMissing, match="did not arrive"):
         await answers_to_who_waits(with_a_lease=False)

@@ -68,7 +68,7 @@ def test_what_is_put_in_quarantine_here_goes_by_its_sealed_name() -> None:
     assert one.quarantine_s(P, 1.0) == 600.0
 
 
-def test_of_too_many_in_quarantine_those_are_forgotten_that_end_first() -> None:
+def test_a_full_quarantine_forgets_the_entries_that_end_first() -> None:
     one = suspects(most=2)
     one.quarantine([(P, 30.0), (Q, 10.0), (R, 20.0)], 0.0)
     assert one.quarantined_for(0.0) == {R: 20.0, P: 30.0}
@@ -87,7 +87,7 @@ def test_the_same_worker_twice_is_one_fall_and_so_are_copies_of_a_request() -> N
     assert one.fell("b", [P, P], 2.0) == [P]
 
 
-def test_who_was_answered_since_starts_anew() -> None:
+def test_a_request_answered_since_its_last_fall_starts_with_a_clean_record() -> None:
     one = suspects()
     one.fell("a", [P], 0.0)
     one.answered(P)
@@ -220,7 +220,7 @@ def test_what_a_worker_has_taken_and_not_answered() -> None:
     assert there._at == {}
 
 
-def test_whose_client_left_counts_for_a_while() -> None:
+def test_a_request_whose_client_left_counts_as_unanswered_for_a_while() -> None:
     now = 0.0
     there = Unanswered(lambda: now)
 

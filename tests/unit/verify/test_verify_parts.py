@@ -180,7 +180,7 @@ def test_an_answer_that_goes_on_parts_at_the_end_of_sequence():
     assert (difference.index, difference.token.text) == (2, "<end>")
 
 
-def test_of_tokens_without_a_text_the_closest_call_counts():
+def test_tokens_without_text_count_by_the_closest_call():
     """Three tokens are one character's bytes: any of them may have gone wrong."""
     tokens = [
         Token(text="?", end=end, margin=margin, runner_up="?")

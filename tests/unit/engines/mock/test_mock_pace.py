@@ -97,7 +97,7 @@ async def test_changes_reach_who_follows():
         await log.aclose()
 
 
-async def test_who_leaves_frees_the_blocks_at_once():
+async def test_a_cancelled_request_frees_its_blocks_at_once():
     async with engine() as one:
         for taken in (0, 1):
             stream = one.abilities.generating.generate(request([7, taken], max_tokens=10_000, ignore_eos=True))

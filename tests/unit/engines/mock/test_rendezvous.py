@@ -109,7 +109,7 @@ async def test_a_room_is_for_one_of_each() -> None:
         assert await taking == OFFER
 
 
-async def test_who_says_no_room_or_comes_where_there_are_none_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_taker_without_a_known_room_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "HELLO_S", 0.02)
     async with opened() as (rooms, address):
         host, _, port = address.rpartition(":")

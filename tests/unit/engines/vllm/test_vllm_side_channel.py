@@ -135,7 +135,7 @@ def test_a_thousand_connections_hold_nobody_up(channel: SideChannel) -> None:
     answered(channel)
 
 
-def test_whoever_takes_nothing_holds_little(channel: SideChannel) -> None:
+def test_a_peer_that_reads_nothing_holds_little(channel: SideChannel) -> None:
     """Questions without end from a reader that never reads: they are not read any more."""
     before = resident_bytes()
     with connected(channel) as one:

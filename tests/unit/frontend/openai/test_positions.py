@@ -87,7 +87,7 @@ def test_a_stop_string_ends_the_bytes_where_it_ends_the_text(kind: str, text: st
             assert told_so_far <= shown, "nothing is told of text that is held back"
 
 
-def test_of_random_tokens_the_bytes_join_to_the_text() -> None:
+def test_the_bytes_of_random_tokens_join_to_the_text() -> None:
     chance = random.Random(7)
     for tokenizer in KINDS.values():
         size = tokenizer.vocabulary_size

@@ -248,7 +248,7 @@ async def test_failures_are_not_kept_and_name_each_ones_own_field():
     assert bytes(await reader.as_safetensors(b"PK one", ITEM)) == b"made"
 
 
-async def test_who_leaves_takes_the_file_from_nobody_and_closing_ends_all():
+async def test_a_cancelled_reader_leaves_the_file_to_others_and_closing_ends_all():
     reader = Counted()
     first, second = (asyncio.create_task(reader.as_safetensors(b"PK one", ITEM)) for _ in range(2))
     await until(lambda: reader.started, "a child is started")

@@ -136,7 +136,7 @@ async def test_a_host_that_falls_silent_meets_the_read_limit():
         assert "sent nothing for 0.1 s (--media-read-timeout-s)" in error.message
 
 
-async def test_who_waits_for_a_slow_host_holds_up_nobody_else():
+async def test_waiting_for_a_slow_host_holds_up_no_other_fetch():
 
     names = FakeResolver(**{"quick.example": [["127.0.0.1"]] * 3})
     async with fetching(names, media_max_fetches=2, media_max_fetches_per_host=1) as (site, fetcher):

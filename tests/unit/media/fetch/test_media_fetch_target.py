@@ -25,7 +25,7 @@ async def test_the_host_is_asked_for_the_url_byte_for_byte(target):
 
 @pytest.mark.parametrize("target", AS_GIVEN)
 @pytest.mark.parametrize("absolute", [True, False])
-async def test_so_is_the_host_that_a_redirect_names(target, absolute):
+async def test_a_redirects_host_is_asked_for_its_url_byte_for_byte(target, absolute):
     async with fetching() as (site, fetcher):
         site.handle_all = PICTURE
         site.location = (site.url() if absolute else "/") + target[1:]

@@ -206,7 +206,7 @@ async def flying(kept, count=3):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, CACHE_BYTES])
-async def test_who_asks_at_once_shares_a_fetch_and_a_cancelled_one_touches_no_other(cache_bytes):
+async def test_simultaneous_requests_share_a_fetch_and_cancelling_one_touches_no_other(cache_bytes):
     async with keeping(cache_bytes) as kept:
         tasks = await flying(kept)
         tasks[0].cancel()

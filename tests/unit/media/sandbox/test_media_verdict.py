@@ -61,7 +61,7 @@ def medium(data: bytes = SMALL, kind: str = "image", **fields) -> Medium:
         (["SHORT", "EXHAUSTED"], MEDIUM),
     ],
 )
-def test_who_is_to_blame(causes, expected):
+def test_each_way_to_fail_is_blamed_on_its_cause(causes, expected):
     assert verdict([Cause[name] for name in causes]) is expected
 
 
@@ -428,7 +428,7 @@ def test_an_answer_for_which_there_is_no_buffer(monkeypatch):
         (ValueError(), 900, False, None),
     ],
 )
-def test_whose_memory_is_short(monkeypatch, error, peak, there_is_memory, expected):
+def test_a_lack_of_memory_is_blamed_on_medium_or_machine(monkeypatch, error, peak, there_is_memory, expected):
     monkeypatch.setattr(child, "peak_bytes", lambda: peak)
     monkeypatch.setattr(child, "there_is_memory", lambda: there_is_memory)
     damage = BadRequest("damaged")

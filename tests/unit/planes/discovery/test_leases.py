@@ -12,7 +12,7 @@ def ids(leases: Leases) -> list[str]:
     return [one.id for one in leases.snapshot()]
 
 
-def test_who_is_not_heard_of_expires() -> None:
+def test_a_silent_instance_expires() -> None:
     leases = Leases(lease_s=2.0, grace_s=5.0)
     leases.heard("b", B, 100.0)
     leases.heard("a", A, 101.0)

@@ -37,7 +37,7 @@ class NumberedUpdate:
 @pytest.mark.parametrize(
     ("tls", "seen", "why"), [(True, SECURE, "plain at .* has no TLS"), (False, PLAIN, "secure at .* give --tls-ca")]
 )
-async def test_who_is_left_out_is_named_once(
+async def test_a_left_out_worker_is_named_once(
     tls: bool, seen: Instance, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     discovery = Reachable(NumberedUpdate((PLAIN, SECURE), (PLAIN, SECURE), (), (PLAIN, SECURE)), tls=tls)

@@ -161,7 +161,7 @@ def test_nothing_is_free_for_ever() -> None:
     assert not moves.allows(100.1 + FREE_S)
 
 
-def test_who_is_left_out_comes_back_later_each_time_until_it_is_heard() -> None:
+def test_an_avoided_worker_comes_back_later_each_time_until_it_answers() -> None:
     left_out, now = LeftOut(), 100.0
     for for_s in (6.0, 12.0, 24.0, 48.0, MAX_LEFT_OUT_S, MAX_LEFT_OUT_S):
         left_out.add("w", DISCOVERY_S, now)

@@ -290,7 +290,7 @@ def test_one_text_has_a_bound_that_media_do_not_have(fields, param):
     assert parse_large(chat(image(url(data()))), parse_chat, max_text_bytes=250_000)
 
 
-def test_of_what_is_over_a_limit_nothing_is_put_back(monkeypatch):
+def test_texts_of_a_body_over_a_limit_are_not_restored(monkeypatch):
     monkeypatch.setattr(large_body, "pieces_of_text", lambda body, value: pytest.fail("put back"))
     messages = [{"role": "user", "content": "x\\n" * 300} for _ in range(3000)]
     with pytest.raises(BadRequest, match="--max-messages"):
