@@ -25,6 +25,7 @@ from triptych.planes.request.limits import WireLimits
 from triptych.planes.request.tcp_client import TcpRequestClient
 from triptych.planes.request.tcp_server import TcpRequestServer
 from triptych.planes.request.tls import TlsFiles
+from triptych.planes.state import nats as state_nats
 from triptych.planes.state.base import Bucket, SharedState
 from triptych.planes.state.local import LocalState
 from triptych.planes.state.memory import MemoryState, MemoryStore
@@ -175,7 +176,10 @@ class NatsStatePlane:
 
 
 @pytest.fixture(params=["memory", "local", "nats"])
-def state_plane(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryPlane | LocalStatePlane | NatsStatePlane:
+def state_plane(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> MemoryPlane | LocalStatePlane | NatsStatePlane:
+    monkeypatch.setattr(state_nats, "MARKER_S", 1)
     if request.param == "nats":
         return NatsStatePlane(request.getfixturevalue("shared_nats_server"))
     return MemoryPlane() if request.param == "memory" else LocalStatePlane(tmp_path / "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import nats
 import pytest
@@ -15,7 +16,7 @@ from support.nats_server import nats_server
 from support.states import opened, watched
 from triptych.planes.nats.access import NatsSecrets, read_access
 from triptych.planes.state import nats as state_nats
-from triptych.planes.state.base import Bucket, StateUnavailable
+from triptych.planes.state.base import Bucket, EntryTooLarge, StateUnavailable
 from triptych.planes.state.nats import NatsState
 
 DURABLE = Bucket(name="durable", max_entry_bytes=1000, max_bytes=20_000, is_durable=True)
@@ -144,7 +145,7 @@ async def test_what_other_clients_wrote_is_ignored_with_one_warning_each(plane, 
 
         for _ in range(2):
             await write("plain", b"no time to live")
-            for text in ("x", "nan", "inf", "-1", "0", "1e999", ""):
+            for text in ("x", "nan", "inf", "-1", "0", "1e999", "1e12", ""):
                 await write(f"lives{text.replace('-', 'minus')}", Triptych_Lives_S=text)
             await write("a.b", Triptych_Lives_S="never")
             await write("=zz", Triptych_Lives_S="never")
@@ -157,7 +158,7 @@ async def test_what_other_clients_wrote_is_ignored_with_one_warning_each(plane, 
         async with watched(state) as late:
             await until(lambda: set(late.values) == {"good", "last"}, "they are left out there, too")
         said = [record.getMessage() for record in caplog.records if "ignoring key" in record.getMessage()]
-        assert len(said) == len(set(said)) == 11
+        assert len(said) == len(set(said)) == 12
         await state.put("plain", b"3")
         await until(lambda: seen.values.get("plain") == b"3", "a write takes its place")
 
@@ -192,6 +193,28 @@ async def test_what_an_operator_deletes_is_gone(plane):
         assert await state.get("a") is await state.get("b") is None
         await state.put("a", b"2", after=0)
         await until(lambda: seen.values == {"a": b"2"}, "it may come again")
+
+
+async def test_a_value_that_the_server_does_not_take_is_told_from_one_that_is_away(tmp_path):
+    bucket = Bucket(name="large", max_entry_bytes=100_000, max_bytes=1_000_000)
+    with nats_server(tmp_path, "max_payload: 8192") as server:
+        async with opened(Plane(server), bucket) as state:
+            with pytest.raises(EntryTooLarge, match="max_payload"):
+                await state.put("a", b"x" * 8000)
+            await state.put("a", b"x" * 7000)
+            assert len((await state.get("a")).value) == 7000
+            assert state.trouble() is None
+
+
+async def test_a_login_without_the_rights_is_told_in_bounded_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_nats, "CALL_TIMEOUT_S", 1.0)
+    rights = 'permissions: { publish: { deny: "$KV.triptych_things-default.>" } }'
+    with nats_server(tmp_path, f"authorization {{ users: [ {{ user: a, password: b, {rights} }} ] }}") as server:
+        access = read_access(server.url.replace("://", "://a@"), NatsSecrets(password="b"))
+        plane = SimpleNamespace(state=lambda: NatsState(access, "default", BUCKET))
+        async with opened(plane) as state, watched(state) as seen:
+            await until(lambda: seen.updates, "it may read")
+            await fails(state, 4.0)
 
 
 async def test_without_jetstream_it_says_what_to_do(tmp_path):

@@ -76,10 +76,20 @@ class NatsServer:
         """Connections stay open, and nothing comes over them: a partition."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + START_S
+        while not _is_stopped(self._process.pid):
+            assert time.monotonic() < deadline, "nats-server did not stop"
+            time.sleep(0.005)
 
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether no thread of a process runs any more: on a busy machine a stop signal takes its time."""
+    stats = [path.read_bytes() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(b")")[2].split()[0] == b"T" for stat in stats)
 
 
 @contextmanager

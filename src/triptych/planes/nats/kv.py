@@ -25,6 +25,7 @@ SNAPSHOT_TIMEOUT_S = 2.0
 """Time to read the first content of a bucket. Entries that take longer come as changes."""
 UNUSED_S = 30.0
 """The server forgets the watch of a process that is gone after so long."""
+MAX_HEADER_BYTES = 1024
 MAX_BEHIND = 100_000
 """Messages that a watcher may leave unread before its watch breaks, and has to begin again."""
 
@@ -95,6 +96,11 @@ class KvBucket:
         self.name = config.name
         self._stream = f"KV_{config.name}"
         self._prefix = f"$KV.{config.name}."
+
+    @property
+    def max_value_bytes(self) -> int:
+        """Longest value that the server takes, headers left aside."""
+        return self._link.client.max_payload - MAX_HEADER_BYTES
 
     async def create(self) -> api.StreamConfig:
         """Make the bucket where there is none; a bucket that is there is used as it is.

@@ -96,7 +96,7 @@ class SharedState(Protocol):
         ...
 
     async def delete(self, key: str, *, after: int | None = None) -> None:
-        """Remove the entry; nothing happens where there is none.
+        """Remove the entry; nothing happens where there is none. Its room comes back within some seconds.
 
         ``after``: only if that is its revision still. Raises RevisionMismatch.
         """

@@ -22,7 +22,16 @@ from triptych.planes.keys import key_of, name_of
 from triptych.planes.nats.access import NatsAccess
 from triptych.planes.nats.kv import BucketConfig, BucketFull, KvBucket, KvEntry, Watch, WrongRevision
 from triptych.planes.nats.link import RETRY_S, Link, NatsProblem, connect
-from triptych.planes.state.base import Bucket, Entry, RevisionMismatch, StateFull, StateUnavailable, Update
+from triptych.planes.state.base import (
+    MAX_TTL_S,
+    Bucket,
+    Entry,
+    EntryTooLarge,
+    RevisionMismatch,
+    StateFull,
+    StateUnavailable,
+    Update,
+)
 from triptych.planes.state.health import Health
 from triptych.planes.state.view import View
 
@@ -33,8 +42,8 @@ CHECK_S = 3.0
 """A quiet watch asks so often whether it is there still."""
 SETTLE_S = 0.05
 """For messages that came before an answer to be read."""
-MARKER_S = 60
-"""The server remembers for so long that an entry was deleted; watches hear of it at once."""
+MARKER_S = 10
+"""The server remembers for so long that an entry was deleted, for watches that are late; until then it takes room."""
 ATTEMPTS = 4
 
 _LIVES = "Triptych-Lives-S"
@@ -72,6 +81,8 @@ class NatsState:
             headers[_TTL] = f"{math.ceil(ttl_s)}s"
 
         async def put(kv: KvBucket) -> int:
+            if len(value) > kv.max_value_bytes:
+                raise EntryTooLarge(f"{len(value)} bytes are more than NATS takes, {kv.max_value_bytes} (max_payload)")
             return await self._after(kv, key, after, lambda last: kv.put(key_of(key), value, last, headers))
 
         return await self._call(put)
@@ -250,4 +261,4 @@ def _seconds(text: str) -> float | None:
         seconds = float(text)
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
+    return seconds if 0 < seconds <= MAX_TTL_S else None
