@@ -1,1 +1,1 @@
-"""Benchmarks: Triptych beside its peers, on one machine, in one run. See README.md."""
+"""Measures Triptych beside its peers, on one machine, in one run. See README.md."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: see options.py for what can be asked, README.md for what is measured."""
+"""Runs ``python -m benchmarks``. options.py has its flags, README.md says what is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile clients by name. Each runs for a bounded time, and counts what it was answered."""
+"""Runs hostile clients, by name. Each runs for a limited time, and counts the answers that it got."""
 
 from __future__ import annotations
 

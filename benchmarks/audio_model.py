@@ -1,4 +1,4 @@
-"""A model that hears, without weights: what a processor and the mock engine need of one."""
+"""Makes a model for sounds without weights: the files that a processor and the mock engine need."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.before_after COMMIT``: the frontend of this tree beside the one of an earlier commit.
+"""Compares the frontend of this tree with that of an earlier commit: ``python -m benchmarks.before_after COMMIT``.
 
-Both run at once, each with a mock worker of its own tree, and take turns at the same load. A ratio or difference is
-made within a pair; the median over the pairs is told with its interval of 95 % confidence, which needs six pairs at
-least.
+Both run at once, each with a mock worker of its own tree, and take turns at the same load. Ratios and differences are
+made within a pair. The result is their median over the pairs, with its interval of 95 % confidence, which needs at
+least six pairs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rounds: start all systems, measure each leg on one after the other, stop them all."""
+"""Runs the rounds: starts all systems, measures each leg on one after the other, and stops them all."""
 
 from __future__ import annotations
 

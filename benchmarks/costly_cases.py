@@ -1,4 +1,4 @@
-"""Thirty requests that cost an engine dear where nobody looks first: schemas, patterns and stop strings."""
+"""Lists thirty requests that are costly for an engine without checks: schemas, patterns and stop strings."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Costly schemas, patterns and stop strings beside running streams, on two real vLLM workers.
+"""Sends costly schemas, patterns and stop strings beside running streams, on two real vLLM workers.
 
 ``python -m benchmarks.costly_schemas`` sends the cases of ``costly_cases.py``, one a second, while streams run at both
-workers, and then asks each worker for a plain answer. It exits with 1 where a case took more than ``LONGEST_ANSWER_S``,
-was answered with a server's error, or a stream paused for ``LONGEST_GAP_S`` or broke.
+workers, and then asks each worker for a plain answer. It exits with 1 if a case took more than ``LONGEST_ANSWER_S``,
+or got a server's error, or if a stream paused for ``LONGEST_GAP_S`` or broke.
 
-What else runs on the machine makes streams pause, for seconds where each deployed process is a session of its own and
-the kernel shares the cores by sessions. ``--cpu-group`` runs all of this in a control group, which gets its share as a
-whole, as a container or a service does: ``mkdir /sys/fs/cgroup/cpu/costly``, with ``cpu.shares`` or ``cpu.weight``.
+Other work on the machine makes streams pause, for seconds if the kernel shares the cores by sessions, as each deployed
+process is a session of its own. ``--cpu-group`` runs everything in a control group, which gets its share as a whole,
+as a container or a service does: ``mkdir /sys/fs/cgroup/cpu/costly``, with ``cpu.shares`` or ``cpu.weight``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.decode``: what it costs to decode media in processes of their own, beside threads.
+"""Measures the cost of decoding media in child processes and in threads: ``python -m benchmarks.decode``.
 
-Every row decodes the same distinct files in four ways, which take turns, with as many jobs at once as cores:
-plain Pillow in as many processes as cores (pictures only; what is decoded stays where it is), our decoder's functions
-in threads of this process, and the sandbox, whose results are here, too.
+Every row decodes the same distinct files in several ways, which take turns, with as many jobs at once as cores: plain
+Pillow in as many processes as cores (pictures only; the results stay in those processes), our decoder's functions in
+threads of this process, and the sandbox, whose results come to this process, too.
 """
 
 from __future__ import annotations

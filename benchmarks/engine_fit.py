@@ -1,9 +1,9 @@
-"""The rates of the simulator's profile llama-8b-h100: fitted to published ones, and the model held against them.
+"""Fits the simulator's profile llama-8b-h100 to published rates, and compares the modelled engine with them.
 
     python -m benchmarks.engine_fit
 
-prints the least-squares fit, then for each point the published output tokens/s and those of the modelled engine, run
-in virtual time with all requests there from the start.
+prints the least-squares fit, and then, for each point, the published output tokens/s and those of the modelled engine,
+which runs in virtual time and has all requests from the start.
 """
 
 from __future__ import annotations

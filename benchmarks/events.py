@@ -1,7 +1,7 @@
-"""``python -m benchmarks.events``: what it costs a worker to tell frontends what its KV cache holds, by carrier.
+"""Measures what it costs a worker to report its KV cache to frontends, by carrier: ``python -m benchmarks.events``.
 
-One process publishes as a worker does, another one has all the followers, each with connections of its own. Batches
-come at a fixed rate and say when they were made, by the clock that both processes share.
+One process publishes as a worker does; another one runs all followers, each with its own connections. Batches come at a
+fixed rate, with a time stamp of the clock that both processes share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The model for frontends on mock engines: a configuration and a tokenizer, no weights.
+"""Makes the model for frontends on mock engines: a configuration and a tokenizer, without weights.
 
-The mock engines make tokens out of nothing, so what counts is the tokenizer. Dynamo's mocker draws token ids
-up to 16,000; a smaller tokenizer leaves most of its deltas without text. This one is made on the spot.
+The mock engines make up their tokens, so only the tokenizer matters. Dynamo's mocker draws token ids
+up to 16,000; a smaller tokenizer leaves most of its deltas without text. This tokenizer is made when it is needed.
 """
 
 from __future__ import annotations

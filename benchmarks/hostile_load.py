@@ -1,9 +1,9 @@
-"""``python -m benchmarks.hostile_load``: do clients that mean harm hold up those that do not?
+"""Measures how much hostile clients delay honest ones: ``python -m benchmarks.hostile_load``.
 
 Sixteen streams of 20 tokens a second run on a mock worker. Beside them, one after another, hostile loads run for some
-seconds each: bodies that are costly to read, long honest prompts, silent connections, readers that take nothing. ITL is
-compared with that of the streams alone, ``GET /live`` is asked all the time on connections of its own, and all of it
-happens twice, to see whether memory grows.
+seconds each: bodies that are costly to read, long honest prompts, silent connections, and clients that read nothing.
+The ITL is compared with that of the streams alone, and ``GET /live`` is requested all the time on separate connections.
+Everything happens twice, to see whether memory grows.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.kv_index``: the index of KV-cache blocks alone, on one core.
+"""Measures the index of KV-cache blocks alone, on one core: ``python -m benchmarks.kv_index``.
 
-1,000,000 (worker, block) pairs over 64 workers: what it takes to apply them, from decoded events and from an engine's
-bytes on the wire, how much memory they take, and how long a look-up of 1,000 blocks lasts. With ``--peer-python``, the
-interpreter of an environment that has ``ai-dynamo-runtime``, the radix tree of NVIDIA Dynamo's Python bindings is given
-the same in the same run, as the bytes that it takes (JSON).
+There are 1,000,000 (worker, block) pairs of 64 workers. Measured are the time to apply them, from decoded events and
+from an engine's bytes, the memory that they take, and the time of a look-up of 1,000 blocks. With ``--peer-python``,
+the interpreter of an environment that has ``ai-dynamo-runtime``, the radix tree of NVIDIA Dynamo's Python bindings is
+given the same in the same run, as the bytes that it takes (JSON).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The load generator: a closed loop over kept-alive connections, one for each request in flight.
+"""Generates load in a closed loop over kept connections, one for each request in flight.
 
-It must cost far less than what it measures: requests are bytes made beforehand, answers are cut by
-``sse.ResponseParser``, an event costs one time stamp and a search or two. ``Summary.load_cpu_s`` says what it
-took. One event loop, uvloop where it runs.
+It must cost far less than what it measures: requests are bytes made beforehand, answers are parsed by
+``sse.ResponseParser``, and an event costs one time stamp and a search or two. ``Summary.load_cpu_s`` has the cost. It
+runs on one event loop, uvloop if that is available.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the numbers were measured on. No host names, no paths."""
+"""Describes the machine of a measurement, without host names and paths."""
 
 from __future__ import annotations
 

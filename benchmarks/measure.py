@@ -1,4 +1,4 @@
-"""What is measured: a leg to run, the record of each request, and the summary of a leg."""
+"""Defines what is measured: a leg to run, the record of each request, and the summary of a leg."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large media for benchmarks, made in code."""
+"""Makes large media for benchmarks."""
 
 from __future__ import annotations
 

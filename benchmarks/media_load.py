@@ -1,8 +1,9 @@
-"""``python -m benchmarks.media_load``: does media work block an event loop, and is memory bounded?
+"""Measures whether media block an event loop, and whether memory is bounded: ``python -m benchmarks.media_load``.
 
-A frontend and a worker with the mock engine, which decodes media for real. First a mixed load: 4K JPEGs and PNGs,
-videos of 60 s and sounds of 10 min, four at once, while short texts run beside them. Then 64 requests at once, each
-with a 12-megapixel JPEG of its own, and the same files by plain Pillow in as many processes as cores, in turns.
+It runs a frontend and a worker with the mock engine, which decodes media for real. First comes a mixed load: 4K JPEGs
+and PNGs, videos of 60 s and sounds of 10 min, four at once, while short texts run beside them. Then come 64 requests
+at once, each with a 12-megapixel JPEG of its own, and the same files by plain Pillow in as many processes as cores,
+in turns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The models that are served: weights drawn at random, so that every answer is as long as was asked for.
+"""Makes the models that are served. Their weights are random, so that every answer has the length that was asked
+for.
 
-A trained model ends its answer and then, told to go on, repeats tokens without text; streams of those cannot be
-timed. So the demo model's shapes get random weights, of a spread at which greedy tokens vary, and the rows of
-the output layer for tokens that are not plain text are zero: such a token is never the most likely one.
+A trained model ends its answer, and repeats tokens without text if it must go on; such streams cannot be timed. So
+the demo model's shapes get random weights, of a spread at which greedy tokens vary, and the rows of the output layer
+for tokens that are not plain text are zero: such a token is never the most likely one.
 """
 
 from __future__ import annotations

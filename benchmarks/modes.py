@@ -1,7 +1,7 @@
-"""The modes of one model beside each other on this machine: EPD, E/PD (also over vLLM's EC connector), EP/D, E/P/D.
+"""Compares the modes on this machine: EPD, E/PD (also over vLLM's EC connector), EP/D and E/P/D.
 
-Two models of random weights. *tiny* shows the price of splitting: there is nothing to gain from it. *heavy* has a
-vision tower that takes most of the time, as real ones do: there splitting is to pay.
+There are two models of random weights. With *tiny* a split gains nothing, so that it shows the cost. *heavy* has a
+vision tower that takes most of the time, as real ones do, so that a split should pay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line of ``python -m benchmarks``, as a frozen model."""
+"""Defines the command line of ``python -m benchmarks``, as a frozen model."""
 
 from __future__ import annotations
 

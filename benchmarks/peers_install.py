@@ -1,6 +1,7 @@
-"""``python -m benchmarks.peers_install``: NVIDIA Dynamo and the vLLM it was made for, in ``.venv-peers``.
+"""Installs NVIDIA Dynamo and the vLLM that it needs into ``.venv-peers``: ``python -m benchmarks.peers_install``.
 
-An environment of its own, as both pin other versions than Triptych. About two minutes and 4 GB.
+They have an environment of their own, because they pin other versions than Triptych. It takes about two minutes and
+4 GB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Child processes: start, wait until ready, measure, freeze, and always stop with all that they started."""
+"""Runs child processes: starts, measures, freezes and stops them, with all that they started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as Markdown and JSON: medians over rounds, and ratios made within rounds."""
+"""Writes results as Markdown and JSON: medians over rounds, and ratios made within rounds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.request_plane``: the request plane with TLS beside the same without.
+"""Compares the request plane with and without TLS: ``python -m benchmarks.request_plane``.
 
-One other process answers, on a port of either kind, with certificates at both ends. The two kinds take turns within
+Another process answers on a port of each kind, with certificates at both ends. The two kinds take turns within
 every load, so that noise of the machine hits both.
 """
 

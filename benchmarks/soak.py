@@ -1,8 +1,9 @@
-"""``python -m benchmarks.soak``: 20,000 distinct pictures through a split deployment; does anything fail, leak or grow?
+"""Sends 20,000 distinct pictures through a split deployment, and checks that nothing fails, leaks or grows.
 
-Memory of each process is read after every tenth of the requests; caches are kept so small that they are full before the
-first reading. Afterwards, with nothing under way, what the workers' arenas hold must be what their caches hold,
-no lease may be open, and the run directory and shared memory must have the files that they had before.
+Run ``python -m benchmarks.soak``. The memory of each process is read after every tenth of the requests; the caches
+are so small that they are full before the first reading. Afterwards, with no request in flight, the workers' arenas
+must hold exactly what their caches hold, no lease may be open, and the run directory and shared memory must have the
+same files as before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Percentiles, medians and ratios; nothing else. Pure functions over lists of floats."""
+"""Computes percentiles, medians and ratios of lists of floats. Pure."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""``python -m benchmarks.transfer``: tensors handed from one process to another, beside bare NIXL READs.
+"""Compares handing tensors over between processes with bare NIXL READs: ``python -m benchmarks.transfer``.
 
-One other process owns memory: some of it registered with a bare NIXL agent, some of it in a ``NixlTransfer``'s
-arena. In turns, this process READs the first with NIXL's bindings alone (one transfer, polled to its end), and
-takes the second by the whole way of a hand-over: export, fetch. Before every turn of either kind the owner writes
-the bytes anew and says so over a pipe, as an encoder would. Turns alternate within every size, so that noise of
-the machine hits both.
+Another process owns memory: some of it is registered with a bare NIXL agent, and some is in the arena of a
+``NixlTransfer``. In turns, this process READs the first with NIXL's bindings alone (one transfer, polled to its end),
+and gets the second by a complete hand-over: export and fetch. Before every turn the owner writes the bytes again and
+says so over a pipe, as an encoder would. Turns alternate within every size, so that noise of the machine hits both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.watched FILE ...``: the command ``triptych ...``, with a close watch over its event loop.
+"""Runs the command ``triptych ...`` and watches its event loop: ``python -m benchmarks.watched FILE ...``.
 
-A timer of the loop, due every 2 ms, notes how late it is. What it was late by is told apart: time that the loop's
-thread itself spent on a core (our callbacks), time that it stood in the system's queue for a core (neighbours), and the
-rest (waits for the interpreter lock, and system calls that block). FILE gets the worst of each as JSON, at the end.
+A timer of the loop, due every 2 ms, records how late it is. Its lateness is split into the time that the loop's thread
+spent on a core (our callbacks), the time that it waited for a core (other processes), and the rest (waits for the
+interpreter lock, and blocking system calls). At the end, FILE gets the worst of each as JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompts and pictures. Everything follows from a seed, so that all systems get the same bytes."""
+"""Makes prompts and pictures. Everything follows from a seed, so that all systems get the same bytes."""
 
 from __future__ import annotations
 

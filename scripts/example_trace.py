@@ -1,7 +1,7 @@
-"""Write examples/conversations.jsonl, a made-up trace in Mooncake's format: ``python scripts/example_trace.py``.
+"""Writes examples/conversations.jsonl, a made-up trace in Mooncake's format: ``python scripts/example_trace.py``.
 
-Conversations of a few applications: each prompt is its application's system prompt, all that was said before, and a new
-turn. So prompts share prefixes within a conversation, and a little across them.
+The conversations belong to a few applications. Each prompt is the application's system prompt, all earlier turns, and a
+new turn. So prompts share prefixes within a conversation, and a little between conversations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 FILE = Path(__file__).resolve().parent.parent / "examples" / "conversations.jsonl"
 BLOCK = 512
-"""Tokens of a block, which one id of ``hash_ids`` stands for."""
+"""The number of tokens in a block; each block is one id of ``hash_ids``."""
 APPLICATIONS, SYSTEM_BLOCKS = 4, 3
 CONVERSATIONS, MAX_TURNS = 150, 8
 SECONDS = 600

@@ -1,6 +1,6 @@
-"""Write docs/fields.md's tables from the tables of request fields: ``python scripts/fields.py``.
+"""Writes docs/fields.md's tables from the tables of request fields: ``python scripts/fields.py``.
 
-A test runs this with ``--check``, so that the page cannot say what the frontend does not.
+A test runs this with ``--check``, so that the page always agrees with the frontend.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _text(one: Field) -> str:
 
 
 def types() -> str:
-    """The types of content parts and formats that are refused."""
+    """Return the table of refused types of content parts and formats."""
     rows = ["| type | of | |", "|---|---|---|"]
     for place, refused in (("a content part", REFUSED_PARTS), ("`response_format`", REFUSED_FORMATS)):
         rows += [f"| `{name}` | {place} | {note} |" for name, note in refused.items()]

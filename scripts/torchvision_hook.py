@@ -1,10 +1,10 @@
-"""Lets ``import torchvision`` succeed beside a CPU build of torch where only its CUDA build is to be had.
+"""Lets ``import torchvision`` succeed beside a CPU build of torch if only torchvision's CUDA build is available.
 
 The installer copies this module into an environment's site-packages, where a ``.pth`` line imports it at
-every start of Python. The C extension of torchvision's CUDA build does not load without CUDA; then two
-operators are missing whose shapes torchvision registers on import. Declaring their schemas is enough, for
-nothing here calls them. Until torchvision is first imported this costs no more than an entry in
-``sys.meta_path``; where the extension does load, nothing is declared.
+every start of Python. The C extension of torchvision's CUDA build does not load without CUDA, and two operators are
+then missing whose shapes torchvision registers on import. Declaring their schemas is enough, because nothing here
+calls them. Until torchvision is first imported, this costs no more than an entry in ``sys.meta_path``. If the
+extension loads, nothing is declared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class DeclareFirst:
-    """Finds nothing itself; declares the operators just before torchvision is found by the others."""
+    """Declares the operators just before torchvision is imported. It finds no module itself."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -34,7 +34,7 @@ class DeclareFirst:
 
 
 def declare() -> None:
-    """Declare the operators unless torchvision's extension brings them or somebody has done it."""
+    """Declare the operators unless torchvision's extension has them, or they are declared already."""
     from contextlib import suppress
 
     try:

@@ -1,4 +1,4 @@
-"""Writes a page's part that code decides, or checks that it is up to date; for the scripts that make such parts."""
+"""Writes the generated part of a page, or checks that it is up to date."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_or_check(page: Path, written: Callable[[str], str]) -> int:
-    """Put ``written`` of the page's text in its place; with ``--check`` only compare them. Returns the exit status."""
+    """Replace the page's text by ``written`` of it; with ``--check``, only compare. Return the exit status."""
     current = page.read_text(encoding="utf-8")
     wanted = written(current)
     if "--check" not in sys.argv:

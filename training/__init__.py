@@ -1,4 +1,5 @@
 """Trains the demo models that the package ships.
 
-``python -m training.train`` makes the one that sees, ``python -m training.audio.train`` the one that hears.
+``python -m training.train`` makes the one for pictures and videos, ``python -m training.audio.train`` the one for
+sounds.
 """

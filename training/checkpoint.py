@@ -1,4 +1,4 @@
-"""Everything of the demo checkpoint except trained weights: tokenizer, processor, config."""
+"""Makes the demo checkpoint except for its trained weights: tokenizer, processor and config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLProcessor
 
 SPECIAL_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-PIXELS = 112 * 112  # every picture and frame is brought to about the size trained on, 16 tokens
+PIXELS = 112 * 112  # pictures and frames are resized to about the trained size, 16 tokens
 _PLACEHOLDERS = {
     "image": "<|vision_start|><|image_pad|><|vision_end|>",
     "video": "<|vision_start|><|video_pad|><|vision_end|>",
@@ -38,7 +38,7 @@ def load_vision_operators() -> None:
 
 
 def corpus(scenes: int = 6000) -> Iterator[str]:
-    """Texts the vocabulary is learned from, the same on every run."""
+    """Yield the texts from which the vocabulary is learned; they are the same on every run."""
     rng = random.Random(1)
     for _ in range(scenes):
         yield from ("system", "user", "assistant", SYSTEM_PROMPT)
@@ -49,7 +49,7 @@ def corpus(scenes: int = 6000) -> Iterator[str]:
 
 
 def build_processor() -> Qwen2VLProcessor:
-    """Tokenizer, picture and film processors with the chat template."""
+    """Return the processor: tokenizer, picture and film processors, and chat template."""
     load_vision_operators()
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
@@ -57,14 +57,14 @@ def build_processor() -> Qwen2VLProcessor:
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(size)),
         tokenizer=build_tokenizer(corpus(), SPECIAL_TOKENS),
-        # False is the default of today, said aloud so that transformers does not warn.
+        # False is the current default; it is set so that transformers does not warn.
         video_processor=Qwen2VLVideoProcessor(size=dict(size), cap_pixels_per_frame=False),
         chat_template=chat_template(_PLACEHOLDERS),
     )
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
-    """A Qwen2-VL of about 1.4 million parameters."""
+    """Return the config of a Qwen2-VL with about 1.4 million parameters."""
     from transformers import Qwen2VLConfig
 
     ids = tokenizer.convert_tokens_to_ids

@@ -1,8 +1,7 @@
-"""Exact answers of the demo models on unseen media: ``python -m training.evaluate [--about sound]``.
+"""Counts exact answers of the demo models on unseen media: ``python -m training.evaluate [--about sound]``.
 
-Either loads a checkpoint with transformers, or asks a running server through its
-OpenAI-compatible address, which checks the whole way a request takes. Exit status 1
-when the share of exact answers is below ``--at-least``.
+Either loads a checkpoint with transformers, or asks a running server over HTTP, which checks the whole path of a
+request. The exit status is 1 if the share of exact answers is below ``--at-least``.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from triptych.demo.seeds import EVALUATION_SEED_START
 if TYPE_CHECKING:
     import httpx
 
-MAX_TOKENS = 32  # the longest right answer has 22, its end counted in
+MAX_TOKENS = 32  # the longest right answer has 22, with its end
 
 
 def answers_locally(exam: Exam, model_dir: Path, samples: Sequence[Sample]) -> Iterator[str]:
-    """Greedy answers of a checkpoint loaded with transformers."""
+    """Yield greedy answers of a checkpoint that transformers has loaded."""
     from training.checkpoint import load_vision_operators
 
     load_vision_operators()
@@ -55,7 +54,7 @@ def _prompt(processor: Any, exam: Exam, sample: Sample) -> str:
 
 
 def _media(exam: Exam, model_dir: Path, samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
-    """Arguments for the processor."""
+    """Return the media as arguments for the processor."""
     media = {exam.argument: [exam.read(model_dir, exam.file(sample)) for sample in samples]}
     rate = {"sampling_rate": processor.feature_extractor.sampling_rate} if exam.medium == "audio" else {}
     return media | rate
@@ -64,7 +63,7 @@ def _media(exam: Exam, model_dir: Path, samples: Sequence[Sample], processor: An
 async def answers_served(
     exam: Exam, url: str, served_model: str, samples: Sequence[Sample], concurrency: int
 ) -> list[str]:
-    """Answers of an OpenAI-compatible server, ``concurrency`` requests at a time."""
+    """Return the answers of an OpenAI-compatible server, asked with ``concurrency`` requests at a time."""
     import httpx
 
     gate = asyncio.Semaphore(concurrency)
@@ -90,7 +89,7 @@ async def _ask_server(client: httpx.AsyncClient, url: str, body: dict[str, Any])
 
 
 def tally(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Kind of question -> (exact answers, questions)."""
+    """Return, for each kind of question, (exact answers, questions)."""
     table = {}
     for kind in dict.fromkeys(sample.kind for sample in samples):
         exact = [
@@ -103,7 +102,7 @@ def tally(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, tuple[
 
 
 def print_table(table: dict[str, tuple[int, int]]) -> float:
-    """Print exact answers per kind and overall; returns the overall share."""
+    """Print the exact answers of each kind and in all. Return the share in all."""
     exact = sum(right for right, _ in table.values())
     asked = sum(total for _, total in table.values())
     print(f"{'kind':<10}{'exact':>7}{'asked':>7}{'share':>9}")
@@ -131,7 +130,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Ask, print the table, and say by the exit status whether it was enough."""
+    """Ask, print the table, and return the exit status."""
     args = parse(arguments)
     exam = EXAMS[args.about]
     samples = exam.unseen(args.count, args.seed_start)

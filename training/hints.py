@@ -1,4 +1,4 @@
-"""Hints for training: what each patch shows, and where the shapes are that words name.
+"""Makes hints for training: what each patch shows, and where the shapes are that words name.
 
 Answers alone say little about a single patch or word, so telling circles from squares, or
 left from right, would take many times as long. The hints, and the heads that learn from
@@ -26,7 +26,7 @@ CHANNELS = _SHAPE_CLASSES + _COLOUR_CLASSES + 2
 
 @dataclass
 class Hints:
-    """For N patches or picture tokens, in the order of the model."""
+    """Hints for N patches or picture tokens, in the order of the model."""
 
     shape: NDArray[np.int64]  # (N,), 0 where there is no shape
     colour: NDArray[np.int64]  # (N,), 0 where there is no shape
@@ -35,7 +35,7 @@ class Hints:
 
 
 def hints_of(scene: Scene, side: int) -> Hints:
-    """Hints for squares of ``side`` pixels; 28 is a picture token, 14 a patch of one.
+    """Return the hints for squares of ``side`` pixels: 28 is a picture token, 14 one of its patches.
 
     A patch belongs to the shape whose bounding square holds its middle, a picture token
     to the shape whose centre it holds.
@@ -72,7 +72,7 @@ def _in_blocks(grid: NDArray[T]) -> NDArray[T]:
 
 
 def join_hints(parts: list[Hints]) -> Hints:
-    """Hints of several pictures, one after the other."""
+    """Return the hints of several pictures, one after the other."""
     return Hints(
         np.concatenate([part.shape for part in parts]),
         np.concatenate([part.colour for part in parts]),
@@ -82,7 +82,7 @@ def join_hints(parts: list[Hints]) -> Hints:
 
 
 def hint_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
-    """How far a head's (N, CHANNELS) output is from the hints."""
+    """Return the loss of a head's (N, CHANNELS) output against the hints."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -95,7 +95,7 @@ def hint_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
 
 
 def place_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
-    """How far a head's (N, 2) output is from the centres, where there are any."""
+    """Return the loss of a head's (N, 2) output against the centres, where there are any."""
     import torch
 
     distance = (output - torch.from_numpy(hints.place)).abs().sum(-1)
@@ -103,7 +103,7 @@ def place_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
 
 
 def point_loss(output: torch.Tensor, wanted: NDArray[np.float32]) -> torch.Tensor:
-    """How far a head's (B, L, 2) output is from ``wanted``, where that is not NaN."""
+    """Return the loss of a head's (B, L, 2) output against ``wanted``, where that is not NaN."""
     import torch
 
     distance = (output - torch.from_numpy(np.nan_to_num(wanted))).abs().sum(-1)

@@ -1,4 +1,4 @@
-"""Rows of training batches: a medium, several questions about it, and which token may see which.
+"""Lays out rows of training batches: a medium, several questions about it, and which token may see which.
 
 Letters below: B rows, L tokens a row.
 """
@@ -26,7 +26,7 @@ Pair = tuple[str, str]
 
 @dataclass
 class Row:
-    """One row under construction; segment 0 is what all later segments may see."""
+    """A row under construction. All later segments may see segment 0."""
 
     tokens: list[int] = field(default_factory=list)
     asked: list[bool] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Row:
     def add_cells(self, pad: int, at: int, steps: int, rows: int, columns: int) -> int:
         """Append placeholders of ``steps`` x ``rows`` x ``columns`` tokens, whose positions are time, row, column.
 
-        What follows stands behind all of them, in time too.
+        The positions of later tokens follow all of them, also in time.
         """
         places = [(at + t, at + y, at + x) for t in range(steps) for y in range(rows) for x in range(columns)]
         self._add([pad] * len(places), 0, False, places)
@@ -64,7 +64,7 @@ Show = Callable[[Row, int], int]
 
 @dataclass
 class Table:
-    """Rows of one length. ``visible[b, i, j]``: token i of row b may look at token j. Targets are shifted."""
+    """Rows of one length. ``visible[b, i, j]``: token i of row b may attend to token j. Targets are shifted."""
 
     tokens: NDArray[np.int64]  # (B, L)
     targets: NDArray[np.int64]  # (B, L), IGNORED where nothing is asked
@@ -108,14 +108,14 @@ class RowMaker:
         return self._cache[text]
 
     def make(self, shows: list[Show], asked: list[list[Pair]]) -> list[Row]:
-        """A row for each medium, all in one order."""
+        """Return a row for each medium, all in one order."""
         layout = self._rng.choices((self._parallel, self._dialogue, self._medium_last), (84, 10, 6))[0]
         system = self._rng.random() < 0.1
         careless = [[(self._careless(question), answer) for question, answer in pairs] for pairs in asked]
         return [layout(show, pairs, system) for show, pairs in zip(shows, careless, strict=True)]
 
     def _careless(self, question: str) -> str:
-        """Now and then without capitals or the final mark, as people type."""
+        """Return the question, sometimes without capitals or the final mark, as people type."""
         if self._rng.random() < 0.08:
             question = question.lower()
         return question[:-1] if self._rng.random() < 0.08 else question
@@ -129,7 +129,7 @@ class RowMaker:
         return row.add_text(self.ids(f"{answer}<|im_end|>"), at, segment, asked=True)
 
     def _parallel(self, show: Show, pairs: list[Pair], system: bool) -> Row:
-        """Every question directly after the medium, blind to the other questions."""
+        """Return a row with every question directly after the medium; the questions do not see each other."""
         row = Row()
         start = show(row, self._open(row, system))
         for segment, (question, answer) in enumerate(pairs, start=1):
@@ -138,7 +138,7 @@ class RowMaker:
         return row
 
     def _dialogue(self, show: Show, pairs: list[Pair], system: bool) -> Row:
-        """One question after the other, as in a chat."""
+        """Return a row with one question after the other, as in a chat."""
         row = Row()
         at = show(row, self._open(row, system))
         for turn, (question, answer) in enumerate(pairs):
@@ -149,7 +149,7 @@ class RowMaker:
         return row
 
     def _medium_last(self, show: Show, pairs: list[Pair], system: bool) -> Row:
-        """One question, and the medium after it."""
+        """Return a row with one question, and the medium after it."""
         row = Row()
         question, answer = pairs[0]
         at = row.add_text(self.ids(question), self._open(row, system), 0)

@@ -1,4 +1,4 @@
-"""What every training of a demo model needs: schedule, optimiser, exporting and going on later."""
+"""Has what every training of a demo model needs: schedule, optimiser, export and resumption."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WARM_UP_STEPS = 150
 
 
 def learning_rate(done: float, steps_in: int, peak: float) -> float:
-    """Linear warm-up by steps, then a cosine down to one fiftieth of the peak at ``done`` = 1."""
+    """Return the rate: a linear warm-up by steps, then a cosine down to 1/50 of the peak at ``done`` = 1."""
     warm = min(1.0, (steps_in + 1) / WARM_UP_STEPS)
     return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def make_optimiser(*modules: torch.nn.Module) -> torch.optim.Optimizer:
-    """AdamW; norms and biases are not decayed."""
+    """Return AdamW without weight decay for norms and biases."""
     import torch
 
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -36,9 +36,9 @@ def make_optimiser(*modules: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def export(folder: Path, *saves: Callable[[Path], object]) -> None:
-    """Let ``saves`` write the whole model folder beside its place, then swap it in file by file.
+    """Let ``saves`` write the whole model folder beside its place, then move it there file by file.
 
-    Readers of ``folder`` never meet a half-written file.
+    Readers of ``folder`` never see a half-written file.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -52,12 +52,12 @@ def export(folder: Path, *saves: Callable[[Path], object]) -> None:
 
 
 def state_file(folder: Path) -> Path:
-    """Where the state of a training that exports to ``folder`` is kept."""
+    """Return the file with the state of a training that exports to ``folder``."""
     return folder.with_name(f"{folder.name}.state.pt")
 
 
 def save_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.ModuleList, step: int) -> None:
-    """Keep what is needed to go on later besides the model itself."""
+    """Save what is needed to resume, beside the model itself."""
     import torch
 
     draft = state_file(folder).with_suffix(".draft")
@@ -67,7 +67,7 @@ def save_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.M
 
 
 def load_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.ModuleList) -> int:
-    """Go on where ``save_state`` left off; returns the step, 0 where nothing was kept."""
+    """Load what ``save_state`` saved. Return the step, 0 if nothing was saved."""
     import torch
 
     if not state_file(folder).exists():
@@ -79,7 +79,7 @@ def load_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.M
 
 
 def set_generation_defaults(model: PreTrainedModel, processor: ProcessorMixin) -> None:
-    """Greedy decoding that stops at the end of the answer."""
+    """Set greedy decoding that stops at the end of the answer."""
     ids = processor.tokenizer.convert_tokens_to_ids
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
@@ -88,7 +88,7 @@ def set_generation_defaults(model: PreTrainedModel, processor: ProcessorMixin) -
 
 
 def training_parser(prog: str, description: str, steps: int, learning_rate: float) -> argparse.ArgumentParser:
-    """The options that all trainings have, with defaults for ``--steps`` and ``--learning-rate``."""
+    """Return a parser with the options of all trainings, and defaults for ``--steps`` and ``--learning-rate``."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,

@@ -1,4 +1,4 @@
-"""Training batches: fresh pictures or films, several questions each, as plain numpy arrays.
+"""Makes training batches: new pictures or films with several questions each, as numpy arrays.
 
 A row holds one picture or film and its questions. Letters below: B rows, L tokens a row,
 P patches of all pictures together, D numbers a patch (2 * 3 * 14 * 14 = 1176). A film is
@@ -54,7 +54,7 @@ class Batch:
 
 
 def patchify(first: Image.Image, second: Image.Image | None = None) -> NDArray[np.float32]:
-    """What the Qwen2-VL processors make of a picture, or of two frames, in RGB that they need not resize.
+    """Return what the Qwen2-VL processors make of an RGB picture, or of two frames, that need no resizing.
 
     Returns (P, D): patches in 2 x 2 blocks, each patch as (colour, frame, y, x).
     """
@@ -64,7 +64,7 @@ def patchify(first: Image.Image, second: Image.Image | None = None) -> NDArray[n
 
 
 def _blocks(picture: Image.Image) -> NDArray[np.float32]:
-    """(patches, colour, y, x)"""
+    """Return the patches: (patches, colour, y, x)."""
     values = (np.asarray(picture, np.float32) / 255.0 - _MEAN) / _STD
     height, width, _ = values.shape
     shape = (height // PATCH // MERGE, MERGE, PATCH, width // PATCH // MERGE, MERGE, PATCH, 3)
@@ -76,7 +76,7 @@ def _pictures_of(scenes: list[Scene]) -> Pictures:
 
 
 def _pictures_of_films(films: list[Film]) -> Pictures:
-    """Every pair of frames as a picture, with the hints of the moment between the two."""
+    """Return every pair of frames as a picture, with the hints of the moment between the two."""
     patches, scenes = [], []
     for film in films:
         indices = seen_frames(film)
@@ -103,7 +103,7 @@ class BatchMaker:
         self._image, self._video = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
 
     def make(self, pictures: int, questions: int = 4) -> Batch:
-        """A batch of ``pictures`` rows."""
+        """Return a batch of ``pictures`` rows."""
         scenes = self._scenes(pictures)
         width, height = (side // PATCH // MERGE for side in scenes[0].size)
         show = self._show(self._image, 1, height, width)
@@ -114,7 +114,7 @@ class BatchMaker:
         return Batch(table, named, apart, _pictures_of(scenes))
 
     def make_films(self, count: int) -> Batch:
-        """A batch of ``count`` rows about films."""
+        """Return a batch of ``count`` rows about films."""
         rng = self._rng
         films = [make_film(random.Random(rng.randrange(EVALUATION_SEED_START))) for _ in range(count)]
         width, height = (side // PATCH // MERGE for side in PICTURE_SIZE)
@@ -127,7 +127,7 @@ class BatchMaker:
         return Batch(table, named, apart, _pictures_of_films(films))
 
     def make_pictures(self, pictures: int) -> Pictures:
-        """Pictures without questions."""
+        """Return pictures without questions."""
         return _pictures_of(self._scenes(pictures))
 
     def _scenes(self, count: int) -> list[Scene]:
@@ -149,7 +149,7 @@ class BatchMaker:
         return show
 
     def _tabulate(self, rows: list[Row]) -> tuple[Table, NDArray[np.float32], NDArray[np.float32]]:
-        """The rows, and places for ``named`` and ``apart`` of a batch."""
+        """Return the rows as a table, and empty arrays for ``named`` and ``apart``."""
         table = tabulate(rows, self._rows.pad)
         named, apart = np.full((2, *table.tokens.shape, 2), np.nan, np.float32)
         return table, named, apart

@@ -49,7 +49,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     if args.resume:
-        # Its own vocabulary: what is learned from the texts changes with the generator.
+        # Use the checkpoint's own vocabulary: what is learned from the texts changes with the generator.
         processor = AutoProcessor.from_pretrained(args.out)
         model = Qwen2VLForConditionalGeneration.from_pretrained(args.out, dtype=torch.float32)
     else:
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
 def settle(
     model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, maker: BatchMaker, args: argparse.Namespace
 ) -> None:
-    """Fit new heads to a trained model before they have a say in its training."""
+    """Fit new heads to a trained model before they influence its training."""
     import torch
 
     optimiser = torch.optim.Adam(heads.parameters(), lr=SETTLE_RATE)

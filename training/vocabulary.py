@@ -1,4 +1,4 @@
-"""Tokenizer and chat template that the demo models share: byte-level BPE learned from the texts of their tasks."""
+"""Makes the tokenizer and chat template of the demo models: byte-level BPE learned from the texts of their tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCABULARY = 640
-"""At most; the texts are few and have fewer words."""
+"""The maximum size of the vocabulary; the few texts have fewer words."""
 SYSTEM_PROMPT = "You are a helpful assistant."
 
 # Roles as in every ChatML model; each medium becomes one placeholder, in the order of the
@@ -37,7 +37,7 @@ MEDIA
 
 
 def chat_template(placeholders: dict[str, str]) -> str:
-    """The template for models whose ``placeholders`` are text by kind of medium: image, video, audio."""
+    """Return the template. ``placeholders`` has the text for each kind of medium: image, video, audio."""
     branches = []
     for word, (kind, text) in zip(("if", *["elif"] * len(placeholders)), placeholders.items(), strict=False):
         url = f"{kind}_url"
@@ -47,7 +47,7 @@ def chat_template(placeholders: dict[str, str]) -> str:
 
 
 def build_tokenizer(corpus: Iterable[str], special: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Any text can be encoded; frequent words of ``corpus`` are single tokens, and so are ``special`` ones."""
+    """Return a tokenizer for any text; frequent words of ``corpus`` and ``special`` ones are single tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

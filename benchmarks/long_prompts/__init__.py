@@ -1,1 +1,1 @@
-"""Prompts of 60,000 tokens at the frontends: how many a second, and what they cost those beside them."""
+"""Measures frontends under prompts of 60,000 tokens: their rate, and what they cost other requests."""

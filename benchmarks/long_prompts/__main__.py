@@ -1,9 +1,9 @@
-"""``python -m benchmarks.long_prompts``: prompts of 60,000 tokens, alone and beside paced streams.
+"""Sends prompts of 60,000 tokens, alone and beside paced streams: ``python -m benchmarks.long_prompts``.
 
-The frontend has one core to itself, the load generator and the workers share another. Triptych and both kinds of
-NVIDIA Dynamo's frontend take turns within every round, with the same prompts, each started for its turn. The mock
-workers of both have an answer's four tokens at once; those that Triptych's streams beside the prompts come from make 20
-tokens a second. About two minutes a round.
+The frontend has one core to itself; the load generator and the workers share another. Triptych and both kinds of
+NVIDIA Dynamo's frontend take turns within every round, with the same prompts; each is started for its turn. The mock
+workers of both answer with four tokens at once; the worker of Triptych's streams makes 20 tokens a second. A round
+takes about two minutes.
 """
 
 from __future__ import annotations

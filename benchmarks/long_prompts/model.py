@@ -1,4 +1,4 @@
-"""The checkpoint and the prompts: both of Python sources that lie in this environment, no two prompts alike."""
+"""Makes the checkpoint and the prompts, both from Python sources in this environment. No two prompts are alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of results: medians over the rounds, and ratios made within a round."""
+"""Writes the page of results: medians over the rounds, and ratios made within a round."""
 
 from __future__ import annotations
 

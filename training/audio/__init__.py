@@ -1,1 +1,1 @@
-"""Trains the demo model that hears."""
+"""Trains the demo model for sounds."""

@@ -1,4 +1,4 @@
-"""Training batches of sounds: fresh clips, every question about each, as plain numpy arrays.
+"""Makes training batches of sounds: new clips with every question about each, as numpy arrays.
 
 Letters below: C clips, F mel frames of the longest clip (a multiple of 4), T audio tokens of all clips together.
 """
@@ -42,7 +42,7 @@ class Batch:
 
 
 def token_count(frames: int) -> int:
-    """Audio tokens of ``frames`` mel frames."""
+    """Return the number of audio tokens of ``frames`` mel frames."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
@@ -56,7 +56,7 @@ class BatchMaker:
         self._audio = processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
 
     def make(self, clips: int) -> Batch:
-        """A batch of ``clips`` rows."""
+        """Return a batch of ``clips`` rows."""
         drawn = [make_clip(random.Random(self._rng.randrange(EVALUATION_SEED_START))) for _ in range(clips)]
         sounds = self.sounds(drawn)
         shows = [self._show(token_count(int(frames))) for frames in sounds.frames]
@@ -72,7 +72,7 @@ class BatchMaker:
         return show
 
     def sounds(self, clips: list[Clip]) -> Sounds:
-        """What the feature extractor makes of ``clips``, and no more than they are long."""
+        """Return what the feature extractor makes of ``clips``, cut to their length."""
         waves = [render(clip).astype(np.float32) / 32_768 for clip in clips]
         frames = np.array([-(-len(wave) // self._extractor.hop_length) for wave in waves])
         samples = 640 * -(-(max(map(len, waves)) + _TAIL) // 640)  # of whole tokens
@@ -84,7 +84,7 @@ class BatchMaker:
 
 
 def _hints(clip: Clip, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pitch and number of the beep that each token hears."""
+    """Return the pitch and the number of the beep in each token."""
     middles = np.arange(tokens) * _TOKEN_S + _TOKEN_MIDDLE_S
     pitch, beep = np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)
     for one in clip.beeps:

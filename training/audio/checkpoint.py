@@ -1,4 +1,4 @@
-"""Everything of the checkpoint that hears except trained weights: tokenizer, processor, config."""
+"""Makes the checkpoint for sounds except for its trained weights: tokenizer, processor and config."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 MEL_BINS = 64
 POSITIONS = 1500
-"""Of half the mel frames of 30 s: vLLM serves no other number."""
+"""One position for two mel frames of 30 s: vLLM supports no other number."""
 _SAVED, _PUBLISHED = "language_model.model.model.", "language_model.model."
 
 
 def corpus(clips: int = 3000) -> Iterator[str]:
-    """Texts the vocabulary is learned from, the same on every run."""
+    """Yield the texts from which the vocabulary is learned; they are the same on every run."""
     rng = random.Random(1)
     for _ in range(clips):
         yield from ("system", "user", "assistant", SYSTEM_PROMPT)
@@ -33,7 +33,7 @@ def corpus(clips: int = 3000) -> Iterator[str]:
 
 
 def build_processor() -> Qwen2AudioProcessor:
-    """Tokenizer and feature extractor with the chat template."""
+    """Return the processor: tokenizer, feature extractor and chat template."""
     from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
     return Qwen2AudioProcessor(
@@ -44,7 +44,7 @@ def build_processor() -> Qwen2AudioProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
-    """A Qwen2-Audio of about a million parameters."""
+    """Return the config of a Qwen2-Audio with about a million parameters."""
     from transformers import Qwen2AudioConfig
 
     ids = tokenizer.convert_tokens_to_ids
@@ -83,7 +83,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
 
 
 def publish_names(folder: Path) -> None:
-    """Name the language model's weights in ``folder`` as checkpoints on the hub do; transformers 5 saves others."""
+    """Name the language model's weights in ``folder`` as published checkpoints do; transformers 5 uses other names."""
     from safetensors.torch import load_file, save_file
 
     path = folder / "model.safetensors"

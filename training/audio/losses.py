@@ -1,4 +1,4 @@
-"""What a training step minimises: wrong answers, and distance from the hints (pitch and number of each beep).
+"""Computes what a training step minimises: wrong answers, and distance from the hints (pitch and number of each beep).
 
 The heads that learn the hints are thrown away with the optimiser.
 """
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 COUNTING_LAYER = 2
-"""Of the language model, whose audio tokens learn which beep they are part of."""
+"""The layer of the language model in which audio tokens learn the beep that they are part of."""
 
 
 def make_heads(config: Qwen2AudioConfig) -> torch.nn.ModuleList:
-    """Throw-away heads that learn pitches and numbers from audio tokens."""
+    """Return temporary heads that learn pitches and numbers from audio tokens."""
     width = config.text_config.hidden_size
     counting = Sequential(LayerNorm(width), Linear(width, MAX_BEEPS + 1))
     return ModuleList([Linear(width, len(PITCHES) + 1), counting])
 
 
 def listen(model: Qwen2AudioForConditionalGeneration, features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """Audio tokens (T, width) of ``features`` (C, mel bins, F), of which ``frames`` (C,) are heard.
+    """Return the audio tokens (T, width) of ``features`` (C, mel bins, F), whose first ``frames`` (C,) are sound.
 
-    What the model itself computes for 30 s, for as many frames as there are: nothing attends to what is not heard.
+    The model itself computes 30 s; this computes only the frames that there are. Nothing attends to the others.
     """
     tower = model.model.audio_tower
     hidden = gelu(tower.conv2(gelu(tower.conv1(features)))).transpose(1, 2)
@@ -51,7 +51,7 @@ def listen(model: Qwen2AudioForConditionalGeneration, features: torch.Tensor, fr
 def losses(
     model: Qwen2AudioForConditionalGeneration, heads: torch.nn.ModuleList, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Cross-entropy over answer tokens, loss of the hints, share of tokens predicted rightly."""
+    """Return the cross-entropy over answer tokens, the loss of the hints, and the share of right tokens."""
     tokens, targets = torch.from_numpy(batch.table.tokens), torch.from_numpy(batch.table.targets)
     heard = tokens == model.config.audio_token_index
     sounds = listen(model, torch.from_numpy(batch.sounds.features), torch.from_numpy(batch.sounds.frames))

@@ -1,4 +1,4 @@
-"""Trains the demo model that hears from scratch: ``python -m training.audio.train --out DIR``.
+"""Trains the demo model for sounds from scratch: ``python -m training.audio.train --out DIR``.
 
 The result is an ordinary Qwen2-Audio checkpoint of about a million parameters, trained on one processor core. It
 learns from hints besides the answers (see ``losses``).
@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _set_positions(embedding: torch.nn.Embedding) -> None:
-    """Sines and cosines of Whisper's wavelengths (arXiv:2212.04356), which are not trained."""
+    """Set the positions to sines and cosines of Whisper's wavelengths (arXiv:2212.04356); they are not trained."""
     import torch
 
     count, width = embedding.weight.shape

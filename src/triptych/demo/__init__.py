@@ -1,7 +1,7 @@
-"""The demo models: very small ones that know coloured shapes, or beeps, and nothing else.
+"""Holds the demo models: very small models that know coloured shapes, or beeps, and nothing else.
 
-The trained weights travel inside the package, so a server can be tried, tested and
-measured on a laptop without downloading anything.
+The trained weights are part of the package, so that a server can be tried, tested and measured on a laptop without a
+download.
 """
 
 from pathlib import Path
@@ -14,4 +14,4 @@ AUDIO_MODEL_DIR: Path = _HERE / "audio_model"
 """Folder of the packaged Qwen2-Audio, for sounds."""
 
 MODELS: dict[str, Path] = {"demo": MODEL_DIR, "demo-audio": AUDIO_MODEL_DIR}
-"""What ``--model`` takes in the place of a folder."""
+"""The names that ``--model`` accepts in place of a folder."""

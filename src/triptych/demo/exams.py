@@ -1,4 +1,4 @@
-"""What the demo models are asked about: pictures, videos and sounds, as files and as transformers takes them."""
+"""Makes exams for the demo models: pictures, videos and sounds, as files and as transformers takes them."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ class Exam:
     """Questions about one kind of medium."""
 
     model: str
-    """Which demo model is asked (see ``triptych.demo.MODELS``)."""
+    """The name of the demo model that is asked (see ``triptych.demo.MODELS``)."""
     medium: str
-    """As content parts name it: image, video or audio."""
+    """The kind of medium, as content parts name it: image, video or audio."""
     suffix: str
-    """Of its files."""
+    """The suffix of its files."""
     kinds: tuple[str, ...]
-    """Of questions."""
+    """The kinds of questions."""
     make: Callable[[int, str], Any]
-    """(seed, kind) -> Sample."""
+    """Makes a sample: (seed, kind) -> Sample."""
     file: Callable[[Any], bytes]
-    """A sample's medium as a file."""
+    """Returns a sample's medium as a file."""
     argument: str
-    """By which transformers' processor takes media."""
+    """The argument by which transformers' processor takes media."""
     read: Callable[[Path, bytes], Any]
-    """(checkpoint, file) -> the medium as the model is to be shown it, the way a request's medium goes."""
+    """Reads a medium as the model takes it, in the way of a request's medium: (checkpoint, file) -> medium."""
     at_once: int
-    """Questions that transformers answers in one batch."""
+    """The number of questions that transformers answers in one batch."""
 
     def unseen(self, count: int, seed_start: int = EVALUATION_SEED_START) -> list[Any]:
-        """``count`` samples of seeds that training never draws, kinds in turn."""
+        """Return ``count`` samples of seeds that training never draws, with the kinds in turn."""
         if seed_start < EVALUATION_SEED_START:
             raise ValueError(f"seeds below {EVALUATION_SEED_START} belong to training")
         return [self.make(seed_start + i, self.kinds[i % len(self.kinds)]) for i in range(count)]
 
     def part(self, sample: Sample) -> dict[str, Any]:
-        """The medium as a content part of OpenAI's API, by data URL."""
+        """Return the medium as a content part of OpenAI's API, with a data URL."""
         data = base64.b64encode(self.file(sample)).decode()
         name = f"{self.medium}_url"
         return {"type": name, name: {"url": f"data:{self.media_type};base64,{data}"}}
@@ -82,7 +82,7 @@ def _picture(checkpoint: Path, data: bytes) -> Any:
 
 
 def _frames(checkpoint: Path, data: bytes) -> Any:
-    """uint8 [frames, height, width, 3], of those that the model sees."""
+    """Return the frames that the model sees: uint8 [frames, height, width, 3]."""
     from triptych.config.media import MediaLimits
     from triptych.contracts.media import Video
     from triptych.media.formats.video import decode_video, inspect_video
@@ -97,7 +97,7 @@ def _frames(checkpoint: Path, data: bytes) -> Any:
 
 
 def _samples(checkpoint: Path, data: bytes) -> Any:
-    """float32 [samples] at the model's rate."""
+    """Return the sound at the model's rate: float32 [samples]."""
     from triptych.config.media import MediaLimits
     from triptych.contracts.media import Sound
     from triptych.media.formats.audio import decode_audio

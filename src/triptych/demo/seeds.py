@@ -1,8 +1,8 @@
-"""Which seeds training draws and which are kept for evaluation, so that the two can never share a sample."""
+"""Divides the seeds between training and evaluation, so that the two never share a sample."""
 
 from __future__ import annotations
 
 EVALUATION_SEED_START = 2**31
 """Seeds below are for training, seeds from here up for evaluation."""
 SHOWN_SEED = EVALUATION_SEED_START + 4
-"""The first whose picture, film and clip all have something to tell: what ``triptych demo`` shows."""
+"""The seed of ``triptych demo``: the first whose picture, film and clip all have something to show."""

@@ -1,5 +1,5 @@
-"""Parity of a running deployment, asked over HTTP, with transformers' ``generate`` on a local checkpoint.
+"""Compares a running deployment, over HTTP, with transformers' ``generate`` on a local checkpoint.
 
-``cases`` are the questions, ``reference`` knows the answers, ``ask`` gets them from the deployment, ``compare`` tells
-where two part, ``check`` goes through all of it in order, ``report`` says how it went.
+``cases`` makes the questions, ``reference`` knows the right answers, ``ask`` gets those of the deployment, ``compare``
+finds differences, ``check`` runs all of it in order, and ``report`` writes the result.
 """

@@ -1,4 +1,4 @@
-"""The deployment's side: a client of the OpenAI API that reads whole and streamed answers alike."""
+"""Asks a deployment: a client of the OpenAI API that reads whole and streamed answers alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAN_HEADER = "x-triptych-plan"
 
 
 class AskFailed(Exception):
-    """No answer; the message is one line, the server's own where it has said something."""
+    """There was no answer. The message is one line: the server's own, if it sent one."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -31,9 +31,9 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     total_s: float
     first_s: float | None = None
-    """To the first text; None where the answer was not streamed."""
+    """The time to the first text; None if the answer was not streamed."""
     plan: str = ""
-    """Which workers answered; empty where the frontend does not say."""
+    """The workers that answered; empty if the frontend does not name them."""
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -72,19 +72,19 @@ class _Models(msgspec.Struct, frozen=True):
 
 
 class Deployment:
-    """A deployment at its address. Make one with ``connect``. Every call raises AskFailed, and ends in time."""
+    """A deployment, made by ``connect``. Every call has a time limit and raises AskFailed."""
 
     def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
         self._session = session
         self._base = base
 
     async def models(self) -> list[str]:
-        """Names of the models that are served now."""
+        """Return the names of the models that are served now."""
         async with self._request("GET", "/v1/models") as response:
             return [model.id for model in _decode(await response.read(), _Models).data]
 
     async def ask(self, model: str, messages: list[dict[str, Any]], max_tokens: int, *, stream: bool) -> Said:
-        """The greedy answer to ``messages``."""
+        """Return the greedy answer to ``messages``."""
         body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -109,13 +109,13 @@ class Deployment:
             raise AskFailed(f"no answer within {self._session.timeout.total:g} s") from error
         except aiohttp.ClientConnectorError as error:
             raise AskFailed(f"cannot connect: {error.strerror}") from error
-        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a line of a stream that has no end
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a line of a stream is too long
             raise AskFailed(str(error) or type(error).__name__) from error
 
 
 @asynccontextmanager
 async def connect(url: str, api_key: str | None, timeout_s: float) -> AsyncIterator[Deployment]:
-    """The deployment at ``url``, with ``/v1`` or without; each of its calls ends within ``timeout_s``."""
+    """Yield the deployment at ``url``, with or without ``/v1``. Each of its calls ends within ``timeout_s``."""
     headers = {"content-type": "application/json"}
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
@@ -125,7 +125,7 @@ async def connect(url: str, api_key: str | None, timeout_s: float) -> AsyncItera
 
 
 class _Reading:
-    """An answer while it is read."""
+    """An answer that is being read."""
 
     def __init__(self, begun: float, plan: str) -> None:
         self._begun, self._plan = begun, plan
@@ -158,7 +158,7 @@ class _Reading:
 
 
 async def _read_events(response: aiohttp.ClientResponse, reading: _Reading) -> None:
-    """Read server-sent events to ``[DONE]``."""
+    """Read server-sent events up to ``[DONE]``."""
     async for line in response.content:
         data = line.strip().removeprefix(b"data:").strip()
         if data == b"[DONE]":

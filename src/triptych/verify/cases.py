@@ -1,4 +1,4 @@
-"""The questions: messages of text and media, all drawn from one seed."""
+"""Makes the questions: messages of text and media, all drawn from one seed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Film:
     """A video of a moving shape."""
 
     file: bytes
-    """MP4."""
+    """The video as an MP4 file."""
 
 
 @dataclass(frozen=True)
 class Beeps:
-    """Some beeps."""
+    """A sound of beeps."""
 
     file: bytes
-    """WAV, of one channel of 16 bits."""
+    """The sound as a WAV file of one channel of 16 bits."""
 
 
 SentMedium = Image.Image | Film | Beeps
@@ -54,12 +54,12 @@ class Case:
 
     @cached_property
     def api_messages(self) -> list[dict[str, Any]]:
-        """As OpenAI's API has them: media as data URLs, pictures of PNG, which loses nothing."""
+        """Return the messages for OpenAI's API: media are data URLs, pictures lossless PNG."""
         return [{"role": "user", "content": [_api_part(part) for part in self.parts]}]
 
     @property
     def template_messages(self) -> list[dict[str, Any]]:
-        """As chat templates have them: a medium is its place only."""
+        """Return the messages for chat templates: a medium is only a placeholder."""
         return [{"role": "user", "content": [_template_part(part) for part in self.parts]}]
 
 
@@ -91,10 +91,10 @@ def _template_part(part: Part) -> dict[str, Any]:
 
 
 def chosen(names: str | None, takes: Collection[MediaKind]) -> list[str]:
-    """The cases that ``names`` lists, separated by commas, in the order of ``CASES``; None: all of which a model
-    ``takes`` the media.
+    """Return the cases in ``names``, separated by commas, in the order of ``CASES``.
 
-    Raises ConfigError for a name that is not known, for none at all, and for a case that the model does not take.
+    None returns all cases whose media a model ``takes``. Raises ConfigError for an unknown name, for an empty list, and
+    for a case that the model does not take.
     """
     if names is None:
         return [name for name in CASES if _MAKERS[name].kind in (None, *takes)]
@@ -105,7 +105,7 @@ def chosen(names: str | None, takes: Collection[MediaKind]) -> list[str]:
 
 
 def listed(names: str) -> list[str]:
-    """``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown ones, and for none."""
+    """Return ``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown or no names."""
     wanted = [name for one in names.split(",") if (name := one.strip())]
     unknown = [name for name in wanted if name not in CASES]
     if unknown:
@@ -116,8 +116,9 @@ def listed(names: str) -> list[str]:
 
 
 def make_cases(names: Sequence[str], seed: int) -> list[Case]:
-    """The cases of ``names``; the same ``seed`` gives each the same media. Raises ConfigError where one cannot be made
-    with what is installed.
+    """Return the cases of ``names``; the same ``seed`` gives each the same media.
+
+    Raises ConfigError if a package that a case needs is not installed.
     """
     return [Case(name, _parts(name, random.Random(f"{name} {seed}"))) for name in names]
 
@@ -132,13 +133,13 @@ def _parts(name: str, rng: random.Random) -> tuple[Part, ...]:
 
 
 class Pen:
-    """Makes media like no others."""
+    """Makes media that no cache has seen."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
     def __call__(self, width: int, height: int) -> Image.Image:
-        """A picture, in pixels."""
+        """Return a picture of this size, in pixels."""
         return draw(make_scene(self._rng, (width, height)))
 
     def film(self) -> Film:
@@ -178,7 +179,7 @@ def _repeated(picture: Pen, rng: random.Random) -> tuple[Part, ...]:
 
 
 def _video(pen: Pen, rng: random.Random) -> tuple[Part, ...]:
-    """Of so few steps in time that all ways to number positions after a video agree (docs/api.md)."""
+    """Return a video of so few steps in time that all ways to number the positions after it agree (docs/api.md)."""
     return (pen.film(), "What moves, and which way?")
 
 
@@ -187,10 +188,10 @@ def _sound(pen: Pen, rng: random.Random) -> tuple[Part, ...]:
 
 
 class _Maker(NamedTuple):
-    """Of one case."""
+    """Makes one case."""
 
     kind: MediaKind | None
-    """Of its media."""
+    """The kind of its media; None for a text."""
     make: Callable[[Pen, random.Random], tuple[Part, ...]]
 
 

@@ -1,4 +1,4 @@
-"""The check itself: every case cold, warm, and all at once."""
+"""Runs the check: every case cold, then warm, then all at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Questions = Sequence[tuple[Case, Expected]]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, and what came of it: an answer (and what is wrong with it, if anything) or an error."""
+    """One request with its outcome: an answer, with its difference if there is one, or an error."""
 
     streamed: bool
     said: Said | None = None
@@ -42,17 +42,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome:
-        """The worst one."""
+        """The worst outcome of its requests."""
         found = {one.outcome for one in self.asked}
         return "failed" if "failed" in found else "differs" if "differs" in found else "ok"
 
 
 Tell = Callable[[Result], None]
-"""Called with each result, as soon as it is known."""
+"""Is called with each result as soon as it is known."""
 
 
 async def model_to_ask(deployment: Deployment, url: str, wanted: str | None) -> str:
-    """``wanted`` if it is served, or else the only model that is. Raises ConfigError that names those served."""
+    """Return ``wanted`` if it is served, else the only served model. Raises ConfigError that lists the models."""
     try:
         served = await deployment.models()
     except AskFailed as error:
@@ -69,16 +69,16 @@ async def model_to_ask(deployment: Deployment, url: str, wanted: str | None) -> 
 
 
 class Check:
-    """Asks ``deployment`` for ``model``'s answers of at most ``max_tokens``."""
+    """Asks ``deployment`` for answers of ``model`` with at most ``max_tokens``."""
 
     def __init__(self, deployment: Deployment, model: str, max_tokens: int, concurrency: int) -> None:
         self._deployment, self._model = deployment, model
         self._max_tokens, self._concurrency = max_tokens, concurrency
 
     async def run(self, questions: Questions, tell: Tell) -> list[Result]:
-        """Cold: whole. Warm: again, streamed. At once: whole and streamed, ``concurrency`` in flight.
+        """Ask every question cold (whole), warm (again, streamed) and at once (both, ``concurrency`` in flight).
 
-        An answer that differs and a request that fails end nothing: they are results.
+        A wrong answer or a failed request is a result, and does not end the check.
         """
         results: list[Result] = []
 
@@ -94,7 +94,7 @@ class Check:
         return results
 
     async def _at_once(self, questions: Questions) -> list[list[Asked]]:
-        """Of each question several copies, in turns, so that there are enough to fill ``concurrency``."""
+        """Ask several copies of each question, in turns: enough to fill ``concurrency``."""
         gate = asyncio.Semaphore(self._concurrency)
         copies = max(2, math.ceil(self._concurrency / len(questions)))
 

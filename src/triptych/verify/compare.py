@@ -1,4 +1,4 @@
-"""Where an answer parts from the right one, and whether rounding may be the reason."""
+"""Finds where an answer differs from the right one, and whether rounding may be the reason."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from triptych.verify.ask import Said
 from triptych.verify.reference import Expected, Token
 
 NEAR_TIES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
-"""Margin of two logits below which other kernels, or another order of sums, may choose the other token. From the
-formats' precision (2**-24, 2**-11, 2**-8) at logits of some tens, with room for what layers add up."""
+"""For each number format, the margin of two logits below which other kernels, or another order of sums, may choose the
+other token. It follows from the precision (2**-24, 2**-11, 2**-8) at logits of some tens, with room for the errors
+that layers add up."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """How an answer differs from the right one. The texts part at ``character``, if at all."""
+    """The difference between an answer and the right one."""
 
     fields: dict[str, tuple[str | int | None, str | int | None]]
-    """Name of what differs -> (expected, said)."""
+    """The values that differ: name -> (expected, actual)."""
     character: int | None = None
-    """Characters that both texts begin with."""
+    """The number of characters with which both texts begin; None if the texts are equal."""
     index: int | None = None
-    """Place of the reference's token there, from 0. Of several without a text of their own, such as parts of a
-    character, it is that of the smallest margin."""
+    """The index of the reference's token there, from 0.
+
+    If several tokens are parts of one character, it is the one with the smallest margin."""
     token: Token | None = None
-    """That token; None where the reference had no more to say."""
+    """That token; None if the reference had ended."""
 
     @property
     def near_ties(self) -> list[str]:
-        """The formats in which the token there was nearly a tie."""
+        """The number formats in which the token there was nearly a tie."""
         return [name for name, bound in NEAR_TIES.items() if self.token is not None and self.token.margin < bound]
 
 
 def compare(expected: Expected, said: Said) -> Difference | None:
-    """None where text, finish reason and number of tokens are equal."""
+    """Return the difference; None if text, finish reason and number of tokens are equal."""
     names = ("text", "finish_reason", "completion_tokens")
     fields = {name: pair for name in names if (pair := _pair(name, expected, said))}
     if not fields:
         return None
     if prompts := _pair("prompt_tokens", expected, said):
-        fields["prompt_tokens"] = prompts  # not by itself a fault, but it tells where to look for one
+        fields["prompt_tokens"] = prompts  # not a fault by itself, but a hint where to look for one
     if "text" not in fields:
         return Difference(fields=fields)
     character = _shared(expected.text, said.text)
@@ -51,7 +53,7 @@ def compare(expected: Expected, said: Said) -> Difference | None:
 
 
 def _places(tokens: Sequence[Token], character: int) -> range:
-    """Of the tokens at which a text may have parted that is right up to ``character``."""
+    """Return the indices of the tokens at which a text that is right up to ``character`` may have gone wrong."""
     start, known = 0, 0
     for at, token in enumerate(tokens):
         if token.end > character:

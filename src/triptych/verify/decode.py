@@ -1,4 +1,4 @@
-"""Media of questions as transformers takes them: read here, by none of the code that is checked."""
+"""Reads media as transformers takes them, without using any of the code that is checked."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from triptych.models.registry import family_of
 
 
 class Frames(NamedTuple):
-    """Those of a video that the model sees."""
+    """The frames of a video that the model sees."""
 
     values: Any
     """uint8 [frames, height, width, 3]."""
     indices: list[int]
-    """Which of the file's frames they are."""
+    """Their indices in the file."""
     of: int
-    """Frames in the file."""
+    """The number of frames in the file."""
     fps: float
 
 
@@ -38,7 +38,7 @@ def frames(file: bytes, checkpoint: Checkpoint) -> Frames:
 
 
 def samples(file: bytes) -> tuple[Any, int]:
-    """(float32 [samples] from -1 to 1, their rate in Hz), of a WAV of one channel of 16 bits. Needs numpy."""
+    """Read a WAV of one channel of 16 bits: (float32 [samples] from -1 to 1, rate in Hz). Needs numpy."""
     import numpy as np
 
     with wave.open(io.BytesIO(file)) as reader:

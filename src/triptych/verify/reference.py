@@ -1,4 +1,4 @@
-"""What answers are measured against: transformers' own greedy ``generate`` on the same weights."""
+"""Makes the right answers: transformers' own greedy ``generate`` on the same weights."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from triptych.verify.cases import Beeps, Film
 
 MODULES = ("torch", "torchvision", "transformers")
 _CONTEXT = 8
-"""Prompt tokens that an answer is decoded with: a token's text may depend on its neighbours (leading spaces)."""
+"""The number of prompt tokens with which an answer is decoded: a token's text may depend on its neighbours."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """One step of ``generate``."""
 
     text: str
-    """Decoded by itself, special tokens too."""
+    """The text of the token alone; special tokens have one, too."""
     end: int
-    """Characters of the answer that are whole with this token."""
+    """The number of complete characters of the answer up to and including this token."""
     margin: float
-    """How much its logit is above that of the next best token."""
+    """The difference between its logit and that of the next best token."""
     runner_up: str
-    """The text of that one."""
+    """The text of the next best token."""
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +42,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
-    """The end of sequence counted in."""
+    """The number of tokens, the end of sequence included."""
     ids: tuple[int, ...] = ()
-    """The end of sequence left out."""
+    """The token ids, without the end of sequence."""
     tokens: tuple[Token, ...] = ()
-    """All that was generated, the end of sequence too."""
+    """All generated tokens, the end of sequence included."""
 
 
 def _told(films: list[decode.Frames]) -> list[Any]:
@@ -56,11 +56,10 @@ def _told(films: list[decode.Frames]) -> list[Any]:
 
 
 class Reference:
-    """transformers on the checkpoint in ``folder``, greedy. Takes one question at a time.
+    """Generates greedily with transformers from the checkpoint in ``folder``. Takes one question at a time.
 
-    Making one reads small files only. Raises ConfigError for what is no checkpoint, for a model that takes no
-    media and where ``MODULES`` are not installed. The weights are loaded at the first use, which raises ConfigError
-    where that fails.
+    Making it reads only small files. It raises ConfigError if the folder is not a checkpoint, the model takes no media,
+    or ``MODULES`` are not installed. The first use loads the weights, and raises ConfigError if that fails.
     """
 
     def __init__(self, folder: Path, dtype: str = "float32", device: str = "cpu") -> None:
@@ -68,7 +67,7 @@ class Reference:
         self.checkpoint = load_checkpoint(str(folder))
         self.model_type = str(self.checkpoint.config.get("model_type"))
         self.takes = family_of(self.checkpoint).modalities
-        """Kinds of media."""
+        """The kinds of media that the model takes."""
         if not self.takes:
             known = ", ".join(name for family in FAMILIES for name in family.model_types)
             raise ConfigError(f"{folder}: models of type {self.model_type} cannot be checked; known: {known}")
@@ -79,12 +78,12 @@ class Reference:
 
     @property
     def version(self) -> str:
-        """Of transformers."""
+        """Return the version of transformers."""
         return importlib.metadata.version("transformers")
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
-        """(model, processor)"""
+        """Return (model, processor)."""
         import torch
         from transformers import AutoModelForMultimodalLM, AutoProcessor
         from transformers.utils import logging
@@ -98,9 +97,9 @@ class Reference:
             raise ConfigError(f"{self.folder} cannot be loaded on {self.device}: {reason}") from error
 
     def expect(self, messages: list[dict[str, Any]], media: list[Any], max_tokens: int) -> Expected:
-        """The answer to ``messages``, whose parts say where ``media`` stand, in order, as ``_inputs`` takes them.
+        """Return the right answer to ``messages``, in which the placeholders stand for ``media``, in order.
 
-        The prompt is what the chat template says and nothing more, as for the served model. Raises ConfigError.
+        The prompt is exactly what the chat template makes, as for the served model. Raises ConfigError.
         """
         import torch
 
@@ -119,7 +118,7 @@ class Reference:
         return self._expected(prompt, generated, *scores.topk(2))
 
     def _inputs(self, processor: Any, text: str, media: list[Any]) -> Any:
-        """What the model takes of a prompt and ``media``, which are ``cases.SentMedium``."""
+        """Return the model's inputs for a prompt and ``media``, which are ``cases.SentMedium``."""
         pictures = [one for one in media if isinstance(one, Image.Image)]
         films = [decode.frames(one.file, self.checkpoint) for one in media if isinstance(one, Film)]
         sounds = [decode.samples(one.file) for one in media if isinstance(one, Beeps)]
@@ -132,7 +131,7 @@ class Reference:
         return processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
 
     def _expected(self, prompt: list[int], generated: list[int], scores: Any, best: Any) -> Expected:
-        """``scores`` and ``best``: [generated, 2], the two best tokens of each step."""
+        """Return the answer. ``scores`` and ``best`` [generated, 2] are of the two best tokens of each step."""
         ends = self._parts[0].generation_config.eos_token_id
         stopped = generated[-1] in (ends if isinstance(ends, list) else [ends])
         ids = generated[:-1] if stopped else generated
@@ -155,7 +154,7 @@ class Reference:
         )
 
     def _answer(self, prompt: list[int], ids: list[int]) -> str:
-        """Text of ``ids`` where they stand: after the prompt."""
+        """Return the text of ``ids`` after the prompt."""
         context = prompt[-_CONTEXT:]
         before, both = self._decode(context), self._decode([*context, *ids])
         return both[len(before) :] if both.startswith(before) else self._decode(ids)

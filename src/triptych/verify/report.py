@@ -1,4 +1,4 @@
-"""How a check is told: lines to read, and a document for machines."""
+"""Writes the result of a check: lines to read, and a JSON document."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from triptych.verify.check import Asked, Result
 from triptych.verify.compare import Difference
 
 _WINDOW = 24
-"""Characters shown on either side of the place where texts part."""
+"""The number of characters shown on either side of a difference."""
 HEADING = f"{'case':<13}{'phase':<9}{'result':<9}{'time':>9}{'first text':>12}  plan"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What was checked against what."""
+    """The setting of a check: deployment and reference."""
 
     url: str
     model: str
@@ -40,7 +40,7 @@ def opening(setting: Setting) -> str:
 
 
 def lines(result: Result) -> str:
-    """One line, and below it what is wrong. Of several requests the longest times; equal faults are told once."""
+    """Return one line for a result, and below it its faults: the longest times, and equal faults once."""
     said = [one.said for one in result.asked if one.said is not None]
     plans = dict.fromkeys(one.plan for one in said if one.plan)
     first = max((one.first_s for one in said if one.first_s is not None), default=None)
@@ -106,7 +106,7 @@ def _excerpt(text: str, at: int) -> str:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """The last line."""
+    """Return the last line of the report."""
     asked = [one for result in results for one in result.asked]
     count = Counter(one.outcome for one in asked)
     if count["ok"] == len(asked):
@@ -121,7 +121,7 @@ def verdict(results: Sequence[Result]) -> str:
 
 
 def document(setting: Setting, results: Sequence[Result]) -> bytes:
-    """JSON: the setting, the verdict, and every request in full."""
+    """Return the report as JSON: the setting, the verdict and every request in full."""
     rows = [_row(result, one) for result in results for one in result.asked]
     whole = {"setting": setting, "verdict": verdict(results), "answers": rows}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"

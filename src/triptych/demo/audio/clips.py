@@ -1,4 +1,4 @@
-"""Clips of beeps and how they sound. Times are in seconds, frequencies in hertz."""
+"""Makes clips of beeps, and renders them. Times are in seconds, frequencies in hertz."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 RATE_HZ = 16_000
 MAX_BEEPS = 6
 PITCHES: dict[str, tuple[float, float]] = {"low": (220.0, 500.0), "high": (1500.0, 3000.0)}
-"""From and to."""
+"""The lowest and highest frequency of each pitch."""
 
 _FADE_S = 0.008  # at both ends of a beep, so that it does not click
 _MIXED = 0.4  # share of the clips of several beeps that have both pitches
@@ -23,7 +23,7 @@ _MIXED = 0.4  # share of the clips of several beeps that have both pitches
 
 @dataclass(frozen=True)
 class Beep:
-    """One tone; ``loudness`` is its amplitude, of 1."""
+    """One tone. ``loudness`` is its amplitude, up to 1."""
 
     pitch: str
     frequency_hz: float
@@ -34,7 +34,7 @@ class Beep:
 
 @dataclass(frozen=True)
 class Clip:
-    """What is heard. ``noise`` is the standard deviation of the hiss all through, of 1."""
+    """A clip of beeps. ``noise`` is the standard deviation of its background noise."""
 
     duration_s: float
     beeps: tuple[Beep, ...]
@@ -43,7 +43,7 @@ class Clip:
 
 
 def make_clip(rng: random.Random) -> Clip:
-    """A random clip of one to six beeps with silence before, between and after them; 0.4 to 4.3 s."""
+    """Return a random clip of one to six beeps, with silence before, between and after them; 0.4 to 4.3 s."""
     count = rng.randint(1, MAX_BEEPS)
     loudness = rng.uniform(0.1, 0.75)
     at_s = rng.uniform(0.05, 0.4)
@@ -63,7 +63,7 @@ def _pitches(rng: random.Random, count: int) -> list[str]:
 
 
 def render(clip: Clip) -> NDArray[np.int16]:
-    """The samples of ``clip`` at ``RATE_HZ``, as a WAV file holds them. Needs numpy."""
+    """Return the samples of ``clip`` at ``RATE_HZ``, as in a WAV file. Needs numpy."""
     import numpy as np
 
     sound = np.random.default_rng(clip.noise_seed).normal(0.0, clip.noise, round(clip.duration_s * RATE_HZ))
@@ -77,7 +77,7 @@ def render(clip: Clip) -> NDArray[np.int16]:
 
 
 def wav(sound: NDArray[np.int16]) -> bytes:
-    """``sound``, [samples] at ``RATE_HZ``, as a file."""
+    """Return ``sound``, [samples] at ``RATE_HZ``, as a WAV file."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, RATE_HZ, len(sound), "NONE", "not compressed"))

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes and how they are drawn.
+"""Makes scenes of coloured shapes, and draws them.
 
 Sizes and coordinates are in pixels, x to the right and y downwards.
 """
@@ -45,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. No two items share both colour and shape."""
+    """The content of a picture. No two items share both colour and shape."""
 
     size: tuple[int, int]
     background: tuple[int, int, int]
@@ -53,7 +53,7 @@ class Scene:
 
 
 def make_scene(rng: random.Random, size: tuple[int, int] = PICTURE_SIZE) -> Scene:
-    """A random scene of one to four shapes that lie clear of each other."""
+    """Return a random scene of one to four shapes that do not touch."""
     red, green, blue = (rng.randint(225, 255) for _ in range(3))
     names = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     count = rng.randint(1, MAX_SHAPES)
@@ -75,7 +75,7 @@ def _place(rng: random.Random, names: list[tuple[str, str]], size: tuple[int, in
 
 
 def _readable(items: list[Item], size: tuple[int, int]) -> bool:
-    """No overlap; two shapes have a clear direction, more have a clear order from the left."""
+    """Return whether no items overlap, and two have a clear direction, or more a clear order from the left."""
     unit = min(size) / 112
     for i, a in enumerate(items):
         for b in items[i + 1 :]:
@@ -89,7 +89,7 @@ def _readable(items: list[Item], size: tuple[int, int]) -> bool:
 
 
 def direction(a: Item, b: Item) -> str | None:
-    """Where ``a`` lies seen from ``b``, or None when no direction clearly dominates."""
+    """Return the direction from ``b`` to ``a``, or None if no direction clearly dominates."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) >= _DOMINANCE * abs(dy):
         return "left of" if dx < 0 else "right of"
@@ -99,7 +99,7 @@ def direction(a: Item, b: Item) -> str | None:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The RGB picture of a scene."""
+    """Return the RGB picture of a scene."""
     width, height = scene.size
     canvas = Image.new("RGB", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), scene.background)
     pen = ImageDraw.Draw(canvas)

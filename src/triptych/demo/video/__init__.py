@@ -1,1 +1,1 @@
-"""What the demo model knows of videos: a coloured shape, and which way it moves."""
+"""Makes the videos of the demo model: a coloured shape that moves in one direction, or not at all."""

@@ -1,4 +1,4 @@
-"""Films of a moving shape and how they are drawn. Sizes and coordinates as in ``triptych.demo.pictures.scenes``."""
+"""Makes films of a moving shape, and draws them. Sizes and coordinates as in ``triptych.demo.pictures.scenes``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FPS = 8
 LENGTHS = (12, 16, 20)
-"""Frames of a film: 1.5 to 2.5 s, of which a model that samples two a second sees ``SEEN``."""
+"""The possible numbers of frames: 1.5 to 2.5 s, of which a model that samples two frames a second sees ``SEEN``."""
 SEEN = 4
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
@@ -25,7 +25,7 @@ _DRIFT = 0.1  # at most, across the direction, in parts of the travel
 
 @dataclass(frozen=True)
 class Film:
-    """One shape before a plain background. ``item`` is where it is at first; it goes ``step`` pixels a frame."""
+    """One shape before a plain background. It begins at ``item`` and moves by ``step`` pixels a frame."""
 
     background: tuple[int, int, int]
     item: Item
@@ -34,13 +34,13 @@ class Film:
     frames: int
 
     def scene(self, frame: float) -> Scene:
-        """What is seen at ``frame``, which may lie between two."""
+        """Return the scene at ``frame``, which may be between two frames."""
         x, y = self.item.x + self.step[0] * frame, self.item.y + self.step[1] * frame
         return Scene(PICTURE_SIZE, self.background, (replace(self.item, x=x, y=y),))
 
 
 def make_film(rng: random.Random) -> Film:
-    """A random film of one shape that moves at an even speed in one direction, or not at all."""
+    """Return a random film of one shape that moves at a constant speed in one direction, or not at all."""
     red, green, blue = (rng.randint(225, 255) for _ in range(3))
     shape, colour, frames = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(LENGTHS)
     radius = rng.uniform(13, 18)
@@ -60,27 +60,27 @@ def _travel(rng: random.Random, direction: str | None) -> tuple[float, float]:
 
 
 def _start(rng: random.Random, radius: float, travel: float, side: int) -> float:
-    """Such that all of the way lies inside."""
+    """Return a start from which the whole way is inside the picture."""
     near, far = radius + 2, side - radius - 2
     return rng.uniform(near - min(0.0, travel), far - max(0.0, travel))
 
 
 def seen_frames(film: Film) -> list[int]:
-    """Those that the model is shown."""
+    """Return the indices of the frames that the model sees."""
     return [index * film.frames // SEEN for index in range(SEEN)]
 
 
 def draw_frames(film: Film, indices: list[int]) -> list[Image.Image]:
-    """RGB pictures of some frames."""
+    """Return RGB pictures of some frames."""
     if film.direction is None:
         return [draw(film.scene(0))] * len(indices)
     return [draw(film.scene(index)) for index in indices]
 
 
 def encode(film: Film) -> bytes:
-    """The film as an MP4 file (H.264), the same bytes for the same film. Needs PyAV and numpy.
+    """Return the film as an MP4 file (H.264), with the same bytes for the same film. Needs PyAV and numpy.
 
-    Without macroblock-tree rate control: x264's vector code of it gives one file in ten other bytes, threads or none.
+    Macroblock-tree rate control is off: with x264's vector code of it, one file in ten has other bytes.
     """
     import av
     import numpy as np
