@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from triptych.deploy.commands import ChildSpec, Role
@@ -14,17 +15,30 @@ from triptych.deploy.pulse import Pulses
 from triptych.deploy.report import Ready
 from triptych.deploy.restart import History, after_exit
 
-STOP_TIMEOUT_S = 9.5
-"""Time from the request to stop until the remaining processes are killed."""
-STARTING_STOP_S = 3.5
-"""The part of it for processes that are not ready yet; they normally end within a fraction of it."""
 REPEAT_S = 0.1
 """A second signal within this time is ignored: a terminal that closes sends SIGHUP twice."""
-KEPT_S: dict[Role, float] = {"worker": 1.5, "plane": 0.5}
-"""The parts of it that are kept for these roles if those before them drain for long."""
-
 SHUTDOWN_ORDER: tuple[Role, ...] = ("frontend", "worker", "plane")
 
+
+@dataclass(frozen=True, slots=True)
+class StopTimes:
+    """How long processes may take to stop."""
+
+    all_s: float = 9.5
+    """Time from the request to stop until the remaining processes are killed."""
+    starting_s: float = 3.5
+    """The part of it for processes that are not ready yet; they normally end within a fraction of it."""
+    worker_s: float = 1.5
+    """The part of it that is kept for workers if the frontends drain for long."""
+    plane_s: float = 0.5
+    """The part of it that is kept for the plane's server if those before it drain for long."""
+
+    def kept_s(self, roles: Sequence[Role]) -> float:
+        """Return the time that is kept for these roles."""
+        return self.worker_s * ("worker" in roles) + self.plane_s * ("plane" in roles)
+
+
+USUAL_STOP = StopTimes()
 
 WhenReady = Callable[[dict[str, Ready]], Awaitable[None]]
 
@@ -67,11 +81,13 @@ class Supervisor:
         write_line: Callable[[str, str], None],
         note: Callable[[str], None],
         pulses: Pulses | None = None,
+        times: StopTimes = USUAL_STOP,
     ) -> None:
         """``write_line(name, line)`` gets the processes' output, and ``note(text)`` what happens to them.
 
         ``pulses`` finds processes that hang; None: they are not looked for.
         """
+        self._times = times
         self._pulses = pulses or Pulses(Path(), 0.0)
         self._hangs: Counter[str] = Counter()
         self._specs = specs
@@ -156,22 +172,22 @@ class Supervisor:
         await when_ready(dict(self._reports))
 
     async def _shut_down(self, stop: Stopper) -> None:
-        """Send SIGTERM in order, within ``STOP_TIMEOUT_S``, and SIGKILL after that, or at once if ``stop`` says so.
+        """Send SIGTERM in order, within ``all_s``, and SIGKILL after that, or at once if ``stop`` says so.
 
         Processes that are not ready have nothing to finish: they get SIGTERM first, and SIGKILL after
-        ``STARTING_STOP_S``.
+        ``starting_s``.
         """
-        deadline = time.monotonic() + STOP_TIMEOUT_S
+        deadline = time.monotonic() + self._times.all_s
         starting = [child for child in self._children.values() if child.ready_at is None]
         for child in starting:
             child.terminate()
-            asyncio.get_running_loop().call_later(STARTING_STOP_S, child.kill)
+            asyncio.get_running_loop().call_later(self._times.starting_s, child.kill)
         roles = [role for role in SHUTDOWN_ORDER if self._of(role)]
         for place, role in enumerate(roles):
             for child in self._of(role):
                 if child not in starting:  # a second signal would cut its clean-up short
                     child.terminate()
-            reserve_s = sum(KEPT_S[later] for later in roles[place + 1 :])
+            reserve_s = self._times.kept_s(roles[place + 1 :])
             await self._wait_exited(role, deadline - reserve_s, stop.now)
         for child in self._children.values():
             child.kill()

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from triptych.deploy import pulse
-from triptych.deploy import supervisor as supervisor_module
 from triptych.deploy.commands import ChildSpec, Role
 from triptych.deploy.report import Ready
-from triptych.deploy.supervisor import StartFailed, Stopper, Supervisor
+from triptych.deploy.supervisor import USUAL_STOP, StartFailed, Stopper, StopTimes, Supervisor
 
 # Says that it is ready, then waits for SIGTERM and says so. `{extra}` runs after the ready line.
 OBEDIENT = """
@@ -54,11 +53,11 @@ def spec(name: str, script: str, role: Role = "worker", extra: str = "") -> Chil
 class Stage:
     """A supervisor with its output recorded; ``hooks`` are called for a line that contains their key."""
 
-    def __init__(self, *specs: ChildSpec) -> None:
+    def __init__(self, *specs: ChildSpec, times: StopTimes = USUAL_STOP) -> None:
         self.lines: list[tuple[str, str]] = []
         self.hooks: dict[str, Callable[[], None]] = {}
         self.stop = Stopper()
-        self._supervisor = Supervisor(specs, self._write, lambda text: self._write("note", text))
+        self._supervisor = Supervisor(specs, self._write, lambda text: self._write("note", text), times=times)
 
     def _write(self, name: str, line: str) -> None:
         self.lines.append((name, line))
@@ -87,11 +86,8 @@ def assert_gone(pid: int, timeout_s: float = 5.0) -> None:
         assert ended, f"process {pid} is still alive"
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short time to stop, for children that never do."""
-    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.6)
-    monkeypatch.setitem(supervisor_module.KEPT_S, "worker", 0.3)
+SOON = StopTimes(all_s=0.6, worker_s=0.3)
+"""For children that never stop."""
 
 
 def test_all_become_ready_and_the_frontend_is_stopped_first() -> None:
@@ -136,7 +132,6 @@ def test_a_ready_line_just_before_the_end_counts() -> None:
     assert stage.said("it is ready after")
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(
     ("script", "cause"),
     [
@@ -147,7 +142,7 @@ def test_a_ready_line_just_before_the_end_counts() -> None:
     ids=["own words", "traceback", "signal"],
 )
 def test_a_failed_start_stops_everything_and_says_why(script: str, cause: str) -> None:
-    stage = Stage(spec("frontend", STUBBORN, "frontend"), spec("w-0", script))
+    stage = Stage(spec("frontend", STUBBORN, "frontend"), spec("w-0", script), times=SOON)
 
     with pytest.raises(StartFailed) as caught:
         stage.run()
@@ -167,9 +162,8 @@ def test_what_the_session_raises_comes_through_after_the_stop() -> None:
     assert stage.said("stopping") == ["w-0"]
 
 
-@pytest.mark.usefixtures("soon")
 def test_a_process_that_ignores_sigterm_is_killed_in_time() -> None:
-    stage = Stage(spec("frontend", STUBBORN, "frontend"), spec("w-0", STUBBORN))
+    stage = Stage(spec("frontend", STUBBORN, "frontend"), spec("w-0", STUBBORN), times=SOON)
 
     async def when_ready(_: dict[str, Ready]) -> None:
         stage.stop()
@@ -179,11 +173,10 @@ def test_a_process_that_ignores_sigterm_is_killed_in_time() -> None:
 
 @pytest.mark.parametrize("handler", ["signal.SIG_IGN", "told"])
 def test_a_process_that_is_not_ready_is_told_once_and_given_little_time(
-    monkeypatch: pytest.MonkeyPatch, handler: str
+    handler: str,
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "STARTING_STOP_S", 0.5)
-    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 600.0)
-    stage = Stage(spec("frontend", OBEDIENT, "frontend"), spec("w-0", STARTING.replace("{handler}", handler)))
+    starting = spec("w-0", STARTING.replace("{handler}", handler))
+    stage = Stage(spec("frontend", OBEDIENT, "frontend"), starting, times=StopTimes(all_s=600.0, starting_s=0.5))
     stage.hooks["w-0: begun"] = stage.stop
 
     stage.run()
@@ -192,12 +185,11 @@ def test_a_process_that_is_not_ready_is_told_once_and_given_little_time(
 
 
 def test_the_time_to_stop_is_within_ten_seconds() -> None:
-    assert supervisor_module.STOP_TIMEOUT_S < 10.0
+    assert StopTimes().all_s < 10.0
 
 
-def test_a_second_wish_to_stop_kills_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 600.0)
-    stage = Stage(spec("w-0", STUBBORN))
+def test_a_second_wish_to_stop_kills_at_once() -> None:
+    stage = Stage(spec("w-0", STUBBORN), times=StopTimes(all_s=600.0))
 
     async def when_ready(_: dict[str, Ready]) -> None:
         stage.stop()

@@ -15,15 +15,18 @@ from triptych.router.routing import Routing
 
 log = logging.getLogger("triptych.follow")
 
-RETRY_S = 0.5
-MAX_RETRY_S = 4.0
+RETRY_S, MAX_RETRY_S = 0.5, 4.0
 NOT_YET = "nothing was heard of it yet"
 
 
 class Follower:
     """One subscription to each worker, begun again with a snapshot whenever it breaks. For one event loop."""
 
-    def __init__(self, source: Source, routing: Routing) -> None:
+    def __init__(
+        self, source: Source, routing: Routing, *, retry_s: float = RETRY_S, max_retry_s: float = MAX_RETRY_S
+    ) -> None:
+        """A worker that cannot be heard is tried again after ``retry_s``, then less and less often."""
+        self._retry_s, self._max_retry_s = retry_s, max_retry_s
         self._source = source
         self._routing = routing
         self._following: dict[str, asyncio.Task[None]] = {}
@@ -55,7 +58,7 @@ class Follower:
         await self._source.close()
 
     async def _follow(self, instance: Instance) -> None:
-        trouble = _Trouble()
+        trouble = _Trouble(self._retry_s, self._max_retry_s)
         try:
             while True:
                 try:
@@ -91,15 +94,16 @@ def _is_followed(instance: Instance) -> bool:
 class _Trouble:
     """With one worker: the same is said once, and tried again less and less often, until something is heard."""
 
-    def __init__(self) -> None:
+    def __init__(self, retry_s: float, max_retry_s: float) -> None:
+        self._retry_s, self._max_retry_s = retry_s, max_retry_s
         self.end()
 
     def end(self) -> None:
-        self.delay_s = RETRY_S / 2
+        self.delay_s = self._retry_s / 2
         self._said = ""
 
     def note(self, instance: Instance, error: TriptychError) -> None:
-        self.delay_s = min(2 * self.delay_s, MAX_RETRY_S)
+        self.delay_s = min(2 * self.delay_s, self._max_retry_s)
         if (why := str(error)) != self._said:
             log.info("%s tells nothing for now: %s", instance.name, why)
         self._said = why

@@ -37,16 +37,14 @@ class Deaf:
         pass
 
 
-async def test_the_same_trouble_is_told_once(monkeypatch, caplog):
-    monkeypatch.setattr(follow, "RETRY_S", 0.001)
-    monkeypatch.setattr(follow, "MAX_RETRY_S", 0.002)
+async def test_the_same_trouble_is_told_once(caplog):
 
     def said():
         return caplog.text.count("w tells nothing for now: gone")
 
     with caplog.at_level(logging.INFO):
         source = Deaf()
-        follower = Follower(source, Routing(RouterConfig()))
+        follower = Follower(source, Routing(RouterConfig()), retry_s=0.001, max_retry_s=0.002)
         follower.update([instance("w")])
         await until(lambda: source.asked > 10, "it is tried again and again")
         assert said() == 1
@@ -56,11 +54,9 @@ async def test_the_same_trouble_is_told_once(monkeypatch, caplog):
         await follower.close()
 
 
-async def test_whom_it_can_hear_is_known(monkeypatch):
-    monkeypatch.setattr(follow, "RETRY_S", 0.001)
-    monkeypatch.setattr(follow, "MAX_RETRY_S", 0.002)
+async def test_whom_it_can_hear_is_known():
     source, worker = Deaf(), instance("w")
-    follower = Follower(source, Routing(RouterConfig()))
+    follower = Follower(source, Routing(RouterConfig()), retry_s=0.001, max_retry_s=0.002)
     assert follower.trouble(worker) == follow.NOT_YET
     assert follower.trouble(instance("enc", "e")) is None, "nobody listens to those"
     follower.update([worker])
