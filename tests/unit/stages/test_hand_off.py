@@ -30,7 +30,7 @@ from triptych.contracts.stages import PREFILL, RELEASE, PrefillAnswer
 from triptych.contracts.tokens import TokenIds, dec_hook
 from triptych.kv.prompt_keys import prompt_keys
 from triptych.router.routing import PromptKeys
-from triptych.stages import hand_off
+from triptych.stages import attempt, hand_off
 from triptych.stages.dispatch import Dispatcher
 from triptych.stages.stream import StepFailed
 
@@ -148,10 +148,13 @@ class Outcome:
             except TriptychError as error:
                 self.error = error
             self.took_s = asyncio.get_running_loop().time() - begun
+            for _ in range(4):  # releases are sent in the background
+                await asyncio.sleep(0)
             await self.dispatcher.close()
 
         run(main())
         assert all(self.dispatcher.load(one.id) == 0 for one in fleet), "whatever happened, the account is at zero"
+        assert {self.dispatcher.routing._workload.of(one.id) for one in fleet} == {Load()}
         assert all(call.left for call in self.plane.calls), "every call was left"
 
     @property
@@ -326,7 +329,7 @@ def test_prefill_first_without_a_token_leaves_the_first_one_to_the_decode() -> N
     """Its engine must know all that was said to draw one."""
     silent_prefill = replace(KEPT, delta=replace(KEPT.delta, token_ids=[]))
     outcome = Outcome(HANDING, p=[[silent_prefill]], d=[[TokenDelta([7], prompt_tokens=1), END]])
-    assert (outcome.tokens, outcome.error) == ([7, 8], None)
+    assert (outcome.tokens, outcome.error, len(outcome.deltas)) == ([7, 8], None, 2)
     assert (outcome.deltas[0].prompt_tokens, outcome.deltas[0].cached_tokens) == (9, 4)
 
 
@@ -415,3 +418,23 @@ def test_what_an_answer_goes_on_with_is_prefilled_and_held_too() -> None:
 
     run(main())
     assert loads == [Load(40, 40, 1), Load(40 - 32 + 2, 40 + 2, 1)]
+
+
+def test_media_are_sent_by_what_the_worker_that_prefills_is_believed_to_hold() -> None:
+    plane = Plane(ep=[[KEPT]], d=[[END]])
+    dispatcher = Dispatcher(plane, 1.0)  # type: ignore[arg-type]
+    dispatcher._media_hints.note("d", ["red"])
+    fleet = [instance(name, name, kv_link=HANDING, keeps_media=True) for name in ("ep", "d")]
+    medium = Picture(content_hash="red", format="PNG", data=b"\x01", width=3)
+
+    async def main() -> None:
+        async for _ in dispatcher.run(replace(REQUEST, media=[medium]), lambda: fleet, lambda plan: None):
+            pass
+        await dispatcher.close()
+
+    run(main())
+    assert bytes(plane.requests("ep")[0].media[0].data) == b"\x01"
+
+
+def test_times_of_stages_add_up() -> None:
+    assert attempt._sum(Timing(1, 2, 3, 4), Timing(10, 20, 30, 40)) == Timing(11, 22, 33, 44)
