@@ -99,8 +99,11 @@ def _is_told(node: ast.AST) -> bool:
 
 
 def _is_limit(parent: ast.AST, node: ast.AST) -> bool:
-    """Whether ``node`` sets a constant of the module: another value would do as well."""
-    return isinstance(parent, ast.Module) and isinstance(node, ast.Assign | ast.AnnAssign)
+    """Whether ``node`` sets a number of the module: another one would do as well."""
+    if not isinstance(parent, ast.Module) or not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+        return False
+    numbers = (ast.Constant, ast.Tuple, ast.BinOp, ast.operator, ast.expr_context)
+    return all(isinstance(part, numbers) for part in ast.walk(node.value))
 
 
 def _at(node: ast.AST, path: _Path) -> ast.AST:
