@@ -69,3 +69,15 @@ async def test_cancels_in_any_order_leak_nothing(seed):
         await asyncio.sleep(rng.random() * 0.001)
     assert most <= 100
     assert semaphore.taken_bytes == 0
+
+
+async def test_one_release_lets_in_all_that_fit_up_to_the_last_byte():
+    semaphore, release = ByteSemaphore(10), asyncio.Event()
+    async with semaphore.take(10):
+        waiting = [asyncio.create_task(hold(semaphore, amount, release)) for amount in (4, 6, 1)]
+        await asyncio.sleep(0)
+        assert (semaphore.size_bytes, semaphore.waiting) == (10, 3)
+    assert (semaphore.taken_bytes, semaphore.waiting) == (10, 1)
+    release.set()
+    await asyncio.gather(*waiting)
+    assert (semaphore.taken_bytes, semaphore.waiting) == (0, 0)

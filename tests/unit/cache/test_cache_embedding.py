@@ -1,6 +1,7 @@
 """Errors of shared work reach the right callers, and no reference is left."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -119,3 +120,48 @@ async def test_a_clear_keeps_nothing_of_what_is_under_way_and_nobody_joins_it():
     cache.clear()
     assert maker.alive == []
     await close(cache, maker)
+
+
+async def test_each_caller_gets_its_names_in_its_order():
+    cache, maker = EmbeddingCache(1 << 20), Maker()
+    maker.go.set()
+    for names in (["b", "a", "b"], ["c", "a"]):
+        blocks = await cache.get(names, maker)
+        assert [block._name for block in blocks] == names
+        for block in blocks:
+            block.close()
+    assert maker.calls == [["b", "a"], ["c"]]
+    await close(cache, maker)
+
+
+async def test_room_is_made_until_all_that_is_missing_is_there():
+    cache, maker = EmbeddingCache(1 << 20), Maker()
+    maker.go.set()
+    for block in await cache.get(["a", "b", "c"], maker):
+        block.close()
+    cache.reclaim(5)
+    assert [cache.holds(name) for name in "abc"] == [False, False, True], "four bytes each, oldest first"
+    cache.reclaim(100)
+    assert not cache.holds("c")
+    await close(cache, maker)
+
+
+async def test_an_error_that_nobody_waits_for_is_not_complained_of(caplog):
+    cache, begun = EmbeddingCache(0), asyncio.Event()
+
+    async def fails_when_cancelled(names):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError("too late") from None
+
+    asking = asyncio.create_task(cache.get(["a"], fails_when_cancelled))
+    await begun.wait()
+    [flight] = cache._running
+    asking.cancel()
+    await asyncio.wait([asking, flight.task])
+    await asyncio.sleep(0)
+    del flight, asking
+    gc.collect()
+    assert "never retrieved" not in caplog.text
