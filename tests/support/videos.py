@@ -15,6 +15,22 @@ SIDE = 16
 """Pixels a side of the moving square."""
 
 
+KINDS = [
+    # container, codec, options, format
+    ("mp4", "libx264", {}, "MP4"),
+    ("mp4", "libx264", {"bf": "3", "g": "30"}, "MP4"),
+    ("mp4", "mpeg4", {}, "MP4"),
+    ("mp4", "libx265", {"x265-params": "log-level=none"}, "MP4"),
+    ("mov", "libx264", {}, "QuickTime"),
+    ("webm", "libvpx-vp9", {}, "WebM"),
+    ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16", "arnr-maxframes": "5"}, "WebM"),
+    ("matroska", "libx264", {}, "Matroska"),
+    ("avi", "mpeg4", {}, "AVI"),
+    ("avi", "mjpeg", {}, "AVI"),
+]
+"""(container, codec, its options, the format's name) of each kind of file that is read."""
+
+
 def frame_pixels(index: int, width: int, height: int, seed: int = 0) -> np.ndarray:
     """uint8 [height, width, 3]: a flat colour that tells frames apart, with a light square that moves over it."""
     pixels = np.empty((height, width, 3), np.uint8)

@@ -56,6 +56,9 @@ class BaseMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 class MediaFile(BaseMedium, frozen=True, kw_only=True):
     """Holds what media share that come as files and that workers decode. ``metadata`` follows from these facts."""
 
+    kind: ClassVar[MediaKind]
+    noun: ClassVar[str]
+    """The word for such a medium in messages to users."""
     format: str = ""
     """File format found by its magic bytes, in Pillow's spelling for images: ``PNG``, ``JPEG``, ``MP4`` ..."""
 
@@ -64,6 +67,7 @@ class Picture(MediaFile, frozen=True, kw_only=True, tag="picture"):
     """A fetched and checked picture."""
 
     kind: ClassVar[MediaKind] = "image"
+    noun: ClassVar[str] = "picture"
     width: int = 0
     """Pixels as the model will see the picture (EXIF rotation applied)."""
     height: int = 0
@@ -77,6 +81,7 @@ class Video(MediaFile, frozen=True, kw_only=True, tag="video"):
     """A fetched and checked video, and the frames of it that the model sees."""
 
     kind: ClassVar[MediaKind] = "video"
+    noun: ClassVar[str] = "video"
     width: int = 0
     """Pixels as the model will see the frames (display rotation applied)."""
     height: int = 0
@@ -99,6 +104,7 @@ class Sound(MediaFile, frozen=True, kw_only=True, tag="sound"):
     """A fetched and checked sound."""
 
     kind: ClassVar[MediaKind] = "audio"
+    noun: ClassVar[str] = "sound"
     num_samples: int = 0
     """Samples of one channel, at the rate of the file."""
     sample_rate: int = 0

@@ -33,7 +33,6 @@ log = logging.getLogger("triptych.media")
 MAX_WORKERS = 8
 THREADS = 2
 """Start and reap processes and fill shared memory: what would block the event loop."""
-_NOUNS = {"image": "picture", "video": "video", "audio": "sound"}
 
 
 @dataclass(eq=False)
@@ -327,7 +326,7 @@ class Sandbox:
         """Returns the error for the request: 4xx if the medium is at fault, 503 if the machine is."""
         if self._closed:
             return _shut_down()
-        noun, limits = _NOUNS[ask.medium.kind], self._limits
+        noun, limits = ask.medium.noun, self._limits
         cls: type[TriptychError] = BadRequest
         code = DECODE_FAILED
         if verdict is Verdict.MACHINE:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
 
 from support.media_files import picture
-from support.videos import broken_in_the_middle, frame_pixels, patched, sound_only, turned, video, with_tracks
+from support.videos import KINDS, broken_in_the_middle, frame_pixels, patched, sound_only, turned, video, with_tracks
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, UnsupportedMedia
 from triptych.contracts.media import Medium, Video
@@ -24,19 +24,6 @@ from triptych.media.naming import sampled_name
 
 LIMITS = MediaLimits()
 ITEM = "messages[0].content[0].video_url"
-KINDS = [
-    # container, codec, options, format
-    ("mp4", "libx264", {}, "MP4"),
-    ("mp4", "libx264", {"bf": "3", "g": "30"}, "MP4"),
-    ("mp4", "mpeg4", {}, "MP4"),
-    ("mp4", "libx265", {"x265-params": "log-level=none"}, "MP4"),
-    ("mov", "libx264", {}, "QuickTime"),
-    ("webm", "libvpx-vp9", {}, "WebM"),
-    ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16", "arnr-maxframes": "5"}, "WebM"),
-    ("matroska", "libx264", {}, "Matroska"),
-    ("avi", "mpeg4", {}, "AVI"),
-    ("avi", "mjpeg", {}, "AVI"),
-]
 
 
 def medium(data: bytes, indices: tuple[int, ...] = (0,)) -> Medium:

@@ -11,13 +11,11 @@ pytest.importorskip("av", reason="the extra `video` is not installed")
 pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 pytest.importorskip("soxr", reason="the extra `audio` is not installed")
 
-from test_media_video import KINDS
-
 from support.av_sounds import CODECS, av_sound
 from support.heic_files import frame, grid, heic
 from support.media_files import picture, quadrants
 from support.sound_files import encoded, tones
-from support.videos import video
+from support.videos import KINDS, video
 from triptych.config.media import MediaLimits
 from triptych.contracts.media import FILE_TYPES, Medium
 from triptych.media.formats.audio import decode_audio

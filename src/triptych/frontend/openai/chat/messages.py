@@ -8,24 +8,9 @@ from typing import Any
 import msgspec
 
 from triptych.contracts.errors import BadRequest
-from triptych.contracts.media import MediaKind
 from triptych.frontend.openai.chat.schema import ChatMessage
 from triptych.frontend.openai.fields.messages import DETAIL
-from triptych.frontend.openai.parts import (
-    AudioEmbedsPart,
-    AudioPart,
-    EmbedsPart,
-    ImageEmbedsPart,
-    ImagePart,
-    ImageUrl,
-    MediaPart,
-    MediaUrl,
-    Part,
-    RefusalPart,
-    TextPart,
-    VideoPart,
-)
-from triptych.media.fetch.data_url import of_base64
+from triptych.frontend.openai.parts import ImagePart, ImageUrl, Part, RefusalPart, TextPart
 from triptych.media.loader import MediaReference
 from triptych.processor.template import Message
 
@@ -96,32 +81,6 @@ def _part(part: Part, place: str, media: list[MediaReference]) -> dict[str, str]
         return {"type": "text", "text": part.refusal}
     if isinstance(part, ImagePart) and isinstance(part.image_url, ImageUrl):
         DETAIL.check(part.image_url.detail, f"{place}.image_url.detail")
-    precomputed = isinstance(part, EmbedsPart)
-    kind, field, url = _embeds(part) if isinstance(part, EmbedsPart) else _medium(part)
-    media.append(MediaReference(kind, url, f"{place}.{field}", precomputed=precomputed))
-    return {"type": kind}
-
-
-def _embeds(part: EmbedsPart) -> tuple[MediaKind, str, str]:
-    """Returns (kind, name of the field, URL) of a part with a precomputed embedding."""
-    if isinstance(part, ImageEmbedsPart):
-        return "image", "image_embeds", _url(part.image_embeds)
-    if isinstance(part, AudioEmbedsPart):
-        return "audio", "audio_embeds", _url(part.audio_embeds)
-    return "video", "video_embeds", _url(part.video_embeds)
-
-
-def _url(given: MediaUrl | str) -> str:
-    return given if isinstance(given, str) else given.url
-
-
-def _medium(part: MediaPart) -> tuple[MediaKind, str, str]:
-    """Returns (kind, name of the field, URL) of a media part."""
-    if isinstance(part, ImagePart):
-        return "image", "image_url", part.image_url if isinstance(part.image_url, str) else part.image_url.url
-    if isinstance(part, VideoPart):
-        return "video", "video_url", part.video_url if isinstance(part.video_url, str) else part.video_url.url
-    if isinstance(part, AudioPart):
-        return "audio", "audio_url", part.audio_url if isinstance(part.audio_url, str) else part.audio_url.url
-    # The format that the part names is not used: the first bytes of the data decide.
-    return "audio", "input_audio", of_base64(part.input_audio.data)
+    field = part.__struct_config__.tag
+    media.append(MediaReference(part.kind, part.url, f"{place}.{field}", precomputed=part.is_embedding))
+    return {"type": part.kind}
