@@ -25,6 +25,7 @@ from triptych.contracts.spans import Span
 from triptych.demo import MODEL_DIR
 from triptych.engines.base import EngineOptions
 from triptych.engines.mock.engine import MockEngine
+from triptych.engines.registry import engine_factory
 from triptych.planes import run_dir
 from triptych.planes.discovery.local import LocalDiscovery, LocalPace
 from triptych.planes.request.limits import WireLimits
@@ -157,6 +158,7 @@ async def start_worker(
     *,
     model: Path | str = MODEL_DIR,
     name: str = "demo",
+    engine: str = "mock",
     engine_args: tuple[str, ...] = (),
     limits: MediaLimits | None = None,
     namespace: str = "default",
@@ -168,8 +170,8 @@ async def start_worker(
     **config: Any,
 ) -> MockWorker:
     """Start a worker and wait until it is registered."""
-    settings = WorkerConfig(model=str(model), engine="mock", **config)
-    engine = MockEngine(
+    settings = WorkerConfig(model=str(model), engine=engine, **config)
+    made: Any = engine_factory(engine)(
         EngineOptions(
             model_path=str(model),
             model_name=name,
@@ -184,13 +186,13 @@ async def start_worker(
     )
     publisher = (carrier or Carrier()).publisher(token, settings.host)
     transfer = transfer or InprocTransfer(TransferConfig())
-    worker = Worker(settings, engine, server, LocalDiscovery(run_dir, namespace, pace=pace), transfer, publisher)
+    worker = Worker(settings, made, server, LocalDiscovery(run_dir, namespace, pace=pace), transfer, publisher)
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.create_task(worker.run(stop, ready.set_result), name=f"worker of {name}")
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         task.result()  # raises why it did not start
-    return MockWorker(engine, server, ready.result(), stop, task, worker)
+    return MockWorker(made, server, ready.result(), stop, task, worker)
 
 
 @asynccontextmanager

@@ -182,7 +182,7 @@ class EmbeddingCache:
             freed += size
 
     def clear(self) -> None:
-        """Keep nothing of what was made or begun so far. Those who wait for it get it; nobody else joins them."""
+        """Keeps nothing of what was made or begun so far. Callers that wait for it get it; later ones do not join."""
         for flight in self._running:
             flight.outdated = True
         self._flights.clear()

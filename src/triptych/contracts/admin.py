@@ -1,4 +1,4 @@
-"""Administrative actions: what operators can tell the workers of a model to do, besides answering requests.
+"""Defines administrative actions: what operators can tell the workers of a model to do besides answering requests.
 
 An action is one endpoint of the workers whose engine has the ability for it, and one route of the frontend, which calls
 them all. Both are made from ``ACTIONS``.

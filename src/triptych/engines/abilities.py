@@ -84,7 +84,7 @@ class CacheControl(Protocol):
         ...
 
     async def clear(self, caches: Collection[CacheName], wait_s: float) -> None:
-        """Clear ``caches``, all or none. No request that runs loses anything.
+        """Clears ``caches``, all or none. No request that runs loses anything.
 
         New requests may be held back meanwhile. Raises Unavailable where requests run that do not end within
         ``wait_s``, or something in a cache is in use; nothing is cleared then.

@@ -1,4 +1,4 @@
-"""What runs in an engine, and the way to have it run nothing for a moment."""
+"""Counts what runs in an engine, and lets something run while no request does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RETRY_AFTER_S = 1.0
 
 
 class Load:
-    """Counts requests and tokens. Requests run together; what must meet none of them runs alone. For one event loop."""
+    """Counts requests and tokens. Requests run together; a block of ``alone`` runs by itself. For one event loop."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -30,7 +30,7 @@ class Load:
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
-        """Count a request for the length of the block, which begins once nothing runs alone."""
+        """Counts a request for the length of the block, which begins once nothing runs alone."""
         while not self._opened.is_set():
             await self._opened.wait()
         self.running += 1
@@ -44,7 +44,7 @@ class Load:
 
     @asynccontextmanager
     async def alone(self, wait_s: float) -> AsyncIterator[None]:
-        """Run the block while no request does; new ones are held back until it ends.
+        """Runs the block while no request does; new ones are held back until it ends.
 
         Raises Unavailable, and lets all go on, if running requests do not end within ``wait_s``.
         """

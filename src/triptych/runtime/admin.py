@@ -1,4 +1,4 @@
-"""The worker's endpoints for administrative actions: one for each that its abilities allow."""
+"""Makes the worker's endpoints for administrative actions: one for each that its abilities allow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 def admin_handlers(abilities: Abilities) -> dict[str, Handler]:
-    """The endpoints by name. Calls at one worker wait for each other."""
+    """Returns the endpoints by name. Calls at one worker wait for each other."""
     turn = asyncio.Lock()
     return dict(handler for handler in _handlers(abilities, turn))
 

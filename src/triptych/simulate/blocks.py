@@ -146,7 +146,7 @@ class BlockPool:
                 self._idle[key] = None
 
     def clear(self) -> None:
-        """Forget all blocks, of which none may be in use."""
+        """Forgets all blocks, of which none may be in use."""
         assert not self._users, "a block is in use"
         for key in (key for key in self._idle if key >= 0):
             self._changes += [Change(False, key, level) for level in self.levels]

@@ -1,4 +1,4 @@
-"""The ability to clear the mock engine's caches."""
+"""Clears the mock engine's caches."""
 
 from __future__ import annotations
 

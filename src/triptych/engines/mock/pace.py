@@ -127,7 +127,7 @@ class Pace:
     # What it keeps.
 
     def clear_prefixes(self) -> None:
-        """Forget all KV blocks, and report it. No request may be at the model."""
+        """Forgets all KV blocks, and reports that. No request may be at the model."""
         self._model.pool.clear()
         self._publish()
 

@@ -1,4 +1,4 @@
-"""The ability to clear vLLM's caches, and those around it."""
+"""Clears vLLM's caches, and those that this package keeps around it."""
 
 from __future__ import annotations
 

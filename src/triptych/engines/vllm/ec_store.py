@@ -82,7 +82,7 @@ class EcStore:
             unfinished.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete all embeddings. Who has a file open reads it to its end. Raises OSError."""
+        """Deletes all embeddings. A reader that has a file open reads it to its end. Raises OSError."""
         for _, _, path in self._files():
             path.unlink(missing_ok=True)
 

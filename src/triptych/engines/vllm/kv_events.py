@@ -141,7 +141,7 @@ class Reporter:
                 self.log.publish(changes)
 
     def cleared(self) -> None:
-        """Report now that the cache is empty: vLLM says so with its next step, which comes with the next request."""
+        """Reports now that the cache is empty: vLLM says so with its next step, which comes with the next request."""
         self._events.translator.clear()
         self.log.reset()
 

@@ -97,7 +97,7 @@ class Prompts:
         return [item for medium in media if (item := kept[medium.content_hash]) is not None]
 
     def clear(self) -> None:
-        """Forget decoded and processed media."""
+        """Forgets decoded and processed media."""
         self.decoder.cache.clear()
         self._processed.clear()
 

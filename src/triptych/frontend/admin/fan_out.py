@@ -1,4 +1,4 @@
-"""Tells many instances to do one thing, at once, and takes it back at all of them if it fails at one."""
+"""Tells many instances to do one thing at once, and undoes it if it fails at one of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FanOut:
     async def run(
         self, action: Action[Any, Any], params: msgspec.Struct, instances: Sequence[Instance]
     ) -> list[Outcome]:
-        """One outcome for each of ``instances``, in order. A failure at one stops no other.
+        """Tells ``instances``, and returns one outcome for each, in order. A failure at one stops no other.
 
         Each instance gets ``action.limit_s`` from when it is called. Cancelling leaves the action done at some.
         """
@@ -60,7 +60,7 @@ class FanOut:
         return list(await asyncio.gather(*map(one, instances)))
 
     async def undo(self, undo: Action[Any, Any], params: msgspec.Struct, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Take an action back, by ``undo``, wherever it was done or may have been: what fails may have been done."""
+        """Undoes an action at every instance: even one that failed may have done it."""
         undone = await self.run(undo, params, [outcome.instance for outcome in outcomes])
         return [_taken_back(outcome, back) for outcome, back in zip(outcomes, undone, strict=True)]
 

@@ -30,7 +30,7 @@ _OUTCOME = "`done` has a `result`, `failed` and `undo_failed` an `error`; `undon
 
 
 def described() -> tuple[Json, Json]:
-    """Return (routes by path, the schemas they refer to by name)."""
+    """Returns (routes by path, the schemas they refer to by name)."""
     return _paths(), _schemas()
 
 

@@ -51,7 +51,7 @@ class AdminRequest:
 
 @cache
 def schema_of(action: Action[Any, Any]) -> type[Target]:
-    """Return the class of the action's request bodies: its parameters beside those of every request."""
+    """Returns the class of the action's request bodies: its parameters beside those of every request."""
     fields = [(field.name, field.type, field.default) for field in msgspec.structs.fields(action.params)]
     name = "".join(word.capitalize() for word in action.name.split("_")) + "Request"
     made = msgspec.defstruct(name, fields, bases=(Target,), frozen=True, kw_only=True, forbid_unknown_fields=True)

@@ -42,7 +42,7 @@ class Admin:
         self._running = 0
 
     def routes(self) -> dict[str, dict[str, Callable[[WebRequest], Awaitable[None]]]]:
-        """Return the route of each action by its path and method."""
+        """Returns the route of each action by its path and method."""
         return {path_of(action): {"POST": partial(self._answer, action)} for action in ACTIONS.values()}
 
     async def _answer(self, action: Action[Any, Any], web: WebRequest) -> None:
@@ -100,7 +100,7 @@ def path_of(action: Action[Any, Any]) -> str:
 
 
 def _whole_error(action: Action[Any, Any], outcomes: list[Outcome]) -> TriptychError | None:
-    """The error of the request: of the kind of the first one, with all instances that failed by name."""
+    """Returns the error of the request: of the kind of the first failure, and with every failed instance by name."""
     failed = [(outcome.instance.name, outcome.error) for outcome in outcomes if outcome.error is not None]
     if not failed:
         return None
@@ -111,7 +111,7 @@ def _whole_error(action: Action[Any, Any], outcomes: list[Outcome]) -> TriptychE
 
 
 def _shown(outcome: Outcome) -> dict[str, Any]:
-    """One instance's part of the answer."""
+    """Returns one instance's part of the answer."""
     instance = {"name": outcome.instance.name, "id": outcome.instance.id, "status": outcome.status}
     if outcome.result is not None:
         return {**instance, "result": outcome.result}

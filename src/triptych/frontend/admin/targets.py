@@ -16,7 +16,7 @@ MAX_NAMED = 20
 
 
 def targets_of(action: Action[Any, Any], target: Target, instances: Sequence[Instance]) -> list[Instance]:
-    """Return those of ``instances``, which serve the model, that are told.
+    """Returns the instances that are told, of those that serve the model.
 
     Raises NotFound for a name that no instance has, AbilityMissing where a named one lacks the ability or none has it,
     and BadRequest where all or nothing is wanted of an action that nothing takes back.
@@ -27,7 +27,7 @@ def targets_of(action: Action[Any, Any], target: Target, instances: Sequence[Ins
             param="all_or_nothing",
             code="cannot_be_undone",
         )
-    chosen = _named(target, instances) if target.instances else list(instances)
+    chosen = _named(target, instances) if target.instances else sorted(instances, key=lambda instance: instance.name)
     able = [instance for instance in chosen if action.ability in instance.abilities]
     if lacking := [instance for instance in chosen if instance not in able] if target.instances or not able else []:
         raise AbilityMissing(

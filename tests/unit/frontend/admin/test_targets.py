@@ -57,7 +57,7 @@ def test_a_model_without_any_that_can_do_it_is_refused() -> None:
 
 
 def test_errors_name_a_few_of_many_workers() -> None:
-    many = tuple(instance(f"w{number}") for number in range(targets.MAX_NAMED + 5))
+    many = tuple(instance(f"w{number:02}") for number in range(targets.MAX_NAMED + 5))
     with pytest.raises(AbilityMissing, match=r"w19 and 5 more cannot"):
         chosen(among=many)
 
