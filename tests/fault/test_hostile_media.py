@@ -31,7 +31,7 @@ MAX_GROWTH_BYTES = 400 << 20
 LIMITS = MediaLimits(
     media_allow_private=True,
     media_max_bytes=1 << 20,
-    media_read_timeout_s=0.2,
+    media_read_timeout_s=1.0,
     media_total_timeout_s=30.0,
 )
 HURRIED = MediaLimits(media_allow_private=True, media_read_timeout_s=30.0, media_total_timeout_s=0.3)

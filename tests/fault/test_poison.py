@@ -145,7 +145,7 @@ def _hangs(worker):
 
 async def test_two_fleets_of_drains_and_refusals_make_no_suspect():
     """Whose workers all drained or went unreached has felled none."""
-    async with deployment(workers=3, engine_args=("--prefill-ms", "300"), drain_timeout_s=0.05) as d:
+    async with deployment(workers=3, engine_args=("--prefill-ms", "1500"), drain_timeout_s=0.05) as d:
         for _ in range(2):
             asked = asyncio.create_task(d.chat("x", stream=True))
             await until(lambda: any(one.running for one in d.workers), "it is there")

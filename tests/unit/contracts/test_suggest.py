@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
+from support.cpu import least_cpu_s
 from triptych.contracts.suggest import closest, did_you_mean, or_all, suggested_to_client
 
 ENGINES = ("encoder", "mock", "vllm")
@@ -46,13 +45,11 @@ def test_many_names_are_listed_only_if_none_is_similar():
 
 def test_a_clients_word_is_compared_with_few_names():
     names = [f"{'ab' * 30}{index:04}" for index in range(5000)]
-    begun = time.perf_counter()
     assert suggested_to_client("ba" * 30 + "9999", names) != ""
-    assert time.perf_counter() - begun < 0.2
+    assert least_cpu_s(lambda: suggested_to_client("ba" * 30 + "9999", names)) < 0.2
     assert suggested_to_client("the-last", [*names, "the-last-"]) == ""
 
 
 def test_a_very_long_word_costs_no_time():
-    begun = time.perf_counter()
-    closest("x" * 10_000_000, [f"model-{index}" for index in range(100_000)])
-    assert time.perf_counter() - begun < 0.5
+    word, names = "x" * 10_000_000, [f"model-{index}" for index in range(100_000)]
+    assert least_cpu_s(lambda: closest(word, names)) < 0.5

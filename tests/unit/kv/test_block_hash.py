@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
+from support.cpu import least_cpu_s
 from triptych.kv.block_hash import block_hashes, root
 from triptych.kv.prompt_keys import MediumAt, block_keys, content_token, prompt_keys
 
@@ -96,17 +96,10 @@ def test_keys_of_a_medium_count_up_across_texts(name: int, monkeypatch: pytest.M
 def test_keys_of_long_media_are_not_made_token_by_token() -> None:
     """On a frontend's event loop: a whole context of a quarter of a million of them."""
     tokens, media = [PAD] * 50_000, [MediumAt(0, 50_000, CAT)]
-    assert cpu_s(lambda: prompt_keys(tokens, media, {PAD})) < cpu_s(lambda: one_by_one(tokens, media, {PAD})) / 2
-
-
-def cpu_s(work) -> float:
-    """The least of several times."""
-    took = []
-    for _ in range(5):
-        begun = time.thread_time()
-        work()
-        took.append(time.thread_time() - begun)
-    return min(took)
+    assert (
+        least_cpu_s(lambda: prompt_keys(tokens, media, {PAD}))
+        < least_cpu_s(lambda: one_by_one(tokens, media, {PAD})) / 2
+    )
 
 
 def test_ids_over_32_bits_are_refused() -> None:

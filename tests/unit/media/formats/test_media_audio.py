@@ -241,10 +241,10 @@ def test_a_bomb_stops_at_the_limit(hidden):
     assert len(data) < 500_000
     data = flac_says(data, 0) if hidden else data
     tracemalloc.start()
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with pytest.raises(PayloadTooLarge, match="--media-max-audio-s"):
         decode(data, limits=MediaLimits(media_max_audio_s=60))
-    spent_s = time.perf_counter() - begun
+    spent_s = time.thread_time() - begun
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 16 << 20
