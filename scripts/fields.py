@@ -48,7 +48,7 @@ def _text(one: Field) -> str:
     values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in one.takes)
     values += f"as many as `{one.same_as}`" if one.same_as else ""
     if one.status == "refused":
-        return f"{one.note}{'; ' if one.note and values else ''}{f'taken: {values}' if values else ''}"
+        return f"{one.note}{'; ' if one.note and values else ''}{f'accepted: {values}' if values else ''}"
     return f"{one.note}{f' (only {values})' if values else ''}"
 
 

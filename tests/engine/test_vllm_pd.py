@@ -40,7 +40,7 @@ def some_ids(length: int, salt: int = 0) -> list[int]:
 
 
 def test_what_each_may_stand_in_for(pair: Pair) -> None:
-    assert (pair.p.able, pair.d.able) == (Span.EP, Span.EPD)
+    assert (pair.p.capable_span, pair.d.capable_span) == (Span.EP, Span.EPD)
 
 
 def test_what_listens_does_so_on_loopback_and_junk_ends_neither_them_nor_the_engines(pair: Pair) -> None:

@@ -58,7 +58,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def able(self) -> Span:
+    def capable_span(self) -> Span:
         """The widest span that it could host as it is configured: what it may stand in for. Known after start."""
         ...
 

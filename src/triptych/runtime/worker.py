@@ -112,7 +112,7 @@ class Worker:
             name=name,
             component=self._component,
             span=self._config.span,
-            capable_span=self._engine.able if self._config.fallback else self._config.span,
+            capable_span=self._engine.capable_span if self._config.fallback else self._config.span,
             engine=self._config.engine,
             model=card,
             host=host,

@@ -46,7 +46,7 @@ class Parts:
 
 
 class Engine(Parts):
-    able = Span.EPD
+    capable_span = Span.EPD
     kv_link = KvLink(protocol="test")
     abilities = Abilities(generating=SimpleNamespace())
 

@@ -63,7 +63,7 @@ class EncoderEngine:
         self.abilities = Abilities()
 
     @property
-    def able(self) -> Span:
+    def capable_span(self) -> Span:
         return Span.E
 
     @property

@@ -46,7 +46,7 @@ class MockEngine:
         self.abilities = Abilities()
 
     @property
-    def able(self) -> Span:
+    def capable_span(self) -> Span:
         return self._options.span if self._options.span is Span.E else Span.EPD
 
     @property

@@ -15,7 +15,7 @@ _ABLE = {Span.P: Span.EP, Span.D: Span.EPD, Span.PD: Span.EPD}
 _ABLE_WITHOUT_ENCODER = {Span.D: Span.PD}
 
 
-def able_of(config: Any, options: EngineOptions, checkpoint: Checkpoint) -> Span:
+def capable_span_of(config: Any, options: EngineOptions, checkpoint: Checkpoint) -> Span:
     """Returns the widest span that an engine with the ``VllmConfig`` ``config`` could host."""
     wider = _ABLE if _encodes(config, family_of(checkpoint)) else _ABLE_WITHOUT_ENCODER
     return wider.get(options.span, options.span)

@@ -22,7 +22,7 @@ from triptych.engines.base import EngineOptions, EngineStats
 from triptych.engines.load import Load
 from triptych.engines.vllm import kv, start_lines
 from triptych.engines.vllm.caches import VllmCaches
-from triptych.engines.vllm.card import able_of, card_of
+from triptych.engines.vllm.card import capable_span_of, card_of
 from triptych.engines.vllm.ec import media_args
 from triptych.engines.vllm.encode import VllmEncoding
 from triptych.engines.vllm.environment import keep_to_loopback, with_private_sockets, without_compiler
@@ -65,7 +65,7 @@ class VllmEngine:
         """Closes what ``start`` has made, the last part first."""
         self._started: _Started | None = None
         self.abilities = Abilities()
-        self.able = options.span
+        self.capable_span = options.span
         self.kv_link: KvLink | None = None
 
     async def start(self, transfer: Transfer | None = None) -> ModelCard:
@@ -84,7 +84,7 @@ class VllmEngine:
             raise ConfigError(f"vLLM did not start: {cause or first_line(error)}") from error
         config = started.live.engine.vllm_config
         self._started, self.abilities = started, started.abilities
-        self.able = able_of(config, self._options, checkpoint)
+        self.capable_span = capable_span_of(config, self._options, checkpoint)
         self.kv_link = kv.link_of(config)
         return card_of(config, self._options, checkpoint)
 

@@ -102,7 +102,7 @@ async def test_the_card_and_what_a_picture_becomes(tmp_path, model):
     made = engine(copy_demo(tmp_path))
     card = await made.start(InprocTransfer(TransferConfig()))
     assert made.abilities.names() == ("encoding",)
-    assert made.able is Span.E
+    assert made.capable_span is Span.E
     assert card.modalities == ("image", "video")
     assert (card.embedding.width, card.embedding.dtype) == (WIDTH, "float32")
     assert card.context_length == 4096
