@@ -45,7 +45,7 @@ def _handler(action: Action[P, R], run: Callable[[P], Awaitable[R]], turn: async
 
 
 async def _clear_caches(control: CacheControl, params: ClearCaches) -> CachesCleared:
-    wanted = params.caches or control.caches
+    wanted = tuple(dict.fromkeys(params.caches or control.caches))
     there = tuple(cache for cache in control.caches if cache in wanted)
     if there:
         await control.clear(there, params.wait_s)

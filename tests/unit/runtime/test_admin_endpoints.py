@@ -67,7 +67,7 @@ def test_every_action_has_its_ability_its_endpoint_and_parameters_that_may_be_le
     [
         ((), ("prefix", "media", "embeddings"), ()),
         (("embeddings", "prefix"), ("prefix", "embeddings"), ()),
-        (("media",), ("media",), ()),
+        (("media", "media"), ("media",), ()),
     ],
 )
 async def test_what_was_named_is_cleared(named: Any, cleared: Any, missing: Any) -> None:
