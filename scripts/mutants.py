@@ -43,16 +43,16 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "stages/request_state/patience": ("stages/request_state", "stages/test_dispatch.py"),
     "router/policy": ("router",),
     "router/workload": ("router",),
-    "kv/index": ("kv",),
-    "kv/block_hash": ("kv",),
+    "kv/index": ("kv/test_kv_index.py",),
+    "kv/block_hash": ("kv/test_block_hash.py",),
     "processor/detokenizer": ("processor/test_detokenizer.py", "processor/test_stop_strings.py"),
     "frontend/http/admission": ("frontend/http/test_admission.py",),
     "media/fetch/guard": ("media/fetch/test_media_guard.py", "media/fetch/test_media_fetch_addresses.py"),
-    "cache/lru": ("cache",),
-    "cache/byte_semaphore": ("cache",),
-    "cache/memory_budget": ("cache",),
-    "cache/single_flight": ("cache",),
-    "cache/embedding": ("cache",),
+    "cache/lru": ("cache/test_cache_lru.py",),
+    "cache/byte_semaphore": ("cache/test_cache_byte_semaphore.py",),
+    "cache/memory_budget": ("cache/test_cache_memory_budget.py",),
+    "cache/single_flight": ("cache/test_cache_single_flight.py",),
+    "cache/embedding": ("cache/test_cache_embedding.py",),
 }
 """Modules below ``src/triptych``, and the tests of each below ``tests/unit``."""
 

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 
 import pytest
 
@@ -118,3 +119,42 @@ async def test_close_fails_waiters_and_refuses_new_callers():
         await flights.run("k", work)
     await flights.close()
     assert (work.runs, work.cancelled) == (1, 1)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_waiter_that_is_cancelled_while_the_work_is_closed_ends_cancelled(turns):
+    flights, begun = SingleFlight("work"), asyncio.Event()
+
+    async def work():
+        begun.set()
+        await asyncio.Event().wait()
+
+    waiter = asyncio.create_task(flights.run("a", work))
+    await begun.wait()
+    closing = asyncio.create_task(flights.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asked = waiter.cancel()
+    await asyncio.wait([waiter, closing])
+    assert waiter.cancelled() == asked, "it was still waiting"
+
+
+async def test_an_error_that_nobody_waits_for_is_not_complained_of(caplog):
+    flights, begun = SingleFlight("work"), asyncio.Event()
+
+    async def fails_when_cancelled():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError("too late") from None
+
+    waiter = asyncio.create_task(flights.run("a", fails_when_cancelled))
+    await begun.wait()
+    task = flights._flights["a"].task
+    waiter.cancel()
+    await asyncio.wait([waiter, task])
+    await asyncio.sleep(0)
+    del waiter, task
+    gc.collect()
+    assert "never retrieved" not in caplog.text
