@@ -8,7 +8,7 @@ from benchmarks.before_after import interval
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(6, 0, 5), (10, 1, 8), (12, 2, 9), (20, 5, 14)])
-def test_the_interval_leaves_out_what_the_binomial_allows(count: int, low: int, high: int) -> None:
+def test_the_interval_follows_the_binomial_distribution(count: int, low: int, high: int) -> None:
     assert interval([float(one) for one in reversed(range(count))]) == (low, high)
 
 

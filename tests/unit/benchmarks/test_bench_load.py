@@ -166,11 +166,11 @@ def test_an_answer_without_its_end_mark_is_an_error() -> None:
     assert record.error == "no [DONE] at the end"
 
 
-def test_less_work_than_asked_is_an_error() -> None:
+def test_fewer_tokens_than_requested_are_an_error() -> None:
     (record,) = load(lambda _: ANSWER.replace(b'"completion_tokens": 3', b'"completion_tokens": 2'))
     assert record.error == "2 tokens instead of 3"
 
 
-def test_a_silent_server_is_given_up_and_all_requests_are_accounted_for() -> None:
+def test_a_silent_server_is_given_up_and_every_request_counted() -> None:
     records = load(lambda _: b"", count=5, limit_s=0.2)
     assert sorted(record.error for record in records) == ["not answered in time"] * 2 + ["not sent in time"] * 3

@@ -61,7 +61,7 @@ async def test_stop_ends_the_program_and_all_that_it_started(tmp_path: Path, wor
     await child.stop(grace_s=0.3)
 
 
-async def test_what_is_started_while_stopping_is_stopped_too(tmp_path: Path) -> None:
+async def test_a_process_started_while_stopping_is_stopped_too(tmp_path: Path) -> None:
     child, _ = await start(tmp_path, "late")
     await child.stop(grace_s=0.3)
     assert not [pid for pid in tree([child.pid]) if state(pid) not in ("", "Z")]
@@ -79,7 +79,7 @@ async def test_cpu_and_memory_of_a_tree_and_freezing_it(tmp_path: Path) -> None:
         await child.stop(grace_s=0.3)
 
 
-async def test_a_program_that_ends_or_stays_silent_is_reported_with_its_last_words(tmp_path: Path) -> None:
+async def test_a_program_that_ends_or_stays_silent_is_reported_with_its_last_lines(tmp_path: Path) -> None:
     child = await Child.start("x", [sys.executable, "-c", "raise SystemExit('no such model')"], tmp_path)
     with pytest.raises(StartError, match="ended with 1: no such model"):
         await child.wait_line("test: ready", 20)
@@ -90,7 +90,7 @@ async def test_a_program_that_ends_or_stays_silent_is_reported_with_its_last_wor
     await child.stop(grace_s=0.3)
 
 
-async def test_variables_can_be_set_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_variables_can_be_set_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_TEST_GONE", "1")
     code = "import os; print('test:', os.environ.get('BENCH_TEST_GONE'), os.environ['BENCH_TEST_NEW'])"
     env = {"BENCH_TEST_GONE": None, "BENCH_TEST_NEW": "2"}

@@ -90,7 +90,7 @@ def test_the_report_has_medians_ratios_and_what_was_not_run() -> None:
     assert "- Dynamo: not run: not installed" in text
 
 
-def test_results_are_written_for_people_and_for_programs(tmp_path: Path) -> None:
+def test_results_are_written_as_markdown_and_json(tmp_path: Path) -> None:
     target = report.write(tmp_path, "x", report.frontend_tables(comparison()), comparison())
     assert "Triptych" in target.read_text()
     assert len(json.loads((tmp_path / "x.json").read_text())["cells"]) == 6

@@ -23,7 +23,7 @@ def parse(model, *words):
 
 
 @pytest.mark.parametrize("model", [FrontendConfig, PlaneConfig, MediaLimits])
-def test_without_flags_the_models_own_defaults_hold(model):
+def test_omitted_flags_keep_the_models_defaults(model):
     assert parse(model) == model()
 
 
@@ -38,7 +38,7 @@ def test_every_field_has_a_description(model):
     assert not undescribed
 
 
-def test_values_become_what_the_field_says():
+def test_values_are_converted_to_the_fields_type():
     config = parse(
         WorkerConfig, "--model", "m", "--span", "pd", "--port", "7", "--drain-timeout-s", "1.5", "--name", "x"
     )
@@ -67,7 +67,7 @@ def test_a_bad_value_names_its_flag(model, words):
     assert "\n" not in str(caught.value)
 
 
-def test_help_may_hold_percent_signs():
+def test_help_texts_may_contain_percent_signs():
     class Odd(msgspec.Struct, frozen=True):
         """Odd."""
 

@@ -58,13 +58,13 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_forked_process_has_its_signals_to_itself(name: str) -> None:
+def test_a_forked_process_handles_its_own_signals(name: str) -> None:
     ended = python(FORKED.replace("{name}", name))
     assert ended.returncode == 3, ended.stderr
     assert "never said" not in ended.stderr
 
 
-def test_handlers_are_put_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     ended = python(AFTER)
     assert ended.returncode == 0, ended.stderr
 
@@ -84,12 +84,12 @@ def test_orphans_are_found() -> None:
         assert process.stderr.read() == "triptych: gone (SIGTERM)\n"
 
 
-def test_an_inner_block_has_the_outer_guard() -> None:
+def test_an_inner_block_uses_the_outer_guard() -> None:
     with guarded() as outer, guarded() as inner:
         assert inner is outer
 
 
-def test_what_is_left_over_is_removed_once_asked(tmp_path: Path) -> None:
+def test_leftover_processes_are_killed_on_request(tmp_path: Path) -> None:
     file, kept = tmp_path / "file", tmp_path / "kept"
     for path in (file, kept):
         path.touch()

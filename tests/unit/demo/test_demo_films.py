@@ -43,7 +43,7 @@ def test_same_seed_gives_same_sample() -> None:
         assert len({EXAM.file(first) for _ in range(20)} | {EXAM.file(second)}) == 1, "files of one film differ"
 
 
-def test_every_kind_and_direction_comes_up() -> None:
+def test_every_kind_and_direction_occurs() -> None:
     assert {make_sample(seed).kind for seed in range(60)} == set(KINDS)
     assert {film.direction for film in FILMS} == {None, *DIRECTIONS}
 
@@ -61,7 +61,7 @@ def test_shapes_stay_inside() -> None:
                 assert item.radius <= at <= side - item.radius
 
 
-def test_what_is_drawn_moves_as_is_said() -> None:
+def test_the_drawn_shape_moves_as_the_answer_says() -> None:
     for film in FILMS[:100]:
         first, last = middle(np.stack(draw_frames(film, [0, film.frames - 1])))
         far = last - first
@@ -84,7 +84,7 @@ def test_training_shows_the_frames_that_are_served() -> None:
         assert tuple(seen_frames(film)) == frame_indices(checkpoint, film.frames, FPS)
 
 
-def test_files_show_what_was_drawn() -> None:
+def test_files_contain_the_drawn_frames() -> None:
     for seed in range(5):
         sample = make_sample(seed)
         frames = EXAM.read(MODEL_DIR, EXAM.file(sample))
@@ -94,7 +94,7 @@ def test_files_show_what_was_drawn() -> None:
         assert np.allclose(middle(frames), middle(drawn), atol=1.5)
 
 
-def test_evaluation_keeps_off_training_seeds() -> None:
+def test_evaluation_uses_no_training_seeds() -> None:
     with pytest.raises(ValueError, match="belong to training"):
         EXAM.unseen(1, EVALUATION_SEED_START - 1)
     assert [sample.kind for sample in EXAM.unseen(6)] == [*KINDS, *KINDS]

@@ -61,7 +61,7 @@ def test_unknown_kind_is_named() -> None:
         make_sample(0, "weather")
 
 
-def test_every_kind_comes_up() -> None:
+def test_every_kind_occurs() -> None:
     assert {make_sample(seed).kind for seed in range(200)} == set(KINDS)
 
 
@@ -129,7 +129,7 @@ def test_one_shape_allows_no_position_question() -> None:
     assert ask(scene, "position", random.Random(0)) is None
 
 
-def test_evaluation_keeps_off_training_seeds() -> None:
+def test_evaluation_uses_no_training_seeds() -> None:
     with pytest.raises(ValueError, match="belong to training"):
         unseen_samples(1, EVALUATION_SEED_START - 1)
     assert [sample.kind for sample in unseen_samples(10)] == [*KINDS, *KINDS]

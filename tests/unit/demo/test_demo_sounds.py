@@ -40,7 +40,7 @@ def test_other_seeds_give_other_sounds() -> None:
     assert len({make_sample(seed).sound.tobytes() for seed in range(100)}) == 100
 
 
-def test_every_kind_number_and_pitch_comes_up() -> None:
+def test_every_kind_number_and_pitch_occurs() -> None:
     assert {make_sample(seed).kind for seed in range(60)} == set(KINDS)
     assert {len(clip.beeps) for clip in CLIPS} == set(range(1, MAX_BEEPS + 1))
     assert {answer for clip in CLIPS for answer in answers(clip, "pitch", 1)} == {"High.", "Low.", "High and low."}
@@ -60,7 +60,7 @@ def test_beeps_lie_inside_and_apart() -> None:
         assert last.start_s + last.duration_s + 0.12 <= clip.duration_s <= 4.5
 
 
-def test_sounds_have_as_many_beeps_as_is_said() -> None:
+def test_sounds_have_as_many_beeps_as_the_answer_says() -> None:
     """Counted in the samples: stretches of 20 ms that are louder than the hiss can be."""
     for clip in CLIPS[:100]:
         sound = render(clip).astype(float) / 32_768
@@ -70,7 +70,7 @@ def test_sounds_have_as_many_beeps_as_is_said() -> None:
         assert answers(clip, "count") == {f"{NUMBERS[len(clip.beeps) - 1]}."}
 
 
-def test_tones_are_as_high_as_is_said() -> None:
+def test_tones_have_the_pitch_of_the_answer() -> None:
     for clip in CLIPS[:100]:
         sound = render(clip)
         for beep in clip.beeps:
@@ -81,7 +81,7 @@ def test_tones_are_as_high_as_is_said() -> None:
             assert low - 12 <= strongest_hz <= high + 12
 
 
-def test_descriptions_say_number_and_pitches() -> None:
+def test_descriptions_have_number_and_pitches() -> None:
     for clip in CLIPS:
         (answer,) = answers(clip, "describe")
         assert answer.startswith(NUMBERS[len(clip.beeps) - 1])
@@ -90,13 +90,13 @@ def test_descriptions_say_number_and_pitches() -> None:
         assert said == (pitches if len(set(pitches)) == 2 else pitches[:1])
 
 
-def test_files_are_read_as_they_were_made() -> None:
+def test_written_files_can_be_read_again() -> None:
     sample = make_sample(1)
     heard = EXAM.read(AUDIO_MODEL_DIR, EXAM.file(sample))
     assert np.array_equal(heard, sample.sound.astype(np.float32) / 32_768)
 
 
-def test_evaluation_keeps_off_training_seeds() -> None:
+def test_evaluation_uses_no_training_seeds() -> None:
     with pytest.raises(ValueError, match="belong to training"):
         EXAM.unseen(1, EVALUATION_SEED_START - 1)
     assert [sample.kind for sample in EXAM.unseen(6)] == [*KINDS, *KINDS]

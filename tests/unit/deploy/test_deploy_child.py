@@ -32,9 +32,7 @@ signal.pause()
 
 
 @pytest.mark.parametrize("handler", ["lambda *_: sys.exit(0)", "signal.SIG_IGN"], ids=["obedient", "stubborn"])
-def test_a_killed_supervisor_takes_its_processes_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: str
-) -> None:
+def test_processes_end_with_a_killed_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: str) -> None:
     (tmp_path / "stand_in.py").write_text(STAND_IN.replace("{handler}", handler))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     monkeypatch.setenv("PYTHONPATH", path)

@@ -83,7 +83,7 @@ def test_a_full_graph_becomes_command_lines(tmp_path: Path) -> None:
     assert "--model=/other" in other.command
 
 
-def test_overrides_stand_over_the_file(tmp_path: Path) -> None:
+def test_flags_override_the_graph_file(tmp_path: Path) -> None:
     graph = load_graph(write(tmp_path, FULL), model="/mine", served_model_name="name")
 
     assert [worker.config.model for worker in graph.workers] == ["/mine", "/other"]
@@ -188,7 +188,7 @@ def test_a_misspelled_file_is_suggested(tmp_path: Path) -> None:
         load_graph(tmp_path / "graph.yml")
 
 
-def test_a_name_left_out_is_the_span() -> None:
+def test_an_omitted_name_defaults_to_the_span() -> None:
     graph = parse_graph({"model": "m", "workers": [{"span": "e"}, {"span": "pd"}]})
 
     assert [worker.config.name for worker in graph.workers] == ["e", "pd"]

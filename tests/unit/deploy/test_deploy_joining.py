@@ -50,7 +50,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-def test_each_kind_of_worker_and_a_frontend_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instructions_add_each_kind_of_worker_and_a_frontend(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, other, frontend = commands(monkeypatch)
     assert other[:2] == ["env", "X=a b"]
     read = []
@@ -72,11 +72,11 @@ def test_each_kind_of_worker_and_a_frontend_can_be_added(monkeypatch: pytest.Mon
     assert read_options(read[2][0], FrontendConfig).port == 0
 
 
-def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instructions_contain_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret of" not in str(commands(monkeypatch))
 
 
-def test_a_relative_folder_is_named_for_other_shells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_becomes_absolute_for_other_shells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert f"--model={tmp_path}/model" in instructions(parse_graph({**_GRAPH, "model": "model"}))

@@ -12,7 +12,7 @@ class Tty(io.StringIO):
         return True
 
 
-def test_lines_are_put_together_from_pieces() -> None:
+def test_lines_are_joined_from_pieces() -> None:
     lines = Lines()
 
     assert lines.feed(b"one\r\ntw") == ["one"]
@@ -21,7 +21,7 @@ def test_lines_are_put_together_from_pieces() -> None:
     assert lines.end() == []
 
 
-def test_a_line_without_end_is_cut() -> None:
+def test_an_endless_line_is_cut() -> None:
     lines = Lines()
 
     pieces = lines.feed(b"x" * MAX_LINE_BYTES) + lines.feed(b"y\n")
@@ -29,7 +29,7 @@ def test_a_line_without_end_is_cut() -> None:
     assert [len(piece) for piece in pieces] == [MAX_LINE_BYTES, 1]
 
 
-def test_bytes_that_are_no_text_are_shown_all_the_same() -> None:
+def test_bytes_that_are_not_text_are_still_shown() -> None:
     assert Lines().feed(b"\xff\n") == ["�"]
 
 

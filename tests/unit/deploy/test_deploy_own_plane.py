@@ -37,13 +37,13 @@ def test_a_server_comes_first_and_its_secret_is_in_no_environment() -> None:
     assert planned(graph(plane="nats")).specs[0].secrets["TRIPTYCH_NATS_TOKEN"] != token
 
 
-def test_other_planes_are_left_alone() -> None:
+def test_other_planes_get_no_server() -> None:
     for plane in ("local", "nats://elsewhere:4222"):
         one = graph(plane=plane)
         assert planned(one).specs == child_specs(one)
 
 
-def test_the_carrier_of_events_is_told_to_every_process_and_needs_its_server() -> None:
+def test_every_process_gets_the_event_carrier() -> None:
     _, frontend, worker = planned(graph(plane="nats", events="jetstream")).specs
     assert "--events=jetstream" in frontend.command
     assert "--events=jetstream" in worker.command

@@ -37,7 +37,7 @@ def test_the_record_is_for_this_user_alone_and_goes_with_the_deployment(tmp_path
         pass
 
 
-async def test_what_says_that_it_is_up_does_not_grow_old(temporary: Path) -> None:
+async def test_the_files_of_a_running_deployment_are_kept_fresh(temporary: Path) -> None:
     async def main(folder: Path) -> None:
         for file in (files := [path for path in folder.rglob("*") if path.is_file()]):
             os.utime(file, (0, 0))
@@ -61,7 +61,7 @@ def test_a_namespace_of_a_run_directory_has_one_deployment(tmp_path: Path) -> No
             assert words in said
 
 
-def test_the_record_of_a_deployment_that_was_killed_counts_for_nothing(tmp_path: Path) -> None:
+def test_the_record_of_a_killed_deployment_is_ignored(tmp_path: Path) -> None:
     with up(tmp_path):
         left = (tmp_path / "default" / "up.json").read_bytes()
     for name, content in (("up.json", left), ("up.lock", b"")):
@@ -78,7 +78,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_run_directories_that_deployments_made_are_looked_into(temporary: Path) -> None:
+def test_run_directories_made_by_deployments_are_searched(temporary: Path) -> None:
     default = temporary / "default"
     with pytest.raises(ConfigError, match=r"--join: no deployment of yours is up in .*start one"):
         only_one(None, default, None)
@@ -98,7 +98,7 @@ def test_run_directories_that_deployments_made_are_looked_into(temporary: Path) 
             only_one(None, default, None)
 
 
-def test_a_folder_that_others_can_write_to_is_not_believed(temporary: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_refused(temporary: Path) -> None:
     folder = temporary / f"{FOLDER_PREFIX}x"
     folder.mkdir()
     with up(folder):
@@ -108,7 +108,7 @@ def test_a_folder_that_others_can_write_to_is_not_believed(temporary: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"pid": "x"}', b"\xff" * 10])
-def test_a_record_of_another_version_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_record_of_another_version_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     with up(tmp_path):
         (tmp_path / "default" / "up.json").write_bytes(content)
         with pytest.raises(ConfigError, match="no record of a deployment of this version") as caught:

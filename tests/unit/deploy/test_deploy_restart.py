@@ -20,7 +20,7 @@ from triptych.deploy.restart import History, after_exit, next_delay_s
         (0.0, 600.0, 0.5),
     ],
 )
-def test_delay_doubles_up_to_a_bound_and_starts_anew_after_health(
+def test_the_delay_doubles_up_to_a_limit_and_is_reset_after_health(
     previous_s: float, ready_for_s: float, expected_s: float
 ) -> None:
     assert next_delay_s(previous_s, ready_for_s) == expected_s

@@ -10,7 +10,7 @@ from triptych.deploy.local import Deployment
 from triptych.deploy.showcase import Exhibit, examples, timing_table
 
 
-def test_timing_leaves_out_what_was_not_reported() -> None:
+def test_the_timing_table_omits_unreported_stages() -> None:
     report = ServingReport(timing={"prefill_s": 0.0123, "queue_s": None, "total_s": 1.5}, plan="epd@epd-0")
 
     assert timing_table(Answer(choices=(), triptych=report)).splitlines() == [
@@ -20,7 +20,7 @@ def test_timing_leaves_out_what_was_not_reported() -> None:
     ]
 
 
-def test_prefill_stands_alone_beside_a_separate_encode() -> None:
+def test_prefill_has_its_own_line_beside_a_separate_encode() -> None:
     report = ServingReport(timing={"encode_s": 0.001, "prefill_s": 0.002})
 
     table = timing_table(Answer(choices=(), triptych=report))

@@ -121,7 +121,7 @@ def test_a_crash_after_ready_is_restarted(role: Role) -> None:
     assert len(stage.said("triptych: ready")) == 2
 
 
-def test_a_ready_line_just_before_the_end_counts() -> None:
+def test_a_ready_line_just_before_the_end_is_seen() -> None:
     stage = Stage(spec("it", "print('triptych: ready worker x')"))
     stage.hooks["note: it ended (exit status 0"] = stage.stop
 
@@ -150,7 +150,7 @@ def test_a_failed_start_stops_everything_and_says_why(script: str, cause: str) -
     assert str(caught.value) == f"w-0 did not start: {cause}"
 
 
-def test_what_the_session_raises_comes_through_after_the_stop() -> None:
+def test_an_error_of_the_session_is_raised_after_the_stop() -> None:
     stage = Stage(spec("w-0", OBEDIENT))
 
     async def fail(_: dict[str, Ready]) -> None:
@@ -172,7 +172,7 @@ def test_a_process_that_ignores_sigterm_is_killed_in_time() -> None:
 
 
 @pytest.mark.parametrize("handler", ["signal.SIG_IGN", "told"])
-def test_a_process_that_is_not_ready_is_told_once_and_given_little_time(
+def test_an_unready_process_gets_one_sigterm_and_little_time(
     handler: str,
 ) -> None:
     starting = spec("w-0", STARTING.replace("{handler}", handler))
@@ -188,7 +188,7 @@ def test_the_time_to_stop_is_within_ten_seconds() -> None:
     assert StopTimes().all_s < 10.0
 
 
-def test_a_second_wish_to_stop_kills_at_once() -> None:
+def test_a_second_request_to_stop_kills_at_once() -> None:
     stage = Stage(spec("w-0", STUBBORN), times=StopTimes(all_s=600.0))
 
     async def when_ready(_: dict[str, Ready]) -> None:
@@ -248,7 +248,7 @@ def test_a_process_that_hangs_is_killed_with_its_helpers_and_started_again(what:
         assert_gone(int(line.split()[1]))
 
 
-def test_processes_that_beat_or_never_beat_or_are_not_ready_are_not_killed(tmp_path: Path) -> None:
+def test_processes_that_do_not_hang_are_not_killed(tmp_path: Path) -> None:
     late = ALIVE.replace("print(", "time.sleep(1.0) or print(").replace("{extra}", BEATING)
     stage = watched(
         tmp_path,
@@ -279,7 +279,7 @@ def look(beat: int | None, state: str = "S", cpu_s: float = 0.0) -> pulse.Look:
     ],
     ids=["quiet", "never a sign", "slow signs", "debugged", "stopped", "starved", "busy", "starved for long"],
 )
-def test_when_a_process_hangs(looks: list[pulse.Look], hangs_at: int | None) -> None:
+def test_hangs_are_counted_in_periods(looks: list[pulse.Look], hangs_at: int | None) -> None:
     one = pulse.Pulse(3.0, 1.0)
     found = next((place for place, seen in enumerate(looks) if one.hangs(seen)), None)
     assert found == hangs_at

@@ -46,7 +46,7 @@ def test_two_frames_become_the_patches_of_the_processor(seeing) -> None:
     assert np.allclose(ours, expected["pixel_values_videos"], atol=1e-5)
 
 
-def test_towers_see_films_as_in_training(seeing) -> None:
+def test_the_served_vision_tower_sees_films_as_in_training(seeing) -> None:
     model = transformers.Qwen2VLForConditionalGeneration.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
     batch = BatchMaker(seeing.tokenizer, random.Random(1)).make_films(2)
     patches = torch.from_numpy(batch.pictures.patches)
@@ -56,7 +56,7 @@ def test_towers_see_films_as_in_training(seeing) -> None:
     assert torch.allclose(ours, expected, atol=1e-4)
 
 
-def test_films_and_text_stand_where_the_model_puts_them(seeing) -> None:
+def test_films_and_text_have_the_positions_of_the_model(seeing) -> None:
     """Positions of a row with a single question are those of the model itself."""
     model = transformers.Qwen2VLForConditionalGeneration.from_pretrained(MODEL_DIR, dtype=torch.float32)
     table = BatchMaker(seeing.tokenizer, random.Random(0)).make_films(1).table
@@ -67,7 +67,7 @@ def test_films_and_text_stand_where_the_model_puts_them(seeing) -> None:
     assert np.array_equal(positions, table.positions[:, :, :last])
 
 
-def test_towers_hear_clips_as_in_training(hearing) -> None:
+def test_the_served_audio_tower_sees_clips_as_in_training(hearing) -> None:
     """30 s, of which most is padding, against no more than the clips are long."""
     maker = audio_batches.BatchMaker(hearing, random.Random(5))
     clips = [make_clip(random.Random(seed)) for seed in range(3)]

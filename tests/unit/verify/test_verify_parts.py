@@ -95,7 +95,7 @@ def test_every_case_has_its_media_and_a_text():
         assert "text" in places
 
 
-def test_the_server_gets_the_very_pixels_of_the_reference():
+def test_the_server_gets_the_pixels_of_the_reference():
     for case in make_cases(["sizes"], 1):
         urls = [part["image_url"]["url"] for part in case.api_messages[0]["content"] if "image_url" in part]
         sent = [Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2]))) for url in urls]
@@ -103,7 +103,7 @@ def test_the_server_gets_the_very_pixels_of_the_reference():
         assert len({one.size for one in sent}) == 3
 
 
-def test_what_is_special_of_some_cases():
+def test_special_properties_of_some_cases():
     cases = {case.name: case for case in make_cases(CASES, 1)}
     kinds = ["text" if isinstance(part, str) else "picture" for part in cases["interleaved"].parts]
     assert kinds == ["text", "picture", "text", "picture", "text"]
@@ -112,7 +112,7 @@ def test_what_is_special_of_some_cases():
     assert len({one.tobytes() for one in cases["four"].media}) == 4
 
 
-def test_a_seed_names_its_questions():
+def test_a_seed_determines_the_questions():
     def drawn(seed, names=CASES):
         return [case.api_messages for case in make_cases(names, seed)]
 
@@ -128,7 +128,7 @@ def test_unknown_cases_are_named(names, named):
             choose(names)
 
 
-def test_a_model_is_asked_what_it_takes():
+def test_only_cases_that_the_model_takes_are_asked():
     pictures = [name for name in CASES if name not in ("text", "video", "sound")]
     assert chosen(None, ("image", "video")) == ["text", *pictures, "video"]
     assert chosen(None, ("video",)) == ["text", "video"]
@@ -150,7 +150,7 @@ def test_videos_and_sounds_are_sent_as_they_are_read():
     assert (info.num_frames, info.fps) == (seen.of, seen.fps), "the frontend knows the same of it"
 
 
-def test_what_a_case_needs_and_is_not_installed_is_named(monkeypatch):
+def test_a_missing_package_of_a_case_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match=r"video needs av.*extra `verify`"):
         make_cases(["video"], 1)
@@ -168,19 +168,19 @@ def test_equal_answers():
     ("text", "character", "index"),
     [("a blue star", 2, 1), ("a red stay", 9, 2), ("", 0, 0), ("a red", 5, 2), ("a red star and", 10, None)],
 )
-def test_the_place_where_texts_part(text, character, index):
+def test_the_place_of_the_first_difference(text, character, index):
     difference = compare(RIGHT, said(text))
     assert (difference.character, difference.index) == (character, index)
     assert difference.token == (None if index is None else RIGHT.tokens[index])
 
 
-def test_an_answer_that_goes_on_parts_at_the_end_of_sequence():
+def test_an_answer_that_is_too_long_differs_at_the_end_of_sequence():
     right = expected("a", " red", finish_reason="stop")
     difference = compare(right, said("a red star"))
     assert (difference.index, difference.token.text) == (2, "<end>")
 
 
-def test_tokens_without_text_count_by_the_closest_call():
+def test_of_tokens_of_one_character_the_smallest_margin_counts():
     """Three tokens are one character's bytes: any of them may have gone wrong."""
     tokens = [
         Token(text="?", end=end, margin=margin, runner_up="?")
@@ -191,7 +191,7 @@ def test_tokens_without_text_count_by_the_closest_call():
     assert (difference.character, difference.index) == (1, 2)
 
 
-def test_counts_and_reasons_count_too():
+def test_token_counts_and_finish_reasons_are_compared():
     difference = compare(RIGHT, said("a red star", "stop", 4, prompt_tokens=6))
     assert difference.fields == {
         "finish_reason": ("length", "stop"),
@@ -212,17 +212,17 @@ def test_near_ties_by_format(margin, formats):
 # The report.
 
 
-def test_a_line_of_what_is_right():
+def test_the_line_of_a_right_answer():
     text = line(asked(said("a red star", plan="e@e-0 pd@pd-0", first_s=0.25)), case="one", phase="warm")
     assert text.split() == ["one", "warm", "ok", "0.500", "s", "0.250", "s", "e@e-0", "pd@pd-0"]
 
 
-def test_a_line_of_several_has_the_longest_times_and_all_plans():
+def test_the_line_of_several_requests_has_the_longest_times_and_all_plans():
     text = line(asked(said("a red star", plan="epd@a", total_s=0.1)), asked(said("a red star", plan="epd@b")))
     assert text.split() == ["two", "at", "once", "ok", "0.500", "s", "epd@a", "|", "epd@b"]
 
 
-def test_a_difference_is_told_with_its_place_and_margin():
+def test_a_difference_is_reported_with_its_place_and_margin():
     right = expected("a", " red", " star", margin=0.01)
     head, *rest = line(asked(said("a blue star", "stop"), right), phase="cold").splitlines()
     assert head.split()[:3] == ["two", "cold", "differs"]
@@ -240,13 +240,13 @@ def test_a_clear_margin_is_no_near_tie():
     assert "no near tie" in line(asked(said("a blue star")))
 
 
-def test_long_texts_are_cut_around_the_place():
+def test_long_texts_are_cut_around_the_difference():
     same = "x" * 100
     text = line(asked(said(same + "b" + same), expected(same, "a", same)))
     assert f"expected  ...'{'x' * 24}a{'x' * 23}'..." in text
 
 
-def test_several_faults_are_counted_and_equal_ones_told_once():
+def test_equal_faults_are_reported_once_with_their_number():
     failed = Asked(streamed=True, error="HTTP status 503: no worker")
     text = line(failed, failed, asked(said("a red star")), asked(said("a blue star")))
     assert text.splitlines()[0].split()[:4] == ["two", "at", "once", "failed"], "the worst"
@@ -265,7 +265,7 @@ def test_the_verdict():
     )
 
 
-def test_the_document_holds_every_answer():
+def test_the_document_has_every_answer():
     results = [Result(case="one", phase="cold", asked=(asked(said("")), Asked(streamed=True, error="no")))]
     document = json.loads(report.document(SETTING, results))
     assert document["setting"]["seed"] == 7
@@ -333,7 +333,7 @@ async def test_there_are_enough_requests_to_fill_the_concurrency():
     assert [len(one.asked) for one in results[4:]] == [5, 5]
 
 
-async def test_a_failure_is_a_result_and_the_rest_is_asked():
+async def test_a_failure_is_a_result_and_does_not_end_the_check():
     results = await checked(Scripted(fails=2), 1)
     assert [one.outcome for one in results] == ["ok", "failed", "ok", "ok", "ok", "ok"]
     assert results[1].asked[0].error == "no worker", "on one line"
@@ -361,30 +361,30 @@ async def test_the_model_to_ask():
 # The reference, without its weights.
 
 
-def test_a_reference_of_no_checkpoint(tmp_path):
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     for folder in (tmp_path, Path("/nowhere")):
         with pytest.raises(ConfigError, match=str(folder)):
             Reference(folder)
 
 
-def test_a_reference_of_a_model_that_hears(tmp_path):
+def test_a_reference_for_a_model_of_sounds(tmp_path):
     assert Reference(audio_checkpoint(tmp_path / "m")).takes == ("audio",)
 
 
-def test_a_reference_of_a_model_of_text(tmp_path):
+def test_a_model_without_media_is_refused(tmp_path):
     folder = text_checkpoint(tmp_path / "text", sentencepiece_like("ab"))
     with pytest.raises(ConfigError, match=r"type llama cannot be checked; known: qwen2_vl, qwen2_5_vl, .*qwen2_audio"):
         Reference(folder)
 
 
-def test_what_is_not_installed_is_named_with_its_extra(monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchvision" else find(name))
     with pytest.raises(ConfigError, match=r"^torchvision not installed: .*extra `verify`"):
         Reference(MODEL_DIR)
 
 
-def test_an_answer_is_decoded_where_it_stands():
+def test_an_answer_is_decoded_after_its_prompt():
     """A tokenizer that drops the space before a text must keep the one between a prompt and its answer."""
     fast = sentencepiece_like("▁say", "▁red", "▁star")
     prompt, ids = fast.encode("say").ids, fast.encode("red star").ids
