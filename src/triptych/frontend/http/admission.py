@@ -20,7 +20,7 @@ MAX_AT_ONCE = 16
 turns, four a turn for all such requests together: planning and sending one takes half a millisecond."""
 
 
-class Party:
+class RequestSlots:
     """The generations of one request. They get their slots one by one."""
 
     def __init__(self, admission: Admission, count: int) -> None:
@@ -72,11 +72,11 @@ class Admission:
         self._pace = Pace()
         self.waiting = 0
         """The number of generations without a slot."""
-        self._queues: dict[Lane, deque[Party]] = {"text": deque(), "media": deque()}
+        self._queues: dict[Lane, deque[RequestSlots]] = {"text": deque(), "media": deque()}
 
     def metrics(self) -> Iterable[Metric]:
         """Return the metrics."""
-        requests = sum(not party.begun for queue in self._queues.values() for party in queue)
+        requests = sum(not slots.begun for queue in self._queues.values() for slots in queue)
         for name, text, value in (
             ("triptych_requests_waiting", "Requests of which no generation runs yet (--max-running).", requests),
             ("triptych_generations_waiting", "Generations that wait to run (--max-running).", self.waiting),
@@ -85,27 +85,27 @@ class Admission:
             yield gauge(name, text, value)
 
     @contextmanager
-    def party(self, lane: Lane, count: int, param: str) -> Iterator[Party]:
+    def request(self, lane: Lane, count: int, param: str) -> Iterator[RequestSlots]:
         """Admit a request of ``count`` generations for the block; each of them then takes a ``slot``.
 
         Raises BadRequest, naming ``param``, if so many never fit, and TooManyRequests if they do not fit now.
         """
-        party = Party(self, count)
+        slots = RequestSlots(self, count)
         if not self._max:
-            party.unused, party.begun = count, True
+            slots.unused, slots.begun = count, True
             self._running += count
         else:
             self._check(count, param)
-            self._queues[lane].append(party)
+            self._queues[lane].append(slots)
             self.waiting += count
             self._let_in()
         try:
-            yield party
+            yield slots
         finally:
-            if party in self._queues[lane]:
-                self._queues[lane].remove(party)
-            self.waiting -= party.left if self._max else 0
-            self.give_back(party.unused)
+            if slots in self._queues[lane]:
+                self._queues[lane].remove(slots)
+            self.waiting -= slots.left if self._max else 0
+            self.give_back(slots.unused)
 
     def _check(self, count: int, param: str) -> None:
         free = 0 if self.waiting else self._max - self._running
@@ -124,16 +124,16 @@ class Admission:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    async def wait(self, party: Party) -> None:
-        """Wait for a slot of ``party``. Raises Unavailable if its first does not come within the time limit."""
-        if party.unused:
-            party.unused -= 1
+    async def wait(self, slots: RequestSlots) -> None:
+        """Wait for a slot of ``slots``. Raises Unavailable if its first does not come within the time limit."""
+        if slots.unused:
+            slots.unused -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        party.waiters.append(turn)
+        slots.waiters.append(turn)
         try:
-            await asyncio.wait([turn], timeout=None if party.begun else self._wait_s)
-            if not party.begun:
+            await asyncio.wait([turn], timeout=None if slots.begun else self._wait_s)
+            if not slots.begun:
                 raise Unavailable(
                     f"no turn came within {self._wait_s:g} s (--max-wait-s); try again",
                     code="queue_timeout",
@@ -142,9 +142,9 @@ class Admission:
             await asyncio.wait([turn])
         except BaseException:
             if turn.done():  # it was granted a slot while it was being cancelled
-                party.unused += 1
-            elif turn in party.waiters:
-                party.waiters.remove(turn)
+                slots.unused += 1
+            elif turn in slots.waiters:
+                slots.waiters.remove(turn)
             raise
 
     async def turn(self) -> None:
@@ -163,11 +163,11 @@ class Admission:
             lane := next((name for name, queue in self._queues.items() if queue), None)
         ):
             others_wait = all(self._queues.values())
-            party = self._queues[lane].popleft()
-            party.grant()
+            slots = self._queues[lane].popleft()
+            slots.grant()
             self._running += 1
             self.waiting -= 1
-            if party.left:
-                self._queues[lane].append(party)
+            if slots.left:
+                self._queues[lane].append(slots)
             if others_wait:
                 self._queues[lane] = self._queues.pop(lane)  # next time the other queue comes first

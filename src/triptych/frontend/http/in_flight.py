@@ -18,16 +18,16 @@ class InFlight:
         self._max = max_generations
 
     @contextmanager
-    def request(self) -> Iterator[Places]:
+    def request(self) -> Iterator[InFlightRequest]:
         """Count one request within the block. Raises TooManyRequests if not even one generation fits now."""
         self.check(1)
-        places = Places(self)
+        counted = InFlightRequest(self)
         self.requests += 1
         try:
-            yield places
+            yield counted
         finally:
             self.requests -= 1
-            self.generations -= places.count
+            self.generations -= counted.count
 
     def check(self, count: int, held: int = 0) -> None:
         """Raise TooManyRequests if ``count`` generations do not fit, of which ``held`` are counted already."""
@@ -57,14 +57,14 @@ class InFlight:
         yield gauge("triptych_generations_in_flight_limit", text, self._max)
 
 
-class Places:
+class InFlightRequest:
     """The generations of one request that are counted as in flight."""
 
     def __init__(self, in_flight: InFlight) -> None:
         self._in_flight = in_flight
         self.count = 0
 
-    def take(self, count: int, param: str) -> None:
+    def set_generations(self, count: int, param: str) -> None:
         """Count ``count`` generations in all. Raises BadRequest if so many never fit, TooManyRequests if not now."""
         self._in_flight.check_ever(count, param)
         self._in_flight.check(count, held=self.count)

@@ -18,7 +18,7 @@ from triptych.cache.memory_budget import Reservation
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.request import GenerateRequest
-from triptych.frontend.http.admission import Party
+from triptych.frontend.http.admission import RequestSlots
 from triptych.frontend.http.asgi import EventStream, Headers, Send, send_pieces
 from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
 from triptych.frontend.openai.answers import Answer, ChoiceResult
@@ -63,8 +63,8 @@ class Generation:
     include_usage: bool = False
     with_timing: bool = False
     plan_header: bool = False
-    places: Party | None = None
-    """The admission of this request's choices; each waits for its place before it runs. None: there is no limit."""
+    slots: RequestSlots | None = None
+    """The admission of this request's choices; each waits for its slot before it runs. None: there is no limit."""
     tenant: str = ""
     """The client's API key, as a digest: quarantine and caches are kept apart by it."""
     begun: float = field(default_factory=time.perf_counter)
@@ -155,7 +155,7 @@ class Generation:
 
         try:
             async with (
-                self.places.slot() if self.places is not None else nullcontext(),
+                self.slots.slot() if self.slots is not None else nullcontext(),
                 aclosing(
                     self.dispatcher.run(job.request, self.instances, on_plan, job.prompt.keys, self.tenant)
                 ) as batches,

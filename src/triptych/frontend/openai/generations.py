@@ -71,17 +71,17 @@ class Generations:
 
     async def answer(self, endpoint: Endpoint[T], web: WebRequest) -> None:
         """Answers one request. Raises TriptychError and ClientGone, as long as nothing was sent."""
-        with self._in_flight.request() as places, self._budget.request() as reservation:
+        with self._in_flight.request() as counted, self._budget.request() as reservation:
             request, weight = await self._parsed(await self._body(web, reservation), endpoint.parse)
             reservation.add(weight)
             self._name_ignored(request, web.headers)
-            places.take(1, "model")  # not before: a slow body must not hold a place
+            counted.set_generations(1, "model")  # not before: a slow body must not count as a generation
             async with ClientWatch(web.receive):
                 web.model_label = self._metrics.label_of(request.model, known=self._registry.is_known(request.model))
                 model, processor = self._registry.get(request.model)
                 jobs, answer = await endpoint.build(self._resources, request, processor, reservation)
                 request.drop_prompt()
-                places.take(len(jobs), request.field_of_many)
+                counted.set_generations(len(jobs), request.field_of_many)
                 hint = _routing_hint(web, request)
                 for job in jobs:
                     job.prompt.keys.hint = hint
@@ -135,7 +135,7 @@ class Generations:
             tenant=self._access.tenant(web.scope),
         )
         lane: Lane = "media" if any(job.request.media for job in jobs) else "text"
-        with self._admission.party(lane, len(jobs), request.field_of_many) as generation.places:
+        with self._admission.request(lane, len(jobs), request.field_of_many) as generation.slots:
             await (generation.stream if request.stream else generation.whole)(web.send, web.headers)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from support.loops import until
 from triptych.contracts.errors import BadRequest, TooManyRequests, Unavailable
-from triptych.frontend.http.admission import Admission, Lane, Party
+from triptych.frontend.http.admission import Admission, Lane, RequestSlots
 
 
 class Crowd:
@@ -24,14 +24,14 @@ class Crowd:
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     async def _one(self, name: str, lane: Lane, count: int) -> None:
-        with self.admission.party(lane, count, "n") as party:
+        with self.admission.request(lane, count, "n") as slots:
             async with asyncio.TaskGroup() as group:
                 for number in range(count):
-                    group.create_task(self._generation(party, name if count == 1 else f"{name}{number}"))
+                    group.create_task(self._generation(slots, name if count == 1 else f"{name}{number}"))
 
-    async def _generation(self, party: Party, name: str) -> None:
+    async def _generation(self, slots: RequestSlots, name: str) -> None:
         self._ends.setdefault(name, asyncio.Event())
-        async with party.slot():
+        async with slots.slot():
             self.began.append(name)
             await self._ends[name].wait()
 
@@ -57,14 +57,14 @@ class Crowd:
 
 async def passes(admission: Admission, lane: Lane, count: int = 1) -> None:
     """A request of ``count`` generations has its first place, and gives it back."""
-    with admission.party(lane, count, "n") as party:
-        async with party.slot():
+    with admission.request(lane, count, "n") as slots:
+        async with slots.slot():
             pass
 
 
 @asynccontextmanager
 async def a_crowd(most: int = 1, max_waiting: int = 9, wait_s: float = 30.0) -> AsyncIterator[Crowd]:
-    """Requests that compete for ``most`` places; at the end every place must be free again."""
+    """Requests that compete for ``most`` slots. At the end every slot must be free again."""
     crowd = Crowd(Admission(most, max_waiting, wait_s))
     try:
         yield crowd
@@ -189,7 +189,7 @@ async def test_generations_are_counted_not_requests() -> None:
         with pytest.raises(TooManyRequests, match="--max-waiting") as full:
             await passes(crowd.admission, "text", 3)
         assert full.value.code == "queue_full"
-        with pytest.raises(BadRequest, match="--max-running") as never, crowd.admission.party("text", 6, "n"):
+        with pytest.raises(BadRequest, match="--max-running") as never, crowd.admission.request("text", 6, "n"):
             pass
         assert never.value.param == "n"
         assert crowd.admission.waiting == 1, "who is refused leaves nothing behind"
