@@ -53,7 +53,7 @@ def _text(one: Field) -> str:
 
 
 def types() -> str:
-    """Return the table of refused types of content parts and formats."""
+    """Returns the table of refused types of content parts and formats."""
     rows = ["| type | of | |", "|---|---|---|"]
     for place, refused in (("a content part", REFUSED_PARTS), ("`response_format`", REFUSED_FORMATS)):
         rows += [f"| `{name}` | {place} | {note} |" for name, note in refused.items()]

@@ -50,12 +50,12 @@ class Environment:
         run([sys.executable, "-m", "venv", str(self.folder)], "delete the folder and try again")
 
     def pip(self, *words: str) -> None:
-        """Run a pip command. Raises InstallError with the tail of its output."""
+        """Runs a pip command. Raises InstallError with the tail of its output."""
         hint = "look at the output above; package indexes must be reachable (pip config list)"
         run([str(self.python), "-m", "pip", *words], hint)
 
     def import_error(self, *modules: str) -> str | None:
-        """Return the last line of the error when a new process imports ``modules``, or None."""
+        """Returns the last line of the error when a new process imports ``modules``, or None."""
         done = self._python(f"import {', '.join(modules)}")
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return None if done.returncode == 0 else (lines[-1] if lines else f"exit status {done.returncode}")
@@ -74,7 +74,7 @@ class Environment:
 
 
 def run(command: Sequence[str], hint: str) -> None:
-    """Run ``command`` silently; show the tail of its output only when it fails."""
+    """Runs ``command`` silently; shows the tail of its output only when it fails."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         print("\n" + "\n".join(done.stdout.splitlines()[-TAIL_LINES:]), file=sys.stderr)
@@ -90,7 +90,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def fingerprint(extras: str) -> str:
-    """Return a hash of everything that decides the content of the environment."""
+    """Returns a hash of everything that decides the content of the environment."""
     parts = (ROOT / "pyproject.toml", Path(__file__), HOOK)
     digest = hashlib.sha256(f"{extras} {sys.version} {ROOT}".encode())
     for path in parts:
@@ -107,7 +107,7 @@ def has_nvidia_gpu() -> bool:
 
 
 def install_cpu_torch(environment: Environment) -> None:
-    """Install torch's CPU build first, so that later packages find it installed."""
+    """Installs torch's CPU build first, so that later packages find it installed."""
     try:
         environment.pip("install", "--quiet", CPU_TORCH)
     except InstallError:
@@ -116,7 +116,7 @@ def install_cpu_torch(environment: Environment) -> None:
 
 
 def repair(environment: Environment) -> None:
-    """Make the packages that came with torch importable, or remove those that are not needed."""
+    """Makes the packages that came with torch importable, or removes those that are not needed."""
     for module in OPTIONAL_WITH_TORCH:
         if environment.has(module) and environment.import_error(module):
             environment.pip("uninstall", "--quiet", "--yes", module)
@@ -142,7 +142,7 @@ def verify(environment: Environment, extras: Sequence[str]) -> None:
 
 
 def install(environment: Environment, requested: str) -> None:
-    """Run every step. Raises InstallError; the stamp is written only after success."""
+    """Runs every step. Raises InstallError; the stamp is written only after success."""
     environment.stamp.unlink(missing_ok=True)
     if not environment.python.exists():
         with step(f"virtual environment {environment.folder}"):

@@ -93,7 +93,7 @@ def _listed() -> set[str]:
 
 
 def _try_module(module: str, count: int, jobs: int, listed: set[str]) -> int:
-    """Run the tests under each change of a sample; print what went unnoticed, and return how many are not listed."""
+    """Runs the tests under each change of a sample, prints what went unnoticed, and returns how many are not listed."""
     file = ROOT / "src" / "triptych" / f"{module}.py"
     every = list(mutants_of(file.read_text(encoding="utf-8"), module))
     chosen = random.Random(f"{SEED} {module}").sample(every, min(count, len(every)))
@@ -113,7 +113,7 @@ def _try_module(module: str, count: int, jobs: int, listed: set[str]) -> int:
 
 
 def _run(module: str, file: Path, mutant: Mutant | None, tests: Iterable[str], limit_s: float) -> int:
-    """Return the exit status of the tests under ``mutant``, in a process of their own; 0: all passed."""
+    """Returns the exit status of the tests under ``mutant``, in a process of their own; 0: all passed."""
     pid = os.fork()
     if not pid:
         os._exit(_child(module, file, mutant, tests))

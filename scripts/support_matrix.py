@@ -41,7 +41,7 @@ vLLM's, behind its EC connector. In modes without `e`, vLLM encodes inside of th
 
 
 def page(evidence: dict[str, Any]) -> str:
-    """Return the whole page. Raises KeyError for results of a family that is not registered."""
+    """Returns the whole page. Raises KeyError for results of a family that is not registered."""
     engines = dict.fromkeys(cell["engine"] for cell in evidence["cells"])
     parts = [HEAD]
     for engine in engines:

@@ -34,7 +34,7 @@ class DeclareFirst:
 
 
 def declare() -> None:
-    """Declare the operators unless torchvision's extension has them, or they are declared already."""
+    """Declares the operators unless torchvision's extension has them, or they are declared already."""
     from contextlib import suppress
 
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_or_check(page: Path, written: Callable[[str], str]) -> int:
-    """Replace the page's text by ``written`` of it; with ``--check``, only compare. Return the exit status."""
+    """Replaces the page's text by ``written`` of it; with ``--check``, only compares. Returns the exit status."""
     current = page.read_text(encoding="utf-8")
     wanted = written(current)
     if "--check" not in sys.argv:

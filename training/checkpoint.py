@@ -25,7 +25,7 @@ _PLACEHOLDERS = {
 
 
 def load_vision_operators() -> None:
-    """Declare the operators torchvision's Python side asks for when its C part is missing.
+    """Declares the operators torchvision's Python side asks for when its C part is missing.
 
     A CUDA build of torchvision beside a CPU build of torch fails on import otherwise.
     """
@@ -38,7 +38,7 @@ def load_vision_operators() -> None:
 
 
 def corpus(scenes: int = 6000) -> Iterator[str]:
-    """Yield the texts from which the vocabulary is learned; they are the same on every run."""
+    """Yields the texts from which the vocabulary is learned; they are the same on every run."""
     rng = random.Random(1)
     for _ in range(scenes):
         yield from ("system", "user", "assistant", SYSTEM_PROMPT)
@@ -49,7 +49,7 @@ def corpus(scenes: int = 6000) -> Iterator[str]:
 
 
 def build_processor() -> Qwen2VLProcessor:
-    """Return the processor: tokenizer, picture and film processors, and chat template."""
+    """Returns the processor: tokenizer, picture and film processors, and chat template."""
     load_vision_operators()
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
@@ -64,7 +64,7 @@ def build_processor() -> Qwen2VLProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
-    """Return the config of a Qwen2-VL with about 1.4 million parameters."""
+    """Returns the config of a Qwen2-VL with about 1.4 million parameters."""
     from transformers import Qwen2VLConfig
 
     ids = tokenizer.convert_tokens_to_ids

@@ -23,7 +23,7 @@ MAX_TOKENS = 32  # the longest right answer has 22, with its end
 
 
 def answers_locally(exam: Exam, model_dir: Path, samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield greedy answers of a checkpoint that transformers has loaded."""
+    """Yields greedy answers of a checkpoint that transformers has loaded."""
     from training.checkpoint import load_vision_operators
 
     load_vision_operators()
@@ -54,7 +54,7 @@ def _prompt(processor: Any, exam: Exam, sample: Sample) -> str:
 
 
 def _media(exam: Exam, model_dir: Path, samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
-    """Return the media as arguments for the processor."""
+    """Returns the media as arguments for the processor."""
     media = {exam.argument: [exam.read(model_dir, exam.file(sample)) for sample in samples]}
     rate = {"sampling_rate": processor.feature_extractor.sampling_rate} if exam.medium == "audio" else {}
     return media | rate
@@ -63,7 +63,7 @@ def _media(exam: Exam, model_dir: Path, samples: Sequence[Sample], processor: An
 async def answers_served(
     exam: Exam, url: str, served_model: str, samples: Sequence[Sample], concurrency: int
 ) -> list[str]:
-    """Return the answers of an OpenAI-compatible server, asked with ``concurrency`` requests at a time."""
+    """Returns the answers of an OpenAI-compatible server, asked with ``concurrency`` requests at a time."""
     import httpx
 
     gate = asyncio.Semaphore(concurrency)
@@ -89,7 +89,7 @@ async def _ask_server(client: httpx.AsyncClient, url: str, body: dict[str, Any])
 
 
 def tally(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return, for each kind of question, (exact answers, questions)."""
+    """Returns, for each kind of question, (exact answers, questions)."""
     table = {}
     for kind in dict.fromkeys(sample.kind for sample in samples):
         exact = [
@@ -102,7 +102,7 @@ def tally(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, tuple[
 
 
 def print_table(table: dict[str, tuple[int, int]]) -> float:
-    """Print the exact answers of each kind and in all. Return the share in all."""
+    """Prints the exact answers of each kind and in all. Returns the share in all."""
     exact = sum(right for right, _ in table.values())
     asked = sum(total for _, total in table.values())
     print(f"{'kind':<10}{'exact':>7}{'asked':>7}{'share':>9}")
@@ -130,7 +130,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Ask, print the table, and return the exit status."""
+    """Asks, print the table, and returns the exit status."""
     args = parse(arguments)
     exam = EXAMS[args.about]
     samples = exam.unseen(args.count, args.seed_start)

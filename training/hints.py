@@ -35,7 +35,7 @@ class Hints:
 
 
 def hints_of(scene: Scene, side: int) -> Hints:
-    """Return the hints for squares of ``side`` pixels: 28 is a picture token, 14 one of its patches.
+    """Returns the hints for squares of ``side`` pixels: 28 is a picture token, 14 one of its patches.
 
     A patch belongs to the shape whose bounding square holds its middle, a picture token
     to the shape whose centre it holds.
@@ -66,13 +66,13 @@ def _flat(
 
 
 def _in_blocks(grid: NDArray[T]) -> NDArray[T]:
-    """Reorder a grid of patches so that each 2 x 2 block comes in one piece."""
+    """Reorders a grid of patches so that each 2 x 2 block comes in one piece."""
     rows, columns, *rest = grid.shape
     return grid.reshape(rows // 2, 2, columns // 2, 2, *rest).swapaxes(1, 2)
 
 
 def join_hints(parts: list[Hints]) -> Hints:
-    """Return the hints of several pictures, one after the other."""
+    """Returns the hints of several pictures, one after the other."""
     return Hints(
         np.concatenate([part.shape for part in parts]),
         np.concatenate([part.colour for part in parts]),
@@ -82,7 +82,7 @@ def join_hints(parts: list[Hints]) -> Hints:
 
 
 def hint_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
-    """Return the loss of a head's (N, CHANNELS) output against the hints."""
+    """Returns the loss of a head's (N, CHANNELS) output against the hints."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -95,7 +95,7 @@ def hint_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
 
 
 def place_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
-    """Return the loss of a head's (N, 2) output against the centres, where there are any."""
+    """Returns the loss of a head's (N, 2) output against the centres, where there are any."""
     import torch
 
     distance = (output - torch.from_numpy(hints.place)).abs().sum(-1)
@@ -103,7 +103,7 @@ def place_loss(output: torch.Tensor, hints: Hints) -> torch.Tensor:
 
 
 def point_loss(output: torch.Tensor, wanted: NDArray[np.float32]) -> torch.Tensor:
-    """Return the loss of a head's (B, L, 2) output against ``wanted``, where that is not NaN."""
+    """Returns the loss of a head's (B, L, 2) output against ``wanted``, where that is not NaN."""
     import torch
 
     distance = (output - torch.from_numpy(np.nan_to_num(wanted))).abs().sum(-1)

@@ -34,12 +34,12 @@ class Row:
     positions: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add_text(self, ids: list[int], at: int, segment: int, asked: bool = False) -> int:
-        """Append text that starts at position ``at``; returns the next position."""
+        """Appends text that starts at position ``at``; returns the next position."""
         self._add(ids, segment, asked, [(i, i, i) for i in range(at, at + len(ids))])
         return at + len(ids)
 
     def add_cells(self, pad: int, at: int, steps: int, rows: int, columns: int) -> int:
-        """Append placeholders of ``steps`` x ``rows`` x ``columns`` tokens, whose positions are time, row, column.
+        """Appends placeholders of ``steps`` x ``rows`` x ``columns`` tokens, whose positions are time, row, column.
 
         The positions of later tokens follow all of them, also in time.
         """
@@ -48,7 +48,7 @@ class Row:
         return at + max(steps, rows, columns)
 
     def add_run(self, pad: int, at: int, count: int) -> int:
-        """Append ``count`` placeholders, one position each."""
+        """Appends ``count`` placeholders, one position each."""
         return self.add_text([pad] * count, at, 0)
 
     def _add(self, ids: list[int], segment: int, asked: bool, positions: list[tuple[int, int, int]]) -> None:
@@ -73,7 +73,7 @@ class Table:
 
 
 def tabulate(rows: list[Row], pad: int) -> Table:
-    """Pad rows to one length; padding sees only itself."""
+    """Pads rows to one length; padding sees only itself."""
     shape = (len(rows), max(len(row.tokens) for row in rows))
     tokens = np.full(shape, pad, np.int64)
     targets = np.full(shape, IGNORED, np.int64)
@@ -108,14 +108,14 @@ class RowMaker:
         return self._cache[text]
 
     def make(self, shows: list[Show], asked: list[list[Pair]]) -> list[Row]:
-        """Return a row for each medium, all in one order."""
+        """Returns a row for each medium, all in one order."""
         layout = self._rng.choices((self._parallel, self._dialogue, self._medium_last), (84, 10, 6))[0]
         system = self._rng.random() < 0.1
         careless = [[(self._careless(question), answer) for question, answer in pairs] for pairs in asked]
         return [layout(show, pairs, system) for show, pairs in zip(shows, careless, strict=True)]
 
     def _careless(self, question: str) -> str:
-        """Return the question, sometimes without capitals or the final mark, as people type."""
+        """Returns the question, sometimes without capitals or the final mark, as people type."""
         if self._rng.random() < 0.08:
             question = question.lower()
         return question[:-1] if self._rng.random() < 0.08 else question
@@ -129,7 +129,7 @@ class RowMaker:
         return row.add_text(self.ids(f"{answer}<|im_end|>"), at, segment, asked=True)
 
     def _parallel(self, show: Show, pairs: list[Pair], system: bool) -> Row:
-        """Return a row with every question directly after the medium; the questions do not see each other."""
+        """Returns a row with every question directly after the medium; the questions do not see each other."""
         row = Row()
         start = show(row, self._open(row, system))
         for segment, (question, answer) in enumerate(pairs, start=1):
@@ -138,7 +138,7 @@ class RowMaker:
         return row
 
     def _dialogue(self, show: Show, pairs: list[Pair], system: bool) -> Row:
-        """Return a row with one question after the other, as in a chat."""
+        """Returns a row with one question after the other, as in a chat."""
         row = Row()
         at = show(row, self._open(row, system))
         for turn, (question, answer) in enumerate(pairs):
@@ -149,7 +149,7 @@ class RowMaker:
         return row
 
     def _medium_last(self, show: Show, pairs: list[Pair], system: bool) -> Row:
-        """Return a row with one question, and the medium after it."""
+        """Returns a row with one question, and the medium after it."""
         row = Row()
         question, answer = pairs[0]
         at = row.add_text(self.ids(question), self._open(row, system), 0)

@@ -19,13 +19,13 @@ WARM_UP_STEPS = 150
 
 
 def learning_rate(done: float, steps_in: int, peak: float) -> float:
-    """Return the rate: a linear warm-up by steps, then a cosine down to 1/50 of the peak at ``done`` = 1."""
+    """Returns the rate: a linear warm-up by steps, then a cosine down to 1/50 of the peak at ``done`` = 1."""
     warm = min(1.0, (steps_in + 1) / WARM_UP_STEPS)
     return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def make_optimiser(*modules: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return AdamW without weight decay for norms and biases."""
+    """Returns AdamW without weight decay for norms and biases."""
     import torch
 
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -36,7 +36,7 @@ def make_optimiser(*modules: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def export(folder: Path, *saves: Callable[[Path], object]) -> None:
-    """Let ``saves`` write the whole model folder beside its place, then move it there file by file.
+    """Lets ``saves`` write the whole model folder beside its place, then moves it there file by file.
 
     Readers of ``folder`` never see a half-written file.
     """
@@ -52,12 +52,12 @@ def export(folder: Path, *saves: Callable[[Path], object]) -> None:
 
 
 def state_file(folder: Path) -> Path:
-    """Return the file with the state of a training that exports to ``folder``."""
+    """Returns the file with the state of a training that exports to ``folder``."""
     return folder.with_name(f"{folder.name}.state.pt")
 
 
 def save_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.ModuleList, step: int) -> None:
-    """Save what is needed to resume, beside the model itself."""
+    """Saves what is needed to resume, beside the model itself."""
     import torch
 
     draft = state_file(folder).with_suffix(".draft")
@@ -67,7 +67,7 @@ def save_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.M
 
 
 def load_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.ModuleList) -> int:
-    """Load what ``save_state`` saved. Return the step, 0 if nothing was saved."""
+    """Loads what ``save_state`` saved. Returns the step, 0 if nothing was saved."""
     import torch
 
     if not state_file(folder).exists():
@@ -79,7 +79,7 @@ def load_state(folder: Path, optimiser: torch.optim.Optimizer, heads: torch.nn.M
 
 
 def set_generation_defaults(model: PreTrainedModel, processor: ProcessorMixin) -> None:
-    """Set greedy decoding that stops at the end of the answer."""
+    """Sets greedy decoding that stops at the end of the answer."""
     ids = processor.tokenizer.convert_tokens_to_ids
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
@@ -88,7 +88,7 @@ def set_generation_defaults(model: PreTrainedModel, processor: ProcessorMixin) -
 
 
 def training_parser(prog: str, description: str, steps: int, learning_rate: float) -> argparse.ArgumentParser:
-    """Return a parser with the options of all trainings, and defaults for ``--steps`` and ``--learning-rate``."""
+    """Returns a parser with the options of all trainings, and defaults for ``--steps`` and ``--learning-rate``."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,

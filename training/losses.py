@@ -19,7 +19,7 @@ PLACING_LAYERS = (1, 2)  # of the language model, whose picture tokens learn whe
 
 
 def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
-    """Return temporary heads that learn the hints from patches and from picture tokens."""
+    """Returns temporary heads that learn the hints from patches and from picture tokens."""
     width, tokens_width = config.vision_config.embed_dim, config.vision_config.hidden_size
     looking = [Sequential(LayerNorm(width), Linear(width, CHANNELS)), Linear(tokens_width, CHANNELS)]
     placing = [Sequential(LayerNorm(tokens_width), Linear(tokens_width, 2)) for _ in range(5)]
@@ -29,7 +29,7 @@ def make_heads(config: Qwen2VLConfig) -> torch.nn.ModuleList:
 def see(
     model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, pictures: Pictures
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the picture tokens (P / 4, width), and the loss of the heads against the hints."""
+    """Returns the picture tokens (P / 4, width), and the loss of the heads against the hints."""
     patches = torch.from_numpy(pictures.patches)
     hidden, tokens = look(model.model.visual, patches, pictures.grid, pictures.count)
     loss = hint_loss(heads[0](hidden), pictures.patch_hints)
@@ -42,7 +42,7 @@ def read(
     pictures: torch.Tensor,
     batch: Batch,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return the cross-entropy over answer tokens, the loss of the hints, and the share of right tokens.
+    """Returns the cross-entropy over answer tokens, the loss of the hints, and the share of right tokens.
 
     The vision tower knows relative positions only, so it is the language model's first
     layers that must tell each picture token where it is.

@@ -54,7 +54,7 @@ class Batch:
 
 
 def patchify(first: Image.Image, second: Image.Image | None = None) -> NDArray[np.float32]:
-    """Return what the Qwen2-VL processors make of an RGB picture, or of two frames, that need no resizing.
+    """Returns what the Qwen2-VL processors make of an RGB picture, or of two frames, that need no resizing.
 
     Returns (P, D): patches in 2 x 2 blocks, each patch as (colour, frame, y, x).
     """
@@ -64,7 +64,7 @@ def patchify(first: Image.Image, second: Image.Image | None = None) -> NDArray[n
 
 
 def _blocks(picture: Image.Image) -> NDArray[np.float32]:
-    """Return the patches: (patches, colour, y, x)."""
+    """Returns the patches: (patches, colour, y, x)."""
     values = (np.asarray(picture, np.float32) / 255.0 - _MEAN) / _STD
     height, width, _ = values.shape
     shape = (height // PATCH // MERGE, MERGE, PATCH, width // PATCH // MERGE, MERGE, PATCH, 3)
@@ -76,7 +76,7 @@ def _pictures_of(scenes: list[Scene]) -> Pictures:
 
 
 def _pictures_of_films(films: list[Film]) -> Pictures:
-    """Return every pair of frames as a picture, with the hints of the moment between the two."""
+    """Returns every pair of frames as a picture, with the hints of the moment between the two."""
     patches, scenes = [], []
     for film in films:
         indices = seen_frames(film)
@@ -103,7 +103,7 @@ class BatchMaker:
         self._image, self._video = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
 
     def make(self, pictures: int, questions: int = 4) -> Batch:
-        """Return a batch of ``pictures`` rows."""
+        """Returns a batch of ``pictures`` rows."""
         scenes = self._scenes(pictures)
         width, height = (side // PATCH // MERGE for side in scenes[0].size)
         show = self._show(self._image, 1, height, width)
@@ -114,7 +114,7 @@ class BatchMaker:
         return Batch(table, named, apart, _pictures_of(scenes))
 
     def make_films(self, count: int) -> Batch:
-        """Return a batch of ``count`` rows about films."""
+        """Returns a batch of ``count`` rows about films."""
         rng = self._rng
         films = [make_film(random.Random(rng.randrange(EVALUATION_SEED_START))) for _ in range(count)]
         width, height = (side // PATCH // MERGE for side in PICTURE_SIZE)
@@ -127,7 +127,7 @@ class BatchMaker:
         return Batch(table, named, apart, _pictures_of_films(films))
 
     def make_pictures(self, pictures: int) -> Pictures:
-        """Return pictures without questions."""
+        """Returns pictures without questions."""
         return _pictures_of(self._scenes(pictures))
 
     def _scenes(self, count: int) -> list[Scene]:
@@ -149,13 +149,13 @@ class BatchMaker:
         return show
 
     def _tabulate(self, rows: list[Row]) -> tuple[Table, NDArray[np.float32], NDArray[np.float32]]:
-        """Return the rows as a table, and empty arrays for ``named`` and ``apart``."""
+        """Returns the rows as a table, and empty arrays for ``named`` and ``apart``."""
         table = tabulate(rows, self._rows.pad)
         named, apart = np.full((2, *table.tokens.shape, 2), np.nan, np.float32)
         return table, named, apart
 
     def _point(self, row: Row, scene: Scene, named: NDArray[np.float32], apart: NDArray[np.float32]) -> None:
-        """Fill in, for one row, where named shapes are, in sides of a picture token."""
+        """Fills in, for one row, where named shapes are, in sides of a picture token."""
         items = {item.name: item for item in scene.items}
         words = [self._words.get(token, "") for token in row.tokens]
         places = [items.get(f"{a} {b}") for a, b in pairwise(words)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def whiten_patches(tower: Tower, pictures: int = 1500) -> None:
-    """Start the patch embedding from the principal components of real patches.
+    """Starts the patch embedding from the principal components of real patches.
 
     Plain noise mixes everything with the background, and edges, which tell shapes apart,
     are a small part of a patch. Whitened, they weigh as much as the colour does.
@@ -39,7 +39,7 @@ def whiten_patches(tower: Tower, pictures: int = 1500) -> None:
 def look(
     tower: Tower, patches: torch.Tensor, grid: tuple[int, int, int], pictures: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what ``tower`` computes for ``pictures`` of one ``grid``, in one pass.
+    """Returns what ``tower`` computes for ``pictures`` of one ``grid``, in one pass.
 
     The tower itself attends picture by picture. Returns patches (P, width) after the
     last block and picture tokens (P / 4, width of the language model).
@@ -68,7 +68,7 @@ def _turned(x: torch.Tensor) -> torch.Tensor:
 
 
 def _positions(rows: int, columns: int, merge: int) -> torch.Tensor:
-    """Return the row and column of every patch, block by block: (rows * columns, 2)."""
+    """Returns the row and column of every patch, block by block: (rows * columns, 2)."""
     grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
     blocks = grid.view(2, rows // merge, merge, columns // merge, merge)
     return blocks.transpose(2, 3).flatten(1).T

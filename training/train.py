@@ -41,7 +41,7 @@ SETTLE_RATE = 1e-2
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train for ``args.steps`` steps, exporting to ``args.out`` at intervals."""
+    """Trains for ``args.steps`` steps, exporting to ``args.out`` at intervals."""
     load_vision_operators()
     import torch
     from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
 def settle(
     model: Qwen2VLForConditionalGeneration, heads: torch.nn.ModuleList, maker: BatchMaker, args: argparse.Namespace
 ) -> None:
-    """Fit new heads to a trained model before they influence its training."""
+    """Fits new heads to a trained model before they influence its training."""
     import torch
 
     optimiser = torch.optim.Adam(heads.parameters(), lr=SETTLE_RATE)

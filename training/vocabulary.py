@@ -37,7 +37,7 @@ MEDIA
 
 
 def chat_template(placeholders: dict[str, str]) -> str:
-    """Return the template. ``placeholders`` has the text for each kind of medium: image, video, audio."""
+    """Returns the template. ``placeholders`` has the text for each kind of medium: image, video, audio."""
     branches = []
     for word, (kind, text) in zip(("if", *["elif"] * len(placeholders)), placeholders.items(), strict=False):
         url = f"{kind}_url"
@@ -47,7 +47,7 @@ def chat_template(placeholders: dict[str, str]) -> str:
 
 
 def build_tokenizer(corpus: Iterable[str], special: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer for any text; frequent words of ``corpus`` and ``special`` ones are single tokens."""
+    """Returns a tokenizer for any text; frequent words of ``corpus`` and ``special`` ones are single tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -42,7 +42,7 @@ class Batch:
 
 
 def token_count(frames: int) -> int:
-    """Return the number of audio tokens of ``frames`` mel frames."""
+    """Returns the number of audio tokens of ``frames`` mel frames."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
@@ -56,7 +56,7 @@ class BatchMaker:
         self._audio = processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
 
     def make(self, clips: int) -> Batch:
-        """Return a batch of ``clips`` rows."""
+        """Returns a batch of ``clips`` rows."""
         drawn = [make_clip(random.Random(self._rng.randrange(EVALUATION_SEED_START))) for _ in range(clips)]
         sounds = self.sounds(drawn)
         shows = [self._show(token_count(int(frames))) for frames in sounds.frames]
@@ -72,7 +72,7 @@ class BatchMaker:
         return show
 
     def sounds(self, clips: list[Clip]) -> Sounds:
-        """Return what the feature extractor makes of ``clips``, cut to their length."""
+        """Returns what the feature extractor makes of ``clips``, cut to their length."""
         waves = [render(clip).astype(np.float32) / 32_768 for clip in clips]
         frames = np.array([-(-len(wave) // self._extractor.hop_length) for wave in waves])
         samples = 640 * -(-(max(map(len, waves)) + _TAIL) // 640)  # of whole tokens
@@ -84,7 +84,7 @@ class BatchMaker:
 
 
 def _hints(clip: Clip, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pitch and the number of the beep in each token."""
+    """Returns the pitch and the number of the beep in each token."""
     middles = np.arange(tokens) * _TOKEN_S + _TOKEN_MIDDLE_S
     pitch, beep = np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)
     for one in clip.beeps:

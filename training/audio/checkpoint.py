@@ -22,7 +22,7 @@ _SAVED, _PUBLISHED = "language_model.model.model.", "language_model.model."
 
 
 def corpus(clips: int = 3000) -> Iterator[str]:
-    """Yield the texts from which the vocabulary is learned; they are the same on every run."""
+    """Yields the texts from which the vocabulary is learned; they are the same on every run."""
     rng = random.Random(1)
     for _ in range(clips):
         yield from ("system", "user", "assistant", SYSTEM_PROMPT)
@@ -33,7 +33,7 @@ def corpus(clips: int = 3000) -> Iterator[str]:
 
 
 def build_processor() -> Qwen2AudioProcessor:
-    """Return the processor: tokenizer, feature extractor and chat template."""
+    """Returns the processor: tokenizer, feature extractor and chat template."""
     from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
     return Qwen2AudioProcessor(
@@ -44,7 +44,7 @@ def build_processor() -> Qwen2AudioProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
-    """Return the config of a Qwen2-Audio with about a million parameters."""
+    """Returns the config of a Qwen2-Audio with about a million parameters."""
     from transformers import Qwen2AudioConfig
 
     ids = tokenizer.convert_tokens_to_ids

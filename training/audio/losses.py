@@ -22,14 +22,14 @@ COUNTING_LAYER = 2
 
 
 def make_heads(config: Qwen2AudioConfig) -> torch.nn.ModuleList:
-    """Return temporary heads that learn pitches and numbers from audio tokens."""
+    """Returns temporary heads that learn pitches and numbers from audio tokens."""
     width = config.text_config.hidden_size
     counting = Sequential(LayerNorm(width), Linear(width, MAX_BEEPS + 1))
     return ModuleList([Linear(width, len(PITCHES) + 1), counting])
 
 
 def listen(model: Qwen2AudioForConditionalGeneration, features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """Return the audio tokens (T, width) of ``features`` (C, mel bins, F), whose first ``frames`` (C,) are sound.
+    """Returns the audio tokens (T, width) of ``features`` (C, mel bins, F), whose first ``frames`` (C,) are sound.
 
     The model itself computes 30 s; this computes only the frames that there are. Nothing attends to the others.
     """
@@ -51,7 +51,7 @@ def listen(model: Qwen2AudioForConditionalGeneration, features: torch.Tensor, fr
 def losses(
     model: Qwen2AudioForConditionalGeneration, heads: torch.nn.ModuleList, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return the cross-entropy over answer tokens, the loss of the hints, and the share of right tokens."""
+    """Returns the cross-entropy over answer tokens, the loss of the hints, and the share of right tokens."""
     tokens, targets = torch.from_numpy(batch.table.tokens), torch.from_numpy(batch.table.targets)
     heard = tokens == model.config.audio_token_index
     sounds = listen(model, torch.from_numpy(batch.sounds.features), torch.from_numpy(batch.sounds.frames))

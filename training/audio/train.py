@@ -32,7 +32,7 @@ HINT_WEIGHT = 0.5
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train for ``args.steps`` steps, exporting to ``args.out`` at intervals."""
+    """Trains for ``args.steps`` steps, exporting to ``args.out`` at intervals."""
     import torch
     from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _set_positions(embedding: torch.nn.Embedding) -> None:
-    """Set the positions to sines and cosines of Whisper's wavelengths (arXiv:2212.04356); they are not trained."""
+    """Sets the positions to sines and cosines of Whisper's wavelengths (arXiv:2212.04356); they are not trained."""
     import torch
 
     count, width = embedding.weight.shape

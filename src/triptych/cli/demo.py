@@ -68,7 +68,7 @@ def _graph(args: argparse.Namespace, demo_model: str) -> Graph:
 
 
 def _exhibit(exam: Exam, file: Path, seed: int | None) -> Exhibit:
-    """Return the sample of ``seed``, whose medium is saved as ``file``. Raises ConfigError if that fails."""
+    """Returns the sample of ``seed``, whose medium is saved as ``file``. Raises ConfigError if that fails."""
     from triptych.contracts.errors import ConfigError
     from triptych.demo.seeds import SHOWN_SEED
     from triptych.deploy.showcase import Exhibit

@@ -38,7 +38,7 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command in ``argv``, else this process's own command line; the process may end here."""
+    """Runs the command in ``argv``, else this process's own command line; the process may end here."""
     standard_streams()
     own, engine_args = _split_at_dashes(sys.argv[1:] if argv is None else argv)
     if own[:1] == ["frontend"]:
@@ -75,7 +75,7 @@ def _failed(reason: str, status: int) -> int:
 
 
 def _parsed(own: list[str], engine_args: list[str]) -> argparse.Namespace:
-    """Parse the command line. Raises ConfigError for words that the command does not take."""
+    """Parses the command line. Raises ConfigError for words that the command does not take."""
     parser = build_parser()
     refuse_early_flags(parser, own[0] if own else "")
     args, unknown = parser.parse_known_args(own)
@@ -91,7 +91,7 @@ def _parsed(own: list[str], engine_args: list[str]) -> argparse.Namespace:
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words before the first ``--``, and those after it."""
+    """Returns the words before the first ``--``, and those after it."""
     if "--" not in words:
         return words, []
     cut = words.index("--")

@@ -22,7 +22,7 @@ def flag(name: str) -> str:
 
 
 def unwrap(hint: Any) -> tuple[Any, str]:
-    """Return the plain type of an annotation, and its description."""
+    """Returns the plain type of an annotation, and its description."""
     text = ""
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
@@ -38,7 +38,7 @@ def add_options(
     skip: tuple[str, ...] = (),
     repeated: tuple[str, ...] = (),
 ) -> None:
-    """Add a flag for every field of ``model``; the help has the default.
+    """Adds a flag for every field of ``model``; the help has the default.
 
     Flags in ``repeated`` may be given several times, and are parsed into lists.
     """
@@ -60,7 +60,7 @@ def add_options(
 
 
 def read_options(args: argparse.Namespace, model: type[T]) -> T:
-    """Return ``model`` made from parsed flags. Raises ConfigError that names the wrong or missing flag.
+    """Returns ``model`` made from parsed flags. Raises ConfigError that names the wrong or missing flag.
 
     A missing flag is reported here and not by the parser: the parser would not report a misspelled flag beside it.
     """
@@ -84,5 +84,5 @@ def _shown(default: object) -> object:
 
 
 def _filler(model: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return values for required fields, so that each flag can be checked by itself."""
+    """Returns values for required fields, so that each flag can be checked by itself."""
     return {f.name: "" for f in msgspec.structs.fields(model) if f.default is msgspec.NODEFAULT}

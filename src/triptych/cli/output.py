@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def standard_streams() -> None:
-    """Open ``/dev/null`` for each standard stream that is closed, so that no socket or file gets its number."""
+    """Opens ``/dev/null`` for each standard stream that is closed, so that no socket or file gets its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -21,7 +21,7 @@ def standard_streams() -> None:
 
 
 def end_output() -> None:
-    """Flush the standard streams. If that fails, discard their content: Python would print an error at its end."""
+    """Flushes the standard streams. If that fails, discards their content: Python would print an error at its end."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -30,7 +30,7 @@ def end_output() -> None:
 
 
 def of_system(error: BaseException) -> str | None:
-    """Return an error of the system as one line, with the file's name. None if ``error`` is no such error."""
+    """Returns an error of the system as one line, with the file's name. None if ``error`` is no such error."""
     if isinstance(error, BaseExceptionGroup):
         found = [of_system(nested) for nested in error.exceptions]
         return found[0] if None not in found else None

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def refuse_early_flags(parser: Parser, word: str) -> None:
-    """Raise ConfigError if ``word``, the first of the command line, is a flag that belongs to a command."""
+    """Raises ConfigError if ``word``, the first of the command line, is a flag that belongs to a command."""
     name = word.partition("=")[0]
     if name.startswith("-") and name not in parser._option_string_actions:
         hint = did_you_mean(name, parser.flags) or "; the command comes first, then its flags;"
@@ -56,7 +56,7 @@ def refuse_early_flags(parser: Parser, word: str) -> None:
 
 
 def refuse_unknown(parser: Parser, command: str, words: list[str], engine: str | None) -> NoReturn:
-    """Raise ConfigError for ``words``, which ``command`` does not take. ``engine``: the engine of a worker."""
+    """Raises ConfigError for ``words``, which ``command`` does not take. ``engine``: the engine of a worker."""
     from triptych.engines.registry import known_flags
 
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
@@ -71,7 +71,7 @@ def refuse_unknown(parser: Parser, command: str, words: list[str], engine: str |
 
 
 def commands_of(parser: Parser) -> dict[str, Parser]:
-    """Return the parsers of the sub-commands."""
+    """Returns the parsers of the sub-commands."""
     action = next(found for found in parser._actions if isinstance(found, argparse._SubParsersAction))
     found: Iterable[tuple[str, Parser]] = action.choices.items()
     return dict(found)

@@ -68,7 +68,7 @@ _NOT_YET = {
 
 
 def _back_end(config: PlaneConfig) -> _BackEnd:
-    """Return the back end that ``--plane`` names. Raises ConfigError."""
+    """Returns the back end that ``--plane`` names. Raises ConfigError."""
     scheme, slashes, _ = config.plane.partition("://")
     if found := _BACK_ENDS.get(scheme + slashes):
         return found
@@ -81,23 +81,23 @@ def _back_end(config: PlaneConfig) -> _BackEnd:
 
 
 def discovery(config: PlaneConfig) -> Discovery:
-    """Make the discovery that ``--plane`` names. Raises ConfigError."""
+    """Makes the discovery that ``--plane`` names. Raises ConfigError."""
     return _back_end(config).discovery(config)
 
 
 def shared_state(config: PlaneConfig) -> OpenState:
-    """Return what opens buckets of shared state, over the back end that ``--plane`` names. Raises ConfigError."""
+    """Returns what opens buckets of shared state, over the back end that ``--plane`` names. Raises ConfigError."""
     return _back_end(config).shared_state(config)
 
 
 def where(config: PlaneConfig) -> str:
-    """Describe where workers and frontends look for each other."""
+    """Describes where workers and frontends look for each other."""
     place = f"run directory {env.run_dir(config.run_dir)}" if config.plane == "local" else f"plane {config.plane}"
     return f"namespace {config.namespace!r}, {place}"
 
 
 def plane_token(config: PlaneConfig, host: str = "localhost") -> str | None:
-    """Return the token that frontends must prove to workers. ``host``: the address at which a worker listens.
+    """Returns the token that frontends must prove to workers. ``host``: the address at which a worker listens.
 
     The user's token comes first. Without one, processes with the same run directory share the token in it. Processes
     of other hosts cannot read that one, so that the result is None off loopback. Raises ConfigError.
@@ -126,7 +126,7 @@ def _nats_access(config: PlaneConfig) -> NatsAccess:
 
 
 def event_publisher(config: PlaneConfig, host: str) -> Publisher:
-    """Make the publisher that ``--events`` names, for a worker at ``host``. Raises ConfigError."""
+    """Makes the publisher that ``--events`` names, for a worker at ``host``. Raises ConfigError."""
     if config.events == "request":
         return RequestPublisher()
     from triptych.planes.events.publish import PubSubPublisher
@@ -143,7 +143,7 @@ def event_publisher(config: PlaneConfig, host: str) -> Publisher:
 
 
 def event_source(config: PlaneConfig, client: RequestClient) -> Source:
-    """Make the source of events that ``--events`` names, for a frontend. Raises ConfigError."""
+    """Makes the source of events that ``--events`` names, for a frontend. Raises ConfigError."""
     if config.events == "request":
         return RequestSource(client)
     from triptych.planes.events.subscribe import PubSubSource
@@ -161,7 +161,7 @@ def event_source(config: PlaneConfig, client: RequestClient) -> Source:
 
 @contextmanager
 def _packages(setting: str, extra: str) -> Iterator[None]:
-    """Raise ConfigError that names ``extra`` if a package that the block imports is missing."""
+    """Raises ConfigError that names ``extra`` if a package that the block imports is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -67,14 +67,14 @@ class Life:
         guard.take_over()
 
     def ready(self, text: str) -> None:
-        """Print the line that tells the supervisor, and a user, that this process serves now."""
+        """Prints the line that tells the supervisor, and a user, that this process serves now."""
         loop = asyncio.get_running_loop()
         self._guard.ready(lambda: loop.call_soon_threadsafe(self.stop.set))
         terminal.say(f"triptych: ready {text}")
 
 
 def run_to_the_end(main: Callable[[Life], Coroutine[Any, Any, None]]) -> int:
-    """Run ``main`` on uvloop, and return the exit status.
+    """Runs ``main`` on uvloop, and returns the exit status.
 
     A configuration error becomes one line on standard error and status 2; the supervisor shows that line.
     """
@@ -113,13 +113,13 @@ def _first(errors: ExceptionGroup[Exception]) -> Exception:
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit on open files to the hard one; each connection is one file."""
+    """Raises the soft limit on open files to the hard one; each connection is one file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def plane_config(args: argparse.Namespace, host: str, needed: tuple[str, ...]) -> PlaneConfig:
-    """Return the plane that the flags name, or, with ``--join``, that of the running deployment. Raises ConfigError.
+    """Returns the plane that the flags name, or, with ``--join``, that of the running deployment. Raises ConfigError.
 
     ``host``: the address at which this process listens. ``needed``: names of the secrets that such a process uses.
     """
@@ -149,7 +149,7 @@ def _joined(args: argparse.Namespace, config: PlaneConfig, is_here: bool, needed
 
 
 def tell_of_deployment(args: argparse.Namespace) -> None:
-    """Log that a deployment is up, for a process started by hand that names neither plane nor run directory."""
+    """Logs that a deployment is up, for a process started by hand that names neither plane nor run directory."""
     from triptych.deploy import record
 
     plane, by_hand = read_options(args, PlaneConfig), not read_options(args, JoinConfig).join
@@ -162,5 +162,5 @@ def tell_of_deployment(args: argparse.Namespace) -> None:
 
 
 def checkpoint_folder(model: str) -> str:
-    """Return the folder of ``--model``; ``MODELS`` are shipped. Raises ConfigError if there is no such model."""
+    """Returns the folder of ``--model``; ``MODELS`` are shipped. Raises ConfigError if there is no such model."""
     return str(MODELS.get(model) or model_folder(model, env.hub_cache(), MODELS))

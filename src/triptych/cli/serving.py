@@ -61,7 +61,7 @@ async def serving(
     where: str = "",
     shared: Shared | None = None,
 ) -> AsyncIterator[str]:
-    """Serve within the block, which gets the base URL. Leaving the block drains and closes everything.
+    """Serves within the block, which gets the base URL. Leaving the block drains and closes everything.
 
     ``on_load`` is called in a thread when a model's files have been loaded. ``where`` describes where workers are
     looked for, for clients that find none. ``shared`` is None if this frontend shares nothing with others.
@@ -130,7 +130,7 @@ async def serving(
 async def _sharing(
     shared: Shared | None, isolation: Isolation, config: FrontendConfig, app: App
 ) -> AsyncIterator[None]:
-    """Share the quarantine with all frontends of the deployment within the block."""
+    """Shares the quarantine with all frontends of the deployment within the block."""
     if shared is None or not config.quarantine_s:
         yield
         return
@@ -143,7 +143,7 @@ async def _sharing(
 
 @asynccontextmanager
 async def _running(server: HttpServer, listeners: list[socket.socket], fleet: Fleet) -> AsyncIterator[None]:
-    """Follow discovery and serve HTTP within the block. HTTP starts once the live workers are known."""
+    """Follows discovery and serves HTTP within the block. HTTP starts once the live workers are known."""
     async with asyncio.TaskGroup() as group:
         following = group.create_task(fleet.follow(), name="follow discovery")
         try:

@@ -127,7 +127,7 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
 
 
 def _asked(config: SimulateConfig) -> _Asked:
-    """Check the flags before a long trace is read. Raises ConfigError."""
+    """Checks the flags before a long trace is read. Raises ConfigError."""
     return _Asked(
         policies=[_policy("--policy", name) for name in config.policy.split(",")],
         modes=[_mode(name) for name in config.mode.split(",")],
@@ -176,7 +176,7 @@ def _speed(text: str) -> float:
 
 
 def _folder(path: str | None) -> Path | None:
-    """Make the folder ``path`` before any long work. Raises ConfigError."""
+    """Makes the folder ``path`` before any long work. Raises ConfigError."""
     if path is None:
         return None
     try:

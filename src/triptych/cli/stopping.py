@@ -54,18 +54,18 @@ class StopGuard:
         self._thread.start()
 
     def take_over(self) -> None:
-        """Receive the signals again after an event loop has started: uvloop sets the wake-up pipe for itself."""
+        """Receives the signals again after an event loop has started: uvloop sets the wake-up pipe for itself."""
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def ready(self, on_stop: Callable[[], object]) -> None:
-        """Call ``on_stop``, in another thread, for the first signal from now on."""
+        """Calls ``on_stop``, in another thread, for the first signal from now on."""
         with self._lock:
             self._on_stop = on_stop
             self.message = "stopped at once, by a second signal"
         adopt_orphans(False)
 
     def close(self) -> None:
-        """Restore the previous handlers. Does not return if the process is being ended."""
+        """Restores the previous handlers. Does not return if the process is being ended."""
         with self._lock:
             if self._ended.is_set():
                 threading.Event().wait()
@@ -78,7 +78,7 @@ class StopGuard:
         adopt_orphans(False)
 
     def reset_in_child(self) -> None:
-        """Restore the default handlers in a forked process, whose signals must not reach its parent's thread."""
+        """Restores the default handlers in a forked process, whose signals must not reach its parent's thread."""
         signal.set_wakeup_fd(-1)
         for number in self._numbers:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -110,7 +110,7 @@ class StopGuard:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process, which has closed everything, and kill its remaining child processes.
+    """Ends this process, which has closed everything, and kills its remaining child processes.
 
     The interpreter is not finalised: that takes seconds if torch was imported.
     """
@@ -128,7 +128,7 @@ _current: StopGuard | None = None
 
 @contextmanager
 def guarded(message: str = "stopped") -> Iterator[StopGuard]:
-    """Guard this process within the block, which must run in its main thread. In an outer block, use its guard."""
+    """Guards this process within the block, which must run in its main thread. In an outer block, uses its guard."""
     global _current
     if _current is not None:
         yield _current
@@ -150,9 +150,9 @@ os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def _is_heeded(number: signal.Signals) -> bool:
-    """Return whether the signal stops this process. False for SIGHUP under ``nohup``."""
+    """Returns whether the signal stops this process. False for SIGHUP under ``nohup``."""
     return number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
 
 
 def _leave_to_thread(number: int, frame: FrameType | None) -> None:
-    """Do nothing. Without a Python handler, the number would not be written to the pipe."""
+    """Does nothing. Without a Python handler, the number would not be written to the pipe."""

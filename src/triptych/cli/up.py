@@ -38,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that override the graph file."""
+    """Adds the flags that override the graph file."""
     parser.add_argument("--model", help="Model in place of the graph's: a folder, an id, `demo` or `demo-audio`.")
     parser.add_argument("--served-model-name", help="Name that clients use.")
     parser.add_argument(
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def override(graph: Graph, args: argparse.Namespace) -> Graph:
-    """Return ``graph`` with the flags of ``add_overrides`` that were given."""
+    """Returns ``graph`` with the flags of ``add_overrides`` that were given."""
     config = _given(args, FrontendConfig, graph.frontend.config, OVERRIDDEN)
     plane = _given(args, PlaneConfig, graph.plane, PlaneConfig.__struct_fields__)
     frontend = msgspec.structs.replace(graph.frontend, config=config)
@@ -72,7 +72,7 @@ def _with_output(node: WorkerNode) -> WorkerNode:
 
 
 def serve_graph(graph: Graph, session: Session) -> int:
-    """Serve until stopped, and return the exit status: 1 after one line about a failure, 128 and up for a signal."""
+    """Serves until stopped, and returns the exit status: 1 after one line about a failure, 128 and up for a signal."""
     from triptych.deploy.client import ApiError
     from triptych.deploy.local import StoppedWhileStarting, serve
     from triptych.deploy.supervisor import StartFailed

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _writable(path: str | None) -> Path | None:
-    """Check that the file ``path`` can be written, before any long work. Raises ConfigError."""
+    """Checks that the file ``path`` can be written, before any long work. Raises ConfigError."""
     if path is None:
         return None
     try:

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def with_shared_folder(words: tuple[str, ...], plane: PlaneConfig) -> tuple[str, ...]:
-    """Return ``words`` with ``SHARED`` replaced by a folder, which is made if it is used. Raises ConfigError."""
+    """Returns ``words`` with ``SHARED`` replaced by a folder, which is made if it is used. Raises ConfigError."""
     if not any(SHARED in word for word in words):
         return words
     folder = run_dir.make(env.run_dir(plane.run_dir)) / plane.namespace / "shared"
@@ -123,7 +123,7 @@ def with_shared_folder(words: tuple[str, ...], plane: PlaneConfig) -> tuple[str,
 
 
 def is_out_of_reach(config: WorkerConfig, transfer: TransferConfig) -> bool:
-    """Return whether other hosts can call this worker, but could not fetch the tensors that it hands over."""
+    """Returns whether other hosts can call this worker, but could not fetch the tensors that it hands over."""
     here_only = transfer.transfer_devices in (ucx.NO_DEVICE, "lo")
     return config.span is not Span.EPD and not is_loopback(config.host) and here_only
 

@@ -19,10 +19,10 @@ class Metric(msgspec.Struct, frozen=True, array_like=True):
 
 
 def counter(name: str, text: str, value: float) -> Metric:
-    """Return a value that only grows."""
+    """Returns a value that only grows."""
     return Metric(name, "counter", text, value)
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
-    """Return a value that grows and shrinks."""
+    """Returns a value that grows and shrinks."""
     return Metric(name, "gauge", text, value)

@@ -53,13 +53,13 @@ class Exam:
     """The number of questions that transformers answers in one batch."""
 
     def unseen(self, count: int, seed_start: int = EVALUATION_SEED_START) -> list[Any]:
-        """Return ``count`` samples of seeds that training never draws, with the kinds in turn."""
+        """Returns ``count`` samples of seeds that training never draws, with the kinds in turn."""
         if seed_start < EVALUATION_SEED_START:
             raise ValueError(f"seeds below {EVALUATION_SEED_START} belong to training")
         return [self.make(seed_start + i, self.kinds[i % len(self.kinds)]) for i in range(count)]
 
     def part(self, sample: Sample) -> dict[str, Any]:
-        """Return the medium as a content part of OpenAI's API, with a data URL."""
+        """Returns the medium as a content part of OpenAI's API, with a data URL."""
         data = base64.b64encode(self.file(sample)).decode()
         name = f"{self.medium}_url"
         return {"type": name, name: {"url": f"data:{self.media_type};base64,{data}"}}
@@ -82,7 +82,7 @@ def _picture(checkpoint: Path, data: bytes) -> Any:
 
 
 def _frames(checkpoint: Path, data: bytes) -> Any:
-    """Return the frames that the model sees: uint8 [frames, height, width, 3]."""
+    """Returns the frames that the model sees: uint8 [frames, height, width, 3]."""
     from triptych.config.media import MediaLimits
     from triptych.contracts.media import Video
     from triptych.media.formats.video import decode_video, inspect_video
@@ -97,7 +97,7 @@ def _frames(checkpoint: Path, data: bytes) -> Any:
 
 
 def _samples(checkpoint: Path, data: bytes) -> Any:
-    """Return the sound at the model's rate: float32 [samples]."""
+    """Returns the sound at the model's rate: float32 [samples]."""
     from triptych.config.media import MediaLimits
     from triptych.contracts.media import Sound
     from triptych.media.formats.audio import decode_audio

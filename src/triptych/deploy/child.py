@@ -21,7 +21,7 @@ GRACE_S = 10.0
 
 
 def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
-    """Run ``module`` as ``python -m`` does, with the command line of this process."""
+    """Runs ``module`` as ``python -m`` does, with the command line of this process."""
     orphaned = threading.Event()
     lifeline = os.dup(0)  # not inherited by child processes
     _close_stdin()
@@ -34,13 +34,13 @@ def main(module: str = "triptych", grace_s: float = GRACE_S) -> None:
 
 
 def _end_orphans(orphaned: threading.Event) -> None:
-    """Kill the process group, helpers included, if no supervisor is left to do so."""
+    """Kills the process group, helpers included, if no supervisor is left to do so."""
     if orphaned.is_set():
         os.killpg(0, signal.SIGKILL)
 
 
 def _line(lifeline: int) -> bytes:
-    """Return the first line, or nothing if the supervisor has ended."""
+    """Returns the first line, or nothing if the supervisor has ended."""
     line = b""
     while not line.endswith(b"\n"):
         if not (data := os.read(lifeline, 1)):

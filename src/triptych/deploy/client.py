@@ -62,7 +62,7 @@ class _Error(msgspec.Struct, frozen=True):
 
 
 async def wait_for_workers(url: str, count: int) -> None:
-    """Wait until the frontend knows ``count`` workers and serves all of their models.
+    """Waits until the frontend knows ``count`` workers and serves all of their models.
 
     Raises ApiError after ``SEEN_TIMEOUT_S``.
     """
@@ -84,7 +84,7 @@ async def _sees(session: aiohttp.ClientSession, url: str, count: int) -> bool:
 
 
 async def complete(url: str, body: object, api_key: str | None = None) -> Answer:
-    """Return the answer to one chat request, with its serving report. Raises ApiError."""
+    """Returns the answer to one chat request, with its serving report. Raises ApiError."""
     headers = {"content-type": "application/json", "x-triptych-timing": "1", **_authorisation(api_key)}
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
     try:

@@ -33,7 +33,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def child_specs(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]:
-    """Return the processes of ``graph``, the frontend first. The graph's run directory must be set.
+    """Returns the processes of ``graph``, the frontend first. The graph's run directory must be set.
 
     If the user has set no token, they share ``token``, except for workers that other hosts can reach: frontends on
     other hosts could not know it.
@@ -48,7 +48,7 @@ def child_specs(graph: Graph, token: str | None = None) -> tuple[ChildSpec, ...]
 
 
 def _expecting(graph: Graph) -> FrontendConfig:
-    """Return the frontends' configuration with the graph's models as expected models: slow ones exist, too."""
+    """Returns the frontends' configuration with the graph's models as expected models: slow ones exist, too."""
     config = graph.frontend.config
     names = [worker.config.served_model_name or served_name(worker.config.model) for worker in graph.workers]
     given = [config.expected_models] if config.expected_models else []
@@ -71,7 +71,7 @@ def _frontend_specs(graph: Graph, plane: tuple[str, ...], token: str | None) -> 
 
 
 def _free_port(host: str) -> int:
-    """Return a free port on which all replicas can listen."""
+    """Returns a free port on which all replicas can listen."""
     probes = bind(host, 0)
     port = int(probes[0].getsockname()[1])
     for probe in probes:
@@ -80,7 +80,7 @@ def _free_port(host: str) -> int:
 
 
 def flags(*models: msgspec.Struct) -> tuple[str, ...]:
-    """Return the fields of ``models`` that differ from their defaults, as ``--flag=value``."""
+    """Returns the fields of ``models`` that differ from their defaults, as ``--flag=value``."""
     return tuple(
         _flag(field.name, getattr(model, field.name))
         for model in models
@@ -120,5 +120,5 @@ def _shared(token: str | None) -> dict[str, str]:
 
 
 def launch(command: str) -> tuple[str, ...]:
-    """Return the beginning of a command line that runs ``triptych command`` under a supervisor."""
+    """Returns the beginning of a command line that runs ``triptych command`` under a supervisor."""
     return (sys.executable, "-m", "triptych.deploy.child", command)

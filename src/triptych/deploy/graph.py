@@ -84,7 +84,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_graph(path: Path, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
-    """Return the graph in the file ``path``, with ``model`` and its name overridden if given.
+    """Returns the graph in the file ``path``, with ``model`` and its name overridden if given.
 
     Raises ConfigError with one line that names the file and the wrong key.
     """
@@ -95,7 +95,7 @@ def load_graph(path: Path, *, model: str | None = None, served_model_name: str |
 
 
 def parse_graph(document: object, *, model: str | None = None, served_model_name: str | None = None) -> Graph:
-    """Return the graph of a file that was read already. Errors name only the key."""
+    """Returns the graph of a file that was read already. Errors name only the key."""
     head, plane, supervise = _read(document, "", _Head, PlaneConfig, SuperviseConfig)
     if not head.workers:
         raise ConfigError("workers: give at least one worker")
@@ -135,7 +135,7 @@ def _read_worker(raw: dict[str, Any], where: str, defaults: dict[str, str | None
 
 
 def _check_engine(engine: str, args: tuple[str, ...], where: str) -> None:
-    """Raise ConfigError for engines and flags that the worker would refuse after its start."""
+    """Raises ConfigError for engines and flags that the worker would refuse after its start."""
     try:
         require_engine(engine)
     except ConfigError as error:
@@ -147,7 +147,7 @@ def _check_engine(engine: str, args: tuple[str, ...], where: str) -> None:
 
 
 def _read(raw: object, where: str, *models: type[Any]) -> tuple[Any, ...]:
-    """Return one struct for each of ``models``, made from the keys of ``raw`` that are its fields."""
+    """Returns one struct for each of ``models``, made from the keys of ``raw`` that are its fields."""
     if not isinstance(raw, dict):
         raise ConfigError(f"{where or 'top level'}: must hold `key: value` lines")
     known = {kebab(name) for model in models for name in model.__struct_fields__}

@@ -16,7 +16,7 @@ from triptych.deploy.graph import Graph, WorkerNode
 
 
 def instructions(graph: Graph) -> str:
-    """Return lines to copy, for each kind of worker of ``graph`` and for a frontend. The run directory must be set."""
+    """Returns lines to copy, for each kind of worker of ``graph`` and for a frontend. The run directory must be set."""
     join = ("--join", *flags(PlaneConfig(run_dir=graph.plane.run_dir, namespace=graph.plane.namespace)))
     workers = dict.fromkeys(_worker(node, join) for node in graph.workers)
     return "\n".join(
@@ -52,12 +52,12 @@ def _frontend(graph: Graph, join: tuple[str, ...]) -> str:
 
 
 def _from_anywhere(model: str) -> str:
-    """Return ``model`` as a shell in another folder must write it."""
+    """Returns ``model`` as a shell in another folder must write it."""
     return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _program() -> list[str]:
-    """Return the words that run this program from another terminal."""
+    """Returns the words that run this program from another terminal."""
     called = Path(sys.argv[0])
     if called.name != "triptych":
         return [sys.executable, "-m", "triptych"]

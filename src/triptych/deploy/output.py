@@ -26,7 +26,7 @@ class Lines:
         return [_text(line) for line in whole]
 
     def end(self) -> list[str]:
-        """Return the rest of a stream that ended without a newline."""
+        """Returns the rest of a stream that ended without a newline."""
         rest, self._rest = self._rest, b""
         return [_text(rest)] if rest else []
 

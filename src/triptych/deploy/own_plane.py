@@ -29,7 +29,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def planned(graph: Graph, token: str | None = None) -> Planned:
-    """Return the processes of ``graph``, with a NATS server if its plane is ``nats``. Raises ConfigError.
+    """Returns the processes of ``graph``, with a NATS server if its plane is ``nats``. Raises ConfigError.
 
     The server keeps its port over restarts, and only this user's processes know its token.
     """

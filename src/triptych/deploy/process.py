@@ -56,7 +56,7 @@ class Child(asyncio.SubprocessProtocol):
         write_line: Callable[[str, str], None],
         on_ready: Callable[[str, Ready], None],
     ) -> Child:
-        """Start the process of ``spec``. Kills it when cancelled."""
+        """Starts the process of ``spec``. Kills it when cancelled."""
         environment = env.child_environment({"PYTHONUNBUFFERED": "1", **spec.env})
         _, child = await asyncio.get_running_loop().subprocess_exec(
             lambda: cls(spec.name, write_line, on_ready),
@@ -72,12 +72,12 @@ class Child(asyncio.SubprocessProtocol):
         return self._process().get_pid()
 
     def send_secrets(self, secrets: dict[str, str]) -> None:
-        """Write the line that ``deploy.child`` reads first. Does nothing if the process has ended."""
+        """Writes the line that ``deploy.child`` reads first. Does nothing if the process has ended."""
         pipe = self._process().get_pipe_transport(_STDIN)
         cast(asyncio.WriteTransport, pipe).write(json.dumps(secrets).encode() + b"\n")
 
     async def cause(self) -> str:
-        """Wait for the last output and return, in one line, why the process ended. Call it after ``exited``.
+        """Waits for the last output and returns, in one line, why the process ended. Call it after ``exited``.
 
         If the process was killed, it could not show the end of its engine's log; this does.
         """
@@ -89,16 +89,16 @@ class Child(asyncio.SubprocessProtocol):
         return exit_cause(status, self._errors)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the process, not to its helpers."""
+        """Sends SIGTERM to the process, not to its helpers."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process and its whole group."""
+        """Kills the process and its whole group."""
         if not self.exited.is_set():
             _kill_group(self._process().get_pid())
 
     async def close(self) -> None:
-        """Free the pipes of a process that has exited. May be called twice."""
+        """Frees the pipes of a process that has exited. May be called twice."""
         await self._output_ended()
         self._process().close()
 

@@ -45,7 +45,7 @@ class Pulse:
         self.quiet_s = 0.0
 
     def hangs(self, now: Look) -> bool:
-        """Take the observation of one period. Return True once the process counts as hung."""
+        """Takes the observation of one period. Returns True once the process counts as hung."""
         last, self._last = self._last, now
         if last is None or now.beat is None or now.beat != last.beat:
             self.quiet_s = 0.0
@@ -68,7 +68,7 @@ class Pulses:
         self._folder, self.timeout_s, self._look_s = folder, timeout_s, look_s
 
     def watched(self, spec: ChildSpec) -> ChildSpec:
-        """Return ``spec`` for a new start of the process, with the file for its signs of life."""
+        """Returns ``spec`` for a new start of the process, with the file for its signs of life."""
         if not self.timeout_s:
             return spec
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class Pulses:
         return replace(spec, env={**spec.env, env.HEARTBEAT: str(path)})
 
     async def hung(self, child: Child) -> None:
-        """Return once ``child`` was ready and hangs; otherwise wait for ever."""
+        """Returns once ``child`` was ready and hangs; otherwise wait for ever."""
         if not self.timeout_s:
             await asyncio.Event().wait()
         pulse = Pulse(self.timeout_s, self._look_s)
@@ -98,7 +98,7 @@ class Pulses:
 
 
 def _main_thread(pid: int) -> tuple[str, float]:
-    """Return the state of a process's main thread, and the seconds for which it has run."""
+    """Returns the state of a process's main thread, and the seconds for which it has run."""
     try:
         fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], (int(fields[11]) + int(fields[12])) / TICKS_S

@@ -45,7 +45,7 @@ Write = Callable[[Record], None]
 
 @contextmanager
 def claimed(folder: Path, namespace: str) -> Iterator[Write]:
-    """Claim the namespace of the run directory ``folder`` within the block, which may write a record.
+    """Claims the namespace of the run directory ``folder`` within the block, which may write a record.
 
     Raises ConfigError if another deployment has claimed it.
     """
@@ -71,7 +71,7 @@ def claimed(folder: Path, namespace: str) -> Iterator[Write]:
 
 
 async def keep_fresh(folder: Path, namespace: str) -> None:
-    """Touch the files that show that ``folder`` is in use, until cancelled.
+    """Touches the files that show that ``folder`` is in use, until cancelled.
 
     Old files in temporary folders are often removed.
     """
@@ -95,7 +95,7 @@ def _taken(folder: Path, namespace: str) -> str:
 
 
 def only_one(folder: Path | None, default: Path, namespace: str | None) -> Record:
-    """Return the record of this user's only running deployment.
+    """Returns the record of this user's only running deployment.
 
     Looks in the run directory ``folder``; without it, in ``default`` and in those that deployments made for
     themselves. Raises ConfigError if there is none, or more than one.
@@ -121,7 +121,7 @@ def _own_folders() -> list[Path]:
 
 
 def _records(folder: Path, namespace: str | None) -> Iterator[Record]:
-    """Yield the records of running deployments. Raises ConfigError for a record that cannot be read."""
+    """Yields the records of running deployments. Raises ConfigError for a record that cannot be read."""
     if not folder.is_dir() or folder.stat().st_uid != os.getuid():
         return
     for lock in sorted(folder.glob(f"{namespace or '*'}/{_LOCK}")):
@@ -135,7 +135,7 @@ def _records(folder: Path, namespace: str | None) -> Iterator[Record]:
 
 
 def _read(file: Path) -> Record:
-    """Read a record. Raises OSError, and ConfigError if it is not a record of this version."""
+    """Reads a record. Raises OSError, and ConfigError if it is not a record of this version."""
     try:
         return msgspec.json.decode(run_dir.read_private(file, _MAX_BYTES), type=Record)
     except msgspec.MsgspecError as error:

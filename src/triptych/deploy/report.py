@@ -24,7 +24,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_ready(line: str) -> Ready | None:
-    """Return the content of a ready line, or None for another line."""
+    """Returns the content of a ready line, or None for another line."""
     if not line.startswith(READY):
         return None
     words = line.removeprefix(READY).split()
@@ -34,7 +34,7 @@ def parse_ready(line: str) -> Ready | None:
 
 
 def exit_cause(status: int, error_lines: Sequence[str]) -> str:
-    """Return, in one line, why a process ended: its own message if it left one, else its status or signal.
+    """Returns, in one line, why a process ended: its own message if it left one, else its status or signal.
 
     ``status`` is as in ``subprocess``: negative for a signal. ``error_lines`` are the last lines of its stderr.
     """

@@ -18,14 +18,14 @@ class History(msgspec.Struct, frozen=True):
 
 
 def next_delay_s(previous_delay_s: float, ready_for_s: float) -> float:
-    """Return the delay, in seconds, before the next start of a process that was ready for ``ready_for_s`` seconds."""
+    """Returns the delay, in seconds, before the next start of a process that was ready for ``ready_for_s`` seconds."""
     if previous_delay_s <= 0 or ready_for_s >= HEALTHY_AFTER_S:
         return FIRST_DELAY_S
     return min(2 * previous_delay_s, MAX_DELAY_S)
 
 
 def after_exit(history: History, ready_for_s: float | None) -> History | None:
-    """Return the history with which the process is started again, or None if its start has failed for good.
+    """Returns the history with which the process is started again, or None if its start has failed for good.
 
     ``ready_for_s`` is None if the process did not become ready this time. A process that was never ready would
     probably fail again for the same reason, so the user is told.

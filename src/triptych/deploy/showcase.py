@@ -70,7 +70,7 @@ class Exhibit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def demo_graph(model: str = "demo", served_model_name: str | None = None) -> Graph:
-    """Return the graph of ``examples/e-pd.yaml`` for a demo model, without reading the example.
+    """Returns the graph of ``examples/e-pd.yaml`` for a demo model, without reading the example.
 
     For another ``model`` return a graph of one worker, since its encoder might not work in a worker of its own.
     """
@@ -101,7 +101,7 @@ def dialogue(exhibit: Exhibit, answer: Answer) -> str:
 
 
 def timing_table(answer: Answer) -> str:
-    """Return the milliseconds of each reported stage, one line each."""
+    """Returns the milliseconds of each reported stage, one line each."""
     timing = answer.triptych.timing
     labels = _STAGES if "encode_s" in timing else {**_STAGES, "prefill_s": "encode + prefill"}
     rows = [(label, timing.get(key)) for key, label in labels.items()]
@@ -111,7 +111,7 @@ def timing_table(answer: Answer) -> str:
 
 
 def examples(deployment: Deployment, exhibit: Exhibit) -> str:
-    """Return the same question for curl and for the ``openai`` package, to copy. Neither contains the API key."""
+    """Returns the same question for curl and for the ``openai`` package, to copy. Neither contains the API key."""
     fields = {
         "api_key": "YOUR KEY" if deployment.api_key else "none",
         "authorisation": "-H 'authorization: Bearer YOUR KEY' " if deployment.api_key else "",

@@ -34,7 +34,7 @@ class StopTimes:
     """The part of it that is kept for the plane's server if those before it drain for long."""
 
     def kept_s(self, roles: Sequence[Role]) -> float:
-        """Return the time that is kept for these roles."""
+        """Returns the time that is kept for these roles."""
         return self.worker_s * ("worker" in roles) + self.plane_s * ("plane" in roles)
 
 
@@ -99,7 +99,7 @@ class Supervisor:
         self._started = time.monotonic()
 
     async def run(self, stop: Stopper, when_ready: WhenReady) -> None:
-        """Run until ``stop`` is requested. Call ``when_ready`` with the report of each name once all are ready.
+        """Runs until ``stop`` is requested. Calls ``when_ready`` with the report of each name once all are ready.
 
         Stops everything, and then raises StartFailed, or what ``when_ready`` raised.
         """
@@ -120,7 +120,7 @@ class Supervisor:
                 raise _first(errors) from None
 
     async def _keep(self, spec: ChildSpec) -> None:
-        """Start one process again whenever it ends."""
+        """Starts one process again whenever it ends."""
         history = History()
         while True:
             ready_for_s, cause = await self._live(spec)
@@ -132,7 +132,7 @@ class Supervisor:
             await asyncio.sleep(history.delay_s)
 
     async def _live(self, spec: ChildSpec) -> tuple[float | None, str]:
-        """Run a process once. Return the seconds for which it was ready (None: never), and why it ended."""
+        """Runs a process once. Returns the seconds for which it was ready (None: never), and why it ended."""
         child = await Child.start(self._pulses.watched(spec), self._write_line, self._became_ready)
         self._children[spec.name] = child
         await self._until_ended(child)
@@ -142,7 +142,7 @@ class Supervisor:
         return (None if child.ready_at is None else ended_at - child.ready_at), cause
 
     async def _until_ended(self, child: Child) -> None:
-        """Wait for the end of ``child``, and kill it if it hangs."""
+        """Waits for the end of ``child``, and kills it if it hangs."""
         waits = [asyncio.create_task(child.exited.wait()), asyncio.create_task(self._pulses.hung(child))]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -172,7 +172,7 @@ class Supervisor:
         await when_ready(dict(self._reports))
 
     async def _shut_down(self, stop: Stopper) -> None:
-        """Send SIGTERM in order, within ``all_s``, and SIGKILL after that, or at once if ``stop`` says so.
+        """Sends SIGTERM in order, within ``all_s``, and SIGKILL after that, or at once if ``stop`` says so.
 
         Processes that are not ready have nothing to finish: they get SIGTERM first, and SIGKILL after
         ``starting_s``.
@@ -221,6 +221,6 @@ async def _raise_when(event: asyncio.Event) -> None:
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first plain exception in nested groups."""
+    """Returns the first plain exception in nested groups."""
     first = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> object:
-    """Return the content of the file. Raises ConfigError without the path, which the caller adds."""
+    """Returns the content of the file. Raises ConfigError without the path, which the caller adds."""
     try:
         return yaml.load(_text(path), Loader=_Loader)
     except yaml.YAMLError as error:
@@ -58,7 +58,7 @@ def _text(path: Path) -> str:
 
 
 def _beside(path: Path) -> list[str]:
-    """Return the names of the YAML files in the same folder."""
+    """Returns the names of the YAML files in the same folder."""
     try:
         return sorted(file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml"))
     except OSError:

@@ -21,7 +21,7 @@ class Counter:
         self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
 
     def inc(self, *labels: str, by: float = 1.0) -> None:
-        """Add ``by`` to the value that has these labels."""
+        """Adds ``by`` to the value that has these labels."""
         self._values[labels] = self._values.get(labels, 0.0) + by
 
     def collect(self) -> MetricFamily:
@@ -40,12 +40,12 @@ class Distribution:
         self._sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count ``value``, ``times`` over."""
+        """Counts ``value``, ``times`` over."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
-        """Return the cumulative count up to each bound, and the sum of all values."""
+        """Returns the cumulative count up to each bound, and the sum of all values."""
         total = 0
         buckets: list[tuple[str, float]] = []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
@@ -62,7 +62,7 @@ class Histogram:
         self._distributions: dict[str, Distribution] = {}
 
     def of(self, value: str) -> Distribution:
-        """Return the distribution whose label has this value."""
+        """Returns the distribution whose label has this value."""
         found = self._distributions.get(value)
         if found is None:
             found = self._distributions[value] = Distribution(self._bounds)
@@ -76,7 +76,7 @@ class Histogram:
 
 
 def family_of(metric: Metric, labels: tuple[str, ...] = (), values: tuple[str, ...] = ()) -> MetricFamily:
-    """Return ``metric`` as Prometheus' client takes it, with ``labels`` that have these ``values``."""
+    """Returns ``metric`` as Prometheus' client takes it, with ``labels`` that have these ``values``."""
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.text, labels=labels)
     family.add_metric(values, metric.value)
@@ -84,7 +84,7 @@ def family_of(metric: Metric, labels: tuple[str, ...] = (), values: tuple[str, .
 
 
 def exposition(families: Iterable[MetricFamily]) -> bytes:
-    """Return Prometheus' text format. A family that comes several times is written once, with all of its samples."""
+    """Returns Prometheus' text format. A family that comes several times is written once, with all of its samples."""
     merged: dict[str, MetricFamily] = {}
     for family in families:
         first = merged.setdefault(family.name, family)

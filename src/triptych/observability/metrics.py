@@ -32,7 +32,7 @@ class MediaCounts:
     misses: int = 0
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Return the metrics."""
+        """Returns the metrics."""
         name = "triptych_media_cache_"
         return (
             counter(
@@ -92,11 +92,11 @@ class FrontendMetrics:
         self._sources: list[Callable[[], Iterable[Metric]]] = [(media or MediaCounts()).metrics]
 
     def add_source(self, read: Callable[[], Iterable[Metric]]) -> None:
-        """Write what ``read`` returns at each scrape, too."""
+        """Writes what ``read`` returns at each scrape, too."""
         self._sources.append(read)
 
     def of_model(self, name: str) -> ModelMetrics:
-        """Return the metrics of a model that is served here. Look them up once a request, not once a token."""
+        """Returns the metrics of a model that is served here. Looks them up once a request, not once a token."""
         found = self._models.get(name)
         if found is None:
             if len(self._models) >= MAX_MODELS:
@@ -105,23 +105,23 @@ class FrontendMetrics:
         return found
 
     def label_of(self, name: str, *, known: bool) -> str:
-        """Return the label of the model that a client names, which is none of ours unless it is ``known``."""
+        """Returns the label of the model that a client names, which is none of ours unless it is ``known``."""
         return self.of_model(name).label if known else NO_MODEL
 
     def answered(self, path: str, status: int, model: str = NO_MODEL) -> None:
-        """Count an answer. ``path`` and ``model`` come from bounded sets, whatever clients ask for."""
+        """Counts an answer. ``path`` and ``model`` come from bounded sets, whatever clients ask for."""
         self._requests.inc(path, str(status), model)
 
     def cancelled(self, model: str = NO_MODEL) -> None:
-        """Count a request whose client left before its answer was complete."""
+        """Counts a request whose client left before its answer was complete."""
         self._cancelled.inc(model)
 
     def ignored(self, fields: int) -> None:
-        """Count fields of a request that no API knows."""
+        """Counts fields of a request that no API knows."""
         self._ignored.inc(by=fields)
 
     def text(self, workers: Iterable[MetricFamily] = ()) -> bytes:
-        """Return all metrics in Prometheus' text format, with those of ``workers``."""
+        """Returns all metrics in Prometheus' text format, with those of ``workers``."""
         return exposition([*self._families(), *workers])
 
     def _families(self) -> Iterator[MetricFamily]:
@@ -153,19 +153,19 @@ class ModelMetrics:
         self.itl = metrics.itl.of(label)
 
     def planned(self, steps: str) -> None:
-        """Count a plan by the stages of its steps, such as ``e/pd``."""
+        """Counts a plan by the stages of its steps, such as ``e/pd``."""
         self._metrics.plans.inc(self.label, steps)
 
     def stream_error(self, error: TriptychError) -> None:
-        """Count a stream that ended in ``error``."""
+        """Counts a stream that ended in ``error``."""
         self._metrics.stream_errors.inc(self.label, error.code or error.type)
 
     def token_clock(self, begun: float) -> TokenClock:
-        """Return a clock for one choice of a request that arrived at ``begun`` (``perf_counter``)."""
+        """Returns a clock for one choice of a request that arrived at ``begun`` (``perf_counter``)."""
         return TokenClock(self, begun)
 
     def count_tokens(self, prompt: int, completion: int) -> None:
-        """Count the tokens of a finished choice."""
+        """Counts the tokens of a finished choice."""
         self._metrics.prompt_tokens.inc(self.label, by=prompt)
         self._metrics.completion_tokens.inc(self.label, by=completion)
 
@@ -179,7 +179,7 @@ class TokenClock:
         self._first = True
 
     def tick(self, tokens: int) -> None:
-        """Record that ``tokens`` arrived together, now: they share the time since the last ones equally."""
+        """Records that ``tokens`` arrived together, now: they share the time since the last ones equally."""
         now = perf_counter()
         if self._first:
             self._first = False
@@ -189,5 +189,5 @@ class TokenClock:
         self._last = now
 
     def finish(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count the tokens of the finished choice."""
+        """Counts the tokens of the finished choice."""
         self._metrics.count_tokens(prompt_tokens, completion_tokens)

@@ -23,25 +23,25 @@ _markers: Sequence[tuple[str, str]] = ()
 
 
 def enter(name: str) -> None:
-    """Say that ``name``, such as "loading the weights", is being done from now on."""
+    """Says that ``name``, such as "loading the weights", is being done from now on."""
     global _now
     if name != _now.name:
         _now = Phase(name, time.monotonic())
 
 
 def current() -> Phase:
-    """Return what is being done."""
+    """Returns what is being done."""
     return _now
 
 
 def recognise(markers: Sequence[tuple[str, str]]) -> None:
-    """Set what lines of the engine say: a text that a line contains, and the phase that begins with it."""
+    """Sets what lines of the engine say: a text that a line contains, and the phase that begins with it."""
     global _markers
     _markers = markers
 
 
 def read(line: str) -> None:
-    """Enter the phase that a line of the engine begins, if it does."""
+    """Enters the phase that a line of the engine begins, if it does."""
     for text, name in _markers:
         if text in line:
             enter(name)

@@ -15,7 +15,7 @@ LABELS = ("worker", "model", "span")
 
 
 def families_of(workers: Iterable[tuple[Instance, Iterable[Metric]]]) -> Iterator[MetricFamily]:
-    """Yield every metric of every worker, with that worker's labels."""
+    """Yields every metric of every worker, with that worker's labels."""
     for instance, metrics in workers:
         values = (instance.name, instance.model.name, instance.span.value)
         for metric in metrics:

@@ -79,12 +79,12 @@ class Deployment:
         self._base = base
 
     async def models(self) -> list[str]:
-        """Return the names of the models that are served now."""
+        """Returns the names of the models that are served now."""
         async with self._request("GET", "/v1/models") as response:
             return [model.id for model in _decode(await response.read(), _Models).data]
 
     async def ask(self, model: str, messages: list[dict[str, Any]], max_tokens: int, *, stream: bool) -> Said:
-        """Return the greedy answer to ``messages``."""
+        """Returns the greedy answer to ``messages``."""
         body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -115,7 +115,7 @@ class Deployment:
 
 @asynccontextmanager
 async def connect(url: str, api_key: str | None, timeout_s: float) -> AsyncIterator[Deployment]:
-    """Yield the deployment at ``url``, with or without ``/v1``. Each of its calls ends within ``timeout_s``."""
+    """Yields the deployment at ``url``, with or without ``/v1``. Each of its calls ends within ``timeout_s``."""
     headers = {"content-type": "application/json"}
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
@@ -158,7 +158,7 @@ class _Reading:
 
 
 async def _read_events(response: aiohttp.ClientResponse, reading: _Reading) -> None:
-    """Read server-sent events up to ``[DONE]``."""
+    """Reads server-sent events up to ``[DONE]``."""
     async for line in response.content:
         data = line.strip().removeprefix(b"data:").strip()
         if data == b"[DONE]":

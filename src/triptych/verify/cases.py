@@ -54,12 +54,12 @@ class Case:
 
     @cached_property
     def api_messages(self) -> list[dict[str, Any]]:
-        """Return the messages for OpenAI's API: media are data URLs, pictures lossless PNG."""
+        """Returns the messages for OpenAI's API: media are data URLs, pictures lossless PNG."""
         return [{"role": "user", "content": [_api_part(part) for part in self.parts]}]
 
     @property
     def template_messages(self) -> list[dict[str, Any]]:
-        """Return the messages for chat templates: a medium is only a placeholder."""
+        """Returns the messages for chat templates: a medium is only a placeholder."""
         return [{"role": "user", "content": [_template_part(part) for part in self.parts]}]
 
 
@@ -91,7 +91,7 @@ def _template_part(part: Part) -> dict[str, Any]:
 
 
 def chosen(names: str | None, takes: Collection[MediaKind]) -> list[str]:
-    """Return the cases in ``names``, separated by commas, in the order of ``CASES``.
+    """Returns the cases in ``names``, separated by commas, in the order of ``CASES``.
 
     None returns all cases whose media a model ``takes``. Raises ConfigError for an unknown name, for an empty list, and
     for a case that the model does not take.
@@ -105,7 +105,7 @@ def chosen(names: str | None, takes: Collection[MediaKind]) -> list[str]:
 
 
 def listed(names: str) -> list[str]:
-    """Return ``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown or no names."""
+    """Returns ``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown or no names."""
     wanted = [name for one in names.split(",") if (name := one.strip())]
     unknown = [name for name in wanted if name not in CASES]
     if unknown:
@@ -116,7 +116,7 @@ def listed(names: str) -> list[str]:
 
 
 def make_cases(names: Sequence[str], seed: int) -> list[Case]:
-    """Return the cases of ``names``; the same ``seed`` gives each the same media.
+    """Returns the cases of ``names``; the same ``seed`` gives each the same media.
 
     Raises ConfigError if a package that a case needs is not installed.
     """
@@ -139,7 +139,7 @@ class Pen:
         self._rng = rng
 
     def __call__(self, width: int, height: int) -> Image.Image:
-        """Return a picture of this size, in pixels."""
+        """Returns a picture of this size, in pixels."""
         return draw(make_scene(self._rng, (width, height)))
 
     def film(self) -> Film:
@@ -179,7 +179,7 @@ def _repeated(picture: Pen, rng: random.Random) -> tuple[Part, ...]:
 
 
 def _video(pen: Pen, rng: random.Random) -> tuple[Part, ...]:
-    """Return a video of so few steps in time that all ways to number the positions after it agree (docs/api.md)."""
+    """Returns a video of so few steps in time that all ways to number the positions after it agree (docs/api.md)."""
     return (pen.film(), "What moves, and which way?")
 
 

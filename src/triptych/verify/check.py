@@ -52,7 +52,7 @@ Tell = Callable[[Result], None]
 
 
 async def model_to_ask(deployment: Deployment, url: str, wanted: str | None) -> str:
-    """Return ``wanted`` if it is served, else the only served model. Raises ConfigError that lists the models."""
+    """Returns ``wanted`` if it is served, else the only served model. Raises ConfigError that lists the models."""
     try:
         served = await deployment.models()
     except AskFailed as error:
@@ -76,7 +76,7 @@ class Check:
         self._max_tokens, self._concurrency = max_tokens, concurrency
 
     async def run(self, questions: Questions, tell: Tell) -> list[Result]:
-        """Ask every question cold (whole), warm (again, streamed) and at once (both, ``concurrency`` in flight).
+        """Asks every question cold (whole), warm (again, streamed) and at once (both, ``concurrency`` in flight).
 
         A wrong answer or a failed request is a result, and does not end the check.
         """
@@ -94,7 +94,7 @@ class Check:
         return results
 
     async def _at_once(self, questions: Questions) -> list[list[Asked]]:
-        """Ask several copies of each question, in turns: enough to fill ``concurrency``."""
+        """Asks several copies of each question, in turns: enough to fill ``concurrency``."""
         gate = asyncio.Semaphore(self._concurrency)
         copies = max(2, math.ceil(self._concurrency / len(questions)))
 

@@ -36,7 +36,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(expected: Expected, said: Said) -> Difference | None:
-    """Return the difference; None if text, finish reason and number of tokens are equal."""
+    """Returns the difference; None if text, finish reason and number of tokens are equal."""
     names = ("text", "finish_reason", "completion_tokens")
     fields = {name: pair for name in names if (pair := _pair(name, expected, said))}
     if not fields:
@@ -53,7 +53,7 @@ def compare(expected: Expected, said: Said) -> Difference | None:
 
 
 def _places(tokens: Sequence[Token], character: int) -> range:
-    """Return the indices of the tokens at which a text that is right up to ``character`` may have gone wrong."""
+    """Returns the indices of the tokens at which a text that is right up to ``character`` may have gone wrong."""
     start, known = 0, 0
     for at, token in enumerate(tokens):
         if token.end > character:

@@ -38,7 +38,7 @@ def frames(file: bytes, checkpoint: Checkpoint) -> Frames:
 
 
 def samples(file: bytes) -> tuple[Any, int]:
-    """Read a WAV of one channel of 16 bits: (float32 [samples] from -1 to 1, rate in Hz). Needs numpy."""
+    """Reads a WAV of one channel of 16 bits: (float32 [samples] from -1 to 1, rate in Hz). Needs numpy."""
     import numpy as np
 
     with wave.open(io.BytesIO(file)) as reader:

@@ -78,12 +78,12 @@ class Reference:
 
     @property
     def version(self) -> str:
-        """Return the version of transformers."""
+        """Returns the version of transformers."""
         return importlib.metadata.version("transformers")
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
-        """Return (model, processor)."""
+        """Returns (model, processor)."""
         import torch
         from transformers import AutoModelForMultimodalLM, AutoProcessor
         from transformers.utils import logging
@@ -97,7 +97,7 @@ class Reference:
             raise ConfigError(f"{self.folder} cannot be loaded on {self.device}: {reason}") from error
 
     def expect(self, messages: list[dict[str, Any]], media: list[Any], max_tokens: int) -> Expected:
-        """Return the right answer to ``messages``, in which the placeholders stand for ``media``, in order.
+        """Returns the right answer to ``messages``, in which the placeholders stand for ``media``, in order.
 
         The prompt is exactly what the chat template makes, as for the served model. Raises ConfigError.
         """
@@ -118,7 +118,7 @@ class Reference:
         return self._expected(prompt, generated, *scores.topk(2))
 
     def _inputs(self, processor: Any, text: str, media: list[Any]) -> Any:
-        """Return the model's inputs for a prompt and ``media``, which are ``cases.SentMedium``."""
+        """Returns the model's inputs for a prompt and ``media``, which are ``cases.SentMedium``."""
         pictures = [one for one in media if isinstance(one, Image.Image)]
         films = [decode.frames(one.file, self.checkpoint) for one in media if isinstance(one, Film)]
         sounds = [decode.samples(one.file) for one in media if isinstance(one, Beeps)]
@@ -131,7 +131,7 @@ class Reference:
         return processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
 
     def _expected(self, prompt: list[int], generated: list[int], scores: Any, best: Any) -> Expected:
-        """Return the answer. ``scores`` and ``best`` [generated, 2] are of the two best tokens of each step."""
+        """Returns the answer. ``scores`` and ``best`` [generated, 2] are of the two best tokens of each step."""
         ends = self._parts[0].generation_config.eos_token_id
         stopped = generated[-1] in (ends if isinstance(ends, list) else [ends])
         ids = generated[:-1] if stopped else generated
@@ -154,7 +154,7 @@ class Reference:
         )
 
     def _answer(self, prompt: list[int], ids: list[int]) -> str:
-        """Return the text of ``ids`` after the prompt."""
+        """Returns the text of ``ids`` after the prompt."""
         context = prompt[-_CONTEXT:]
         before, both = self._decode(context), self._decode([*context, *ids])
         return both[len(before) :] if both.startswith(before) else self._decode(ids)

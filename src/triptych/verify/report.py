@@ -40,7 +40,7 @@ def opening(setting: Setting) -> str:
 
 
 def lines(result: Result) -> str:
-    """Return one line for a result, and below it its faults: the longest times, and equal faults once."""
+    """Returns one line for a result, and below it its faults: the longest times, and equal faults once."""
     said = [one.said for one in result.asked if one.said is not None]
     plans = dict.fromkeys(one.plan for one in said if one.plan)
     first = max((one.first_s for one in said if one.first_s is not None), default=None)
@@ -106,7 +106,7 @@ def _excerpt(text: str, at: int) -> str:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """Return the last line of the report."""
+    """Returns the last line of the report."""
     asked = [one for result in results for one in result.asked]
     count = Counter(one.outcome for one in asked)
     if count["ok"] == len(asked):
@@ -121,7 +121,7 @@ def verdict(results: Sequence[Result]) -> str:
 
 
 def document(setting: Setting, results: Sequence[Result]) -> bytes:
-    """Return the report as JSON: the setting, the verdict and every request in full."""
+    """Returns the report as JSON: the setting, the verdict and every request in full."""
     rows = [_row(result, one) for result in results for one in result.asked]
     whole = {"setting": setting, "verdict": verdict(results), "answers": rows}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"

@@ -43,7 +43,7 @@ class Clip:
 
 
 def make_clip(rng: random.Random) -> Clip:
-    """Return a random clip of one to six beeps, with silence before, between and after them; 0.4 to 4.3 s."""
+    """Returns a random clip of one to six beeps, with silence before, between and after them; 0.4 to 4.3 s."""
     count = rng.randint(1, MAX_BEEPS)
     loudness = rng.uniform(0.1, 0.75)
     at_s = rng.uniform(0.05, 0.4)
@@ -63,7 +63,7 @@ def _pitches(rng: random.Random, count: int) -> list[str]:
 
 
 def render(clip: Clip) -> NDArray[np.int16]:
-    """Return the samples of ``clip`` at ``RATE_HZ``, as in a WAV file. Needs numpy."""
+    """Returns the samples of ``clip`` at ``RATE_HZ``, as in a WAV file. Needs numpy."""
     import numpy as np
 
     sound = np.random.default_rng(clip.noise_seed).normal(0.0, clip.noise, round(clip.duration_s * RATE_HZ))
@@ -77,7 +77,7 @@ def render(clip: Clip) -> NDArray[np.int16]:
 
 
 def wav(sound: NDArray[np.int16]) -> bytes:
-    """Return ``sound``, [samples] at ``RATE_HZ``, as a WAV file."""
+    """Returns ``sound``, [samples] at ``RATE_HZ``, as a WAV file."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, RATE_HZ, len(sound), "NONE", "not compressed"))

@@ -53,7 +53,7 @@ class Scene:
 
 
 def make_scene(rng: random.Random, size: tuple[int, int] = PICTURE_SIZE) -> Scene:
-    """Return a random scene of one to four shapes that do not touch."""
+    """Returns a random scene of one to four shapes that do not touch."""
     red, green, blue = (rng.randint(225, 255) for _ in range(3))
     names = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     count = rng.randint(1, MAX_SHAPES)
@@ -75,7 +75,7 @@ def _place(rng: random.Random, names: list[tuple[str, str]], size: tuple[int, in
 
 
 def _readable(items: list[Item], size: tuple[int, int]) -> bool:
-    """Return whether no items overlap, and two have a clear direction, or more a clear order from the left."""
+    """Returns whether no items overlap, and two have a clear direction, or more a clear order from the left."""
     unit = min(size) / 112
     for i, a in enumerate(items):
         for b in items[i + 1 :]:
@@ -89,7 +89,7 @@ def _readable(items: list[Item], size: tuple[int, int]) -> bool:
 
 
 def direction(a: Item, b: Item) -> str | None:
-    """Return the direction from ``b`` to ``a``, or None if no direction clearly dominates."""
+    """Returns the direction from ``b`` to ``a``, or None if no direction clearly dominates."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) >= _DOMINANCE * abs(dy):
         return "left of" if dx < 0 else "right of"
@@ -99,7 +99,7 @@ def direction(a: Item, b: Item) -> str | None:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """Return the RGB picture of a scene."""
+    """Returns the RGB picture of a scene."""
     width, height = scene.size
     canvas = Image.new("RGB", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), scene.background)
     pen = ImageDraw.Draw(canvas)

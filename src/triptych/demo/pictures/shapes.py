@@ -29,7 +29,7 @@ class Sample:
 
 
 def make_sample(seed: int, kind: str | None = None, size: tuple[int, int] = PICTURE_SIZE) -> Sample:
-    """Return the sample of ``seed``. ``kind`` sets the kind of question; without it the seed does."""
+    """Returns the sample of ``seed``. ``kind`` sets the kind of question; without it the seed does."""
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of question {kind!r}; known: {', '.join(KINDS)}")
     rng = random.Random(seed)
@@ -41,7 +41,7 @@ def make_sample(seed: int, kind: str | None = None, size: tuple[int, int] = PICT
 
 
 def ask(scene: Scene, kind: str, rng: random.Random) -> tuple[str, str] | None:
-    """Return a question of ``kind`` and its answer, or None if the scene allows none."""
+    """Returns a question of ``kind`` and its answer, or None if the scene allows none."""
     return _ASKERS[kind](scene, rng)
 
 
@@ -67,7 +67,7 @@ def _describe(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _description(scene: Scene) -> str:
-    """Return the description in one canonical wording, so that an exact comparison is fair."""
+    """Returns the description in one canonical wording, so that an exact comparison is fair."""
     items = sorted(scene.items, key=lambda item: item.x)
     if len(items) == 2:
         first, second = items

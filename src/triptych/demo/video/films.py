@@ -34,13 +34,13 @@ class Film:
     frames: int
 
     def scene(self, frame: float) -> Scene:
-        """Return the scene at ``frame``, which may be between two frames."""
+        """Returns the scene at ``frame``, which may be between two frames."""
         x, y = self.item.x + self.step[0] * frame, self.item.y + self.step[1] * frame
         return Scene(PICTURE_SIZE, self.background, (replace(self.item, x=x, y=y),))
 
 
 def make_film(rng: random.Random) -> Film:
-    """Return a random film of one shape that moves at a constant speed in one direction, or not at all."""
+    """Returns a random film of one shape that moves at a constant speed in one direction, or not at all."""
     red, green, blue = (rng.randint(225, 255) for _ in range(3))
     shape, colour, frames = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(LENGTHS)
     radius = rng.uniform(13, 18)
@@ -60,25 +60,25 @@ def _travel(rng: random.Random, direction: str | None) -> tuple[float, float]:
 
 
 def _start(rng: random.Random, radius: float, travel: float, side: int) -> float:
-    """Return a start from which the whole way is inside the picture."""
+    """Returns a start from which the whole way is inside the picture."""
     near, far = radius + 2, side - radius - 2
     return rng.uniform(near - min(0.0, travel), far - max(0.0, travel))
 
 
 def seen_frames(film: Film) -> list[int]:
-    """Return the indices of the frames that the model sees."""
+    """Returns the indices of the frames that the model sees."""
     return [index * film.frames // SEEN for index in range(SEEN)]
 
 
 def draw_frames(film: Film, indices: list[int]) -> list[Image.Image]:
-    """Return RGB pictures of some frames."""
+    """Returns RGB pictures of some frames."""
     if film.direction is None:
         return [draw(film.scene(0))] * len(indices)
     return [draw(film.scene(index)) for index in indices]
 
 
 def encode(film: Film) -> bytes:
-    """Return the film as an MP4 file (H.264), with the same bytes for the same film. Needs PyAV and numpy.
+    """Returns the film as an MP4 file (H.264), with the same bytes for the same film. Needs PyAV and numpy.
 
     Macroblock-tree rate control is off: with x264's vector code of it, one file in ten has other bytes.
     """

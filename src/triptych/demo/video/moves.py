@@ -25,7 +25,7 @@ class Sample:
 
 
 def make_sample(seed: int, kind: str | None = None) -> Sample:
-    """Return the sample of ``seed``. ``kind`` sets the kind of question; without it the seed does."""
+    """Returns the sample of ``seed``. ``kind`` sets the kind of question; without it the seed does."""
     if kind is not None and kind not in KINDS:
         raise ValueError(f"unknown kind of question {kind!r}; known: {', '.join(KINDS)}")
     rng = random.Random(seed)
@@ -35,7 +35,7 @@ def make_sample(seed: int, kind: str | None = None) -> Sample:
 
 
 def ask(film: Film, kind: str, rng: random.Random) -> tuple[str, str]:
-    """Return a question of ``kind`` and its answer."""
+    """Returns a question of ``kind`` and its answer."""
     return _ASKERS[kind](film, rng)
 
 

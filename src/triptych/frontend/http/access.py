@@ -41,11 +41,11 @@ class Access:
             raise Unauthorized("the admin key is required: Authorization: Bearer KEY", code="invalid_admin_key")
 
     def tenant(self, scope: Scope) -> str:
-        """Return the name of the tenant that asks: a digest of its API key, empty if no key is required."""
+        """Returns the name of the tenant that asks: a digest of its API key, empty if no key is required."""
         return "" if self._key is None else hashlib.sha256(_bearer(scope)).hexdigest()
 
 
 def _bearer(scope: Scope) -> bytes:
-    """Return the key that a request brings, empty if it brings none."""
+    """Returns the key that a request brings, empty if it brings none."""
     scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else b""

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address
 
 
 def network_of(address: str) -> str:
-    """Return ``address``; for IPv6 its first 64 bits, as a client that has one such address has them all.
+    """Returns ``address``; for IPv6 its first 64 bits, as a client that has one such address has them all.
 
     For an IPv4 address in IPv6 form, return the IPv4 address.
     """

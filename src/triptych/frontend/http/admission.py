@@ -36,7 +36,7 @@ class RequestSlots:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot for one generation within the block. Raises Unavailable if the first does not come in time."""
+        """Holds a slot for one generation within the block. Raises Unavailable if the first does not come in time."""
         await self._admission.wait(self)
         try:
             if self._is_large:
@@ -46,7 +46,7 @@ class RequestSlots:
             self._admission.give_back(1)
 
     def grant(self) -> None:
-        """Give a slot to one of its generations."""
+        """Gives a slot to one of its generations."""
         self.left -= 1
         self.begun = True
         if self.waiters:
@@ -75,7 +75,7 @@ class Admission:
         self._queues: dict[Lane, deque[RequestSlots]] = {"text": deque(), "media": deque()}
 
     def metrics(self) -> Iterable[Metric]:
-        """Return the metrics."""
+        """Returns the metrics."""
         requests = sum(not slots.begun for queue in self._queues.values() for slots in queue)
         for name, text, value in (
             ("triptych_requests_waiting", "Requests of which no generation runs yet (--max-running).", requests),
@@ -86,7 +86,7 @@ class Admission:
 
     @contextmanager
     def request(self, lane: Lane, count: int, param: str) -> Iterator[RequestSlots]:
-        """Admit a request of ``count`` generations for the block; each of them then takes a ``slot``.
+        """Admits a request of ``count`` generations for the block; each of them then takes a ``slot``.
 
         Raises BadRequest, naming ``param``, if so many never fit, and TooManyRequests if they do not fit now.
         """
@@ -125,7 +125,7 @@ class Admission:
             )
 
     async def wait(self, slots: RequestSlots) -> None:
-        """Wait for a slot of ``slots``. Raises Unavailable if its first does not come within the time limit."""
+        """Waits for a slot of ``slots``. Raises Unavailable if its first does not come within the time limit."""
         if slots.unused:
             slots.unused -= 1
             return
@@ -148,17 +148,17 @@ class Admission:
             raise
 
     async def turn(self) -> None:
-        """Wait for a turn of the event loop in which one more generation of a large request may begin."""
+        """Waits for a turn of the event loop in which one more generation of a large request may begin."""
         await self._pace.room()
         self._pace.spend(PIECE_BYTES)
 
     def give_back(self, count: int) -> None:
-        """Free ``count`` slots."""
+        """Frees ``count`` slots."""
         self._running -= count
         self._let_in()
 
     def _let_in(self) -> None:
-        """Give free slots to the requests whose turn it is; the two queues take turns."""
+        """Gives free slots to the requests whose turn it is; the two queues take turns."""
         while self._running < self._max and (
             lane := next((name for name, queue in self._queues.items() if queue), None)
         ):

@@ -32,12 +32,12 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def error_detail(error: TriptychError) -> dict[str, str | None]:
-    """Return the error as OpenAI's API words it."""
+    """Returns the error as OpenAI's API words it."""
     return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 def error_body(error: TriptychError) -> bytes:
-    """Return the error as an object of OpenAI's API."""
+    """Returns the error as an object of OpenAI's API."""
     return msgspec.json.encode({"error": error_detail(error)})
 
 
@@ -70,7 +70,7 @@ async def send_json(send: Send, body: bytes, extra: Headers | None = None, statu
 
 
 async def send_pieces(send: Send, pieces: list[bytes], extra: Headers) -> None:
-    """Send JSON that comes in pieces; large answers take several turns of the event loop."""
+    """Sends JSON that comes in pieces; large answers take several turns of the event loop."""
     if len(pieces) == 1:
         await send_json(send, pieces[0], extra)
         return
@@ -84,7 +84,7 @@ async def send_pieces(send: Send, pieces: list[bytes], extra: Headers) -> None:
 
 
 def _joined(pieces: list[bytes]) -> Iterator[bytes]:
-    """Yield ``pieces`` joined into pieces of a little more than PIECE_BYTES."""
+    """Yields ``pieces`` joined into pieces of a little more than PIECE_BYTES."""
     joined: list[bytes] = []
     size = 0
     for piece in pieces:

@@ -43,7 +43,7 @@ class _Clock:
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Reservation, config: HttpConfig) -> Data:
-    """Return the whole request body, whose bytes ``holder`` accounts for.
+    """Returns the whole request body, whose bytes ``holder`` accounts for.
 
     A body that does not come in one part is returned as a view of memory of its own. Large bodies are read at the event
     loop's ``pace``. Raises PayloadTooLarge as soon as the body is over the limit, without reading on; RequestTimeout if

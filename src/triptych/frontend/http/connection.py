@@ -43,7 +43,7 @@ class Server(Protocol):
     """The buffer for reads of a body whose length is stated; valid as long as ``scratch`` is."""
 
     def answer(self, exchange: Exchange) -> None:
-        """Start to answer a request, in a task of its own."""
+        """Starts to answer a request, in a task of its own."""
         ...
 
 
@@ -95,14 +95,14 @@ class Connection(asyncio.BufferedProtocol):
         self.resume_writing()
 
     def _leave(self) -> None:
-        """Tell the exchanges in progress that their client is gone."""
+        """Tells the exchanges in progress that their client is gone."""
         for exchange in (self._exchange, *self._waiting):
             if exchange is not None and not exchange.ended:
                 exchange.leave()
         self._waiting.clear()
 
     def eof_received(self) -> None:
-        """Treat a client that has closed its side as gone: the transport closes itself."""
+        """Treats a client that has closed its side as gone: the transport closes itself."""
         self._watch_unsent()
 
     def pause_writing(self) -> None:
@@ -117,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
             self._connections.writable(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return a large buffer for a body whose length is stated, and else a small one, for many small chunks."""
+        """Returns a large buffer for a body whose length is stated, and else a small one, for many small chunks."""
         expected = 0 if self._incoming is None else self._incoming.expected_bytes
         scratch = self._server.scratch
         return scratch if expected <= len(scratch) else self._server.body_scratch[:expected]
@@ -166,7 +166,7 @@ class Connection(asyncio.BufferedProtocol):
             self._pause()
 
     def _break_off(self, error: BadRequest) -> None:
-        """End a connection that sent malformed HTTP, once the requests that were complete before are answered."""
+        """Ends a connection that sent malformed HTTP, once the requests that were complete before are answered."""
         if self.is_busy and (self._incoming is None or self._incoming.whole):
             self._ends = True
             self._stop_parsing()
@@ -221,11 +221,11 @@ class Connection(asyncio.BufferedProtocol):
             self._server.answer(exchange)
 
     def is_last(self, exchange: Exchange) -> bool:
-        """Return whether the connection closes after the answer to ``exchange``."""
+        """Returns whether the connection closes after the answer to ``exchange``."""
         return self.refusal is not None or (self._ends and not self._waiting)
 
     def answered(self, exchange: Exchange) -> None:
-        """Go on after the complete answer to ``exchange``."""
+        """Goes on after the complete answer to ``exchange``."""
         if not exchange.keep_alive:
             self._finish(exchange)
         elif exchange.whole:
@@ -235,14 +235,14 @@ class Connection(asyncio.BufferedProtocol):
             self._resume()
 
     def _finish(self, exchange: Exchange) -> None:
-        """Close the connection after the answer to ``exchange``."""
+        """Closes the connection after the answer to ``exchange``."""
         if exchange.whole:
             self.close()
         else:
             self._linger()
 
     def _linger(self) -> None:
-        """Close once the client does, so that it has time to read the answer.
+        """Closes once the client does, so that it has time to read the answer.
 
         Bytes that still came and that nobody read would reset the connection before.
         """
@@ -270,7 +270,7 @@ class Connection(asyncio.BufferedProtocol):
             self._received(memoryview(self._unread.pop(0)))
 
     def refuse(self, error: TriptychError) -> None:
-        """Answer with ``error`` without asking the application, and close the connection."""
+        """Answers with ``error`` without asking the application, and closes the connection."""
         self._stop_parsing()
         exchange = self._exchange if self.is_busy else None
         if exchange is not None and exchange.started:
@@ -285,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     # Time limits and flow control.
 
     def timed_out(self, reason: Reason) -> None:
-        """End the connection at a time limit; a head that began and is not complete is answered with 408."""
+        """Ends the connection at a time limit; a head that began and is not complete is answered with 408."""
         if reason == "head" and self._parser.head_bytes and not self._discards and not self.is_busy:
             limit_s = self._connections.config.head_timeout_s
             self.refuse(
@@ -297,7 +297,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def end(self) -> None:
-        """Close after the requests that were received, and after one that may be on its way."""
+        """Closes after the requests that were received, and after one that may be on its way."""
         self._ends = True
         if not self.is_busy:
             asyncio.get_running_loop().call_later(LAST_REQUEST_S, self._end_idle)
@@ -312,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._writable is not None
 
     async def until_writable(self) -> None:
-        """Wait until the client reads what is sent, or is gone."""
+        """Waits until the client reads what is sent, or is gone."""
         while self._writable is not None:
             await asyncio.shield(self._writable)
 
@@ -320,7 +320,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.write(data)
 
     def close(self) -> None:
-        """Close once what was written has been sent; ``--send-timeout-s`` limits that."""
+        """Closes once what was written has been sent; ``--send-timeout-s`` limits that."""
         self._stop_parsing()
         self.transport.close()
         self._watch_unsent()
@@ -345,6 +345,6 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def read_on(self) -> None:
-        """Read on: the application asks for more of the body, or whether the client is still there."""
+        """Reads on: the application asks for more of the body, or whether the client is still there."""
         if not self._reading and not self._unread:
             self._resume()

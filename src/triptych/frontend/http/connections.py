@@ -47,15 +47,15 @@ class Connection(Protocol):
     group: ConnectionGroup
 
     def end(self) -> None:
-        """Close once all requests that are there have been answered."""
+        """Closes once all requests that are there have been answered."""
         ...
 
     def timed_out(self, reason: Reason) -> None:
-        """End the connection, because a time limit has passed."""
+        """Ends the connection, because a time limit has passed."""
         ...
 
     def abort(self) -> None:
-        """Close at once."""
+        """Closes at once."""
         ...
 
 
@@ -130,7 +130,7 @@ class Connections:
     # Events that connections report.
 
     def opened(self, connection: Connection) -> None:
-        """Add ``connection``, for which another may be closed. Sets its ``refusal`` if there is no room for it."""
+        """Adds ``connection``, for which another may be closed. Sets its ``refusal`` if there is no room for it."""
         connection.group = self._addresses.setdefault(connection.address, ConnectionGroup())
         connection.group.num_open += 1
         self.open.add(connection)
@@ -146,7 +146,7 @@ class Connections:
             self._take_surplus(connection, now)
 
     def request_received(self, connection: Connection) -> None:
-        """Note that a request has been received. A connection over the limit may now take the place of an idle one."""
+        """Notes that a request has been received. A connection over the limit may now take the place of an idle one."""
         if connection.refusal is None:
             self.busy(connection)
             return
@@ -156,7 +156,7 @@ class Connections:
             self._count(connection)
 
     def _refusal(self, connection: Connection, silent_since: float) -> TriptychError | None:
-        """Make room for ``connection``. Return None, or the error that says why there is no room.
+        """Makes room for ``connection``. Returns None, or the error that says why there is no room.
 
         A connection without a request may be closed for it if it has been silent since ``silent_since``.
         """
@@ -177,25 +177,25 @@ class Connections:
         connection.group.count += 1
 
     def refused(self, connection: Connection) -> None:
-        """Count a request that was refused because its connection is over the limit."""
+        """Counts a request that was refused because its connection is over the limit."""
         if isinstance(connection.refusal, TooManyRequests):
             self.counts.refused_address += 1
         else:
             self.counts.refused_full += 1
 
     def awaits_head(self, connection: Connection) -> None:
-        """Note that a request's head is expected, or the rest of a body that is discarded."""
+        """Notes that a request's head is expected, or the rest of a body that is discarded."""
         if connection.refusal is None and connection in self.open:
             self._wait(connection, self.config.head_timeout_s)
             self._all.heads[connection] = connection.group.heads[connection] = None
 
     def data_received(self, connection: Connection) -> None:
-        """Note that bytes came; on an idle connection they are the beginning of a head."""
+        """Notes that bytes came; on an idle connection they are the beginning of a head."""
         if connection in self._all.idle:
             self.awaits_head(connection)
 
     def idle(self, connection: Connection) -> None:
-        """Note that nothing is expected before the next request."""
+        """Notes that nothing is expected before the next request."""
         if connection.refusal is None and connection in self.open:
             self._wait(connection, self.config.keep_alive_timeout_s)
             self._all.idle[connection] = connection.group.idle[connection] = None
@@ -205,21 +205,21 @@ class Connections:
         connection.deadline = asyncio.get_running_loop().time() + limit_s
 
     def busy(self, connection: Connection) -> None:
-        """Note that a request is being answered."""
+        """Notes that a request is being answered."""
         self._all.remove(connection)
         connection.group.remove(connection)
 
     def stalled(self, connection: Connection) -> None:
-        """Note that the client does not read what is sent."""
+        """Notes that the client does not read what is sent."""
         if connection in self.open and connection not in self._stalled:
             self._stalled[connection] = (_unsent(connection), asyncio.get_running_loop().time())
 
     def writable(self, connection: Connection) -> None:
-        """Note that the client reads again."""
+        """Notes that the client reads again."""
         self._stalled.pop(connection, None)
 
     def closed(self, connection: Connection) -> None:
-        """Remove ``connection``. May be called twice."""
+        """Removes ``connection``. May be called twice."""
         if connection not in self.open:
             return
         self.open.discard(connection)
@@ -238,7 +238,7 @@ class Connections:
     # Room for new connections.
 
     def _make_room(self, group: ConnectionGroup, silent_since: float) -> bool:
-        """Close the connection of ``group`` that has been idle or silent longest. Return False if there is none."""
+        """Closes the connection of ``group`` that has been idle or silent longest. Returns False if there is none."""
         first = next(iter(group.idle), None) or next(iter(group.heads), None)
         if first is None or (first in group.heads and first.deadline - self.config.head_timeout_s > silent_since):
             return False
@@ -259,7 +259,7 @@ class Connections:
     # Time limits.
 
     def _check(self, now: float | None = None) -> None:
-        """Check all time limits, and set the timer again while there are connections."""
+        """Checks all time limits, and sets the timer again while there are connections."""
         now = now or asyncio.get_running_loop().time()
         self._timer = asyncio.get_running_loop().call_later(self._check_s, self._check) if self.open else None
         self._expire("head", self._all.heads, now)
@@ -288,7 +288,7 @@ class Connections:
         await self._empty.wait()
 
     def close(self) -> None:
-        """Abort what is left. May be called twice."""
+        """Aborts what is left. May be called twice."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -296,7 +296,7 @@ class Connections:
             connection.abort()
 
     def metrics(self) -> Iterable[Metric]:
-        """Return the metrics."""
+        """Returns the metrics."""
         for name, text, value in (
             ("open", "Connections of clients.", len(self.open)),
             ("limit", "Most connections of clients (--max-connections, and the limit on open files).", self.max_open),
@@ -312,7 +312,7 @@ class Connections:
 
 
 def _files_left() -> int:
-    """Return how many connections the limit on open files allows, beside those open and those kept for other uses."""
+    """Returns how many connections the limit on open files allows, beside those open and those kept for other uses."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return 1 << 30
@@ -321,7 +321,7 @@ def _files_left() -> int:
 
 
 def _unsent(connection: Connection) -> int:
-    """Return how many written bytes the client's host has not confirmed."""
+    """Returns how many written bytes the client's host has not confirmed."""
     waiting = connection.transport.get_write_buffer_size()
     try:
         kept = fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))

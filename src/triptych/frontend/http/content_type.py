@@ -19,7 +19,7 @@ _USUAL = [b"application/json"]
 
 
 def check_json(scope: Scope) -> None:
-    """Raise UnsupportedMedia unless the body is declared to be JSON in UTF-8, and not compressed."""
+    """Raises UnsupportedMedia unless the body is declared to be JSON in UTF-8, and not compressed."""
     given = [value for name, value in scope["headers"] if name == b"content-type"]
     if given == _USUAL:
         _check_plain(scope)
@@ -37,7 +37,7 @@ def check_json(scope: Scope) -> None:
 
 
 def _check_plain(scope: Scope) -> None:
-    """Raise UnsupportedMedia if the body is declared to be compressed: none is inflated here."""
+    """Raises UnsupportedMedia if the body is declared to be compressed: none is inflated here."""
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMedia(

@@ -33,11 +33,11 @@ class Cors:
         return self._any or bool(self._origins)
 
     def allows(self, origin: bytes) -> bool:
-        """Return whether pages of ``origin`` may use this server."""
+        """Returns whether pages of ``origin`` may use this server."""
         return self._any or origin.lower() in self._origins
 
     def headers(self, scope: Scope) -> Headers:
-        """Return the headers that every answer to this request has, errors and streams included."""
+        """Returns the headers that every answer to this request has, errors and streams included."""
         if not self:
             return []
         headers: Headers = [(b"vary", b"Origin")]  # so that no cache gives one site the answer that another may read
@@ -50,11 +50,11 @@ class Cors:
         return [*headers, (b"access-control-expose-headers", EXPOSED)]
 
     def asks(self, scope: Scope) -> bool:
-        """Return whether this is a preflight or another OPTIONS request, which carries no API key."""
+        """Returns whether this is a preflight or another OPTIONS request, which carries no API key."""
         return bool(self) and scope["method"] == "OPTIONS"
 
     def answer(self, scope: Scope, methods: list[str]) -> Headers:
-        """Return the headers of a preflight's answer, beside ``headers``. Raises Forbidden for other sites' pages."""
+        """Returns the headers of a preflight's answer, beside ``headers``. Raises Forbidden for other sites' pages."""
         origin = header(scope, b"origin")
         if origin is None or header(scope, b"access-control-request-method") is None:
             return [(b"allow", ", ".join(methods).encode())]
@@ -77,7 +77,7 @@ class Cors:
 
 
 def _origin(written: str) -> bytes:
-    """Return an origin as browsers write it. Raises ConfigError if it is invalid."""
+    """Returns an origin as browsers write it. Raises ConfigError if it is invalid."""
     try:
         parts = urlsplit(written.lower())
         port = parts.port

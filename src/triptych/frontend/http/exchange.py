@@ -26,7 +26,7 @@ def status_line(status: int) -> bytes:
 
 
 def raw_error(error: TriptychError) -> bytes:
-    """Return a whole HTTP answer with ``error`` that closes the connection, made without the application."""
+    """Returns a whole HTTP answer with ``error`` that closes the connection, made without the application."""
     body = error_body(error)
     headers = [one for one in error_headers(error) if one[0] != b"connection"]
     headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
@@ -42,31 +42,31 @@ class Carrier(Protocol):
         ...
 
     async def until_writable(self) -> None:
-        """Wait until the client reads again, or is gone."""
+        """Waits until the client reads again, or is gone."""
         ...
 
     def is_last(self, exchange: Exchange) -> bool:
-        """Return whether the connection closes after ``exchange``."""
+        """Returns whether the connection closes after ``exchange``."""
         ...
 
     def answered(self, exchange: Exchange) -> None:
-        """Take note that the answer to ``exchange`` is complete."""
+        """Takes note that the answer to ``exchange`` is complete."""
         ...
 
     def write(self, data: bytes) -> None:
-        """Queue bytes for the client."""
+        """Queues bytes for the client."""
         ...
 
     def read_on(self) -> None:
-        """Read more of the request's body."""
+        """Reads more of the request's body."""
         ...
 
     def refuse(self, error: TriptychError) -> None:
-        """Answer with ``error`` and close."""
+        """Answers with ``error`` and closes."""
         ...
 
     def abort(self) -> None:
-        """Close at once."""
+        """Closes at once."""
         ...
 
 
@@ -109,12 +109,12 @@ class Exchange:
         self._event.set()
 
     def leave(self) -> None:
-        """Note that the client is gone."""
+        """Notes that the client is gone."""
         self.gone = True
         self._event.set()
 
     def break_off(self) -> None:
-        """Note that the request was answered without the application, which is told that the client is gone."""
+        """Notes that the request was answered without the application, which is told that the client is gone."""
         self.ended = True
         self.leave()
 
@@ -126,7 +126,7 @@ class Exchange:
     # ASGI.
 
     async def run(self, app: Application) -> None:
-        """Have ``app`` answer the request. Ends the exchange whatever ``app`` does."""
+        """Has ``app`` answer the request. Ends the exchange whatever ``app`` does."""
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:  # the boundary of a task: the client still gets an answer

@@ -15,7 +15,7 @@ SHUTTING_DOWN = Unavailable("the server is shutting down", code="shutting_down")
 
 
 def as_told(error: Exception, name: str) -> TriptychError:
-    """Return the error that the client of the request ``name`` gets.
+    """Returns the error that the client of the request ``name`` gets.
 
     An unexpected exception is logged with its traceback; a shortage of the machine with one line.
     """

@@ -30,7 +30,7 @@ class HostCheck:
         """The last header that was allowed: nearly all requests have the same."""
 
     def check(self, scope: Scope) -> None:
-        """Raise Forbidden for a name that the Internet's DNS may resolve, and that is not allowed."""
+        """Raises Forbidden for a name that the Internet's DNS may resolve, and that is not allowed."""
         if not self._is_on or (given := header(scope, b"host")) is None or given == self._last_good:
             return
         found = _HOST.fullmatch(given.decode("latin-1").lower())
@@ -46,7 +46,7 @@ class HostCheck:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server that listens at ``host``."""
+    """Returns whether only this machine can reach a server that listens at ``host``."""
     if host.lower() == "localhost":
         return True
     try:
@@ -56,7 +56,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_local(name: str) -> bool:
-    """Return whether ``name`` is an address, or a name that the Internet's DNS does not resolve.
+    """Returns whether ``name`` is an address, or a name that the Internet's DNS does not resolve.
 
     The names that it resolves have a dot.
     """

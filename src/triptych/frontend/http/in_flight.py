@@ -19,7 +19,7 @@ class InFlight:
 
     @contextmanager
     def request(self) -> Iterator[InFlightRequest]:
-        """Count one request within the block. Raises TooManyRequests if not even one generation fits now."""
+        """Counts one request within the block. Raises TooManyRequests if not even one generation fits now."""
         self.check(1)
         counted = InFlightRequest(self)
         self.requests += 1
@@ -30,7 +30,7 @@ class InFlight:
             self.generations -= counted.count
 
     def check(self, count: int, held: int = 0) -> None:
-        """Raise TooManyRequests if ``count`` generations do not fit, of which ``held`` are counted already."""
+        """Raises TooManyRequests if ``count`` generations do not fit, of which ``held`` are counted already."""
         others = self.generations - held
         if others + count > self._max:
             raise TooManyRequests(
@@ -40,7 +40,7 @@ class InFlight:
             )
 
     def check_ever(self, count: int, param: str) -> None:
-        """Raise BadRequest if a request has more generations than may ever be in flight."""
+        """Raises BadRequest if a request has more generations than may ever be in flight."""
         if count > self._max:
             raise BadRequest(
                 f"{param}: the request is {count} generations (prompts x n); the limit is {self._max} "
@@ -50,7 +50,7 @@ class InFlight:
             )
 
     def metrics(self) -> Iterable[Metric]:
-        """Return the metrics."""
+        """Returns the metrics."""
         text = "Generations under way: each choice of each prompt of a request."
         yield gauge("triptych_generations_in_flight", text, self.generations)
         text = "The most generations that may be under way (--max-in-flight)."
@@ -65,7 +65,7 @@ class InFlightRequest:
         self.count = 0
 
     def set_generations(self, count: int, param: str) -> None:
-        """Count ``count`` generations in all. Raises BadRequest if so many never fit, TooManyRequests if not now."""
+        """Counts ``count`` generations in all. Raises BadRequest if so many never fit, TooManyRequests if not now."""
         self._in_flight.check_ever(count, param)
         self._in_flight.check(count, held=self.count)
         self._in_flight.generations += count - self.count

@@ -28,12 +28,12 @@ class Listener(Protocol):
     """Is called as requests come."""
 
     def begins(self, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
-        """Handle a complete head. ``wants_continue``: the client sends the body only when it is asked to."""
+        """Handles a complete head. ``wants_continue``: the client sends the body only when it is asked to."""
 
     def body(self, part: bytes) -> None: ...
 
     def complete(self) -> None:
-        """Handle the end of the request and of its body, if it has one."""
+        """Handles the end of the request and of its body, if it has one."""
 
 
 class _Stopped(Exception):
@@ -71,7 +71,7 @@ class Parser:
         """True while the head of such a request is parsed for the second time."""
 
     def feed(self, data: memoryview) -> None:
-        """Parse ``data``, which may change afterwards, and call the listener.
+        """Parses ``data``, which may change afterwards, and calls the listener.
 
         Raises BadRequest for malformed HTTP and for a head that is too long, Unavailable if memory is short.
         """
@@ -83,16 +83,16 @@ class Parser:
             raise BadRequest("the request's head is too large", code="head_too_large")
 
     def taken_pieces(self) -> int:
-        """Return the number of pieces of bodies since the last call."""
+        """Returns the number of pieces of bodies since the last call."""
         pieces, self._pieces = self._pieces, 0
         return pieces
 
     def stop(self) -> None:
-        """Parse nothing more, not even the rest of the current read. May be called twice."""
+        """Parses nothing more, not even the rest of the current read. May be called twice."""
         self._stopped = True
 
     def close(self) -> None:
-        """Drop the listener, so that neither object waits for Python's garbage collection."""
+        """Drops the listener, so that neither object waits for Python's garbage collection."""
         self._stopped = True
         self._parser = self._listener = None  # type: ignore[assignment]
 
@@ -112,7 +112,7 @@ class Parser:
             raise shortage_of(error) or BadRequest(self._not_http(), code=MALFORMED) from None
 
     def _not_http(self) -> str:
-        """Return the error text for a connection that does not speak HTTP/1.1. It names the protocol if it can."""
+        """Returns the error text for a connection that does not speak HTTP/1.1. It names the protocol if it can."""
         if self._begin.startswith(_TLS_BEGINS):
             return "this port speaks HTTP without TLS, and was sent a TLS handshake: ask by http:// and not by https://"
         if self._begin.startswith(_HTTP_2_BEGINS):
@@ -120,7 +120,7 @@ class Parser:
         return "this is not well-formed HTTP/1.1"
 
     def _pass_over_upgrade(self, rest: memoryview | bytes) -> None:
-        """Go on after a request that asked for another protocol, which is ignored.
+        """Goes on after a request that asked for another protocol, which is ignored.
 
         The parser expects no body after such a request. A new parser is given its head again, without that header.
         """
@@ -168,7 +168,7 @@ class Parser:
         self._listener.begins(scope, keep_alive=keep_alive, wants_continue=self._wants_continue)
 
     def _check_head(self) -> None:
-        """Refuse heads that the parser accepts, and that two HTTP implementations could read as different requests."""
+        """Refuses heads that the parser accepts, and that two HTTP implementations could read as different requests."""
         version = self._parser.get_http_version()
         if version not in _VERSIONS:
             raise _Refused(f"this server speaks HTTP/1.1, and not HTTP/{version}")

@@ -45,17 +45,17 @@ class HttpServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def answer(self, exchange: Exchange) -> None:
-        """Begin to answer a request, in a task of its own."""
+        """Begins to answer a request, in a task of its own."""
         task = asyncio.create_task(exchange.run(self._app), name="request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def stop(self) -> None:
-        """Make ``serve`` drain and return."""
+        """Makes ``serve`` drain and return."""
         self._stop.set()
 
     async def serve(self, listeners: Sequence[socket.socket]) -> None:
-        """Serve until ``stop``, then drain: close ``listeners``, and give requests in flight ``drain_timeout_s``."""
+        """Serves until ``stop``, then drains: closes ``listeners``, and gives requests in flight their time."""
         loop = asyncio.get_running_loop()
         servers: list[asyncio.AbstractServer] = []
         try:
@@ -104,7 +104,7 @@ class HttpServer:
 
 
 def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
-    """Accept the connections that wait at ``listener``: the system would reset them when it is closed."""
+    """Accepts the connections that wait at ``listener``: the system would reset them when it is closed."""
     with contextlib.suppress(BlockingIOError):
         while True:
             one, _ = listener.accept()
@@ -113,7 +113,7 @@ def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
-    """Return listening sockets for ``host`` and ``port``.
+    """Returns listening sockets for ``host`` and ``port``.
 
     Sockets whose port is ``shared`` with other processes do not listen before they are served, so that until then the
     other processes get all connections; on any other port connections wait until then. Raises ConfigError, with a
