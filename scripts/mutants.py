@@ -38,9 +38,9 @@ PRELOADED = ("pytest", "uvloop", "msgspec", "aiohttp", "numpy", "PIL.Image", "to
 """Imported once, before the runs are forked."""
 TARGETS: dict[str, tuple[str, ...]] = {
     "stages/compose": ("stages/test_compose.py", "stages/test_hand_off.py"),
-    "stages/request_state/machine": ("stages/request_state", "stages/test_dispatch.py"),
-    "stages/request_state/rules": ("stages/request_state", "stages/test_dispatch.py"),
-    "stages/request_state/patience": ("stages/request_state", "stages/test_dispatch.py"),
+    "stages/request_state/machine": ("stages/request_state",),
+    "stages/request_state/rules": ("stages/request_state",),
+    "stages/request_state/patience": ("stages/request_state",),
     "router/policy": ("router",),
     "router/workload": ("router",),
     "kv/index": ("kv/test_kv_index.py",),

@@ -34,6 +34,7 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitXor: ast.BitAnd,
 }
 CALLED = {"min": "max", "max": "min", "any": "all", "all": "any"}
+LINE_CHARS = 160
 LEFT_ALONE = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal)
 """Statements whose words are told and not computed with, or that name things."""
 NAMING = ("annotation", "returns", "decorator_list", "bases", "type_params")
@@ -54,10 +55,10 @@ def mutants_of(source: str, module: str) -> Iterator[Mutant]:
     for scope, path in _places(tree, "", ()):
         for change in range(_changes(_at(tree, path))):
             changed = copy.deepcopy(tree)
-            statement = path[: _statement(tree, path)]
-            before = _line(_at(tree, statement))
+            shown = _shown(tree, path)
+            before = _line(_at(tree, shown))
             _change(changed, path, change)
-            key = f"{module} {scope or 'module'}: {before} -> {_line(_at(changed, statement))}"
+            key = f"{module} {scope or 'module'}: {before} -> {_line(_at(changed, shown))}"
             seen[key] += 1
             yield Mutant(key + (f" ({seen[key]})" if seen[key] > 1 else ""), ast.fix_missing_locations(changed))
 
@@ -113,10 +114,11 @@ def _at(node: ast.AST, path: _Path) -> ast.AST:
     return node
 
 
-def _statement(tree: ast.AST, path: _Path) -> int:
-    """The length of the way to the innermost statement or handler on ``path``."""
-    lengths = [n for n in range(1, len(path) + 1) if isinstance(_at(tree, path[:n]), ast.stmt)]
-    return lengths[-1]
+def _shown(tree: ast.AST, path: _Path) -> _Path:
+    """Return the way to what is shown of a change: its statement, or of a long one the largest short part."""
+    start = max(n for n in range(1, len(path) + 1) if isinstance(_at(tree, path[:n]), ast.stmt))
+    parts = (path[:n] for n in range(start, len(path)) if isinstance(_at(tree, path[:n]), ast.stmt | ast.expr))
+    return next((part for part in parts if len(_line(_at(tree, part))) <= LINE_CHARS), path)
 
 
 def _line(node: ast.AST) -> str:

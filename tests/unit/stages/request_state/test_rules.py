@@ -25,6 +25,8 @@ from triptych.stages.request_state.events import Begin, Failed, GiveUp, TimePass
 from triptych.stages.request_state.machine import RequestState
 from triptych.stages.request_state.patience import FreeRetries
 from triptych.stages.request_state.rules import (
+    AFTER_LOSS_S,
+    AFTER_SILENCE_S,
     DISCOVERY_S,
     FELLS,
     FREE_S,
@@ -82,6 +84,27 @@ def test_only_what_a_worker_took_and_did_not_answer_is_held_against_a_request() 
     }
     free = {event for (event, said), rule in RULES.items() if said is Progress.NOTHING and not rule.costs}
     assert free == {Failure.UNREACHED, Failure.DRAINS, Failure.STOPPED}
+
+
+AVOIDED_S = {
+    Failure.UNREACHED: DISCOVERY_S,
+    Failure.DRAINS: DISCOVERY_S,
+    Failure.STOPPED: DISCOVERY_S,
+    Failure.LOST: AFTER_LOSS_S,
+    Failure.SILENT: AFTER_SILENCE_S,
+}
+"""Others than these are not avoided: the worker is well, and serves other requests."""
+
+
+def test_how_long_a_worker_is_avoided_depends_on_its_failure_only() -> None:
+    assert {key: rule.avoid_s for key, rule in RULES.items()} == {key: AVOIDED_S.get(key[0], 0.0) for key in RULES}
+
+
+def test_once_a_worker_has_spoken_each_failure_counts_as_an_attempt() -> None:
+    assert all(rule.costs for (_, said), rule in RULES.items() if said is Progress.HERE)
+    waited_for = {failure for (failure, said), rule in RULES.items() if said is Progress.ELSEWHERE and not rule.costs}
+    assert waited_for == {Failure.UNREACHED, Failure.DRAINS, Failure.STOPPED, Failure.FULL}
+    assert {key for key, rule in RULES.items() if rule.asked_again} == {(Failure.FULL, Progress.ELSEWHERE)}
 
 
 def begun() -> RequestState:
