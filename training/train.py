@@ -102,7 +102,7 @@ def run_steps(
     import torch
 
     started = time.monotonic()
-    chance = random.Random(args.seed + first)
+    rng = random.Random(args.seed + first)
     totals = [0.0] * 4
     for step in range(first, args.steps):
         minutes = (time.monotonic() - started) / 60
@@ -116,7 +116,7 @@ def run_steps(
             group["lr"] = learning_rate(progress, steps_in, args.learning_rate)
         if reading:
             # Two pairs of frames are as much work as two pictures.
-            films = chance.random() < args.films
+            films = rng.random() < args.films
             batch = maker.make_films(args.batch // 2) if films else maker.make(args.batch)
             pictures, hint = see(model, heads, batch.pictures)
             loss, place, right = read(model, heads, pictures, batch)

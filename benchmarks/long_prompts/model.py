@@ -57,11 +57,11 @@ def _files() -> tuple[Path, ...]:
     return tuple(sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")))
 
 
-def _sources(chance: random.Random, characters: int) -> Iterator[str]:
-    """Files of the environment, drawn by ``chance``, until there are so many characters."""
+def _sources(rng: random.Random, characters: int) -> Iterator[str]:
+    """Files of the environment, drawn by ``rng``, until there are so many characters."""
     while characters > 0:
         try:
-            text = chance.choice(_files()).read_text()
+            text = rng.choice(_files()).read_text()
         except (OSError, UnicodeDecodeError):
             continue
         if "<|" in text:  # it may name a placeholder of media
@@ -70,6 +70,6 @@ def _sources(chance: random.Random, characters: int) -> Iterator[str]:
         characters -= len(text)
 
 
-def source_prompt(chance: random.Random) -> str:
+def source_prompt(rng: random.Random) -> str:
     """240,000 characters of sources, cut from whole files."""
-    return "".join(_sources(chance, PROMPT_CHARACTERS))[:PROMPT_CHARACTERS]
+    return "".join(_sources(rng, PROMPT_CHARACTERS))[:PROMPT_CHARACTERS]

@@ -19,7 +19,7 @@ def test_a_right_deployment_passes(
     out = capsys.readouterr().out
     assert status == 0, out
     assert out.splitlines()[-1].startswith("OK: all 32 answers")
-    texts = {one["said"]["text"] for one in json.loads(file.read_text())["answers"]}
+    texts = {one["reply"]["text"] for one in json.loads(file.read_text())["answers"]}
     assert len(texts) == 8, "to prove anything, each case must have an answer of its own"
 
 

@@ -100,7 +100,7 @@ def test_a_wrong_answer_is_named_with_its_place(demo, verify, monkeypatch):
     status, out, _ = verify(demo.url, "--cases", "one,four")
     assert status == 1
     assert {case for (case, _), outcome in outcomes(out).items() if outcome == "differs"} == {"four"}
-    assert re.search(r"the texts part at character \d+, token 4\n", out), out
+    assert re.search(r"the texts differ from character \d+, token 4\n", out), out
     assert "0.2 above 'P': a near tie in bfloat16" in out
     assert out.splitlines()[-1].startswith("NOT OK: 6 of 12 answers equal")
 

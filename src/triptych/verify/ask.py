@@ -22,7 +22,7 @@ class AskFailed(Exception):
         super().__init__(" ".join(message.split()))
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """An answer of the deployment."""
 
     text: str
@@ -83,7 +83,7 @@ class Deployment:
         async with self._request("GET", "/v1/models") as response:
             return [model.id for model in _decode(await response.read(), _Models).data]
 
-    async def ask(self, model: str, messages: list[dict[str, Any]], max_tokens: int, *, stream: bool) -> Said:
+    async def ask(self, model: str, messages: list[dict[str, Any]], max_tokens: int, *, stream: bool) -> Reply:
         """Returns the greedy answer to ``messages``."""
         body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         if stream:
@@ -95,7 +95,7 @@ class Deployment:
                 await _read_events(response, reading)
             else:
                 reading.take(_decode(await response.read(), _Answer))
-            return reading.said()
+            return reading.reply()
 
     @asynccontextmanager
     async def _request(self, method: str, path: str, body: object = None) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -145,8 +145,8 @@ class _Reading:
                     self._first_s = time.monotonic() - self._begun
             self._finish_reason = choice.finish_reason or self._finish_reason
 
-    def said(self) -> Said:
-        return Said(
+    def reply(self) -> Reply:
+        return Reply(
             text="".join(self._texts),
             finish_reason=self._finish_reason,
             prompt_tokens=self._usage.prompt_tokens,

@@ -11,7 +11,7 @@ import msgspec
 
 from triptych.contracts.errors import ConfigError
 from triptych.contracts.suggest import or_all
-from triptych.verify.ask import AskFailed, Deployment, Said
+from triptych.verify.ask import AskFailed, Deployment, Reply
 from triptych.verify.cases import Case
 from triptych.verify.compare import Difference, compare
 from triptych.verify.reference import Expected
@@ -20,17 +20,17 @@ Outcome = Literal["ok", "differs", "failed"]
 Questions = Sequence[tuple[Case, Expected]]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class CheckedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request with its outcome: an answer, with its difference if there is one, or an error."""
 
     streamed: bool
-    said: Said | None = None
+    reply: Reply | None = None
     difference: Difference | None = None
     error: str | None = None
 
     @property
     def outcome(self) -> Outcome:
-        return "failed" if self.said is None else "differs" if self.difference else "ok"
+        return "failed" if self.reply is None else "differs" if self.difference else "ok"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,16 +38,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     case: str
     phase: str
-    asked: tuple[Asked, ...]
+    requests: tuple[CheckedRequest, ...]
 
     @property
     def outcome(self) -> Outcome:
         """The worst outcome of its requests."""
-        found = {one.outcome for one in self.asked}
+        found = {request.outcome for request in self.requests}
         return "failed" if "failed" in found else "differs" if "differs" in found else "ok"
 
 
-Tell = Callable[[Result], None]
+OnResult = Callable[[Result], None]
 """Is called with each result as soon as it is known."""
 
 
@@ -75,30 +75,30 @@ class Check:
         self._deployment, self._model = deployment, model
         self._max_tokens, self._concurrency = max_tokens, concurrency
 
-    async def run(self, questions: Questions, tell: Tell) -> list[Result]:
+    async def run(self, questions: Questions, on_result: OnResult) -> list[Result]:
         """Asks every question cold (whole), warm (again, streamed) and at once (both, ``concurrency`` in flight).
 
         A wrong answer or a failed request is a result, and does not end the check.
         """
         results: list[Result] = []
 
-        def note(case: Case, phase: str, asked: Sequence[Asked]) -> None:
-            results.append(Result(case=case.name, phase=phase, asked=tuple(asked)))
-            tell(results[-1])
+        def note(case: Case, phase: str, requests: Sequence[CheckedRequest]) -> None:
+            results.append(Result(case=case.name, phase=phase, requests=tuple(requests)))
+            on_result(results[-1])
 
         for phase, stream in (("cold", False), ("warm", True)):
             for case, expected in questions:
                 note(case, phase, [await self._ask(case, expected, stream=stream)])
-        for (case, _), asked in zip(questions, await self._at_once(questions), strict=True):
-            note(case, "at once", asked)
+        for (case, _), requests in zip(questions, await self._at_once(questions), strict=True):
+            note(case, "at once", requests)
         return results
 
-    async def _at_once(self, questions: Questions) -> list[list[Asked]]:
+    async def _at_once(self, questions: Questions) -> list[list[CheckedRequest]]:
         """Asks several copies of each question, in turns: enough to fill ``concurrency``."""
         gate = asyncio.Semaphore(self._concurrency)
         copies = max(2, math.ceil(self._concurrency / len(questions)))
 
-        async def gated(case: Case, expected: Expected, stream: bool) -> Asked:
+        async def gated(case: Case, expected: Expected, stream: bool) -> CheckedRequest:
             async with gate:
                 return await self._ask(case, expected, stream=stream)
 
@@ -112,9 +112,9 @@ class Check:
             ]
         return [[task.result() for task in tasks] for tasks in zip(*rounds, strict=True)]
 
-    async def _ask(self, case: Case, expected: Expected, *, stream: bool) -> Asked:
+    async def _ask(self, case: Case, expected: Expected, *, stream: bool) -> CheckedRequest:
         try:
-            said = await self._deployment.ask(self._model, case.api_messages, self._max_tokens, stream=stream)
+            reply = await self._deployment.ask(self._model, case.api_messages, self._max_tokens, stream=stream)
         except AskFailed as error:
-            return Asked(streamed=stream, error=str(error))
-        return Asked(streamed=stream, said=said, difference=compare(expected, said))
+            return CheckedRequest(streamed=stream, error=str(error))
+        return CheckedRequest(streamed=stream, reply=reply, difference=compare(expected, reply))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from triptych.verify.ask import Said
+from triptych.verify.ask import Reply
 from triptych.verify.reference import Expected, Token
 
 NEAR_TIES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
@@ -35,17 +35,17 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return [name for name, bound in NEAR_TIES.items() if self.token is not None and self.token.margin < bound]
 
 
-def compare(expected: Expected, said: Said) -> Difference | None:
+def compare(expected: Expected, reply: Reply) -> Difference | None:
     """Returns the difference; None if text, finish reason and number of tokens are equal."""
     names = ("text", "finish_reason", "completion_tokens")
-    fields = {name: pair for name in names if (pair := _pair(name, expected, said))}
+    fields = {name: pair for name in names if (pair := _pair(name, expected, reply))}
     if not fields:
         return None
-    if prompts := _pair("prompt_tokens", expected, said):
+    if prompts := _pair("prompt_tokens", expected, reply):
         fields["prompt_tokens"] = prompts  # not a fault by itself, but a hint where to look for one
     if "text" not in fields:
         return Difference(fields=fields)
-    character = _shared(expected.text, said.text)
+    character = _shared(expected.text, reply.text)
     places = _places(expected.tokens, character)
     index = min(places, key=lambda at: expected.tokens[at].margin, default=None)
     token = None if index is None else expected.tokens[index]
@@ -63,8 +63,8 @@ def _places(tokens: Sequence[Token], character: int) -> range:
     return range(start, len(tokens))
 
 
-def _pair(name: str, expected: Expected, said: Said) -> tuple[str | int | None, str | int | None] | None:
-    pair = getattr(expected, name), getattr(said, name)
+def _pair(name: str, expected: Expected, reply: Reply) -> tuple[str | int | None, str | int | None] | None:
+    pair = getattr(expected, name), getattr(reply, name)
     return None if pair[0] == pair[1] else pair
 
 

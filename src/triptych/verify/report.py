@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from triptych.verify.check import Asked, Result
+from triptych.verify.check import CheckedRequest, Result
 from triptych.verify.compare import Difference
 
 _WINDOW = 24
@@ -41,53 +41,57 @@ def opening(setting: Setting) -> str:
 
 def lines(result: Result) -> str:
     """Returns one line for a result, and below it its faults: the longest times, and equal faults once."""
-    said = [one.said for one in result.asked if one.said is not None]
-    plans = dict.fromkeys(one.plan for one in said if one.plan)
-    first = max((one.first_s for one in said if one.first_s is not None), default=None)
-    total = max((one.total_s for one in said), default=None)
+    replies = [request.reply for request in result.requests if request.reply is not None]
+    plans = dict.fromkeys(reply.plan for reply in replies if reply.plan)
+    first = max((reply.first_s for reply in replies if reply.first_s is not None), default=None)
+    total = max((reply.total_s for reply in replies), default=None)
     line = (
         f"{result.case:<13}{result.phase:<9}{result.outcome:<9}{_seconds(total):>9}{_seconds(first):>12}"
         f"  {' | '.join(plans)}"
     )
-    return "\n".join([line.rstrip(), *_faults(result.asked)])
+    return "\n".join([line.rstrip(), *_faults(result.requests)])
 
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3f} s"
 
 
-def _faults(asked: Sequence[Asked]) -> list[str]:
-    kinds = {one.outcome for one in asked}
-    told = Counter("\n".join(_fault(one)) for one in asked if one.outcome != "ok")
-    several = len(asked) > 1 and (len(told) > 1 or len(kinds) > 1)
+def _faults(requests: Sequence[CheckedRequest]) -> list[str]:
+    kinds = {request.outcome for request in requests}
+    faults = Counter("\n".join(_fault(request)) for request in requests if request.outcome != "ok")
+    several = len(requests) > 1 and (len(faults) > 1 or len(kinds) > 1)
     out: list[str] = []
-    for text, count in told.items():
+    for text, count in faults.items():
         if several:
-            out.append(f"    {count} of {len(asked)}:")
+            out.append(f"    {count} of {len(requests)}:")
         out.append(text)
     return out
 
 
-def _fault(asked: Asked) -> list[str]:
-    if asked.difference is None:
-        return [f"    {asked.error}"]
-    return [f"    {line}" for line in _explained(asked.difference)]
+def _fault(request: CheckedRequest) -> list[str]:
+    if request.difference is None:
+        return [f"    {request.error}"]
+    return [f"    {line}" for line in _explained(request.difference)]
 
 
 def _explained(difference: Difference) -> list[str]:
     out: list[str] = []
-    for name, (expected, said) in difference.fields.items():
+    for name, (expected, actual) in difference.fields.items():
         if name == "text":
-            out += _parting(str(expected), str(said), difference)
+            out += _text_difference(str(expected), str(actual), difference)
         else:
-            out.append(f"{name.replace('_', ' ')}: {expected} expected, {said} said")
+            out.append(f"{name.replace('_', ' ')}: expected {expected}, got {actual}")
     return out
 
 
-def _parting(expected: str, said: str, difference: Difference) -> list[str]:
+def _text_difference(expected: str, actual: str, difference: Difference) -> list[str]:
     at = difference.character or 0
     place = f"character {at}" + ("" if difference.index is None else f", token {difference.index}")
-    out = [f"the texts part at {place}", f"  expected  {_excerpt(expected, at)}", f"  said      {_excerpt(said, at)}"]
+    out = [
+        f"the texts differ from {place}",
+        f"  expected  {_excerpt(expected, at)}",
+        f"  got       {_excerpt(actual, at)}",
+    ]
     if (token := difference.token) is not None:
         best = f"the reference's best there is {token.text!r}, {token.margin:.3g} above {token.runner_up!r}"
         out.append(f"{best}: {_judged(difference.near_ties)}")
@@ -107,12 +111,12 @@ def _excerpt(text: str, at: int) -> str:
 
 def verdict(results: Sequence[Result]) -> str:
     """Returns the last line of the report."""
-    asked = [one for result in results for one in result.asked]
-    count = Counter(one.outcome for one in asked)
-    if count["ok"] == len(asked):
-        return f"OK: all {len(asked)} answers equal transformers' greedy generate"
-    ties = sum(one.difference is not None and bool(one.difference.near_ties) for one in asked)
-    parts = [f"{count['ok']} of {len(asked)} answers equal transformers' greedy generate"]
+    requests = [request for result in results for request in result.requests]
+    count = Counter(request.outcome for request in requests)
+    if count["ok"] == len(requests):
+        return f"OK: all {len(requests)} answers equal transformers' greedy generate"
+    ties = sum(request.difference is not None and bool(request.difference.near_ties) for request in requests)
+    parts = [f"{count['ok']} of {len(requests)} answers equal transformers' greedy generate"]
     if count["differs"]:
         parts.append(f"{count['differs']} differ" + (f" ({ties} at a near tie)" if ties else ""))
     if count["failed"]:
@@ -122,12 +126,12 @@ def verdict(results: Sequence[Result]) -> str:
 
 def document(setting: Setting, results: Sequence[Result]) -> bytes:
     """Returns the report as JSON: the setting, the verdict and every request in full."""
-    rows = [_row(result, one) for result in results for one in result.asked]
+    rows = [_row(result, request) for result in results for request in result.requests]
     whole = {"setting": setting, "verdict": verdict(results), "answers": rows}
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
-def _row(result: Result, asked: Asked) -> dict[str, Any]:
-    near_ties = asked.difference.near_ties if asked.difference else []
-    row = {"case": result.case, "phase": result.phase, "outcome": asked.outcome}
-    return {**row, **msgspec.structs.asdict(asked), "near_ties": near_ties}
+def _row(result: Result, request: CheckedRequest) -> dict[str, Any]:
+    near_ties = request.difference.near_ties if request.difference else []
+    row = {"case": result.case, "phase": result.phase, "outcome": request.outcome}
+    return {**row, **msgspec.structs.asdict(request), "near_ties": near_ties}

@@ -23,9 +23,9 @@ from triptych.demo import MODEL_DIR
 from triptych.media.formats.video import inspect_video
 from triptych.models.registry import load_checkpoint
 from triptych.verify import decode, report
-from triptych.verify.ask import AskFailed, Said
+from triptych.verify.ask import AskFailed, Reply
 from triptych.verify.cases import chosen, listed, make_cases
-from triptych.verify.check import Asked, Check, Result, model_to_ask
+from triptych.verify.check import Check, CheckedRequest, Result, model_to_ask
 from triptych.verify.compare import compare
 from triptych.verify.reference import Expected, Reference, Token
 
@@ -60,8 +60,8 @@ def expected(*words, finish_reason="length", margin=1.0, prompt_tokens=5):
     )
 
 
-def said(text, finish_reason="length", completion_tokens=3, prompt_tokens=5, **fields):
-    return Said(
+def reply(text, finish_reason="length", completion_tokens=3, prompt_tokens=5, **fields):
+    return Reply(
         text=text,
         finish_reason=finish_reason,
         prompt_tokens=prompt_tokens,
@@ -75,11 +75,11 @@ RIGHT = expected("a", " red", " star")
 
 
 def asked(answer, right=RIGHT):
-    return Asked(streamed=False, said=answer, difference=compare(right, answer))
+    return CheckedRequest(streamed=False, reply=answer, difference=compare(right, answer))
 
 
 def line(*answers, case="two", phase="at once"):
-    return report.lines(Result(case=case, phase=phase, asked=answers))
+    return report.lines(Result(case=case, phase=phase, requests=answers))
 
 
 # Questions.
@@ -160,8 +160,8 @@ def test_a_missing_package_of_a_case_is_named(monkeypatch):
 
 
 def test_equal_answers():
-    assert compare(RIGHT, said("a red star")) is None
-    assert compare(RIGHT, said("a red star", prompt_tokens=9)) is None, "counted in another way, perhaps"
+    assert compare(RIGHT, reply("a red star")) is None
+    assert compare(RIGHT, reply("a red star", prompt_tokens=9)) is None, "counted in another way, perhaps"
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_equal_answers():
     [("a blue star", 2, 1), ("a red stay", 9, 2), ("", 0, 0), ("a red", 5, 2), ("a red star and", 10, None)],
 )
 def test_the_place_of_the_first_difference(text, character, index):
-    difference = compare(RIGHT, said(text))
+    difference = compare(RIGHT, reply(text))
     assert (difference.character, difference.index) == (character, index)
     assert difference.token == (None if index is None else RIGHT.tokens[index])
 
 
 def test_an_answer_that_is_too_long_differs_at_the_end_of_sequence():
     right = expected("a", " red", finish_reason="stop")
-    difference = compare(right, said("a red star"))
+    difference = compare(right, reply("a red star"))
     assert (difference.index, difference.token.text) == (2, "<end>")
 
 
@@ -187,12 +187,12 @@ def test_of_tokens_of_one_character_the_smallest_margin_counts():
         for end, margin in ((1, 0.001), (1, 2.0), (1, 0.2), (2, 3.0), (3, 0.001))
     ]
     right = Expected(text="a€b", finish_reason="length", prompt_tokens=5, completion_tokens=5, tokens=tuple(tokens))
-    difference = compare(right, said("a\ufffdb"))
+    difference = compare(right, reply("a\ufffdb"))
     assert (difference.character, difference.index) == (1, 2)
 
 
 def test_token_counts_and_finish_reasons_are_compared():
-    difference = compare(RIGHT, said("a red star", "stop", 4, prompt_tokens=6))
+    difference = compare(RIGHT, reply("a red star", "stop", 4, prompt_tokens=6))
     assert difference.fields == {
         "finish_reason": ("length", "stop"),
         "completion_tokens": (3, 4),
@@ -206,67 +206,69 @@ def test_token_counts_and_finish_reasons_are_compared():
     [(0.0001, ["float32", "float16", "bfloat16"]), (0.01, ["float16", "bfloat16"]), (0.2, ["bfloat16"]), (1.0, [])],
 )
 def test_near_ties_by_format(margin, formats):
-    assert compare(expected("a", " red", margin=margin), said("a blue")).near_ties == formats
+    assert compare(expected("a", " red", margin=margin), reply("a blue")).near_ties == formats
 
 
 # The report.
 
 
 def test_the_line_of_a_right_answer():
-    text = line(asked(said("a red star", plan="e@e-0 pd@pd-0", first_s=0.25)), case="one", phase="warm")
+    text = line(asked(reply("a red star", plan="e@e-0 pd@pd-0", first_s=0.25)), case="one", phase="warm")
     assert text.split() == ["one", "warm", "ok", "0.500", "s", "0.250", "s", "e@e-0", "pd@pd-0"]
 
 
 def test_the_line_of_several_requests_has_the_longest_times_and_all_plans():
-    text = line(asked(said("a red star", plan="epd@a", total_s=0.1)), asked(said("a red star", plan="epd@b")))
+    text = line(asked(reply("a red star", plan="epd@a", total_s=0.1)), asked(reply("a red star", plan="epd@b")))
     assert text.split() == ["two", "at", "once", "ok", "0.500", "s", "epd@a", "|", "epd@b"]
 
 
 def test_a_difference_is_reported_with_its_place_and_margin():
     right = expected("a", " red", " star", margin=0.01)
-    head, *rest = line(asked(said("a blue star", "stop"), right), phase="cold").splitlines()
+    head, *rest = line(asked(reply("a blue star", "stop"), right), phase="cold").splitlines()
     assert head.split()[:3] == ["two", "cold", "differs"]
     assert [one.strip() for one in rest] == [
-        "the texts part at character 2, token 1",
+        "the texts differ from character 2, token 1",
         "expected  'a red star'",
-        "said      'a blue star'",
+        "got       'a blue star'",
         "the reference's best there is ' red', 0.01 above ' or': "
         "a near tie in float16 and bfloat16, so rounding may explain it",
-        "finish reason: length expected, stop said",
+        "finish reason: expected length, got stop",
     ]
 
 
 def test_a_clear_margin_is_no_near_tie():
-    assert "no near tie" in line(asked(said("a blue star")))
+    assert "no near tie" in line(asked(reply("a blue star")))
 
 
 def test_long_texts_are_cut_around_the_difference():
     same = "x" * 100
-    text = line(asked(said(same + "b" + same), expected(same, "a", same)))
+    text = line(asked(reply(same + "b" + same), expected(same, "a", same)))
     assert f"expected  ...'{'x' * 24}a{'x' * 23}'..." in text
 
 
 def test_equal_faults_are_reported_once_with_their_number():
-    failed = Asked(streamed=True, error="HTTP status 503: no worker")
-    text = line(failed, failed, asked(said("a red star")), asked(said("a blue star")))
+    failed = CheckedRequest(streamed=True, error="HTTP status 503: no worker")
+    text = line(failed, failed, asked(reply("a red star")), asked(reply("a blue star")))
     assert text.splitlines()[0].split()[:4] == ["two", "at", "once", "failed"], "the worst"
     assert text.count("no worker") == 1
     assert "2 of 4:\n    HTTP status 503" in text
-    assert "1 of 4:\n    the texts part" in text
+    assert "1 of 4:\n    the texts differ" in text
 
 
 def test_the_verdict():
-    fine = Result(case="one", phase="cold", asked=(asked(said("a red star")),))
+    fine = Result(case="one", phase="cold", requests=(asked(reply("a red star")),))
     assert report.verdict([fine, fine]) == "OK: all 2 answers equal transformers' greedy generate"
-    tie = asked(said("a blue"), expected("a", " red", margin=0.01))
-    bad = Result(case="one", phase="at once", asked=(tie, asked(said("")), Asked(streamed=True, error="no")))
+    tie = asked(reply("a blue"), expected("a", " red", margin=0.01))
+    bad = Result(
+        case="one", phase="at once", requests=(tie, asked(reply("")), CheckedRequest(streamed=True, error="no"))
+    )
     assert report.verdict([fine, bad]) == (
         "NOT OK: 1 of 4 answers equal transformers' greedy generate, 2 differ (1 at a near tie), 1 failed"
     )
 
 
 def test_the_document_has_every_answer():
-    results = [Result(case="one", phase="cold", asked=(asked(said("")), Asked(streamed=True, error="no")))]
+    results = [Result(case="one", phase="cold", requests=(asked(reply("")), CheckedRequest(streamed=True, error="no")))]
     document = json.loads(report.document(SETTING, results))
     assert document["setting"]["seed"] == 7
     assert [(one["case"], one["phase"], one["outcome"]) for one in document["answers"]] == [
@@ -299,7 +301,7 @@ class Scripted:
         self.running -= 1
         if len(self.streams) == self._fails:
             raise AskFailed("no\nworker")
-        return said("a red star")
+        return reply("a red star")
 
 
 async def checked(deployment, concurrency, names=("text", "one")):
@@ -313,7 +315,7 @@ async def checked(deployment, concurrency, names=("text", "one")):
 async def test_cold_then_warm_then_all_at_once():
     deployment = Scripted()
     results = await checked(deployment, 3)
-    assert [(one.case, one.phase, len(one.asked)) for one in results] == [
+    assert [(one.case, one.phase, len(one.requests)) for one in results] == [
         ("text", "cold", 1),
         ("one", "cold", 1),
         ("text", "warm", 1),
@@ -322,7 +324,7 @@ async def test_cold_then_warm_then_all_at_once():
         ("one", "at once", 2),
     ]
     assert deployment.streams[:4] == [False, False, True, True]
-    assert all({one.streamed for one in result.asked} == {False, True} for result in results[4:]), "both of each"
+    assert all({one.streamed for one in result.requests} == {False, True} for result in results[4:]), "both of each"
     assert deployment.most == 3
 
 
@@ -330,13 +332,13 @@ async def test_there_are_enough_requests_to_fill_the_concurrency():
     deployment = Scripted()
     results = await checked(deployment, 9)
     assert deployment.most == 9
-    assert [len(one.asked) for one in results[4:]] == [5, 5]
+    assert [len(one.requests) for one in results[4:]] == [5, 5]
 
 
 async def test_a_failure_is_a_result_and_does_not_end_the_check():
     results = await checked(Scripted(fails=2), 1)
     assert [one.outcome for one in results] == ["ok", "failed", "ok", "ok", "ok", "ok"]
-    assert results[1].asked[0].error == "no worker", "on one line"
+    assert results[1].requests[0].error == "no worker", "on one line"
 
 
 @pytest.mark.parametrize(
