@@ -27,7 +27,7 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.arena.memory import AnonymousMemory
 from triptych.transfer.nixl.agent import NixlAgent
-from triptych.transfer.nixl.spans import Piece, Span
+from triptych.transfer.nixl.copies import AddressRange, Copy
 from triptych.transfer.registry import make_transfer
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -96,16 +96,16 @@ class Bare:
         self.agent = NixlAgent(name, TransferConfig().transfer_devices)
         self.memory = AnonymousMemory(LARGEST)
         self.memory.back(0, LARGEST)
-        registered = self.agent.register(Span(self.memory.address, LARGEST))
+        registered = self.agent.register(AddressRange(self.memory.address, LARGEST))
         self.metadata = self.agent.metadata(registered, connection=True)
 
     def read(self, remote: str, address: int, load: Load) -> Took:
         """Seconds that the READs take, polled without a pause; of the clock, and of this thread's processor time."""
         whole, size = load.count * load.size, load.size
         starts = [[at * whole + n * size for n in range(load.count)] for at in range(load.operations)]
-        pieces = [[Piece(self.memory.address + one, address + one, size) for one in group] for group in starts]
+        copies = [[Copy(self.memory.address + one, address + one, size) for one in group] for group in starts]
         watch = Watch()
-        transfers = [self.agent.read(remote, group) for group in pieces]
+        transfers = [self.agent.read(remote, group) for group in copies]
         under_way = [one for one in transfers if one is not None]
         while under_way := [one for one in under_way if not self.agent.ended(one)]:
             pass

@@ -45,6 +45,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "router/workload": ("router",),
     "kv/index": ("kv/test_kv_index.py",),
     "kv/block_hash": ("kv/test_block_hash.py",),
+    "kv/prompt_keys": ("kv/test_block_hash.py",),
     "processor/detokenizer": ("processor/test_detokenizer.py", "processor/test_stop_strings.py"),
     "frontend/http/admission": ("frontend/http/test_admission.py",),
     "media/fetch/guard": ("media/fetch/test_media_guard.py", "media/fetch/test_media_fetch_addresses.py"),

@@ -178,7 +178,7 @@ class Growing:
 
 
 class _Buffer(ctypes.Structure):
-    """Is ``Py_buffer`` (https://docs.python.org/3/c-api/buffer.html)."""
+    """The C structure ``Py_buffer`` (https://docs.python.org/3/c-api/buffer.html)."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),

@@ -17,7 +17,7 @@ SMALL_BYTES = 16 << 10
 
 
 class Pace:
-    """Is the budget of bytes of one event loop's turns.
+    """The budget of bytes of one event loop's turns.
 
     A connection that has moved bytes calls ``spend``, and goes on in a later turn if the budget of this one is used up.
     """

@@ -23,7 +23,7 @@ def complain(line: str) -> None:
 
 
 class Stream:
-    """Is the standard error, for a logging handler."""
+    """The standard error, for a logging handler."""
 
     def write(self, text: str) -> None:
         """Writes ``text`` as it is."""

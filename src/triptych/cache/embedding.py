@@ -17,7 +17,7 @@ for a name that needs no buffer."""
 
 
 class _Flight:
-    """Is one call of a ``Make`` under way. Its buffers stay until every waiter has taken its reference."""
+    """One call of a ``Make`` under way. Its buffers stay until every waiter has taken its reference."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names

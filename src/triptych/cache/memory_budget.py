@@ -17,7 +17,7 @@ LARGE_BYTES = 8 << 20
 
 
 class Reservation(Protocol):
-    """Is the part of the budget that one request holds.
+    """The part of the budget that one request holds.
 
     Both methods raise TooManyRequests if there is no room now, and PayloadTooLarge if there never is.
     """

@@ -1,1 +1,2 @@
-"""Move a tensor between workers by handle: the port (``base``), and its back ends ``inproc``, ``shm`` and ``nixl``."""
+"""Moves tensors between workers by handle: the port (``base``) and its back ends ``inproc``, ``shm`` and
+``nixl``."""

@@ -1,6 +1,6 @@
-"""What all back ends have in common: arena, leases, the one timer, and the frame of a fetch.
+"""Implements what all back ends have in common: arena, leases, the one timer, and the frame of a fetch.
 
-A back end says where an exported buffer lies (``_locate``) and how bytes come from another process (``_move``).
+A back end says where an exported buffer lies (``_locate``) and fetches bytes from other processes (``_fetch_remote``).
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import TriptychError
 from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.arena.arena import Arena
-from triptych.transfer.arena.buffer import ArenaBuffer, Form, form
+from triptych.transfer.arena.buffer import ArenaBuffer, TensorSpec, tensor_spec
 from triptych.transfer.arena.memory import PAGE_BYTES, Memory
 from triptych.transfer.base import Buffer, TransferStats
-from triptych.transfer.checks import LEASE_ENDED, checked_form, lost, malformed
+from triptych.transfer.checks import LEASE_ENDED, checked_spec, lost, malformed
 from triptych.transfer.leases import Lease, Leases
 from triptych.transfer.table import LeaseTable
 
 CHUNK_BYTES = 4 << 20
-"""Most bytes that are copied in one turn of the event loop: a few tenths of a millisecond."""
+"""The limit on bytes copied in one turn of the event loop, which takes a few tenths of a millisecond."""
 _TICK_MIN_S = 0.002
 _TICK_MAX_S = 0.1
 _TICK_WAITING_S = 0.01
+"""The longest pause of the timer while callers wait for room."""
 _COLLECT_AT_ONCE = 32
-"""So many open leases are looked at before every allocation."""
+"""Up to this number of open leases, all are checked before every allocation."""
 _TICK_PER_LEASE_S = 0.00002
-"""A look at a lease takes less than a fiftieth of this."""
+"""The pause of the timer for each open lease. To check one takes less than a fiftieth of it."""
 
 
-class Move(NamedTuple):
-    """One tensor to fetch, and where to."""
+class TensorFetch(NamedTuple):
+    """One tensor to fetch, and the buffer to fetch it into."""
 
     handle: TensorHandle
     buffer: ArenaBuffer
 
 
 class BaseTransfer(ABC):
-    """A ``transfer.base.Transfer``, but for what a back end adds."""
+    """Implements ``transfer.base.Transfer``, except what a back end adds."""
 
     backend: str
 
@@ -53,7 +54,7 @@ class BaseTransfer(ABC):
         self._leases: Leases | None = None
         self._reclaimers: list[Callable[[int], None]] = []
         self._tasks = TaskSet()
-        self._stir = asyncio.Event()
+        self._wake_timer = asyncio.Event()
         self._fetched = self._fetched_bytes = self._failed = 0
 
     @property
@@ -74,32 +75,32 @@ class BaseTransfer(ABC):
             raise RuntimeError("the transfer is not started")
         return self._leases
 
-    # What a back end adds.
+    # The methods that a back end adds.
 
     @abstractmethod
     def _locate(self, lease: Lease) -> bytes:
-        """``location`` of the lease's handle."""
+        """Returns the ``location`` of the lease's handle."""
 
     @abstractmethod
-    async def _move(self, owner: str, moves: Sequence[Move]) -> None:
-        """Bring the bytes of another owner's leases and tell it.
+    async def _fetch_remote(self, owner: str, fetches: Sequence[TensorFetch]) -> None:
+        """Fetches the bytes of another owner's leases, and tells the owner.
 
-        Raises a TriptychError when any cannot come, and TimeoutError after ``transfer_timeout_s``.
+        Raises a TriptychError if any of them cannot be fetched, and TimeoutError after ``transfer_timeout_s``.
         """
 
     @abstractmethod
-    async def _wave_off(self, handle: TensorHandle) -> None:
-        """Tell another owner that the lease is done with. Raises TriptychError or TimeoutError where it cannot."""
+    async def _release_at_owner(self, handle: TensorHandle) -> None:
+        """Tells another owner that nobody needs the lease. Raises TriptychError or TimeoutError if that fails."""
 
     @abstractmethod
     def _token(self, handle: TensorHandle) -> int:
-        """The lease's token in ``handle.location``. Raises BadRequest for a malformed one."""
+        """Returns the lease's token from ``handle.location``. Raises BadRequest for a malformed location."""
 
     def _tick(self) -> bool:
-        """Called by the timer, now and then; returns whether it has to be called again."""
+        """Does work of the back end that is due. The timer calls it; returns whether it has to be called again."""
         return False
 
-    # Life.
+    # Start and end.
 
     def _begin(
         self,
@@ -109,7 +110,10 @@ class BaseTransfer(ABC):
         base: int = 0,
         on_backed: Callable[[int, int], None] = lambda start, stop: None,
     ) -> None:
-        """``memory`` and ``table`` exist: run. Called once, by ``start``; see ``Leases`` and ``Arena``."""
+        """Starts the arena, the leases and the timer. A back end's ``start`` calls it once.
+
+        ``Leases`` and ``Arena`` explain the parameters.
+        """
         config = self._config
         self._arena = Arena(
             memory,
@@ -118,14 +122,15 @@ class BaseTransfer(ABC):
             queue_limit=config.arena_queue,
             wait_s=config.arena_wait_s,
             on_backed=on_backed,
-            tidy=self._pressed,
+            tidy=self._make_room,
         )
         self._arena.reclaimers = self._reclaimers
         self._leases = Leases(table, config.lease_s, base=base)
-        self._tasks.spawn(self._tend(), f"tend transfer {self._id}")
+        self._tasks.spawn(self._run_timer(), f"tend transfer {self._id}")
 
     @property
     def capacity_bytes(self) -> int:
+        """The configured size of the arena in whole pages."""
         return max(PAGE_BYTES, self._config.arena_bytes // PAGE_BYTES * PAGE_BYTES)
 
     async def close(self) -> None:
@@ -135,8 +140,9 @@ class BaseTransfer(ABC):
         if self._arena is not None:
             await self._arena.close()
 
-    async def _tend(self) -> None:
-        """The one timer: at rest while nothing is open, often after an export, ever less often while it waits."""
+    async def _run_timer(self) -> None:
+        """Runs the one timer: often after an export, then less and less often, and not at all while no lease is
+        open."""
         pause_s = _TICK_MIN_S
         while True:
             self.leases.collect()
@@ -145,29 +151,29 @@ class BaseTransfer(ABC):
                 self.arena.serve()
                 pause_s = min(pause_s, _TICK_WAITING_S)
             elif not busy and not self.leases:
-                self._stir.clear()
-                await self._stir.wait()
-            if self._stir.is_set():
-                self._stir.clear()
+                self._wake_timer.clear()
+                await self._wake_timer.wait()
+            if self._wake_timer.is_set():
+                self._wake_timer.clear()
                 pause_s = _TICK_MIN_S
             await asyncio.sleep(min(_TICK_MAX_S, max(pause_s, len(self.leases) * _TICK_PER_LEASE_S)))
             pause_s = min(pause_s * 1.5, _TICK_MAX_S)
 
-    def _pressed(self) -> None:
-        """Leases that have ended make room, and the timer looks for more of them."""
+    def _make_room(self) -> None:
+        """Makes room by ended leases, and has the timer look for more of them soon."""
         self.leases.collect()
-        self._stir.set()
+        self._wake_timer.set()
 
     # The port.
 
     async def allocate(self, shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Buffer]:
-        """Raises ValueError for an unknown ``dtype`` or a negative side, besides what the port says."""
-        return list(await self._room([form(tuple(shape), dtype) for shape in shapes]))
+        """Allocates as the port says. It also raises ValueError for an unknown ``dtype`` or a negative side."""
+        return list(await self._take([tensor_spec(tuple(shape), dtype) for shape in shapes]))
 
-    async def _room(self, forms: Sequence[Form]) -> list[ArenaBuffer]:
+    async def _take(self, specs: Sequence[TensorSpec]) -> list[ArenaBuffer]:
         if len(self.leases) <= _COLLECT_AT_ONCE:
-            self.leases.collect()  # what was just fetched is still in the processor's cache: use it again
-        return await self.arena.allocate(forms)
+            self.leases.collect()  # memory that was just fetched is still in the processor's cache
+        return await self.arena.allocate(specs)
 
     def export(self, buffer: Buffer) -> TensorHandle:
         if not isinstance(buffer, ArenaBuffer) or buffer.arena is not self.arena:
@@ -175,7 +181,7 @@ class BaseTransfer(ABC):
         if self.arena.closed:
             raise lost("the worker is shutting down its transfers")
         lease = self.leases.open(buffer)
-        self._stir.set()
+        self._wake_timer.set()
         return TensorHandle(
             backend=self.backend,
             owner=self._id,
@@ -197,12 +203,12 @@ class BaseTransfer(ABC):
         return list(buffers)
 
     async def _fetch(self, handles: Sequence[TensorHandle]) -> list[ArenaBuffer]:
-        forms = [checked_form(handle, self.backend) for handle in handles]
+        specs = [checked_spec(handle, self.backend) for handle in handles]
         if len(handles) > 1 and len({(handle.owner, handle.lease) for handle in handles}) < len(handles):
             raise malformed("one tensor is asked for twice")
-        buffers = await self._room(forms)
+        buffers = await self._take(specs)
         try:
-            await self._fetch_all([Move(*pair) for pair in zip(handles, buffers, strict=True)])
+            await self._fetch_all([TensorFetch(*pair) for pair in zip(handles, buffers, strict=True)])
         except BaseException as error:
             for buffer in buffers:
                 buffer.close()
@@ -211,14 +217,14 @@ class BaseTransfer(ABC):
             raise error from None
         return buffers
 
-    async def _fetch_all(self, moves: Sequence[Move]) -> None:
-        """From all owners at the same time."""
-        if len(moves) == 1:
-            await self._fetch_from(moves[0].handle.owner, moves)
+    async def _fetch_all(self, fetches: Sequence[TensorFetch]) -> None:
+        """Fetches from all owners at the same time."""
+        if len(fetches) == 1:
+            await self._fetch_from(fetches[0].handle.owner, fetches)
             return
-        owners: dict[str, list[Move]] = {}
-        for move in moves:
-            owners.setdefault(move.handle.owner, []).append(move)
+        owners: dict[str, list[TensorFetch]] = {}
+        for fetch in fetches:
+            owners.setdefault(fetch.handle.owner, []).append(fetch)
         if len(owners) == 1:
             await self._fetch_from(*next(iter(owners.items())))
             return
@@ -229,11 +235,11 @@ class BaseTransfer(ABC):
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _fetch_from(self, owner: str, moves: Sequence[Move]) -> None:
+    async def _fetch_from(self, owner: str, fetches: Sequence[TensorFetch]) -> None:
         if owner == self._id:
-            await copy_leased(self, moves)
+            await copy_leased(self, fetches)
         else:
-            await self._move(owner, moves)
+            await self._fetch_remote(owner, fetches)
 
     def release(self, handle: TensorHandle) -> None:
         if handle.owner == self._id and self._leases is not None:
@@ -241,13 +247,13 @@ class BaseTransfer(ABC):
 
     def release_remote(self, handles: Sequence[TensorHandle]) -> None:
         if handles:
-            self._tasks.spawn(self._decline(handles), "decline tensors")
+            self._tasks.spawn(self._release_all(handles), "decline tensors")
 
-    async def _decline(self, handles: Sequence[TensorHandle]) -> None:
+    async def _release_all(self, handles: Sequence[TensorHandle]) -> None:
         for handle in handles:
             with suppress(TriptychError, TimeoutError):
                 if handle.owner != self._id:
-                    await self._wave_off(handle)
+                    await self._release_at_owner(handle)
                 elif self.leases.find(handle.lease, self._token(handle)) is not None:
                     self.leases.end(handle.lease)
 
@@ -273,9 +279,9 @@ class BaseTransfer(ABC):
         )
 
 
-async def copy_leased(owner: BaseTransfer, moves: Sequence[Move]) -> None:
-    """Fetch from a transfer in this process. Raises Unavailable when a lease ended."""
-    for handle, buffer in moves:
+async def copy_leased(owner: BaseTransfer, fetches: Sequence[TensorFetch]) -> None:
+    """Fetches from a transfer in this process. Raises Unavailable if a lease has ended."""
+    for handle, buffer in fetches:
         token = owner._token(handle)
         lease = owner.leases.find(handle.lease, token)
         if lease is None:
@@ -285,12 +291,12 @@ async def copy_leased(owner: BaseTransfer, moves: Sequence[Move]) -> None:
         await copy(lease.buffer.data, buffer.data)
         if owner.leases.find(handle.lease, token) is None:
             raise lost(LEASE_ENDED)
-    for handle, _ in moves:
+    for handle, _ in fetches:
         owner.leases.end(handle.lease)
 
 
 async def copy(source: memoryview, target: memoryview) -> None:
-    """Between two ranges of one size, giving way to others after every ``CHUNK_BYTES``."""
+    """Copies between two ranges of equal size. Other tasks run after every ``CHUNK_BYTES``."""
     for start in range(0, len(source), CHUNK_BYTES):
         if start:
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Transfers between the parts of one process: the reference, for tests and single-process deployments."""
+"""Moves tensors between the parts of one process: the reference back end, for tests and deployments of one process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.arena.memory import AnonymousMemory
 from triptych.transfer.checks import decoded, lost
-from triptych.transfer.core import BaseTransfer, Move, copy_leased
+from triptych.transfer.core import BaseTransfer, TensorFetch, copy_leased
 from triptych.transfer.leases import Lease
 from triptych.transfer.table import TABLE_BYTES, LeaseTable
 
 _OPEN: dict[str, InprocTransfer] = {}
-"""The started ones of this process, by id."""
+"""The started transfers of this process, by id."""
 
 _TOKEN = msgspec.msgpack.Decoder(int)
 
 
 class InprocTransfer(BaseTransfer):
-    """A process may have several; all must be used from one event loop."""
+    """Moves tensors within this process. A process may have several; all must be used from one event loop."""
 
     backend = "inproc"
 
@@ -43,13 +43,13 @@ class InprocTransfer(BaseTransfer):
     def _token(self, handle: TensorHandle) -> int:
         return decoded(_TOKEN, handle.location)
 
-    async def _move(self, owner: str, moves: Sequence[Move]) -> None:
+    async def _fetch_remote(self, owner: str, fetches: Sequence[TensorFetch]) -> None:
         other = _OPEN.get(owner)
         if other is None:
             raise lost("its owner is gone")
-        await copy_leased(other, moves)
+        await copy_leased(other, fetches)
 
-    async def _wave_off(self, handle: TensorHandle) -> None:
+    async def _release_at_owner(self, handle: TensorHandle) -> None:
         other = _OPEN.get(handle.owner)
         if other is not None and other.leases.find(handle.lease, self._token(handle)) is not None:
             other.leases.end(handle.lease)

@@ -1,4 +1,4 @@
-"""What a process has exported: leases that end when fetched, by release, or by time."""
+"""Keeps the leases of a process: each ends when its buffer was fetched, by release, or by time."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Lease:
 
 
 class Leases:
-    """The leases of one process, told apart by number; their state lies in ``table``.
+    """Keeps the leases of one process by number; their state lies in ``table``.
 
-    For one event loop. Nothing here runs by itself: the owner calls ``collect`` now and then.
+    For one event loop. Nothing here runs by itself: the owner calls ``collect`` at intervals.
     """
 
     def __init__(
         self, table: LeaseTable, lease_s: float, *, base: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``base`` is the address that receivers know the arena's first byte by."""
+        """``base`` is the address under which receivers know the arena's first byte."""
         self.exported = 0
         self.expired = 0
         self._table = table
@@ -41,7 +41,7 @@ class Leases:
         self._base = base
         self._clock = clock
         self._leases: dict[int, Lease] = {}
-        """In the order of their end, since all last equally long."""
+        """Open leases in the order of their end, because all last equally long."""
         self._free_slots: list[int] = []
         self._next_slot = 0
 
@@ -49,7 +49,7 @@ class Leases:
         return len(self._leases)
 
     def open(self, buffer: ArenaBuffer) -> Lease:
-        """Raises Unavailable when ``SLOTS`` leases are open."""
+        """Opens a lease of ``buffer``. Raises Unavailable if ``SLOTS`` leases are open."""
         if len(self._leases) >= SLOTS:
             self.collect()
         if len(self._leases) >= SLOTS:
@@ -67,14 +67,14 @@ class Leases:
         return self._next_slot - 1
 
     def find(self, number: int, token: int) -> Lease | None:
-        """The lease, unless it has ended or ``token`` is not its own."""
+        """Returns the lease, or None if it has ended or ``token`` is not its own."""
         lease = self._leases.get(number)
         if lease is None or lease.token != token or self._table.is_done(lease.slot, token):
             return None
         return lease
 
     def end(self, number: int) -> bool:
-        """End a lease; returns whether it was open."""
+        """Ends a lease. Returns whether it was open."""
         lease = self._leases.pop(number, None)
         if lease is None:
             return False
@@ -84,7 +84,7 @@ class Leases:
         return True
 
     def collect(self) -> None:
-        """End the leases that receivers say are done, and those whose time is over."""
+        """Ends the leases that receivers have marked as done, and those whose time is over."""
         if not self._leases:
             return
         table, now = self._table, self._clock()
@@ -99,6 +99,6 @@ class Leases:
             self.end(oldest.number)
 
     def close(self) -> None:
-        """End all leases. May be called twice."""
+        """Ends all leases. May be called twice."""
         for number in list(self._leases):
             self.end(number)

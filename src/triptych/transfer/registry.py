@@ -1,4 +1,4 @@
-"""Transfer back ends by name, imported when they are asked for."""
+"""Makes transfer back ends by name. A back end is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _BACKENDS = {
 
 
 def require_transfer(config: TransferConfig) -> None:
-    """Raises ConfigError for a back end that there is not."""
+    """Raises ConfigError for an unknown back end."""
     if config.transfer and config.transfer not in _BACKENDS:
         raise ConfigError(f"unknown --transfer {config.transfer!r}{or_all(config.transfer, sorted(_BACKENDS))}")
 
 
 def make_transfer(config: TransferConfig) -> Transfer:
-    """The back end that ``config`` names, not started. Raises ConfigError for an unknown name."""
+    """Returns the back end that ``config`` names, not started. Raises ConfigError for an unknown name."""
     require_transfer(config)
     name = config.transfer or ("nixl" if find_spec("nixl") else "shm")
     module, attribute = _BACKENDS[name]

@@ -1,9 +1,9 @@
-"""Lease tables that processes of the same machine look at as they are, without a transfer.
+"""Shares a lease table with other processes of the same machine, which read and write it without a transfer.
 
-The table lies in an anonymous file (``memfd_create``) that others open through the owner's ``/proc/<pid>/fd``, for
-which they need the rights that UCX's copying between processes needs as well. It goes with the last process that has
-it mapped, so nothing is ever left behind. Its last bytes name the owner: where a process id means another process, or
-none, no such file is found.
+The table lies in an anonymous file (``memfd_create``). Others open it through the owner's ``/proc/<pid>/fd``, for which
+they need the same rights as for UCX's copying between processes. The file disappears with the last process that has it
+mapped, so nothing is ever left behind. Its last bytes name the owner: a process id that means another process, or none,
+leads to no such file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from triptych.transfer.table import TABLE_BYTES, LeaseTable
 _MARK_BYTES = 64
 _BYTES = TABLE_BYTES + _MARK_BYTES
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""Whoever maps the file must not be killed by its getting smaller."""
+"""A process that has the file mapped must not be killed because another one makes it smaller."""
 
 
 class SharedTable:
-    """This process's own."""
+    """The lease table that this process shares."""
 
     def __init__(self, owner: str) -> None:
-        """``owner`` is the transfer's id. Raises OSError."""
+        """Makes the table. ``owner`` is the transfer's id. Raises OSError."""
         self.fd = os.memfd_create("triptych-leases", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, _BYTES)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
@@ -37,14 +37,18 @@ class SharedTable:
         self.table = LeaseTable(view)
 
     def close(self) -> None:
-        """Nobody can open it any more; the memory goes when nobody uses it. May be called twice."""
+        """Closes the file: nobody can open it any more. The memory is freed when nobody uses it. May be called
+        twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def open_shared_table(owner: str, pid: int, fd: int) -> LeaseTable | None:
-    """The table of ``owner``, who says that it is ``fd`` of ``pid``; None where that is not so, or not here."""
+    """Returns the table of ``owner``, which claims that it is ``fd`` of ``pid``.
+
+    Returns None if that is not so, or not on this machine.
+    """
     try:
         opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

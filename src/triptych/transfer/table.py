@@ -1,10 +1,10 @@
-"""The lease table: four words for each lease, in memory that receivers can read and write.
+"""Keeps the lease table: four words for each lease, in memory that receivers can read and write.
 
-The owner writes where the bytes lie and then the lease's random token (``live``) when it opens, and zero over the
-token when it ends, always before the memory is used again. A receiver that has copied the bytes reads the
-entry: only when it says live, and the place and size that were copied, are they what was exported, for leases
-never come back. It then writes the token into ``done``, where the owner finds it. ``done`` is the one word that
-receivers write, and the owner believes it only of the open lease, so a late one can do no harm to the next.
+When a lease opens, the owner writes where the bytes lie and then the lease's random token (``live``). When it ends, the
+owner writes zero over the token, always before the memory is used again. A receiver copies the bytes and then reads the
+entry. The copy is what was exported only if the entry has the token, the place and the size, because leases never come
+back. Then the receiver writes the token into ``done``, where the owner finds it. ``done`` is the only word that
+receivers write, and the owner believes it only for the open lease, so a late receiver does no harm to the next lease.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import struct
 from typing import NamedTuple
 
 SLOTS = 16384
-"""Most leases of one process at a time."""
+"""The limit on open leases of one process."""
 _WORDS = 4
 ENTRY_BYTES = 8 * _WORDS
 DONE_OFFSET = 8
-"""Of the word ``done`` in an entry."""
+"""The offset of the word ``done`` in an entry."""
 TABLE_BYTES = SLOTS * ENTRY_BYTES
 
 
 class Entry(NamedTuple):
-    """One lease's words, as they stood at one time."""
+    """A copy of one lease's words."""
 
     live: int
     done: int
@@ -32,21 +32,24 @@ class Entry(NamedTuple):
 
     @classmethod
     def read_all(cls, words: memoryview) -> list[Entry]:
-        """Of as many entries as ``words`` holds."""
+        """Returns all entries in ``words``."""
         return [cls(*found) for found in struct.iter_unpack("=4Q", words)]
 
     def allows(self, token: int, start: int, size: int) -> bool:
-        """Whether the lease ``token`` is open, not fetched yet, and of the ``size`` bytes at ``start``."""
+        """Returns whether the lease ``token`` is open, not fetched yet, and of the ``size`` bytes at ``start``."""
         return self.live == token != self.done and (self.start, self.size) == (start, size)
 
 
 class LeaseTable:
-    """Over ``view``, at least ``TABLE_BYTES`` of zeroes at a multiple of 8 in this process or another."""
+    """Reads and writes the table in ``view``: ``TABLE_BYTES`` or more, at first zeroes, aligned to 8 bytes.
+
+    The memory may be this process's own or another's.
+    """
 
     def __init__(self, view: memoryview) -> None:
         self._words = view[:TABLE_BYTES].cast("Q")
 
-    # The owner's side.
+    # The owner's methods.
 
     def open(self, slot: int, token: int, start: int, size: int) -> None:
         first = slot * _WORDS
@@ -61,7 +64,7 @@ class LeaseTable:
     def is_done(self, slot: int, token: int) -> bool:
         return self._words[slot * _WORDS + 1] == token
 
-    # The receiver's side. It knows token and slot from a handle, which may be lies.
+    # The receiver's methods. Its token and slot come from a handle and may be wrong.
 
     def entry(self, slot: int) -> Entry:
         return Entry(*self._words[slot * _WORDS : (slot + 1) * _WORDS])
@@ -71,5 +74,5 @@ class LeaseTable:
 
 
 def new_token() -> int:
-    """Never zero, and never given twice in practice."""
+    """Returns a random token: never zero, and in practice never the same twice."""
     return int.from_bytes(os.urandom(8), "little") or 1

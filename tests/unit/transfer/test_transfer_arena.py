@@ -12,7 +12,7 @@ from support.loops import until
 from triptych.contracts.errors import Unavailable
 from triptych.transfer.arena import arena as arena_module
 from triptych.transfer.arena.arena import ALIGN_BYTES, Arena
-from triptych.transfer.arena.buffer import form
+from triptych.transfer.arena.buffer import tensor_spec
 from triptych.transfer.arena.extents import FreeExtents
 from triptych.transfer.arena.memory import PAGE_BYTES
 
@@ -42,7 +42,7 @@ def make(size=4 * SLAB, gives=None, **settings):
 
 
 async def take(arena, *sizes):
-    return await arena.allocate([form((size,), "uint8") for size in sizes])
+    return await arena.allocate([tensor_spec((size,), "uint8") for size in sizes])
 
 
 def test_extents_give_the_best_fit_and_join_their_neighbours():
@@ -167,9 +167,9 @@ async def test_ended_leases_are_collected_before_the_arena_grows():
 
 
 def test_invalid_shapes_and_dtypes_are_refused():
-    assert form((2, 3), "bfloat16").size_bytes == 12
-    assert form((), "int64").size_bytes == 8
+    assert tensor_spec((2, 3), "bfloat16").size_bytes == 12
+    assert tensor_spec((), "int64").size_bytes == 8
     with pytest.raises(ValueError, match="float64"):
-        form((1,), "float64")
+        tensor_spec((1,), "float64")
     with pytest.raises(ValueError, match="negative"):
-        form((3, -1), "uint8")
+        tensor_spec((3, -1), "uint8")

@@ -14,7 +14,7 @@ from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import ConfigError, Unavailable
 from triptych.transfer import leases as leases_module
 from triptych.transfer.leases import Leases
-from triptych.transfer.nixl.spans import Piece, Span, batched, covers, cut
+from triptych.transfer.nixl.copies import AddressRange, Copy, batched, covers, cut
 from triptych.transfer.registry import make_transfer
 from triptych.transfer.shm import files as shm_files
 from triptych.transfer.table import TABLE_BYTES, LeaseTable
@@ -109,32 +109,32 @@ def test_leases_are_bounded(table, clock, monkeypatch):
 
 
 def test_copies_are_cut_at_the_ends_of_registrations():
-    whole = Piece(100, 1050, 300)
+    whole = Copy(100, 1050, 300)
     assert cut(whole, [500], [2000], 1000) == [whole]
     assert cut(whole, [200, 500], [1100, 2000], 1000) == [
-        Piece(100, 1050, 50),
-        Piece(150, 1100, 50),
-        Piece(200, 1150, 200),
+        Copy(100, 1050, 50),
+        Copy(150, 1100, 50),
+        Copy(200, 1150, 200),
     ]
-    assert [piece.size for piece in cut(whole, [500], [2000], 128)] == [128, 128, 44]
-    assert cut(Piece(100, 1050, 0), [], [], 128) == []
+    assert [copy.size for copy in cut(whole, [500], [2000], 128)] == [128, 128, 44]
+    assert cut(Copy(100, 1050, 0), [], [], 128) == []
 
 
 def test_covers():
-    slabs = [Span(100, 50), Span(150, 50)]
-    assert covers(slabs, Span(120, 80))
-    assert covers(slabs, Span(100, 100))
-    assert not covers(slabs, Span(99, 10))
-    assert not covers(slabs, Span(150, 51))
-    assert not covers([Span(100, 50), Span(160, 50)], Span(110, 10)), "a gap"
-    assert not covers([Span(100, 0), Span(100, 50)], Span(110, 10)), "an empty one"
-    assert covers([], Span(7, 0))
-    assert not covers([], Span(7, 1))
+    slabs = [AddressRange(100, 50), AddressRange(150, 50)]
+    assert covers(slabs, AddressRange(120, 80))
+    assert covers(slabs, AddressRange(100, 100))
+    assert not covers(slabs, AddressRange(99, 10))
+    assert not covers(slabs, AddressRange(150, 51))
+    assert not covers([AddressRange(100, 50), AddressRange(160, 50)], AddressRange(110, 10)), "a gap"
+    assert not covers([AddressRange(100, 0), AddressRange(100, 50)], AddressRange(110, 10)), "an empty one"
+    assert covers([], AddressRange(7, 0))
+    assert not covers([], AddressRange(7, 1))
 
 
 def test_batches_keep_both_limits():
-    pieces = [Piece(0, 0, size) for size in (60, 40, 1, 100, 0, 0, 0, 0)]
-    sizes = [[piece.size for piece in batch] for batch in batched(pieces, 100, 3)]
+    copies = [Copy(0, 0, size) for size in (60, 40, 1, 100, 0, 0, 0, 0)]
+    sizes = [[copy.size for copy in batch] for batch in batched(copies, 100, 3)]
     assert sizes == [[60, 40], [1], [100, 0, 0], [0, 0]]
     assert batched([], 100, 3) == []
 

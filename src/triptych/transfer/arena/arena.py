@@ -1,4 +1,4 @@
-"""A bounded arena of buffers with an orderly queue of those who wait for room."""
+"""Hands out buffers of a bounded arena, and queues callers that wait for room."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable, Sequence
 
 from triptych.aio.tasks import TaskSet
 from triptych.contracts.errors import PayloadTooLarge, Unavailable
-from triptych.transfer.arena.buffer import ArenaBuffer, Block, Form
+from triptych.transfer.arena.buffer import ArenaBuffer, Block, TensorSpec
 from triptych.transfer.arena.extents import FreeExtents
 from triptych.transfer.arena.memory import PAGE_BYTES, Memory
 
 ALIGN_BYTES = 64
-"""Every buffer starts at a multiple of this (a cache line) and is rounded up to one."""
+"""Every buffer starts at a multiple of this (a cache line), and its size is rounded up to one."""
 GROW_PAUSE_S = 1.0
-"""After the machine had no memory to give, time until it is asked again."""
+"""The time until the arena tries to grow again, after the machine had no memory."""
 
 log = logging.getLogger("triptych.transfer")
 
 
 class Arena:
-    """Hands out parts of ``memory``, at most ``capacity_bytes`` of it together, and takes it slab by slab.
+    """Hands out parts of ``memory``, at most ``capacity_bytes`` of it together, and takes the memory slab by slab.
 
-    For one event loop. Who finds no room waits in line: first come, first served, woken when something is
-    given back and never by a timer. Reclaimers (see ``Transfer.on_pressure``) are asked before anybody waits.
+    For one event loop. Callers that find no room wait in order of arrival. They are woken when something is given back,
+    never by a timer. Reclaimers (see ``Transfer.on_pressure``) are called before anybody waits.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Arena:
         on_backed: Callable[[int, int], None] = lambda start, stop: None,
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_backed(start, stop)`` is told of every new slab before a buffer lies in it; it may raise OSError.
+        """``on_backed(start, stop)`` is called with every new slab before a buffer lies in it; it may raise OSError.
 
-        ``tidy()`` frees what is free for the asking; it is asked before the arena grows.
+        ``tidy()`` is called before the arena grows, and frees buffers that nobody needs any more.
         """
         self.memory = memory
         self.capacity_bytes = capacity_bytes
@@ -60,7 +60,7 @@ class Arena:
         self._serving = False
         self._growing = False
         self._grow_error: OSError | None = None
-        """Why it could not grow the last time."""
+        """The reason why the arena could not grow the last time; None if it could."""
         self._grow_again_at = 0.0
         self.closed = False
 
@@ -68,11 +68,11 @@ class Arena:
     def waiting(self) -> int:
         return len(self._waiters)
 
-    async def allocate(self, forms: Sequence[Form]) -> list[ArenaBuffer]:
-        """Buffers of these forms, all or none; see ``Transfer.allocate`` for waiting and errors."""
+    async def allocate(self, specs: Sequence[TensorSpec]) -> list[ArenaBuffer]:
+        """Returns buffers of these specs, all or none. Waits and raises as ``Transfer.allocate`` does."""
         if self.closed:
             raise _closed()
-        sizes = [max(ALIGN_BYTES, round_up(form.size_bytes, ALIGN_BYTES)) for form in forms]
+        sizes = [max(ALIGN_BYTES, round_up(spec.size_bytes, ALIGN_BYTES)) for spec in specs]
         if sum(sizes) > self.capacity_bytes:
             raise PayloadTooLarge(
                 f"{sum(sizes):,} bytes of tensors are more than the arena's {self.capacity_bytes:,} (--arena-bytes)"
@@ -80,7 +80,7 @@ class Arena:
         blocks = None if self._waiters else self._take(sizes)
         if blocks is None:
             blocks = await self._wait(sizes)
-        return [ArenaBuffer(self, block, form) for block, form in zip(blocks, forms, strict=True)]
+        return [ArenaBuffer(self, block, spec) for block, spec in zip(blocks, specs, strict=True)]
 
     async def _wait(self, sizes: list[int]) -> list[Block]:
         if len(self._waiters) >= self._queue_limit:
@@ -98,7 +98,7 @@ class Arena:
             raise error from None
 
     def _abandon(self, waiter: _Waiter) -> None:
-        """``waiter`` goes away with nothing: what it was given in that very moment is given back."""
+        """Removes ``waiter`` from the queue. Blocks that it was given at the same moment are given back."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
             self.serve()
@@ -107,8 +107,8 @@ class Arena:
                 self.free(block)
 
     def serve(self) -> None:
-        """Give room to those who wait, in order, until the first for whom there is none."""
-        if self._serving:  # a reclaimer closed a buffer
+        """Gives room to waiting callers, in order, up to the first for whom there is none."""
+        if self._serving:  # called from here: a reclaimer closed a buffer
             return
         self._serving = True
         try:
@@ -119,8 +119,8 @@ class Arena:
             self._serving = False
 
     def _serve_first(self, waiter: _Waiter) -> bool:
-        """Whether the line moved."""
-        if waiter.blocks.done():  # cancelled, and on its way out
+        """Serves the first of the queue. Returns whether it has left the queue."""
+        if waiter.blocks.done():  # cancelled, and about to leave
             self._waiters.popleft()
             return True
         blocks = self._take(waiter.sizes)
@@ -152,13 +152,13 @@ class Arena:
         return blocks
 
     def _reclaim(self, sizes: Sequence[int]) -> list[Block] | None:
-        """Ask for cached buffers to be closed, again as long as that frees something."""
+        """Calls the reclaimers, again and again as long as that frees something."""
         before = -1
         while self.used_bytes != before:
             before = self.used_bytes
             for reclaim in self.reclaimers:
                 missing = sum(sizes) - self._extents.free_bytes
-                _ask(reclaim, missing if missing > 0 else sum(sizes))
+                _call_reclaimer(reclaim, missing if missing > 0 else sum(sizes))
                 if (blocks := self._take(sizes)) is not None:
                     return blocks
         return None
@@ -169,16 +169,16 @@ class Arena:
         return self._grow_error is None or asyncio.get_running_loop().time() >= self._grow_again_at
 
     def _grow(self, waiter: _Waiter) -> None:
-        """Back at least one slab more in a thread, then serve on."""
+        """Takes at least one more slab in a thread, and serves the queue after that."""
         if self._growing:
             return
         self._growing = True
         start = self.reserved_bytes
         missing = round_up(sum(waiter.sizes) - self._extents.tail_bytes(start), PAGE_BYTES)
         stop = min(self.capacity_bytes, start + max(self._slab_bytes, missing))
-        self._tasks.spawn(self._back(start, stop), "grow the arena")
+        self._tasks.spawn(self._take_slab(start, stop), "grow the arena")
 
-    async def _back(self, start: int, stop: int) -> None:
+    async def _take_slab(self, start: int, stop: int) -> None:
         try:
             await asyncio.to_thread(self.memory.back, start, stop)
             self._on_backed(start, stop)
@@ -193,7 +193,7 @@ class Arena:
         self.serve()
 
     def _cannot_grow(self, error: OSError) -> None:
-        """Make do with what is there, and try again later; with nothing there, who waits waits in vain."""
+        """Goes on with the memory there is, and tries again later. Without any, the first waiter is refused."""
         log.warning("the arena cannot grow beyond %d bytes: %s", self.reserved_bytes, error.strerror or error)
         self._grow_error = error
         self._grow_again_at = asyncio.get_running_loop().time() + GROW_PAUSE_S
@@ -206,7 +206,7 @@ class Arena:
         return Unavailable(what + why, code="arena_full")
 
     def free(self, block: Block) -> None:
-        """Called by the last buffer of ``block``."""
+        """Takes back ``block``, whose last buffer was closed."""
         if self.closed:
             return
         self._extents.give(block.start, block.size)
@@ -215,12 +215,13 @@ class Arena:
         self.serve()
 
     def released(self) -> None:
-        """A buffer was closed which others still hold, maybe only a cache, that can now let go of it."""
+        """Serves the queue after one of several holders closed a buffer: the last holder may be a cache that can close
+        it."""
         if self._waiters:
             self.serve()
 
     async def close(self) -> None:
-        """Everything is given back; who waits gets Unavailable. May be called twice."""
+        """Gives everything back. Waiting callers get Unavailable. May be called twice."""
         self.closed = True
         await self._tasks.close()
         while self._waiters:
@@ -230,7 +231,7 @@ class Arena:
 
 
 class _Waiter:
-    """One in the line."""
+    """One caller in the queue."""
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = sizes
@@ -241,10 +242,10 @@ class _Waiter:
             self.blocks.set_exception(error)
 
 
-def _ask(reclaim: Callable[[int], None], missing_bytes: int) -> None:
+def _call_reclaimer(reclaim: Callable[[int], None], missing_bytes: int) -> None:
     try:
         reclaim(missing_bytes)
-    except Exception:  # a cache's fault is not the waiter's
+    except Exception:  # an error of a cache must not fail the waiter
         log.exception("a reclaimer of the arena failed")
 
 
@@ -253,4 +254,5 @@ def _closed() -> Unavailable:
 
 
 def round_up(size: int, step: int) -> int:
+    """Returns the smallest multiple of ``step`` that is not below ``size``."""
     return -(-size // step) * step

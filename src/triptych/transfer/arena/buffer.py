@@ -1,4 +1,4 @@
-"""Buffers: shared references to a block of an arena."""
+"""Defines buffers: shared references to a block of an arena."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from triptych.contracts.tensor import DTYPE_BYTES
 from triptych.transfer.arena.memory import Memory
 
 
-class Form(NamedTuple):
-    """Of a tensor: what its bytes are. Made by ``form``."""
+class TensorSpec(NamedTuple):
+    """The shape, element type and size of a tensor. Made by ``tensor_spec``."""
 
     shape: tuple[int, ...]
     dtype: str
     size_bytes: int
 
 
-def form(shape: tuple[int, ...], dtype: str) -> Form:
-    """Raises ValueError for an element type that does not move between workers, or a negative side."""
+def tensor_spec(shape: tuple[int, ...], dtype: str) -> TensorSpec:
+    """Returns the spec of a tensor.
+
+    Raises ValueError for an element type that does not move between workers, or a negative side.
+    """
     size = DTYPE_BYTES.get(dtype)
     if size is None:
         raise ValueError(f"dtype {dtype!r} does not move between workers; known: {', '.join(DTYPE_BYTES)}")
@@ -25,11 +28,11 @@ def form(shape: tuple[int, ...], dtype: str) -> Form:
         if side < 0:
             raise ValueError(f"shape {shape} has a negative side")
         size *= side
-    return Form(shape, dtype, size)
+    return TensorSpec(shape, dtype, size)
 
 
 class Block:
-    """Bytes ``[start, start + size)`` of an arena, and how many buffers hold them."""
+    """The bytes ``[start, start + size)`` of an arena, and the number of buffers that hold them."""
 
     __slots__ = ("holders", "size", "start")
 
@@ -40,43 +43,43 @@ class Block:
 
 
 class Owner(Protocol):
-    """The arena, as far as a buffer has to do with it."""
+    """The part of the arena that a buffer uses."""
 
     @property
     def memory(self) -> Memory: ...
 
     def free(self, block: Block) -> None:
-        """Take back a block that no buffer holds any more."""
+        """Takes back a block that no buffer holds any more."""
         ...
 
     def released(self) -> None:
-        """Take note that one of several holders of a block is gone."""
+        """Notes that one of several holders of a block is gone."""
         ...
 
 
 class ArenaBuffer:
-    """A ``transfer.base.Buffer``."""
+    """Implements ``transfer.base.Buffer``."""
 
-    __slots__ = ("_data", "arena", "block", "form")
+    __slots__ = ("_data", "arena", "block", "spec")
 
-    def __init__(self, arena: Owner, block: Block, form: Form) -> None:
+    def __init__(self, arena: Owner, block: Block, spec: TensorSpec) -> None:
         self.arena = arena
         self.block = block
-        self.form = form
-        self._data: memoryview | None = arena.memory.view[block.start : block.start + form.size_bytes]
+        self.spec = spec
+        self._data: memoryview | None = arena.memory.view[block.start : block.start + spec.size_bytes]
         block.holders += 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.form.shape
+        return self.spec.shape
 
     @property
     def dtype(self) -> str:
-        return self.form.dtype
+        return self.spec.dtype
 
     @property
     def size_bytes(self) -> int:
-        return self.form.size_bytes
+        return self.spec.size_bytes
 
     @property
     def data(self) -> memoryview:
@@ -89,7 +92,7 @@ class ArenaBuffer:
         """Raises ValueError after ``close``."""
         if self._data is None:
             raise ValueError("the buffer is closed")
-        return ArenaBuffer(self.arena, self.block, self.form)
+        return ArenaBuffer(self.arena, self.block, self.spec)
 
     def close(self) -> None:
         if self._data is None:

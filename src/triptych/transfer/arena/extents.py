@@ -1,4 +1,4 @@
-"""Free extents of a range of memory: best fit, with coalescing. Knows sizes and offsets, and no memory."""
+"""Keeps the free extents of a range: best fit, with coalescing. It knows sizes and offsets, and no memory."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from bisect import bisect_left, insort
 
 
 class FreeExtents:
-    """Which parts of ``[0, limit)`` are free. Every operation is a binary search and one insertion or two."""
+    """Knows which parts of ``[0, limit)`` are free. Every operation is a binary search and one or two insertions."""
 
     def __init__(self) -> None:
         self.free_bytes = 0
         self._by_size: list[tuple[int, int]] = []
-        """(size, start), ordered: the first that is large enough is the best fit, the lowest among equals."""
+        """Pairs (size, start) in order: the first one that is large enough is the best fit, the lowest among equals."""
         self._size_at: dict[int, int] = {}
+        """The size of each free extent, by its start."""
         self._start_before: dict[int, int] = {}
-        """End of a free extent -> its start."""
+        """The start of each free extent, by its end."""
 
     @property
     def largest_bytes(self) -> int:
         return self._by_size[-1][0] if self._by_size else 0
 
     def tail_bytes(self, limit: int) -> int:
-        """Size of the free extent that ends at ``limit``."""
+        """Returns the size of the free extent that ends at ``limit``, or 0."""
         start = self._start_before.get(limit)
         return 0 if start is None else limit - start
 
     def take(self, size: int) -> int | None:
-        """The start of ``size`` bytes that are now used, or None where no extent is large enough."""
+        """Takes ``size`` bytes and returns their start, or None if no extent is large enough."""
         place = bisect_left(self._by_size, (size, 0))
         if place == len(self._by_size):
             return None
@@ -37,7 +38,7 @@ class FreeExtents:
         return start
 
     def give(self, start: int, size: int) -> None:
-        """``size`` bytes at ``start`` are free (again); they join their free neighbours."""
+        """Frees ``size`` bytes at ``start`` and joins them with their free neighbours."""
         after = self._size_at.get(start + size)
         if after is not None:
             self._remove(start + size, after)

@@ -1,7 +1,7 @@
-"""The memory under an arena: one range of addresses, of which a growing front part is backed and used.
+"""Provides the memory of an arena: one range of addresses, of which a growing front part is backed and used.
 
-The whole capacity is reserved as addresses at the start, which costs nothing, and backed slab by slab. So a
-tensor may lie across slabs, and nothing is ever unmapped or registered anew while the process lives.
+The whole capacity is reserved as addresses at the start, which costs nothing, and backed slab by slab. So a tensor may
+lie across slabs, and nothing is ever unmapped or registered again while the process lives.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _MADV_POPULATE_WRITE = 23
 
 
 class Memory(Protocol):
-    """What an arena hands out parts of."""
+    """The memory that an arena hands out parts of."""
 
     @property
     def view(self) -> memoryview:
-        """All of it, format ``B``, writable. Only the part that was grown into may be touched."""
+        """All of the memory, format ``B``, writable. Only the backed part may be touched."""
         ...
 
     def back(self, start: int, stop: int) -> None:
-        """Get ``[start, stop)`` from the machine. May take milliseconds; runs in a thread. Raises OSError."""
+        """Gets ``[start, stop)`` from the machine. May take milliseconds, so it runs in a thread. Raises OSError."""
         ...
 
     def close(self) -> None:
-        """Let go of it. Memory that somebody still has a view of goes when the view does. May be called twice."""
+        """Gives the memory up; it is freed with the last view of it. May be called twice."""
         ...
 
 
@@ -49,7 +49,7 @@ class AnonymousMemory:
         return self._view
 
     def back(self, start: int, stop: int) -> None:
-        """Touch every page now rather than at the first transfer; where the kernel cannot, that happens then."""
+        """Touches every page now. On a kernel that cannot, the first transfer does it."""
         advise(self.address + start, stop - start, _MADV_HUGEPAGE)
         advise(self.address + start, stop - start, _MADV_POPULATE_WRITE)
 
@@ -61,7 +61,7 @@ class FileMemory:
     """Memory that other processes can map: a file, usually under ``/dev/shm``."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
-        """Takes ``fd`` over, an empty file open for reading and writing. Raises OSError."""
+        """Takes over ``fd``, an empty file open for reading and writing. Raises OSError."""
         self._fd = fd
         os.ftruncate(fd, size_bytes)
         self._view: memoryview | None = memoryview(mmap.mmap(fd, size_bytes))
@@ -72,7 +72,8 @@ class FileMemory:
         return self._view
 
     def back(self, start: int, stop: int) -> None:
-        """Without this, a full file system would kill the process (SIGBUS) at the first touch of a page."""
+        """Allocates the pages. Otherwise a full file system would kill the process (SIGBUS) at the first touch of
+        one."""
         os.posix_fallocate(self._fd, start, stop - start)
 
     def close(self) -> None:
@@ -87,5 +88,5 @@ _LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def advise(address: int, size_bytes: int, advice: int) -> None:
-    """``madvise`` without the interpreter's lock; advice that the kernel does not know changes nothing."""
+    """Calls ``madvise`` without the interpreter lock. Advice that the kernel does not know changes nothing."""
     _LIBC.madvise(address, size_bytes, advice)

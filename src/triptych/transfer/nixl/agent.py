@@ -1,8 +1,8 @@
-"""A thin layer over NIXL's bindings: one agent, CPU memory, READ and WRITE by plain integers.
+"""Wraps NIXL's bindings: one agent, CPU memory, READ and WRITE by plain integers.
 
-The bindings are used rather than NIXL's own Python wrapper, because that one lets the progress thread spin, which
-costs each process a whole core, and offers serialisation by pickle. No agent method blocks for longer than the
-copying that UCX does in the call itself; those marked slow belong into a thread.
+It uses the bindings and not NIXL's own Python wrapper, because the wrapper lets the progress thread spin, which costs
+each process a whole core, and serialises by pickle. No method of the agent blocks for longer than the copying that UCX
+does in the call itself; run the methods marked as slow in a thread.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from triptych.config.env import set_default
 from triptych.contracts.errors import ConfigError
 from triptych.transfer.nixl import ucx
-from triptych.transfer.nixl.spans import Piece, Span
+from triptych.transfer.nixl.copies import AddressRange, Copy
 
 PROGRESS_DELAY_US = 200
-"""Pause of the progress thread. It serves connection set-up, and reads over transports without RDMA."""
+"""The pause of the progress thread, which sets up connections and serves reads over transports without RDMA."""
 
 _QUIET = {
-    "NIXL_LOG_LEVEL": "FATAL",  # what goes wrong in a transfer is raised, and told once
+    "NIXL_LOG_LEVEL": "FATAL",  # an error of a transfer is raised; it need not be logged too
     "UCX_LOG_LEVEL": "fatal",
     "OMP_NUM_THREADS": "1",  # spinning OpenMP threads starve transfers on few cores
 }
@@ -29,21 +29,22 @@ _REFUSALS = ("nixlInvalidParamError", "nixlMismatchError", "nixlNotAllowedError"
 
 
 class NixlError(Exception):
-    """NIXL refused or failed; the message is its own word for why."""
+    """NIXL refused a call or failed. The message is NIXL's own."""
 
     def __init__(self, message: str, *, refused: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
-        """What was asked for is wrong or unknown; nothing is said about the remote agent's health."""
+        """Whether the arguments were wrong or unknown to NIXL. Then the error says nothing about the remote agent."""
 
 
 class NixlAgent:
-    """One NIXL agent with the UCX back end. Its methods may be called from any thread."""
+    """Runs one NIXL agent with the UCX back end. Its methods may be called from any thread."""
 
     def __init__(self, name: str, devices: str) -> None:
         """``devices`` are the network devices that UCX may use, or ``none``; see ``ucx``.
 
-        Slow: a second for the first one. Raises ConfigError when NIXL is not installed or cannot work here.
+        Slow: the first agent of a process takes a second. Raises ConfigError if NIXL is not installed or cannot work
+        here.
         """
         for variable, value in _QUIET.items():
             set_default(variable, value)
@@ -66,50 +67,53 @@ class NixlAgent:
             ) from None
 
     def close(self) -> None:
-        """End the agent and everything that is under way. Later calls raise NixlError. May be called twice."""
+        """Ends the agent and all its transfers. Later calls raise NixlError. May be called twice."""
         self._agent = _Closed()
 
-    def register(self, span: Span) -> Any:
-        """Let others reach ``span``; returns what ``metadata`` and ``deregister`` want. Raises NixlError."""
-        return self._try(self._register, span)
+    def register(self, memory: AddressRange) -> Any:
+        """Registers ``memory`` so that others can reach it. Returns the registration. Raises NixlError."""
+        return self._try(self._register, memory)
 
-    def _register(self, span: Span) -> Any:
-        descriptors = self._bind.nixlRegDList(self._bind.DRAM_SEG, [(span.address, span.size, 0, "")])
+    def _register(self, memory: AddressRange) -> Any:
+        descriptors = self._bind.nixlRegDList(self._bind.DRAM_SEG, [(memory.address, memory.size, 0, "")])
         self._agent.registerMem(descriptors)
         return descriptors
 
     def deregister(self, registered: Any) -> None:
-        """Raises NixlError."""
+        """Ends a registration. Raises NixlError."""
         self._try(self._agent.deregisterMem, registered)
 
     def metadata(self, registered: Any, *, connection: bool) -> bytes:
-        """What a remote agent needs to reach this registration, with or without how to connect. Raises NixlError."""
+        """Returns what a remote agent needs to reach a registration, with or without how to connect.
+
+        Raises NixlError.
+        """
         return bytes(self._try(self._agent.getLocalPartialMD, registered, connection, []))
 
     def add_remote(self, metadata: bytes) -> str:
-        """Load another agent's metadata and return its name. Slow the first time. Raises NixlError."""
+        """Loads another agent's metadata and returns the agent's name. Slow the first time. Raises NixlError."""
         name = self._try(self._agent.loadRemoteMD, metadata)
         return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
     def remove_remote(self, name: str) -> None:
-        """Disconnect from an agent and forget its metadata. Raises NixlError."""
+        """Disconnects from an agent and forgets its metadata. Raises NixlError."""
         self._try(self._agent.invalidateRemoteMD, name)
 
-    def read(self, remote: str, pieces: Sequence[Piece]) -> int | None:
-        """Begin to copy each piece's remote bytes to its local ones. Raises NixlError.
+    def read(self, remote: str, copies: Sequence[Copy]) -> int | None:
+        """Starts the given copies from remote to local addresses. Raises NixlError.
 
-        Returns None when all bytes are here already, and else a transfer for ``ended``.
+        Returns None if all bytes are here already, and otherwise a transfer for ``ended``.
         """
-        return self._try(self._post, self._bind.NIXL_READ, remote, pieces)  # type: ignore[no-any-return]
+        return self._try(self._post, self._bind.NIXL_READ, remote, copies)  # type: ignore[no-any-return]
 
-    def write(self, remote: str, pieces: Sequence[Piece]) -> int | None:
-        """As ``read``, the other way."""
-        return self._try(self._post, self._bind.NIXL_WRITE, remote, pieces)  # type: ignore[no-any-return]
+    def write(self, remote: str, copies: Sequence[Copy]) -> int | None:
+        """Starts the given copies from local to remote addresses. Returns and raises as ``read`` does."""
+        return self._try(self._post, self._bind.NIXL_WRITE, remote, copies)  # type: ignore[no-any-return]
 
-    def _post(self, operation: Any, remote: str, pieces: Sequence[Piece]) -> int | None:
+    def _post(self, operation: Any, remote: str, copies: Sequence[Copy]) -> int | None:
         segment, make = self._bind.DRAM_SEG, self._bind.nixlXferDList
-        here = make(segment, [(piece.local, piece.size, 0) for piece in pieces])
-        there = make(segment, [(piece.remote, piece.size, 0) for piece in pieces])
+        here = make(segment, [(copy.local, copy.size, 0) for copy in copies])
+        there = make(segment, [(copy.remote, copy.size, 0) for copy in copies])
         transfer: int = self._agent.createXferReq(operation, here, there, remote)
         try:
             status = self._agent.postXferReq(transfer)
@@ -119,11 +123,12 @@ class NixlAgent:
         return None if status == self._success and self.drop(transfer) else transfer
 
     def ended(self, transfer: int) -> bool:
-        """Whether all bytes have arrived. Raises NixlError when they never will; both ways it is over."""
+        """Returns whether all bytes have arrived. Raises NixlError if they never will; then the transfer is over
+        too."""
         return bool(self._try(self._agent.getXferStatus, transfer) == self._success)
 
     def drop(self, transfer: int) -> bool:
-        """Let go of a transfer; False where NIXL cannot abort it yet, which keeps it."""
+        """Frees a transfer and aborts it if need be. Returns False if NIXL cannot abort it yet; then it stays."""
         try:
             self._try(self._agent.releaseXferReq, transfer)
         except NixlError:
@@ -135,7 +140,7 @@ class NixlAgent:
             return call(*arguments)
         except self._errors as error:
             message, refused = str(error), type(error).__name__ in _REFUSALS
-        del call, arguments  # or the error's traceback would keep a closed agent alive, sockets and all
+        del call, arguments  # otherwise the error's traceback would keep a closed agent and its sockets alive
         raise NixlError(message, refused=refused)
 
 

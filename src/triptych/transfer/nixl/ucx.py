@@ -1,8 +1,9 @@
-"""Environment of UCX, over which NIXL moves bytes: which transports every agent of this process and its children uses.
+"""Sets the environment of UCX, over which NIXL moves bytes: the transports of all agents of this process and its
+children.
 
-UCX's TCP transport listens on a port, believes whoever connects to it, and ends the process at a few wrong bytes. So
-unless a network device is named, no transport of UCX that listens is used: processes of one host and user read each
-other's memory directly (CMA, ``process_vm_readv``), and connect through shared memory (``posix``).
+UCX's TCP transport listens on a port, trusts whoever connects to it, and ends the process at a few wrong bytes. So
+unless a network device is named, no transport that listens is used: processes of one host and user read each other's
+memory directly (CMA, ``process_vm_readv``), and connect through shared memory (``posix``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from triptych.config import env
 from triptych.contracts.errors import ConfigError
 
 NO_DEVICE = "none"
-"""Name for no network device at all: the transfers stay on this host."""
+"""The value of ``--transfer-devices`` for no network device: the transfers stay on this host."""
 
 _ONE_HOST = {
     "UCX_TLS": "self,posix,cma,cuda,rocm,ze",  # UCX leaves out what this machine lacks
@@ -27,17 +28,19 @@ _ONE_HOST = {
 }
 
 _EVERYWHERE = {"UCX_DEBUG_SIGNO": "0"}
-"""UCX would take SIGHUP for itself: a closed terminal would stop no worker, and ``nohup`` would change nothing."""
+"""Without this, UCX would handle SIGHUP itself: a closed terminal would stop no worker, and ``nohup`` would change
+nothing."""
 
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 ROOM_BYTES = 24 << 20
-"""Room that UCX wants in ``/dev/shm`` when an agent is made (it keeps 5 MiB of it); with less it refuses or crashes."""
+"""The room that UCX wants in ``/dev/shm`` when an agent is made. It keeps 5 MiB of it; with less room it refuses or
+crashes."""
 
 
 def prepare(devices: str) -> None:
-    """Set UCX's variables for ``devices``, a ``--transfer-devices``; what the user has set stays.
+    """Sets UCX's variables for ``devices``, the value of ``--transfer-devices``. What the user has set stays.
 
-    UCX reads them when an agent is made, in this process or a child, so this must come before.
+    Call it before an agent is made, in this process or a child: UCX reads the variables then.
     """
     for variable, value in {
         **_EVERYWHERE,
@@ -47,7 +50,7 @@ def prepare(devices: str) -> None:
 
 
 def require_room() -> None:
-    """Raises ConfigError where shared memory has less room than UCX wants, by the transports of ``prepare``."""
+    """Raises ConfigError if shared memory has less room than UCX wants for the transports that ``prepare`` sets."""
     if not env.has_default("UCX_TLS", _ONE_HOST["UCX_TLS"]):
         return
     with suppress(OSError):
@@ -61,12 +64,12 @@ def require_room() -> None:
 
 
 def why_no_direct_copy() -> str | None:
-    """Explain why the kernel lets no process of this user read another's memory; None where it does.
+    """Explains why the kernel lets no process of this user read another's memory. Returns None if it does.
 
-    UCX then copies through shared memory, which takes both processes and several times as long.
+    Without that, UCX copies through shared memory, which occupies both processes and takes several times as long.
     """
     value = ctypes.c_uint64(1)
-    part = _Part(ctypes.addressof(value), ctypes.sizeof(value))
+    part = _Iovec(ctypes.addressof(value), ctypes.sizeof(value))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.process_vm_readv(os.getpid(), ctypes.byref(part), 1, ctypes.byref(part), 1, 0) != part.size:
         return f"process_vm_readv: {errno.errorcode.get(ctypes.get_errno(), 'it fails')}"
@@ -74,7 +77,7 @@ def why_no_direct_copy() -> str | None:
 
 
 def _refused_by_yama() -> str | None:
-    """The setting of Yama's that forbids it. At 1, UCX asks for an exception of its own (PR_SET_PTRACER)."""
+    """Returns the setting of Yama that forbids it, if one does. At 1, UCX asks for an exception (PR_SET_PTRACER)."""
     try:
         scope = int(YAMA.read_text())
     except (OSError, ValueError):
@@ -82,7 +85,7 @@ def _refused_by_yama() -> str | None:
     return f"kernel.yama.ptrace_scope is {scope}" if scope >= 2 else None
 
 
-class _Part(ctypes.Structure):
-    """``struct iovec``."""
+class _Iovec(ctypes.Structure):
+    """The C structure ``iovec``."""
 
     _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))

@@ -1,7 +1,7 @@
-"""The two files of a shared-memory transfer: the arena, and the table of its leases.
+"""Makes, opens and removes the two files of a shared-memory transfer: the arena, and the table of its leases.
 
-The owner holds a lock (``flock``) on the table for as long as it lives. So anybody can tell, whatever the process
-ids mean where they look from, whether it died, and remove what it left behind.
+The owner holds a lock (``flock``) on the table as long as it lives. So every process can tell whether the owner has
+died, also from another process namespace, and remove the files that it left behind.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _ARENA = ".arena"
 _TABLE = ".leases"
 _NEW = ".new"
 _NEW_FILE_GRACE_S = 60.0
+"""The age at which an unfinished table is taken for a dead owner's."""
 _OWNER = re.compile(r"shm-\d{1,10}-[0-9a-f]{16}")
 
 
 def is_owner(id: str) -> bool:
-    """Whether ``id`` is shaped like one; only such a one may become part of a path."""
+    """Returns whether ``id`` has the form of an owner's id; no other id may become part of a path."""
     return _OWNER.fullmatch(id) is not None
 
 
@@ -39,7 +40,7 @@ def table_path(folder: Path, owner: str) -> Path:
 
 
 def create(folder: Path, owner: str) -> tuple[int, int]:
-    """Descriptors of the new, empty arena and of the new, empty, locked table. Raises OSError."""
+    """Makes an empty arena and an empty, locked table, and returns their descriptors. Raises OSError."""
     path = table_path(folder, owner)
     new = path.with_name(path.name + _NEW)
     for made in _paths(folder, owner):
@@ -48,7 +49,7 @@ def create(folder: Path, owner: str) -> tuple[int, int]:
     table = os.open(new, flags, 0o600)
     try:
         fcntl.flock(table, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        new.rename(path)  # nobody takes it for a dead owner's before it is locked
+        new.rename(path)  # only now, so that nobody takes an unlocked table for a dead owner's
         return os.open(arena_path(folder, owner), flags, 0o600), table
     except OSError:
         remove(folder, owner)
@@ -57,18 +58,21 @@ def create(folder: Path, owner: str) -> tuple[int, int]:
         raise
 
 
-def open_theirs(path: Path, flags: int, least_bytes: int) -> tuple[int, int]:
-    """Descriptor and size of another process's file. Raises OSError unless it is a plain file of this user's."""
+def open_remote(path: Path, flags: int, min_bytes: int) -> tuple[int, int]:
+    """Opens another process's file and returns its descriptor and size.
+
+    Raises OSError unless it is a plain file of this user, of at least ``min_bytes``.
+    """
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
     found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_size < least_bytes:
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_size < min_bytes:
         os.close(fd)
         raise OSError(f"{path.name} is not a transfer's file")
     return fd, found.st_size
 
 
 def is_alive(table: int) -> bool:
-    """Whether the owner of this open table lives."""
+    """Returns whether the owner of this open table lives."""
     try:
         fcntl.flock(table, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -78,7 +82,7 @@ def is_alive(table: int) -> bool:
 
 
 def remove(folder: Path, owner: str) -> None:
-    """Those who have the files mapped keep the memory until they let go of it."""
+    """Removes an owner's files. Processes that have them mapped keep the memory until they unmap it."""
     arena_path(folder, owner).unlink(missing_ok=True)
     table_path(folder, owner).unlink(missing_ok=True)
     for path in _paths(folder, owner):
@@ -91,7 +95,7 @@ def _paths(folder: Path, owner: str) -> tuple[Path, Path, Path]:
 
 
 def remove_dead(folder: Path) -> None:
-    """Remove the files of owners that died without doing so; errors are somebody else's files."""
+    """Removes the files of owners that died without removing them. Errors are ignored: they are other users' files."""
     for path in folder.glob(f"{_PREFIX}shm-*{_TABLE}"):
         owner = path.name.removeprefix(_PREFIX).removesuffix(_TABLE)
         with suppress(OSError):
@@ -104,7 +108,7 @@ def remove_dead(folder: Path) -> None:
 
 
 def _remove_if_dead(folder: Path, owner: str, path: Path) -> None:
-    table, _ = open_theirs(path, os.O_RDWR, 0)
+    table, _ = open_remote(path, os.O_RDWR, 0)
     try:
         if not is_alive(table):
             remove(folder, owner)

@@ -1,4 +1,4 @@
-"""Transfers between processes of one host and user, by shared memory."""
+"""Moves tensors between processes of one host and user by shared memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.arena.memory import FileMemory
 from triptych.transfer.checks import LEASE_ENDED, decoded, lost, malformed
-from triptych.transfer.core import BaseTransfer, Move, copy
+from triptych.transfer.core import BaseTransfer, TensorFetch, copy
 from triptych.transfer.leases import Lease
 from triptych.transfer.shm import files as shm_files
 from triptych.transfer.table import SLOTS, TABLE_BYTES, LeaseTable
 
 MAX_PEERS = 16
-"""Most other processes whose memory is kept mapped; the one used longest ago is let go, unless a fetch uses it."""
+"""The limit on other processes whose memory is kept mapped; the one used longest ago is unmapped, unless a fetch uses
+it."""
 
 
 class _Location(msgspec.Struct, array_like=True, frozen=True):
@@ -37,7 +38,8 @@ _LOCATION = msgspec.msgpack.Decoder(_Location)
 
 
 class ShmTransfer(BaseTransfer):
-    """Its arena is a file that others of the same user map read-only; its leases a file that they also write."""
+    """Has its arena in a file that processes of the same user map read-only, and its leases in one that they also
+    write."""
 
     backend = "shm"
 
@@ -74,12 +76,12 @@ class ShmTransfer(BaseTransfer):
     def _token(self, handle: TensorHandle) -> int:
         return decoded(_LOCATION, handle.location).token
 
-    async def _move(self, owner: str, moves: Sequence[Move]) -> None:
-        locations = [decoded(_LOCATION, move.handle.location) for move in moves]
+    async def _fetch_remote(self, owner: str, fetches: Sequence[TensorFetch]) -> None:
+        locations = [decoded(_LOCATION, fetch.handle.location) for fetch in fetches]
         peer = self._peer(owner)
         peer.users += 1
         try:
-            for location, (_, buffer) in zip(locations, moves, strict=True):
+            for location, (_, buffer) in zip(locations, fetches, strict=True):
                 await peer.fetch(location, buffer.data)
         finally:
             peer.users -= 1
@@ -89,12 +91,12 @@ class ShmTransfer(BaseTransfer):
         for location in locations:
             peer.table.mark_done(location.slot, location.token)
 
-    async def _wave_off(self, handle: TensorHandle) -> None:
+    async def _release_at_owner(self, handle: TensorHandle) -> None:
         location = decoded(_LOCATION, handle.location)
         self._peer(handle.owner).table.mark_done(location.slot, location.token)
 
     def _peer(self, owner: str) -> _Peer:
-        """Raises Unavailable when the owner is gone."""
+        """Returns the mapped memory of ``owner``. Raises Unavailable if the owner is gone."""
         peer = self._peers.get(owner)
         if peer is None:
             if not shm_files.is_owner(owner):
@@ -110,7 +112,7 @@ class ShmTransfer(BaseTransfer):
             raise lost("its owner is gone")
         self._peers.move_to_end(owner)
         if len(self._peers) > MAX_PEERS:
-            self._forget(next((owner for owner, one in self._peers.items() if not one.users), ""))
+            self._forget(next((owner for owner, peer in self._peers.items() if not peer.users), ""))
         return peer
 
     def _drop_dead_peers(self) -> None:
@@ -123,25 +125,25 @@ class ShmTransfer(BaseTransfer):
 
 
 class _Peer:
-    """Another process's arena and lease table, mapped."""
+    """The mapped arena and lease table of another process."""
 
     def __init__(self, folder: Path, owner: str) -> None:
-        """Raises OSError or ValueError when the files are not there or not what they should be."""
+        """Maps the files. Raises OSError or ValueError if they do not exist or are not what they should be."""
         self.users = 0
-        """Fetches under way."""
-        arena, size = shm_files.open_theirs(shm_files.arena_path(folder, owner), os.O_RDONLY, 1)
+        """Number of fetches under way."""
+        arena, size = shm_files.open_remote(shm_files.arena_path(folder, owner), os.O_RDONLY, 1)
         try:
             self._arena = memoryview(mmap.mmap(arena, size, prot=mmap.PROT_READ))
         finally:
             os.close(arena)
-        self._table_fd, _ = shm_files.open_theirs(shm_files.table_path(folder, owner), os.O_RDWR, TABLE_BYTES)
+        self._table_fd, _ = shm_files.open_remote(shm_files.table_path(folder, owner), os.O_RDWR, TABLE_BYTES)
         self.table = LeaseTable(memoryview(mmap.mmap(self._table_fd, TABLE_BYTES)))
 
     def alive(self) -> bool:
         return self._table_fd >= 0 and shm_files.is_alive(self._table_fd)
 
     async def fetch(self, location: _Location, target: memoryview) -> None:
-        """Copy what was exported into ``target``. Raises Unavailable when its lease is over before that is done."""
+        """Copies what was exported into ``target``. Raises Unavailable if the lease ends before the copy does."""
         source = self._arena[location.offset : location.offset + len(target)]
         if len(source) != len(target):
             raise malformed("it lies outside the owner's memory")
@@ -154,7 +156,7 @@ class _Peer:
             raise lost(LEASE_ENDED)
 
     def close(self) -> None:
-        """The mappings go when the last fetch that uses them ends."""
+        """Closes the table's file. The mappings are freed when the last fetch that uses them ends."""
         if self._table_fd >= 0:
             os.close(self._table_fd)
             self._table_fd = -1
