@@ -216,3 +216,16 @@ async def test_a_large_request_begins_over_many_turns_of_the_loop(most) -> None:
         assert max(after - before for before, after in itertools.pairwise(began)) <= 4
         await crowd.come("small", count=16)
         assert len(crowd.began) == 116, "one that is not large begins at once"
+
+
+async def test_a_request_fits_up_to_the_last_place_to_run_and_to_wait() -> None:
+    async with a_crowd(most=2, max_waiting=1) as crowd:
+        with crowd.admission.request("text", 3, "n"), pytest.raises(TooManyRequests):
+            await passes(crowd.admission, "text")
+        with pytest.raises(BadRequest), crowd.admission.request("text", 4, "n"):
+            pass
+        with crowd.admission.request("text", 1, "n"):
+            with crowd.admission.request("text", 2, "n"):
+                assert crowd.admission.waiting == 1
+            with pytest.raises(TooManyRequests), crowd.admission.request("text", 3, "n"):
+                pass

@@ -107,6 +107,13 @@ def test_once_a_worker_has_spoken_each_failure_counts_as_an_attempt() -> None:
     assert {key for key, rule in RULES.items() if rule.asked_again} == {(Failure.FULL, Progress.ELSEWHERE)}
 
 
+def test_a_request_ends_where_any_worker_would_fail_it_or_its_client_has_waited_already() -> None:
+    anywhere = {Failure.KV_LOST, Failure.MEDIA_MISSING, Failure.FAULT}
+    waited = {(Failure.SILENT, Progress.HERE), (Failure.SLOW, Progress.HERE)}
+    ends = {key for key, rule in RULES.items() if not rule.goes_on}
+    assert ends == waited | {(failure, said) for failure in anywhere for said in Progress}
+
+
 def begun() -> RequestState:
     state = RequestState(Sampling(max_tokens=100), 10.0)
     state.handle(Begin())
