@@ -294,3 +294,22 @@ def test_at_least_one_of_two_doubted_instances_is_left_out() -> None:
     state.handle(Failed("p", SILENT, 0.0, pair=("p", "d")))
     streaming(state, 5).handle(Failed("d", LOST, 0.0))
     assert state.avoided(()) == [{"d"}], "the answer went on meanwhile"
+
+
+def test_each_time_an_answer_goes_on_its_patience_starts_anew() -> None:
+    state = streaming(begun(patience_s=10.0), 5)
+    for now in (0.0, 100.0):
+        assert isinstance(state.handle(Failed("a", LOST, now)), GoOn)
+        assert isinstance(state.handle(NoPlan(NOBODY, now + 9.0)), Wait)
+        assert isinstance(state.handle(InstancesChanged()), GoOn)
+        streaming(state, 6)
+
+
+def test_each_time_an_answer_goes_on_a_lost_kv_cache_may_be_made_anew() -> None:
+    state = begun()
+    for token in (5, 6):
+        assert type(state.handle(Failed("d", UNREAD, 0.0, giver_id="p"))) in (Retry, GoOn)
+        assert state.unread == {"p"}
+        streaming(state, token)
+        assert isinstance(state.handle(Failed("d", LOST, 0.0)), GoOn)
+        assert state.unread == set()
