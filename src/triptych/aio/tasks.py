@@ -47,3 +47,14 @@ class TaskSet:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+def check_cancelled() -> None:
+    """Raises CancelledError if the current task was asked to end.
+
+    A task group whose child fails in the same moment raises the child's error only. Whoever handles that error, and
+    goes on, asks this first.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

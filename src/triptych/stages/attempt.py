@@ -27,19 +27,19 @@ from triptych.stages.stream import Stream
 
 @dataclass(frozen=True)
 class Services:
-    """What all attempts of a frontend share."""
+    """Holds what all attempts of a frontend share."""
 
     calls: Calls
     routing: Routing
     isolation: Isolation
     left_out: LeftOut
     on_resume: Callable[[], None]
-    """Told each time that an answer goes on at another worker."""
+    """Called each time that an answer goes on at another worker."""
 
 
 @dataclass(frozen=True)
 class RequestContext:
-    """One request and all that its attempts share."""
+    """Holds one request and what all of its attempts share."""
 
     request: GenerateRequest
     prompt: PromptKeys
@@ -48,13 +48,13 @@ class RequestContext:
     state: RequestState
 
     def tokens_left(self, routing: Routing, instance: Instance) -> int:
-        """Tokens to prefill at ``instance``: those of the prompt that it does not hold, and those generated."""
+        """Counts the tokens to prefill at ``instance``: the generated ones, and those of the prompt that it lacks."""
         held = routing.held_tokens(instance, self.prompt)
         return max(0, len(self.prompt) - held) + len(self.state.generated)
 
 
 class Attempt:
-    """A plan under way. It holds its share of the workers' load, and an exported KV cache until that is read.
+    """Carries out one plan. It holds its share of the workers' load, and an exported KV cache until that is read.
 
     Implements ``hand_off.Calling``.
     """
@@ -71,10 +71,10 @@ class Attempt:
         """Keeps suspects away while the request is one, until a worker has answered it."""
         self._is_decoding = False
         self._earlier: Timing | None = None
-        """Time that went into the stages before the decode, to be told with the last delta."""
+        """Time spent in the stages before the decode. It is added to the times in the last delta."""
 
     async def deltas(self) -> AsyncGenerator[list[TokenDelta], None]:
-        """Yield batches of deltas: whatever waits together. Raises StepFailed for the call that fails.
+        """Yields batches of deltas: whatever waits together. Raises StepFailed for the call that fails.
 
         Closing it cancels the calls at the workers, and releases what nobody will fetch.
         """
@@ -99,7 +99,7 @@ class Attempt:
                     self._with_times(batch)
                 yield received(batch, decoded=True)
 
-    # What a hand-off asks for.
+    # For the hand-off (``hand_off.Calling``).
 
     @property
     def request(self) -> GenerateRequest:
@@ -134,7 +134,7 @@ class Attempt:
             self._earlier = Timing(encode_s=time.perf_counter() - begun)
 
     async def _start(self) -> Start:
-        """Bring the KV cache to where it is decoded, or begin a decode that prefills by itself."""
+        """Brings the KV cache to the worker that decodes, or begins a decode that prefills by itself."""
         if self._plan.prefill is None:
             return Start([], None, await self.decode(self.request))
         assert self.giver.kv_link is not None
@@ -144,7 +144,7 @@ class Attempt:
         return start
 
     async def _decode_after(self, start: Start) -> Stream:
-        """Begin the decode of a prompt that is prefilled. The prefill's times are known from now on."""
+        """Begins the decode of a prompt whose KV cache waits at the worker that prefilled it."""
         return await self.decode(replace(bare(self.request), kv=start.kv))
 
     def _release_unread(self, kv: KvHandle) -> None:
@@ -154,7 +154,7 @@ class Attempt:
     # The account.
 
     def _take_load(self) -> None:
-        """The decoding worker counts as taken from now on, while others still encode and prefill."""
+        """Counts the load at both workers. That of the decode counts already while others encode and prefill."""
         context, services = self._context, self._services
         first, last = (self._plan.prefill or self._plan.decode).instance, self._plan.decode.instance
         load = Load(kv_tokens=len(context.prompt) + len(self._state.generated), requests=1)
@@ -168,13 +168,13 @@ class Attempt:
         self._prefill_load.enter_context(services.routing.reserve(first, Load(prefill_tokens=left)))
 
     def _prefilled(self, instance: Instance) -> None:
-        """The prompt is in the KV cache of ``instance``, which has what it needed of the media."""
+        """Takes note that ``instance`` has the prompt in its KV cache, and got all that it needed of the media."""
         self._prefill_load.close()
         self._context.media.delivered(instance)
         self._services.routing.prefilled(instance, self._context.prompt, time.monotonic())
 
     def _decoding(self, batch: list[TokenDelta], answer: PrefillAnswer | None) -> None:
-        """The first batch of the decode is here. What the prefill told of the prompt and its times goes with it."""
+        """Takes note of the decode's first batch, and adds to it what the prefill told of the prompt and its times."""
         self._is_decoding = True
         self._answered()
         now = time.monotonic()
@@ -200,12 +200,12 @@ class Attempt:
         return deltas
 
     def _answered(self) -> None:
-        """A worker has answered the request, which is no suspect any more."""
+        """Takes note that a worker has answered: the request is no suspect any more."""
         self._alone.close()
         self._services.isolation.answered(self._context.waiter.name)
 
     def _with_times(self, batch: list[TokenDelta]) -> list[TokenDelta]:
-        """``batch``; with the last delta's times those of the stages before."""
+        """Adds the times of the earlier stages to those in the last delta."""
         if (timing := batch[-1].timing) is not None and self._earlier is not None:
             batch[-1] = replace(batch[-1], timing=_sum(timing, self._earlier))
         return batch

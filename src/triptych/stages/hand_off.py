@@ -14,6 +14,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from triptych.aio.tasks import check_cancelled
 from triptych.contracts.answer import TokenDelta
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import KvLost, TriptychError, WorkerLost, WorkerSilent
@@ -24,18 +25,17 @@ from triptych.contracts.stages import PrefillAnswer
 from triptych.stages.stream import StepFailed, Stream
 
 BLAME_S = 1.0
-"""How long a hand-over that failed waits for the other worker to tell why: its own error says more than that the KV
-cache did not come."""
+"""How long the error that a KV cache did not come over waits for the other worker's own error, which tells why."""
 LATE_S = 0.1
-"""How long the prefill's answer may follow the first tokens that were decoded with its KV cache."""
+"""How long the prefill's answer is waited for once the first tokens were decoded with its KV cache."""
 
 
 class Calling(Protocol):
-    """The calls of one attempt, as a strategy needs them. Each raises StepFailed."""
+    """Makes the calls of one attempt for a strategy. Each call raises StepFailed."""
 
     @property
     def request(self) -> GenerateRequest:
-        """What is prefilled, with the media as the worker that prefills gets them."""
+        """The request to prefill, with its media as the worker that prefills gets them."""
         ...
 
     @property
@@ -47,28 +47,28 @@ class Calling(Protocol):
     async def prefill(self, request: GenerateRequest) -> PrefillAnswer: ...
 
     async def decode(self, request: GenerateRequest) -> Stream:
-        """Begin a decode, which is left with the attempt."""
+        """Begin a decode. The attempt ends it."""
         ...
 
 
 @dataclass
 class Start:
-    """What a hand-off came to."""
+    """How far a strategy has brought the answer."""
 
     deltas: list[TokenDelta]
-    """Of the prefill, to be passed on; may be empty."""
+    """Deltas of the prefill that are passed on next; may be empty."""
     answer: PrefillAnswer | None
-    """The prefill's; None where the decode began without one, or before it told its end."""
+    """The answer of the prefill. None if there was no prefill, or if it did not tell its end in time."""
     stream: Stream | None = None
-    """The decode under way; None: it has not begun."""
+    """The decode, if it has begun."""
     first: list[TokenDelta] | None = None
-    """The decode's first batch, if it was awaited."""
+    """The first batch of the decode, if it was awaited."""
     kv: KvHandle | None = None
-    """The cache for a decode that has not begun; None in place of both: the answer is over."""
+    """The KV cache for a decode that has not begun. If there is neither this nor a stream, the answer is over."""
 
 
 async def prefill_first(calling: Calling) -> Start:
-    """Await the prefill. Its token is passed on before the decode begins."""
+    """Awaits the prefill. Its token is passed on before the decode begins."""
     answer = await calling.prefill(calling.request)
     first = answer.delta
     if answer.kv is None and first.finish_reason is None:
@@ -79,8 +79,11 @@ async def prefill_first(calling: Calling) -> Start:
 
 
 async def rendezvous(calling: Calling) -> Start:
-    """Call both at once, with a room of their own. Until the first tokens come, the failure of either cancels the
-    other; afterwards the prefill has done its part, and its failure changes nothing."""
+    """Calls both workers at once, with a room of their own.
+
+    Until the first tokens come, the failure of either call cancels the other. Afterwards the prefill has done its part,
+    and its failure changes nothing.
+    """
     assert calling.giver.kv_link is not None
     meeting = _Meeting(calling, KvRoom(bootstrap=calling.giver.kv_link.bootstrap, number=secrets.randbits(63)))
     try:
@@ -90,18 +93,19 @@ async def rendezvous(calling: Calling) -> Start:
             await asyncio.wait([giving], timeout=LATE_S)
             giving.cancel()
     except BaseExceptionGroup as failures:
+        check_cancelled()
         raise _cause(failures) from None
     answer = None if giving.cancelled() else giving.result()
     return Start([], answer, stream, deltas)
 
 
 class _Meeting:
-    """One prefill and one decode in one room."""
+    """Calls one prefill and one decode that meet in one room."""
 
     def __init__(self, calling: Calling, room: KvRoom) -> None:
         self._calling = calling
         self._room = room
-        self._handed_over = False
+        self._handed_over = asyncio.Event()
         """The decode has said something, so it has the KV cache."""
         self._is_answered = False
         """The prefill has been answered."""
@@ -109,19 +113,21 @@ class _Meeting:
         """One of the two said that the KV cache did not come over."""
 
     async def give(self) -> PrefillAnswer | None:
-        """Prefill; None where that fails only after the KV cache came over."""
+        """Prefills. Returns None if that fails only after the KV cache came over."""
         try:
             answer = await self._calling.prefill(replace(self._calling.request, give=self._room))
         except StepFailed as failure:
-            if self._handed_over:
+            if self._handed_over.is_set():
                 return None
             await self._let_the_other_tell(failure, lambda: asyncio.sleep(BLAME_S))
+            if self._handed_over.is_set():  # meanwhile
+                return None
             raise self._of_both(failure) from None
         self._is_answered = True
         return answer
 
     async def take(self, giving: asyncio.Task[PrefillAnswer | None]) -> tuple[Stream, list[TokenDelta]]:
-        """Decode up to the first deltas."""
+        """Decodes up to the first deltas."""
         try:
             stream = await self._calling.decode(replace(bare(self._calling.request), kv=self._room))
             deltas = await anext(stream, None)
@@ -130,32 +136,32 @@ class _Meeting:
         except StepFailed as failure:
             await self._let_the_other_tell(failure, lambda: asyncio.wait([giving], timeout=BLAME_S))
             raise self._of_both(failure) from None
-        self._handed_over = True
+        self._handed_over.set()
         stream.expect_at_once()
         return stream, deltas
 
     async def _let_the_other_tell(self, failure: StepFailed, wait: Callable[[], Awaitable[object]]) -> None:
-        """Wait, if the KV cache was missed, for the other's own error, which cancels this wait."""
+        """Waits, if the KV cache did not come over, for the other worker's own error, which cancels this wait."""
         if isinstance(failure.error, KvLost) and not self._missed:
             self._missed = True
             await wait()
 
     def _of_both(self, failure: StepFailed) -> StepFailed:
-        """``failure``; if it is a silence, with the other one as well: either may have waited for the other in vain."""
+        """Names both workers in the failure if it is a silence: either may have waited for the other in vain."""
         if isinstance(failure.error, WorkerSilent) and not self._is_answered:
             failure.pair = (self._calling.giver.id, self._calling.taker.id)
         return failure
 
 
 def _cause(failures: BaseExceptionGroup) -> BaseException:
-    """The failure that tells most: one of a worker, and rather not that the other one did not come."""
+    """Returns the failure that tells most: a worker's own error rather than that the KV cache did not come over."""
     steps = [failure for failure in failures.exceptions if isinstance(failure, StepFailed)]
     own = [failure for failure in steps if not isinstance(failure.error, KvLost)]
     return next(iter([*own, *steps]), failures)
 
 
 def bare(request: GenerateRequest) -> GenerateRequest:
-    """``request`` for a worker that is given the KV cache: it only must know of the media."""
+    """Returns ``request`` for a worker that gets the KV cache: it must know of the media, and needs no data."""
     return replace(request, media=[_bare(medium) for medium in request.media])
 
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from msgspec.structs import replace
 
+from triptych.aio.tasks import check_cancelled
 from triptych.contracts.card import Instance
 from triptych.contracts.errors import MediaMissing
 from triptych.contracts.media import Medium, PrecomputedEmbedding
@@ -65,6 +66,7 @@ class MediaDispatch:
                     for step in steps:
                         group.create_task(self._encode(step), name=f"encode at {step.instance.name}")
             except ExceptionGroup as failures:
+                check_cancelled()
                 raise next(
                     (failure for failure in failures.exceptions if isinstance(failure, StepFailed)), failures
                 ) from None

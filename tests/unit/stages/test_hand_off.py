@@ -233,6 +233,13 @@ def test_a_cache_that_did_not_come_is_made_once_more_elsewhere(prefill: list[Any
     assert outcome.took_s < hand_off.BLAME_S, "nobody waits when both have told"
 
 
+def test_a_prefill_that_says_too_late_that_nobody_came_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hand_off, "BLAME_S", 0.02)
+    monkeypatch.setattr(hand_off, "LATE_S", 0.2)
+    outcome = Outcome(p=[["+missed", UNREAD]], d=[["-missed", LATER, 7, END]])
+    assert (outcome.tokens, outcome.error, len(outcome.plans)) == ([7, 8], None, 1)
+
+
 def test_a_cache_that_did_not_come_while_the_prefill_hangs_is_told_after_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -438,3 +445,32 @@ def test_media_are_sent_by_what_the_worker_that_prefills_is_believed_to_hold() -
 
 def test_times_of_stages_add_up() -> None:
     assert attempt._sum(Timing(1, 2, 3, 4), Timing(10, 20, 30, 40)) == Timing(11, 22, 33, 44)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [{"p1": [["-end", LOST]], "p2": [[GIVEN]], "d": [[HANG], [7, END]]}, {"e1": [["-end", LOST]]}],
+    ids=["rendezvous", "encode"],
+)
+async def test_a_client_that_leaves_as_a_worker_is_lost_has_left(says: dict[str, list[Any]]) -> None:
+    """The error of the call in a task group hides that the request was cancelled."""
+    encoding = "e1" in says
+    plane = Plane(**says, **({"e2": [["+other", HANG]], "pd": [[END]]} if encoding else {}))
+    dispatcher = Dispatcher(plane, 1.0)  # type: ignore[arg-type]
+    fleet = [instance(name, name.rstrip("12"), kv_link=MEETING) for name in plane.says]
+    media = [Picture(content_hash=f"{number}", format="PNG", data=b"x") for number in range(12 * encoding)]
+
+    async def ask() -> None:
+        async for _ in dispatcher.run(replace(REQUEST, media=media), lambda: fleet, lambda plan: None):
+            pass
+
+    asking = asyncio.create_task(ask())
+    for _ in range(8):
+        await asyncio.sleep(0)
+    begun = len(plane.calls)
+    plane.happened["end"].set()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    assert len(plane.calls) == begun == 2, "nobody else is asked"
+    await dispatcher.close()
