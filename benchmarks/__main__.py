@@ -60,7 +60,7 @@ async def run_modes(options: Options, work_dir: Path) -> None:
 
 
 def _work_dir(name: str) -> Path:
-    """An empty folder for logs and run directories; kept afterwards, so that failures can be looked into."""
+    """Returns an empty folder for logs and run directories. It is kept, so that failures can be examined."""
     folder = QUICK_RESULTS / f"work-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -30,7 +30,7 @@ def _many(count: int, piece: str) -> str:
 
 
 def _honest(seed: int) -> bytes:
-    """A text of a megabyte, of words that are not in the order of any other."""
+    """Returns a text of a megabyte, of words that are not in the order of any other."""
     rng = random.Random(seed)
     vocabulary = words()
     text = "".join(rng.choices(vocabulary, k=MIB // 6))[:MIB]
@@ -71,7 +71,7 @@ AT_ONCE = {"an honest megabyte": 8}
 
 
 async def _post(host: str, port: int, body: bytes) -> str:
-    """The status of the answer, or the error."""
+    """Returns the status of the answer, or the error."""
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     if b'"prompt"' in body[:200]:
         head = head.replace("/chat", "")
@@ -93,7 +93,7 @@ async def _post(host: str, port: int, body: bytes) -> str:
 
 
 def _posting(name: str) -> Callable[[str, float], Awaitable[Answers]]:
-    """Post the bodies ``name`` again and again, each client one after another."""
+    """Returns an attack of clients that post the bodies ``name`` again and again, each one after another."""
 
     async def run(url: str, seconds: float) -> Answers:
         host, port = _address(url)
@@ -118,13 +118,13 @@ def _address(url: str) -> tuple[str, int]:
 
 
 async def silent(url: str, seconds: float) -> Answers:
-    """400 connections that say nothing, or half a head, or are done and stay."""
+    """Opens 400 connections that send nothing or half a head, or that stay after their request."""
     openings = (b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n", b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
     return await _held(url, 400, seconds, iter(openings * 134))
 
 
 async def stalled(url: str, seconds: float) -> Answers:
-    """64 clients that ask for long streamed answers and read nothing."""
+    """Runs 64 clients that ask for long streamed answers and read nothing."""
     body = json.dumps(
         {
             "model": "instant",
@@ -140,7 +140,7 @@ async def stalled(url: str, seconds: float) -> Answers:
 
 
 async def _held(url: str, count: int, seconds: float, openings: Iterator[bytes]) -> Answers:
-    """Open ``count`` connections that send what ``openings`` says, read nothing, and stay for ``seconds``."""
+    """Opens ``count`` connections that send ``openings``, read nothing, and stay for ``seconds``."""
     address = _address(url)
     loop = asyncio.get_running_loop()
     answers: Answers = Counter()

@@ -14,14 +14,14 @@ AUDIO_TEXTS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 
 
 def audio_template() -> str:
-    """The demo's chat template with sounds in the place of films."""
+    """Returns the demo's chat template with sounds in the place of films."""
     template = (MODEL_DIR / "chat_template.jinja").read_text()
     film = "<|vision_start|><|video_pad|><|vision_end|>"
     return template.replace(film, "".join(AUDIO_TEXTS)).replace("'video", "'audio")
 
 
 def audio_checkpoint(folder: Path) -> Path:
-    """A Qwen2-Audio without weights, with the demo's tokenizer."""
+    """Returns a Qwen2-Audio without weights, with the demo's tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in AUDIO_TEXTS])

@@ -47,7 +47,7 @@ class OfTree(TriptychFrontend):
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a leg, and whether pairs are compared by their difference or by their ratio."""
+    """A figure of a leg. It says whether pairs are compared by their difference or by their ratio."""
 
     name: str
     concurrency: int
@@ -72,7 +72,7 @@ MEASURES = (
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bounds of the median with at least ``CONFIDENCE``, by order statistics (a binomial of one half).
+    """Returns the bounds of the median with at least ``CONFIDENCE``, by order statistics (a binomial of one half).
 
     Raises ValueError for fewer values than any such interval needs.
     """
@@ -88,7 +88,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 @contextmanager
 def tree_of(commit: str) -> Iterator[Path]:
-    """A working tree of ``commit``, removed at the end."""
+    """Yields a working tree of ``commit``, which is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="triptych-before-") as name:
         folder = Path(name) / "tree"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -100,7 +100,7 @@ def tree_of(commit: str) -> Iterator[Path]:
 
 
 async def measure(before: Path, pairs: int, requests: int, folder: Path) -> dict[Measure, list[tuple[float, float]]]:
-    """Pairs of (before, after) of every measure."""
+    """Returns pairs of (before, after) of every measure."""
     model = make_model(TEMPLATE, folder / "model")
     found: dict[Measure, list[tuple[float, float]]] = {one: [] for one in MEASURES}
     async with AsyncExitStack() as stack:

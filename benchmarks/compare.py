@@ -30,11 +30,11 @@ class Cell:
 
 @dataclass
 class Comparison:
-    """All that was measured, and what could not be."""
+    """The results of all measurements, and the systems that could not run."""
 
     titles: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
-    """By system: why it was not started, or what ended it."""
+    """For each system that did not run: the reason."""
     startup_s: dict[str, dict[str, float]] = field(default_factory=dict)
     idle_cores: dict[str, float] = field(default_factory=dict)
     memory_mib: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ def say(text: str) -> None:
 
 
 async def compare(systems: dict[str, System], rounds: Sequence[Sequence[Leg]]) -> Comparison:
-    """``rounds`` has the legs of each round. Systems take turns at every leg, in an order that rotates."""
+    """Measures all systems. ``rounds`` has the legs of each round. Systems take turns at every leg."""
     result = Comparison(titles={name: system.title for name, system in systems.items()})
     async with _running(systems, result) as up:
         for number, legs in enumerate(rounds):
@@ -63,7 +63,7 @@ async def compare(systems: dict[str, System], rounds: Sequence[Sequence[Leg]]) -
 
 @contextlib.asynccontextmanager
 async def _running(systems: dict[str, System], result: Comparison) -> AsyncIterator[dict[str, System]]:
-    """The systems that came up, each frozen where it may be; all are stopped at the end, however it comes."""
+    """Yields the systems that have started, frozen if they may be. All are stopped at the end in any case."""
     up: dict[str, System] = {}
     try:
         with thaw_at_the_end() as will_thaw:
@@ -93,7 +93,7 @@ async def _start(name: str, system: System, up: dict[str, System], result: Compa
 
 
 async def _idle_cores(system: System) -> float:
-    """Cores that it takes without a request: it stays up while the others are measured."""
+    """Returns the cores that the system takes without a request, as it stays up while others are measured."""
     await asyncio.sleep(1.0)
     before = cpu_seconds(system.pids())
     await asyncio.sleep(_IDLE_WINDOW_S)
@@ -132,5 +132,5 @@ async def _measure(name: str, up: dict[str, System], leg: Leg, number: int, resu
 
 
 def load_average() -> float:
-    """Of the last minute, before anything starts: whether the machine was quiet."""
+    """Returns the load average of the last minute before the start, which shows whether the machine was quiet."""
     return os.getloadavg()[0]

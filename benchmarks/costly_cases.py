@@ -32,7 +32,7 @@ def nested(depth: int) -> Any:
 
 
 def doubled(times: int) -> Any:
-    """Alternatives that hold the last ones twice each."""
+    """Returns a schema of alternatives, each of which contains the previous ones twice."""
     schema: Any = text()
     for number in range(times):
         schema = {"anyOf": [schema, members(**{f"k{number}": schema})]}

@@ -42,7 +42,7 @@ GRAPH: dict[str, Any] = {
 
 @dataclass
 class Case:
-    """How one costly request was answered."""
+    """The answer to one costly request."""
 
     name: str
     status: int = 0
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def right(self) -> bool:
-        """Refused for its own sake, or answered; not lost, and in time."""
+        """Whether the request was refused as costly, or answered, and in time."""
         return (
             self.status in (200, 400) or self.code in ("grammars_busy", "grammar_timeout")
         ) and self.seconds <= LONGEST_ANSWER_S
@@ -60,7 +60,7 @@ class Case:
 
 @dataclass
 class Streams:
-    """Answers that run beside the cases."""
+    """The streams that run beside the cases."""
 
     gaps: list[tuple[float, float]] = field(default_factory=list)
     """Seconds between two pieces of one answer, and when the second came."""
@@ -70,7 +70,7 @@ class Streams:
 
 
 def encoded(fields: Fields) -> bytes:
-    """A request's body. Made before anything is measured: that of a million ids takes 0.2 s."""
+    """Returns a request's body. It is made before the measurement, because a body of a million ids takes 0.2 s."""
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 24, **fields}
     return json.dumps(body).encode()
 
@@ -93,7 +93,7 @@ def longest(seen: Streams) -> float:
 
 
 def longest_gaps(seen: Streams, cases: list[Case]) -> list[str]:
-    """The five longest pauses, each with the cases that were under way."""
+    """Returns the five longest pauses, each with the cases that were in progress."""
     told = []
     for gap, at in sorted(seen.gaps, reverse=True)[:5]:
         beside = [one.name for one in cases if one.begun < at and one.begun + one.seconds > at - gap]
@@ -102,7 +102,7 @@ def longest_gaps(seen: Streams, cases: list[Case]) -> list[str]:
 
 
 async def stream(client: httpx.AsyncClient, seen: Streams, number: int) -> None:
-    """One answer after the other, until it is cancelled."""
+    """Streams one answer after another, until it is cancelled."""
     while True:
         body = {
             "model": "demo",
@@ -128,7 +128,7 @@ async def stream(client: httpx.AsyncClient, seen: Streams, number: int) -> None:
 
 
 async def measure(url: str, apart_s: float) -> tuple[list[Case], Streams, Streams]:
-    """(The cases, streams alone, streams beside them.)"""
+    """Returns (the cases, the streams alone, the streams beside the cases)."""
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits) as client:
         alone, beside = Streams(), Streams()

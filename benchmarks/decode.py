@@ -117,7 +117,7 @@ async def _some_at_once(calls: list[asyncio.Future[Any]]) -> None:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """CPU time of this process and of ``pids``, which have one thread each, to the nanosecond."""
+    """Returns the CPU time of this process and of ``pids``, which have one thread each, to the nanosecond."""
     children = (int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids)
     return time.process_time() + sum(children) / 1e9
 

@@ -23,19 +23,19 @@ REQUESTS = {
     (128, 128): 30000, (128, 2048): 3000, (128, 4096): 1500, (500, 2000): 3000, (1000, 1000): 3000,
     (1000, 2000): 1500, (2048, 128): 3000, (2048, 2048): 1500, (5000, 500): 1500, (20000, 2000): 1000,
 }  # fmt: skip
-"""How many were sent, by the same page."""
+"""The number of requests of each measurement, from the same page."""
 NAMES = ("step", "prefill token", "prefill pair", "decode sequence", "KV token")
 
 
 def equation(point: tuple[int, int]) -> list[float]:
-    """How often each of ``NAMES`` is paid for a request, in a batch that is full."""
+    """Returns how often each of ``NAMES`` counts for a request in a full batch."""
     inputs, outputs = point
     batch = min(LLAMA_8B_H100.max_num_seqs, LLAMA_8B_H100.kv_tokens / (inputs + outputs / 2))
     return [outputs / batch, inputs, inputs * inputs / 2, outputs, outputs * (inputs + outputs / 2)]
 
 
 def fit() -> list[float]:
-    """Seconds of each of ``NAMES``: the least squares of relative errors."""
+    """Returns the seconds of each of ``NAMES``: the least squares of relative errors."""
     rows = [[part * speed / point[1] for part in equation(point)] for point, speed in PUBLISHED.items()]
     size = len(NAMES)
     normal = [[sum(row[i] * row[j] for row in rows) for j in range(size)] for i in range(size)]
@@ -43,7 +43,7 @@ def fit() -> list[float]:
 
 
 def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
-    """Gauss and Jordan, after each row and column is scaled by its diagonal."""
+    """Solves the equations by Gauss-Jordan elimination, with rows and columns scaled by their diagonal."""
     scale = [matrix[i][i] ** -0.5 for i in range(len(right))]
     rows = [
         [value * scale[i] * scale[j] for j, value in enumerate(line)] + [right[i] * scale[i]]
@@ -60,7 +60,7 @@ def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
 
 
 def modelled(point: tuple[int, int], requests: int) -> float:
-    """Output tokens/s of one modelled engine that has all ``requests`` from the start."""
+    """Returns the output tokens/s of one modelled engine that has all ``requests`` from the start."""
     setting = Setting(profile=LLAMA_8B_H100, mode=Mode.EPD, workers={Span.EPD: 1}, policy="random")
     full = point[0] // 64  # blocks of a prompt, which is like no other
     prompts = [TraceRequest(0.0, *point, tuple(range(full * index, full * (index + 1)))) for index in range(requests)]

@@ -37,10 +37,10 @@ from triptych.planes.request.tcp_server import TcpRequestServer
 
 RESULT = Path(__file__).parent / "results" / "events.md"
 CARRIERS = {"request": False, "zmq": False, "zmq, encrypted": True, "jetstream": False}
-"""Each, and whether there is a shared token."""
+"""The carriers; True if there is a shared token."""
 FOLLOWERS = (0, 1, 4, 16)
 BATCH_BLOCKS = 32
-"""Stored by a batch, and removed by it: a chunk of prefill into a full cache."""
+"""The blocks that a batch stores, and removes, as a chunk of prefill does with a full cache."""
 RATE = 200
 ID = "w"
 IDLE_S = 2.0
@@ -62,21 +62,21 @@ class Leg(NamedTuple):
 
 
 class Ready(msgspec.Struct):
-    """What the worker's process says of itself."""
+    """The worker's process reports that it is ready."""
 
     port: int
     events: str
 
 
 class Used(msgspec.Struct):
-    """Seconds of CPU."""
+    """The CPU time used, in seconds."""
 
     idle_s: float
     busy_s: float
 
 
 async def work(plane: PlaneConfig, batches: int) -> None:
-    """The worker's process. Goes on at each line of its standard input."""
+    """Runs the worker's process, which goes on at each line of its standard input."""
     log, publisher = KvLog(list), event_publisher(plane, "127.0.0.1")
     server = TcpRequestServer("127.0.0.1", 0, max_in_flight=1000, token=os.environ.get("TRIPTYCH_TOKEN"))
     events = await publisher.start(log, LoadTracker())
@@ -148,7 +148,7 @@ async def leg(plane: PlaneConfig, token: str | None, followers: int, batches: in
 async def following(
     plane: PlaneConfig, token: str | None, ready: Ready, took: list[float], batches: int
 ) -> AsyncIterator[asyncio.Event]:
-    """A frontend of its own, from when it has the snapshot; yields that it has heard of so many batches."""
+    """Runs a follower from its snapshot on. Yields an event that is set once it has received so many batches."""
     card = ModelCard(name="m", path="", context_length=1)
     instance = Instance(
         id=ID,

@@ -19,7 +19,7 @@ _VOWELS = ["a", "e", "i", "o", "u"]
 
 
 def make_model(template: Path, folder: Path) -> Path:
-    """A copy of ``template`` without weights, and with a byte-level BPE tokenizer of 20,000 tokens."""
+    """Returns a copy of ``template`` without weights, and with a byte-level BPE tokenizer of 20,000 tokens."""
     copy_configuration(template, folder)
     tokenizer = _tokenizer(special_tokens(template))
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -50,14 +50,14 @@ def _tokenizer(special: dict[str, int]) -> Any:
 
 
 def words() -> list[str]:
-    """Made-up words, each with a space before it."""
+    """Returns made-up words, each with a space before it."""
     rng = random.Random(20_000)
     syllables = [onset + vowel for onset in _ONSETS for vowel in _VOWELS]
     return [" " + "".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(40_000)]
 
 
 def renumbered(config: dict[str, Any], template: Path, tokenizer: Any) -> dict[str, Any]:
-    """``config`` with the ids of special tokens and the vocabulary's size replaced, at every depth."""
+    """Returns ``config`` with the ids of special tokens and the vocabulary's size replaced, at every depth."""
     new_id = {old: tokenizer.token_to_id(text) for text, old in special_tokens(template).items()}
 
     def walk(value: Any, key: str = "") -> Any:

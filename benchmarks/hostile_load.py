@@ -40,27 +40,27 @@ STREAMS, TOKENS_PER_S = 16, 20
 LIVE_INTERVAL_S = 0.05
 READY_S = 60.0
 SETTLE_S = 3.0
-"""Between a load and the next one: what it left behind is given back."""
+"""The pause between two loads, in which memory is freed."""
 CONTEXT = 600_000
-"""Tokens: prompts of a megabyte fit."""
+"""The context length in tokens: prompts of a megabyte fit."""
 
 
 @dataclass
 class Beside:
-    """One hostile load and what the streams and probes beside it met."""
+    """The streams and probes beside one hostile load."""
 
     name: str
     itl_p99_ms: float
     longest_gap_ms: float
     live_longest_ms: float
     failed: int
-    """Streams without all of their tokens, and probes without a 200."""
+    """The number of streams without all of their tokens, and of probes without a 200."""
     answers: dict[str, int] = field(default_factory=dict)
-    """By status, or by the kind of error: what the hostile clients got."""
+    """The answers to the hostile clients, by status or kind of error."""
 
 
 def attack(name: str, url: str, seconds: float, pipe: Connection) -> None:
-    """Run the hostile load ``name`` in a process of its own. Sends when it began and ended, and what was answered."""
+    """Runs the hostile load ``name`` in a separate process. Sends its begin, its end and the answers."""
     pipe.send("ready")
     pipe.recv()
     begun = time.perf_counter()
@@ -70,7 +70,7 @@ def attack(name: str, url: str, seconds: float, pipe: Connection) -> None:
 
 @asynccontextmanager
 async def deployment(folder: Path, flags: Sequence[str]) -> AsyncIterator[tuple[str, Child]]:
-    """Start a frontend, a worker of the model ``paced`` and one of ``instant``; yields the URL and the frontend."""
+    """Starts a frontend, a worker of the model ``paced`` and one of ``instant``; yields the URL and the frontend."""
     model = make_model(ROOT / "src" / "triptych" / "demo" / "model", folder / "model")
     url = f"http://127.0.0.1:{free_port()}"
     run_dir = ["--run-dir", str(folder / "run")]
@@ -98,7 +98,7 @@ async def deployment(folder: Path, flags: Sequence[str]) -> AsyncIterator[tuple[
 
 
 async def streams(url: str, seconds: float, seed: int) -> list[Record]:
-    """``STREAMS`` answers side by side that last about ``seconds``."""
+    """Runs ``STREAMS`` answers side by side that last about ``seconds``."""
     tokens = int(seconds * TOKENS_PER_S)
     host = url.removeprefix("http://")
     words = " ".join(["how many shapes are there"] * 80)  # the mock engine says them again: each token has text
@@ -109,7 +109,7 @@ async def streams(url: str, seconds: float, seed: int) -> list[Record]:
 
 
 async def probe(url: str, until: asyncio.Event, latencies: list[float]) -> int:
-    """Ask ``/live`` again and again, each time on a new connection; how many of the answers were no 200."""
+    """Asks ``/live`` again and again, each time on a new connection. Returns the number of answers other than 200."""
     host, port = url.removeprefix("http://").split(":")
     failed = 0
     while not until.is_set():
@@ -128,7 +128,7 @@ async def probe(url: str, until: asyncio.Event, latencies: list[float]) -> int:
 
 
 async def beside(url: str, name: str, seconds: float, seed: int) -> Beside:
-    """Measure the streams beside the load ``name``; alone where that is empty."""
+    """Measures the streams beside the load ``name``, or alone if that is empty."""
     stop, latencies = asyncio.Event(), list[float]()
     probing = asyncio.create_task(probe(url, stop, latencies))
     running = asyncio.create_task(streams(url, seconds + 4, seed))
@@ -162,7 +162,7 @@ async def beside(url: str, name: str, seconds: float, seed: int) -> Beside:
 async def measure(
     names: Sequence[str], seconds: float, folder: Path, flags: Sequence[str]
 ) -> tuple[list[Beside], list[float]]:
-    """All loads, twice, and the frontend's resident memory in MiB before, between and after."""
+    """Runs all loads twice. Also returns the frontend's resident memory in MiB before, between and after."""
     results, memory = [], []
     async with deployment(folder, flags) as (url, frontend):
         for turn in range(2):

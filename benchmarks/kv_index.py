@@ -37,19 +37,19 @@ from triptych.router.routing import PromptKeys, Routing
 RESULT = Path(__file__).parent / "results" / "kv-index.md"
 WORKERS, PAIRS, PROMPT_BLOCKS, LOOKUPS = 64, 1_000_000, 1000, 5000
 EVENT_BLOCKS = 20
-"""Of one event; a chunk of prefill."""
+"""The blocks of one event, as a chunk of prefill has."""
 BLOCK_TOKENS = 16
 WIRE_BLOCKS = 60_000
 
 
 def chains(rng: random.Random) -> list[list[int]]:
-    """Of each worker: prompts of 1,000 blocks, one after the other; the first is shared, to another depth at each."""
+    """Returns prompts of 1,000 blocks for each worker. The first is shared, to a different depth at each worker."""
     each = PAIRS // WORKERS
     return [[rng.getrandbits(63) for _ in range(each)] for _ in range(WORKERS)]
 
 
 def shared_prompt(rng: random.Random) -> tuple[list[int], list[int]]:
-    """Blocks, and how many of them each worker holds: one of four depths, as of prompts that share a few prefixes."""
+    """Returns blocks, and how many of them each worker holds: one of four depths, like a few shared prefixes."""
     blocks = [rng.getrandbits(63) for _ in range(PROMPT_BLOCKS)]
     return blocks, [rng.choice([0, 30, 500, PROMPT_BLOCKS]) for _ in range(WORKERS)]
 
@@ -61,7 +61,7 @@ def resident_bytes() -> int:
 def timed_us(
     work: Callable[[], Any], times: int, clock_ns: Callable[[], int] = time.perf_counter_ns
 ) -> tuple[float, float]:
-    """(p50, p99)"""
+    """Returns (p50, p99) in microseconds."""
     took = []
     for _ in range(times):
         begun = clock_ns()
@@ -115,9 +115,9 @@ def hashing_ms(rng: random.Random) -> float:
 
 
 def decision_us(rng: random.Random) -> dict[str, float]:
-    """Of a new prompt of 1,500 tokens among all workers: hashes, look-up, cost of each, choice.
+    """Returns the times of a decision for a new prompt of 1,500 tokens: hashes, look-up, costs and choice.
 
-    By the thread's own clock: on a busy machine the p99 is else the time until it has its turn again.
+    The thread's own clock is used. On a busy machine, the p99 in real time would be the wait for a core.
     """
     card = ModelCard(name="m", path="", context_length=1, block_size=BLOCK_TOKENS)
     fixed: dict[str, Any] = {
@@ -141,7 +141,7 @@ def decision_us(rng: random.Random) -> dict[str, float]:
 
 
 def from_the_wire(messages: Iterable[list[dict[str, Any]]]) -> float:
-    """Decoded, hashed anew, packed, unpacked and applied: the worker's work and the frontend's."""
+    """Decodes, hashes, packs, unpacks and applies the events, which is the worker's work and the frontend's."""
     payloads = [msgspec.msgpack.encode([0.0, events, 0]) for events in messages]
     source, index, applied = Events(BLOCK_TOKENS, {7}), KvIndex(), 0
     begun = time.process_time()
@@ -155,7 +155,7 @@ def from_the_wire(messages: Iterable[list[dict[str, Any]]]) -> float:
 
 
 def _evicting(messages: Iterable[list[dict[str, Any]]]) -> Iterable[list[dict[str, Any]]]:
-    """A cache of 10,000 blocks, from which those stored first go one by one, a prompt's last before its first."""
+    """Yields the events of a cache of 10,000 blocks, in which the oldest blocks are evicted one by one."""
     held = deque[int]()
     for stored in messages:
         new = stored[0]["block_hashes"]

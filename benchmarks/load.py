@@ -75,7 +75,7 @@ class _Connection(asyncio.Protocol):
             self._finish(now)
 
     def _note(self, record: Record, payload: bytes) -> None:
-        """Events without text: the first with the role, the last with usage, the end mark, errors."""
+        """Handles events without text: the first with the role, the last with the usage, the end mark and errors."""
         if payload == b"[DONE]":
             self._ended = True
         elif is_error(payload):
@@ -134,9 +134,9 @@ class _Slot:
 async def run_load(
     url: str, requests: Sequence[Request], concurrency: int, limit_s: float
 ) -> tuple[list[Record], float]:
-    """Send all requests, ``concurrency`` at a time; the records and the seconds that it took.
+    """Sends all requests, ``concurrency`` at a time. Returns the records, and the seconds that it took.
 
-    After ``limit_s`` whatever is not answered or not sent counts as an error. Connecting is not timed.
+    Requests that are not answered or not sent by ``limit_s`` count as errors. Connecting is not timed.
     """
     parts = urlsplit(url)
     assert parts.hostname
@@ -159,7 +159,7 @@ async def run_load(
 async def run_load_beside(
     url: str, requests: Sequence[Request], concurrency: int, limit_s: float, streams: Sequence[Request], at_once: int
 ) -> tuple[list[Record], list[Record], float]:
-    """``run_load`` of ``requests`` and, at the same time, of ``streams``, ``at_once`` of them at a time.
+    """Runs ``run_load`` with ``requests`` and, at the same time, with ``streams``, ``at_once`` of them at a time.
 
     Returns the records of both, and the seconds until all were answered.
     """

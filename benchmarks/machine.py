@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def peer_versions(python: Path) -> dict[str, str]:
-    """Of the peers' environment, read from its metadata; empty where there is none."""
+    """Returns the versions of the peers, read from the metadata of their environment; empty if there is none."""
     folders = [str(path) for path in python.parents[1].glob("lib/python3*/site-packages")]
     return _installed(_PEER_PACKAGES, folders) if folders else {}
 
@@ -38,7 +38,7 @@ def _installed(names: tuple[str, ...], folders: list[str] | None) -> dict[str, s
 
 
 def _first(path: str, key: str) -> str:
-    """The value of the first line ``key: value`` of a file in /proc."""
+    """Returns the value of the first line ``key: value`` of a file in /proc."""
     for line in Path(path).read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:

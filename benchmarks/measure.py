@@ -13,7 +13,7 @@ _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 @dataclass(frozen=True)
 class Leg:
-    """One measurement: this many requests of a workload, so many at once. The seed fixes all its prompts."""
+    """One measurement: a number of requests of a workload, with a concurrency. The seed determines all its prompts."""
 
     workload: str
     concurrency: int
@@ -23,26 +23,26 @@ class Leg:
     limit_s: float = 180.0
     """Requests not finished by then count as errors."""
     beside: int = 0
-    """As many texts run at a time beside the requests; ITL is then theirs."""
+    """The number of texts that run at a time beside the requests; the ITL is then theirs."""
     beside_requests: int = 0
-    """Texts in all."""
+    """The number of these texts in all."""
 
 
 @dataclass(slots=True)
 class Record:
-    """What happened to one request. Times are of ``time.perf_counter``."""
+    """The record of one request. Times are of ``time.perf_counter``."""
 
     start: float
     expected_tokens: int
     stamps: list[float] = field(default_factory=list)
-    """When each event that carries text arrived."""
+    """The arrival times of events with text."""
     end: float = 0.0
     tokens: int = 0
-    """As the server's usage says; else the number of events with text."""
+    """The tokens by the server's usage, else the number of events with text."""
     error: str = ""
 
     def close(self, end: float) -> None:
-        """Judge the answer: a system that does less work than asked must not look fast for it."""
+        """Checks the answer, so that a system does not look fast because it does less work than asked."""
         self.end = end
         self.tokens = self.tokens or len(self.stamps)
         if not self.error and not self.stamps:
@@ -105,7 +105,7 @@ def summarise(records: Sequence[Record], wall_s: float, cpu_s: dict[str, float],
 def summarise_beside(
     records: Sequence[Record], beside: Sequence[Record], wall_s: float, cpu_s: dict[str, float], load_cpu_s: float
 ) -> Summary:
-    """Of both together; but TTFT is that of ``records``, and ITL that of ``beside`` while those were under way."""
+    """Summarises both together, with the TTFT of ``records``, and the ITL of ``beside`` during those."""
     both = summarise([*records, *beside], wall_s, cpu_s, load_cpu_s)
     alone = summarise(records, wall_s, cpu_s, load_cpu_s)
     last = max(record.end for record in records)
@@ -114,7 +114,7 @@ def summarise_beside(
 
 
 def _gaps(records: Sequence[Record]) -> list[float]:
-    """Times between neighbouring events of a request: the inter-token latencies of the whole leg."""
+    """Returns the times between neighbouring events of a request: the inter-token latencies of the whole leg."""
     return [
         later - earlier for record in records for earlier, later in zip(record.stamps, record.stamps[1:], strict=False)
     ]

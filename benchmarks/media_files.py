@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def photograph(width: int, height: int, format: str, seed: int = 0) -> bytes:
-    """A picture with structure at several scales, so that its file is about as large as a photograph's."""
+    """Returns a picture with structure at several scales, so that its file is about as large as a photograph's."""
     rng = random.Random(seed)
     image = Image.new("RGB", (width, height))
     for cells, share in ((64, 1.0), (8, 0.5), (3, 0.15)):
@@ -24,7 +24,7 @@ def photograph(width: int, height: int, format: str, seed: int = 0) -> bytes:
 
 
 def film(width: int, height: int, seconds: int, fps: int = 24, seed: int = 0) -> bytes:
-    """An MP4 of H.264: a photograph that moves."""
+    """Returns an MP4 of H.264: a photograph that moves."""
     import av
 
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def film(width: int, height: int, seconds: int, fps: int = 24, seed: int = 0) ->
 
 
 def sound(seconds: float, rate: int = 16_000, seed: int = 0, format: str = "WAV") -> bytes:
-    """Noise and a tone, 16 bits, one channel."""
+    """Returns noise and a tone, 16 bits, one channel."""
     import soundfile
 
     rng = np.random.default_rng(seed)

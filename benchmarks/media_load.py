@@ -47,18 +47,18 @@ _READY_S = 60.0
 
 @dataclass
 class Outcome:
-    """What one deployment did."""
+    """The results of one deployment."""
 
     worst: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By process: what ``benchmarks.watched`` wrote."""
+    """The output of ``benchmarks.watched``, by process."""
     requests: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds of each request, by its kind."""
+    """The seconds of each request, by kind."""
     errors: list[str] = field(default_factory=list)
     peak_mib: dict[str, float] = field(default_factory=dict)
 
 
 class Deployment:
-    """A frontend and a mock worker, their event loops watched, which takes a twentieth of the machine, or not."""
+    """A frontend and a mock worker. Their event loops may be watched, which takes a twentieth of the machine."""
 
     def __init__(self, model: str, folder: Path, *, watched: bool = True) -> None:
         self._model, self._folder, self._watched = model, folder, watched
@@ -96,7 +96,7 @@ class Deployment:
                 self.outcome.worst[name] = json.loads((self._folder / f"{name}.json").read_text())
 
     async def run(self, bodies: Iterable[tuple[str, bytes]], at_once: int) -> None:
-        """Send ``bodies``, (kind, JSON) each, so many at once."""
+        """Sends ``bodies`` of (kind, JSON), so many at once."""
         jobs = iter(bodies)
         timeout = aiohttp.ClientTimeout(600)
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -122,7 +122,7 @@ def _peak_mib(pids: Iterable[int]) -> float:
 
 
 def body(kind: str, data: bytes | None) -> bytes:
-    """A request of one medium; of none, a short text."""
+    """Returns a request of one medium, or of a short text without one."""
     content: list[dict[str, Any]] = [{"type": "text", "text": "what is it?"}]
     if data is not None:
         url = f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
@@ -131,12 +131,12 @@ def body(kind: str, data: bytes | None) -> bytes:
 
 
 def varied(data: bytes, number: int) -> bytes:
-    """The same medium under another name: a few bytes more, which no reader looks at."""
+    """Returns the same medium with another content hash: it has a few more bytes, which no reader uses."""
     return data + number.to_bytes(4, "little")
 
 
 async def mixed(folder: Path, model: str, media: dict[str, tuple[str, bytes]], each: int) -> Outcome:
-    """``each`` requests of every one of ``media`` (name to kind and file), while short texts run beside them."""
+    """Sends ``each`` requests for every one of ``media`` (name to kind and file), while short texts run beside them."""
     bodies = [(name, body(kind, varied(data, at))) for at in range(each) for name, (kind, data) in media.items()]
     async with Deployment(model, folder) as deployment:
         await deployment.run([("warm-up", bodies[at][1]) for at in range(len(media))], 1)
@@ -149,7 +149,7 @@ async def mixed(folder: Path, model: str, media: dict[str, tuple[str, bytes]], e
 
 
 async def many(folder: Path, rounds: int, files: list[bytes]) -> tuple[Outcome, list[float], list[float]]:
-    """(outcome, pictures/s of the deployment, and of plain Pillow), by round; the outcome of a last round, watched."""
+    """Returns (outcome, pictures/s of the deployment and of plain Pillow) of each round, and a last, watched one."""
     pool = multiprocessing.get_context("spawn").Pool(CORES)
     ours, bare = [], []
     warm_up = [("warm-up", body("image", varied(files[0], rounds * PICTURES + at))) for at in range(2 * CORES)]

@@ -21,7 +21,7 @@ _CONFIG_FILES = (
 
 
 def make_random(template: Path, folder: Path, seed: int = 0) -> Path:
-    """A copy of the checkpoint ``template`` with random weights and an output layer of its own."""
+    """Returns a copy of the checkpoint ``template`` with random weights and an output layer of its own."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -40,7 +40,7 @@ def make_random(template: Path, folder: Path, seed: int = 0) -> Path:
 
 
 def widen_tower(template: Path, folder: Path, depth: int, width: int, heads: int) -> Path:
-    """A copy of the Qwen2-VL checkpoint ``template`` whose vision tower has other sizes; weights as initialised.
+    """Returns a copy of the Qwen2-VL checkpoint ``template`` with other sizes of the vision tower, and initial weights.
 
     It sees pictures of up to 224 x 224 pixels as they are.
     """
@@ -72,7 +72,7 @@ def _untie(config: dict[str, Any]) -> None:
 
 
 def _without_text(template: Path, size: int) -> list[int]:
-    """Ids of special tokens and of parts of characters: all but printable ASCII."""
+    """Returns the ids of special tokens and of parts of characters: all but printable ASCII."""
     tokenizer = json.loads((template / "tokenizer.json").read_text())
     special = {token["id"] for token in tokenizer["added_tokens"]}
     plain = {

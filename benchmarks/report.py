@@ -77,7 +77,7 @@ def _workload_table(result: Comparison, workload: str) -> Table:
 
 
 def figures(cells: list[Cell]) -> list[str]:
-    """One system at one leg: req/s, tokens/s, TTFT, ITL, CPU ms/req, errors, noise."""
+    """Returns the figures of one system at one leg: req/s, tokens/s, TTFT, ITL, CPU ms/req, errors and noise."""
     summaries = [cell.summary for cell in cells]
     rates = [summary.requests_per_s for summary in summaries]
     return [
@@ -97,7 +97,7 @@ def ratios(
     baseline: str,
     compared: Sequence[Callable[[Summary], float]] = _RATIOS,
 ) -> str:
-    """``system`` over ``baseline``, made within rounds, for each of ``compared``; a dash where there is none."""
+    """Returns ``system`` divided by ``baseline``, within rounds, for each of ``compared``; a dash if there is none."""
     if system == baseline or not any(cell.system == baseline for cell in level):
         return "–"
     rounds = sorted({cell.round for cell in level})
@@ -180,7 +180,7 @@ def _plain(result: Comparison | dict[str, Comparison]) -> dict[str, object]:
 
 
 def write(folder: Path, name: str, lines: list[str], result: Comparison | dict[str, Comparison]) -> Path:
-    """``name``.md for people and ``name``.json with every leg of every round."""
+    """Writes ``name``.md for people, and ``name``.json with every leg of every round."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(_plain(result), indent=1) + "\n")
     target = folder / f"{name}.md"

@@ -37,7 +37,7 @@ LAG_INTERVAL_S = 0.002
 
 
 class Kind(NamedTuple):
-    """A way to the other process. ``client`` keeps its connection."""
+    """A kind of connection to the other process. ``client`` keeps it open."""
 
     port: int
     files: TlsFiles
@@ -57,7 +57,7 @@ async def swallow(payload: Payload) -> AsyncGenerator[bytes, None]:
 
 
 def answer(pipe: Connection, ways: list[TlsFiles]) -> None:
-    """The other process: one port for each of ``ways``, until it is terminated."""
+    """Runs the other process, with one port for each of ``ways``, until it is terminated."""
 
     async def main() -> None:
         servers = [TcpRequestServer(HOST, 0, max_in_flight=100, tls=way.for_listening()) for way in ways]
@@ -73,7 +73,7 @@ async def drained(client: TcpRequestClient, port: int, endpoint: str, payload: b
 
 
 async def messages(kind: Kind) -> float:
-    """64-byte messages a second."""
+    """Returns the 64-byte messages a second."""
     begun = time.perf_counter()
     counts = await asyncio.gather(*(drained(kind.client, kind.port, "stream", b"") for _ in range(STREAMS)))
     assert counts == [MESSAGES] * STREAMS
@@ -81,7 +81,7 @@ async def messages(kind: Kind) -> float:
 
 
 def uploads(size_bytes: int, count: int) -> Callable[[Kind], Awaitable[float]]:
-    """MB/s of so many calls, one after another, each with a payload of that size."""
+    """Returns the MB/s of so many calls, one after another, each with a payload of that size."""
     payload = bytes(size_bytes)
 
     async def rate(kind: Kind) -> float:
@@ -94,7 +94,7 @@ def uploads(size_bytes: int, count: int) -> Callable[[Kind], Awaitable[float]]:
 
 
 async def lateness(kind: Kind) -> float:
-    """Milliseconds that a timer of this process was late at most, while it sent 64 MiB in one frame."""
+    """Returns the milliseconds by which a timer of this process was late at most, while it sent 64 MiB in one frame."""
     late: list[float] = []
     with LoopLag(LAG_INTERVAL_S, late.append).watching():
         await drained(kind.client, kind.port, "swallow", bytes(64 * MIB))
@@ -102,7 +102,7 @@ async def lateness(kind: Kind) -> float:
 
 
 async def connecting(kind: Kind) -> float:
-    """Milliseconds to connect and have a first, empty answer."""
+    """Returns the milliseconds to connect and to get a first, empty answer."""
     client = kind.fresh()
     begun = time.perf_counter()
     await drained(client, kind.port, "swallow", b"")

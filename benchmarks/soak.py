@@ -37,32 +37,32 @@ from benchmarks.systems.triptych import Triptych
 from benchmarks.workloads import PICTURE_SIDE_PX, Prompt, http_request
 
 CACHE_BYTES = 8 << 20
-"""Of embeddings in each worker: some 250 of the model's."""
+"""The size of the embedding cache in each worker: some 250 embeddings of the model."""
 MODES = ("e-pd", "e-p-d", "e-pd-ec-connector")
 SETTLE_S = 45.0
-"""Longer than a lease lasts."""
+"""The longest wait for leases to end; it is longer than a lease."""
 _SAMPLE = re.compile(r'^(triptych_\w+)\{[^}]*worker="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
 @dataclass
 class Outcome:
-    """One mode's run."""
+    """The results of one mode."""
 
     title: str
     requests: int = 0
     wall_s: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     memory: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    """(requests done, resident MiB by process)."""
+    """The readings of memory: (requests done, resident MiB by process)."""
     encoded: float = 0.0
     unaccounted_bytes: dict[str, float] = field(default_factory=dict)
-    """By worker: in use in the arena, and not in the cache."""
+    """For each worker: the bytes in use in the arena that are not in the cache."""
     leases: float = 0.0
     new_files: list[str] = field(default_factory=list)
 
 
 def pictures(seed: int) -> Iterator[bytes]:
-    """Distinct PNGs without end: one row of noise on a plain ground, cheap to make."""
+    """Yields distinct PNGs without end: one row of noise on a plain background, which is cheap to make."""
     rng = random.Random(seed)
     for number in itertools.count():
         image = Image.new("RGB", (PICTURE_SIDE_PX, PICTURE_SIDE_PX), (number % 256, number // 256 % 256, 99))
@@ -104,7 +104,7 @@ async def soak(mode: str, setup: Setup, count: int, concurrency: int, ec_folder:
 
 
 async def _settled(system: Triptych, outcome: Outcome) -> None:
-    """Wait until no lease is open, or for ``SETTLE_S``; then note what is left."""
+    """Waits until no lease is open, or for ``SETTLE_S``; then notes what is left."""
     deadline = time.perf_counter() + SETTLE_S
     while True:
         found = await asyncio.to_thread(_scrape, system.url)
@@ -119,7 +119,7 @@ async def _settled(system: Triptych, outcome: Outcome) -> None:
 
 
 def _scrape(url: str) -> dict[str, dict[str, float]]:
-    """By metric, then by worker."""
+    """Returns the metrics: by name, then by worker."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{url}/metrics", timeout=30) as answer:
         text = answer.read().decode()
@@ -130,7 +130,7 @@ def _scrape(url: str) -> dict[str, dict[str, float]]:
 
 
 def _memory(system: Triptych) -> dict[str, float]:
-    """Resident MiB of each process, by its part of the command line."""
+    """Returns the resident MiB of each process, by its part of the command line."""
     found: dict[str, float] = {}
     for pid in system.pids():
         try:
@@ -153,7 +153,7 @@ def _part(words: list[str]) -> str:
 
 
 def _files(run_dir: Path) -> set[str]:
-    """Of the deployment's own folder, and of shared memory; without processes' numbers."""
+    """Returns the names of the files in the deployment's folder and in shared memory, without process ids."""
     places = [*run_dir.rglob("*"), *Path("/dev/shm").iterdir()]
     return {str(place) for place in places}
 

@@ -14,11 +14,11 @@ _CHUNKED, _LENGTH, _UNTIL_CLOSE = "chunked", "length", "until close"
 
 
 class ProtocolError(Exception):
-    """The bytes are no HTTP/1.1 answer."""
+    """The bytes are not an HTTP/1.1 answer."""
 
 
 class ResponseParser:
-    """One answer. ``feed`` takes bytes cut anywhere and returns the ``data`` of the events they complete."""
+    """Parses one answer. ``feed`` takes any bytes, and returns the ``data`` of the events that they complete."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -32,7 +32,7 @@ class ResponseParser:
         self._remaining = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Raises ProtocolError on what is not HTTP."""
+        """Parses ``data``. Raises ProtocolError if it is not HTTP."""
         if self._raw:
             data, self._raw = self._raw + data, b""
         events: list[bytes] = []
@@ -47,7 +47,7 @@ class ResponseParser:
         return events
 
     def end(self) -> None:
-        """The connection was closed; that completes a body without a length, and no other."""
+        """Handles the end of the connection, which completes only a body without a length."""
         if self._framing is _UNTIL_CLOSE:
             self.complete = True
 
@@ -122,13 +122,13 @@ def _header(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _slow_data(block: bytes) -> bytes:
-    """The data of an event that has other fields or several lines; empty for comments."""
+    """Returns the data of an event that has other fields or several lines; empty for comments."""
     lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)
 
 
 def has_text(payload: bytes) -> bool:
-    """Whether a chat chunk's delta has text, found without parsing JSON.
+    """Returns whether a chat chunk's delta has text, without parsing JSON.
 
     Inside JSON strings quotes are escaped, so the key can only match as a key.
     """
@@ -144,7 +144,7 @@ def is_error(payload: bytes) -> bool:
 
 
 def usage_tokens(payload: bytes) -> int:
-    """``completion_tokens`` of a chunk with usage; 0 of any other."""
+    """Returns ``completion_tokens`` of a chunk with usage, and 0 for other chunks."""
     if b'"completion_tokens"' not in payload:
         return 0
     usage = json.loads(payload).get("usage") or {}

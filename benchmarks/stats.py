@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of ``values`` lie, interpolated; NaN of nothing."""
+    """Returns the value below which ``share`` (0 to 1) of ``values`` are, interpolated; NaN if there are none."""
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -18,12 +18,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median of the numbers in ``values``; NaNs are left out."""
+    """Returns the median of the numbers in ``values``, without NaNs."""
     return percentile([value for value in values if not math.isnan(value)], 0.5)
 
 
 def median_ratio(values: Sequence[float | None], baseline: Sequence[float | None]) -> float:
-    """Median over rounds of value / baseline of the same round.
+    """Returns the median over rounds of value / baseline of the same round.
 
     Both lists have one entry a round, None where that round has no result. Ratios are made within a round and
     the median is taken afterwards, so that noise which hits a whole round cancels.
@@ -33,7 +33,7 @@ def median_ratio(values: Sequence[float | None], baseline: Sequence[float | None
 
 
 def spread(values: Sequence[float]) -> float:
-    """Largest distance from the median as a share of it: how noisy the rounds were."""
+    """Returns the largest distance from the median, as a share of it, which shows how noisy the rounds were."""
     middle = median(values)
     if math.isnan(middle) or not middle:
         return math.nan

@@ -34,14 +34,14 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 class Load(NamedTuple):
-    """What moves in one turn."""
+    """The tensors that move in one turn."""
 
     operations: int
-    """At the same time."""
+    """The number of operations at the same time."""
     count: int
-    """Tensors of one operation."""
+    """The number of tensors of one operation."""
     size: int
-    """Bytes of a tensor."""
+    """The bytes of one tensor."""
 
     @property
     def bytes(self) -> int:
@@ -71,14 +71,14 @@ _HANDLES = msgspec.msgpack.Decoder(list[TensorHandle])
 
 
 class Took(NamedTuple):
-    """Seconds by the clock, and of one thread's processor time."""
+    """The seconds of real time, and of one thread's processor time."""
 
     clock_s: float
     cpu_s: float
 
 
 class Watch:
-    """Started when it is made."""
+    """Measures time from when it is made."""
 
     def __init__(self) -> None:
         self._cpu_s = time.thread_time()
@@ -100,7 +100,7 @@ class Bare:
         self.metadata = self.agent.metadata(registered, connection=True)
 
     def read(self, remote: str, address: int, load: Load) -> Took:
-        """Seconds that the READs take, polled without a pause; of the clock, and of this thread's processor time."""
+        """Returns the time of the READs, polled without a pause: real time, and this thread's processor time."""
         whole, size = load.count * load.size, load.size
         starts = [[at * whole + n * size for n in range(load.count)] for at in range(load.operations)]
         copies = [[Copy(self.memory.address + one, address + one, size) for one in group] for group in starts]
@@ -117,7 +117,7 @@ class Bare:
 
 
 def own(pipe: Connection, backend: str) -> None:
-    """The other process: for (``bare`` or ``ours``, a load) it writes the bytes and answers, until None."""
+    """Runs the other process. For each (``bare`` or ``ours``, load) it writes the bytes and answers; None ends it."""
 
     async def main() -> None:
         bare = Bare("bare-owner")
@@ -146,7 +146,7 @@ def own(pipe: Connection, backend: str) -> None:
 
 
 async def received(pipe: Connection) -> Any:
-    """The next object of ``pipe``, waited for as a worker waits for its sockets: by the event loop, in no thread."""
+    """Returns the next object of ``pipe``. The event loop waits for it, as a worker does for its sockets."""
     loop = asyncio.get_running_loop()
     there = asyncio.Event()
     loop.add_reader(pipe.fileno(), there.set)
@@ -182,14 +182,14 @@ async def measure(pipe: Connection, backend: str, seconds: float) -> list[str]:
 
 
 async def ready(pipe: Connection, kind: str, load: Load) -> tuple[list[bytes], Took]:
-    """The owner has written the bytes: its handles of them by operation, and what exporting them took."""
+    """Waits until the owner has written the bytes. Returns their handles by operation, and the time of the export."""
     pipe.send((kind, load))
     handle, took = await received(pipe)
     return handle, took
 
 
 async def turn(pipe: Connection, transfer: Any, load: Load) -> Took:
-    """From export to the bytes here, without the way of the handles between the two."""
+    """Returns the time from the export to the bytes in this process, without the transport of the handles."""
     sent, export = await ready(pipe, "ours", load)
     watch = Watch()
     if len(sent) == 1:
@@ -206,7 +206,7 @@ async def turn(pipe: Connection, transfer: Any, load: Load) -> Took:
 
 
 def row(load: Load, raw: list[Took], ours: list[Took]) -> str:
-    """One line of the table: medians, and 90th percentiles."""
+    """Returns one line of the table: medians and 90th percentiles."""
     bare, bare90 = (percentile([one.clock_s for one in raw], share) for share in (0.5, 0.9))
     own, own90 = (percentile([one.clock_s for one in ours], share) for share in (0.5, 0.9))
     bare_cpu, own_cpu = (percentile([one.cpu_s for one in turns], 0.5) for turns in (raw, ours))

@@ -21,12 +21,12 @@ KEPT = 40
 
 
 class Watch:
-    """Ticks of one loop."""
+    """Watches the ticks of one loop."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._ticks: list[tuple[float, float, float]] = []
-        """(late by, of which on a core, of which in the queue for one), in seconds, the latest of them."""
+        """The latest ticks: (lateness, of which on a core, of which waiting for a core), in seconds."""
         self._count = 0
         self._worst_own_s = self._worst_blocked_s = self._worst_rest_s = 0.0
         self._before = (0.0, 0.0)
@@ -67,7 +67,7 @@ class Watch:
 
 
 def _queued_s() -> float:
-    """Time that this thread stood ready without a core, since its start."""
+    """Returns the time for which this thread was ready without a core, since its start."""
     return int(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()[1]) / 1e9
 
 

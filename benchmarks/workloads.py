@@ -38,7 +38,7 @@ _WORDS = [
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request, before it is put in any system's words."""
+    """One request, before it is turned into any system's format."""
 
     text: str
     max_tokens: int
@@ -46,7 +46,7 @@ class Prompt:
 
 
 def prompts(leg: Leg, *, warmup: bool = False) -> list[Prompt]:
-    """The requests of a leg, or those of its warm-up; the two share neither prompt nor picture."""
+    """Returns the requests of a leg, or those of its warm-up; the two share neither prompt nor picture."""
     count = leg.warmup if warmup else leg.requests
     rng = random.Random(f"{leg.workload}/{leg.concurrency}/{leg.seed}/{warmup}")
     common = picture(rng)
@@ -55,13 +55,13 @@ def prompts(leg: Leg, *, warmup: bool = False) -> list[Prompt]:
 
 
 def texts_beside(leg: Leg) -> list[Prompt]:
-    """What runs beside a leg: texts that are answered with 256 tokens each."""
+    """Returns the texts that run beside a leg; each is answered with 256 tokens."""
     rng = random.Random(f"beside {leg.workload}/{leg.concurrency}/{leg.seed}")
     return [Prompt(_sentence(rng, index), max_tokens=256) for index in range(leg.beside_requests)]
 
 
 def picture(rng: random.Random) -> bytes:
-    """Random rectangles as a PNG of a few kilobytes: [224, 224, 3]."""
+    """Returns random rectangles as a PNG of a few kilobytes: [224, 224, 3]."""
     canvas = Image.new("RGB", (PICTURE_SIDE_PX, PICTURE_SIDE_PX), _colour(rng))
     pen = ImageDraw.Draw(canvas)
     for _ in range(40):
@@ -78,7 +78,7 @@ def _colour(rng: random.Random) -> tuple[int, int, int]:
 
 
 def _sentence(rng: random.Random, index: int) -> str:
-    """Distinct from its first words on, so that no prefix is shared beyond the chat template's."""
+    """Returns a sentence whose first words are distinct, so that prompts share only the chat template's prefix."""
     words = " ".join(rng.choices(_WORDS, k=16))
     return f"{rng.randrange(10**6)} {index} {words}?"
 
@@ -122,7 +122,7 @@ SERVING = ("text", "image-distinct", "image-repeated")
 
 
 def content(prompt: Prompt) -> str | list[dict[str, object]]:
-    """The user message's content in OpenAI's words; pictures as data URLs."""
+    """Returns the user message's content in OpenAI's format, with pictures as data URLs."""
     if not prompt.pngs:
         return prompt.text
     urls = [f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in prompt.pngs]
@@ -131,7 +131,7 @@ def content(prompt: Prompt) -> str | list[dict[str, object]]:
 
 
 def http_request(prompt: Prompt, model: str, host: str) -> bytes:
-    """The whole HTTP/1.1 request as bytes."""
+    """Returns the whole HTTP/1.1 request as bytes."""
     body = json.dumps(
         {
             "model": model,

@@ -55,7 +55,7 @@ async def main(rounds: int, prompts: int, names: Sequence[str], out: Path) -> in
 
 
 async def _turn(name: str, setup: Setup, prompts: int, number: int, this: Round) -> None:
-    """Measure one system, which has the machine to itself: an idle one wakes up, and takes cache and time."""
+    """Measures one system, which runs alone: an idle system would wake up, and take cache and time."""
     system = create(LONG, name, setup)
     try:
         await system.start()
@@ -76,7 +76,7 @@ def _leg(prompts: int, seed: int) -> Leg:
 
 
 async def _beside_streams(system: TriptychLong, prompts: int, seed: int, this: Round) -> None:
-    """Streams alone, and the same again while long prompts come as fast as they are answered."""
+    """Measures streams alone, and again while long prompts come as fast as they are answered."""
     leg = Leg("long", CONCURRENCY, prompts, 0, 1000 + seed, LIMIT_S, beside_requests=STREAMS)
     streams = system.requests_of([Prompt(one.text, STREAM_TOKENS) for one in texts_beside(leg)], system.paced_model)
     alone, _ = await run_load(system.url, streams, STREAMS, LIMIT_S)
@@ -95,7 +95,7 @@ async def _beside_streams(system: TriptychLong, prompts: int, seed: int, this: R
 
 
 def _itl_p99_ms(streams: Sequence[Record], during: Sequence[Record]) -> float:
-    """Of the gaps that end while ``during`` is under way."""
+    """Returns the p99 of the gaps that end while ``during`` is in progress."""
     begin, end = min(one.start for one in during), max(one.end for one in during)
     gaps = [
         later - earlier

@@ -20,11 +20,11 @@ _TRAINING_CHARACTERS = 6_000_000
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen's models cut texts before BPE."""
+"""The pattern by which Qwen's models cut texts before BPE."""
 
 
 def make_model(template: Path, folder: Path) -> Path:
-    """A copy of ``template`` without weights: a context of 131,072 and a byte-level BPE of 40,000 tokens."""
+    """Returns a copy of ``template`` without weights: a context of 131,072 and a byte-level BPE of 40,000 tokens."""
     copy_configuration(template, folder)
     tokenizer = _trained(special_tokens(template))
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -58,7 +58,7 @@ def _files() -> tuple[Path, ...]:
 
 
 def _sources(rng: random.Random, characters: int) -> Iterator[str]:
-    """Files of the environment, drawn by ``rng``, until there are so many characters."""
+    """Yields files of the environment, drawn by ``rng``, until there are so many characters."""
     while characters > 0:
         try:
             text = rng.choice(_files()).read_text()
@@ -71,5 +71,5 @@ def _sources(rng: random.Random, characters: int) -> Iterator[str]:
 
 
 def source_prompt(rng: random.Random) -> str:
-    """240,000 characters of sources, cut from whole files."""
+    """Returns 240,000 characters of Python sources, cut from whole files."""
     return "".join(_sources(rng, PROMPT_CHARACTERS))[:PROMPT_CHARACTERS]

@@ -19,21 +19,21 @@ TITLES = {
 
 @dataclass
 class Round:
-    """What one round measured."""
+    """The results of one round."""
 
     per_core_s: dict[str, float] = field(default_factory=dict)
-    """Prompts by core-second of the frontend, nothing beside them."""
+    """Prompts for each core-second of the frontend, without other load, by system."""
     per_s: float = 0.0
     """Triptych's prompts a second beside the streams."""
     alone_p99_ms: float = 0.0
-    """ITL of the streams."""
+    """The p99 of the ITL of the streams alone."""
     beside_p99_ms: float = 0.0
     beside_cpu_s: float = 0.0
     failed: int = 0
 
 
 def write(folder: Path, rounds: Sequence[Round], peers_python: Path) -> Path:
-    """Write ``long-prompts.md``."""
+    """Writes ``long-prompts.md``."""
     lines = ["# Prompts of 60,000 tokens", "", f"`python -m benchmarks.long_prompts`, {len(rounds)} rounds."]
     facts = describe() | {"cores": str(os.cpu_count())} | peer_versions(peers_python)
     lines += ["", f"- load average at the end: {os.getloadavg()[1]:.1f}"]

@@ -26,7 +26,7 @@ LONG = {
 
 
 def create(table: dict[str, tuple[str, str]], name: str, setup: Setup) -> System:
-    """The system ``name`` of ``table``. Raises KeyError on a name that is not in it."""
+    """Returns the system ``name`` of ``table``. Raises KeyError on a name that is not in it."""
     module, attribute = table[name]
     made = getattr(import_module(f"benchmarks.systems.{module}"), attribute)
     return cast(System, made(setup))

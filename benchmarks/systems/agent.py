@@ -36,7 +36,7 @@ KINDS = {
 
 @dataclass
 class RemoteSystem:
-    """The near end. Implements ``base.System``."""
+    """The near end of the pipe. Implements ``base.System``."""
 
     setup: Setup
     startup_s: dict[str, float] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class RemoteSystem:
             raise
 
     async def stop(self) -> None:
-        """The far end stops its system when its input ends, or on SIGTERM."""
+        """Ends the far end, which stops its system when its input ends, or on SIGTERM."""
         child, self._child = self._child, None
         if child is not None:
             await child.stop(grace_s=40.0)
@@ -128,7 +128,7 @@ def _require_peers(setup: Setup) -> None:
 
 
 def _in_namespace(argv: list[str]) -> list[str]:
-    """Without root, the namespace comes with a user namespace in which this user is root."""
+    """Returns the command in a network namespace; without root, also in a user namespace in which this user is root."""
     flags = "-n" if os.geteuid() == 0 else "-rn"
     return ["unshare", flags, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *argv]
 

@@ -20,20 +20,20 @@ START_TIMEOUT_S = 240.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What every system is given."""
+    """The settings that every system gets."""
 
     model: Path
     work_dir: Path
-    """For logs and run directories."""
+    """The folder for logs and run directories."""
     peers_python: Path = ROOT / ".venv-peers" / "bin" / "python"
 
 
 FRONTEND_CORE, OTHERS_CORE = 0, 1
-"""Where long prompts are measured: the frontend has the first to itself."""
+"""The cores for long prompts: the frontend has the first to itself."""
 
 
 def pinned(argv: list[str], core: int) -> list[str]:
-    """A command that runs on one core alone."""
+    """Returns a command that runs on one core alone."""
     return ["taskset", "-c", str(core), *argv]
 
 
@@ -48,22 +48,22 @@ class System(Protocol):
     freezable: bool
     """Whether it may be stopped by signal while others are measured (no leases that would run out)."""
     startup_s: dict[str, float]
-    """By part: seconds from the start of the process until it was ready."""
+    """For each part: the seconds from its start until it was ready."""
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
     async def run(self, leg: Leg) -> Summary:
-        """Warm up, then measure."""
+        """Warms up, then measures."""
         ...
 
     async def memory_mib(self) -> dict[str, float]:
-        """Resident memory by part."""
+        """Returns resident memory by part."""
         ...
 
     def pids(self) -> list[int]:
-        """All processes of the system; those of its load generator are left out."""
+        """Returns all processes of the system; those of its load generator are left out."""
         ...
 
 
@@ -78,7 +78,7 @@ class HttpSystem:
     url: str = ""
     model_name: str = ""
     children: dict[str, Child] = field(default_factory=dict)
-    """By part. The first is where requests go."""
+    """The processes by part. Requests go to the first."""
 
     async def launch(self, part: str, argv: list[str], env: Mapping[str, str | None] | None = None) -> Child:
         name = f"{type(self).__name__}-{part}"
@@ -87,7 +87,7 @@ class HttpSystem:
         return child
 
     async def serving(self, part: str) -> None:
-        """Wait until a model is listed, and note its name and how long the part took."""
+        """Waits until a model is listed, and notes its name and the time that the part took."""
         child = self.children[part]
         listing = await child.wait_http(f"{self.url}/v1/models", START_TIMEOUT_S, contains='"id"')
         self.model_name = json.loads(listing)["data"][0]["id"]
@@ -97,7 +97,7 @@ class HttpSystem:
         self.startup_s[part] = time.perf_counter() - self.children[part].started_at
 
     async def stop(self) -> None:
-        """The last started first, as nothing started later is needed by what came before."""
+        """Stops the processes, the last started first: earlier ones do not need later ones."""
         while self.children:
             _, child = self.children.popitem()
             await child.stop()
@@ -137,7 +137,7 @@ class HttpSystem:
         return self.requests_of(cached_prompts(leg, warmup))
 
     def requests_of(self, prompts: Iterable[Prompt], model: str = "") -> list[Request]:
-        """Requests to ``model``; empty: to the one that was listed first."""
+        """Returns requests to ``model``, or to the first listed model if it is empty."""
         host = self.url.removeprefix("http://")
         name = model or self.model_name
         return [Request(http_request(prompt, name, host), prompt.max_tokens) for prompt in prompts]

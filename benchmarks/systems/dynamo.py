@@ -17,7 +17,7 @@ _PLANES = ["--discovery-backend", "file", "--request-plane", "tcp", "--event-pla
 
 @dataclass
 class _Dynamo(HttpSystem):
-    """A frontend and one worker; subclasses say which."""
+    """A frontend and one worker, which subclasses choose."""
 
     def worker(self) -> list[str]:
         raise NotImplementedError
@@ -56,7 +56,7 @@ class DynamoAggregated(_Dynamo):
 
 @dataclass
 class DynamoFrontend(_Dynamo):
-    """Its mocker makes tokens at once with a large speed-up; a ratio of 0 does not."""
+    """The frontend alone with a mocker. The mocker answers at once with a large speed-up, but not with a ratio of 0."""
 
     title: str = "Dynamo frontend"
 
@@ -67,7 +67,7 @@ class DynamoFrontend(_Dynamo):
 
 @dataclass
 class DynamoLong(_Dynamo):
-    """Its frontend alone on a core, and its mocker with room for the prompts."""
+    """The frontend alone on a core, with a mocker that has room for the prompts."""
 
     title: str = "Dynamo frontend"
 
@@ -82,7 +82,7 @@ class DynamoLong(_Dynamo):
 
 @dataclass
 class DynamoLongFast(DynamoLong):
-    """The same with its own fast tokenizer."""
+    """The same frontend with Dynamo's fast tokenizer."""
 
     title: str = "Dynamo frontend, fastokens"
 

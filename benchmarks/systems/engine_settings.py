@@ -21,7 +21,7 @@ ENGINE_ENV: dict[str, str | None] = {
     "DO_NOT_TRACK": "1",
 }
 SINGLE_PROCESS_ENV = ENGINE_ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""The worker within the engine's process: what Triptych does on a CPU."""
+"""Settings that run the worker within the engine's process, as Triptych does on a CPU."""
 
 
 def flags() -> list[str]:
@@ -29,7 +29,7 @@ def flags() -> list[str]:
 
 
 def keywords() -> dict[str, object]:
-    """The same as arguments of ``AsyncEngineArgs``."""
+    """Returns the settings as arguments of ``AsyncEngineArgs``."""
     values: dict[str, object] = dict.fromkeys(map(_name, ENGINE_SWITCHES), True)
     for flag, text in ENGINE_FLAGS.items():
         values[_name(flag)] = int(text) if text.isdigit() else text

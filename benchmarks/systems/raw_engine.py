@@ -24,7 +24,7 @@ _clock = time.perf_counter
 
 @dataclass
 class RawEngine:
-    """The chat template is applied to the messages; pictures go in as PIL images."""
+    """Runs the engine alone: the chat template is applied to the messages, and pictures are PIL images."""
 
     setup: Setup
     title: str = "raw AsyncLLM"
@@ -67,7 +67,7 @@ class RawEngine:
         return summarise(records, wall_s, {"engine": cpu_seconds(self.pids()) - before}, 0.0)
 
     async def _answer_all(self, requests: Sequence[Prompt], leg: Leg) -> list[Record]:
-        """A closed loop, as ``load.run_load`` does it over HTTP."""
+        """Runs a closed loop, as ``load.run_load`` does over HTTP."""
         queue, records = iter(requests), []
 
         async def work() -> None:

@@ -23,11 +23,11 @@ class Triptych(HttpSystem):
 
     title: str = "Triptych EPD"
     mode: str = "epd"
-    """Which of ``examples/*.yaml``."""
+    """The name of the graph in ``examples/``."""
     threads: int = 1
-    """Of each engine."""
+    """The number of threads of each engine."""
     worker_settings: Mapping[str, object] = field(default_factory=dict)
-    """Laid over every worker of the graph."""
+    """Settings that are added to every worker of the graph."""
 
     async def start(self) -> None:
         port = free_port()
@@ -45,7 +45,7 @@ class Triptych(HttpSystem):
             raise
 
     def _graph(self, name: str) -> Path:
-        """A copy of the graph in which every vLLM worker has the shared engine flags besides its own."""
+        """Writes a copy of the graph in which every vLLM worker also has the shared engine flags."""
         graph = yaml.safe_load((ROOT / "examples" / f"{self.mode}.yaml").read_text())
         for worker in graph["workers"]:
             worker.update(self.worker_settings)
@@ -79,11 +79,11 @@ class TriptychFrontend(HttpSystem):
 
 @dataclass
 class TriptychLong(HttpSystem):
-    """The frontend alone on a core, a mock worker whose answers are there at once, and one of 20 tokens a second."""
+    """The frontend alone on a core, a mock worker that answers at once, and one of 20 tokens a second."""
 
     title: str = "Triptych frontend"
     paced_model: str = "paced"
-    """Name of the latter's model."""
+    """The name of the model of the slower worker."""
 
     async def start(self) -> None:
         run_dir = str(self.setup.work_dir / "triptych-long")

@@ -13,7 +13,7 @@ from benchmarks.systems.engine_settings import ENGINE_ENV, SINGLE_PROCESS_ENV, f
 
 @dataclass
 class VllmServer(HttpSystem):
-    """As it comes: API server, engine core and worker in three processes."""
+    """The server with its defaults: API server, engine core and worker in three processes."""
 
     title: str = "vLLM server"
     freezable: bool = True
@@ -38,7 +38,7 @@ class VllmServer(HttpSystem):
 
 @dataclass
 class VllmServerSingleProcess(VllmServer):
-    """The worker within the engine's process: the like of Triptych's engine on a CPU."""
+    """The server with the worker in the engine's process, as in Triptych's engine on a CPU."""
 
     title: str = "vLLM server, single-process engine"
 
