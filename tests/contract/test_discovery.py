@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from support.instances import CARD, instance
-from support.loops import until
+from support.loops import SOON_S, until
 from triptych.contracts.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ async def watching(discovery):
     snapshots = discovery.watch()
 
     async def seen(*ids):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON_S):
             async for snapshot in snapshots:
                 if tuple(one.id for one in snapshot) == tuple(sorted(ids)):
                     return snapshot

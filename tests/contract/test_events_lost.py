@@ -16,7 +16,7 @@ import zmq.asyncio
 
 from support.carriers import QUICK, Carrier, carrier_of, quick_carrier
 from support.instances import instance
-from support.loops import until
+from support.loops import SOON_S, until
 from support.nats_server import nats_server
 from support.speakers import Speaker, heard, listening
 from triptych.contracts.errors import ConfigError
@@ -285,7 +285,7 @@ async def test_addresses_of_any_kind(host):
     sender, receiver = ZmqSender(host, "secret"), ZmqReceiver("secret")
     try:
         port = await sender.open("b", lambda: sender.send(b"welcome"))
-        async with receiver.listen(instance(host=host, events=port)) as inbox, asyncio.timeout(5):
+        async with receiver.listen(instance(host=host, events=port)) as inbox, asyncio.timeout(SOON_S):
             sender.send(b"news")
             assert await inbox.receive() == b"news"
     finally:
@@ -337,7 +337,7 @@ async def test_a_cancel_that_the_client_library_swallows_ends_a_publisher():
     sender.send(b"message")
     await until(lambda: link.client.waits, "it publishes")
     task.cancel()
-    ended, _ = await asyncio.wait([task], timeout=1)
+    ended, _ = await asyncio.wait([task], timeout=SOON_S)
     task.cancel()
     assert ended
 

@@ -9,7 +9,7 @@ from test_discovery import watching
 
 from support.certificates import Authority
 from support.instances import instance
-from support.loops import until
+from support.loops import SOON_S, until
 from support.nats_server import nats_server
 from support.states import watched
 from triptych.contracts.errors import ConfigError
@@ -125,5 +125,5 @@ async def test_a_client_certificate(tmp_path, maps):
         await works(plane, secrets, ca=authority.ca, cert=own.cert, key=own.key)
         for wrong in ({}, {"cert": theirs.cert, "key": theirs.key}):
             with pytest.raises(ConfigError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON_S):
                     await works(plane, secrets, ca=authority.ca, **wrong)

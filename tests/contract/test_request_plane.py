@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support.loops import until
+from support.loops import SOON_S, until
 from triptych.contracts.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -58,7 +58,7 @@ class Watched:
             self.closed += 1
 
     async def ended(self, times=1):
-        await until(lambda: self.closed == times, "the handler's generator is closed", 5)
+        await until(lambda: self.closed == times, "the handler's generator is closed", SOON_S)
 
 
 async def test_an_answer_in_order(plane, loop):
@@ -317,7 +317,7 @@ async def test_drain_refuses_new_calls_and_waits_for_old_ones(plane, loop):
         assert await anext(call) == [b"last"]
         with pytest.raises(StopAsyncIteration):
             await anext(call)
-        await asyncio.wait_for(draining, 5)
+        await asyncio.wait_for(draining, SOON_S)
 
 
 async def test_drain_ends_at_its_deadline(plane):

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from test_request_plane import Watched, count, echo
 
-from support.loops import until
+from support.loops import SOON_S, until
 from triptych.contracts.errors import ConfigError, PayloadTooLarge, WorkerLost
 from triptych.planes.request import frames
 from triptych.planes.request.base import Peer
@@ -82,7 +82,7 @@ async def test_a_caller_without_a_hello_is_disconnected_however_much_else_it_sen
         async with line.call(b"3000") as good, plane.connected(line.port) as (reader, writer):
             got = await anext(good)
             with contextlib.suppress(ConnectionError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON_S):
                     while not reader.at_eof():
                         writer.write(pack(Type.PING, 0))
                         await reader.read(1000)
@@ -106,7 +106,7 @@ async def test_random_bytes(plane, loop, greeted):
                     writer.write_eof()
                 else:
                     writer.close()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON_S):
                     with contextlib.suppress(ConnectionResetError):
                         await reader.read()
 
@@ -337,7 +337,7 @@ async def test_a_call_cancelled_in_the_turn_it_arrives_in_is_forgotten(plane, lo
     async with plane.line(echo) as line, plane.connected(line.port) as (reader, writer):
         writer.write(HELLO + b"".join(pack_call(n, "work", b"") + pack(Type.CANCEL, n) for n in range(1, 50)))
         writer.write(pack_call(50, "work", b"last"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             await reader.readuntil(pack(Type.END, 50))
         (connection,) = line.server.connections
         await until(lambda: not connection._streams, "no stream is kept")

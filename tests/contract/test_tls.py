@@ -12,6 +12,7 @@ from test_request_plane import Watched, count, echo
 from test_tcp_wire import HELLO
 
 from support.certificates import Authority
+from support.loops import SOON_S
 from support.raw_http import connected
 from triptych.contracts.errors import ConfigError, WorkerLost
 from triptych.planes.request.base import Peer
@@ -76,7 +77,7 @@ async def test_plain_text_at_a_port_with_tls(secured, loop, data, said):
         async with connected(line.port) as (reader, writer):
             writer.write(data)
             with contextlib.suppress(ConnectionResetError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON_S):
                     await reader.read()
         async for batch in good:
             got += batch

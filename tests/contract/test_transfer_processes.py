@@ -220,7 +220,7 @@ async def test_a_receiver_that_is_killed_keeps_nothing(backend):
         assert await other.ask("fetch", await export(mine, 1000, 1))
         other.tell("fetch", await export(mine, 30 * MIB, 2))
         other.kill()
-        await until(lambda: not mine.stats().used_bytes, "its lease runs out, or was done already", 5)
+        await until(lambda: not mine.stats().used_bytes, "its lease runs out, or was done already", SOON_S)
 
 
 def files_of(owner):

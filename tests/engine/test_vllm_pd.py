@@ -262,7 +262,7 @@ def test_caches_are_cleared_while_nothing_runs_and_answers_stay_the_same(pair: P
         return answer.tokens, answer.deltas[0].cached_tokens
 
     async def until_reported(some: bool) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while bool(log.snapshot()) is not some:
                 await asyncio.sleep(0.01)
 

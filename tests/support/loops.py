@@ -73,7 +73,7 @@ def _sockets() -> set[str]:
     return found
 
 
-async def until(condition: Callable[[], Any], what: str, limit_s: float = 10.0) -> Any:
+async def until(condition: Callable[[], Any], what: str, limit_s: float = SOON_S) -> Any:
     """Poll ``condition`` until it is true, and return what it gave; fail saying ``what`` never came true."""
     deadline = time.monotonic() + limit_s
     while not (value := condition()):
@@ -82,7 +82,7 @@ async def until(condition: Callable[[], Any], what: str, limit_s: float = 10.0) 
     return value
 
 
-async def until_async(condition: Callable[[], Coroutine[Any, Any, Any]], what: str, limit_s: float = 10.0) -> Any:
+async def until_async(condition: Callable[[], Coroutine[Any, Any, Any]], what: str, limit_s: float = SOON_S) -> Any:
     """``until`` for a condition that is a coroutine function."""
     deadline = time.monotonic() + limit_s
     while not (value := await condition()):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.loops import until
+from support.loops import SOON_S, until
 
 READY_S = 20.0
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_")}
@@ -34,7 +34,7 @@ class Child:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    async def ended(self, limit_s: float = 15.0) -> int:
+    async def ended(self, limit_s: float = SOON_S) -> int:
         """Its exit status (negative: the signal's number)."""
         await until(lambda: self.process.poll() is not None, "the process ends", limit_s)
         return int(self.process.returncode)

@@ -1,6 +1,6 @@
 import asyncio
 
-from support.loops import run
+from support.loops import SOON_S, run
 from triptych.aio.pace import PIECE_BYTES, SMALL_BYTES, TURN_BYTES, Pace, pace
 
 
@@ -34,7 +34,7 @@ async def test_small_moves_are_not_counted():
     assert all(mine.spend(SMALL_BYTES) for _ in range(1000))
     assert not mine.spend(2 * TURN_BYTES)
     waiting = asyncio.create_task(mine.room())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON_S):
         await waiting
     assert mine.has_room
 
@@ -45,7 +45,7 @@ async def test_a_cancelled_waiter_holds_up_nobody():
     first, second = (asyncio.create_task(mine.room()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON_S):
         await second
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from support.loops import until
+from support.loops import SOON_S, until
 from triptych.contracts.errors import Unavailable
 from triptych.engines.load import Load
 
@@ -51,7 +51,7 @@ async def test_what_waits_too_long_is_told_and_all_go_on() -> None:
             async with load.alone(wait_s):
                 pass
         assert raised.value.code == "requests_running"
-    async with asyncio.timeout(1), load.request():
+    async with asyncio.timeout(SOON_S), load.request():
         assert load.running == 2
     end.set()
     await task
@@ -69,7 +69,7 @@ async def test_those_that_run_alone_take_turns() -> None:
             inside -= 1
 
     await asyncio.gather(*(alone() for _ in range(5)))
-    async with asyncio.timeout(1), load.request():
+    async with asyncio.timeout(SOON_S), load.request():
         pass
 
 
@@ -89,7 +89,7 @@ async def test_an_error_or_a_cancel_lets_requests_go_on() -> None:
     await asyncio.sleep(0)
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
-    async with asyncio.timeout(1), load.request():
+    async with asyncio.timeout(SOON_S), load.request():
         pass
     end.set()
     await task

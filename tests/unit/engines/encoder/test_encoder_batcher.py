@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from support.loops import SOON_S
 from triptych.contracts.errors import Unavailable
 from triptych.engines.encoder.batcher import Batcher
 
@@ -72,7 +73,7 @@ async def test_an_idle_batcher_begins_at_once():
     work = Work()
     async with batcher(work) as batches:
         for number in range(5):
-            assert await asyncio.wait_for(batches.submit(number, 1), 5) == 2 * number
+            assert await asyncio.wait_for(batches.submit(number, 1), SOON_S) == 2 * number
         assert work.seen == [[number] for number in range(5)]
 
 
@@ -115,7 +116,7 @@ async def test_a_failing_item_fails_its_own_caller_only():
 async def test_results_that_do_not_fit_are_an_error_and_not_a_hang():
     async with batcher(Short()) as batches:
         with pytest.raises(ValueError, match="zip"):
-            await asyncio.wait_for(batches.submit(1, 1), 5)
+            await asyncio.wait_for(batches.submit(1, 1), SOON_S)
 
 
 class Short(Work):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from support.checkpoints import byte_level, copy_demo, picture, text_checkpoint
-from support.loops import until
+from support.loops import SOON_S, until
 from triptych.config.media import MediaLimits
 from triptych.config.transfer import TransferConfig
 from triptych.contracts.errors import (
@@ -255,7 +255,7 @@ async def test_a_dead_device_is_told(tmp_path, model):
         made._started.embedder.batcher._run = _dead
         with pytest.raises(TriptychError):
             await encode(made, [medium(2)])
-        assert "log" in await asyncio.wait_for(watch, 5)
+        assert "log" in await asyncio.wait_for(watch, SOON_S)
 
 
 def _dead(batch):
