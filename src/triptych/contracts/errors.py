@@ -1,8 +1,8 @@
-"""The error tree. Each class is one HTTP status and one OpenAI error ``type``.
+"""Defines the error tree. Each class has one HTTP status and one OpenAI error ``type``.
 
-An error that a user can meet is raised as one of these, with a message that says what to do, the request
-field at fault (``param``) and a stable machine-readable ``code``. Errors cross the request plane as
-``WireError``, so a worker's refusal reaches the client as if the frontend itself had raised it.
+Every error that a user can meet is one of these, with a message that says what to do, the request field at fault
+(``param``) and a stable, machine-readable ``code``. Errors cross the request plane as ``WireError``, so a worker's
+refusal reaches the client as if the frontend itself had raised it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from triptych.contracts.shown import cut
 
 MAX_MESSAGE = 2000
-"""Characters of a message: whatever of a client's request is in it, an answer and a log line stay small."""
+"""The limit on characters of a message. It keeps answers and log lines small, whatever they quote of a request."""
 MAX_PARAM = 400
 
 
@@ -29,7 +29,7 @@ class WireError(msgspec.Struct, frozen=True):
 
 
 class TriptychError(Exception):
-    """Base of all expected errors; by itself an internal fault of the server (500)."""
+    """The base of all expected errors. By itself it is an internal fault of the server (500)."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
@@ -52,6 +52,7 @@ class TriptychError(Exception):
         self.retry_after_s = retry_after_s if retry_after_s is not None else self.default_retry_after_s
 
     def to_wire(self) -> WireError:
+        """Returns the error as it crosses the request plane."""
         return WireError(self.status, self.message, self.param, self.code, self.retry_after_s)
 
 
@@ -63,7 +64,7 @@ class BadRequest(TriptychError):
 
 
 class Unauthorized(TriptychError):
-    """A missing or wrong API key (401)."""
+    """The API key is missing or wrong (401)."""
 
     status = 401
     type = "authentication_error"
@@ -89,11 +90,11 @@ class MethodNotAllowed(TriptychError):
     status = 405
     type = "invalid_request_error"
     allow: tuple[str, ...] = ()
-    """The methods that it takes."""
+    """The methods that the path takes."""
 
     @classmethod
     def only(cls, allow: tuple[str, ...], message: str) -> MethodNotAllowed:
-        """Return the error of a path that takes only the methods ``allow``."""
+        """Returns the error of a path that takes only the methods ``allow``."""
         error = cls(f"{message}; it takes {', '.join(allow)}", code="method_not_allowed")
         error.allow = allow
         return error
@@ -114,14 +115,17 @@ class PayloadTooLarge(TriptychError):
 
 
 class UnsupportedMedia(TriptychError):
-    """The medium is not of a kind or format that is served (415)."""
+    """The medium is of a kind or format that is not served (415)."""
 
     status = 415
     type = "invalid_request_error"
 
 
 class KvLost(TriptychError):
-    """The KV cache that a request was to go on from could not be read (410): prefill afresh. Between workers."""
+    """The KV cache that a decode was to start from could not be read (410), and the prompt must be prefilled again.
+
+    It is sent between workers and frontends, never to clients.
+    """
 
     status = 410
     type = "internal_error"
@@ -129,7 +133,10 @@ class KvLost(TriptychError):
 
 
 class MediaMissing(TriptychError):
-    """The worker was thought to hold a medium that it does not (424): send it with more. Between workers."""
+    """The worker lacks a medium that it was thought to hold (424), and the request must be sent again with it.
+
+    It is sent between workers and frontends, never to clients.
+    """
 
     status = 424
     type = "internal_error"
@@ -137,7 +144,7 @@ class MediaMissing(TriptychError):
 
 
 class TooManyRequests(TriptychError):
-    """A bound on waiting work is reached (429); try again after ``retry_after_s``."""
+    """A limit on waiting work is reached (429). Try again after ``retry_after_s``."""
 
     status = 429
     type = "rate_limit_error"
@@ -152,7 +159,7 @@ class AbilityMissing(TriptychError):
 
 
 class Unavailable(TriptychError):
-    """No worker can take the request now (503); try again after ``retry_after_s``."""
+    """No worker can take the request now (503). Try again after ``retry_after_s``."""
 
     status = 503
     type = "service_unavailable"
@@ -160,41 +167,46 @@ class Unavailable(TriptychError):
 
 
 class WorkerLost(Unavailable):
-    """The worker went away, or its connection did, before its answer was complete (503)."""
+    """The worker or its connection was lost before the answer was complete (503)."""
 
     default_code = "worker_lost"
 
 
 class WorkerUnreached(WorkerLost):
-    """The worker did not take the request (503): no connection, or one that ended before the worker had taken it.
-    Within a frontend."""
+    """The worker did not take the request (503): there was no connection, or it ended before.
+
+    It is used within a frontend.
+    """
 
     default_code = "worker_unreached"
 
 
 class WorkerStopped(WorkerLost):
-    """The worker was told to stop, and its time to finish was over (503). Between workers."""
+    """The worker was told to stop, and its time to finish was over (503).
+
+    It is sent between workers and frontends, never to clients.
+    """
 
     default_code = "worker_stopped"
 
 
 class DeadlineExceeded(TriptychError):
-    """A stated time limit passed (504)."""
+    """A time limit passed (504)."""
 
     status = 504
     type = "timeout_error"
 
 
 class WorkerSilent(DeadlineExceeded):
-    """The worker took the request and said nothing to it for too long (504)."""
+    """The worker took the request and sent nothing for it for too long (504)."""
 
     default_code = "worker_silent"
     speaks = False
-    """It has spoken to other requests meanwhile."""
+    """Whether the worker has answered other requests meanwhile."""
 
 
 class RequestQuarantined(TriptychError):
-    """Workers fell silent or died under this request, and it is sent to no other (422)."""
+    """Workers became silent or died while they had this request, so it is sent to no other worker (422)."""
 
     status = 422
     type = "invalid_request_error"
@@ -202,7 +214,7 @@ class RequestQuarantined(TriptychError):
 
 
 class ConfigError(Exception):
-    """Wrong configuration, found at start; the message is one line and says what to change."""
+    """The configuration is wrong, which is found at start. The message is one line and says what to change."""
 
 
 _BY_STATUS: dict[int, type[TriptychError]] = {

@@ -13,7 +13,7 @@ HASH_BYTES = 8
 
 
 class Level(IntEnum):
-    """How far down a worker's memory counts. Each contains those before it."""
+    """How far down a worker's memory is counted. Each level contains those before it."""
 
     DEVICE = 0
     HOST = 1
@@ -21,15 +21,15 @@ class Level(IntEnum):
 
 
 class KvChange(msgspec.Struct, frozen=True, array_like=True):
-    """Blocks that a worker now holds, or holds no more, counting all tiers down to ``level``.
+    """Blocks that a worker now holds, or no longer holds, counting all tiers down to ``level``.
 
-    A worker that holds a block holds those before it too: who reports blocks sees to that, so that an index need not.
+    A worker that holds a block also holds the blocks before it. The sender ensures that, so an index need not check it.
     """
 
     level: Annotated[int, Meta(ge=0, le=2)]
     stored: bool
     hashes: bytes
-    """uint64, little-endian: prefixes before what hangs on them where stored, after it where removed."""
+    """Block hashes as little-endian uint64. Stored blocks: parents before children. Removed blocks: children first."""
 
     def __post_init__(self) -> None:
         if len(self.hashes) % HASH_BYTES:
@@ -40,17 +40,19 @@ class KvBatch(msgspec.Struct, frozen=True, array_like=True):
     """A batch of changes, which apply in order."""
 
     sequence: int
-    """Counts up by one."""
+    """The message's number, which counts up by one."""
     changes: list[KvChange] = []
     reset: bool = False
-    """The worker holds nothing but what ``changes`` say: a snapshot, or all was cleared."""
+    """Whether the worker holds only the blocks in ``changes``, as in a snapshot or after a clear."""
 
 
 def packed(hashes: list[int]) -> bytes:
+    """Returns block hashes in the form of ``KvChange.hashes``."""
     return array("Q", hashes).tobytes()
 
 
 def unpacked(hashes: bytes) -> array[int]:
+    """Returns the block hashes of a ``KvChange.hashes``."""
     numbers = array("Q")
     numbers.frombytes(hashes)
     return numbers
@@ -60,12 +62,13 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     """The work of a worker, or the work that one request adds to it."""
 
     prefill_tokens: int = 0
-    """Tokens of prompts that wait to be prefilled, or are being."""
+    """Number of prompt tokens that are being prefilled or wait for it."""
     kv_tokens: int = 0
-    """Tokens in the KV caches of requests that run."""
+    """Number of tokens in the KV caches of running requests."""
     requests: int = 0
 
     def plus(self, other: Load) -> Load:
+        """Returns the sum of both."""
         return Load(
             self.prefill_tokens + other.prefill_tokens,
             self.kv_tokens + other.kv_tokens,
@@ -93,8 +96,8 @@ class WorkerUpdate(msgspec.Struct, frozen=True, array_like=True):
 
 
 EVENTS = "events"
-"""Endpoint of every worker. Takes the frontend's ``GenerateRequest.origin`` in UTF-8, and answers WorkerUpdates without
-end. The first one holds a snapshot."""
+"""The endpoint of every worker that takes the frontend's ``GenerateRequest.origin`` in UTF-8, and answers WorkerUpdates
+without end. The first one holds a snapshot."""
 
 
 class NumberedUpdate(msgspec.Struct, frozen=True, array_like=True):
@@ -110,7 +113,7 @@ class NumberedUpdate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True):
-    """All that is true of a worker after message ``number``."""
+    """The whole state of a worker after message ``number``."""
 
     birth: str
     number: int
@@ -120,4 +123,4 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
 
 
 SNAPSHOT = "snapshot"
-"""Endpoint of workers that publish: takes nothing, answers one Snapshot."""
+"""The endpoint of workers that publish. It takes nothing and answers one Snapshot."""

@@ -1,4 +1,4 @@
-"""Tell a shortage of the machine from a fault of ours or of the client's: what fails for it may work a moment later."""
+"""Recognises errors that come from a shortage of the machine. A call that failed so may succeed a moment later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEANINGS = {
     errno.EAGAIN: "processes",
 }
 MAX_CAUSES = 16
-"""Most errors that are looked at behind one."""
+"""The limit on causes that are checked behind one error."""
 
 
 def is_short(error: OSError) -> bool:
@@ -30,15 +30,15 @@ def is_short(error: OSError) -> bool:
 
 def shortage_of(error: BaseException) -> Unavailable | None:
     """Returns the error for the client (503) if ``error``, or one behind it, is a shortage; else None."""
-    for one in _causes(error):
-        if what := _what_is_short(one):
+    for cause in _causes(error):
+        if what := _short_resource(cause):
             return Unavailable(
                 f"the server is short of {what} at the moment; try again", code=CODE, retry_after_s=RETRY_AFTER_S
             )
     return None
 
 
-def _what_is_short(error: BaseException) -> str | None:
+def _short_resource(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, OSError):
@@ -54,10 +54,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     for _ in range(MAX_CAUSES):
         if not waiting:
             return
-        one = waiting.pop()
-        if one is None:
+        cause = waiting.pop()
+        if cause is None:
             continue
-        yield one
-        waiting += [one.__cause__ or one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+        yield cause
+        waiting += [cause.__cause__ or cause.__context__]
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += cause.exceptions

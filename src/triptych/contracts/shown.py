@@ -1,18 +1,19 @@
-"""Shows what a client sent, in messages and logs: never much of it, and never its control characters."""
+"""Quotes texts of clients in messages and logs: never much of them, and never their control characters."""
 
 from __future__ import annotations
 
 MAX_SHOWN = 100
-"""Characters of a client's text in one message."""
+"""The limit on characters of a client's text in one message."""
 
 
-def shown(text: str | bytes, most: int = MAX_SHOWN) -> str:
-    """Return ``text`` in quotation marks, escaped. Of a longer one the first ``most`` characters and its length."""
+def shown(text: str | bytes, max_length: int = MAX_SHOWN) -> str:
+    """Returns ``text`` escaped and in quotation marks; if it is longer than ``max_length``, its beginning and
+    length."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    return repr(text) if len(text) <= most else f"{text[:most]!r}... ({len(text):,} characters)"
+    return repr(text) if len(text) <= max_length else f"{text[:max_length]!r}... ({len(text):,} characters)"
 
 
-def cut(text: str, most: int) -> str:
-    """Return ``text``, of a longer one its first ``most`` characters, the last three as dots."""
-    return text if len(text) <= most else text[: most - 3] + "..."
+def cut(text: str, max_length: int) -> str:
+    """Returns ``text``, cut to ``max_length`` characters of which the last three are dots."""
+    return text if len(text) <= max_length else text[: max_length - 3] + "..."

@@ -1,8 +1,8 @@
-"""Stages, spans and modes: the one idea of the design, as data.
+"""Defines stages, spans and modes, on which the whole design rests.
 
-The stages of a request are ordered ``e`` (encode media), ``p`` (prefill the prompt), ``d`` (decode tokens).
-A *span* is an unbroken run of stages hosted by one worker. A *mode* is a set of spans that covers ``epd``
-without overlap; it is read off the workers that are alive and configured nowhere.
+The stages of a request are, in order, ``e`` (encode media), ``p`` (prefill the prompt) and ``d`` (decode tokens). A
+*span* is an unbroken run of stages that one worker hosts. A *mode* is a set of spans that covers ``epd`` without
+overlap. It follows from the live workers and is configured nowhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Span(StrEnum):
 
 
 class Mode(StrEnum):
-    """The four ways to cut ``e -> p -> d``, named as the field names them."""
+    """The four ways to split ``e -> p -> d``, by their common names."""
 
     EPD = "EPD"
     E_PD = "E/PD"

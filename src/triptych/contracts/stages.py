@@ -1,4 +1,4 @@
-"""Requests to the spans that end before ``d``, and what they answer."""
+"""Defines the requests to encode and prefill workers, and their answers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from triptych.contracts.request import KvHandle
 from triptych.contracts.tensor import TensorHandle
 
 ENCODE = "encode"
-"""Endpoint of workers whose span is ``e``: takes an EncodeRequest, answers one EncodeAnswer."""
+"""The endpoint of workers whose span is ``e``. It takes an EncodeRequest and answers one EncodeAnswer."""
 PREFILL = "prefill"
-"""Endpoint of workers whose span ends in ``p``: takes a GenerateRequest, answers one PrefillAnswer."""
+"""The endpoint of workers whose span ends in ``p``. It takes a GenerateRequest and answers one PrefillAnswer."""
 RELEASE = "release"
-"""Endpoint of workers that hand something over: takes a Release, answers nothing."""
+"""The endpoint of workers that hand over embeddings or KV caches. It takes a Release and answers nothing."""
 FILES = "files"
-"""Endpoint of every worker: takes a FilesRequest or nothing, answers FilePieces, a file's in order."""
+"""The endpoint of every worker that takes a FilesRequest or nothing, and answers FilePieces, each file's in order."""
 METRICS = "metrics"
-"""Endpoint of every worker: takes nothing, answers one list of Metric."""
+"""The endpoint of every worker that takes nothing and answers one list of Metric."""
 
 
 class FilesRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Descriptive files of the worker's model."""
+    """Asks for descriptive files of the worker's model."""
 
     names: tuple[str, ...] = ()
-    """None: all that there are."""
+    """The names of the wanted files; an empty tuple asks for all of them."""
 
 
 class FilePiece(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class FilePiece(msgspec.Struct, frozen=True):
 
 
 class EncodeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Media in, embeddings out."""
+    """Asks for the embeddings of media."""
 
     id: str
     model: str
@@ -48,9 +48,9 @@ class EncodedMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     content_hash: str
     embedding: TensorHandle | None = None
-    """None: it lies in a store that the engines share (vLLM's EC connector), under ``content_hash``."""
+    """None if the embedding lies in a store that the engines share (vLLM's EC connector), under ``content_hash``."""
     cached: bool = False
-    """It was there already; nothing was encoded for it."""
+    """Whether the embedding was cached, so that nothing was encoded for it."""
 
 
 class EncodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +62,13 @@ class EncodeAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrefillAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a prefill: its first token, and where the prompt's KV cache is."""
+    """The answer of a prefill worker: the first token, and where the prompt's KV cache is."""
 
     delta: TokenDelta
-    """The first token, or no token where the decoding engine must draw it itself. With a ``finish_reason`` it
-    is the whole answer. By rendezvous the decode says all tokens, also this one."""
+    """The first token, or no token if the decoding engine must draw it itself. With a ``finish_reason`` it is the whole
+    answer. By rendezvous the decode worker sends all tokens, this one included."""
     kv: KvHandle | None = None
-    """None: the answer is over, or the cache was handed over in a room (``GenerateRequest.give``)."""
+    """None if the answer is over, or if the cache was handed over in a room (``GenerateRequest.give``)."""
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

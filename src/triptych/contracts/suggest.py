@@ -1,4 +1,4 @@
-"""Messages about a name that is not known: the most similar known name, or all of them."""
+"""Suggests known names for an unknown one: the most similar name, or all of them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from difflib import get_close_matches
 from itertools import islice
 
 MAX_LISTED = 16
-"""Longer lists are left out where a similar name was found."""
+"""Longer lists are left out if a similar name was found."""
 MAX_COMPARED = 1000
-"""Known names that are compared at most."""
+"""The limit on known names that are compared."""
 MAX_COMPARED_FOR_CLIENTS = 16
 """Most known names that are compared with a word of a request, on the event loop: 5 ms at worst."""
 MAX_CHARACTERS = 64
-"""A longer word is compared with none."""
+"""A longer word is compared with no name."""
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return the name of ``known`` that ``word`` most likely stands for, or None if none is similar.
+    """Returns the name of ``known`` that ``word`` most likely stands for, or None if none is similar.
 
     Case and leading hyphens are ignored. A word that is the beginning of exactly one name stands for it.
     """
@@ -31,18 +31,18 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 
 def suggested_to_client(word: str, known: Iterable[str]) -> str:
-    """Return what ``did_you_mean`` does, of the first few known names."""
+    """Returns what ``did_you_mean`` returns for the first few known names."""
     return did_you_mean(word, islice(known, MAX_COMPARED_FOR_CLIENTS))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean NAME?``, or nothing where no name is similar."""
+    """Returns ``; did you mean NAME?``, or an empty string if no name is similar."""
     near = closest(word, known)
     return f"; did you mean {near}?" if near else ""
 
 
 def or_all(word: str, known: Iterable[str]) -> str:
-    """Return what follows ``unknown NAME``: ``; did you mean ...?`` and, unless there are many, all known names."""
+    """Returns the text to put after ``unknown NAME``: a suggestion and, unless there are many, all known names."""
     names = list(known)
     hint = did_you_mean(word, names)
     if hint and len(names) > MAX_LISTED:

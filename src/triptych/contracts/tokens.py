@@ -1,4 +1,4 @@
-"""Token ids of a prompt in one block of memory: nothing on a request's way touches them one by one."""
+"""Keeps the token ids of a prompt in one block of memory, so that no step of a request touches them one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKEN_BYTES = array("I").itemsize
 assert TOKEN_BYTES == 4
 assert sys.byteorder == "little", "ids cross the wire as they lie in memory"
 _FEW = 64
-"""Places of a token that are looked for one by one, each by a call of the C library's (1 us)."""
+"""The number of places of a token that are found one by one, each by a call to the C library (1 us)."""
 assert ctypes.sizeof(ctypes.c_wchar) == TOKEN_BYTES, "the C library's wide characters are as wide as ids"
 _find = ctypes.CDLL(None).wmemchr
 _find.restype = ctypes.c_void_p
@@ -25,7 +25,9 @@ else:
 
 
 class TokenIds(_Array):
-    """uint32 [tokens]. Made of ids, or of their little-endian bytes. Raises OverflowError for what is no uint32.
+    """An array uint32 [tokens], made of ids or of their little-endian bytes.
+
+    Raises OverflowError for an id that is no uint32.
 
     A prompt of 257,000 tokens takes 1 MB and 0.1 ms to copy, where a list of them takes 10 MB and 10 ms.
     """
@@ -58,14 +60,14 @@ def _places(data: bytes, byte: int) -> Iterator[int]:
 
 
 def enc_hook(value: Any) -> memoryview:
-    """Encode ``TokenIds`` for msgspec: as bytes, which are not copied before they are written."""
+    """Encodes ``TokenIds`` for msgspec as bytes, which are not copied before they are written."""
     if isinstance(value, TokenIds):
         return memoryview(value).cast("B")
     raise NotImplementedError(f"{type(value).__name__} does not cross the wire")
 
 
 def dec_hook(kind: type, value: Any) -> Any:
-    """Decode ``TokenIds`` of bytes or of a list of ids. Raises ValueError, which msgspec reports with the field."""
+    """Decodes ``TokenIds`` from bytes or a list of ids. Raises ValueError, which msgspec reports with the field."""
     if kind is not TokenIds:
         raise NotImplementedError(f"{kind.__name__} does not cross the wire")
     if not isinstance(value, bytes | list):

@@ -1,4 +1,4 @@
-"""How late an event loop runs its timers: what work that holds the loop, or the interpreter lock, costs all others."""
+"""Measures how late an event loop runs its timers: the cost of work that holds the loop or the interpreter lock."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from collections.abc import Callable, Iterator
 from triptych.contracts.metric import Metric, counter, gauge
 
 INTERVAL_S = 0.05
-"""A timer so often costs some 0.05 % of a core."""
+"""The interval of the timer, which costs some 0.05 % of a core."""
 BLOCKED_S = 0.01
 
 Tick = Callable[[float], None]
 
 
 class LoopLag:
-    """A timer of the running event loop that notes how late it is. What blocks between two timers is seen in part.
+    """Sets timers in the running event loop and notes how late they run. A block between two timers is seen in part.
 
-    A process that the system did not run, for want of a free core, is late as well; ``late_s`` cannot tell the two
-    apart, but ``on_tick`` may.
+    A process that did not run because no core was free is late as well. ``late_s`` cannot tell the two apart, but
+    ``on_tick`` may.
     """
 
     def __init__(self, interval_s: float = INTERVAL_S, on_tick: Tick | None = None) -> None:
-        """``on_tick`` is called with every lateness, in seconds (benchmarks)."""
+        """``on_tick`` is called with the delay of every timer in seconds, for benchmarks."""
         self._interval_s = interval_s
         self._on_tick = on_tick
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self.worst_s = 0.0
-        """Since the last ``samples``."""
+        """The longest delay since the last call of ``metrics``."""
         self.late_s = 0.0
-        """All of it, added up."""
+        """The sum of all delays."""
         self.ticks = 0
         self.blocked = 0
-        """Ticks later than ``BLOCKED_S``."""
+        """Number of timers that were later than ``BLOCKED_S``."""
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[LoopLag]:
-        """Within the block, in whose event loop it is."""
+        """Measures the running event loop within the block."""
         self._loop = asyncio.get_running_loop()
         self._set()
         try:
@@ -49,7 +49,7 @@ class LoopLag:
                 self._timer.cancel()
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Metrics; the worst is that since the last call."""
+        """Returns the metrics. The longest delay is that since the last call."""
         name = "triptych_event_loop_"
         worst, self.worst_s = self.worst_s, 0.0
         return (

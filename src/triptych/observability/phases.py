@@ -1,6 +1,6 @@
-"""What this process does while it starts, for whoever waits: told by its own code, and by lines that its engine writes.
+"""Says what this process does while it starts. Its own code tells, and lines that its engine logs.
 
-A phase is what is really being done, never a guess from the time that has passed. Any thread may call these functions.
+A phase is what really happens, never a guess from the time that has passed. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """A part of the start."""
+    """One part of the start."""
 
     name: str
     begun_s: float
-    """Monotonic time."""
+    """The monotonic time at which the phase began."""
 
 
 _now = Phase("starting", time.monotonic())

@@ -1,1 +1,1 @@
-"""Where a request goes, by what workers hold and how busy they are. Pure: no sockets, no clock."""
+"""Chooses a worker for a request, by what workers hold and how busy they are. Pure: no sockets, no clock."""

@@ -1,8 +1,8 @@
-"""Rendezvous hashing with bounded load: equal content goes to one worker, until that one has too much.
+"""Sends equal content to one worker, until that worker has too much: rendezvous hashing with bounded load.
 
-Highest random weight (Thaler and Ravishankar, 1998) gives each name its own order of workers, of which a worker
-that comes or goes changes only its own share; the bound on load is that of consistent hashing with bounded
-loads (Mirrokni, Thorup and Zadimoghaddam, arXiv:1608.01350).
+Highest random weight (Thaler and Ravishankar, 1998) gives each name its own order of workers, so that a worker that
+comes or goes changes only its own share. The bound on load is that of consistent hashing with bounded loads (Mirrokni,
+Thorup and Zadimoghaddam, arXiv:1608.01350).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 OVER_AVERAGE = 1.25
-"""A worker takes new names up to so many times the average load."""
+"""A worker takes new names up to this multiple of the average load."""
 
 
 def _weight(name: str, worker: str) -> bytes:
@@ -20,14 +20,14 @@ def _weight(name: str, worker: str) -> bytes:
 
 
 def ranked(name: str, workers: Sequence[str]) -> list[str]:
-    """``workers`` in the order in which they should take ``name``."""
+    """Returns ``workers`` in the order in which they should take ``name``."""
     return sorted(workers, key=lambda worker: _weight(name, worker), reverse=True)
 
 
 def home(name: str, workers: Sequence[str], load: Callable[[str], int]) -> str:
-    """The first of ``ranked`` that is not overloaded: one more item keeps it within the bound.
+    """Returns the first worker of ``ranked`` that can take one more item within the bound.
 
-    The bound is above the average, so there always is one. ``workers`` must not be empty.
+    There always is one, because the bound is above the average. ``workers`` must not be empty.
     """
     if len(workers) == 1:
         return workers[0]

@@ -1,26 +1,27 @@
-"""What each worker is thought to hold, so that it is not sent again. A guess: the worker has the last word."""
+"""Remembers which media each worker probably holds, so that they are not sent again. The worker has the last word."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
 
-NAMES_A_WORKER = 8192
-"""Most names remembered of one worker; those used longest ago are forgotten."""
+MAX_NAMES_A_WORKER = 8192
+"""The limit on content hashes remembered of one worker; those used longest ago are forgotten."""
 
 
 class MediaHints:
-    """Names of content by worker. For one event loop."""
+    """Keeps content hashes by worker. For one event loop."""
 
-    def __init__(self, names_a_worker: int = NAMES_A_WORKER) -> None:
-        self._max = names_a_worker
+    def __init__(self, max_names_a_worker: int = MAX_NAMES_A_WORKER) -> None:
+        self._max = max_names_a_worker
         self._names: dict[str, OrderedDict[str, None]] = {}
 
     def holds(self, worker: str, name: str) -> bool:
+        """Returns whether ``worker`` is thought to hold ``name``."""
         return name in self._names.get(worker, ())
 
     def note(self, worker: str, names: Iterable[str]) -> None:
-        """``worker`` was just sent, or used, ``names``."""
+        """Notes that ``worker`` was just sent ``names``, or used them."""
         known = self._names.setdefault(worker, OrderedDict())
         for name in names:
             known[name] = None
@@ -29,7 +30,7 @@ class MediaHints:
             known.popitem(last=False)
 
     def forget(self, worker: str, names: Iterable[str] | None = None) -> None:
-        """``worker`` lacks ``names`` after all; None: it is gone, and all that it held."""
+        """Notes that ``worker`` lacks ``names``. With None, the worker is gone and all its names are forgotten."""
         if names is None:
             self._names.pop(worker, None)
             return

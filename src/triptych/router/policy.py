@@ -1,20 +1,20 @@
-"""Which worker takes a request: a cost for each, and policies that choose by it or without it. Pure.
+"""Chooses the worker for a request: a cost of each worker, and policies that use it or not. Pure.
 
-The cost of a worker, in tokens, is what it has to compute for this request, and by weights below 1 what it prefills
-before that and the decoding that goes on beside it::
+The cost of a worker, in tokens, is what it has to compute for this request. By weights below 1 it also counts what the
+worker prefills before, and the decoding that goes on beside it::
 
-    prompt - credit + prefill_weight * waiting prefill + decode_weight * KV tokens of running requests
+prompt - credit + prefill_weight * waiting prefill + decode_weight * KV tokens of running requests
 
-``credit`` counts the prompt's blocks that the worker's device holds in full, and those that lie in its host's memory or
-on its disk by ``host_credit`` and ``disk_credit``: reading them back is cheaper than computing them, but not free.
+``credit`` counts the prompt's blocks on the worker's device in full, and those in host memory or on disk by
+``host_credit`` and ``disk_credit``: to read them back is cheaper than to compute them, but not free.
 
-A token that is computed again weighs more than one that waits already, although both delay this request by the same:
-the one that waits is computed wherever the request goes, while the other is work that a better choice saves, delays all
-who come later, and puts a second copy of a block in place of another one. Simulated on a public trace of conversations
-near saturation (docs/routing.md), a quarter for what waits, against equal weights, brings the share of prompts found in
-caches from 21 to 24 % of the 27 % that one cache of the same size would have (8 workers), and from 28 to 34 % of 37 %
-(64 workers), at the same TTFT p90. It must stay above 0: one over it is how much longer than a hot prefix takes to
-compute a request may wait for it.
+A token that is computed again weighs more than a token that waits already, although both delay this request equally.
+The waiting token is computed wherever the request goes. The other one is work that a better choice saves: it delays all
+later requests, and puts a second copy of a block in the place of another block. This was simulated on a public trace of
+conversations near saturation (docs/routing.md). Against equal weights, a weight of a quarter for waiting tokens raises
+the share of prompts found in caches from 21 to 24 % of the 27 % that one cache of the same size would have (8 workers),
+and from 28 to 34 % of 37 % (64 workers), at the same TTFT p90. The weight must stay above 0: a request may wait for a
+cached prefix 1 / weight times as long as the prefix takes to compute.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class Candidate(NamedTuple):
     id: str
     load: Load
     held: tuple[int, int, int] = (0, 0, 0)
-    """Tokens at the prompt's start that its device holds; its device and host; its device, host and disk."""
+    """Number of tokens at the prompt's start in three sets of tiers: device; device and host; device, host and disk."""
     blocks: int = 0
-    """That its device holds in all: of equals, the one with the fewest has the most room for something new."""
+    """Number of all blocks on its device. Among equal workers, the one with the fewest has the most room for new
+    blocks."""
 
 
 def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
-    """In tokens. See the module."""
+    """Returns the cost of a worker in tokens, as the module explains."""
     device, host, disk = candidate.held
     credit = device + weights.host_credit * (host - device) + weights.disk_credit * (disk - host)
     left = max(0.0, prompt_tokens - credit)
@@ -52,7 +53,7 @@ def cost(candidate: Candidate, prompt_tokens: int, weights: Weights) -> float:
 
 
 class Policy:
-    """Chooses among candidates, which are never empty and in any order. Keeps no more than a counter."""
+    """Chooses among candidates, of which there must be one or more, in any order. Its only state is a counter."""
 
     def __init__(self, name: PolicyName, weights: Weights, rng: random.Random) -> None:
         self.name = name
@@ -68,6 +69,7 @@ class Policy:
         }[name]
 
     def choose(self, candidates: Sequence[Candidate], prompt_tokens: int) -> Candidate:
+        """Returns the candidate that takes the request."""
         return candidates[0] if len(candidates) == 1 else self._choose(candidates, prompt_tokens)
 
     def _cheapest(self, candidates: Sequence[Candidate], prompt_tokens: int) -> Candidate:

@@ -1,4 +1,4 @@
-"""All that a frontend knows for choosing workers: what they hold, what they have to do, and the policy."""
+"""Keeps everything that a frontend knows for choosing workers: what they hold, their load, and the policy."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from triptych.router.workload import Workload
 INSTANCE_HEADER = "x-triptych-instance"
 SESSION_HEADER = "x-session-id"
 EACH, STEP = 32, 64
-"""Of workers that report nothing, what they may hold is remembered by so few of a prompt's blocks: a guess need be no
-closer, and 60,000 tokens are then 90 blocks and not 3,750, which took the event loop 4 ms."""
+"""The landmarks of a prompt: each of the first EACH blocks, and every STEP-th block after that. For workers that report
+nothing, only landmarks are remembered. A guess need not be closer, and 60,000 tokens have 90 landmarks instead of 3,750
+blocks, which took the event loop 4 ms."""
 
 
 @dataclass(frozen=True)
 class RoutingHint:
-    """What a client says of where its request should go; empty: nothing."""
+    """The wish of a client where its request should go. Empty fields are no wish."""
 
     session: str = ""
     instance: str = ""
-    """The name of a worker's instance, for the policy ``direct``."""
+    """The name of an instance, for the policy ``direct``."""
 
 
 class PromptKeys:
     """A prompt's tokens, ``named`` by their media, and the hashes of its blocks, made once for each block size."""
 
     def __init__(self, tokens: array[int], salt: str = "") -> None:
-        """``salt``: blocks of prompts with another one have other hashes (``GenerateRequest.salt``)."""
+        """``tokens`` are prompt keys (``kv.prompt_keys``). Prompts with different salts share no block hashes."""
         self.tokens = tokens
         self._root = root(salt=salt)
         self.hint = RoutingHint()
@@ -53,12 +54,13 @@ class PromptKeys:
         return len(self.tokens)
 
     def hashes(self, block_size: int) -> list[int]:
+        """Returns the hashes of the prompt's full blocks."""
         if block_size not in self._hashes:
             self._hashes[block_size] = block_hashes(self.tokens, block_size, self._root)
         return self._hashes[block_size]
 
     def landmarks(self, block_size: int) -> list[int]:
-        """Hashes like ``hashes``, of the first ``EACH`` blocks and of every ``STEP`` blocks after those together."""
+        """Returns the hashes of each of the first ``EACH`` blocks, and of each run of ``STEP`` blocks after those."""
         if block_size not in self._landmarks:
             tokens = memoryview(self.tokens)
             first = block_hashes(tokens[: EACH * block_size], block_size, self._root)
@@ -69,32 +71,35 @@ class PromptKeys:
 
 
 def _blocks_at(landmarks: int) -> int:
-    """Blocks up to and with the last one of so many landmarks."""
+    """Returns the number of blocks up to the last of so many landmarks, that one included."""
     return landmarks if landmarks <= EACH else EACH + (landmarks - EACH) * STEP
 
 
 class Routing:
-    """For one event loop; nothing here waits, and ``now_s`` is the caller's clock."""
+    """Chooses workers. For one event loop. No method waits, and ``now_s`` comes from the caller's clock."""
 
     def __init__(self, config: RouterConfig, rng: random.Random | None = None) -> None:
         self._config = config
         self.origin = secrets.token_hex(6)
-        """By which workers tell this frontend's requests from those of others."""
+        """The id by which workers tell this frontend's requests from those of others."""
         self._rng = rng or random.Random()
         self._levels = [KvIndex() for _ in Level]
         self._guessed = KvIndex()
-        """Landmarks of prompts that workers were sent which report nothing."""
-        self._recent = GuessedBlocks(config.router_remember_s)
+        """Landmarks of the prompts that were sent to workers which report nothing."""
+        self._sent_blocks = GuessedBlocks(config.router_remember_s)
         self._workload = Workload()
         self._policies: dict[str, Policy] = {}
         self._last: tuple[PromptKeys, dict[int, list[Match]], dict[int, Match]] | None = None
-        """The prompt that was asked for last, and by block size who holds how much of it at each level, and who is
-        guessed to hold how many of its landmarks."""
+        """The prompt that was looked up last. By block size, it has the matches of each level, and the match of the
+        guessed landmarks."""
 
-    # What workers tell.
+    # Updates of workers.
 
     def apply(self, worker: str, batch: KvBatch) -> Iterator[None]:
-        """A message of ``worker``, in order. The iteration drops what a reset has made of no use, in steps."""
+        """Applies a message of ``worker``; messages must come in order.
+
+        The caller iterates over the result, which drops the entries that a reset made useless, in steps.
+        """
         sweeps = self._forget(worker) if batch.reset else iter(())
         self._last = None
         for change in batch.changes:
@@ -103,12 +108,13 @@ class Routing:
         return sweeps
 
     def report(self, worker: str, load: Load) -> None:
+        """Sets the load that ``worker`` reports of other frontends."""
         self._workload.report(worker, load)
 
     def forget(self, worker: str) -> Iterator[None]:
-        """``worker`` is gone. To be iterated over, as ``KvIndex.forget``."""
+        """Forgets ``worker``, which is gone. The caller iterates over the result, as for ``KvIndex.forget``."""
         self._workload.forget(worker)
-        self._recent.forget(worker)
+        self._sent_blocks.forget(worker)
         return self._forget(worker)
 
     def _forget(self, worker: str) -> Iterator[None]:
@@ -119,31 +125,32 @@ class Routing:
     # Choosing.
 
     def choose(self, stages: str, pool: Sequence[Instance], prompt: PromptKeys) -> Instance:
-        """Who of ``pool``, which is not empty, takes ``stages`` of a request: by its prefill, else by what decodes.
+        """Returns the instance of ``pool`` that runs ``stages`` of a request. ``pool`` must not be empty.
 
-        Raises BadRequest where the policy is ``direct`` and the request names none of them.
+        If the stages include prefill, the router's policy decides by the prompt; otherwise only loads count. Raises
+        BadRequest if the policy is ``direct`` and the request names none of the pool.
         """
         prefills = "p" in stages
         if prefills and self._config.router_policy == "direct":
-            return _named(prompt.hint.instance, pool)
+            return _named_by_client(prompt.hint.instance, pool)
         if prefills and self._config.router_sessions and prompt.hint.session:
-            by_name = {one.name: one for one in pool}
+            by_name = {instance.name: instance for instance in pool}
             return by_name[home(prompt.hint.session, sorted(by_name), lambda name: self.requests(by_name[name]))]
         by_prefix = prefills and self._config.router_policy == "kv"
         held = self._held(pool, prompt) if by_prefix else [(0, 0, 0)] * len(pool)
         candidates = [
-            Candidate(one.id, self._workload.of(one.id), tokens, self._blocks(one))
-            for one, tokens in zip(pool, held, strict=True)
+            Candidate(instance.id, self._workload.of(instance.id), tokens, self._blocks(instance))
+            for instance, tokens in zip(pool, held, strict=True)
         ]
         chosen = self._policy(stages).choose(candidates, len(prompt) if prefills else 0)
-        return next(one for one in pool if one.id == chosen.id)
+        return next(instance for instance in pool if instance.id == chosen.id)
 
     def held_tokens(self, instance: Instance, prompt: PromptKeys) -> int:
-        """Tokens at the prompt's start that ``instance`` has on its device."""
+        """Returns the number of tokens at the prompt's start that ``instance`` has on its device."""
         return self._held([instance], prompt)[0][0]
 
     def requests(self, instance: Instance) -> int:
-        """That ``instance`` has to answer, of all frontends."""
+        """Returns the number of requests of all frontends that ``instance`` has to answer."""
         return self._workload.requests(instance.id)
 
     def _policy(self, stages: str) -> Policy:
@@ -154,26 +161,26 @@ class Routing:
         return self._policies[stages]
 
     def _held(self, pool: Sequence[Instance], prompt: PromptKeys) -> list[tuple[int, int, int]]:
-        """Tokens of each one's device; device and host; device, host and disk."""
-        return [self._held_by(one, prompt) for one in pool]
+        """Returns ``Candidate.held`` of each instance."""
+        return [self._held_by(instance, prompt) for instance in pool]
 
-    def _held_by(self, one: Instance, prompt: PromptKeys) -> tuple[int, int, int]:
-        size = one.model.block_size
-        if not one.reports_kv:
-            guess = _leading(self._guesses(prompt, size), self._guessed.bit(one.id))
+    def _held_by(self, instance: Instance, prompt: PromptKeys) -> tuple[int, int, int]:
+        size = instance.model.block_size
+        if not instance.reports_kv:
+            guess = _leading(self._guesses(prompt, size), self._guessed.bit(instance.id))
             return (_blocks_at(guess) * size,) * 3
         device, host, disk = (
-            _leading(match, index.bit(one.id)) * size if match else 0
+            _leading(match, index.bit(instance.id)) * size if match else 0
             for match, index in zip(self._matches(prompt, size), self._levels, strict=True)
         )
         return device, max(device, host), max(device, host, disk)
 
-    def _blocks(self, one: Instance) -> int:
-        """All that it holds on its device, as far as is known."""
-        return (self._levels[Level.DEVICE] if one.reports_kv else self._guessed).held(one.id)
+    def _blocks(self, instance: Instance) -> int:
+        """Returns the number of blocks on the device of ``instance``, as far as is known."""
+        return (self._levels[Level.DEVICE] if instance.reports_kv else self._guessed).held(instance.id)
 
     def _matches(self, prompt: PromptKeys, block_size: int) -> list[Match]:
-        """Of each level. Looked up once for all that is asked of a prompt before something else is told."""
+        """Returns the matches of each level. They are looked up once for a prompt until the next update."""
         known = self._known(prompt)[1]
         if block_size not in known:
             known[block_size] = [index.match(prompt.hashes(block_size)) for index in self._levels]
@@ -190,11 +197,11 @@ class Routing:
             self._last = prompt, {}, {}
         return self._last
 
-    # The account.
+    # Load of this frontend.
 
     @contextmanager
     def reserve(self, instance: Instance, load: Load) -> Iterator[None]:
-        """``load`` for ``instance``, for the block."""
+        """Counts ``load`` at ``instance`` within the block."""
         self._workload.begin(instance.id, load)
         try:
             yield
@@ -202,34 +209,35 @@ class Routing:
             self._workload.end(instance.id, load)
 
     def prefilled(self, instance: Instance, prompt: PromptKeys, now_s: float) -> None:
-        """``instance`` has computed the prompt; one that does not say so itself is thought to keep it for a while."""
+        """Notes that ``instance`` has computed the prompt. If it reports no KV events, it is assumed to keep it for a
+        while."""
         self._last = None
-        for worker, gone in self._recent.expired(now_s):
+        for worker, gone in self._sent_blocks.expired(now_s):
             self._guessed.remove(worker, gone)
         if instance.reports_kv:
             return
         landmarks = prompt.landmarks(instance.model.block_size)
-        gone = self._recent.note(instance.id, landmarks, now_s)
+        gone = self._sent_blocks.note(instance.id, landmarks, now_s)
         self._guessed.store(instance.id, landmarks)
         self._guessed.remove(instance.id, gone)
 
 
 def _leading(match: Match, bit: int) -> int:
-    """Blocks that the worker of this bit holds."""
+    """Returns the number of blocks that the worker of this bit holds."""
     for blocks, workers in match:
         if workers & bit:
             return blocks
     return 0
 
 
-def _named(name: str, pool: Sequence[Instance]) -> Instance:
-    found = next((one for one in pool if one.name == name), None)
+def _named_by_client(name: str, pool: Sequence[Instance]) -> Instance:
+    found = next((instance for instance in pool if instance.name == name), None)
     if found is None:
-        those = ", ".join(sorted(one.name for one in pool))
-        hint = suggested_to_client(name, (one.name for one in pool)) or ";"
+        names = ", ".join(sorted(instance.name for instance in pool))
+        hint = suggested_to_client(name, (instance.name for instance in pool)) or ";"
         reason = f"names {shown(name)}{hint}" if name else "is missing;"
         raise BadRequest(
-            f"the header {INSTANCE_HEADER} {reason} workers that can take this request now: {those}",
+            f"the header {INSTANCE_HEADER} {reason} workers that can take this request now: {names}",
             param=INSTANCE_HEADER,
             code="instance_unknown",
         )
