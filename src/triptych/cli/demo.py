@@ -22,19 +22,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "demo",
         help="serve a shipped demo model and ask it about one picture, video or sound",
-        description="Serve a shipped demo model, ask it about one generated medium, then go on serving.",
+        description="Serve a shipped demo model, ask it about one generated medium, and keep serving.",
     )
-    parser.add_argument("--graph", help="Graph file to serve (default: the demo model on vLLM, encoder apart).")
+    parser.add_argument("--graph", help="Graph file to serve (default: the demo model on vLLM, with an encode worker).")
     parser.add_argument(
         "--about",
         choices=("picture", "video", "sound"),
         default="picture",
-        help="What to ask about; `sound` serves the model `demo-audio`, the others `demo` (default: picture).",
+        help="Medium to ask about; `sound` serves the model `demo-audio`, the others `demo` (default: picture).",
     )
-    parser.add_argument(
-        "--file", "--picture", help="Save the picture, MP4 or WAV as this file (default: a temporary one)."
-    )
-    parser.add_argument("--seed", type=int, help="Which one to make (default: one that no training saw).")
+    parser.add_argument("--file", "--picture", help="File for the picture, MP4 or WAV (default: a temporary one).")
+    parser.add_argument("--seed", type=int, help="Seed of the medium (default: one that training never used).")
     parser.add_argument("--once", action="store_true", help="Stop after the answer.")
     up.add_overrides(parser)
     parser.set_defaults(func=run)

@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "nats",
         help="run a NATS server for deployments on several hosts",
-        description="Run nats-server with JetStream, which keeps what is needed in memory, until stopped.",
+        description="Run nats-server with JetStream in memory, until stopped.",
     )
     add_options(parser, NatsServerConfig)
     parser.set_defaults(func=run)

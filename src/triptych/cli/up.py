@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "up",
         help="start every process of a graph file on this machine",
-        description="Start a graph file's frontend and workers; restart what crashes; stop on Ctrl-C.",
+        description="Start the frontend and workers of a graph file, restart those that crash, and stop all on Ctrl-C.",
     )
     parser.usage = "triptych up GRAPH [options]"
     parser.add_argument("graph", metavar="GRAPH", help="Graph file, such as examples/epd.yaml.")
@@ -42,7 +42,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="Model in place of the graph's: a folder, an id, `demo` or `demo-audio`.")
     parser.add_argument("--served-model-name", help="Name that clients use.")
     parser.add_argument(
-        "--verbose", action="store_true", help="Show what engines write on the terminal, too (see triptych worker)."
+        "--verbose", action="store_true", help="Show the engines' output on the terminal, too (see triptych worker)."
     )
     skipped = (name for name in FrontendConfig.__struct_fields__ if name not in OVERRIDDEN)
     add_options(parser, FrontendConfig, skip=tuple(skipped))

@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "worker",
         help="host a span (stages of inference) of a model",
-        description="Host one span of one model on one engine. Flags after `--` go to the engine as it spells them.",
+        description="Host one span of one model on one engine. Flags after `--` go to the engine unchanged.",
         usage="triptych worker --model MODEL [options] [-- engine flags]",
     )
     for model in (WorkerConfig, JoinConfig, PlaneConfig, TransferConfig, MediaLimits):

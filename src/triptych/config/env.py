@@ -1,4 +1,4 @@
-"""The environment, read here and nowhere else. Secrets in it are for ``config.credentials``."""
+"""Reads the environment; no other module does, except ``config.credentials`` for secrets."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def take(name: str) -> str | None:
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with ``extra`` laid over it, for a child."""
+    """Returns this process's environment with ``extra`` added, for a child."""
     return {**os.environ, **extra}
 
 

@@ -1,4 +1,4 @@
-"""Configuration of the frontend's HTTP server: where it listens, and what its connections may take."""
+"""Configures the frontend's HTTP server: its address, and the limits of its connections."""
 
 from __future__ import annotations
 

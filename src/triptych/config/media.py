@@ -1,4 +1,4 @@
-"""Limits on media: what may be fetched, and how large it may be."""
+"""Configures the limits on media: what may be fetched, and how large it may be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 class MediaLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds on one medium and on fetching it. Every one is a flag of the frontend and of workers."""
+    """Limits on one medium and on fetching it. Each is a flag of the frontend and of workers."""
 
     media_max_bytes: Annotated[int, Meta(gt=0, description="Maximum bytes of one medium as fetched (file size).")] = (
         20 * MIB

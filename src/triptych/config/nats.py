@@ -1,4 +1,4 @@
-"""Configuration of ``triptych nats``."""
+"""Configures ``triptych nats``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_PORT = 4222
 
 
 class NatsServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A NATS server for one deployment; clients need TRIPTYCH_NATS_TOKEN where that is set here."""
+    """A NATS server for one deployment; clients need TRIPTYCH_NATS_TOKEN if it is set here."""
 
     host: Annotated[str, Meta(description="Address to listen on; off loopback, TRIPTYCH_NATS_TOKEN must be set.")] = (
         "127.0.0.1"

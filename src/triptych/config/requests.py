@@ -1,4 +1,4 @@
-"""Bounds on one request: what it may hold is counted before anything is made of it.
+"""Configures the limits on one request, which are counted before anything is made of it.
 
 A struct extends one other at most, so these stand upon the limits of schemas, those upon the HTTP server's settings,
 and the frontend's upon all.

@@ -1,4 +1,4 @@
-"""Configuration of how a frontend chooses workers."""
+"""Configures how a frontend chooses workers."""
 
 from __future__ import annotations
 

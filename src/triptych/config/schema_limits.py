@@ -1,4 +1,4 @@
-"""Limits on JSON schemas: what of a request an engine has to compile."""
+"""Configures the limits on JSON schemas, which an engine has to compile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_DEPTH = 64
 
 
 class SchemaLimits(HttpConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds on what can be counted of a schema or a pattern before an engine sees it."""
+    """Limits that can be counted in a schema or a pattern before an engine sees it."""
 
     max_schema_bytes: Annotated[int, Meta(gt=0, description="Maximum bytes of a JSON schema in `response_format`.")] = (
         128 << 10

@@ -1,4 +1,4 @@
-"""Configuration of the two long-running processes, frontend and worker, and what both share."""
+"""Configures the two long-running processes, frontend and worker, and what both share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_ENGINE = "vllm"
 
 
 class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How processes of one deployment find each other, and whom they trust."""
+    """The planes: how processes of one deployment find and trust each other."""
 
     plane: Annotated[
         str,
@@ -86,7 +86,7 @@ class PlaneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a process that is started by hand joins a deployment."""
+    """Joining a running deployment."""
 
     join: Annotated[
         bool,
@@ -98,7 +98,7 @@ class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FrontendConfig(RequestLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The HTTP server and the processor in it."""
+    """The frontend: an HTTP server and the processor in it."""
 
     enable_multimodal: Annotated[bool, Meta(description="Accept media in requests.")] = False
     enable_mm_embeds: Annotated[

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 
 class SimulateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A trace over workers in virtual time."""
+    """A replay of a trace on workers in virtual time."""
 
     workers: Annotated[int, Meta(gt=0, le=4096, description="Number of workers.")] = 8
     policy: Annotated[

@@ -1,4 +1,4 @@
-"""Configuration of the supervisor of ``triptych up`` and its like."""
+"""Configures the supervisor of ``triptych up`` and ``triptych demo``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration of the transfer plane: how tensors move between workers, and its bounds."""
+"""Configures the transfer plane: how tensors move between workers, and its limits."""
 
 from __future__ import annotations
 
