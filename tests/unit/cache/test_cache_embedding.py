@@ -165,3 +165,60 @@ async def test_an_error_that_nobody_waits_for_is_not_complained_of(caplog):
     del flight, asking
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_no_more_is_evicted_than_is_missing():
+    cache, maker = EmbeddingCache(1 << 20), Maker()
+    maker.go.set()
+    for block in await cache.get(["a", "b"], maker):
+        block.close()
+    cache.reclaim(4)
+    assert [cache.holds(name) for name in "ab"] == [False, True]
+    await close(cache, maker)
+
+
+async def test_each_name_lost_by_anothers_error_is_made_by_itself():
+    cache, maker = EmbeddingCache(0), Maker()
+    assert await outcomes(cache, maker, ["bad", "x", "y"], ["x", "y"]) == ["bad", "made"]
+    assert sorted(maker.calls) == [["bad", "x", "y"], ["x"], ["y"]]
+    await close(cache, maker)
+
+
+async def test_the_next_caller_does_not_join_work_that_is_being_cancelled():
+    cache, maker = EmbeddingCache(0), Maker()
+    first = asyncio.create_task(cache.get(["a"], maker))
+    await until(lambda: maker.calls, "it is being made")
+    first.cancel()
+    second = asyncio.create_task(cache.get(["a"], maker))
+    maker.go.set()
+    [block] = await second
+    block.close()
+    assert maker.calls == [["a"], ["a"]]
+    await close(cache, maker)
+
+
+async def test_what_is_made_after_the_last_waiter_left_is_given_back():
+    cache, maker = EmbeddingCache(0), Maker()
+
+    async def unstoppable(names):
+        try:
+            return await maker(names)
+        except asyncio.CancelledError:
+            maker.go.set()
+            return await maker(names)
+
+    waiter = asyncio.create_task(cache.get(["a"], unstoppable))
+    await until(lambda: maker.calls, "it is being made")
+    waiter.cancel()
+    await until(lambda: len(maker.calls) == 2 and not cache._running, "it was made all the same")
+    await close(cache, maker)
+
+
+async def test_a_name_may_need_no_buffer():
+    cache = EmbeddingCache(1 << 20)
+
+    async def nothing(names):
+        return [None for _ in names]
+
+    assert await cache.get(["a", "b"], nothing) == [None, None]
+    await cache.close()

@@ -146,3 +146,4 @@ def test_a_token_that_the_library_cannot_place_begins_a_new_stream():
     tokenizer = NAMED["sentencepiece"]
     ids = [tokenizer.fast.token_to_id(token) for token in ("<0x55>", "<0xB8>", "▁a", "▁b")]
     assert pieces_of(tokenizer, ids) == ["U", "", "a", " b", ""]
+    assert pieces_of(tokenizer, ids[:3]) == ["U", "", "a", ""], "it is said once"
