@@ -11,7 +11,7 @@ from __future__ import annotations
 from triptych.contracts.spans import Mode, Span
 from triptych.simulate.profiles import LLAMA_8B_H100, SECOND
 from triptych.simulate.trace import Trace, TraceRequest
-from triptych.simulate.world import Setting, World
+from triptych.simulate.world import Scenario, World
 
 PUBLISHED = {
     (128, 128): 28312, (128, 2048): 22714, (128, 4096): 14325, (500, 2000): 17660, (1000, 1000): 15220,
@@ -61,7 +61,7 @@ def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
 
 def modelled(point: tuple[int, int], requests: int) -> float:
     """Returns the output tokens/s of one modelled engine that has all ``requests`` from the start."""
-    setting = Setting(profile=LLAMA_8B_H100, mode=Mode.EPD, workers={Span.EPD: 1}, policy="random")
+    setting = Scenario(profile=LLAMA_8B_H100, mode=Mode.EPD, workers={Span.EPD: 1}, policy="random")
     full = point[0] // 64  # blocks of a prompt, which is like no other
     prompts = [TraceRequest(0.0, *point, tuple(range(full * index, full * (index + 1)))) for index in range(requests)]
     trace = Trace("full load", 64, prompts)

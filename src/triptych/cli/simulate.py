@@ -102,10 +102,10 @@ def _runs(path: Path, config: SimulateConfig) -> Runs:
     from triptych.simulate.profiles import profile_named
     from triptych.simulate.report import Targets
     from triptych.simulate.runs import Runs
-    from triptych.simulate.trace import Wanted, read_trace
+    from triptych.simulate.trace import TraceOptions, read_trace
 
     profile = profile_named(config.profile)
-    trace = read_trace(path, Wanted(config.limit or None, config.repeated_media, config.duration_s, config.seed))
+    trace = read_trace(path, TraceOptions(config.limit or None, config.repeated_media, config.duration_s, config.seed))
 
     def share_out(mode: Mode) -> dict[Span, int]:
         if config.split is not None:

@@ -1,8 +1,8 @@
-"""Blocks of KV cache: counted by those who use them, kept by their hashes when nobody does, evicted by age.
+"""Models the KV blocks of an engine: their users are counted, unused blocks are kept by hash and evicted by age.
 
-As vLLM keeps them: a request's blocks are freed from the last to the first, and the block that nobody has used for
-longest is the first to be taken. So a block never outlives one that stands before it in a prompt. What is evicted may
-go to host memory, from where it is read back to be used, and dropped by age in turn.
+It works as vLLM does. A request's blocks are freed from the last to the first, and the block unused for longest is
+taken first. So a block never outlives one that stands before it in a prompt. Evicted blocks may go to host memory. From
+there they are read back when they are needed, or dropped by age in turn.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from triptych.contracts.kv_events import Level
 DEVICE, HOST = Level.DEVICE, Level.HOST
 
 
-class Change(NamedTuple):
-    """A block that can be found by its hash from now on, or no more, counting all tiers down to ``level``."""
+class BlockChange(NamedTuple):
+    """A block that can be found by its hash from now on, or no longer, counting all tiers down to ``level``."""
 
     stored: bool
     hash: int
@@ -25,45 +25,47 @@ class Change(NamedTuple):
 
 
 class BlockPool:
-    """Keys are hashes, 0 and above, or names of blocks that nobody else can use, below 0."""
+    """Keeps blocks by key. A key is a hash, 0 or above, or a private name below 0 of a block that cannot be shared."""
 
     def __init__(self, blocks: int, host_blocks: int = 0) -> None:
-        """``host_blocks`` is the size of host memory for blocks that the device evicts."""
+        """``host_blocks`` is the number of evicted blocks that host memory can keep."""
         self.blocks = blocks
         self._host_blocks = host_blocks
         self._host: OrderedDict[int, None] = OrderedDict()
         self._users: dict[int, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._blank = blocks
+        """Number of blocks that hold nothing."""
         self._names = 0
-        self._changes: list[Change] = []
+        self._changes: list[BlockChange] = []
 
     @property
     def free(self) -> int:
-        """Blocks that can be taken."""
+        """Number of blocks that can be taken."""
         return self._blank + len(self._idle)
 
     def holds(self, key: int) -> bool:
+        """Returns whether the device has the block."""
         return key in self._users or key in self._idle
 
-    def matched(self, hashes: Sequence[int], most: int) -> int:
-        """Returns how many of the first blocks are here, at most ``most``."""
-        for index, key in enumerate(hashes[:most]):
+    def matched(self, hashes: Sequence[int], max_blocks: int) -> int:
+        """Returns how many of the first blocks are here, at max_blocks ``max_blocks``."""
+        for index, key in enumerate(hashes[:max_blocks]):
             if not self.holds(key):
                 return index
-        return min(most, len(hashes))
+        return min(max_blocks, len(hashes))
 
     def matched_on_host(self, hashes: Sequence[int]) -> int:
         """Returns how many of the first blocks are in host memory."""
         return next((index for index, key in enumerate(hashes) if key not in self._host), len(hashes))
 
     def read_back(self, hashes: Sequence[int]) -> list[int]:
-        """Blocks of host memory, to be used on the device. There must be as many free ones."""
+        """Moves blocks from host memory to the device and takes them. There must be as many free blocks."""
         for key in hashes:
             del self._host[key]
         for key in hashes:
             self._free_one()
-            self._changes.append(Change(True, key))
+            self._changes.append(BlockChange(True, key))
             self._users[key] = 1
         return list(hashes)
 
@@ -72,7 +74,7 @@ class BlockPool:
         return sum(key in self._idle for key in hashes)
 
     def use(self, key: int) -> None:
-        """Adds a user to a block that is here."""
+        """Adds a user to a block that the device has."""
         if key in self._idle:
             del self._idle[key]
             self._users[key] = 1
@@ -81,7 +83,7 @@ class BlockPool:
 
     def take(self, key: int | None = None) -> int:
         """Takes a free block, named ``key`` if that is given. Returns the key. There must be a free block."""
-        if key is not None and self.holds(key):  # computed by two at once: kept once
+        if key is not None and self.holds(key):  # two requests computed it at the same time; it is kept once
             self.use(key)
             return key
         if key is None:
@@ -103,12 +105,12 @@ class BlockPool:
         oldest, _ = self._idle.popitem(last=False)
         if oldest < 0:
             return
-        self._changes.append(Change(False, oldest))
+        self._changes.append(BlockChange(False, oldest))
         if self._host_blocks:
             self._host[oldest] = None
             if len(self._host) > self._host_blocks:
                 dropped, _ = self._host.popitem(last=False)
-                self._changes.append(Change(False, dropped, HOST))
+                self._changes.append(BlockChange(False, dropped, HOST))
 
     def _leaves_host(self, key: int) -> bool:
         """Removes a block from host memory, where it is useless beside one on the device.
@@ -122,9 +124,9 @@ class BlockPool:
 
     def _found(self, key: int, below: bool) -> None:
         """Records that a block was computed and can be found. With ``below`` host memory had it until now."""
-        self._changes.append(Change(True, key))
+        self._changes.append(BlockChange(True, key))
         if self._host_blocks and not below:
-            self._changes.append(Change(True, key, HOST))
+            self._changes.append(BlockChange(True, key, HOST))
 
     def name(self, key: int, known_as: int) -> int:
         """Names a full block of one user by its hash, so that others find it. Returns its key."""
@@ -149,8 +151,8 @@ class BlockPool:
         """Forgets all blocks, of which none may be in use."""
         assert not self._users, "a block is in use"
         for key in (key for key in self._idle if key >= 0):
-            self._changes += [Change(False, key, level) for level in self.levels]
-        self._changes += [Change(False, key, HOST) for key in self._host]
+            self._changes += [BlockChange(False, key, level) for level in self.levels]
+        self._changes += [BlockChange(False, key, HOST) for key in self._host]
         self._idle.clear()
         self._host.clear()
         self._blank = self.blocks
@@ -165,7 +167,7 @@ class BlockPool:
         """The levels that changes are about."""
         return (DEVICE, HOST) if self._host_blocks else (DEVICE,)
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[BlockChange]:
         """Returns the changes since the last call."""
         told, self._changes = self._changes, []
         return told

@@ -1,4 +1,4 @@
-"""A line chart as SVG text, axes linear or logarithmic."""
+"""Draws line charts as SVG text, with linear or logarithmic axes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def _round_step(step: float) -> float:
 
 
 def line_chart(title: str, across: Axis, up: Axis, series: Sequence[Series]) -> str:
-    """Values of a logarithmic axis must be above 0, and there must be a point. A legend stands on the right."""
+    """Returns a chart as SVG text, with a legend on the right.
+
+    There must be one point or more, and values of a logarithmic axis must be above 0.
+    """
     points = [point for one in series for point in one.points]
     x = _Scale([point[0] for point in points], across, _LEFT, _WIDTH - _RIGHT)
     y = _Scale([point[1] for point in points], up, _HEIGHT - _BOTTOM, _TOP)

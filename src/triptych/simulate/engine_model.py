@@ -1,11 +1,12 @@
-"""A discrete model of an engine with continuous batching, without a clock: steps of a token budget over paged blocks.
+"""Models an engine with continuous batching, without a clock: steps of a token budget over paged blocks.
 
-It schedules as vLLM does. What runs comes first, in order of arrival, with all the tokens that it lacks or as many as
-the budget leaves (chunked prefill; a sequence that decodes lacks one); then what waits, after what the prefix cache
-has of it. Where blocks are short, the sequence that came last is put back and computed again later.
+It schedules as vLLM does. Running jobs come first, in order of arrival. Each gets all the tokens that it has to
+compute, or as many as the budget leaves (chunked prefill; a decoding job has one). Then waiting jobs are admitted,
+which begin after the part that the prefix cache has. If blocks run out, the job that came last is preempted and
+computed again later.
 
-A step is planned, takes its time elsewhere, and is finished. Steps in which nothing but decoding goes on are planned
-many at once, up to the first at which anything changes.
+A caller plans a step, lets its time pass, and finishes it. Steps that only decode are planned many at once, up to the
+first one at which anything changes.
 """
 
 from __future__ import annotations
@@ -19,53 +20,53 @@ from triptych.simulate.profiles import Profile, Rates
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class EngineJob:
     """The work of an engine for one request."""
 
     id: int
     prompt_tokens: int
     output_tokens: int
-    """At least 1, and 2 with ``arrived_kv``: the first token was made elsewhere."""
+    """At least 1; at least 2 with ``arrived_kv``, because the first token was made elsewhere."""
     hashes: Sequence[int] = ()
     """Hashes of the prompt's full blocks, as ``kv.block_hash`` chains them."""
     media: Sequence[tuple[int, int]] = ()
     """(content, tokens) of each medium that is encoded here."""
     arrived_kv: bool = False
-    """The prompt's KV cache was computed elsewhere, and is brought along."""
+    """Whether the prompt's KV cache was computed elsewhere and comes with the job."""
     keep: bool = False
-    """Its blocks stay, once it is done, until it is released."""
+    """Whether the blocks of the finished job stay until ``release``."""
     cached_tokens: int = -1
     """Tokens at the prompt's start that the prefix cache had; negative until it was looked up."""
     computed: int = 0
     made: int = 0
     blocks: list[int] = field(default_factory=list)
     resumed: bool = False
-    """It did not decode in the step before."""
-    told_at: int = 0
-    """For a ``resumed`` job: when its last token came, for callers with a clock."""
+    """Whether the job did not decode in the step before."""
+    last_token_at: int = 0
+    """The time of a ``resumed`` job's last token, set by the caller, who has the clock."""
 
     @property
-    def lacks(self) -> int:
-        """Tokens to be computed before its next one can be drawn."""
+    def tokens_to_compute(self) -> int:
+        """Number of tokens to compute before the next one can be drawn."""
         return self.prompt_tokens + self.made - self.computed
 
 
 @dataclass(slots=True)
-class Step:
+class EngineStep:
     """One step, or ``count`` equal steps of decoding alone."""
 
     rates: Rates
-    work: list[tuple[Job, int]]
-    """Tokens to compute for each job in one step."""
+    work: list[tuple[EngineJob, int]]
+    """The jobs, each with the number of tokens to compute for it in one step."""
     fixed: int
-    """Picoseconds of prefill and encoding, in a step that has any; then ``count`` is 1."""
+    """The time of prefill and encoding in picoseconds. If it is above 0, ``count`` is 1."""
     decodes: int
     context: int
-    """Tokens that those which decode read in the first step."""
+    """Number of tokens in the KV caches that all decoding jobs read in the first step."""
     count: int
 
     def duration(self, steps: int) -> int:
-        """Picoseconds of the first ``steps``."""
+        """Returns the time of the first ``steps`` in picoseconds."""
         return self.rates.step * steps + self.fixed + self.rates.decoding(self.decodes, self.context, steps)
 
     def steps_by(self, elapsed: int) -> int:
@@ -81,18 +82,18 @@ class Step:
 
 
 @dataclass(slots=True)
-class Finished:
+class StepResult:
     """The results of a step."""
 
-    first: list[Job] = field(default_factory=list)
-    """Their first token is there."""
-    resumed: list[Job] = field(default_factory=list)
-    """Their next token is there after they did not decode for a while."""
-    done: list[Job] = field(default_factory=list)
+    first: list[EngineJob] = field(default_factory=list)
+    """Jobs that have made their first token."""
+    resumed: list[EngineJob] = field(default_factory=list)
+    """Jobs that have made a token after a pause."""
+    done: list[EngineJob] = field(default_factory=list)
 
 
-class EmbeddingCache:
-    """Embeddings by content, as many as fit ``tokens``; those used longest ago are dropped."""
+class EmbeddingCacheModel:
+    """Models an encoder's cache: embeddings by content, up to ``tokens``; those used longest ago are dropped."""
 
     def __init__(self, tokens: int) -> None:
         self._max = tokens
@@ -100,7 +101,7 @@ class EmbeddingCache:
         self._tokens = 0
 
     def lacked(self, media: Sequence[tuple[int, int]]) -> int:
-        """Tokens of those media that are not here; from now on they are."""
+        """Returns the number of tokens of media that are not cached, and caches them."""
         lacked = 0
         for content, tokens in media:
             if content in self._held:
@@ -118,18 +119,18 @@ class EngineModel:
     """Models an engine one step at a time: ``plan``, then ``finish``."""
 
     def __init__(self, profile: Profile, block_size: int, *, together: bool = True) -> None:
-        """With ``together`` equal steps are planned at once; the results are the same."""
+        """With ``together``, equal steps are planned at once; the results are the same."""
         self._profile = profile
         self._rates = profile.rates
         self._block_size = block_size
         self._together = together
         self.pool = BlockPool(max(1, profile.kv_tokens // block_size), profile.host_kv_tokens // block_size)
         self._read_tokens = 0
-        """Read back from host memory in this step."""
-        self._embeddings = EmbeddingCache(profile.embedding_cache_tokens)
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
-        self.preempted: list[Job] = []
+        """Number of tokens read back from host memory in this step."""
+        self._embeddings = EmbeddingCacheModel(profile.embedding_cache_tokens)
+        self.waiting: deque[EngineJob] = deque()
+        self.running: list[EngineJob] = []
+        self.preempted: list[EngineJob] = []
         """The jobs that the last plan preempted."""
 
     def fits(self, tokens: int) -> bool:
@@ -140,15 +141,16 @@ class EngineModel:
         """Returns the tokens that the cache has of a prompt of these blocks, from its start."""
         return self.pool.matched(hashes, len(hashes)) * self._block_size
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: EngineJob) -> None:
+        """Puts a job into the queue."""
         self.waiting.append(job)
 
-    def release(self, job: Job) -> None:
+    def release(self, job: EngineJob) -> None:
         """Releases the blocks of a finished job that was to ``keep`` them."""
         self.pool.release(job.blocks)
         job.blocks = []
 
-    def abort(self, job: Job) -> None:
+    def abort(self, job: EngineJob) -> None:
         """Aborts a job. Does nothing for a finished one."""
         if job in self.waiting:
             self.waiting.remove(job)
@@ -158,8 +160,8 @@ class EngineModel:
 
     # A step.
 
-    def plan(self) -> Step | None:
-        """Returns the next step; None if there is no work, or none that can be done."""
+    def plan(self) -> EngineStep | None:
+        """Returns the next step, or None if there is no work that can be done."""
         self.preempted = []
         self._read_tokens = 0
         budget = self._profile.max_num_batched_tokens
@@ -170,11 +172,11 @@ class EngineModel:
             self._admit(budget, work, media)
         return self._step(work, media) if work else None
 
-    def _run(self, budget: int) -> list[tuple[Job, int]]:
-        work: list[tuple[Job, int]] = []
+    def _run(self, budget: int) -> list[tuple[EngineJob, int]]:
+        work: list[tuple[EngineJob, int]] = []
         while len(work) < len(self.running) and budget:
             job = self.running[len(work)]
-            tokens = min(job.lacks, budget)
+            tokens = min(job.tokens_to_compute, budget)
             while not self._grow(job, job.computed + tokens):
                 self._preempt()
                 if len(work) == len(self.running):
@@ -190,7 +192,7 @@ class EngineModel:
         self.waiting.appendleft(job)
         self.preempted.append(job)
 
-    def _admit(self, budget: int, work: list[tuple[Job, int]], media: list[tuple[int, int]]) -> None:
+    def _admit(self, budget: int, work: list[tuple[EngineJob, int]], media: list[tuple[int, int]]) -> None:
         while self.waiting and budget and len(self.running) < self._profile.max_num_seqs:
             job = self.waiting[0]
             below: Sequence[int] = ()
@@ -223,8 +225,11 @@ class EngineModel:
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
 
-    def _grow(self, job: Job, tokens: int) -> bool:
-        """Blocks for the first ``tokens`` of a job; full ones of the prompt by their hashes. False: there are none."""
+    def _grow(self, job: EngineJob, tokens: int) -> bool:
+        """Takes blocks for the first ``tokens`` of a job. Full blocks of the prompt get their hashes.
+
+        Returns False if there are not enough free blocks.
+        """
         full = min(tokens // self._block_size, len(job.hashes))
         missing = self._blocks_for(tokens) - len(job.blocks)
         if missing > self.pool.free:
@@ -236,7 +241,7 @@ class EngineModel:
             job.blocks.append(self.pool.take(job.hashes[index] if index < full else None))
         return True
 
-    def _step(self, work: list[tuple[Job, int]], media: Sequence[tuple[int, int]]) -> Step:
+    def _step(self, work: list[tuple[EngineJob, int]], media: Sequence[tuple[int, int]]) -> EngineStep:
         rates = self._rates
         fixed = decodes = context = 0
         for job, tokens in work:
@@ -251,24 +256,24 @@ class EngineModel:
             fixed += rates.moving(self._read_tokens * rates.kv_token_bytes)
         count = 1
         if self._together and decodes == len(work) == len(self.running):
-            count = min(self._alike(job) for job, _ in work)
-        return Step(rates, work, fixed, decodes, context, count)
+            count = min(self._equal_steps(job) for job, _ in work)
+        return EngineStep(rates, work, fixed, decodes, context, count)
 
-    def _alike(self, job: Job) -> int:
-        """Steps of a job that decodes until it is done, or needs another block."""
+    def _equal_steps(self, job: EngineJob) -> int:
+        """Returns the number of steps until a decoding job is done or needs another block."""
         if job.resumed:
             return 1
         return min(job.output_tokens - job.made, len(job.blocks) * self._block_size - job.computed)
 
-    def finish(self, step: Step) -> Finished:
-        """Ends ``step``, or ``step.count`` of them."""
-        finished = Finished()
+    def finish(self, step: EngineStep) -> StepResult:
+        """Ends ``step``, which stands for ``step.count`` steps."""
+        finished = StepResult()
         for job, tokens in step.work:
-            draws = tokens == job.lacks
+            draws = tokens == job.tokens_to_compute
             job.computed += tokens * step.count
             if draws:
                 job.made += step.count
-                self._tell(job, finished)
+                self._sort(job, finished)
         if finished.done:
             self.running = [job for job in self.running if job.made < job.output_tokens]
             for job in finished.done:
@@ -276,7 +281,7 @@ class EngineModel:
                     self.release(job)
         return finished
 
-    def _tell(self, job: Job, finished: Finished) -> None:
+    def _sort(self, job: EngineJob, finished: StepResult) -> None:
         if job.made == 1:
             finished.first.append(job)
         elif job.resumed:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _BUCKETS_AN_E = 200
-"""Buckets are 0.5 % wide."""
+"""The number of buckets for each factor of e, so that a bucket is 0.5 % wide."""
 
 
 class Histogram:
-    """Durations in picoseconds, each so many times."""
+    """Counts durations in picoseconds."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
@@ -38,7 +38,7 @@ class Record:
     prompt_tokens: int
     output_tokens: int
     first: int = -1
-    """Its first token; below 0: there was none, for no engine has room for it."""
+    """The time of the first token. Negative if there was none, because no engine has room for the request."""
     end: int = -1
     cached_tokens: int = 0
 
@@ -48,12 +48,14 @@ class Record:
 
     @property
     def tpot(self) -> float:
-        """Mean time of a token after the first."""
+        """The mean time of a token after the first."""
         return (self.end - self.first) / (self.output_tokens - 1) if self.output_tokens > 1 else 0.0
 
 
 @dataclass(slots=True)
 class Measures:
+    """The measurements of one run."""
+
     records: list[Record] = field(default_factory=list)
     itl: Histogram = field(default_factory=Histogram)
     preemptions: int = 0

@@ -20,19 +20,19 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """The costs of work, in picoseconds."""
 
     step: int
-    """A step of the engine, whatever is in it: reading the weights, launching, scheduling."""
+    """The fixed cost of each step: reading the weights, launching, scheduling."""
     prefill_token: int
     prefill_pair: int
-    """Attention between a token that is prefilled and one in its context."""
+    """The cost of attention between one prefilled token and one token of its context."""
     decode_sequence: int
-    """One token of a decoding sequence, without its context."""
+    """The cost of one token of a decoding sequence, without its context."""
     kv_token: int
-    """Reading one token of the context of a sequence that decodes."""
+    """The cost of reading one token of a decoding sequence's context."""
     encode_call: int
     encode_token: int
-    """Cost for each token that a medium takes in the prompt."""
+    """The cost of each token that a medium takes in the prompt."""
     transfer_call: int
-    """Until the first byte arrives at another worker."""
+    """The time until the first byte arrives at another worker."""
     bytes_per_s: int
     kv_token_bytes: int
     embedding_token_bytes: int
@@ -131,7 +131,7 @@ PROFILES = {one.name: one for one in (LLAMA_8B_H100, DEMO_CPU)}
 
 
 def profile_named(name: str) -> Profile:
-    """Raises ConfigError that lists the known ones."""
+    """Returns a profile by name. Raises ConfigError that lists the known profiles."""
     if name not in PROFILES:
         raise ConfigError(f"unknown profile {name}{or_all(name, PROFILES)}")
     return PROFILES[name]

@@ -13,14 +13,14 @@ from triptych.simulate.trace import Trace
 
 
 class Targets(msgspec.Struct, frozen=True):
-    """The limits that a request of the goodput does not exceed."""
+    """The limits that a request must meet to count for the goodput."""
 
     ttft_s: float
     tpot_ms: float
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one run."""
+    """The figures of one run."""
 
     policy: str
     mode: Mode
@@ -28,9 +28,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     speed: float
     offered_per_s: float
     served_per_s: float
-    """Requests, from the first arrival to the last token."""
+    """Finished requests per second, from the first arrival to the last token."""
     unserved: int
-    """Requests that no engine has room for."""
+    """Number of requests that no engine has room for."""
     hit_share: float
     """The share of prompt tokens that prefix caches had."""
     ideal_hit_share: float
@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     goodput_per_s: float
     preemptions: int
     ttft_curve_s: list[float]
-    """TTFT at each hundredth of the requests."""
+    """The TTFT at each hundredth of the requests."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +59,12 @@ def outcome(
     targets: Targets,
 ) -> Outcome:  # fmt: skip
     """Returns the figures of a run of ``trace``, at the speed of the run."""
-    served = [one for one in measures.records if one.end >= 0]
-    ttft = sorted(one.ttft / SECOND for one in served)
-    good = sum(one.ttft <= targets.ttft_s * SECOND and one.tpot <= targets.tpot_ms * MILLISECOND for one in served)
-    seconds = max((one.end for one in served), default=SECOND) / SECOND
+    served = [record for record in measures.records if record.end >= 0]
+    ttft = sorted(record.ttft / SECOND for record in served)
+    good = sum(
+        record.ttft <= targets.ttft_s * SECOND and record.tpot <= targets.tpot_ms * MILLISECOND for record in served
+    )
+    seconds = max((record.end for record in served), default=SECOND) / SECOND
     return Outcome(
         policy=policy,
         mode=mode,
@@ -71,7 +73,8 @@ def outcome(
         offered_per_s=len(trace.requests) / max(trace.seconds, 1e-9),
         served_per_s=len(served) / seconds,
         unserved=len(measures.records) - len(served),
-        hit_share=sum(one.cached_tokens for one in served) / max(1, sum(one.prompt_tokens for one in served)),
+        hit_share=sum(record.cached_tokens for record in served)
+        / max(1, sum(record.prompt_tokens for record in served)),
         ideal_hit_share=ideal,
         ttft_s={f"p{share}": percentile(ttft, share / 100) for share in (50, 90, 99)},
         itl_ms={f"p{share}": measures.itl.percentile(share / 100) / MILLISECOND for share in (50, 99)},
@@ -90,15 +93,16 @@ _HEADING = (
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Returns a table with a line for each run."""
-    return "\n".join([_HEADING, *(line(one) for one in outcomes)])
+    return "\n".join([_HEADING, *(line(result) for result in outcomes)])
 
 
-def line(one: Outcome) -> str:
-    ttft, itl = one.ttft_s, one.itl_ms
+def line(run: Outcome) -> str:
+    """Returns the line of one run."""
+    ttft, itl = run.ttft_s, run.itl_ms
     return (
-        f"{one.mode.value:6} {one.policy:13} {one.speed:6.4g} {one.offered_per_s:9.2f} {one.served_per_s:9.2f} "
-        f"{one.hit_share:6.1%} {one.ideal_hit_share:6.1%} {ttft['p50']:8.2f}s {ttft['p90']:6.2f}s {ttft['p99']:6.2f}s "
-        f"{itl['p50']:6.1f}ms {itl['p99']:5.0f}ms {one.goodput_per_s:9.2f} {one.goodput_share:6.1%}"
+        f"{run.mode.value:6} {run.policy:13} {run.speed:6.4g} {run.offered_per_s:9.2f} {run.served_per_s:9.2f} "
+        f"{run.hit_share:6.1%} {run.ideal_hit_share:6.1%} {ttft['p50']:8.2f}s {ttft['p90']:6.2f}s {ttft['p99']:6.2f}s "
+        f"{itl['p50']:6.1f}ms {itl['p99']:5.0f}ms {run.goodput_per_s:9.2f} {run.goodput_share:6.1%}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Requests drawn from ServeGen's description of a service for texts with pictures.
+"""Draws requests from ServeGen's description of a service for texts with pictures.
 
 A folder holds, for each client, ``chunk-N-trace.csv`` (start of a window in s, requests/s, coefficient of variation,
 distribution of the gaps, its shape and scale) and ``chunk-N-dataset.json`` (by windows: histograms of the tokens of
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 Row = tuple[float, int, int, tuple[int, ...], tuple[tuple[int, int], ...]]
-"""Arrival in s, tokens of the prompt and of the answer, hashes (none), media as (content, tokens)."""
+"""One request: arrival in s, tokens of the prompt and of the answer, hashes (none), media as (content, tokens)."""
 
 _GAPS: dict[str, Callable[[random.Random, float], float]] = {
     "Gamma": lambda rng, shape: rng.gammavariate(shape, 1 / shape),
     "Weibull": lambda rng, shape: rng.weibullvariate(1, shape) / _weibull_mean(shape),
 }
-"""Draw gaps with a mean of 1. Unknown distributions are taken for exponential ones."""
+"""Functions that draw gaps with a mean of 1. Unknown distributions count as exponential."""
 
 
 class _Histogram(NamedTuple):
@@ -35,7 +35,7 @@ class _Histogram(NamedTuple):
 
 
 class _Media:
-    """Pictures, of which a share came before."""
+    """Draws pictures, of which a share came before."""
 
     def __init__(self, repeated: float, rng: random.Random) -> None:
         self._repeated = repeated

@@ -8,7 +8,7 @@ from triptych.simulate.profiles import Profile
 from triptych.simulate.trace import Trace
 
 _BATCH = 64
-"""Sequences that share a step of decoding, for an estimate."""
+"""The assumed number of sequences that share a step of decoding."""
 
 
 def by_work(mode: Mode, workers: int, trace: Trace, profile: Profile) -> dict[Span, int]:
@@ -28,14 +28,15 @@ def by_work(mode: Mode, workers: int, trace: Trace, profile: Profile) -> dict[Sp
 
 
 def _work(trace: Trace, profile: Profile) -> dict[str, int]:
-    """Picoseconds by stage."""
+    """Returns the work of each stage in picoseconds."""
     rates = profile.rates
     work = dict.fromkeys("epd", 0)
-    for one in trace.requests:
-        if one.media:
-            work["e"] += rates.encoding(sum(tokens for _, tokens in one.media))
-        work["p"] += rates.step + rates.prefilling(one.prompt_tokens, 0)
-        work["d"] += rates.step * one.output_tokens // _BATCH + rates.decoding(1, one.prompt_tokens, one.output_tokens)
+    for request in trace.requests:
+        prompt, output = request.prompt_tokens, request.output_tokens
+        if request.media:
+            work["e"] += rates.encoding(sum(tokens for _, tokens in request.media))
+        work["p"] += rates.step + rates.prefilling(prompt, 0)
+        work["d"] += rates.step * output // _BATCH + rates.decoding(1, prompt, output)
     return work
 
 

@@ -1,4 +1,4 @@
-"""Requests of public traces. Which format it is, is seen by the file itself.
+"""Reads requests from public traces, and recognises the format by the file itself.
 
 - Mooncake (github.com/kvcache-ai/Mooncake, FAST25-release/traces): JSON lines with ``hash_ids``, one for each 512
   tokens of a prompt; equal ids stand for equal prefixes.
@@ -29,13 +29,13 @@ PLAIN_BLOCK = 128
 
 class TraceRequest(NamedTuple):
     arrival_s: float
-    """Since the trace began."""
+    """Seconds since the trace began."""
     prompt_tokens: int
     output_tokens: int
     hashes: tuple[int, ...] = ()
     """Hashes of the prompt's full blocks."""
     media: tuple[tuple[int, int], ...] = ()
-    """(content, tokens); their tokens are among the prompt's."""
+    """Pairs (content, tokens) of the media; their tokens count among the prompt's."""
 
 
 class Trace(NamedTuple):
@@ -43,7 +43,7 @@ class Trace(NamedTuple):
     block_size: int
     requests: list[TraceRequest]
     left_out: int = 0
-    """Requests without a prompt or without an output, which no engine can be asked for."""
+    """Number of requests that were left out because they have no prompt or no output."""
 
     @property
     def seconds(self) -> float:
@@ -51,16 +51,18 @@ class Trace(NamedTuple):
 
     def faster(self, speed: float) -> Trace:
         """Returns the same trace, ``speed`` times as fast."""
-        return self._replace(requests=[one._replace(arrival_s=one.arrival_s / speed) for one in self.requests])
+        return self._replace(
+            requests=[request._replace(arrival_s=request.arrival_s / speed) for request in self.requests]
+        )
 
 
-class Wanted(NamedTuple):
+class TraceOptions(NamedTuple):
     """The part of a trace that is used."""
 
     limit: int | None = None
-    """Most requests, from the start."""
+    """The limit on requests, counted from the start."""
     repeated_media: float = 0.0
-    """Share of media that came before; for a trace that does not tell."""
+    """The share of media that came before, for a trace that does not tell."""
     duration_s: float = 1200.0
     """The length of a trace that is drawn from distributions."""
     seed: int = 0
@@ -73,24 +75,24 @@ class _MooncakeRow(msgspec.Struct):
     hash_ids: list[int]
 
 
-def read_trace(path: Path, wanted: Wanted) -> Trace:
-    """Raises ConfigError that names what is wrong with it."""
+def read_trace(path: Path, wanted: TraceOptions) -> Trace:
+    """Reads a trace. Raises ConfigError that says what is wrong with it."""
     try:
         block_size, requests = _read(path, wanted)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (msgspec.MsgspecError, ValueError, KeyError, SyntaxError) as error:
         raise ConfigError(f"{path}: not a trace of a known format (Mooncake, Azure, ServeGen): {error}") from error
-    good = sorted(one for one in requests if one.prompt_tokens > 0 and one.output_tokens > 0)
+    good = sorted(request for request in requests if request.prompt_tokens > 0 and request.output_tokens > 0)
     left_out = len(requests) - len(good)
     if not good:
         raise ConfigError(f"{path}: no requests in it")
     first = good[0].arrival_s
-    good = [one._replace(arrival_s=one.arrival_s - first) for one in good[: wanted.limit]]
+    good = [request._replace(arrival_s=request.arrival_s - first) for request in good[: wanted.limit]]
     return Trace(path.stem, block_size, good, left_out)
 
 
-def _read(path: Path, wanted: Wanted) -> tuple[int, list[TraceRequest]]:
+def _read(path: Path, wanted: TraceOptions) -> tuple[int, list[TraceRequest]]:
     if path.is_dir():
         rng = random.Random(wanted.seed)
         rows = servegen.requests(path, wanted.duration_s, wanted.repeated_media, rng)
@@ -109,7 +111,7 @@ def _read(path: Path, wanted: Wanted) -> tuple[int, list[TraceRequest]]:
 
 
 def _each(rows: Iterable[tuple[int, T]], read: Callable[[T], TraceRequest]) -> list[TraceRequest]:
-    """Raises ValueError naming the number of the row that cannot be read."""
+    """Reads all rows. Raises ValueError with the number of the row that cannot be read."""
     requests = []
     for number, row in rows:
         try:

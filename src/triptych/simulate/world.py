@@ -1,6 +1,6 @@
-"""A deployment in virtual time: requests arrive, are sent to workers, and engines take their steps.
+"""Simulates a deployment in virtual time: requests arrive, are sent to workers, and engines take their steps.
 
-A heap of what happens when. Of things at one instant, what arrives at an engine comes before the end of its step.
+A heap holds the events by time. Of events at the same time, arrivals at an engine come before the end of its step.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from triptych.config.router import Weights
 from triptych.contracts.kv_events import Load
 from triptych.contracts.spans import Mode, Span
 from triptych.router.policy import PolicyName
-from triptych.simulate.choosing import Choosing, EncoderChoosing
-from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job, Step
+from triptych.simulate.engine_model import EmbeddingCacheModel, EngineJob, EngineModel, EngineStep, StepResult
 from triptych.simulate.measures import Measures, Record
 from triptych.simulate.profiles import SECOND, Profile
+from triptych.simulate.routers import EncoderRouter, PoolRouter
 from triptych.simulate.trace import Trace, TraceRequest
 
 _ARRIVES, _ENDS = 0, 1
 _TELL_EVERY = 1024
-"""Events between two words about how far a run has come."""
+"""The number of events between two calls that report progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """The setting of a simulation."""
+class Scenario:
+    """The scenario of a simulation."""
 
     profile: Profile
     mode: Mode
@@ -37,10 +37,10 @@ class Setting:
     policy: PolicyName
     weights: Weights = field(default_factory=Weights)
     event_delay_s: float = 0.01
-    """Until the router knows of a change in a worker's cache."""
+    """The time until the router learns of a change in a worker's cache."""
     seed: int = 0
     together: bool = True
-    """Equal steps of an engine are taken at once."""
+    """Whether equal steps of an engine are taken at once."""
 
 
 @dataclass(slots=True)
@@ -50,35 +50,35 @@ class _Node:
     place: int
     pool: _Pool
     engine: EngineModel
-    step: Step | None = None
+    step: EngineStep | None = None
     begun: int = 0
     turn: int = 0
-    """Tells the end of the step under way from those that were called off."""
+    """The number of the step under way. Ends of steps with another number were called off."""
 
 
 class _Pool:
-    def __init__(self, span: Span, setting: Setting, block_size: int) -> None:
-        names = [f"{span.value}-{index:04}" for index in range(setting.workers[span])]
+    def __init__(self, span: Span, scenario: Scenario, block_size: int) -> None:
+        names = [f"{span.value}-{index:04}" for index in range(scenario.workers[span])]
         self.span = span
-        self.choosing = Choosing(setting.policy, setting.weights, names, block_size, setting.seed)
+        self.router = PoolRouter(scenario.policy, scenario.weights, names, block_size, scenario.seed)
         self.nodes = [
-            _Node(place, self, EngineModel(setting.profile, block_size, together=setting.together))
+            _Node(place, self, EngineModel(scenario.profile, block_size, together=scenario.together))
             for place in range(len(names))
         ]
 
 
 class _Encoders:
-    """Encode workers: each takes one request's media after another."""
+    """Models encode workers. Each encodes the media of one request after another."""
 
     def __init__(self, workers: int, profile: Profile) -> None:
         self._rates = profile.rates
-        self.choosing = EncoderChoosing([f"e-{index:04}" for index in range(workers)])
-        self._caches = [EmbeddingCache(profile.embedding_cache_tokens) for _ in range(workers)]
+        self.router = EncoderRouter([f"e-{index:04}" for index in range(workers)])
+        self._caches = [EmbeddingCacheModel(profile.embedding_cache_tokens) for _ in range(workers)]
         self._free_at = [0] * workers
 
     def encode(self, now: int, media: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """Encodes media. Returns the worker, and when the embeddings will be at the worker that prefills."""
-        place = self.choosing.choose(media[0][0])
+        place = self.router.choose(media[0][0])
         lacked = self._caches[place].lacked(media)
         if lacked:
             self._free_at[place] = max(now, self._free_at[place]) + self._rates.encoding(lacked)
@@ -88,7 +88,7 @@ class _Encoders:
 
 
 @dataclass(slots=True)
-class _Course:
+class _RequestRun:
     """One request on its way.
 
     As in the frontend, all its workers are chosen, and their load counted, when it arrives.
@@ -99,31 +99,33 @@ class _Course:
     source: _Node
     """The worker that prefills."""
     left: Load
-    """Prefill that is counted at the source until the first token."""
+    """The prefill load that is counted at ``source`` until the first token."""
     target: _Node
     """The worker that decodes."""
     held: Load
-    """Counted at the target until the end."""
+    """The load that is counted at ``target`` until the end."""
 
 
 class World:
-    """One run of one trace."""
+    """Simulates one run of one trace."""
 
-    def __init__(self, setting: Setting, block_size: int) -> None:
-        self._rates = setting.profile.rates
-        self._delay = round(setting.event_delay_s * SECOND)
-        self._pools = {span: _Pool(span, setting, block_size) for span in setting.mode.spans if span is not Span.E}
-        self._encoders = _Encoders(setting.workers[Span.E], setting.profile) if Span.E in setting.mode.spans else None
+    def __init__(self, scenario: Scenario, block_size: int) -> None:
+        self._rates = scenario.profile.rates
+        self._delay = round(scenario.event_delay_s * SECOND)
+        self._pools = {span: _Pool(span, scenario, block_size) for span in scenario.mode.spans if span is not Span.E}
+        self._encoders = (
+            _Encoders(scenario.workers[Span.E], scenario.profile) if Span.E in scenario.mode.spans else None
+        )
         self._prefill = next(pool for span, pool in self._pools.items() if "p" in span.value)
         self._decode = next(pool for span, pool in self._pools.items() if "d" in span.value)
         self._heap: list[tuple[int, int, int, Callable[[int], None]]] = []
         self._order = count()
-        self._courses: dict[int, _Course] = {}
+        self._runs: dict[int, _RequestRun] = {}
         self._arrived = 0
         self._measures = Measures()
 
     def run(self, trace: Trace, tell: Callable[[int], None] = lambda done: None) -> Measures:
-        """Runs the trace. ``tell`` is called now and then with the number of finished requests."""
+        """Runs the trace. ``tell`` is called at intervals with the number of finished requests."""
         for index, request in enumerate(trace.requests):
             arrival = round(request.arrival_s * SECOND)
             self._measures.records.append(Record(arrival, request.prompt_tokens, request.output_tokens))
@@ -134,21 +136,21 @@ class World:
             now, _, _, happen = heapq.heappop(self._heap)
             happen(now)
             if turn % _TELL_EVERY == 0:
-                tell(self._arrived - len(self._courses))
+                tell(self._arrived - len(self._runs))
         return self._measures
 
     def _at(self, when: int, kind: int, happen: Callable[[int], None]) -> None:
         heapq.heappush(self._heap, (when, kind, next(self._order), happen))
 
-    # The way of a request.
+    # The path of a request.
 
     def _arrive(self, index: int, request: TraceRequest, now: int) -> None:
         self._arrived += 1
         if not self._decode.nodes[0].engine.fits(request.prompt_tokens + request.output_tokens):
             return
-        self._courses[index] = course = self._course(index, request)
+        self._runs[index] = run = self._start_run(index, request)
         split = self._prefill is not self._decode
-        job = Job(
+        job = EngineJob(
             index,
             request.prompt_tokens,
             1 if split else request.output_tokens,
@@ -157,35 +159,35 @@ class World:
             keep=split and request.output_tokens > 1,
         )
         if self._encoders is None or not request.media:
-            self._submit(course.source, job, now)
+            self._submit(run.source, job, now)
             return
         place, there = self._encoders.encode(now, request.media)
         self._at(there, _ARRIVES, partial(self._encoded, place, job))
 
-    def _course(self, index: int, request: TraceRequest) -> _Course:
+    def _start_run(self, index: int, request: TraceRequest) -> _RequestRun:
         prompt = request.prompt_tokens
         if self._prefill is self._decode:
-            place, left = self._prefill.choosing.choose(prompt, request.hashes)
+            place, left = self._prefill.router.choose(prompt, request.hashes)
             source = target = self._prefill.nodes[place]
         else:
-            target = self._decode.nodes[self._decode.choosing.choose()[0]]
-            place, left = self._prefill.choosing.choose(prompt, request.hashes)
+            target = self._decode.nodes[self._decode.router.choose()[0]]
+            place, left = self._prefill.router.choose(prompt, request.hashes)
             source = self._prefill.nodes[place]
         record = self._measures.records[index]
-        course = _Course(request, record, source, Load(prefill_tokens=left), target, Load(0, prompt, 1))
-        source.pool.choosing.begin(source.place, course.left)
-        target.pool.choosing.begin(target.place, course.held)
-        return course
+        run = _RequestRun(request, record, source, Load(prefill_tokens=left), target, Load(0, prompt, 1))
+        source.pool.router.begin(source.place, run.left)
+        target.pool.router.begin(target.place, run.held)
+        return run
 
-    def _encoded(self, place: int, job: Job, now: int) -> None:
+    def _encoded(self, place: int, job: EngineJob, now: int) -> None:
         assert self._encoders is not None
-        self._encoders.choosing.ended(place)
-        self._submit(self._courses[job.id].source, job, now)
+        self._encoders.router.ended(place)
+        self._submit(self._runs[job.id].source, job, now)
 
-    def _hand_over(self, course: _Course, job: Job, now: int) -> None:
+    def _hand_over(self, run: _RequestRun, job: EngineJob, now: int) -> None:
         """Sends a prompt's KV cache to the worker that decodes it, as far as that worker lacks it."""
-        request = course.request
-        taken = Job(
+        request = run.request
+        taken = EngineJob(
             job.id,
             request.prompt_tokens,
             request.output_tokens,
@@ -193,28 +195,28 @@ class World:
             arrived_kv=True,
             made=1,
             resumed=True,
-            told_at=course.record.first,
+            last_token_at=run.record.first,
         )
-        lacked = request.prompt_tokens - course.target.engine.held_tokens(request.hashes)
+        lacked = request.prompt_tokens - run.target.engine.held_tokens(request.hashes)
         there = now + self._rates.moving(lacked * self._rates.kv_token_bytes)
-        self._at(there, _ARRIVES, partial(self._handed_over, course, job, taken))
+        self._at(there, _ARRIVES, partial(self._handed_over, run, job, taken))
 
-    def _handed_over(self, course: _Course, job: Job, taken: Job, now: int) -> None:
-        self._release(course.source, job, now)
-        self._submit(course.target, taken, now)
+    def _handed_over(self, run: _RequestRun, job: EngineJob, taken: EngineJob, now: int) -> None:
+        self._release(run.source, job, now)
+        self._submit(run.target, taken, now)
 
-    def _release(self, node: _Node, job: Job, now: int) -> None:
+    def _release(self, node: _Node, job: EngineJob, now: int) -> None:
         node.engine.release(job)
         self._wake(node, now)
 
     # An engine's steps.
 
-    def _submit(self, node: _Node, job: Job, now: int) -> None:
+    def _submit(self, node: _Node, job: EngineJob, now: int) -> None:
         node.engine.submit(job)
         self._wake(node, now)
 
     def _wake(self, node: _Node, now: int) -> None:
-        """Handles a change for ``node``: if it is idle it begins, else its row of equal steps is cut."""
+        """Handles a change at ``node``: starts a step if it is idle, and otherwise shortens its run of equal steps."""
         if node.step is None:
             self._begin(node, now)
             return
@@ -226,10 +228,10 @@ class World:
     def _begin(self, node: _Node, now: int) -> None:
         node.step = node.engine.plan()
         for job in node.engine.preempted:
-            job.told_at = now
+            job.last_token_at = now
         self._measures.preemptions += len(node.engine.preempted)
         if changes := node.engine.pool.changes():
-            self._at(now + self._delay, _ARRIVES, lambda _: node.pool.choosing.told(node.place, changes))
+            self._at(now + self._delay, _ARRIVES, lambda _: node.pool.router.report(node.place, changes))
         if node.step is not None:
             node.begun = now
             self._end_later(node)
@@ -253,7 +255,7 @@ class World:
         if node.step is None:
             self._begin(node, now)
 
-    def _count(self, step: Step, finished: Finished, now: int) -> None:
+    def _count(self, step: EngineStep, finished: StepResult, now: int) -> None:
         regular = step.decodes - len(finished.resumed)
         before = 0
         for steps in range(1, step.count + 1) if regular > 0 else ():
@@ -261,19 +263,19 @@ class World:
             self._measures.itl.add(after - before, regular)
             before = after
         for job in finished.resumed:
-            self._measures.itl.add(now - job.told_at, 1)
+            self._measures.itl.add(now - job.last_token_at, 1)
 
-    def _first(self, job: Job, now: int) -> None:
-        course = self._courses[job.id]
-        course.record.first = now
-        course.record.cached_tokens = job.cached_tokens
-        course.source.pool.choosing.end(course.source.place, course.left)
+    def _first(self, job: EngineJob, now: int) -> None:
+        run = self._runs[job.id]
+        run.record.first = now
+        run.record.cached_tokens = job.cached_tokens
+        run.source.pool.router.end(run.source.place, run.left)
 
-    def _done(self, job: Job, now: int) -> None:
-        course = self._courses[job.id]
+    def _done(self, job: EngineJob, now: int) -> None:
+        run = self._runs[job.id]
         if job.keep:
-            self._hand_over(course, job, now)
+            self._hand_over(run, job, now)
             return
-        course.record.end = now
-        course.target.pool.choosing.end(course.target.place, course.held)
-        del self._courses[job.id]
+        run.record.end = now
+        run.target.pool.router.end(run.target.place, run.held)
+        del self._runs[job.id]

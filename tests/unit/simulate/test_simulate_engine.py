@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from benchmarks import engine_fit
-from triptych.simulate.blocks import DEVICE, HOST, BlockPool, Change
-from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Finished, Job
+from triptych.simulate.blocks import DEVICE, HOST, BlockChange, BlockPool
+from triptych.simulate.engine_model import EmbeddingCacheModel, EngineJob, EngineModel, StepResult
 from triptych.simulate.profiles import PROFILES, Profile, Rates
 
 RATES = Rates(
@@ -39,7 +39,7 @@ def profile(*, kv_tokens: int = 400, budget: int = 16, sequences: int = 8) -> Pr
     )
 
 
-def drain(engine: EngineModel) -> tuple[int, list[tuple[int, Finished]]]:
+def drain(engine: EngineModel) -> tuple[int, list[tuple[int, StepResult]]]:
     """Until nothing is left: picoseconds in all, and (time, what finished) of each step."""
     now, told = 0, []
     while step := engine.plan():
@@ -53,35 +53,40 @@ def test_blocks_are_evicted_oldest_prompt_and_last_block_first() -> None:
     first = [pool.take(key) for key in (1, 2, 3)]
     pool.release(first)
     assert pool.matched([1, 2, 9], 3) == 2
-    assert pool.changes() == [Change(True, 1), Change(True, 2), Change(True, 3)]
+    assert pool.changes() == [BlockChange(True, 1), BlockChange(True, 2), BlockChange(True, 3)]
     pool.take(7)  # the blank one
     pool.take(8)
-    assert pool.changes() == [Change(True, 7), Change(False, 3), Change(True, 8)]
+    assert pool.changes() == [BlockChange(True, 7), BlockChange(False, 3), BlockChange(True, 8)]
     assert pool.matched([1, 2, 3], 3) == 2
     pool.use(1)
     pool.take()
-    assert pool.changes() == [Change(False, 2)]
+    assert pool.changes() == [BlockChange(False, 2)]
     assert pool.free == 0
 
 
 def test_evicted_blocks_go_to_host_memory_and_come_back() -> None:
     pool = BlockPool(3, host_blocks=2)
     pool.release([pool.take(key) for key in (1, 2, 3)])
-    assert pool.changes() == [Change(True, key, level) for key in (1, 2, 3) for level in (DEVICE, HOST)]
+    assert pool.changes() == [BlockChange(True, key, level) for key in (1, 2, 3) for level in (DEVICE, HOST)]
     for key in (7, 8):
         pool.take(key)
-    assert [one for one in pool.changes() if not one.stored] == [Change(False, 3), Change(False, 2)]
+    assert [one for one in pool.changes() if not one.stored] == [BlockChange(False, 3), BlockChange(False, 2)]
     assert (pool.matched([1, 2, 3], 3), pool.matched_on_host([2, 3, 9])) == (1, 2)
     assert (pool.hashes(DEVICE), pool.hashes(HOST)) == ([7, 8, 1], [7, 8, 1, 2, 3])
     pool.release([7, 8])
     pool.use(1)
     assert pool.read_back([2]) == [2]
-    assert pool.changes() == [Change(False, 8), Change(True, 2)]
+    assert pool.changes() == [BlockChange(False, 8), BlockChange(True, 2)]
     pool.take(9)
-    assert pool.changes() == [Change(False, 7), Change(False, 3, HOST), Change(True, 9), Change(True, 9, HOST)]
+    assert pool.changes() == [
+        BlockChange(False, 7),
+        BlockChange(False, 3, HOST),
+        BlockChange(True, 9),
+        BlockChange(True, 9, HOST),
+    ]
     pool.release([9])
     pool.take(8)
-    assert pool.changes() == [Change(False, 9), Change(True, 8)], "a copy in host memory is told of already"
+    assert pool.changes() == [BlockChange(False, 9), BlockChange(True, 8)], "a copy in host memory is told of already"
 
 
 def test_host_memory_always_holds_whole_prefixes() -> None:
@@ -113,7 +118,7 @@ def test_blocks_read_back_take_time_and_are_not_computed_again() -> None:
     for host in (0, 64):
         engine = EngineModel(msgspec.structs.replace(profile(kv_tokens=24, budget=100), host_kv_tokens=host), 4)
         for number, key in enumerate((1, 100, 200, 1)):
-            engine.submit(job := Job(number, 20, 1, [key + place for place in range(5)]))
+            engine.submit(job := EngineJob(number, 20, 1, [key + place for place in range(5)]))
             took, _ = drain(engine)
         times.append(took)
         assert job.cached_tokens == (16 if host else 0)
@@ -137,7 +142,7 @@ def test_a_block_filled_while_decoding_is_reported_once() -> None:
     mine, other = pool.take(), pool.take()
     assert pool.name(mine, 5) == 5
     assert pool.name(other, 5) == 5
-    assert pool.changes() == [Change(True, 5)]
+    assert pool.changes() == [BlockChange(True, 5)]
     assert pool.free == 2
     pool.release([5])
     assert pool.free == 2
@@ -145,7 +150,7 @@ def test_a_block_filled_while_decoding_is_reported_once() -> None:
 
 def test_the_time_of_a_small_case_equals_the_hand_calculation() -> None:
     engine = EngineModel(profile(), 4)
-    engine.submit(Job(0, prompt_tokens=20, output_tokens=3))
+    engine.submit(EngineJob(0, prompt_tokens=20, output_tokens=3))
     _, told = drain(engine)
     # 16 tokens: pairs 16*17/2; 4 more after a context of 16: 4*16 + 4*5/2; then two tokens with contexts of 21 and 22.
     first = 1000 + 160 + 136
@@ -158,7 +163,7 @@ def test_the_time_of_a_small_case_equals_the_hand_calculation() -> None:
 def test_prefix_hits_are_whole_blocks_and_leave_a_token_to_compute() -> None:
     engine = EngineModel(profile(budget=100), 4)
     for number, (tokens, hashes) in enumerate([(12, (1, 2, 3)), (12, (1, 2, 3)), (15, (1, 2, 9)), (15, (8, 2, 3))]):
-        job = Job(number, tokens, 2, hashes)
+        job = EngineJob(number, tokens, 2, hashes)
         engine.submit(job)
         drain(engine)
         assert job.cached_tokens == [0, 8, 8, 0][number]
@@ -166,11 +171,11 @@ def test_prefix_hits_are_whole_blocks_and_leave_a_token_to_compute() -> None:
 
 def test_prefill_shares_the_token_budget_with_decoding() -> None:
     engine = EngineModel(profile(budget=16), 4)
-    engine.submit(Job(0, 8, 10))
+    engine.submit(EngineJob(0, 8, 10))
     step = engine.plan()
     assert step is not None
     engine.finish(step)
-    engine.submit(Job(1, 40, 2))
+    engine.submit(EngineJob(1, 40, 2))
     chunks = []
     for _ in range(3):
         step = engine.plan()
@@ -183,7 +188,7 @@ def test_prefill_shares_the_token_budget_with_decoding() -> None:
 def test_running_sequences_are_bounded() -> None:
     engine = EngineModel(profile(budget=1000, sequences=2), 4)
     for number in range(3):
-        engine.submit(Job(number, 4, 4))
+        engine.submit(EngineJob(number, 4, 4))
     engine.plan()
     assert len(engine.running) == 2
     assert len(engine.waiting) == 1
@@ -191,7 +196,7 @@ def test_running_sequences_are_bounded() -> None:
 
 def test_without_free_blocks_the_latest_sequence_is_preempted_and_recomputed() -> None:
     engine = EngineModel(profile(kv_tokens=24, budget=100), 4)
-    jobs = [Job(0, 8, 8), Job(1, 8, 8)]
+    jobs = [EngineJob(0, 8, 8), EngineJob(1, 8, 8)]
     for job in jobs:
         engine.submit(job)
     order, preempted = [], []
@@ -205,7 +210,7 @@ def test_without_free_blocks_the_latest_sequence_is_preempted_and_recomputed() -
 
 
 def test_media_are_encoded_once_while_cached() -> None:
-    cache = EmbeddingCache(50)
+    cache = EmbeddingCacheModel(50)
     assert cache.lacked([(1, 30), (2, 20), (1, 30)]) == 50
     assert cache.lacked([(1, 30)]) == 0
     assert cache.lacked([(3, 10)]) == 10
@@ -213,14 +218,14 @@ def test_media_are_encoded_once_while_cached() -> None:
     engine = EngineModel(profile(budget=100), 4)
     times = []
     for number in range(2):
-        engine.submit(Job(number, 10, 1, media=((5, 8),)))
+        engine.submit(EngineJob(number, 10, 1, media=((5, 8),)))
         times.append(drain(engine)[0])
     assert times[0] - times[1] == 500 + 3 * 8
 
 
 def test_a_prompt_prefilled_elsewhere_only_decodes() -> None:
     engine = EngineModel(profile(), 4)
-    engine.submit(Job(0, 20, 3, (1, 2, 3, 4, 5), arrived_kv=True, made=1, resumed=True))
+    engine.submit(EngineJob(0, 20, 3, (1, 2, 3, 4, 5), arrived_kv=True, made=1, resumed=True))
     now, told = drain(engine)
     assert now == 2 * 1100 + 2 * (21 + 22)
     assert [len(one.resumed) for _, one in told] == [1, 0]
@@ -231,7 +236,7 @@ def test_steps_taken_together_last_as_long_as_one_by_one() -> None:
     apart = sum(RATES.decoding(3, 50 + 3 * number, 1) for number in range(9))
     assert RATES.decoding(3, 50, 9) == apart
     engine = EngineModel(profile(), 16)
-    engine.submit(Job(0, 4, 13))
+    engine.submit(EngineJob(0, 4, 13))
     engine.finish(engine.plan())  # type: ignore[arg-type]
     step = engine.plan()
     assert step is not None
@@ -248,7 +253,7 @@ def test_no_block_is_lost_and_every_token_is_made_on_random_input(seed: int) -> 
         prompt = rng.randint(1, 60)
         family = rng.randrange(3)
         hashes = tuple(family * 1000 + block for block in range(prompt // 4))
-        jobs.append(Job(number, prompt, rng.randint(1, 30), hashes))
+        jobs.append(EngineJob(number, prompt, rng.randint(1, 30), hashes))
         engine.submit(jobs[-1])
         for _ in range(rng.randint(0, 6)):
             if step := engine.plan():

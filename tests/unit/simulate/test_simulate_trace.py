@@ -10,9 +10,9 @@ import pytest
 
 from triptych.contracts.errors import ConfigError
 from triptych.simulate.chart import Axis, Series, line_chart
-from triptych.simulate.trace import MOONCAKE_BLOCK, TraceRequest, Wanted, read_trace
+from triptych.simulate.trace import MOONCAKE_BLOCK, TraceOptions, TraceRequest, read_trace
 
-WANTED = Wanted()
+WANTED = TraceOptions()
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -32,7 +32,7 @@ def test_mooncake(tmp_path: Path) -> None:
     assert trace.block_size == MOONCAKE_BLOCK
     assert trace.requests == [TraceRequest(0.0, 1024, 5, (4, 9)), TraceRequest(2.0, 1100, 7, (4, 5))]
     assert trace.faster(4).requests[1].arrival_s == 0.5
-    assert len(read_trace(path, Wanted(limit=1)).requests) == 1
+    assert len(read_trace(path, TraceOptions(limit=1)).requests) == 1
 
 
 def test_azure(tmp_path: Path) -> None:
@@ -61,17 +61,17 @@ def servegen(folder: Path, kind: str = "Gamma") -> Path:
 @pytest.mark.parametrize("kind", ["Gamma", "Weibull", "Exponential"])
 def test_servegen_requests_come_at_the_stated_rate(tmp_path: Path, kind: str) -> None:
     folder = servegen(tmp_path / "mix", kind)
-    trace = read_trace(folder, Wanted(duration_s=1200.0, seed=3))
+    trace = read_trace(folder, TraceOptions(duration_s=1200.0, seed=3))
     assert 600 * 2 * 0.85 < len(trace.requests) < 600 * 2 * 1.15
     assert trace.seconds < 600
     assert {one.prompt_tokens for one in trace.requests} == {10, 20, 138, 148}
-    assert trace == read_trace(folder, Wanted(duration_s=1200.0, seed=3))
-    assert trace != read_trace(folder, Wanted(duration_s=1200.0, seed=4))
+    assert trace == read_trace(folder, TraceOptions(duration_s=1200.0, seed=3))
+    assert trace != read_trace(folder, TraceOptions(duration_s=1200.0, seed=4))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_the_share_of_repeated_media_is_as_configured(tmp_path: Path, share: float) -> None:
-    trace = read_trace(servegen(tmp_path / "mix"), Wanted(repeated_media=share))
+    trace = read_trace(servegen(tmp_path / "mix"), TraceOptions(repeated_media=share))
     media = [content for one in trace.requests for content, _ in one.media]
     assert 1 - len(set(media)) / len(media) == pytest.approx(share, abs=0.06)
 

@@ -12,11 +12,11 @@ from triptych.contracts.errors import ConfigError
 from triptych.contracts.spans import Mode, Span
 from triptych.router.policy import POLICIES
 from triptych.simulate import split
-from triptych.simulate.ideal import ideal_hit_share
 from triptych.simulate.measures import Histogram, Measures, percentile
 from triptych.simulate.profiles import DEMO_CPU, LLAMA_8B_H100, SECOND
+from triptych.simulate.runs import ideal_hit_share
 from triptych.simulate.trace import Trace, TraceRequest
-from triptych.simulate.world import Setting, World
+from triptych.simulate.world import Scenario, World
 
 SMALL = 64
 
@@ -38,7 +38,7 @@ def trace(seed: int, requests: int = 120, rate: float = 40.0) -> Trace:
 
 def simulated(mode: Mode, policy: str, one: Trace, *, together: bool = True, **more: float) -> Measures:
     workers = split.by_work(mode, 6, one, DEMO_CPU)
-    setting = Setting(
+    setting = Scenario(
         profile=DEMO_CPU, mode=mode, workers=workers, policy=policy, together=together, **more,  # type: ignore[arg-type]
     )  # fmt: skip
     return World(setting, one.block_size).run(one)
@@ -154,14 +154,14 @@ def test_the_holder_of_a_prompt_takes_it_though_as_much_waits_there() -> None:
     found = {}
     for weight in (0.25, 1.0):
         weights = Weights(prefill_weight=weight)
-        setting = Setting(profile=DEMO_CPU, mode=Mode.EPD, workers={Span.EPD: 2}, policy="kv", weights=weights)
+        setting = Scenario(profile=DEMO_CPU, mode=Mode.EPD, workers={Span.EPD: 2}, policy="kv", weights=weights)
         found[weight] = [record.cached_tokens for record in World(setting, SMALL).run(one).records]
     assert found == {0.25: [0, 31 * SMALL, 31 * SMALL], 1.0: [0, 31 * SMALL, 0]}
 
 
 def test_times_are_in_order_of_arrival_for_one_worker() -> None:
     one = Trace("t", SMALL, [TraceRequest(at / 10, 300, 1) for at in range(10)])
-    setting = Setting(profile=DEMO_CPU, mode=Mode.EPD, workers={Span.EPD: 1}, policy="random")
+    setting = Scenario(profile=DEMO_CPU, mode=Mode.EPD, workers={Span.EPD: 1}, policy="random")
     records = World(setting, SMALL).run(one).records
     assert all(before.first <= after.first for before, after in pairwise(records))
     assert records[3].arrival == 3 * SECOND // 10

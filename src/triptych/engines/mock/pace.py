@@ -13,14 +13,14 @@ from triptych.contracts.kv_events import KvChange, packed
 from triptych.kv.block_hash import block_hashes, root
 from triptych.kv.log import KvLog
 from triptych.kv.prompt_keys import content_token
-from triptych.simulate.engine_model import EmbeddingCache, EngineModel, Job
+from triptych.simulate.engine_model import EmbeddingCacheModel, EngineJob, EngineModel
 from triptych.simulate.profiles import SECOND, Profile
 
 
 class Turn:
     """One request at the simulated model."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: EngineJob) -> None:
         self.job = job
         self.changed = asyncio.Event()
         self._seen = job.made
@@ -45,7 +45,7 @@ class Pace:
         self._profile = profile
         self._block_size = block_size
         self._model = EngineModel(profile, block_size, together=False)
-        self._embeddings = EmbeddingCache(profile.embedding_cache_tokens)
+        self._embeddings = EmbeddingCacheModel(profile.embedding_cache_tokens)
         self._encoder = asyncio.Lock()
         self._turns: dict[int, Turn] = {}
         self._ids = count()
@@ -106,7 +106,7 @@ class Pace:
                 f"{len(tokens) + output_tokens} tokens do not fit a KV cache of {self._profile.kv_tokens}",
                 param="prompt",
             )
-        job = Job(
+        job = EngineJob(
             next(self._ids),
             len(tokens),
             output_tokens,
@@ -132,7 +132,7 @@ class Pace:
         self._publish()
 
     def clear_embeddings(self) -> None:
-        self._embeddings = EmbeddingCache(self._profile.embedding_cache_tokens)
+        self._embeddings = EmbeddingCacheModel(self._profile.embedding_cache_tokens)
 
     # The model's steps.
 

@@ -1,4 +1,4 @@
-"""A pool of equal workers and the router before it: the policy, index and workload that serve."""
+"""Routes in a simulation, by the policy, index and workload of the real router."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from triptych.kv.index import KvIndex
 from triptych.router.affinity import home
 from triptych.router.policy import Candidate, Policy, PolicyName
 from triptych.router.workload import Workload
-from triptych.simulate.blocks import Change
+from triptych.simulate.blocks import BlockChange
 
 
-class Choosing:
+class PoolRouter:
     """Chooses a worker of a pool for a job, by what the router knows so far."""
 
     def __init__(self, policy: PolicyName, weights: Weights, names: list[str], block_size: int, seed: int) -> None:
@@ -41,32 +41,35 @@ class Choosing:
         return self._places[chosen.id], prompt_tokens - chosen.held[0]
 
     def _held(self, prompt_tokens: int, hashes: Sequence[int]) -> Sequence[int]:
-        """Tokens at the prompt's start, by worker; the last one must be computed in any case."""
+        """Returns the number of cached tokens at the prompt's start by worker. The last token must always be
+        computed."""
         held = [0] * len(self._names)
         if not self._by_prefix:
             return held
-        most = max(0, (prompt_tokens - 1) // self._block_size)
+        max_blocks = max(0, (prompt_tokens - 1) // self._block_size)
         for blocks, workers in self._index.match(hashes):
-            tokens = min(blocks, most) * self._block_size
+            tokens = min(blocks, max_blocks) * self._block_size
             for place, bit in enumerate(self._bits):
                 if workers & bit:
                     held[place] = tokens
         return held
 
     def begin(self, place: int, load: Load) -> None:
+        """Counts ``load`` at a worker."""
         self._workload.begin(self._names[place], load)
 
     def end(self, place: int, load: Load) -> None:
+        """Removes ``load`` from a worker."""
         self._workload.end(self._names[place], load)
 
-    def told(self, place: int, changes: Sequence[Change]) -> None:
+    def report(self, place: int, changes: Sequence[BlockChange]) -> None:
         """Applies a worker's report of its blocks."""
         name = self._names[place]
         for change in changes:
             (self._index.store if change.stored else self._index.remove)(name, (change.hash,))
 
 
-class EncoderChoosing:
+class EncoderRouter:
     """Chooses an encode worker for a request's media. Equal content goes to one worker until that is overloaded."""
 
     def __init__(self, names: list[str]) -> None:
