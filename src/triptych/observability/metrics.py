@@ -61,7 +61,9 @@ class FrontendMetrics:
             "Requests answered, by path, status and model.",
             ("path", "status", "model"),
         )
-        self._cancelled = Counter("triptych_requests_cancelled_total", "Requests whose client went away.", ("model",))
+        self.requests_cancelled = Counter(
+            "triptych_requests_cancelled_total", "Requests whose client went away.", ("model",)
+        )
         self._ignored = Counter(
             "triptych_ignored_fields_total", "Fields of requests that no API knows, which were ignored."
         )
@@ -114,7 +116,7 @@ class FrontendMetrics:
 
     def cancelled(self, model: str = NO_MODEL) -> None:
         """Counts a request whose client left before its answer was complete."""
-        self._cancelled.inc(model)
+        self.requests_cancelled.inc(model)
 
     def ignored(self, fields: int) -> None:
         """Counts fields of a request that no API knows."""
@@ -127,7 +129,7 @@ class FrontendMetrics:
     def _families(self) -> Iterator[MetricFamily]:
         for family in (
             self._requests,
-            self._cancelled,
+            self.requests_cancelled,
             self._ignored,
             self.stream_errors,
             self.plans,
@@ -151,6 +153,8 @@ class ModelMetrics:
         self._metrics = metrics
         self.ttft = metrics.ttft.of(label)
         self.itl = metrics.itl.of(label)
+        for counter in (metrics.prompt_tokens, metrics.completion_tokens, metrics.requests_cancelled):
+            counter.inc(label, by=0)  # so that a rate has a zero to begin at
 
     def planned(self, steps: str) -> None:
         """Counts a plan by the stages of its steps, such as ``e/pd``."""
