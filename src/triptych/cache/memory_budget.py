@@ -84,7 +84,9 @@ class MemoryBudget:
         """Yields the metrics of this budget."""
         text = "Bytes of bodies, texts, tokens and fetched media that requests hold."
         yield gauge("triptych_held_bytes", text, self.size_bytes)
-        yield gauge("triptych_held_limit_bytes", "Most that they may hold (--max-held-bytes).", self._limit)
+        yield gauge(
+            "triptych_held_limit_bytes", "The most bytes that requests may hold (--max-held-bytes).", self._limit
+        )
 
 
 class _Request:

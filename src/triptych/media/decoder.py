@@ -72,7 +72,7 @@ class MediaDecoder:
         return (
             *self.sandbox.metrics(),
             gauge(name + "bytes", "Bytes of decoded media that requests hold.", self.room.taken_bytes),
-            gauge(name + "limit_bytes", "Most that they may hold.", self.room.size_bytes),
+            gauge(name + "limit_bytes", "The most bytes that they may hold.", self.room.size_bytes),
             gauge(name + "waiting", "Requests that wait for room for their media.", self.room.waiting),
             gauge(name + "cache_bytes", "Bytes of decoded media kept.", self.cache.size_bytes),
         )

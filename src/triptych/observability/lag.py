@@ -54,8 +54,8 @@ class LoopLag:
         worst, self.worst_s = self.worst_s, 0.0
         return (
             gauge(name + "lag_max_seconds", "Longest delay of a timer since the last scrape.", worst),
-            counter(name + "lag_seconds_total", "Delays of timers, added up.", self.late_s),
-            counter(name + "ticks_total", "Timers that were looked at.", self.ticks),
+            counter(name + "lag_seconds_total", "Sum of the delays of timers.", self.late_s),
+            counter(name + "ticks_total", "Timers of the event loop, due 20 times a second.", self.ticks),
             counter(name + "blocked_total", "Timers that were late by more than 10 ms.", self.blocked),
         )
 

@@ -153,8 +153,8 @@ class ModelMetrics:
         self._metrics = metrics
         self.ttft = metrics.ttft.of(label)
         self.itl = metrics.itl.of(label)
-        for counter in (metrics.prompt_tokens, metrics.completion_tokens, metrics.requests_cancelled):
-            counter.inc(label, by=0)  # so that a rate has a zero to begin at
+        for total in (metrics.prompt_tokens, metrics.completion_tokens, metrics.requests_cancelled):
+            total.inc(label, by=0)  # so that a rate has a zero to begin at
 
     def planned(self, steps: str) -> None:
         """Counts a plan by the stages of its steps, such as ``e/pd``."""

@@ -53,7 +53,7 @@ class TextWork:
         calls, refused = sum(lane.calls for lane in self._lanes), sum(lane.refused for lane in self._lanes)
         text = "Bodies and texts that threads decode, render or tokenise, or that wait for it (--max-texts-waiting)."
         yield gauge("triptych_text_jobs", text, calls)
-        text = "Requests refused as too many texts waited, or as theirs took too long (--max-wait-s)."
+        text = "Requests refused because too many texts waited, or theirs took too long (--max-wait-s)."
         yield counter("triptych_text_jobs_refused_total", text, refused)
 
     @property

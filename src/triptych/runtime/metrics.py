@@ -24,8 +24,10 @@ def _of_cache(cache: EmbeddingCache) -> Iterator[Metric]:
     store = cache.store
     name = "triptych_embedding_cache_"
     yield counter(name + "hits_total", "Embeddings found in the cache.", store.hits)
-    yield counter(name + "misses_total", "Embeddings made or fetched because they were not there.", store.misses)
-    yield counter(name + "shared_total", "Embeddings whose making or fetching was under way.", cache.shared)
+    yield counter(
+        name + "misses_total", "Embeddings made or fetched because the cache did not have them.", store.misses
+    )
+    yield counter(name + "shared_total", "Embeddings whose making or fetching was already in progress.", cache.shared)
     yield counter(name + "evictions_total", "Embeddings dropped to make room.", store.evictions)
     yield counter(name + "too_large_total", "Embeddings larger than the whole cache.", store.too_large)
     yield gauge(name + "bytes", "Bytes of embeddings kept.", store.size_bytes)
@@ -35,7 +37,7 @@ def _of_cache(cache: EmbeddingCache) -> Iterator[Metric]:
 def _of_transfer(stats: TransferStats) -> Iterator[Metric]:
     name = "triptych_transfer_"
     yield gauge(name + "arena_limit_bytes", "The most bytes that the arena may take.", stats.capacity_bytes)
-    yield gauge(name + "arena_reserved_bytes", "Memory of the arena taken so far.", stats.reserved_bytes)
+    yield gauge(name + "arena_reserved_bytes", "Memory that the arena has taken.", stats.reserved_bytes)
     yield gauge(name + "arena_used_bytes", "Bytes of the arena in use.", stats.used_bytes)
     yield gauge(name + "waiting", "Callers waiting for room in the arena.", stats.waiting)
     yield gauge(name + "leases", "Exports that wait to be fetched.", stats.leases)

@@ -89,13 +89,13 @@ class Dispatcher:
         """Metrics."""
         text = "Times that an answer under way went on at another worker."
         yield counter("triptych_requests_resumed_total", text, self._resumed)
-        text = "Requests that a worker did not take: no connection, or it broke before, or the worker drains."
+        text = "Times that a worker did not take a request: it was not reached, or drained."
         free = sum(self._failures[kind] for kind in (Failure.UNREACHED, Failure.DRAINS))
         yield counter("triptych_requests_not_taken_total", text, free)
-        text = "Times that a worker took a request and said nothing to it (--response-timeout-s)."
+        text = "Times that a worker took a request and sent nothing (--response-timeout-s)."
         silent = sum(self._failures[kind] for kind in (Failure.SILENT, Failure.SLOW))
         yield counter("triptych_workers_silent_total", text, silent)
-        text = "Workers that get no request while another can take it, for they did not take or lost one lately."
+        text = "Workers that get no request while another can take it, because they failed one lately."
         yield gauge("triptych_workers_excluded", text, len(self._left_out.at(time.monotonic())))
         yield from self._isolation.metrics()
 

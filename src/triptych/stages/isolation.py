@@ -46,13 +46,13 @@ class Isolation:
         """Metrics."""
         suspects = self._suspects
         suspects.expire(time.monotonic())
-        text = "Workers that died or went silent without having said that they leave."
+        text = "Workers that died or fell silent without having announced that they leave."
         yield counter("triptych_workers_lost_total", text, suspects.falls)
         text = "Requests remembered as suspects: a worker fell before it had answered them."
         yield gauge("triptych_requests_suspected", text, suspects.suspected)
         text = "Requests in quarantine, by content: two workers fell under each (--quarantine-s)."
         yield gauge("triptych_requests_quarantined", text, suspects.quarantined)
-        text = "Answers that were refused because their request is in quarantine."
+        text = "Requests refused because their content is in quarantine."
         yield counter("triptych_quarantine_refusals_total", text, self._refused)
 
     def fell(self, worker: str, names: set[bytes]) -> None:

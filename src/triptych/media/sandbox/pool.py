@@ -53,8 +53,8 @@ class SandboxCounts:
         name = "triptych_media_decode_"
         return (
             gauge(name + "workers", "Processes that read and decode media.", self.workers),
-            gauge(name + "busy", "Such processes that work on a medium.", self.busy),
-            gauge(name + "waiting", "Media that wait for such a process.", self.waiting),
+            gauge(name + "busy", "Decoders that work on a medium.", self.busy),
+            gauge(name + "waiting", "Media that wait for a decoder.", self.waiting),
             counter(name + "crashed_total", "Media at which their decoder died.", self.crashed),
             counter(name + "timed_out_total", "Media whose decoding took too long.", self.timed_out),
             counter(
@@ -64,12 +64,12 @@ class SandboxCounts:
             ),
             counter(
                 name + "retried_total",
-                "Media decoded once more, as their decoder failed or died.",
+                "Media tried in a second decoder, because the first failed or died.",
                 self.retried,
             ),
             counter(
                 name + "unavailable_total",
-                "Media not decoded for want of memory or processes (503).",
+                "Media not decoded because the machine was short of memory or processes (503).",
                 self.unavailable,
             ),
         )

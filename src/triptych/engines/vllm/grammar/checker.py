@@ -219,10 +219,14 @@ class GrammarChecker:
 
     def metrics(self) -> Iterator[Metric]:
         counts, name = self.counts, "triptych_grammar_"
-        yield counter(name + "accepted_total", "Grammars compiled on trial and let through.", counts.accepted)
+        yield counter(name + "accepted_total", "Grammars that were accepted after a trial.", counts.accepted)
         yield counter(name + "refused_total", "Grammars refused: invalid or too costly.", counts.refused)
-        yield counter(name + "timed_out_total", "Of these, trials ended by their time limit.", counts.timed_out)
+        yield counter(
+            name + "timed_out_total", "Grammars refused because their trial exceeded the time limit.", counts.timed_out
+        )
         yield counter(name + "cache_hits_total", "Requests whose grammar had a verdict already.", counts.cache_hits)
-        yield counter(name + "unavailable_total", "Requests refused for want of a trial or time.", counts.unavailable)
+        yield counter(
+            name + "unavailable_total", "Requests refused because no trial or time was available.", counts.unavailable
+        )
         step_s = self._steps.taken_bytes / 1e6
-        yield gauge(name + "step_seconds", "Time of a token under all grammars that run.", step_s)
+        yield gauge(name + "step_seconds", "Time that a token may take under all running grammars.", step_s)
