@@ -29,7 +29,7 @@ def choices(model: type[msgspec.Struct], field: str) -> list[str]:
     hint = get_type_hints(model)[field]
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
-    return [str(one.value) for one in hint] if issubclass(hint, Enum) else []
+    return [str(member.value) for member in hint] if issubclass(hint, Enum) else []
 
 
 def reason_of(error: msgspec.ValidationError, model: type[msgspec.Struct], field: str, value: object) -> str:

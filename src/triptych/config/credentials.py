@@ -1,7 +1,7 @@
-"""Secrets: read once when a command starts, and from then on in no environment and on no command line.
+"""Reads secrets once when a command starts. After that they are in no environment and on no command line.
 
-Each may be given as a variable, or as the name of a file in the variable's name with ``_FILE`` behind it. Processes of
-``triptych up`` have theirs from their supervisor, through a pipe.
+Each may be given in a variable, or in a file that the variable with ``_FILE`` at the end of its name names. Processes
+of ``triptych up`` get theirs from their supervisor, through a pipe.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _known: dict[str, str] = {}
 
 
 def receive(values: Mapping[str, str]) -> None:
-    """Take over what a supervisor has sent. These go before what ``read`` finds."""
+    """Takes over the secrets that a supervisor sent. They take precedence over those that ``read`` finds."""
     _received.update({name: values[name] for name in NAMES if name in values})
 
 
 def read() -> None:
-    """Read this process's secrets and remove them from its environment.
+    """Reads this process's secrets and removes them from its environment.
 
-    Raises ConfigError for a file that cannot be read, and where a secret is given twice.
+    Raises ConfigError for a file that cannot be read, and if a secret is given twice.
     """
     _known.clear()
     for name in NAMES:
@@ -47,12 +47,13 @@ def read() -> None:
 
 
 def adopt(values: Mapping[str, str]) -> None:
-    """Take over what a deployment has that this process belongs to. These go before what ``read`` found."""
+    """Takes over the secrets of the deployment that this process joins. They take precedence over what ``read``
+    found."""
     _known.update({name: values[name] for name in NAMES if name in values})
 
 
 def some(names: Iterable[str]) -> dict[str, str]:
-    """Return those of ``names`` that are known, for a child that needs them."""
+    """Returns the known secrets among ``names``, for a child that needs them."""
     return {name: _known[name] for name in names if _known.get(name)}
 
 
@@ -69,7 +70,7 @@ def api_key() -> str | None:
 
 
 def admin_key() -> str | None:
-    """Return the key that operators must send, unless it is given as a flag."""
+    """Returns the key that operators must send, unless it is given as a flag."""
     return _known.get(ADMIN_KEY) or None
 
 
@@ -84,6 +85,7 @@ def nats_token() -> str | None:
 
 
 def file_variable(name: str) -> str:
+    """Returns the variable that names the file of the secret ``name``."""
     return f"{name}_FILE"
 
 

@@ -56,7 +56,7 @@ def hub_cache() -> Path:
 
 
 def log_level() -> str:
-    """Raises ConfigError for a level that is none of ``LOG_LEVELS``."""
+    """Returns the level of the log. Raises ConfigError for a level that is none of ``LOG_LEVELS``."""
     level = (os.environ.get(LOG_LEVEL) or "INFO").upper()
     if level not in LOG_LEVELS:
         raise ConfigError(f"{LOG_LEVEL} is {level!r}{or_all(level, LOG_LEVELS)}")
@@ -75,7 +75,7 @@ def is_set(name: str) -> bool:
 
 
 def set_default(name: str, value: str) -> None:
-    """Set a variable that a library reads, unless the user has set it."""
+    """Sets a variable that a library reads, unless the user has set it."""
     os.environ.setdefault(name, value)
 
 
@@ -85,7 +85,7 @@ def has_default(name: str, value: str) -> bool:
 
 
 def take(name: str) -> str | None:
-    """Remove a variable from the environment and return its value. None: it is not set, or empty.
+    """Removes a variable from the environment and returns its value, or None if it is not set or empty.
 
     Its value is overwritten in memory too, since ``/proc/self/environ`` shows what the process was started with.
     """
@@ -102,10 +102,9 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """Returns the little that a Python process of ours needs of this environment, for a child that reads untrusted
-    data.
+    """Returns the few variables that a Python process of ours needs, for a child that reads untrusted data.
 
-    No secret is among it, whoever's it is: names are on a list. Libraries for numbers get one thread.
+    A list names them, so no secret is among them. Libraries for numbers get one thread.
     """
     kept = {name: value for name, value in os.environ.items() if name in _BARE or name.startswith("LC_")}
     path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -128,7 +127,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def limit_tokenizer_threads() -> None:
-    """Have the `fastokens` library tokenise in its caller's thread alone, unless the environment says otherwise.
+    """Makes the `fastokens` library tokenise in its caller's thread alone, unless the environment says otherwise.
 
     Each thread of its own would keep a table of words of up to 100 MB, and spin for a while after each text.
     """

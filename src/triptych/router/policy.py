@@ -73,18 +73,18 @@ class Policy:
         return candidates[0] if len(candidates) == 1 else self._choose(candidates, prompt_tokens)
 
     def _cheapest(self, candidates: Sequence[Candidate], prompt_tokens: int) -> Candidate:
-        costs = [cost(one, prompt_tokens, self._weights) for one in candidates]
+        costs = [cost(candidate, prompt_tokens, self._weights) for candidate in candidates]
         least = min(costs)
         if not self._weights.temperature:
-            ties = [one for one, its in zip(candidates, costs, strict=True) if its == least]
-            return min(ties, key=lambda one: (one.load.requests, one.blocks, one.id))
+            ties = [candidate for candidate, tokens in zip(candidates, costs, strict=True) if tokens == least]
+            return min(ties, key=lambda tie: (tie.load.requests, tie.blocks, tie.id))
         scale = self._weights.temperature * max(1, prompt_tokens)
-        odds = [math.exp((least - one) / scale) for one in costs]
+        odds = [math.exp((least - tokens) / scale) for tokens in costs]
         return self._rng.choices(candidates, odds)[0]
 
     def _next(self, candidates: Sequence[Candidate], _: int) -> Candidate:
         self._turn += 1
-        return sorted(candidates, key=lambda one: one.id)[self._turn % len(candidates)]
+        return sorted(candidates, key=lambda candidate: candidate.id)[self._turn % len(candidates)]
 
     def _better_of_two(self, candidates: Sequence[Candidate], _: int) -> Candidate:
         return min(self._rng.sample(candidates, 2), key=_load)

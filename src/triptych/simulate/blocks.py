@@ -169,5 +169,5 @@ class BlockPool:
 
     def changes(self) -> list[BlockChange]:
         """Returns the changes since the last call."""
-        told, self._changes = self._changes, []
-        return told
+        changes, self._changes = self._changes, []
+        return changes

@@ -45,7 +45,7 @@ class _Scale:
 
 def _round_step(step: float) -> float:
     power = 10 ** math.floor(math.log10(step))
-    return float(next(one for one in (1, 2, 5, 10) if one * power >= step) * power)
+    return float(next(factor for factor in (1, 2, 5, 10) if factor * power >= step) * power)
 
 
 def line_chart(title: str, across: Axis, up: Axis, series: Sequence[Series]) -> str:
@@ -53,7 +53,7 @@ def line_chart(title: str, across: Axis, up: Axis, series: Sequence[Series]) -> 
 
     There must be one point or more, and values of a logarithmic axis must be above 0.
     """
-    points = [point for one in series for point in one.points]
+    points = [point for line in series for point in line.points]
     x = _Scale([point[0] for point in points], across, _LEFT, _WIDTH - _RIGHT)
     y = _Scale([point[1] for point in points], up, _HEIGHT - _BOTTOM, _TOP)
     parts = [
@@ -66,8 +66,8 @@ def line_chart(title: str, across: Axis, up: Axis, series: Sequence[Series]) -> 
         f'<g transform="translate(16 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)">'
         f"{_text(0, 0, up.label, anchor='middle')}</g>",
     ]
-    for index, one in enumerate(series):
-        parts += _line(one, x, y, _COLOURS[index % len(_COLOURS)], _TOP + 10 + 18 * index)
+    for index, line in enumerate(series):
+        parts += _line(line, x, y, _COLOURS[index % len(_COLOURS)], _TOP + 10 + 18 * index)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -85,13 +85,13 @@ def _grid(x: _Scale, y: _Scale) -> list[str]:
     return parts
 
 
-def _line(one: Series, x: _Scale, y: _Scale, colour: str, legend_y: float) -> list[str]:
-    places = " ".join(f"{x.at(across):.1f},{y.at(up):.1f}" for across, up in one.points)
+def _line(series: Series, x: _Scale, y: _Scale, colour: str, legend_y: float) -> list[str]:
+    places = " ".join(f"{x.at(across):.1f},{y.at(up):.1f}" for across, up in series.points)
     start = _WIDTH - _RIGHT + 14
     return [
         f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"/>',
         f'<line x1="{start}" y1="{legend_y}" x2="{start + 22}" y2="{legend_y}" stroke="{colour}" stroke-width="2"/>',
-        _text(start + 28, legend_y + 4, one.name),
+        _text(start + 28, legend_y + 4, series.name),
     ]
 
 

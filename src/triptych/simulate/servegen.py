@@ -64,12 +64,12 @@ def requests(folder: Path, duration_s: float, repeated: float, rng: random.Rando
 def _client(
     trace: Path, dataset: dict[str, dict[str, str]], until_s: float, media: _Media, rng: random.Random
 ) -> Iterator[Row]:
-    windows = sorted((float(start), _histograms(one)) for start, one in dataset.items())
+    windows = sorted((float(start), _histograms(window)) for start, window in dataset.items())
     with trace.open(newline="") as file:
         rows = [(float(row[0]), float(row[1]), row[3] if len(row) > 4 else "", row[4:5]) for row in csv.reader(file)]
     for index, (start, rate, kind, shape) in enumerate(rows):
         end = min(until_s, rows[index + 1][0] if index + 1 < len(rows) else start + 600)
-        known = [one for at, one in windows if at <= start] or [windows[0][1]]
+        known = [histograms for at, histograms in windows if at <= start] or [windows[0][1]]
         for arrival in _arrivals(start, end, rate, kind, float(shape[0]) if shape and shape[0] else 1.0, rng):
             yield _request(arrival, known[-1], media, rng)
 
@@ -77,7 +77,7 @@ def _client(
 def _histograms(window: dict[str, str]) -> dict[str, _Histogram]:
     wanted = ("text_tokens", "image_tokens", "image_count", "output_tokens")
     parsed = {name: ast.literal_eval(window[name]) for name in wanted}
-    return {name: _Histogram(list(one), list(one.values())) for name, one in parsed.items()}
+    return {name: _Histogram(list(counts), list(counts.values())) for name, counts in parsed.items()}
 
 
 def _arrivals(start: float, end: float, rate: float, kind: str, shape: float, rng: random.Random) -> Iterator[float]:
