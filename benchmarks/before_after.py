@@ -102,7 +102,7 @@ def tree_of(commit: str) -> Iterator[Path]:
 async def measure(before: Path, pairs: int, requests: int, folder: Path) -> dict[Measure, list[tuple[float, float]]]:
     """Returns pairs of (before, after) of every measure."""
     model = make_model(TEMPLATE, folder / "model")
-    found: dict[Measure, list[tuple[float, float]]] = {one: [] for one in MEASURES}
+    found: dict[Measure, list[tuple[float, float]]] = {figure: [] for figure in MEASURES}
     async with AsyncExitStack() as stack:
         systems = []
         for name, source in (("before", before), ("after", ROOT)):
@@ -119,7 +119,7 @@ async def measure(before: Path, pairs: int, requests: int, folder: Path) -> dict
 async def _pair(
     systems: Sequence[OfTree], number: int, requests: int, found: dict[Measure, list[tuple[float, float]]]
 ) -> None:
-    for concurrency in sorted({one.concurrency for one in MEASURES}):
+    for concurrency in sorted({figure.concurrency for figure in MEASURES}):
         count = requests if concurrency > 1 else max(1, requests // 4)
         leg = Leg("frontend", concurrency, count, warmup=2 * concurrency, seed=number)
         summaries: dict[int, Summary] = {}
@@ -127,19 +127,19 @@ async def _pair(
             summaries[place] = await systems[place].run(leg)
             if summaries[place].failed:
                 raise RuntimeError(f"requests failed: {summaries[place].errors}")
-        for one in MEASURES:
-            if one.concurrency == concurrency and number >= 0:
-                found[one].append((one.of(summaries[0]), one.of(summaries[1])))
+        for figure in MEASURES:
+            if figure.concurrency == concurrency and number >= 0:
+                found[figure].append((figure.of(summaries[0]), figure.of(summaries[1])))
 
 
 def rows(found: dict[Measure, list[tuple[float, float]]]) -> list[str]:
     out = []
-    for one, pairs in found.items():
-        compared = [one.compared(*pair) for pair in pairs]
+    for figure, pairs in found.items():
+        compared = [figure.compared(*pair) for pair in pairs]
         before, after = (median([pair[side] for pair in pairs]) for side in (0, 1))
         low, high = interval(compared)
         figures = f"{before:.2f} | {after:.2f} | {median(compared):.3f} | {low:.3f} to {high:.3f}"
-        out.append(f"| {one.name} ({one.unit}) | {figures} |")
+        out.append(f"| {figure.name} ({figure.unit}) | {figures} |")
     return out
 
 

@@ -69,7 +69,7 @@ async def _running(systems: dict[str, System], result: Comparison) -> AsyncItera
         with thaw_at_the_end() as will_thaw:
             for name, system in systems.items():
                 await _start(name, system, up, result)
-                will_thaw(pid for one in up.values() if one.freezable for pid in one.pids())
+                will_thaw(pid for system in up.values() if system.freezable for pid in system.pids())
             yield up
     finally:
         say("stopping")

@@ -96,7 +96,7 @@ def longest_gaps(seen: Streams, cases: list[Case]) -> list[str]:
     """Returns the five longest pauses, each with the cases that were in progress."""
     told = []
     for gap, at in sorted(seen.gaps, reverse=True)[:5]:
-        beside = [one.name for one in cases if one.begun < at and one.begun + one.seconds > at - gap]
+        beside = [case.name for case in cases if case.begun < at and case.begun + case.seconds > at - gap]
         told.append(f"- {gap:.3f} s beside {', '.join(beside) or 'none'}")
     return told
 
@@ -162,7 +162,7 @@ async def _send(client: httpx.AsyncClient, bodies: dict[str, bytes], apart_s: fl
 
 
 def report(cases: list[Case], alone: Streams, beside: Streams) -> str:
-    rows = [f"| {one.name} | {one.status} | {one.code or '–'} | {one.seconds:.2f} |" for one in cases]
+    rows = [f"| {case.name} | {case.status} | {case.code or '–'} | {case.seconds:.2f} |" for case in cases]
     return "\n".join(
         [
             "# Costly schemas, patterns and stop strings, one a second, on real vLLM",
@@ -190,8 +190,8 @@ def report(cases: list[Case], alone: Streams, beside: Streams) -> str:
 
 
 def wrong(cases: list[Case], beside: Streams) -> list[str]:
-    found = [f"{one.name}: {one.status} {one.code} after {one.seconds:.1f} s" for one in cases if not one.right]
-    found += [f"{one.name}: {one.status}" for one in cases if one.name.startswith("a plain") and one.status != 200]
+    found = [f"{case.name}: {case.status} {case.code} after {case.seconds:.1f} s" for case in cases if not case.right]
+    found += [f"{case.name}: {case.status}" for case in cases if case.name.startswith("a plain") and case.status != 200]
     if longest(beside) >= LONGEST_GAP_S:
         found.append(f"a stream paused for {longest(beside):.2f} s")
     if len(beside.workers) < 2:

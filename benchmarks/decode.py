@@ -97,7 +97,7 @@ def plain(data: bytes) -> None:
 
 async def in_threads(load: Load, threads: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
-    calls = (loop.run_in_executor(threads, DECODE[one.kind], one, LIMITS) for one in load.jobs)
+    calls = (loop.run_in_executor(threads, DECODE[medium.kind], medium, LIMITS) for medium in load.jobs)
     await _some_at_once([*calls])
 
 
@@ -105,8 +105,8 @@ async def in_sandbox(load: Load, sandbox: Sandbox, at_once: int) -> None:
     jobs = iter(load.jobs)
 
     async def work() -> None:
-        for one in jobs:
-            await sandbox.decode(one, "item")
+        for medium in jobs:
+            await sandbox.decode(medium, "item")
 
     await asyncio.gather(*(work() for _ in range(at_once)))
 
@@ -126,7 +126,7 @@ async def measure(load: Load, rounds: int, pool: Any, threads: ThreadPoolExecuto
     clock: dict[str, list[float]] = {"plain": [], "threads": [], "sandbox": []}
     cpu: dict[str, list[float]] = {name: [] for name in clock}
     ways: dict[str, Callable[[], Awaitable[Any]]] = {
-        "plain": lambda: asyncio.to_thread(pool.map, plain, [one.data for one in load.jobs], 1),
+        "plain": lambda: asyncio.to_thread(pool.map, plain, [medium.data for medium in load.jobs], 1),
         "threads": lambda: in_threads(load, threads),
         "sandbox": lambda: in_sandbox(load, sandbox, 2 * CORES),
     }
@@ -136,7 +136,7 @@ async def measure(load: Load, rounds: int, pool: Any, threads: ThreadPoolExecuto
     for number in range(rounds):
         order = list(ways)
         for name in order[number % len(order) :] + order[: number % len(order)]:
-            pids = {"plain": [one.pid for one in pool._pool], "sandbox": sandbox.pids}.get(name, [])
+            pids = {"plain": [process.pid for process in pool._pool], "sandbox": sandbox.pids}.get(name, [])
             begun, spent = time.perf_counter(), cpu_s(pids)
             await ways[name]()
             clock[name].append((time.perf_counter() - begun) / load.count * 1e3)

@@ -66,7 +66,7 @@ def modelled(point: tuple[int, int], requests: int) -> float:
     prompts = [TraceRequest(0.0, *point, tuple(range(full * index, full * (index + 1)))) for index in range(requests)]
     trace = Trace("full load", 64, prompts)
     records = World(setting, trace.block_size).run(trace).records
-    return requests * point[1] * SECOND / max(one.end for one in records)
+    return requests * point[1] * SECOND / max(record.end for record in records)
 
 
 def main() -> None:

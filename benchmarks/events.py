@@ -126,7 +126,7 @@ async def leg(plane: PlaneConfig, token: str | None, followers: int, batches: in
             begun = cpu_seconds([server_pid]) if server_pid else 0.0
             await asyncio.sleep(batches / RATE)
             async with asyncio.timeout(10):
-                await asyncio.gather(*(one.wait() for one in heard))
+                await asyncio.gather(*(event.wait() for event in heard))
             server_s = cpu_seconds([server_pid]) - begun if server_pid else 0.0
             worker.stdin.write(b"\n")
             used = msgspec.json.decode(await worker.stdout.readline(), type=Used)
@@ -229,11 +229,11 @@ def page(legs: dict[tuple[str, int], list[Leg]], rounds: int, load: float) -> st
         "|---|---|---|---|---|---|",
     ]
     for (name, followers), all_of in legs.items():
-        one = Leg(*(median(values) for values in zip(*all_of, strict=True)))
-        server = f"{one.server_us:.0f}" if one.server_us else "–"
+        leg = Leg(*(median(values) for values in zip(*all_of, strict=True)))
+        server = f"{leg.server_us:.0f}" if leg.server_us else "–"
         lines.append(
-            f"| {name} | {followers} | {one.worker_us:.0f} | {one.idle_ms:.1f} | {server} "
-            f"| {f'{one.p50_ms:.2f} / {one.p99_ms:.2f}' if followers else '–'} |"
+            f"| {name} | {followers} | {leg.worker_us:.0f} | {leg.idle_ms:.1f} | {server} "
+            f"| {f'{leg.p50_ms:.2f} / {leg.p99_ms:.2f}' if followers else '–'} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -103,7 +103,7 @@ async def streams(url: str, seconds: float, seed: int) -> list[Record]:
     host = url.removeprefix("http://")
     words = " ".join(["how many shapes are there"] * 80)  # the mock engine says them again: each token has text
     prompts = [Prompt(f"{seed} {number} {words}", tokens) for number in range(STREAMS)]
-    requests = [Request(http_request(one, "paced", host), tokens) for one in prompts]
+    requests = [Request(http_request(prompt, "paced", host), tokens) for prompt in prompts]
     records, _ = await run_load(url, requests, STREAMS, 3 * seconds + 30)
     return records
 
@@ -168,18 +168,18 @@ async def measure(
         for turn in range(2):
             memory.append(resident_mib(tree([frontend.pid])))
             for number, name in enumerate(["", *names]):
-                results.append(one := await beside(url, name, seconds, 100 * turn + number))
-                print(_row(one, results[0]), file=sys.stderr, flush=True)
+                results.append(result := await beside(url, name, seconds, 100 * turn + number))
+                print(_row(result, results[0]), file=sys.stderr, flush=True)
                 await asyncio.sleep(SETTLE_S)
         memory.append(resident_mib(tree([frontend.pid])))
     return results, memory
 
 
-def _row(one: Beside, alone: Beside) -> str:
-    answers = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(one.answers.items())) or "–"
+def _row(met: Beside, alone: Beside) -> str:
+    answers = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(met.answers.items())) or "–"
     return (
-        f"| {one.name} | {one.itl_p99_ms:.1f} | {one.itl_p99_ms / alone.itl_p99_ms:.2f} | {one.longest_gap_ms:.0f} "
-        f"| {one.live_longest_ms:.0f} | {one.failed} | {answers} |"
+        f"| {met.name} | {met.itl_p99_ms:.1f} | {met.itl_p99_ms / alone.itl_p99_ms:.2f} | {met.longest_gap_ms:.0f} "
+        f"| {met.live_longest_ms:.0f} | {met.failed} | {answers} |"
     )
 
 
@@ -194,7 +194,7 @@ async def main(options: argparse.Namespace) -> str:
         f"({100 * (memory[2] / memory[1] - 1):+.1f} %)"
     )
     half = len(results) // 2
-    rows = [_row(one, results[at - at % half]) for at, one in enumerate(results)]
+    rows = [_row(result, results[at - at % half]) for at, result in enumerate(results)]
     head = (
         "| load beside the streams | ITL p99, ms | against alone | longest gap, ms | `/live` at most, ms | failed "
         "| its answers |\n| --- | --- | --- | --- | --- | --- | --- |"

@@ -130,10 +130,10 @@ def decision_us(rng: random.Random) -> dict[str, float]:
     }
     pool = [Instance(id=f"w{n}", name=f"w{n}", model=card, reports_kv=True, **fixed) for n in range(WORKERS)]
     routing, tokens = Routing(RouterConfig()), [rng.randrange(150_000) for _ in range(1500)]
-    for one in pool:
+    for worker in pool:
         held = PromptKeys(prompt_keys(tokens[: rng.choice([0, 500, 1500])])).hashes(BLOCK_TOKENS)
-        routing.apply(one.id, KvBatch(0, [KvChange(0, True, packed(held))]))
-        routing.report(one.id, Load(rng.randrange(5000), rng.randrange(9000), rng.randrange(20)))
+        routing.apply(worker.id, KvBatch(0, [KvChange(0, True, packed(held))]))
+        routing.report(worker.id, Load(rng.randrange(5000), rng.randrange(9000), rng.randrange(20)))
     p50, p99 = timed_us(
         lambda: routing.choose("pd", pool, PromptKeys(prompt_keys(tokens))), LOOKUPS, time.thread_time_ns
     )
@@ -162,7 +162,7 @@ def _evicting(messages: Iterable[list[dict[str, Any]]]) -> Iterable[list[dict[st
         gone = [held.popleft() for _ in new if len(held) > 10_000]
         held.extend(reversed(new))
         yield [
-            {"type": "BlockRemoved", "block_hashes": [one], "medium": "GPU", "group_idx": 0} for one in gone
+            {"type": "BlockRemoved", "block_hashes": [block], "medium": "GPU", "group_idx": 0} for block in gone
         ] + stored
 
 
@@ -196,7 +196,7 @@ WORKERS, PAIRS, PROMPT_BLOCKS, LOOKUPS, EVENT_BLOCKS = map(int, sys.argv[1:])
 rng = random.Random(1)
 resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 def stored(number, hashes, parent):
-    blocks = [{"block_hash": one, "tokens_hash": one} for one in hashes]
+    blocks = [{"block_hash": block, "tokens_hash": block} for block in hashes]
     data = {"stored": {"parent_hash": parent, "blocks": blocks}}
     return json.dumps({"event_id": number, "dp_rank": 0, "data": data}).encode()
 events = []
@@ -230,7 +230,7 @@ print(json.dumps({"stored a second": PAIRS / applied, "memory, MiB": grown / 2**
 
 
 def theirs(python: Path) -> dict[str, float]:
-    sizes = [str(one) for one in (WORKERS, PAIRS, PROMPT_BLOCKS, LOOKUPS, EVENT_BLOCKS)]
+    sizes = [str(size) for size in (WORKERS, PAIRS, PROMPT_BLOCKS, LOOKUPS, EVENT_BLOCKS)]
     done = subprocess.run([str(python), "-c", PEER, *sizes], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -243,8 +243,10 @@ def table(rounds: dict[str, list[dict[str, float]]]) -> str:
     names = list(rounds)
     rows = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for row in rounds[names[0]][0]:
-        found = [[one[row] for one in rounds[name] if row in one] for name in names]
-        rows.append(f"| {row} | {' | '.join(_figure(statistics.median(one)) if one else '–' for one in found)} |")
+        found = [[figures[row] for figures in rounds[name] if row in figures] for name in names]
+        rows.append(
+            f"| {row} | {' | '.join(_figure(statistics.median(values)) if values else '–' for values in found)} |"
+        )
     return "\n".join(rows)
 
 

@@ -109,7 +109,9 @@ def summarise_beside(
     both = summarise([*records, *beside], wall_s, cpu_s, load_cpu_s)
     alone = summarise(records, wall_s, cpu_s, load_cpu_s)
     last = max(record.end for record in records)
-    within = [replace(one, stamps=[at for at in one.stamps if at <= last]) for one in beside if not one.error]
+    within = [
+        replace(record, stamps=[at for at in record.stamps if at <= last]) for record in beside if not record.error
+    ]
     return replace(both, ttft_ms=alone.ttft_ms, latency_ms=alone.latency_ms, itl_ms=_percentiles(_gaps(within)))
 
 

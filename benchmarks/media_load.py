@@ -180,9 +180,9 @@ async def many(folder: Path, rounds: int, files: list[bytes]) -> tuple[Outcome, 
 
 def blocked(outcome: Outcome) -> list[str]:
     return [
-        f"| {name} | {one['ticks']:,} | {one['worst_late_s'] * 1e3:.1f} | {one['worst_own_s'] * 1e3:.1f} "
-        f"| {one['worst_rest_s'] * 1e3:.1f} | {one['worst_blocked_s'] * 1e3:.1f} |"
-        for name, one in sorted(outcome.worst.items())
+        f"| {name} | {process['ticks']:,} | {process['worst_late_s'] * 1e3:.1f} | {process['worst_own_s'] * 1e3:.1f} "
+        f"| {process['worst_rest_s'] * 1e3:.1f} | {process['worst_blocked_s'] * 1e3:.1f} |"
+        for name, process in sorted(outcome.worst.items())
     ]
 
 

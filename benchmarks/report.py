@@ -165,7 +165,7 @@ def number(value: float) -> str:
 
 def percentiles(rounds: Iterable[dict[str, float]]) -> str:
     every = list(rounds)
-    return " / ".join(number(median([one[name] for one in every])) for name in ("p50", "p90", "p99"))
+    return " / ".join(number(median([figures[name] for figures in every])) for name in ("p50", "p90", "p99"))
 
 
 def markdown(table: Table) -> list[str]:
@@ -176,7 +176,7 @@ def markdown(table: Table) -> list[str]:
 def _plain(result: Comparison | dict[str, Comparison]) -> dict[str, object]:
     if isinstance(result, Comparison):
         return dataclasses.asdict(result)
-    return {name: dataclasses.asdict(one) for name, one in result.items()}
+    return {name: dataclasses.asdict(value) for name, value in result.items()}
 
 
 def write(folder: Path, name: str, lines: list[str], result: Comparison | dict[str, Comparison]) -> Path:

@@ -61,7 +61,7 @@ def answer(pipe: Connection, ways: list[TlsFiles]) -> None:
 
     async def main() -> None:
         servers = [TcpRequestServer(HOST, 0, max_in_flight=100, tls=way.for_listening()) for way in ways]
-        pipe.send([(await one.start({"stream": stream, "swallow": swallow}))[1] for one in servers])
+        pipe.send([(await server.start({"stream": stream, "swallow": swallow}))[1] for server in servers])
         await asyncio.Event().wait()
 
     uvloop.run(main())

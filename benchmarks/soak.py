@@ -88,7 +88,7 @@ async def soak(mode: str, setup: Setup, count: int, concurrency: int, ec_folder:
         while outcome.requests < count:
             size = min(step, count - outcome.requests)
             prompts = [Prompt("What is it?", 4, (png,)) for png in itertools.islice(source, size)]
-            requests = [Request(http_request(one, system.model_name, host), one.max_tokens) for one in prompts]
+            requests = [Request(http_request(prompt, system.model_name, host), prompt.max_tokens) for prompt in prompts]
             records, _ = await run_load(system.url, requests, concurrency, 600.0)
             outcome.requests += size
             outcome.errors.update(record.error for record in records if record.error)
@@ -164,25 +164,27 @@ def tables(outcomes: list[Outcome]) -> list[str]:
             ["mode", "pictures", "encoded", "failed", "req/s", "leases left", "bytes left beside caches", "files left"],
             *(
                 [
-                    one.title,
-                    f"{one.requests:,}",
-                    f"{one.encoded:,.0f}",
-                    str(sum(one.errors.values())),
-                    report.number(one.requests / one.wall_s),
-                    f"{one.leases:.0f}",
-                    f"{sum(one.unaccounted_bytes.values()):,.0f}",
-                    str(len(one.new_files)),
+                    outcome.title,
+                    f"{outcome.requests:,}",
+                    f"{outcome.encoded:,.0f}",
+                    str(sum(outcome.errors.values())),
+                    report.number(outcome.requests / outcome.wall_s),
+                    f"{outcome.leases:.0f}",
+                    f"{sum(outcome.unaccounted_bytes.values()):,.0f}",
+                    str(len(outcome.new_files)),
                 ]
-                for one in outcomes
+                for outcome in outcomes
             ),
         ]
     )
-    for one in outcomes:
-        parts = list(one.memory[0][1])
-        rows = [[f"{done:,}", *(report.number(memory.get(part, 0.0)) for part in parts)] for done, memory in one.memory]
-        lines += ["", f"## {one.title}: resident MiB after so many pictures", ""]
+    for outcome in outcomes:
+        parts = list(outcome.memory[0][1])
+        rows = [
+            [f"{done:,}", *(report.number(memory.get(part, 0.0)) for part in parts)] for done, memory in outcome.memory
+        ]
+        lines += ["", f"## {outcome.title}: resident MiB after so many pictures", ""]
         lines += report.markdown([["pictures", *parts], *rows])
-        lines += ["", *(f"- {count} x {error}" for error, count in one.errors.most_common(5))]
+        lines += ["", *(f"- {count} x {error}" for error, count in outcome.errors.most_common(5))]
     return lines
 
 
@@ -202,7 +204,7 @@ async def main(options: argparse.Namespace) -> int:
     print(text)
     if options.out:
         options.out.write_text(text)
-    return int(any(one.errors or one.leases or any(one.unaccounted_bytes.values()) for one in outcomes))
+    return int(any(outcome.errors or outcome.leases or any(outcome.unaccounted_bytes.values()) for outcome in outcomes))
 
 
 def parse() -> argparse.Namespace:

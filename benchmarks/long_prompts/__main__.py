@@ -78,29 +78,29 @@ def _leg(prompts: int, seed: int) -> Leg:
 async def _beside_streams(system: TriptychLong, prompts: int, seed: int, this: Round) -> None:
     """Measures streams alone, and again while long prompts come as fast as they are answered."""
     leg = Leg("long", CONCURRENCY, prompts, 0, 1000 + seed, LIMIT_S, beside_requests=STREAMS)
-    streams = system.requests_of([Prompt(one.text, STREAM_TOKENS) for one in texts_beside(leg)], system.paced_model)
+    streams = system.requests_of([Prompt(text.text, STREAM_TOKENS) for text in texts_beside(leg)], system.paced_model)
     alone, _ = await run_load(system.url, streams, STREAMS, LIMIT_S)
     this.alone_p99_ms = _itl_p99_ms(alone, alone)
     before = system.cpu()["frontend"]
     requests = system.requests_of(cached_prompts(leg, False))
     records, beside, _ = await run_load_beside(system.url, requests, CONCURRENCY, LIMIT_S, streams, STREAMS)
-    good = [one for one in records if not one.error]
-    errors = [one.error for one in (*records, *alone, *beside) if one.error]
+    good = [record for record in records if not record.error]
+    errors = [record.error for record in (*records, *alone, *beside) if record.error]
     if errors:
         say(f"beside streams: {errors}")
     this.failed += len(errors)
-    this.per_s = len(good) / (max(one.end for one in good) - min(one.start for one in good))
+    this.per_s = len(good) / (max(record.end for record in good) - min(record.start for record in good))
     this.beside_p99_ms = _itl_p99_ms(beside, good)
     this.beside_cpu_s = system.cpu()["frontend"] - before
 
 
 def _itl_p99_ms(streams: Sequence[Record], during: Sequence[Record]) -> float:
     """Returns the p99 of the gaps that end while ``during`` is in progress."""
-    begin, end = min(one.start for one in during), max(one.end for one in during)
+    begin, end = min(record.start for record in during), max(record.end for record in during)
     gaps = [
         later - earlier
-        for one in streams
-        for earlier, later in zip(one.stamps, one.stamps[1:], strict=False)
+        for record in streams
+        for earlier, later in zip(record.stamps, record.stamps[1:], strict=False)
         if begin <= later <= end
     ]
     return 1000 * percentile(gaps, 0.99)

@@ -52,8 +52,8 @@ def write(folder: Path, rounds: Sequence[Round], peers_python: Path) -> Path:
 
 
 def _beside(rounds: Sequence[Round]) -> list[str]:
-    per_s = [one.per_s for one in rounds]
-    ratio = median([one.beside_p99_ms / one.alone_p99_ms for one in rounds if one.alone_p99_ms])
+    per_s = [measured.per_s for measured in rounds]
+    ratio = median([measured.beside_p99_ms / measured.alone_p99_ms for measured in rounds if measured.alone_p99_ms])
     return [
         "Beside 16 streams of 20 tokens a second; the frontend on one core, load and worker on another:",
         "",
@@ -71,9 +71,9 @@ def _by_core(rounds: Sequence[Round]) -> list[str]:
         "| frontend | prompts a core-second | noise | Triptych's are |",
         "|---|---|---|---|",
     ]
-    ours = [one.per_core_s.get("triptych") for one in rounds]
+    ours = [measured.per_core_s.get("triptych") for measured in rounds]
     for name, title in TITLES.items():
-        theirs = [one.per_core_s.get(name) for one in rounds]
+        theirs = [measured.per_core_s.get(name) for measured in rounds]
         known = [value for value in theirs if value is not None]
         if known:
             ratio = median_ratio(ours, theirs)
