@@ -282,3 +282,5 @@ def test_many_media_of_one_request_are_spread_over_encode_workers_evenly() -> No
     counts = {step.instance.name: len(step.media) for step in planned(alike[:20], "e1:e e2:e d:pd").encode}
     assert sum(counts.values()) == 20
     assert counts[home] == 13, "1.25 times the average of 20 and one more"
+    counts = {step.instance.name: len(step.media) for step in planned(alike[:3], "e1:e e2:e d:pd").encode}
+    assert sorted(counts.values()) == [1, 2], "an idle worker counts as idle"
