@@ -42,7 +42,7 @@ def known_media(d):
     names = set()
     for worker in d.workers:
         names |= set(worker.engine._decoder.cache._entries) | set(worker.worker.endpoints._cache.store._entries)
-    for held in d.dispatcher._held._names.values():
+    for held in d.dispatcher._media_hints._names.values():
         names |= set(held)
     return names
 
