@@ -1,4 +1,4 @@
-"""Private folders go with their owner, or with the next command where their owner was killed."""
+"""Private folders are removed by their owner, or by the next command if their owner was killed."""
 
 from __future__ import annotations
 

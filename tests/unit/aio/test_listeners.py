@@ -1,4 +1,4 @@
-"""Addresses to listen on: one socket for each, all on one port."""
+"""Each address of a host gets one socket, all on one port."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_without_ipv6_localhost_binds_ipv4_alone(monkeypatch):
 
 @needs_ipv6
 def test_port_0_takes_a_port_that_is_free_at_both_addresses(monkeypatch):
-    """Another port is tried where the second address has the first one's port taken."""
+    """Another port is tried if the first port is taken at the second address."""
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::1", 0))

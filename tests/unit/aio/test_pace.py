@@ -22,11 +22,11 @@ async def test_each_turn_moves_a_bounded_amount_and_callers_go_in_order():
 
     count()
     await asyncio.gather(*(mover(name) for name in range(16)))
-    most = TURN_BYTES // PIECE_BYTES
-    assert max(moved.count(one) for one in set(moved)) <= 2 * most
-    assert len(moved) / len(set(moved)) <= most + 1, "pieces a turn, on average"
+    max_pieces = TURN_BYTES // PIECE_BYTES
+    assert max(moved.count(one) for one in set(moved)) <= 2 * max_pieces
+    assert len(moved) / len(set(moved)) <= max_pieces + 1, "pieces a turn, on average"
     # The first finds a turn for itself; then all take turns.
-    assert set(order[: 16 + most]) == set(range(16)), "nobody is passed over"
+    assert set(order[: 16 + max_pieces]) == set(range(16)), "nobody is passed over"
 
 
 async def test_small_moves_are_not_counted():

@@ -47,7 +47,7 @@ async def test_under_a_steady_load_memory_is_given_back_at_intervals(monkeypatch
 
 
 def test_frozen_objects_are_collected_at_exit():
-    """Else libraries that count their objects complain at every exit."""
+    """Otherwise libraries that count their objects would complain at every exit."""
     code = (
         "import atexit, gc\n"
         "atexit.register(lambda: print(gc.get_freeze_count()))\n"

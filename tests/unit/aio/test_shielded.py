@@ -1,4 +1,4 @@
-"""What a terminal sends to a group of processes does not reach those that are shielded."""
+"""A terminal's signals to a group of processes do not reach shielded ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triptych.aio.shielded import shielded
 
 
 def serve(pipe: Connection) -> None:
-    """Handle signals as vLLM's engine process does, and answer."""
+    """Handles signals as vLLM's engine process does, and answers."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(number))
     multiprocessing.Semaphore()  # needs the resource tracker

@@ -1,4 +1,4 @@
-"""Our own lines reach whoever started the process; also a process without standard streams goes on."""
+"""Our own lines reach the terminal while output is diverted. A process without standard streams goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lane of threads: bounded, and nothing of a caller that left stays."""
+"""A lane of threads is bounded, and a cancelled caller leaves nothing behind."""
 
 import asyncio
 import threading

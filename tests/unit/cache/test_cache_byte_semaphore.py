@@ -1,4 +1,4 @@
-"""A bound on memory that is never passed, and never leaks."""
+"""A byte semaphore is never over its limit, and leaks nothing."""
 
 import asyncio
 import random
@@ -56,7 +56,7 @@ async def test_cancelling_the_first_waiter_lets_the_next_ones_in():
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_cancels_in_any_order_leak_nothing(seed):
-    rng, semaphore, most = random.Random(seed), ByteSemaphore(100), 0
+    rng, semaphore, max_taken = random.Random(seed), ByteSemaphore(100), 0
 
     async def work():
         async with semaphore.take(rng.randrange(1, 120)):
@@ -65,9 +65,9 @@ async def test_cancels_in_any_order_leak_nothing(seed):
     tasks = [asyncio.create_task(work()) for _ in range(60)]
     while not all(task.done() for task in tasks):
         rng.choice(tasks).cancel()
-        most = max(most, semaphore.taken_bytes)
+        max_taken = max(max_taken, semaphore.taken_bytes)
         await asyncio.sleep(rng.random() * 0.001)
-    assert most <= 100
+    assert max_taken <= 100
     assert semaphore.taken_bytes == 0
 
 

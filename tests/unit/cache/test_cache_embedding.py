@@ -11,7 +11,7 @@ from triptych.contracts.errors import Unavailable
 
 
 class Block:
-    """A buffer of which references are counted."""
+    """A buffer whose references are counted."""
 
     def __init__(self, name, alive):
         self.data, self._name, self._alive, self._open = b"1234", name, alive, True
@@ -43,7 +43,7 @@ class Maker:
 
 
 async def outcomes(cache, maker, *groups):
-    """What each of ``groups`` got, asked for in this order and all under way before anything is made."""
+    """Returns what a caller for each of ``groups`` got. All have called, in this order, before anything is made."""
     tasks = [asyncio.create_task(cache.get(group, maker)) for group in groups]
     await asyncio.sleep(0)
     maker.go.set()

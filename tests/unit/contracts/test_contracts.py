@@ -1,4 +1,4 @@
-"""Wire types: they cross whole, and tolerate a neighbour of another version."""
+"""Wire types survive a round trip, and tolerate senders of other versions."""
 
 import msgspec
 import pytest

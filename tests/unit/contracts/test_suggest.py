@@ -1,4 +1,4 @@
-"""What is suggested for a name that is not known."""
+"""Tests the suggestions for unknown names."""
 
 from __future__ import annotations
 

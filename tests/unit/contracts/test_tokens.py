@@ -1,4 +1,4 @@
-"""Token ids in one block of memory, here and on the wire."""
+"""Tests token ids in one block of memory, here and on the wire."""
 
 import random
 
@@ -35,8 +35,8 @@ def test_invalid_token_ids_are_refused_by_field(wrong):
 
 
 def test_count_finds_equal_ids():
-    chance = random.Random(3)
-    ids = TokenIds(chance.choices([0, 1, 7, 256, 263, 65543, 151655], k=5000))
+    rng = random.Random(3)
+    ids = TokenIds(rng.choices([0, 1, 7, 256, 263, 65543, 151655], k=5000))
     assert ids.count_each([7, 151655, 263, 9, 0]) == {token: ids.count(token) for token in (7, 151655, 263, 9, 0)}
     assert TokenIds().count_each([1]) == {1: 0}
     many = TokenIds([5, 261, 6] * 1000 + [5])

@@ -1,4 +1,4 @@
-"""Names of KV-cache blocks: what shares one and what does not."""
+"""Tests which prompts share the hashes of their KV blocks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_two_parts_of_one_medium_have_different_keys() -> None:
 
 
 def test_reported_blocks_get_the_hashes_of_the_prompt() -> None:
-    """With media that begin and end within blocks, in the middle of which texts may stand."""
+    """The media begin and end within blocks, and texts may stand within them."""
     tokens = [1, *[PAD] * 5, 2, PAD, 3, PAD, PAD, PAD]
     prompt = prompt_keys(tokens, [MediumAt(1, 5, CAT)])
     prompt[7] = content_token(DOG)
@@ -71,7 +71,7 @@ def test_reported_blocks_get_the_hashes_of_the_prompt() -> None:
 
 
 def one_by_one(tokens: list[int], media: list[MediumAt], placeholders: set[int]) -> list[int]:
-    """The rule of ``prompt_keys``, token by token."""
+    """Does what ``prompt_keys`` does, token by token."""
     out = list(tokens)
     for offset, count, content_hash in media:
         for place in range(min(count, len(tokens) - offset)):
@@ -94,7 +94,7 @@ def test_keys_of_a_medium_count_up_across_texts(name: int, monkeypatch: pytest.M
 
 
 def test_keys_of_long_media_are_not_made_token_by_token() -> None:
-    """On a frontend's event loop: a whole context of a quarter of a million of them."""
+    """A frontend's event loop makes a quarter of a million keys at once."""
     tokens, media = [PAD] * 50_000, [MediumAt(0, 50_000, CAT)]
     assert (
         least_cpu_s(lambda: prompt_keys(tokens, media, {PAD}))

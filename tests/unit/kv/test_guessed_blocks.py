@@ -1,4 +1,4 @@
-"""What workers were sent lately is bounded, however often the same is sent."""
+"""The blocks remembered of a worker are bounded, however often the same prompt is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index of KV-cache blocks against a slow one, by chance; and what it promises by example."""
+"""Compares the KV index with a slow one on random input, and shows its promises by example."""
 
 from __future__ import annotations
 

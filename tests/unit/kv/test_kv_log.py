@@ -1,4 +1,4 @@
-"""A worker's log of KV changes, as its followers see it."""
+"""Tests a worker's log of KV changes as its followers see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an engine's block events to ours: names, holes, tiers; and the same as a slow model by chance."""
+"""Tests the translation of an engine's block events: hashes, missing parents, tiers, and random input."""
 
 from __future__ import annotations
 
@@ -133,14 +133,14 @@ def test_equals_a_slow_model_on_random_input(tiers: list[Level]) -> None:
 
 
 def called(one: int) -> bytes:
-    """What the engine calls a block."""
+    """Returns the engine's hash of a block."""
     return str(one).encode()
 
 
 def apply_in_order(
     changes: Iterable[KvChange] | None, held: dict[int, set[int]], before: dict[int, int | None]
 ) -> None:
-    """A block comes after the one before it, and goes before that."""
+    """Applies changes and checks their order: parents are stored first, and children removed first."""
     assert changes is not None
     for change in changes:
         for one in unpacked(change.hashes):
@@ -164,7 +164,7 @@ def test_an_event_may_repeat_blocks_that_are_known() -> None:
 
 
 def test_unknown_blocks_before_a_known_one_are_passed_over() -> None:
-    """No engine whose hashes stand for prefixes says so."""
+    """No engine whose hashes stand for prefixes sends such an event."""
     translator, held = Translator(SIZE), dict[int, set[int]]()
     tokens = list(range(16))
     apply(translator.store(Stored([2], None, tokens[4:8])), held)

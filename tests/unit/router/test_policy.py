@@ -1,4 +1,4 @@
-"""The cost of a worker, and what policies make of it."""
+"""Tests the cost of a worker, and how policies use it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_equal_costs_are_decided_by_requests_then_blocks_then_id() -> None:
 
 
 class Drawn(random.Random):
-    """Notes the odds that it is asked to draw by, and takes the last."""
+    """Records the odds of each draw, and takes the last candidate."""
 
     def choices(self, population: Any, weights: Any = None, **_: Any) -> Any:
         self.odds = weights

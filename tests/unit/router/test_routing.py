@@ -1,4 +1,4 @@
-"""Choosing workers by what they hold and what they have to do."""
+"""Workers are chosen by what they hold and by their load."""
 
 from __future__ import annotations
 

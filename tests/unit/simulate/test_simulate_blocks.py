@@ -1,4 +1,4 @@
-"""The pool of KV blocks is cleared, and says so of every tier."""
+"""A cleared pool of KV blocks reports the removed blocks of every tier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model of an engine: blocks, prefix cache, scheduling and the time of steps."""
+"""Tests the engine model: blocks, prefix cache, scheduling and the time of steps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def profile(*, kv_tokens: int = 400, budget: int = 16, sequences: int = 8) -> Pr
 
 
 def drain(engine: EngineModel) -> tuple[int, list[tuple[int, StepResult]]]:
-    """Until nothing is left: picoseconds in all, and (time, what finished) of each step."""
+    """Runs until no work is left. Returns all picoseconds, and (time, result) of each step."""
     now, told = 0, []
     while step := engine.plan():
         now += step.duration(step.count)

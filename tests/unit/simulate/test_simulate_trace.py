@@ -1,4 +1,4 @@
-"""Formats of traces."""
+"""Tests the formats of traces."""
 
 from __future__ import annotations
 

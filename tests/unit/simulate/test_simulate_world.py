@@ -1,4 +1,4 @@
-"""A deployment in virtual time."""
+"""Tests a deployment in virtual time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = 64
 
 
 def trace(seed: int, requests: int = 120, rate: float = 40.0) -> Trace:
-    """Conversations whose turns repeat all that was said before, some with pictures."""
+    """Makes conversations whose turns repeat all earlier ones, some with pictures."""
     rng = random.Random(seed)
     now, made = 0.0, []
     said = [0] * 12
@@ -147,7 +147,7 @@ def test_percentiles() -> None:
 
 
 def test_the_holder_of_a_prompt_takes_it_though_as_much_waits_there() -> None:
-    """Unless what waits weighs as much as what must be computed again."""
+    """Otherwise, with equal weights, the prompt is computed again elsewhere."""
     held = tuple(range(31))
     turns = [(0.0, held, 2000), (5.0, (*held, *range(500, 550)), 5200), (5.001, (*held, *range(700, 710)), 2650)]
     one = Trace("turns", SMALL, [TraceRequest(at, tokens, 1, hashes) for at, hashes, tokens in turns])

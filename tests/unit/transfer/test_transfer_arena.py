@@ -1,4 +1,4 @@
-"""The arena: extents, growth, and what the contract suite cannot force (a machine without memory, a fake one)."""
+"""Tests the arena: extents, growth, and a machine without memory, which the contract suite cannot force."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLAB = 4 * PAGE_BYTES
 
 
 class FakeMemory:
-    """Bytes of this process, as many as ``gives`` of them."""
+    """Memory of this process that cannot grow beyond ``gives`` bytes."""
 
     def __init__(self, size, gives=None):
         self.view = memoryview(bytearray(size))

@@ -1,4 +1,4 @@
-"""The small parts of the transfer plane: leases, their table, spans, files, back ends by name."""
+"""Tests the small parts of the transfer plane: leases, their table, copies, files, back ends by name."""
 
 from __future__ import annotations
 

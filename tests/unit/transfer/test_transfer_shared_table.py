@@ -1,4 +1,4 @@
-"""Lease tables of other processes on this machine: found only where they are what they are said to be."""
+"""Lease tables of other processes on this machine are opened only if they are what they claim to be."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""UCX's environment, and what is told where the machine does not suit it."""
+"""Tests UCX's environment, and the messages on machines that do not suit it."""
 
 from __future__ import annotations
 
