@@ -19,7 +19,7 @@ COPY_INLINE_BYTES = 4 << 20
 
 
 class Encoded(Protocol):
-    """What the stage needs of ``engines.base.Encoded``."""
+    """What the stage needs of ``engines.abilities.Encoded``."""
 
     @property
     def data(self) -> memoryview: ...

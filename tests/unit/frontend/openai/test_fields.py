@@ -59,7 +59,7 @@ def test_a_schema_class_reads_what_its_table_says(name: str) -> None:
     config = SCHEMAS[name].__struct_config__
     held = set(SCHEMAS[name].__struct_encode_fields__)
     held |= {config.tag_field} if config.tag_field else set()
-    assert TABLES[name].read == held, "move the field in openai/fields.py, too"
+    assert TABLES[name].read == held, "move the field in frontend/openai/fields/table.py, too"
     assert config.forbid_unknown_fields, "fields would be dropped in silence"
     assert len(TABLES[name].by_name) == len(TABLES[name].fields), "a field is in the table twice"
     assert set(TABLES[name].inner) <= held
