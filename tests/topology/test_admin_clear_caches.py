@@ -160,6 +160,7 @@ async def test_a_worker_that_is_gone_is_named_and_the_others_are_cleared():
         ({"wait_s": 61}, 400, "wait_s", "invalid_type"),
         ({"wait_s": -1}, 400, "wait_s", "invalid_type"),
         ({"cachs": ["prefix"]}, 400, "cachs", "unknown_parameter"),
+        ({"a`b": 1}, 400, "a`b", "unknown_parameter"),
         ({"all_or_nothing": True}, 400, "all_or_nothing", "cannot_be_undone"),
         ({"instances": ["x"] * 1025}, 400, "instances", "invalid_type"),
         ({"model": 5}, 400, "model", "invalid_type"),
@@ -184,7 +185,8 @@ async def test_wrong_requests_are_refused_by_name(fields, status, param, code):
 async def test_wrong_bodies_are_refused(body, headers, status):
     async with deployment(frontend=with_key()) as d:
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **headers}
-        check_error(await d.http.post(PATH, content=body, headers=headers), status)
+        error = check_error(await d.http.post(PATH, content=body, headers=headers), status)
+        assert "--max-body-bytes" not in error["message"], "no setting changes the limit of these routes"
 
 
 async def test_what_no_worker_can_do_is_501_without_asking_one(monkeypatch):

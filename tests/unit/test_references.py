@@ -58,7 +58,7 @@ def _prose(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_there(path: str, file: Path) -> bool:
-    """Returns whether ``path`` exists below the root, the package, or a folder around ``file``; a bare name, anywhere."""
+    """Returns whether ``path`` exists below the root, the package or a folder around ``file``; bare names anywhere."""
     if "/" not in path:
         return path in _file_names()
     folders = [ROOT, PACKAGE, *(folder for folder in file.parents if folder.is_relative_to(ROOT))]

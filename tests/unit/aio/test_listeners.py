@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -33,6 +34,24 @@ def bound(host, port=0, **settings):
     finally:
         for one in sockets:
             one.close()
+
+
+@pytest.mark.event_loop(kind="asyncio")
+async def test_answers_are_not_held_back_until_the_client_has_acknowledged_what_came_before():
+    """Nagle's algorithm does that. asyncio switches it off for sockets that say that they are TCP."""
+    connected = asyncio.get_running_loop().create_future()
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport):
+            accepted = transport.get_extra_info("socket")
+            connected.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    [listener] = bind("127.0.0.1", 0)
+    async with await asyncio.get_running_loop().create_server(Server, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await connected
+        writer.close()
 
 
 @needs_ipv6

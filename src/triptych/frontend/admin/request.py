@@ -19,7 +19,7 @@ from triptych.frontend.openai.invalid.invalid_json import not_json
 from triptych.frontend.openai.invalid.invalid_type import wrong_type
 
 MAX_INSTANCES = 1024
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -42,8 +42,10 @@ class _Clock:
         return RequestTimeout(reason, code="body_timeout")
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Reservation, config: HttpConfig) -> Data:
-    """Returns the whole request body, whose bytes ``holder`` accounts for.
+async def read_body(
+    scope: Scope, receive: Receive, limit_bytes: int, holder: Reservation, config: HttpConfig, flag: str = ""
+) -> Data:
+    """Returns the whole request body, whose bytes ``holder`` accounts for. ``flag`` sets the limit; errors name it.
 
     A body that does not come in one part is returned as a view of memory of its own. Large bodies are read at the event
     loop's ``pace``. Raises PayloadTooLarge as soon as the body is over the limit, without reading on; RequestTimeout if
@@ -51,7 +53,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Re
     """
     declared = header(scope, b"content-length")
     if declared is not None and (not declared.isdigit() or int(declared) > limit_bytes):
-        raise _too_large(limit_bytes) if declared.isdigit() else BadRequest("Content-Length is not a number")
+        raise _too_large(limit_bytes, flag) if declared.isdigit() else BadRequest("Content-Length is not a number")
     clock = _Clock(config)
     try:
         async with asyncio.timeout_at(clock.deadline(0)) as timeout:
@@ -59,13 +61,18 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, holder: Re
             def came(size_bytes: int) -> None:
                 timeout.reschedule(clock.deadline(size_bytes))
 
-            return await _parts(receive, limit_bytes, holder, int(declared or 0), came)
+            return await _parts(receive, limit_bytes, flag, holder, int(declared or 0), came)
     except TimeoutError:
         raise clock.error() from None
 
 
 async def _parts(
-    receive: Receive, limit_bytes: int, holder: Reservation, declared_bytes: int, came: Callable[[int], None]
+    receive: Receive,
+    limit_bytes: int,
+    flag: str,
+    holder: Reservation,
+    declared_bytes: int,
+    came: Callable[[int], None],
 ) -> Data:
     whole: Growing | None = None
     parts: list[bytes] = []
@@ -77,7 +84,7 @@ async def _parts(
         part = message.get("body", b"")
         size += len(part)
         if size > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise _too_large(limit_bytes, flag)
         holder.add(len(part))
         parts.append(part)
         if whole is None and size > JOINED_BYTES:
@@ -93,8 +100,8 @@ async def _parts(
             await pace().room()
 
 
-def _too_large(limit_bytes: int) -> PayloadTooLarge:
+def _too_large(limit_bytes: int, flag: str) -> PayloadTooLarge:
     return PayloadTooLarge(
-        f"the request body is over the limit of {limit_bytes:,} bytes (--max-body-bytes)",
+        f"the request body is over the limit of {limit_bytes:,} bytes" + (f" ({flag})" if flag else ""),
         code="body_too_large",
     )

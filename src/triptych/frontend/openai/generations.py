@@ -89,7 +89,9 @@ class Generations:
 
     async def _body(self, web: WebRequest, reservation: Reservation) -> Data:
         check_json(web.scope)
-        body = await read_body(web.scope, web.receive, self._config.max_body_bytes, reservation, self._config)
+        body = await read_body(
+            web.scope, web.receive, self._config.max_body_bytes, reservation, self._config, "--max-body-bytes"
+        )
         if not body:
             raise BadRequest("the body is empty; it must be a JSON object", code="invalid_json")
         return body
