@@ -1,4 +1,4 @@
-"""Bounds on HTTP connections: who gives way, who is refused, and that probes are answered all the same."""
+"""Limits on HTTP connections: which are replaced, which are refused, and that probes are still answered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAITS = get("/waits")
 
 
 async def busy(stack, s, count, address="127.0.0.1"):
-    """Connections that are being answered, for as long as the test."""
+    """Opens connections that are busy for as long as the test."""
     before = len(s.seen)
     for _ in range(count):
         _, writer = await stack.enter_async_context(connected_from(address, s.port))
@@ -27,7 +27,7 @@ async def busy(stack, s, count, address="127.0.0.1"):
 
 
 async def asked(port, path, address="127.0.0.1"):
-    """(status, headers, error's code) of a request on a new connection."""
+    """Returns (status, headers, error code) of a request on a new connection."""
     async with connected_from(address, port) as (reader, writer):
         writer.write(get(path))
         status, headers, body = await response(reader)
@@ -104,7 +104,7 @@ async def test_only_probes_are_answered_while_all_connections_are_busy(stalled):
             await until(lambda: len(s.server.connections._stalled) == 4, "none of them reads")
         else:
             await busy(stack, s, 4)
-        for _ in range(connections.MAX_SURPLUS):  # who says nothing there does not keep others from it
+        for _ in range(connections.MAX_SURPLUS):  # silent clients there keep nobody out
             await stack.enter_async_context(connected(s.port))
         for path in ("/live", "/ready", "/health", "/metrics"):
             status, headers, _ = await asked(s.port, path)
@@ -162,7 +162,7 @@ def test_addresses_that_count_as_one_client():
 
 
 async def test_an_address_is_counted_as_long_as_it_has_connections():
-    """Those over the bound, too: one of them may take a place later."""
+    """Connections over the limit count as well, because one of them may get a place later."""
     async with served(max_connections=4, max_connections_per_address=1) as s, AsyncExitStack() as stack:
         async with AsyncExitStack() as first:
             await busy(first, s, 1)

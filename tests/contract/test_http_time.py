@@ -73,7 +73,7 @@ async def test_a_connection_with_a_request_in_progress_has_no_time_limit():
 @pytest.mark.parametrize("path", ["/endless", "/long"])
 @pytest.mark.parametrize("half_closed", [False, True])
 async def test_a_client_that_reads_nothing_is_cut_off(path, half_closed):
-    """While the answer is made, and after its end; also where it says that it will send nothing more."""
+    """This holds while the answer is made and after its end, and for a client that has closed its side."""
     async with served(**short("send_timeout_s")) as s:
         async with reading_nothing(s.port, get(path, "connection: close")) as client:
             await until(lambda: s.server.connections._stalled, "the client is seen to read nothing")
@@ -110,7 +110,7 @@ async def test_unsent_bytes_are_bounded_and_counted():
 
 
 async def test_a_discarded_body_does_not_keep_its_connection():
-    """The answer came before the body had; what follows is left, for so long."""
+    """The answer came before the body. The rest of the body is discarded, for a limited time."""
     async with served(**short("head_timeout_s")) as s, connected(s.port) as (reader, writer):
         writer.write(get("/refused", "content-length: 1000000"))
         assert (await response(reader))[2] == b"no"

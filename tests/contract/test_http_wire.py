@@ -1,4 +1,4 @@
-"""HTTP/1.1 as clients may speak it: pipelines, expectations, trailers, upgrades, and what is none."""
+"""HTTP/1.1 as clients may speak it: pipelines, expectations, trailers, upgrades and malformed input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_malformed_bytes_after_a_request_do_not_reach_its_answer():
 
 
 async def test_a_client_that_leaves_with_pipelined_requests_is_noticed():
-    """The one that is being answered hears of it, though a later one was being read."""
+    """The request that is being answered is cancelled, although a later one was being read."""
     async with served() as s:
         async with connected(s.port) as (_, writer):
             writer.write(get("/waits") + get("/a") * 3)
@@ -83,7 +83,7 @@ async def test_a_body_that_expects_100_continue_is_asked_for():
 
 
 async def test_a_body_that_was_not_asked_for_closes_the_connection():
-    """Nobody knows whether it comes: what follows must not be taken for it, nor it for a request."""
+    """It is unknown whether the body will come: later bytes must not be taken for it, nor it for a request."""
     async with served() as s, connected(s.port) as (reader, writer):
         writer.write(get("/refused", "content-length: 5", "expect: 100-continue"))
         status, headers, _ = await response(reader)
@@ -185,7 +185,7 @@ def asking(method: str, *lines: str, version: str = "1.1", path: str = "/a") -> 
     ids=["length", "chunks", "empty", "none", "websocket", "not asked for"],
 )
 async def test_a_request_gets_one_answer_whatever_protocol_it_asks_for(request_bytes, body):
-    """Wherever what comes is cut in two; the request behind it is another one."""
+    """This holds wherever the bytes are cut in two. The request behind it is a separate one."""
     async with served() as s:
         for at in range(1, len(request_bytes), 5):
             s.seen.clear()
@@ -216,7 +216,7 @@ async def test_a_request_gets_one_answer_whatever_protocol_it_asks_for(request_b
     ],
 )
 async def test_a_body_that_may_be_read_in_two_ways_is_refused(framing, upgrade, caplog):
-    """What is behind it is taken for no request, and nobody sees the first."""
+    """The bytes behind it are not taken for a request, and the application does not see the first."""
     async with served() as s:
         answer = await send(s.port, asking("POST", framing, *upgrade.split("\r\n")[:-1]) + b"0\r\n\r\n" + SECOND)
         assert answer.startswith(b"HTTP/1.1 400 ")
@@ -272,7 +272,7 @@ async def test_odd_targets_are_answered(method):
 
 
 async def test_random_bytes_in_requests_do_no_harm(caplog):
-    """Cut, doubled, changed: whatever is answered is HTTP, and the server goes on."""
+    """Requests are cut, doubled and changed: every answer is HTTP, and the server goes on."""
     rng = random.Random(7)
     whole = post("/a", b"body", "expect: 100-continue") + get("/refused", "content-length: 3") + b"abc" + get("/b")
     chunked = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\na: b\r\n\r\n"
@@ -312,7 +312,7 @@ async def test_headers_are_counted(place):
 
 
 async def test_bodies_in_one_byte_chunks_leave_time_to_others(monkeypatch):
-    """Several at once: no turn of the loop takes in many thousands of them, once all have begun."""
+    """With several such bodies at once, no turn of the loop reads many thousands of chunks."""
     count, taken = 60_000, 0
     feed = Exchange.feed
 

@@ -32,7 +32,7 @@ from triptych.transfer.base import TransferStats
 
 
 def of_workers() -> list[Metric]:
-    """Return all metrics that a worker can have."""
+    """Returns all metrics that a worker can have."""
     media = MediaDecoder(MediaLimits()).metrics()
     grammars = tuple(GrammarChecker(trials=1, step_budget_s=1.0).metrics())
     stats = EngineStats(media=media, grammars=grammars)
@@ -40,7 +40,7 @@ def of_workers() -> list[Metric]:
 
 
 def frontend_metrics() -> FrontendMetrics:
-    """Return a frontend's metrics, put together as ``cli.serving`` does it, after a request of the model ``demo``."""
+    """Returns a frontend's metrics, put together as ``cli.serving`` does it, after a request of the model ``demo``."""
     metrics = FrontendMetrics(lambda: 0)
     for read in (
         Admission(0, 1, 1.0).metrics,
@@ -67,12 +67,12 @@ def frontend_metrics() -> FrontendMetrics:
 
 
 def exposition(instance: Instance) -> str:
-    """Return what a scrape of a frontend answers that has one worker."""
+    """Returns what a scrape of a frontend answers that has one worker."""
     return frontend_metrics().text(families_of([(instance, of_workers())])).decode()
 
 
 def parsed(text: str) -> dict[tuple[str, str], list[Sample]]:
-    """Return the samples by their family's name, as its TYPE line has it, and type."""
+    """Returns the samples by their family's name, as its TYPE line has it, and type."""
     types = [line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE")]
     families = text_string_to_metric_families(text)
     return {(name, kind): family.samples for (name, kind), family in zip(types, families, strict=True)}

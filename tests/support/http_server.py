@@ -1,4 +1,4 @@
-"""The HTTP server alone, with an application that does what a test's path says."""
+"""Runs the HTTP server alone, with an application whose behaviour depends on the path."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PIECE = b"x" * 16_384
 
 @dataclass
 class Served:
-    """A running server, and what its application met."""
+    """A running server, and what its application has seen."""
 
     server: HttpServer
     port: int
     seen: list[dict[str, Any]] = field(default_factory=list)
-    """Scopes of requests."""
+    """The scopes of the requests."""
     left: int = 0
-    """Requests whose client was gone."""
+    """The number of requests whose client was gone."""
     sent: int = 0
-    """Pieces of endless answers."""
+    """The number of pieces of endless answers."""
 
     @property
     def counts(self) -> Any:
@@ -43,7 +43,7 @@ class Served:
         await getattr(self, "_" + scope["path"][1:].replace("/", "_"), self._echo)(scope, receive, send)
 
     async def _echo(self, scope: Any, receive: Any, send: Any) -> None:
-        """The body, and the headers as JSON."""
+        """Answers with the body, and the headers as JSON."""
         body, more = b"", True
         while more:
             message = await receive()
@@ -57,18 +57,18 @@ class Served:
         await send({"type": "http.response.body", "body": answer})
 
     async def _refused(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answered before the body is read."""
+        """Answers before the body is read."""
         await _start(send, (b"content-length", b"2"))
         await send({"type": "http.response.body", "body": b"no"})
 
     async def _waits(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answered never."""
+        """Never answers."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self.left += 1
 
     async def _endless(self, scope: Any, receive: Any, send: Any) -> None:
-        """An answer without an end, until the client is gone."""
+        """Answers without an end, until the client is gone."""
         await _start(send)
         watching = asyncio.create_task(self._waits(scope, receive, send))
         while not watching.done():
@@ -77,12 +77,12 @@ class Served:
             await asyncio.sleep(0)
 
     async def _long(self, scope: Any, receive: Any, send: Any) -> None:
-        """8 MiB at once."""
+        """Answers with 8 MiB at once."""
         await _start(send, (b"content-length", b"8388608"))
         await send({"type": "http.response.body", "body": bytes(8 << 20)})
 
     async def _slow(self, scope: Any, receive: Any, send: Any) -> None:
-        """Begins, and ends once another request for /go came."""
+        """Begins an answer, and ends it once a request for /go came."""
         await _start(send)
         await send({"type": "http.response.body", "body": b"one", "more_body": True})
         while not any(one["path"] == "/go" for one in self.seen):
@@ -118,7 +118,7 @@ async def served(**settings: Any) -> AsyncIterator[Served]:
 
 @asynccontextmanager
 async def reading_nothing(port: int, request: bytes, address: str = "127.0.0.1") -> AsyncIterator[socket.socket]:
-    """A client that sends ``request`` and reads nothing, with little room for what comes."""
+    """Opens a client that sends ``request`` and reads nothing, with small socket buffers."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -131,7 +131,7 @@ async def reading_nothing(port: int, request: bytes, address: str = "127.0.0.1")
 
 @asynccontextmanager
 async def connected_from(address: str, port: int) -> AsyncIterator[Streams]:
-    """A client of an address of its own (all of 127.0.0.0/8 are this host's)."""
+    """Opens a client with another address (all of 127.0.0.0/8 are this host's)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
     try:
         yield reader, writer

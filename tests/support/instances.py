@@ -1,4 +1,4 @@
-"""Instances as workers would register them."""
+"""Makes instances as workers would register them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP by hand over a plain socket, for what no client library would send."""
+"""Speaks HTTP over a plain socket, for bytes that no client library would send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def connected(port: int, tls: ssl.SSLContext | None = None) -> AsyncIterat
 
 
 async def send(port: int, data: bytes, *, limit_s: float = 10.0) -> bytes:
-    """Send ``data``, and read until the server closes (``data`` should ask it to)."""
+    """Sends ``data``, and reads until the server closes (``data`` should ask it to)."""
     async with connected(port) as (reader, writer):
         writer.write(data)
         async with asyncio.timeout(limit_s):
@@ -28,7 +28,7 @@ async def send(port: int, data: bytes, *, limit_s: float = 10.0) -> bytes:
 
 
 async def response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """One response of stated length, or chunked, on a kept connection: (status, headers, body)."""
+    """Reads one response of stated length, or chunked, on a kept connection: (status, headers, body)."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in head[1:] if line)}
     if headers.get("transfer-encoding") != "chunked":

@@ -1,4 +1,4 @@
-"""The load generator's own correctness: what it miscounts, the benchmark misreports."""
+"""The load generator is correct; whatever it miscounts, the benchmark would misreport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags from the configuration models, and back."""
+"""Flags are made from the configuration models, and read back into them."""
 
 import argparse
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Stop signals reach the process that they are sent to, and no other; what it leaves behind goes with it."""
+"""Stop signals reach the process that they are sent to, and no other. Its leftovers are removed with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with guarded("never said") as guard:
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     sys.exit(3 if ended else 4)
 """
-# Says what its handlers are after the block.
+# Prints its handlers after the block.
 AFTER = """
 import signal
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -39,7 +39,7 @@ after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 assert after == before, after
 assert signal.set_wakeup_fd(-1) == -1
 """
-# NumberedUpdate to stop by its own signal while a grandchild of a dead child runs.
+# Stopped by its own signal while a grandchild of a dead child runs.
 ORPHAN = """
 import os, signal, subprocess
 from triptych.cli.stopping import guarded

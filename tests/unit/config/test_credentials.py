@@ -12,7 +12,7 @@ import pytest
 from triptych.config import credentials, env
 from triptych.contracts.errors import ConfigError
 
-# Reads its secrets, then shows what it has in its memory of the environment and what a child of it has.
+# Reads its secrets, then prints the environment in its memory, and that of a child.
 SHOW = """
 import subprocess, sys
 from triptych.config import credentials

@@ -1,4 +1,4 @@
-"""The generator of films: same seed same sample, one right answer each, and shapes that move as is said."""
+"""The generator of films: a seed makes one sample with one right answer, and shapes move as it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator of coloured shapes: same seed same sample, and one right answer each."""
+"""The generator of coloured shapes: the same seed makes the same sample, with one right answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator of beeps: same seed same sample, one right answer each, and sounds that are what is said of them."""
+"""The generator of beeps: the same seed makes the same sample, with one right answer, and sounds agree with it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_beeps_lie_inside_and_apart() -> None:
 
 
 def test_sounds_have_as_many_beeps_as_the_answer_says() -> None:
-    """Counted in the samples: stretches of 20 ms that are louder than the hiss can be."""
+    """Beeps are counted in the samples: stretches of 20 ms that are louder than the noise can be."""
     for clip in CLIPS[:100]:
         sound = render(clip).astype(float) / 32_768
         blocks = sound[: len(sound) // 320 * 320].reshape(-1, 320)

@@ -1,4 +1,4 @@
-"""Graph files: what they mean, and what is said about wrong ones."""
+"""Graph files: their meaning, and the errors about wrong ones."""
 
 from __future__ import annotations
 

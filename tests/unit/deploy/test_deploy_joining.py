@@ -1,4 +1,4 @@
-"""The lines that `triptych up` shows: what they start is what the graph starts, on the deployment's plane."""
+"""The lines that `triptych up` prints start the same processes as the graph, on the deployment's plane."""
 
 from __future__ import annotations
 

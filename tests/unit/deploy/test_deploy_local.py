@@ -1,4 +1,4 @@
-"""What a supervisor on this machine leaves to the system."""
+"""A supervisor on this machine leaves no zombies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PR_GET_CHILD_SUBREAPER = 37
 
 
 def test_orphans_of_its_processes_are_not_left_as_zombies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that is killed leaves its engine's process to whoever adopts it, who must wait for it."""
+    """A killed worker leaves its engine's process to the process that adopts it, which must wait for it."""
     adopts = ctypes.c_int(-1)
 
     async def look(*_: object) -> None:

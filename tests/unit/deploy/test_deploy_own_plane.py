@@ -1,4 +1,4 @@
-"""``plane: nats`` in a graph: one process more, and a secret that no command line shows."""
+"""``plane: nats`` in a graph adds a process, and a secret that no command line shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a deployment that is up: one for each namespace of a run directory, and gone with its writer."""
+"""The record of a running deployment: one for each namespace of a run directory, and removed with its writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ready lines and causes of an end, as read from a process's output."""
+"""Ready lines and causes of an end are read from a process's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When and whether a process that ended is started again."""
+"""The decision whether and when a process that ended is started again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo shows."""
+"""The texts that `triptych demo` shows."""
 
 from __future__ import annotations
 

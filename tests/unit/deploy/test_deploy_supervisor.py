@@ -1,4 +1,4 @@
-"""The supervisor over tiny real processes: start, restart, order of the end, and nothing left behind."""
+"""The supervisor with tiny real processes: start, restart, order of the stop, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Stage:
 
 
 def assert_gone(pid: int, timeout_s: float = 5.0) -> None:
-    """Wait for the end of any process, child of ours or not."""
+    """Waits for the end of any process, whether it is our child or not."""
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
@@ -168,7 +168,7 @@ def test_a_process_that_ignores_sigterm_is_killed_in_time() -> None:
     async def when_ready(_: dict[str, Ready]) -> None:
         stage.stop()
 
-    stage.run(when_ready)  # comes back once both are gone
+    stage.run(when_ready)  # returns once both are gone
 
 
 @pytest.mark.parametrize("handler", ["signal.SIG_IGN", "told"])

@@ -1,4 +1,4 @@
-"""What training shows the demo models is what their processors and towers make of the same media."""
+"""Training shows the demo models exactly what their processors and towers make of the same media."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_films_and_text_have_the_positions_of_the_model(seeing) -> None:
 
 
 def test_the_served_audio_tower_sees_clips_as_in_training(hearing) -> None:
-    """30 s, of which most is padding, against no more than the clips are long."""
+    """The model pads clips to 30 s; training does not."""
     maker = audio_batches.BatchMaker(hearing, random.Random(5))
     clips = [make_clip(random.Random(seed)) for seed in range(3)]
     sounds = maker.sounds(clips)
@@ -95,7 +95,7 @@ def test_the_served_audio_tower_sees_clips_as_in_training(hearing) -> None:
 
 
 class _Spy:
-    """What a module computed last."""
+    """Keeps the last output of a module."""
 
     def __init__(self, module) -> None:
         self.output = None

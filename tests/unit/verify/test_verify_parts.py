@@ -1,4 +1,4 @@
-"""The parts of `triptych verify`: its questions, where answers part, how that is told, and in what order is asked."""
+"""The parts of `triptych verify`: questions, differences, report, and the order of requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SETTING = report.Setting(
 
 
 def expected(*words, finish_reason="length", margin=1.0, prompt_tokens=5):
-    """An answer of one token a word; the end of sequence is a token more."""
+    """Returns an answer of one token for each word; the end of sequence is another token."""
     ends = [len("".join(words[: at + 1])) for at in range(len(words))]
     tokens = [Token(text=word, end=end, margin=margin, runner_up=" or") for word, end in zip(words, ends, strict=True)]
     if finish_reason == "stop":
@@ -156,7 +156,7 @@ def test_a_missing_package_of_a_case_is_named(monkeypatch):
         make_cases(["video"], 1)
 
 
-# Where answers part.
+# Differences.
 
 
 def test_equal_answers():
@@ -282,7 +282,7 @@ def test_the_document_has_every_answer():
 
 
 class Scripted:
-    """A deployment that answers as told, and counts."""
+    """A deployment that answers as scripted, and counts."""
 
     def __init__(self, models=("m",), fails=None):
         self._models, self._fails = models, fails

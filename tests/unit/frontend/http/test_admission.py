@@ -1,4 +1,4 @@
-"""Who may run, who waits, and in which order."""
+"""Admission: which generations run, which wait, and in which order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Crowd:
             await asyncio.sleep(0)
 
     async def end(self, name: str) -> None:
-        """One generation ends."""
+        """Ends one generation."""
         self._ends[name].set()
         if name in self.tasks:
             await self.tasks.pop(name)
@@ -56,7 +56,7 @@ class Crowd:
 
 
 async def passes(admission: Admission, lane: Lane, count: int = 1) -> None:
-    """A request of ``count`` generations has its first place, and gives it back."""
+    """Lets a request of ``count`` generations have its first slot, and free it."""
     with admission.request(lane, count, "n") as slots:
         async with slots.slot():
             pass
@@ -130,7 +130,7 @@ async def test_a_cancelled_waiter_keeps_no_slot() -> None:
 
         await crowd.come("d")
         await crowd.come("e")
-        crowd.tasks["d"].cancel()  # let in and cancelled in one turn of the loop
+        crowd.tasks["d"].cancel()  # admitted and cancelled in one turn of the loop
         crowd._ends["c"].set()
         await until(lambda: crowd.began[-1] == "e", "the last runs")
 
@@ -143,7 +143,7 @@ async def test_without_a_bound_all_run() -> None:
 
 
 async def test_a_request_of_many_choices_takes_turns_with_small_ones() -> None:
-    """None starves the other: each request has one generation let in a round."""
+    """Neither starves the other: each request gets one slot a round."""
     async with a_crowd(most=2) as crowd:
         await crowd.come("big", count=4)
         assert crowd.began == ["big0", "big1"]
@@ -158,7 +158,7 @@ async def test_a_request_of_many_choices_takes_turns_with_small_ones() -> None:
 
 
 async def test_two_requests_with_more_choices_than_slots_both_finish() -> None:
-    """Each of them holds half, and neither waits for the other."""
+    """Each holds half of the slots, and neither waits for the other."""
     async with a_crowd(most=2, max_waiting=20) as crowd:
         await crowd.come("x", count=5)
         await crowd.come("y", count=5)
@@ -206,7 +206,7 @@ async def test_a_request_that_leaves_frees_its_slots_and_its_waiters() -> None:
 
 @pytest.mark.parametrize("most", [0, 500])
 async def test_a_large_request_begins_over_many_turns_of_the_loop(most) -> None:
-    """Those beside it go on meanwhile."""
+    """Other requests go on meanwhile."""
     async with a_crowd(most=most) as crowd:
         await crowd.come("big", count=100)
         began = [len(crowd.began)]
