@@ -191,7 +191,7 @@ async def test_a_heart_that_misses_a_beat_goes_on(tmp_path, monkeypatch, caplog)
     assert caplog.text.count("No space left") == 1, "said once, not at every beat"
 
 
-async def test_what_is_registered_only_this_user_reads(tmp_path):
+async def test_a_registration_is_readable_by_its_user_only(tmp_path):
     """Also in a run directory that others can read: an instance may name a secret."""
     tmp_path.chmod(0o755)
     lease = await LocalDiscovery(tmp_path, "default").register(instance("a"))

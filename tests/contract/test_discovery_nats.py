@@ -319,7 +319,7 @@ async def test_a_renewal_on_its_way_does_not_outlive_the_withdrawal(server):
 
 @pytest.mark.full
 @pytest.mark.parametrize("ttl", [None, TTL_S], ids=["for ever", "expiring"])
-async def test_what_a_killed_worker_was_binds_nobody(server, ttl):
+async def test_a_killed_workers_card_does_not_bind_its_successor(server, ttl):
     """It is started again at once, with another dtype."""
     client = await nats.connect(server.url)
     await client.jetstream().create_key_value(bucket="triptych-default", ttl=ttl)

@@ -357,9 +357,7 @@ async def test_a_stream_that_is_deleted_is_made_again(shared_nats_server, monkey
         assert listener.snapshots == snapshots
 
 
-async def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_is_needed(
-    shared_nats_server, monkeypatch
-):
+async def test_messages_kept_by_the_stream_are_heard_after_a_break_without_a_snapshot(shared_nats_server, monkeypatch):
     monkeypatch.setattr(nats_link, "RETRY_S", 0.02)
     carrier = quick_carrier("jetstream", shared_nats_server)
     async with heard(carrier) as (speaker, listener):
@@ -374,7 +372,7 @@ async def test_what_the_stream_has_is_heard_again_after_a_break_and_no_snapshot_
         assert listener.snapshots == 1
 
 
-async def test_what_others_put_into_the_stream_does_no_harm(shared_nats_server):
+async def test_foreign_messages_in_the_stream_do_no_harm(shared_nats_server):
     carrier = quick_carrier("jetstream", shared_nats_server)
     async with followed(carrier) as (speaker, listener):
         client = await nats.connect(shared_nats_server.url)

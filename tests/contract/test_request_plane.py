@@ -87,7 +87,7 @@ async def test_payloads_of_every_size_both_ways(plane, loop, size):
         assert await line.all(payload) == [payload]
 
 
-async def test_what_waits_together_comes_as_one_batch(plane):
+async def test_items_that_wait_together_come_as_one_batch(plane):
     async with plane.line(count) as line, line.call(b"100") as call:
         batches = [batch async for batch in call]
         assert all(batches), "no batch is empty"
@@ -334,7 +334,7 @@ async def test_drain_ends_at_its_deadline(plane):
 
 
 @pytest.mark.parametrize("size", [1, 5_000_000])
-async def test_what_was_answered_before_the_server_closes_arrives(plane, loop, size):
+async def test_an_answer_sent_before_the_server_closes_arrives(plane, loop, size):
     arrived = asyncio.Event()
 
     async def handler(payload):
@@ -417,7 +417,7 @@ async def test_a_call_that_ends_its_server_at_once_was_taken(plane, loop):
         assert [peer.id for peer in lost] == ["w.1"]
 
 
-async def test_what_nobody_took_is_unreached(plane, loop):
+async def test_a_call_that_no_worker_took_is_unreached(plane, loop):
     async with plane.line(echo) as line:
         lost = lost_peers(line)
         await line.server.close()

@@ -205,7 +205,7 @@ async def test_a_bucket_has_a_bound(state_plane):
     await main()
 
 
-async def test_what_has_expired_makes_room(state_plane):
+async def test_expired_entries_make_room(state_plane):
     bucket = Bucket(name="short", max_entry_bytes=1000, max_bytes=4000)
     async with opened(state_plane, bucket) as state:
 

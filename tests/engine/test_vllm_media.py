@@ -101,14 +101,18 @@ class TestEmbeddings:
                 whole.prompt(question(model, bare(medium(*PICTURES[0]))), [buffer])
         self.test_are_copied_before_the_buffer_goes(whole, model, embeddings)
 
-    def test_that_clients_computed_answer_alike(self, whole: Engine, model: Path, embeddings: list[Any]):
+    def test_embeddings_that_clients_computed_give_the_same_answers(
+        self, whole: Engine, model: Path, embeddings: list[Any]
+    ):
         whole.forget()
         expected = whole.answer(question(model, [medium(*PICTURES[0])]))
         given = precomputed(model, medium(*PICTURES[0]), embeddings[0])
         assert whole.answer(question(model, [given]), _buffers(embeddings, 1)) == expected
         assert whole.answer(question(model, [medium(*PICTURES[0])])) == expected, "by another name"
 
-    def test_that_clients_computed_are_checked_here_too(self, whole: Engine, model: Path, embeddings: list[Any]):
+    def test_embeddings_that_clients_computed_are_checked_here_too(
+        self, whole: Engine, model: Path, embeddings: list[Any]
+    ):
         given = precomputed(model, medium(*PICTURES[0]), embeddings[0])
         tokens, width = embeddings[0].shape
         for change in (
@@ -125,7 +129,7 @@ class TestEmbeddings:
         for wrong in (embeddings[0][:-1], embeddings[0][:, :-2]):
             with pytest.raises(TriptychError, match="embedding"):
                 whole.prompt(question(model, [given]), [Embedding.of(wrong)])
-        self.test_that_clients_computed_answer_alike(whole, model, embeddings)
+        self.test_embeddings_that_clients_computed_give_the_same_answers(whole, model, embeddings)
 
     def test_and_media_metadata_must_agree(self, whole: Engine, model: Path, embeddings: list[Any]):
         (one,) = bare(medium(*PICTURES[0]))

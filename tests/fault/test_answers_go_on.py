@@ -171,7 +171,7 @@ async def test_a_client_that_leaves_in_the_pause_is_forgotten():
 
 
 @pytest.mark.parametrize("fields", [{"presence_penalty": 0.5}, {"frequency_penalty": 0.5}])
-async def test_what_only_the_first_worker_knows_how_to_go_on_with_ends(fields):
+async def test_an_answer_that_only_its_first_worker_can_continue_ends(fields):
     async with deployment(spans=["p", "p", "d", "d"], engine_args=SLOW, fallback=False) as d:
         asking = asyncio.create_task(d.chat("x", stream=True, **FIELDS, **fields))
         await (await answering(d)).kill()

@@ -219,7 +219,7 @@ async def test_a_request_that_blocks_processes_blocks_two():
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("spans", ["epd epd", "p p d", "e e pd"])
-async def test_what_a_silent_worker_has_taken_goes_on_elsewhere_once(spans, stream):
+async def test_a_request_at_a_silent_worker_goes_to_another_once(spans, stream):
     """Its event loop answers, its engine does not."""
     content = [
         {"type": "image_url", "image_url": {"url": picture_url(64, 64, "red")}},

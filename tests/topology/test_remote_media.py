@@ -27,7 +27,7 @@ async def test_a_picture_by_url_and_by_redirect():
         assert redirected["usage"] == direct["usage"]
 
 
-async def test_what_can_go_wrong_with_a_url():
+async def test_each_failure_of_a_url_is_told():
     cases = {
         "/gone": (400, "HTTP 404"),
         "/broken": (400, "HTTP 500"),

@@ -92,7 +92,7 @@ def test_stop_strings_never_leak(demo, ask, stop):
     assert stream.finish_reason() == "stop"
 
 
-def test_what_only_begins_like_a_stop_string_is_said(demo):
+def test_text_that_only_begins_like_a_stop_string_is_passed_on(demo):
     for stream in (False, True):
         answer = demo.complete("abc abd ab", stop=["abe", "ab!"], stream=stream, max_tokens=50)
         text = parse(answer.content).text() if stream else answer.json()["choices"][0]["text"]

@@ -197,7 +197,7 @@ async def test_the_next_caller_does_not_join_work_that_is_being_cancelled():
     await close(cache, maker)
 
 
-async def test_what_is_made_after_the_last_waiter_left_is_given_back():
+async def test_embeddings_made_after_the_last_waiter_left_are_given_back():
     cache, maker = EmbeddingCache(0), Maker()
 
     async def unstoppable(names):

@@ -87,7 +87,7 @@ def test_one_request_may_take_all_there_is():
             budget.take(101)
 
 
-def test_what_ended_before_the_last_call_does_not_count_for_the_next():
+def test_requests_that_ended_before_the_last_call_do_not_count_for_the_next():
     calls = []
     budget = MemoryBudget(2 * LARGE_BYTES, lambda: calls.append(1))
     for size_bytes, called in ((LARGE_BYTES, 1), (LARGE_BYTES - 1, 1), (1, 2)):

@@ -77,7 +77,7 @@ def test_however_it_is_cut_the_result_is_that_of_the_whole_text():
             assert kept.removeprefix(joined) in stops
 
 
-def test_what_cannot_become_a_stop_string_is_not_held_back():
+def test_text_that_cannot_become_a_stop_string_is_not_held_back():
     finder = StopStrings(["<end>"])
     assert finder.push("a < b ").text == "a < b "
     assert finder.push("<en").text == ""
@@ -103,7 +103,7 @@ def test_against_plain_search_on_repetitive_texts():
         assert "".join(out) == text.partition(stop)[0]
 
 
-def test_what_ends_the_text_is_left_out_unless_it_is_asked_for():
+def test_a_stop_string_is_left_out_unless_it_is_asked_for():
     assert StopStrings(["b"]).push("abc") == ("a", True)
 
 

@@ -214,13 +214,13 @@ def test_an_overloaded_home_is_left_out_unless_it_holds_the_medium():
     assert held.encode[0].instance.name == home
 
 
-def test_what_the_target_holds_is_not_encoded():
+def test_a_medium_whose_embedding_the_target_holds_is_not_encoded():
     made = planned(["x", "y"], "e:e a:pd", has_embedding=lambda one, name: name == "x")
     assert [step.media for step in made.encode] == [(1,)]
     assert str(planned(["x"], "e:e a:pd", has_embedding=lambda one, name: True)) == "pd@a"
 
 
-def test_what_came_as_its_embedding_is_not_encoded():
+def test_a_medium_that_came_as_its_embedding_is_not_encoded():
     for alive, picked in [
         ("e:e a:pd", "pd@a"),
         ("a:epd", "pd@a"),

@@ -129,7 +129,7 @@ async def test_a_resumed_answer_gets_all_earlier_tokens_and_counts_its_prompt_on
     assert next(one.value for one in dispatcher.metrics() if one.name == "triptych_requests_resumed_total") == 2
 
 
-async def test_what_only_the_engine_that_began_can_go_on_with_ends():
+async def test_an_answer_that_only_its_own_engine_can_continue_ends():
     assert await outcome(request=PENALISED, w1=[7, LOST], w2=[9]) == ([7], LOST, ["w1"])
     assert await outcome(request=PENALISED, w1=[LOST], w2=[9]) == ([9], None, ["w1", "w2"])
 
@@ -225,7 +225,7 @@ async def test_waiting_has_an_end_and_can_be_cancelled():
 
 
 @pytest.mark.parametrize("error", [BadRequest("no"), DeadlineExceeded("silent")])
-async def test_what_would_be_the_same_elsewhere_is_not_tried_there(error):
+async def test_an_error_that_another_worker_would_repeat_is_not_tried_there(error):
     assert await outcome(w1=[error], w2=[9]) == ([], error, ["w1"])
 
 

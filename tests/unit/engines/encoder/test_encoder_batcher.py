@@ -57,7 +57,7 @@ async def busy(batches, work):
     return task
 
 
-async def test_what_waits_while_a_batch_runs_goes_together():
+async def test_items_that_wait_while_a_batch_runs_go_together():
     work = Work()
     async with batcher(work) as batches:
         first = await busy(batches, work)

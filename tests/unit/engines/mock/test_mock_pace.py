@@ -114,7 +114,7 @@ async def test_a_cancelled_request_frees_its_blocks_at_once():
         assert one.stats().running == 0
 
 
-async def test_what_could_never_fit_is_refused():
+async def test_a_request_that_could_never_fit_is_refused():
     async with engine() as one:
         with pytest.raises(BadRequest, match="do not fit a KV cache of 65536"):
             await answer(one, request(max_tokens=70_000, ignore_eos=True))

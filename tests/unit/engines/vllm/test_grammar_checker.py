@@ -127,7 +127,7 @@ async def test_a_lost_process_is_replaced_and_asked_once_more() -> None:
         assert (first.tried, second.tried, first.closed) == (["a"], ["a"], 1)
 
 
-async def test_what_is_lost_twice_is_answered_503_and_not_held_against_it() -> None:
+async def test_a_medium_lost_twice_is_answered_503_and_not_held_against_it() -> None:
     first, second, third = FakeProcess({"a": "lost"}), FakeProcess({"a": "lost"}), FakeProcess({})
     async with checker(first, second, third) as one:
         with pytest.raises(Unavailable):

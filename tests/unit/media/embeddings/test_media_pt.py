@@ -324,7 +324,7 @@ KILLED, CRASHED, SHORT = "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 11)", 
 
 
 @pytest.mark.parametrize("codes", [(KILLED, KILLED), (SHORT, SHORT), (CRASHED, KILLED), (SHORT, CRASHED)])
-async def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_file(monkeypatch, codes):
+async def test_a_failure_of_the_machine_is_not_blamed_on_the_file(monkeypatch, codes):
     started = ended_by(monkeypatch, *codes)
     error = await refused(b"PK", Unavailable)
     assert (error.code, len(started)) == ("media_decoder_unavailable", 2)
@@ -346,7 +346,7 @@ async def test_no_process_to_be_had_is_no_fault_of_the_file(monkeypatch):
     assert (await refused(b"PK", Unavailable)).code == "media_decoder_unavailable"
 
 
-async def test_what_a_child_writes_is_bounded(monkeypatch):
+async def test_the_output_of_a_child_is_bounded(monkeypatch):
     monkeypatch.setattr(pt_reader, "COMMAND", ("-c", "import os; os.write(1, b'\\x1bx\\n' * 9000); os._exit(3)"))
     error = await refused(b"PK")
     assert error.message.startswith(f"{ITEM}:  x  x ")

@@ -109,7 +109,7 @@ async def test_other_urls_and_variants_are_others():
     ],
     ids=str,
 )
-async def test_what_may_not_be_used_again_is_not_kept(headers):
+async def test_an_answer_that_may_not_be_used_again_is_not_kept(headers):
     async with keeping() as kept:
         kept.headers = headers
         for _ in range(2):
@@ -243,7 +243,7 @@ async def test_an_error_names_each_ones_own_field_and_is_not_kept():
         assert await kept.get() == PICTURE
 
 
-async def test_what_is_for_one_use_only_is_fetched_by_each():
+async def test_an_answer_for_one_use_is_fetched_by_each():
     async with keeping() as kept:
         kept.headers = {"Cache-Control": "no-store"}
         tasks = await flying(kept)

@@ -114,7 +114,7 @@ def levels(sandbox: Sandbox) -> dict[str, float]:
         (Confinement(), 0, "resource limits alone"),
     ],
 )
-async def test_what_confines_decoders_is_told_at_start(monkeypatch, caplog, offered, level, words):
+async def test_the_confinement_of_decoders_is_told_at_start(monkeypatch, caplog, offered, level, words):
     monkeypatch.setattr(landlock, "version", lambda: offered.landlock)
     monkeypatch.setattr(seccomp, "is_available", lambda: offered.seccomp)
     caplog.set_level("INFO", "triptych.media")

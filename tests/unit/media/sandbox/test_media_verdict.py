@@ -109,7 +109,7 @@ MEDIA = ["crashes", "closes_and_stays"]
 
 
 @pytest.mark.parametrize("how", MACHINES + MEDIA)
-async def test_what_fails_once_is_tried_in_another_decoder(monkeypatch, how):
+async def test_a_medium_that_fails_once_is_tried_in_another_decoder(monkeypatch, how):
 
     monkeypatch.setattr(process, "EXIT_S", 0.1)
     async with decoders(monkeypatch, [(how,)]) as sandbox:
@@ -118,7 +118,7 @@ async def test_what_fails_once_is_tried_in_another_decoder(monkeypatch, how):
 
 
 @pytest.mark.parametrize("how", [*((one, one) for one in MACHINES), ("crashes", "is_killed"), ("is_short", "crashes")])
-async def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_medium(monkeypatch, how):
+async def test_a_failure_of_the_machine_is_not_blamed_on_the_medium(monkeypatch, how):
     async with decoders(monkeypatch, [(one,) for one in how]) as sandbox:
         with pytest.raises(Unavailable, match="short of memory or processes") as caught:
             await sandbox.decode(medium(), ITEM)
@@ -128,7 +128,7 @@ async def test_what_fails_for_the_machines_reasons_is_no_fault_of_the_medium(mon
 
 
 @pytest.mark.parametrize("how", MEDIA)
-async def test_what_fails_twice_for_its_own_reasons_is_refused(monkeypatch, how):
+async def test_a_medium_that_fails_twice_by_itself_is_refused(monkeypatch, how):
 
     monkeypatch.setattr(process, "EXIT_S", 0.1)
     async with decoders(monkeypatch, [(how,)] * 2) as sandbox:
@@ -140,7 +140,7 @@ async def test_what_fails_twice_for_its_own_reasons_is_refused(monkeypatch, how)
 
 
 @pytest.mark.parametrize("what", ["shared memory for a file", "memory for the result", "a thread"])
-async def test_what_the_server_lacks_itself_is_no_fault_of_the_medium(monkeypatch, what):
+async def test_a_shortage_of_the_server_is_not_blamed_on_the_medium(monkeypatch, what):
     tried = []
 
     def refuse(*arguments):

@@ -260,7 +260,7 @@ def test_refusals_before_the_first_token_are_attempts() -> None:
     assert state.handle(Failed("a", FULL, 0.0)) == GiveUp(FULL)
 
 
-def test_what_would_be_refused_elsewhere_too_is_told() -> None:
+def test_a_refusal_that_others_would_repeat_is_told() -> None:
     told = streaming(begun(), 5).handle(Failed("a", BadRequest("no"), 0.0))
     assert isinstance(told, GiveUp)
     assert isinstance(told.error, BadRequest)
@@ -269,7 +269,7 @@ def test_what_would_be_refused_elsewhere_too_is_told() -> None:
 @pytest.mark.parametrize(
     "field", [{"presence_penalty": 1.0}, {"frequency_penalty": -1.0}, {"guided": Guided("json_object")}]
 )
-def test_what_depends_on_the_answers_own_tokens_does_not_go_on(field: dict[str, object]) -> None:
+def test_sampling_that_depends_on_earlier_tokens_does_not_go_on_elsewhere(field: dict[str, object]) -> None:
     assert begun(**field).handle(Failed("a", LOST, 0.0)) == Retry()
     assert streaming(begun(**field), 5).handle(Failed("a", LOST, 0.0)) == GiveUp(LOST)
 

@@ -67,7 +67,7 @@ EVENTS: list[tuple[TriptychError, Failure]] = [
 
 
 @pytest.mark.parametrize(("error", "event"), EVENTS, ids=lambda one: str(one))
-def test_what_an_error_tells(error: TriptychError, event: Failure) -> None:
+def test_each_error_maps_to_a_failure(error: TriptychError, event: Failure) -> None:
     assert failure_of(error) is event
 
 
