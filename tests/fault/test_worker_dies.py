@@ -186,7 +186,7 @@ async def test_a_stopped_worker_is_given_up():
             worker.signal(signal.SIGCONT)
             await d.ready()
 
-            await _served(d)  # it woke up; who broke off is left out for a moment
+            await _served(d)  # it woke up; who broke off is excluded for a moment
 
 
 async def test_a_stopped_worker_gets_no_requests_while_another_lives():

@@ -17,9 +17,9 @@ from triptych.contracts.stages import PrefillAnswer, Release
 from triptych.router.routing import PromptKeys, Routing
 from triptych.stages.calls import Calls
 from triptych.stages.compose import Plan
+from triptych.stages.excluded import ExcludedWorkers
 from triptych.stages.hand_off import STRATEGIES, Start, bare
 from triptych.stages.isolation import Isolation, Waiter
-from triptych.stages.left_out import LeftOut
 from triptych.stages.media_dispatch import MediaDispatch
 from triptych.stages.request_state.machine import RequestState
 from triptych.stages.stream import Stream
@@ -32,7 +32,7 @@ class Services:
     calls: Calls
     routing: Routing
     isolation: Isolation
-    left_out: LeftOut
+    excluded: ExcludedWorkers
     on_resume: Callable[[], None]
     """Called each time that an answer goes on at another worker."""
 
@@ -178,7 +178,7 @@ class Attempt:
         self._is_decoding = True
         self._answered()
         now = time.monotonic()
-        self._services.left_out.heard(self.taker.id, now)
+        self._services.excluded.heard(self.taker.id, now)
         if self._plan.prefill is None:
             self._prefilled(self.taker)
             return

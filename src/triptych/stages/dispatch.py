@@ -23,8 +23,8 @@ from triptych.router.routing import PromptKeys, Routing
 from triptych.stages.attempt import Attempt, RequestContext, Services
 from triptych.stages.calls import Calls
 from triptych.stages.compose import Plan
+from triptych.stages.excluded import ExcludedWorkers
 from triptych.stages.isolation import Isolation, Waiter
-from triptych.stages.left_out import LeftOut
 from triptych.stages.media_dispatch import MediaDispatch
 from triptych.stages.planner import Planner
 from triptych.stages.request_state.events import (
@@ -68,8 +68,8 @@ class Dispatcher:
         self._calls = Calls(client, response_timeout_s, self._isolation.fell)
         self._media_hints = MediaHints()
         self.routing = routing or Routing(RouterConfig())
-        self._left_out = LeftOut()
-        self._services = Services(self._calls, self.routing, self._isolation, self._left_out, self._on_resume)
+        self._excluded = ExcludedWorkers()
+        self._services = Services(self._calls, self.routing, self._isolation, self._excluded, self._on_resume)
         self._planner = Planner(self._services, local_prefill_tokens)
         self._instances_changed = asyncio.Event()
         self._resume_timeout_s = resume_timeout_s
@@ -96,7 +96,7 @@ class Dispatcher:
         silent = sum(self._failures[kind] for kind in (Failure.SILENT, Failure.SLOW))
         yield counter("triptych_workers_silent_total", text, silent)
         text = "Workers that get no request while another can take it, because they failed one lately."
-        yield gauge("triptych_workers_excluded", text, len(self._left_out.at(time.monotonic())))
+        yield gauge("triptych_workers_excluded", text, len(self._excluded.at(time.monotonic())))
         yield from self._isolation.metrics()
 
     async def worker_metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Metric]]]:
@@ -107,7 +107,7 @@ class Dispatcher:
     def forget(self, instance: Instance) -> None:
         """``instance`` is gone for good."""
         self._media_hints.forget(instance.id)
-        self._left_out.forget(instance.id)
+        self._excluded.forget(instance.id)
         for _ in self.routing.forget(instance.id):
             pass
 
@@ -183,14 +183,14 @@ class Dispatcher:
                 await changed.wait()
         except TimeoutError:
             now = time.monotonic()
-            return TimePassed(now, frozenset(self._left_out.at(now)))
+            return TimePassed(now, frozenset(self._excluded.at(now)))
         return InstancesChanged()
 
     def _after(self, failure: StepFailed, chosen: Plan, context: RequestContext) -> Decision:
         """Take note of a worker that failed, and decide how the request goes on."""
         error, instance, now = failure.error, failure.instance, time.monotonic()
         self._failures[failure_of(error)] += 1
-        self._left_out.add(instance.id, context.state.rule(error).avoid_s, now)
+        self._excluded.add(instance.id, context.state.rule(error).avoid_s, now)
         has_more = isinstance(error, MediaMissing) and context.media.send_more(instance)
         giver = chosen.prefill.instance.id if chosen.prefill else None
         return context.state.handle(Failed(instance.id, error, now, giver, failure.pair, has_more))

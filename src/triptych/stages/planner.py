@@ -17,7 +17,7 @@ class Planner:
     def __init__(self, services: Services, local_prefill_tokens: int) -> None:
         """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
         self._calls, self._routing = services.calls, services.routing
-        self._isolation, self._left_out = services.isolation, services.left_out
+        self._isolation, self._excluded = services.isolation, services.excluded
         self._local_prefill_tokens = local_prefill_tokens
 
     async def next(self, context: RequestContext, instances: Callable[[], Sequence[Instance]]) -> Plan:
@@ -44,7 +44,7 @@ class Planner:
 
     def _plan(self, context: RequestContext, instances: Sequence[Instance], forbidden: set[str] | None) -> Plan:
         """Plan without workers already tried or ``forbidden`` (None: all of them) and, unless they are all there is,
-        without those that are full, silent or left out."""
+        without those that are full, silent or excluded."""
         instances = [] if forbidden is None else [instance for instance in instances if instance.id not in forbidden]
         media, state = context.media, context.state
         need = Need(
@@ -55,7 +55,7 @@ class Planner:
             encodes_cached=media.believed_at,
         )
         busy = (each.id for each in instances if self._is_full(each) or self._calls.is_silent(each))
-        others = {*state.unread, *self._left_out.at(time.monotonic()), *busy}
+        others = {*state.unread, *self._excluded.at(time.monotonic()), *busy}
         nobody: TriptychError | None = None
         for avoid in (*state.avoided(others), *state.avoided(())):
             try:
@@ -66,7 +66,7 @@ class Planner:
                     avoid,
                     lambda stages, pool: self._routing.choose(stages, pool, context.prompt),
                 )
-            except (Unavailable, BadRequest) as error:  # the second where the only one that is wanted is left out
+            except (Unavailable, BadRequest) as error:  # the second where the only one that is wanted is excluded
                 nobody = error
         assert nobody is not None
         raise nobody

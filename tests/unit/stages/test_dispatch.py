@@ -314,7 +314,7 @@ async def test_nobody_is_alive():
     assert (error.code, called) == ("no_worker", [])
 
 
-async def test_a_worker_that_broke_off_is_left_out_for_a_moment(monkeypatch):
+async def test_a_worker_that_broke_off_is_excluded_for_a_moment(monkeypatch):
     plane = Plane(w1=[LOST], w2=[5])
     dispatcher = Dispatcher(plane, 1.0)
     fleet = [instance("w1", port=1), instance("w2", port=2)]

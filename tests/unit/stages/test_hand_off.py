@@ -283,7 +283,7 @@ def test_when_both_ends_of_a_hand_over_wait_neither_is_blamed(prefill: list[Any]
 def test_a_decode_that_is_silent_after_the_prefill_was_answered_is_to_blame() -> None:
     outcome = Outcome(p1=[["+given", GIVEN], [GIVEN]], p2=[[GIVEN]], d1=[["-given", LATER, silent()]], d2=[[7, END]])
     assert outcome.plans == ["p@p1 d@d1", "p@p1 d@d2"], "the prefill is not doubted"
-    assert outcome.dispatcher._left_out.at(time.monotonic()) == {"d1"}
+    assert outcome.dispatcher._excluded.at(time.monotonic()) == {"d1"}
 
 
 def test_a_decode_that_ends_without_a_word_is_lost() -> None:

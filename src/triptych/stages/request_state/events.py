@@ -49,7 +49,7 @@ class TimePassed:
     """A wait is over."""
 
     now: float
-    left_out: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
     """Instances that are not to be asked again yet."""
 
 

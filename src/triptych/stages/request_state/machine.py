@@ -131,7 +131,7 @@ class RequestState:
 
     def avoided(self, others: Iterable[str]) -> list[set[str]]:
         """Return sets of instances to leave out of a plan, in the order in which to try them: without ``others`` and
-        those that failed it. Of two doubted ones at least one is left out."""
+        those that failed it. Of two doubted ones at least one is excluded."""
         avoided = {*self.tried, *others}
         if self.doubted is None:
             return [avoided]
@@ -185,7 +185,7 @@ class RequestState:
                 return Finish()
             case TimePassed():
                 self._patience.resume()
-                self.tried = {name: error for name, error in self.tried.items() if name in event.left_out}
+                self.tried = {name: error for name, error in self.tried.items() if name in event.excluded}
                 return self._again()
             case InstancesChanged():
                 return self._again() if self.phase is Phase.WAITING else Stay()
@@ -195,7 +195,7 @@ class RequestState:
 
     def _without_plan(self, event: NoPlan) -> Decision:
         error = as_told(self.last_error or event.error)
-        if isinstance(event.error, BadRequest):  # nobody else may come: the client wants the one that is left out
+        if isinstance(event.error, BadRequest):  # nobody else may come: the client wants the one that is excluded
             return GiveUp(error)
         return self._wait(error, event.now)
 

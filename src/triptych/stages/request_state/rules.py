@@ -34,10 +34,10 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 0.5
 """Between two looks for a worker that goes on with an answer; each pause is twice as long as the one before."""
 
 AFTER_LOSS_S = 1.0
-"""How long a worker whose connection broke is left out: a new connection tells whether it is gone."""
+"""How long a worker whose connection broke is excluded: a new connection tells whether it is gone."""
 DISCOVERY_S = 6.0
 """Longer than discovery takes to drop a worker that is gone (5.5 s): one that is shown after this time has given a sign
-of life since it was left out."""
+of life since it was excluded."""
 AFTER_SILENCE_S = 30.0
 
 
@@ -98,7 +98,7 @@ _SILENT = Rule(costs=True, avoid_s=AFTER_SILENCE_S, goes_on=True, suspect=True)
 _SLOW = Rule(costs=True, avoid_s=0.0, goes_on=True, suspect=False)
 
 RULES: dict[tuple[Failure, Progress], Rule] = {
-    # Nothing was begun: free, and the worker is left out until discovery has had the time to drop it.
+    # Nothing was begun: free, and the worker is excluded until discovery has had the time to drop it.
     (Failure.UNREACHED, Progress.NOTHING): _FREE,
     (Failure.UNREACHED, Progress.ELSEWHERE): _FREE,
     (Failure.DRAINS, Progress.NOTHING): _FREE,

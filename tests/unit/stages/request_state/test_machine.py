@@ -283,7 +283,7 @@ def test_complete() -> None:
     assert not state.resuming, "nothing is left to say"
 
 
-def test_at_least_one_of_two_doubted_instances_is_left_out() -> None:
+def test_at_least_one_of_two_doubted_instances_is_excluded() -> None:
     state = begun()
     assert state.avoided({"x"}) == [{"x"}]
     assert state.handle(Failed("p", SILENT, 0.0, pair=("p", "d"))) == Retry()

@@ -19,7 +19,7 @@ from triptych.contracts.errors import (
     WorkerUnreached,
 )
 from triptych.contracts.request import Sampling
-from triptych.stages.left_out import MAX_LEFT_OUT_S, LeftOut
+from triptych.stages.excluded import MAX_EXCLUDED_S, ExcludedWorkers
 from triptych.stages.request_state import rules
 from triptych.stages.request_state.events import Begin, Failed, GiveUp, TimePassed, Wait
 from triptych.stages.request_state.machine import RequestState
@@ -192,26 +192,26 @@ def test_nothing_is_free_for_ever() -> None:
 
 
 def test_an_avoided_worker_comes_back_later_each_time_until_it_answers() -> None:
-    left_out, now = LeftOut(), 100.0
-    for for_s in (6.0, 12.0, 24.0, 48.0, MAX_LEFT_OUT_S, MAX_LEFT_OUT_S):
-        left_out.add("w", DISCOVERY_S, now)
-        left_out.add("w", 1.0, now)
-        assert left_out.at(now + for_s - 0.1) == {"w"}
-        assert left_out.at(now + for_s) == set(), "the time is over"
+    excluded, now = ExcludedWorkers(), 100.0
+    for for_s in (6.0, 12.0, 24.0, 48.0, MAX_EXCLUDED_S, MAX_EXCLUDED_S):
+        excluded.add("w", DISCOVERY_S, now)
+        excluded.add("w", 1.0, now)
+        assert excluded.at(now + for_s - 0.1) == {"w"}
+        assert excluded.at(now + for_s) == set(), "the time is over"
         now += for_s + 0.1
-        assert left_out.at(now) == set()
-    left_out.add("w", DISCOVERY_S, now)
-    left_out.heard("w", now)
-    assert left_out.at(now) == {"w"}, "that of a request from before says nothing of it now"
-    now += MAX_LEFT_OUT_S + 0.1
-    left_out.heard("w", now)
-    left_out.add("w", DISCOVERY_S, now)
-    assert left_out.at(now + 6.1) == set()
-    left_out.add("v", DISCOVERY_S, now)
-    left_out.forget("v")
-    left_out.add("x", 0.0, now)
-    assert len(left_out) == 1
-    assert left_out.at(now) == {"w"}
+        assert excluded.at(now) == set()
+    excluded.add("w", DISCOVERY_S, now)
+    excluded.heard("w", now)
+    assert excluded.at(now) == {"w"}, "that of a request from before says nothing of it now"
+    now += MAX_EXCLUDED_S + 0.1
+    excluded.heard("w", now)
+    excluded.add("w", DISCOVERY_S, now)
+    assert excluded.at(now + 6.1) == set()
+    excluded.add("v", DISCOVERY_S, now)
+    excluded.forget("v")
+    excluded.add("x", 0.0, now)
+    assert len(excluded) == 1
+    assert excluded.at(now) == {"w"}
 
 
 def test_discovery_has_its_say_before_a_worker_is_asked_again() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-MAX_LEFT_OUT_S = 60.0
+MAX_EXCLUDED_S = 60.0
 
 
-class LeftOut:
+class ExcludedWorkers:
     """Workers that get no request while another can take it. Times come from the caller, all of one clock."""
 
     def __init__(self) -> None:
@@ -20,18 +20,18 @@ class LeftOut:
         if not for_s or self._until.get(worker, 0.0) >= now + for_s:
             return
         if worker in self._for_s and worker not in self.at(now):
-            for_s = min(max(for_s, 2 * self._for_s[worker]), MAX_LEFT_OUT_S)
+            for_s = min(max(for_s, 2 * self._for_s[worker]), MAX_EXCLUDED_S)
         self._until[worker], self._for_s[worker] = now + for_s, for_s
 
     def at(self, now: float) -> set[str]:
-        """Return the workers that are left out at ``now``."""
+        """Return the workers that are excluded at ``now``."""
         if not self._until:
             return set()
         return {worker for worker, until in self._until.items() if until > now}
 
     def heard(self, worker: str, now: float) -> None:
-        """Forget that ``worker``, which has begun an answer, was left out. An answer that was asked for before tells
-        nothing, so one that comes while it is left out changes nothing."""
+        """Forget that ``worker``, which has begun an answer, was excluded. An answer that was asked for before tells
+        nothing, so one that comes while it is excluded changes nothing."""
         if self._for_s and self._until.get(worker, now) < now:
             self.forget(worker)
 
