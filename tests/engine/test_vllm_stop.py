@@ -46,6 +46,7 @@ def assert_start_was_told(said: str) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.event_loop(limit_s=280)
 async def test_a_terminal_s_ctrl_c_lets_an_answer_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reaches all processes of the group at once, the engine's too."""
     monkeypatch.setattr("support.processes.READY_S", 240.0)
