@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ import pytest
 from conftest import BUCKET
 from support.loops import until
 from support.states import opened, watched
+from triptych.planes import run_dir
 from triptych.planes.state import files
 from triptych.planes.state.base import StateFull, StateUnavailable
 from triptych.planes.state.files import StateFolder, Stored
@@ -143,6 +146,9 @@ def make_junk(folder):
     (folder / "long.entry").write_bytes(msgspec.msgpack.encode(Stored(1, b"x" * 1001)))
     (folder / "huge.entry").write_bytes(b"x" * 1_000_000)
     (folder / "readable.entry").write_bytes(msgspec.msgpack.encode(Stored(1, b"x")))
+    for number, due_s in {"not-a-number": math.nan, "endless": math.inf}.items():
+        stored = Stored(1, b"x", files._boot(), due_s, due_s)
+        (folder / f"{number}.entry").write_bytes(msgspec.msgpack.encode(stored))
     for file in folder.glob("*.entry"):
         file.chmod(0o644 if file.stem == "readable" else 0o600)
     os.mkfifo(folder / "fifo.entry", 0o600)
@@ -202,6 +208,19 @@ async def test_a_folder_that_was_removed_is_made_again(plane, folder):
         assert seen.updates[-1].is_complete
         assert await state.put("a", b"2", after=0) > first
         await until(lambda: seen.values == {"a": b"2"}, "what comes then is seen")
+
+
+async def test_a_run_directory_that_was_removed_comes_back_for_this_user_alone(plane):
+    """Others could write in it otherwise, and every process that starts later would refuse it."""
+    before = os.umask(0o002)
+    try:
+        async with opened(plane) as state:
+            shutil.rmtree(plane.run_dir)
+            await state.put("a", b"1")
+            run_dir.make(plane.run_dir)
+            assert stat.S_IMODE(plane.run_dir.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
 
 
 async def test_a_folder_that_cannot_be_used_is_said(plane, folder, caplog):

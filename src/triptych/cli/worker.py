@@ -116,7 +116,7 @@ def with_shared_folder(words: tuple[str, ...], plane: PlaneConfig) -> tuple[str,
         return words
     folder = run_dir.make(env.run_dir(plane.run_dir)) / plane.namespace / "shared"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        run_dir.make_folder(folder)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from error
     return tuple(word.replace(SHARED, str(folder)) for word in words)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from triptych.config import env
 from triptych.deploy.commands import ChildSpec
 from triptych.deploy.process import Child
+from triptych.planes.run_dir import make_folder
 
 LOOK_S = 0.5
 TICKS_S = os.sysconf("SC_CLK_TCK")
@@ -71,7 +72,7 @@ class Pulses:
         """Returns ``spec`` for a new start of the process, with the file for its signs of life."""
         if not self.timeout_s:
             return spec
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         path = self._path(spec.name)
         path.unlink(missing_ok=True)
         return replace(spec, env={**spec.env, env.HEARTBEAT: str(path)})

@@ -32,6 +32,16 @@ def make(path: Path) -> Path:
     return path
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each for this user alone. Raises OSError.
+
+    ``Path.mkdir(parents=True)`` would leave those above to the umask. A run directory that was deleted while processes
+    run would come back writable by others, and ``make`` would refuse it from then on.
+    """
+    for folder in (*reversed(path.parents), path):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def token(path: Path) -> str:
     """Return the token of the run directory ``path``, which the first process to ask for it makes.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from triptych.aio import leftovers, locks, terminal
 from triptych.contracts.errors import ConfigError
 from triptych.observability import phases
-from triptych.planes.run_dir import make
+from triptych.planes.run_dir import make, make_folder
 
 log = logging.getLogger("triptych.worker")
 
@@ -49,7 +49,7 @@ class EngineLog:
         """Make the file. ``verbose``: what comes is written to the terminal too. Raises OSError."""
         self.path = path
         self._verbose = verbose
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_old(path.parent)
         path.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC

@@ -27,7 +27,7 @@ from triptych.contracts.card import Instance
 from triptych.contracts.errors import ConfigError
 from triptych.planes.discovery.admission import refusal
 from triptych.planes.ignored import Ignored
-from triptych.planes.run_dir import TOKEN_FILE
+from triptych.planes.run_dir import TOKEN_FILE, make_folder
 from triptych.planes.run_dir import make as make_run_dir
 
 log = logging.getLogger("triptych.discovery")
@@ -153,9 +153,7 @@ class LocalDiscovery:
         """When the owners of files that a watcher found stale have had their time, by the monotonic clock."""
 
     def _make_folder(self) -> None:
-        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.parent.mkdir(mode=0o700, exist_ok=True)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self._folder)
 
     async def register(self, instance: Instance) -> LocalLease:
         self._sweep()

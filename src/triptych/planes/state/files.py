@@ -7,6 +7,7 @@ there. The lock's file holds the last revision, so that a key that was deleted n
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import msgspec
 from triptych.aio import locks
 from triptych.contracts.errors import ConfigError
 from triptych.planes.keys import key_of, name_of
-from triptych.planes.run_dir import read_private, write_private
+from triptych.planes.run_dir import make_folder, read_private, write_private
 from triptych.planes.state.base import (
     ENTRY_OVERHEAD_BYTES,
     Bucket,
@@ -74,7 +75,7 @@ class StateFolder:
         self.max_bytes = bucket.max_bytes
 
     def make(self) -> None:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path)
 
     def file_of(self, key: str) -> Path:
         return self.path / f"{key_of(key)}{SUFFIX}"
@@ -94,6 +95,8 @@ class StateFolder:
             raise Malformed(f"it is no entry of this version: {error}") from error
         if len(content) > self.max_file_bytes or len(found.value) > self._bucket.max_entry_bytes:
             raise Malformed(f"it is longer than {self._bucket.max_entry_bytes} bytes")
+        if not math.isfinite(found.left_s() or 0.0):  # it would compare with no time
+            raise Malformed("the time at which it expires is no number")
         return found
 
     def live(self, file: Path) -> Stored | None:
