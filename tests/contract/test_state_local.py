@@ -240,6 +240,14 @@ async def test_a_folder_that_cannot_be_used_is_said(plane, folder, caplog):
     assert sum("cannot read" in line for line in said) == 1, "said once"
 
 
+async def test_a_lock_that_is_no_file_is_said(plane, folder):
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / files.LOCK_FILE)
+    async with opened(plane) as state:
+        with pytest.raises(StateUnavailable, match="cannot be used: it is not a file of this user's"):
+            await state.put("a", b"1")
+
+
 async def test_after_a_restart_of_the_machine_time_goes_on_by_the_calendar(plane, folder):
     folder.mkdir(parents=True)
     ages = {"late": 60.0, "over": -60.0}

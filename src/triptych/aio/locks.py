@@ -6,6 +6,7 @@ are locked, and never through a symbolic link.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -108,7 +109,7 @@ def _locked(path: Path, fd: int, how: int = fcntl.LOCK_EX) -> int | None:
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
-            raise PermissionError(f"{path} is not a file of this user's")
+            raise PermissionError(errno.EPERM, "it is not a file of this user's", str(path))
         fcntl.flock(fd, how | fcntl.LOCK_NB)
         kept = os.path.samestat(found, path.lstat())
     except BlockingIOError:
