@@ -52,6 +52,12 @@ def test_links_lead_to_headings(page: Path) -> None:
     assert not missing, f"{page.name} links to headings that are not there: {missing}"
 
 
+def test_the_example_of_a_model_family_is_its_source() -> None:
+    page = (ROOT / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(FAMILY = .*?)```", page, re.DOTALL)
+    assert example in (ROOT / "src" / "triptych" / "models" / "llava_next.py").read_text(encoding="utf-8")
+
+
 def test_the_request_path_names_real_files_and_folders() -> None:
     text = (ROOT / "docs" / "request-path.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:[a-z_0-9]+/)+(?:[a-z_0-9]+\.py)?)`", text)

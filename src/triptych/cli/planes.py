@@ -76,8 +76,9 @@ def _back_end(config: PlaneConfig) -> _BackEnd:
         raise ConfigError(_NOT_YET[config.plane])
     if slashes:
         return _NATS  # it reports what is wrong with the URL
-    hint = did_you_mean(config.plane, ("local", "nats"))
-    raise ConfigError(f"unknown plane {config.plane!r}{hint or ';'} known: local, nats://host:4222, tls://host:4222")
+    hint = did_you_mean(config.plane, [start.removesuffix("://") for start in _BACK_ENDS])
+    known = ", ".join(f"{start}host:port" if "://" in start else start for start in _BACK_ENDS)
+    raise ConfigError(f"unknown plane {config.plane!r}{hint or ';'} known: {known}")
 
 
 def discovery(config: PlaneConfig) -> Discovery:

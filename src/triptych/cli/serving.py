@@ -68,21 +68,12 @@ async def serving(
     """
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
-    sampling = VideoSampling(config.video_frames, config.video_fps)
-    media_sources = MediaLoader(
-        limits,
-        allowed_domains=config.media_allowed_domains,
-        local_path=config.allowed_local_media_path,
-        cache_bytes=config.media_cache_bytes,
-    )
+    media_loader = _media_loader(config, limits)
     listeners = listen(config.host, config.port, shared=config.reuse_port)
-    async with media_sources as media:
+    async with media_loader as media:
         routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
-        suspects = Suspects(
-            config.quarantine_s, config.max_quarantined, seal=seal_with(shared.token if shared else None)
-        )
-        isolation = Isolation(suspects, config.suspect_wait_s)
+        isolation = _isolation(config, shared)
         dispatcher = Dispatcher(client, silence_s, config.local_prefill_tokens, routing, wait_s, isolation)
         follower = Follower(events, routing)
         work = TextWork(config.max_texts_waiting, config.max_wait_s)
@@ -95,23 +86,17 @@ async def serving(
             follower.update(instances)
             dispatcher.instances_changed()
 
-        def load(card: ModelCard) -> Processor:
-            processor = Processor.load(card, config.prompt_template, sampling, work)
-            on_load()
-            return processor
-
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
         expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
-        processors = ProcessorLoader(load, files)
+        processors = ProcessorLoader(_loading(config, work, on_load), files)
         registry = ModelRegistry(processors, expected, follower.trouble, discovery.doubt, where)
         fleet = Fleet(discovery, registry, on_gone, on_change)
         admin = Admin(config, registry, FanOut(client))
         app = App(config, registry, Resources(config, media, work), dispatcher, media.remote.counts, admin=admin)
         lag = LoopLag()
-        for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics):
-            app.metrics.add_source(read)
         server = HttpServer(app, config, config.drain_timeout_s)
-        app.metrics.add_source(server.connections.metrics)
+        for read in (media.sandbox.metrics, lag.metrics, dispatcher.metrics, work.metrics, server.connections.metrics):
+            app.metrics.add_source(read)
         host, port = listeners[0].getsockname()[:2]
         try:
             async with _sharing(shared, isolation, config, app), _running(server, listeners, fleet):
@@ -124,6 +109,32 @@ async def serving(
             await follower.close()
             await dispatcher.close()
             await client.close()
+
+
+def _media_loader(config: FrontendConfig, limits: MediaLimits) -> MediaLoader:
+    return MediaLoader(
+        limits,
+        allowed_domains=config.media_allowed_domains,
+        local_path=config.allowed_local_media_path,
+        cache_bytes=config.media_cache_bytes,
+    )
+
+
+def _isolation(config: FrontendConfig, shared: Shared | None) -> Isolation:
+    seal = seal_with(shared.token if shared else None)
+    return Isolation(Suspects(config.quarantine_s, config.max_quarantined, seal=seal), config.suspect_wait_s)
+
+
+def _loading(config: FrontendConfig, work: TextWork, on_load: Callable[[], None]) -> Callable[[ModelCard], Processor]:
+    """Returns the function that loads a model's processor, in a thread, and then calls ``on_load``."""
+    sampling = VideoSampling(config.video_frames, config.video_fps)
+
+    def load(card: ModelCard) -> Processor:
+        processor = Processor.load(card, config.prompt_template, sampling, work)
+        on_load()
+        return processor
+
+    return load
 
 
 @asynccontextmanager
