@@ -9,12 +9,13 @@ from support.certificates import Authority
 from triptych.aio.pace import PIECE_BYTES
 from triptych.planes.request.connection import SCRATCH_BYTES, Connection
 from triptych.planes.request.frames import FRAME_LIMIT_BYTES, HEADER, Type, pack
+from triptych.planes.request.limits import WireLimits
 from triptych.planes.request.tls import TlsFiles
 
 
 class End(Connection):
     def __init__(self) -> None:
-        super().__init__(FRAME_LIMIT_BYTES)
+        super().__init__(FRAME_LIMIT_BYTES, WireLimits())
         self.got = []
         self.read_sizes = []
         self.done = asyncio.Event()
