@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -183,22 +181,15 @@ def test_a_port_that_is_taken(tmp_path):
 
 
 async def test_a_frontend_starts_fast_and_stays_small(tmp_path):
-    async def start():
-        begun = time.monotonic()
-        async with child("frontend", "--port", "0", run_dir=tmp_path) as frontend:
-            took = time.monotonic() - begun
-            resident_mib = int(re.search(r"VmRSS:\s+(\d+)", _proc(frontend.pid, "status"))[1]) / 1024
-            assert resident_mib < 200, f"{resident_mib:.0f} MiB resident"
-            frontend.signal(signal.SIGTERM)
-            assert await frontend.ended() == 0
-        return took
-
-    best = math.inf
-    for _ in range(4):  # other work on this machine must not fail it
-        best = min(best, await start())
-        if best < 2:
-            return
-    raise AssertionError(f"{best:.1f} s to the ready line; under 2 s was expected")
+    """By the processor time of the start, which other work on the machine does not change as it does the clock."""
+    async with child("frontend", "--port", "0", run_dir=tmp_path) as frontend:
+        ticks = _proc(frontend.pid, "stat").rpartition(")")[2].split()[11:13]  # user and system time
+        started_s = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+        resident_mib = int(re.search(r"VmRSS:\s+(\d+)", _proc(frontend.pid, "status"))[1]) / 1024
+        frontend.signal(signal.SIGTERM)
+        assert await frontend.ended() == 0
+    assert started_s < 1, f"{started_s:.2f} s of the processor to the ready line"
+    assert resident_mib < 200, f"{resident_mib:.0f} MiB resident"
 
 
 def _proc(pid, name):

@@ -31,7 +31,7 @@ class ToyEngine:
         self.load = Load()
         self.rooms = Rooms()
         self.abilities = Abilities()
-        self.able: Span = options.span
+        self.capable_span: Span = options.span
         self.kv_link: KvLink | None = None
 
     async def start(self, transfer: Transfer) -> ModelCard:
