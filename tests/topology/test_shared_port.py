@@ -32,6 +32,9 @@ class Gated:
         yield ()
         await asyncio.Event().wait()
 
+    def doubt(self, model):
+        return None
+
 
 def accepted(other: socket.socket) -> int:
     """Connections that came to ``other``, all of which are closed again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 from triptych.aio.listeners import authority
@@ -69,8 +69,11 @@ async def serving(
     if config.prompt_template is not None:
         parse_prompt_template(config.prompt_template)
     media_loader = _media_loader(config, limits)
-    listeners = listen(config.host, config.port, shared=config.reuse_port)
-    async with media_loader as media:
+    async with AsyncExitStack() as stack:
+        listeners = [
+            stack.enter_context(listener) for listener in listen(config.host, config.port, shared=config.reuse_port)
+        ]
+        media = await stack.enter_async_context(media_loader)
         routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
         isolation = _isolation(config, shared)
@@ -103,8 +106,6 @@ async def serving(
                 with lag.watching():
                     yield f"http://{authority(host, port)}"
         finally:
-            for listener in listeners:
-                listener.close()
             work.close()
             await follower.close()
             await dispatcher.close()
