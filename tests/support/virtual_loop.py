@@ -29,7 +29,8 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Goes straight to the next timer when nothing is ready. ``time()`` is the time that would have passed.
 
-    For code that takes its times from the loop, and whose other ends are in this process.
+    For code that takes its times from the loop, and whose other ends are in this process: what a child process or a
+    long thread does takes no time here, so that limits for it pass at once.
     """
 
     def __init__(self) -> None:
