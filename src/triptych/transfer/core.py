@@ -126,7 +126,7 @@ class BaseTransfer(ABC):
         )
         self._arena.reclaimers = self._reclaimers
         self._leases = Leases(table, config.lease_s, base=base)
-        self._tasks.spawn(self._run_timer(), f"tend transfer {self._id}")
+        self._tasks.spawn(self._run_timer(), f"timer of transfer {self._id}")
 
     @property
     def capacity_bytes(self) -> int:

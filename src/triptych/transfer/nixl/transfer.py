@@ -89,20 +89,20 @@ class NixlTransfer(BaseTransfer):
                 agent.deregister(registered)
         agent.close()
 
-    def _register(self, span: AddressRange, *, connection: bool = False) -> bytes:
+    def _register(self, memory: AddressRange, *, connection: bool = False) -> bytes:
         """Registers memory and returns its metadata. Raises NixlError."""
-        registered = self.agent.register(span)
+        registered = self.agent.register(memory)
         self._registered.append(registered)
         return self.agent.metadata(registered, connection=connection)
 
     def _backed(self, start: int, stop: int) -> None:
         """Registers a slab that the arena took. Raises OSError."""
-        span = AddressRange(self._memory.address + start, stop - start)
+        memory = AddressRange(self._memory.address + start, stop - start)
         try:
-            self._slabs.append(Slab(*span, self._register(span)))
+            self._slabs.append(Slab(*memory, self._register(memory)))
         except NixlError as error:
             raise OSError(f"NIXL cannot register it ({error})") from None
-        self._slab_ends.append(span.address + span.size)
+        self._slab_ends.append(memory.address + memory.size)
 
     @property
     def agent(self) -> NixlAgent:
