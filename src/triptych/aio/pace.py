@@ -28,28 +28,28 @@ class Pace:
         self._scheduled = False
 
     @property
-    def has_room(self) -> bool:
+    def has_budget(self) -> bool:
         """Whether more may be moved in this turn. False while others wait: first come, first served."""
         return self._left > 0 and not self._waiting
 
     def spend(self, size_bytes: int) -> bool:
-        """Notes that ``size_bytes`` were moved, and returns ``has_room``."""
+        """Notes that ``size_bytes`` were moved, and returns ``has_budget``."""
         if size_bytes > SMALL_BYTES:
             self._left -= size_bytes
             self._schedule()
-        return self.has_room
+        return self.has_budget
 
-    def when_room(self, go_on: Callable[[], object]) -> None:
-        """Calls ``go_on``, which moves at most one piece, in a turn that has room for it."""
+    def call_with_budget(self, go_on: Callable[[], object]) -> None:
+        """Calls ``go_on``, which moves at most one piece, in a turn whose budget is not used up."""
         self._waiting.append(go_on)
         self._schedule()
 
-    async def room(self) -> None:
-        """Waits for a turn that has room for one piece. Cancelling it holds up nobody."""
-        if self.has_room:
+    async def wait_for_budget(self) -> None:
+        """Waits for a turn whose budget is not used up. Cancelling it holds up nobody."""
+        if self.has_budget:
             return
         waiter = asyncio.get_running_loop().create_future()
-        self.when_room(partial(_wake, waiter))
+        self.call_with_budget(partial(_wake, waiter))
         await waiter
 
     def _schedule(self) -> None:

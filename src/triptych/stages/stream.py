@@ -114,7 +114,7 @@ class Stream:
 
     async def __anext__(self) -> list[TokenDelta]:
         if self._gathered and not pace().spend(DELTA_BYTES * self._gathered):
-            await pace().room()
+            await pace().wait_for_budget()
         try:
             batch = await self._payloads.__anext__()
         except TriptychError as error:
@@ -122,7 +122,7 @@ class Stream:
         if not self._visit.answered:
             self._calling.answered()
         if (size := sum(map(len, batch))) > TEXT_BYTES * len(batch):
-            await pace().room()
+            await pace().wait_for_budget()
             pace().spend(LOGPROBS_COST * size)
         self._gathered = len(batch) if len(batch) >= MANY_DELTAS else 0
         return [self._decode(payload) for payload in batch]

@@ -15,7 +15,7 @@ async def test_each_turn_moves_a_bounded_amount_and_callers_go_in_order():
 
     async def mover(name: int) -> None:
         for _ in range(4):
-            await mine.room()
+            await mine.wait_for_budget()
             moved.append(turn)
             order.append(name)
             mine.spend(PIECE_BYTES)
@@ -33,16 +33,16 @@ async def test_small_moves_are_not_counted():
     mine = Pace()
     assert all(mine.spend(SMALL_BYTES) for _ in range(1000))
     assert not mine.spend(2 * TURN_BYTES)
-    waiting = asyncio.create_task(mine.room())
+    waiting = asyncio.create_task(mine.wait_for_budget())
     async with asyncio.timeout(SOON_S):
         await waiting
-    assert mine.has_room
+    assert mine.has_budget
 
 
 async def test_a_cancelled_waiter_holds_up_nobody():
     mine = Pace()
     mine.spend(2 * TURN_BYTES)
-    first, second = (asyncio.create_task(mine.room()) for _ in range(2))
+    first, second = (asyncio.create_task(mine.wait_for_budget()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     async with asyncio.timeout(SOON_S):

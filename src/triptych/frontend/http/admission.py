@@ -149,7 +149,7 @@ class Admission:
 
     async def turn(self) -> None:
         """Waits for a turn of the event loop in which one more generation of a large request may begin."""
-        await self._pace.room()
+        await self._pace.wait_for_budget()
         self._pace.spend(PIECE_BYTES)
 
     def give_back(self, count: int) -> None:

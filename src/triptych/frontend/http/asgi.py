@@ -79,7 +79,7 @@ async def send_pieces(send: Send, pieces: list[bytes], extra: Headers) -> None:
     for body in _joined(pieces):
         await send({"type": "http.response.body", "body": body, "more_body": True})
         if not pace().spend(len(body)):
-            await pace().room()
+            await pace().wait_for_budget()
     await send({"type": "http.response.body", "body": b""})
 
 

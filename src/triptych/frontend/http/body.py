@@ -97,7 +97,7 @@ async def _parts(
             return b"".join(parts) if whole is None else whole.taken()
         came(size)
         if not pace().spend(len(part)):
-            await pace().room()
+            await pace().wait_for_budget()
 
 
 def _too_large(limit_bytes: int, flag: str) -> PayloadTooLarge:

@@ -148,7 +148,7 @@ class Connection(asyncio.BufferedProtocol):
         if cost_bytes and not pace().spend(cost_bytes):
             self._rests = True
             self._pause()
-            pace().when_room(self._go_on)
+            pace().call_with_budget(self._go_on)
 
     def _go_on(self) -> None:
         self._rests = False

@@ -89,7 +89,7 @@ class Generation:
                     data = b"".join(out)
                     await events.write(data)
                     if len(data) > SMALL_BYTES and not pace().spend(JSON_COST * len(data)):
-                        await pace().room()
+                        await pace().wait_for_budget()
             await events.write(self.answer.end(self.usage() if self.include_usage else None))
         except asyncio.CancelledError:
             if events.started:
@@ -113,7 +113,7 @@ class Generation:
                 taken = self._take(said[index], index, pieces)
                 size += taken
                 if taken > SMALL_BYTES and not pace().spend(JSON_COST * taken):
-                    await pace().room()
+                    await pace().wait_for_budget()
         extra = {"triptych": self.timing()} if self.with_timing else {}
         whole = partial(self.answer.whole, said, self.usage(), extra)
         is_large = size > LARGE_BYTES

@@ -191,7 +191,7 @@ async def _read(response: aiohttp.ClientResponse, item: str, limit: ByteLimit) -
             reason = f"the URL's host sends its answer in chunks of less than {MIN_CHUNK_BYTES} bytes"
             raise problem(BadRequest, item, FETCH_FAILED, reason)
         if not pace().spend(len(piece)):
-            await pace().room()
+            await pace().wait_for_budget()
     return await _inflated(body.taken(), codings, item, limit)
 
 

@@ -100,9 +100,9 @@ class Connection(asyncio.BufferedProtocol):
         while self._out and self._takes_more:
             if self._paused and len(self._out[0]) > PIECE_BYTES:
                 break
-            if not self._pace.has_room and len(self._out[0]) > SMALL_BYTES:
+            if not self._pace.has_budget and len(self._out[0]) > SMALL_BYTES:
                 self._flush_due = True
-                self._pace.when_room(self._flush_piece)
+                self._pace.call_with_budget(self._flush_piece)
                 break
             self._write()
         self._set_writable()
@@ -179,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         cost = nbytes if self._into_frame else nbytes * self.small_cost
         if not self._pace.spend(cost) and self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
-            self._pace.when_room(self._read_on)
+            self._pace.call_with_budget(self._read_on)
 
     def _on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         if kind == Type.PING:
