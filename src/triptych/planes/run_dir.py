@@ -16,7 +16,7 @@ _MAX_TOKEN_BYTES = 4096
 
 
 def make(path: Path) -> Path:
-    """Make ``path`` unless it is there, and return it. Raises ConfigError unless this user alone can write in it.
+    """Makes ``path`` unless it exists, and returns it. Raises ConfigError unless this user alone can write in it.
 
     The default one may lie in a folder that everybody can write to, where another user can make it first.
     """
@@ -33,7 +33,7 @@ def make(path: Path) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, each for this user alone. Raises OSError.
+    """Makes a folder and the missing ones above it, each for this user alone. Raises OSError.
 
     ``Path.mkdir(parents=True)`` would leave those above to the umask. A run directory that was deleted while processes
     run would come back writable by others, and ``make`` would refuse it from then on.
@@ -43,9 +43,9 @@ def make_folder(path: Path) -> None:
 
 
 def token(path: Path) -> str:
-    """Return the token of the run directory ``path``, which the first process to ask for it makes.
+    """Returns the token of the run directory ``path``. The first process that asks makes it.
 
-    Raises ConfigError where it cannot be made, or where others can read it.
+    Raises ConfigError if it cannot be made, or if other users can read it.
     """
     file = make(path) / TOKEN_FILE
     try:
@@ -60,7 +60,7 @@ def token(path: Path) -> str:
 
 
 def write_private(file: Path, content: bytes, *, replace: bool = True) -> None:
-    """Make the file, which only this user can read, with all that is in it at once. Raises OSError.
+    """Makes a file that only this user can read, in one step with its whole content. Raises OSError.
 
     Without ``replace``, a file that is there stays as it is.
     """
@@ -79,9 +79,9 @@ def write_private(file: Path, content: bytes, *, replace: bool = True) -> None:
 
 
 def read_private(file: Path, max_bytes: int) -> bytes:
-    """Return the first ``max_bytes`` of a file that only this user can read.
+    """Returns the first ``max_bytes`` of a file that only this user can read.
 
-    Raises OSError, and ConfigError for what is no such file.
+    Raises OSError, and ConfigError if it is not such a file.
     """
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

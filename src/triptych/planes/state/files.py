@@ -1,7 +1,8 @@
-"""A bucket as a folder: a file an entry, replaced in one step, and one lock for all writers. Blocking calls.
+"""Keeps a bucket in a folder: one file for each entry, and one lock for all writers. All calls block.
 
-A lock is given back by the system however its holder ends. Readers need none: a file has all of an entry or is not
-there. The lock's file holds the last revision, so that a key that was deleted never sees an old one again.
+The system releases the lock however its holder ends. Readers need no lock, because a file is replaced in one step: it
+has the whole entry or does not exist. The lock's file holds the last revision, so that no revision is used again after
+a key was deleted.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ from triptych.planes.state.base import (
 SUFFIX = ".entry"
 LOCK_FILE = "lock"
 LOCK_WAIT_S = 2.0
-"""More than any holder needs: one that keeps it for longer is stopped, or hangs."""
+"""The longest wait for the lock. It is more than any holder needs, unless that process is stopped or hangs."""
 _PAUSE_S = 0.002
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):
-    """What a file holds."""
+    """The content of a file."""
 
     revision: int
     value: bytes
     boot: str = ""
-    """The machine's start by whose clock ``due_s`` counts."""
+    """The name of the start of the machine since which ``due_s`` counts."""
     due_s: float | None = None
-    """When it expires, by a clock that is never set. None: never."""
+    """When the entry expires, by the monotonic clock. None if it never does."""
     due_unix_s: float | None = None
-    """The same for after a restart of the machine."""
+    """The same by the calendar, which counts after a restart of the machine."""
 
     def left_s(self) -> float | None:
-        """Return the seconds until it expires, less than 0 once it has. None: never."""
+        """Returns the seconds until the entry expires, negative once it has, or None if it never does."""
         if self.due_s is None or self.due_unix_s is None:
             return None
         return self.due_s - time.monotonic() if self.boot == _boot() else self.due_unix_s - time.time()
@@ -63,7 +64,7 @@ _DECODER = msgspec.msgpack.Decoder(Stored)
 
 
 class Malformed(Exception):
-    """A file that no process of this version wrote."""
+    """The file was not written by a process of this version."""
 
 
 class StateFolder:
@@ -81,7 +82,7 @@ class StateFolder:
         return self.path / f"{key_of(key)}{SUFFIX}"
 
     def read(self, file: Path) -> Stored | None:
-        """Return what ``file`` holds; None: there is no such file. Raises Malformed."""
+        """Returns the content of ``file``, or None if there is no such file. Raises Malformed."""
         try:
             content = read_private(file, self.max_file_bytes + 1)
             found = _DECODER.decode(content)
@@ -100,7 +101,7 @@ class StateFolder:
         return found
 
     def live(self, file: Path) -> Stored | None:
-        """Return what ``file`` holds; None as well for what has expired and what is malformed."""
+        """Returns the content of ``file``, or None if it is missing, expired or malformed."""
         with suppress(Malformed):
             found = self.read(file)
             return None if found is None or _has_expired(found) else found
@@ -112,7 +113,7 @@ class StateFolder:
                 file.unlink(missing_ok=True)
 
     def put(self, key: str, value: bytes, ttl_s: float | None, after: int | None) -> int:
-        """``SharedState.put``"""
+        """Implements ``SharedState.put``."""
         file = self.file_of(key)
         with self._locked() as fd:
             self._compare(file, after)
@@ -123,21 +124,21 @@ class StateFolder:
             return revision
 
     def delete(self, key: str, after: int | None) -> None:
-        """``SharedState.delete``"""
+        """Implements ``SharedState.delete``."""
         file = self.file_of(key)
         with self._locked():
             self._compare(file, after)
             file.unlink(missing_ok=True)
 
     def sweep(self, keys: list[str]) -> None:
-        """Remove those of ``keys`` that have expired."""
+        """Removes the entries of ``keys`` that have expired."""
         with self._locked():
             for key in keys:
                 self._remove_expired(self.file_of(key))
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Hold the lock of all writers within the block, which gets its descriptor."""
+        """Holds the lock of all writers within the block, which gets its descriptor."""
         self.make()
         fd = locks.claim(self.path / LOCK_FILE, LOCK_WAIT_S, _PAUSE_S)
         if fd is None:
@@ -155,7 +156,7 @@ class StateFolder:
             raise RevisionMismatch(name_of(file.stem) or file.stem)
 
     def _make_room(self, file: Path, size: int) -> None:
-        """Raises StateFull where there is none, though all that has expired is removed."""
+        """Removes expired entries if there is no room for ``size`` bytes. Raises StateFull if that is not enough."""
         room = self._bucket.max_bytes - charge(size, file.name)
         if self._used(file.name) <= room:
             return
@@ -165,7 +166,10 @@ class StateFolder:
             raise StateFull(f"{self._bucket.name}: no room for another entry in {self._bucket.max_bytes} bytes")
 
     def _used(self, but: str) -> int:
-        """Return the bytes of all entries but one, and remove what killed writers left: nobody else writes now."""
+        """Returns the bytes of all entries but one, and removes the files that killed writers left.
+
+        The caller has the lock, so that no writer is at work.
+        """
         used = 0
         with os.scandir(self.path) as files:
             for file in files:
@@ -179,7 +183,7 @@ class StateFolder:
 
 
 def charge(size: int, name: str) -> int:
-    """Return what a file of ``size`` bytes counts among the bucket's: a small one takes a block of the disk, too."""
+    """Returns how many bytes a file of ``size`` bytes counts. The minimum is there because every file takes a block."""
     return max(ENTRY_OVERHEAD_BYTES, size + len(name))
 
 
@@ -194,7 +198,10 @@ def _stored(revision: int, value: bytes, ttl_s: float | None) -> Stored:
 
 
 def _next_revision(fd: int) -> int:
-    """Count on from the last revision, which the locked file ``fd`` holds; where it does not, from the clock."""
+    """Returns the revision after the last one, which the locked file ``fd`` holds, and stores it there.
+
+    If the file holds none, revisions go on from the clock.
+    """
     last = os.pread(fd, 8, 0)
     revision = max(int.from_bytes(last, "big") + 1 if len(last) == 8 and last[0] < 0x80 else 0, time.time_ns())
     os.pwrite(fd, revision.to_bytes(8, "big"), 0)
@@ -203,7 +210,7 @@ def _next_revision(fd: int) -> int:
 
 @cache
 def _boot() -> str:
-    """Return a name for this start of the machine; empty where the system tells none."""
+    """Returns the name of this start of the machine, or an empty text if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

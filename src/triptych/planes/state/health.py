@@ -1,4 +1,4 @@
-"""Whether a store can be used now, said once when it changes."""
+"""Remembers whether a store can be used, and logs when that changes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ log = logging.getLogger("triptych.state")
 
 
 class Health:
-    """Of one use of a bucket: its watches, or its calls."""
+    """The health of one use of a bucket: its watches, or its calls."""
 
     def __init__(self, name: str, use: str) -> None:
-        """``use``: what is done with it, for the log."""
+        """``use`` is a verb for the log: ``read`` or ``write``."""
         self._name, self._use = name, use
         self.trouble: str | None = None
-        """Why the store cannot be used; None: it can, as far as is known."""
+        """Why the store cannot be used, or None if it can, as far as is known."""
 
     def lost(self, reason: object) -> None:
         if self.trouble is None:

@@ -1,7 +1,7 @@
-"""Shared state on one machine: files under the run directory, which processes of this user alone can read.
+"""Keeps shared state on one machine, in files below the run directory that only processes of this user can read.
 
-What is there outlives every process that wrote it, and is gone with the run directory. Files are not forced to the
-disk: after a loss of power some of the last seconds' may be missing.
+Entries outlive the processes that wrote them, and are gone with the run directory. Files are not forced to the disk:
+after a loss of power, entries of the last seconds may be missing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from triptych.planes.state.view import View
 
 SCAN_S = 0.2
 CALL_TIMEOUT_S = 2 * LOCK_WAIT_S
-"""For a call and those before it: a file system may hang."""
+"""The time limit of a call, with its wait for earlier ones. A file system may hang."""
 MAX_CALLS = 256
-"""Calls that wait or run; more are refused."""
+"""The limit on calls that wait or run; more are refused."""
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class LocalState:
         await self._call(lambda: self._folder.delete(key, after))
 
     async def _call(self, call: Callable[[], T]) -> T:
-        """Return what ``call`` returns in a thread."""
+        """Runs ``call`` in a thread and returns its result."""
         if self._is_closed or self._num_calls >= MAX_CALLS:
             raise StateUnavailable(
                 "it is closed" if self._is_closed else f"{self._num_calls} calls wait for each other"
@@ -100,21 +100,21 @@ class LocalState:
                 yield update
             if (update := await self._look(scanner, view, expired)) is not None:
                 yield update
-            elif is_first:  # nobody can say what is there, and who watches need not wait for that
+            elif is_first:  # the store cannot be read; the watcher must not wait for it
                 yield view.replace((), time.monotonic())
             is_first = False
             if expired:
-                with suppress(StateUnavailable):  # then a later write does that, when it needs the room
+                with suppress(StateUnavailable):  # a later write removes them when it needs the room
                     await self._call(partial(self._folder.sweep, expired))
             await asyncio.sleep(view.wait_s(time.monotonic(), SCAN_S))
 
     async def _look(self, scanner: Scanner, view: View, expired: list[str]) -> Update | None:
-        """Return what has changed since the last look, if anything has. ``expired`` gets what can be removed."""
+        """Returns the changes since the last look, or None. Adds keys whose files can be removed to ``expired``."""
         if not scanner.may_have_changed():
             return None
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._looks, scanner.look)
-        except OSError as error:  # too many open files, say: what was seen last is the best guess
+        except OSError as error:  # such as too many open files: keep what was seen last
             self._reading.lost(self._reason(error))
             return None
         self._reading.works()

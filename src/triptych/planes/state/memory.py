@@ -1,4 +1,4 @@
-"""Shared state within one process: the reference of the port, and for tests of those who use it."""
+"""Keeps shared state within one process: the reference for back ends, and for tests of code that uses the port."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class _Stored(NamedTuple):
 
 
 class MemoryStore:
-    """What ``MemoryState`` objects of one bucket share. ``is_away`` makes it one that cannot be reached."""
+    """The entries of one bucket, for all its ``MemoryState`` objects. While ``is_away``, it cannot be reached."""
 
     def __init__(self) -> None:
         self.entries: dict[str, _Stored] = {}
         self.revision = 0
         self._is_away = False
         self.changed = asyncio.Event()
-        """Set, and replaced by another one, by every change."""
+        """Every change sets it and puts a new event in its place."""
 
     @property
     def is_away(self) -> bool:
@@ -49,14 +49,14 @@ class MemoryStore:
         self.changed = asyncio.Event()
 
     def live(self) -> dict[str, _Stored]:
-        """Return what has not expired, and forget the rest."""
+        """Returns the entries that have not expired, and drops the others."""
         now = time.monotonic()
         self.entries = {key: one for key, one in self.entries.items() if one.due_s is None or one.due_s > now}
         return self.entries
 
 
 class MemoryState:
-    """A ``SharedState``."""
+    """Implements ``SharedState``."""
 
     def __init__(self, store: MemoryStore, bucket: Bucket) -> None:
         self._store, self._bucket = store, bucket
@@ -120,7 +120,7 @@ class MemoryState:
         return "the store is away" if self._store.is_away else None
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: it holds nothing."""
 
 
 async def _first_of(changed: asyncio.Event, timeout_s: float) -> None:

@@ -1,8 +1,8 @@
-"""Shared state over NATS: a JetStream key-value bucket for each of ours.
+"""Keeps shared state in NATS: one JetStream key-value bucket for each of ours.
 
-Each entry says for how long it lives, and how long it has lived is measured by the server's clock alone. The server
-removes expired entries itself, up to a second late, which is no loss: readers leave them out before. In memory, a
-bucket outlives its processes and not its server; a durable one comes back with the server's disk.
+Each entry carries its time to live, and its age is measured by the server's clock alone. The server removes expired
+entries up to a second late; until then readers leave them out. A bucket in memory outlives its processes, but not its
+server; a durable one comes back with the server's disk.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ log = logging.getLogger("triptych.state")
 
 CALL_TIMEOUT_S = 5.0
 CHECK_S = 3.0
-"""A quiet watch asks so often whether it is there still."""
+"""How often a watch without messages asks whether its bucket still exists."""
 SETTLE_S = 0.05
-"""For messages that came before an answer to be read."""
+"""The time for messages that came before an answer to be read."""
 MARKER_S = 10
-"""The server remembers for so long that an entry was deleted, for watches that are late; until then it takes room."""
+"""How long the server remembers that an entry was deleted, for late watches. Until then the marker takes room."""
 ATTEMPTS = 4
 
 _LIVES = "Triptych-Lives-S"
 _TTL = "Nats-TTL"
 _ROOM = {"Triptych-Room": "-" * 120}
-"""Makes an entry longer than the note that it is deleted, for which a full bucket has no other room."""
+"""A header that makes an entry longer than its deletion marker, which a full bucket could not take otherwise."""
 _OLD_SERVER = "NATS 2.11 or later is needed for shared state, and its bucket must allow times to live (allow_msg_ttl)"
 
 T = TypeVar("T")
 
 
 class NatsState:
-    """A ``SharedState``. Calls share one connection, which is made when it is needed; each watch has its own."""
+    """Implements ``SharedState``. Calls share one connection, made when it is needed; each watch has its own."""
 
     def __init__(self, access: NatsAccess, namespace: str, bucket: Bucket) -> None:
         self._access, self._bucket = access, bucket
@@ -105,7 +105,7 @@ class NatsState:
     async def _after(
         self, kv: KvBucket, key: str, after: int | None, write: Callable[[int | None], Coroutine[Any, Any, T]]
     ) -> T:
-        """Write after the revision ``after``; for 0, after that of an entry which is no more, where there is such."""
+        """Writes after the revision ``after``. With 0, after that of an expired or deleted entry, if any."""
         last = after
         for _ in range(ATTEMPTS):
             try:
@@ -130,7 +130,7 @@ class NatsState:
         return None if entry is None or (entry.left_s is not None and entry.left_s <= 0) else entry
 
     def _entry(self, found: KvEntry, age_s: float) -> Entry | None:
-        """Return what ``found`` holds; None, with one warning, for what is no entry of this version."""
+        """Returns the entry in ``found``, or None with one warning if it is not an entry of this version."""
         key, value, lives_s = name_of(found.key), found.value or b"", _seconds(found.headers.get(_LIVES, ""))
         if key is None or lives_s is None or len(value) > self._bucket.max_entry_bytes:
             self._ignored.add(found.key, f"key {found.key}", "it is no entry of this version, or too long")
@@ -138,7 +138,7 @@ class NatsState:
         return Entry(key, value, found.revision, None if math.isinf(lives_s) else lives_s - age_s)
 
     async def _call(self, call: Callable[[KvBucket], Coroutine[Any, Any, T]]) -> T:
-        """Return what ``call`` returns with a bucket. After any trouble the next call begins with a new connection."""
+        """Runs ``call`` with the bucket and returns its result. After a failure the next call uses a new connection."""
         if self._is_closed:
             raise StateUnavailable("it is closed")
         kv: KvBucket | None = None
@@ -171,7 +171,7 @@ class NatsState:
             return self._kv
 
     async def _made(self, link: Link) -> KvBucket:
-        """Return the bucket, which is made where there is none. Raises NatsProblem, and ConfigError."""
+        """Returns the bucket, which is created if it does not exist. Raises NatsProblem and ConfigError."""
         kv = KvBucket(link, self._config)
         if not (await kv.create()).allow_msg_ttl:
             raise NatsProblem(_OLD_SERVER)
@@ -193,7 +193,7 @@ class NatsState:
                         yield update
             except (NatsProblem, ConfigError) as error:
                 self._reading.lost(error)
-            if is_first:  # nobody can say what is there, and who watches need not wait for that
+            if is_first:  # the store cannot be read; the watcher must not wait for it
                 is_first = False
                 yield view.replace((), time.monotonic())
             if (gone := view.expire(time.monotonic())) is not None:
@@ -211,7 +211,7 @@ class NatsState:
             await link.close()
 
     async def _follow(self, watch: Watch, view: View) -> AsyncGenerator[Update, None]:
-        """Yield all that is there, then every change. Raises NatsProblem when NATS is away."""
+        """Yields all entries, then every change. Raises NatsProblem when NATS is away."""
         latest = {one.key: one for one in await self._all(watch)}
         yield view.replace(self._entries(latest), time.monotonic())
         checked = time.monotonic()
@@ -227,9 +227,9 @@ class NatsState:
                 yield update
 
     async def _all(self, watch: Watch) -> list[KvEntry]:
-        """Return all that is in the bucket. Raises NatsProblem."""
+        """Returns all entries of the bucket. Raises NatsProblem."""
         found = await watch.snapshot()
-        if watch.is_late:  # or what it waited for has expired meanwhile
+        if watch.is_late:  # or the entries that it waited for have expired meanwhile
             if await watch.check():
                 raise NatsProblem(f"reading bucket {self._config.name} takes too long")
             while (one := await watch.news(SETTLE_S)) is not None:
@@ -254,7 +254,7 @@ class NatsState:
 
 
 def _seconds(text: str) -> float | None:
-    """Return the time to live that a header tells, inf for none at all; None: it tells no time."""
+    """Parses the time to live in a header: inf for an entry that never expires, None for a malformed header."""
     if text == "never":
         return math.inf
     try:

@@ -1,4 +1,4 @@
-"""What has changed in a bucket's folder since one looked last. Blocking calls."""
+"""Finds what has changed in a bucket's folder since the last look. All calls block."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from triptych.planes.state.files import SUFFIX, Malformed, StateFolder, charge
 log = logging.getLogger("triptych.state")
 
 COARSE_S = 0.1
-"""More than a tick of file times: what changes within one tick of a look may not show in the folder's time."""
+"""More than the resolution of file times. A change so soon after a look may leave the folder's time as it was."""
 
 
 _Mark = tuple[int, int]
-"""Inode and time of a file: it is replaced, never changed."""
+"""Inode and time of a file. They tell it from the file that replaces it; no file is changed in place."""
 
 
 class Found(NamedTuple):
-    """What one look found."""
+    """The result of one look."""
 
     changed: list[Entry]
     removed: list[str]
     expired: list[str]
-    """Keys whose files are there still."""
+    """Expired keys whose files still exist."""
     is_complete: bool
-    """It is another folder than last time: ``changed`` is all that is in it."""
+    """Whether the folder was replaced since the last look, so that ``changed`` has all its entries."""
 
 
 class Scanner:
-    """Looks at a folder again and again, and reads what is new. For one watch."""
+    """Looks at a folder repeatedly, and reads the files that are new. Serves one watch."""
 
     def __init__(self, folder: StateFolder) -> None:
         self._folder = folder
@@ -45,13 +45,13 @@ class Scanner:
         """By the name of each file: its mark, and whether it is an entry."""
         self._known: set[str] = set()
         self._looked: tuple[int, int, int] | None = None
-        """Device, inode and time of the folder at the last look, if nothing can have changed unseen since."""
+        """Device, inode and time of the folder at the last look, or None if a later change may not show in them."""
         self._fd: int | None = None
-        """The folder that was looked at last. While it is open, no other folder gets its inode."""
+        """A descriptor of the folder at the last look. While it is open, no other folder gets the same inode."""
         self._is_closed = False
 
     def may_have_changed(self) -> bool:
-        """Return whether a look may find anything; takes microseconds."""
+        """Returns whether a look may find anything. Takes microseconds."""
         try:
             found = self._folder.path.stat()
         except OSError:
@@ -59,7 +59,7 @@ class Scanner:
         return self._looked != (found.st_dev, found.st_ino, found.st_mtime_ns)
 
     def look(self) -> Found:
-        """Raises OSError: what was found before is the best guess."""
+        """Reads the folder. After an OSError, what was found before stays valid."""
         self._folder.make()
         before = self._folder.path.stat()
         is_complete = self._fd is None or not os.path.samestat(before, os.fstat(self._fd))
@@ -79,11 +79,11 @@ class Scanner:
     def _hold(self) -> None:
         self._let_go()
         self._fd = os.open(self._folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if self._is_closed:  # meanwhile: this runs in a thread
+        if self._is_closed:  # ``close`` was called meanwhile, in another thread
             self._let_go()
 
     def close(self) -> None:
-        """May be called twice."""
+        """Closes the descriptor of the folder. May be called twice."""
         self._is_closed = True
         self._let_go()
 
@@ -93,7 +93,7 @@ class Scanner:
             self._fd = None
 
     def _read_new(self) -> tuple[list[Entry], set[str]]:
-        """Return the entries of new files, and the keys of all entries."""
+        """Returns the entries of new files, and the keys of all entries."""
         changed: list[Entry] = []
         marks: dict[str, tuple[_Mark, bool]] = {}
         seen: set[str] = set()
@@ -110,7 +110,7 @@ class Scanner:
         return changed, seen
 
     def _files(self) -> Iterator[tuple[str, str, _Mark]]:
-        """Yield key, name and mark of each file that may be an entry, as far as the bucket's bound goes."""
+        """Yields key, name and mark of each file that may be an entry, until the bucket's limit is reached."""
         left = self._folder.max_bytes
         with os.scandir(self._folder.path) as files:
             for file in files:
@@ -132,7 +132,7 @@ class Scanner:
                 yield key, file.name, mark
 
     def _read(self, key: str, name: str, mark: _Mark) -> Entry | None:
-        """Return the entry, None where it is gone or malformed. Raises OSError."""
+        """Returns the entry, or None if it is gone or malformed. Raises OSError."""
         try:
             found = self._folder.read(Path(self._folder.path, name))
         except Malformed as error:

@@ -1,4 +1,4 @@
-"""Entries as one watcher knows them, with the time at which each expires. Pure: times come from the caller."""
+"""Keeps the keys that one watcher knows, and when each expires. Pure: the caller gives the time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class _Known(NamedTuple):
 
 
 class View:
-    """Takes in what is found or heard, and returns what the watcher is to be told of it. Holds no values."""
+    """Takes changes of a bucket, and returns the updates for the watcher. Holds no values."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self._look_s: float | None = None
-        """Nothing expires before then."""
+        """The time before which no entry expires; None if none ever does."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -29,12 +29,12 @@ class View:
         return set(self._known)
 
     def replace(self, entries: Iterable[Entry], now: float) -> Update:
-        """Forget what was known: ``entries`` are all that there are."""
+        """Replaces everything that was known by ``entries``. Returns a complete update."""
         self._known, self._look_s = {}, None
         return Update(tuple(entry for entry in entries if self._take_in(entry, now)), is_complete=True)
 
     def update(self, changed: Iterable[Entry], removed: Iterable[str], now: float) -> Update | None:
-        """Take in changes, of which a key has one. None: they change nothing."""
+        """Takes changes, at most one for each key. Returns the update, or None if nothing has changed."""
         gone = list(removed)
         told = []
         for entry in changed:
@@ -56,7 +56,7 @@ class View:
         return True
 
     def expire(self, now: float) -> Update | None:
-        """Drop what was due by ``now``; None: nothing was."""
+        """Drops the entries that have expired by ``now``. Returns the update, or None if there were none."""
         if self._look_s is None or self._look_s > now:
             return None
         dues = {key: known.due_s for key, known in self._known.items() if known.due_s is not None}
@@ -64,7 +64,7 @@ class View:
         return self.update((), [key for key, due_s in dues.items() if due_s <= now], now)
 
     def wait_s(self, now: float, longest_s: float) -> float:
-        """Return how long nothing can expire, ``longest_s`` at most."""
+        """Returns for how long no entry can expire, but at most ``longest_s``."""
         return longest_s if self._look_s is None else max(0.0, min(longest_s, self._look_s - now))
 
 
