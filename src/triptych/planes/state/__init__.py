@@ -1,1 +1,1 @@
-"""Keeps entries on which all frontends agree. ``base`` is the port; ``memory``, ``local`` and ``nats`` are back ends."""
+"""Keeps entries on which all frontends agree. ``base`` is the port; ``memory``, ``local`` and ``nats`` implement it."""
