@@ -33,9 +33,9 @@ class Checkpoint:
     preprocessor: Json = field(default_factory=dict)
     generation: Json = field(default_factory=dict)
     feature_extractor: Json = field(default_factory=dict)
-    """What makes features of sounds; ``preprocessor`` makes pixels of pictures."""
+    """The extractor that makes features of sounds; ``preprocessor`` makes pixels of pictures."""
     video: Json = field(default_factory=dict)
-    """What makes pixels of videos."""
+    """The processor that makes pixels of videos."""
     added_tokens: dict[str, int] = field(default_factory=dict)
     """Ids of the tokens that the tokenizer has beside its vocabulary, special ones among them, by their texts."""
 
@@ -62,7 +62,7 @@ def no_metadata(checkpoint: Checkpoint, medium: DecodableMedium) -> Metadata:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What stands in the prompt, as the model reads it, where its unexpanded form has a medium's one placeholder."""
+    """The tokens, as the model reads them, that replace a medium's single placeholder."""
 
     token_ids: tuple[int, ...]
     """All of them count against the context length."""
@@ -77,7 +77,7 @@ class Expansion:
 
 @dataclass(frozen=True)
 class Modality(Generic[M]):
-    """How one family takes media of one kind, which come as M or precomputed.
+    """How one family takes media of one kind, which come as files (M) or as precomputed embeddings.
 
     All functions go by what is known without decoding the medium. Those that look at a medium raise ValueError for one
     that the model refuses.
@@ -86,8 +86,9 @@ class Modality(Generic[M]):
     placeholder: Callable[[Checkpoint], int]
     """Token id that stands once for each medium in an unexpanded prompt."""
     text: str
-    """What tokenises to the placeholder (and what surrounds it), for prompts that are put together without a chat
-    template that knows media."""
+    """A text whose tokens are the placeholder and its surroundings, for prompts that are made without a chat template
+    for media.
+    """
     tokens: Callable[[Checkpoint, M], int]
     """Rows of a medium's embedding, each in the place of one token."""
     metadata: Callable[[Checkpoint, M], Metadata] = no_metadata
@@ -97,16 +98,19 @@ class Modality(Generic[M]):
     it; raises ValueError for what the model cannot take. None: it takes none (``models.precomputed`` has rules for
     those that do)."""
     expansion: Callable[[Checkpoint, M, Tokenise], Expansion] | None = None
-    """Where a placeholder becomes more than ``tokens`` copies of itself."""
+    """The expansion, if a placeholder becomes more than ``tokens`` copies of itself."""
     precomputed_expansion: Callable[[Checkpoint, PrecomputedEmbedding, Tokenise], Expansion] | None = None
-    """The same of a precomputed medium, by what came with it, which ``precomputed`` let by."""
+    """The same for a precomputed medium, by the facts that came with it and that ``precomputed`` accepted."""
     embedded: Callable[[Checkpoint], int] | None = None
     """``Expansion.embedded``, where it is not the placeholder."""
     positions: Callable[[Checkpoint, M | PrecomputedEmbedding], int] | None = None
     """Positions of the language model that a medium takes beside one for each of its tokens, where it may take any
     (``models.mrope_budget``)."""
     patches: Callable[[Checkpoint, M], int] | None = None
-    """What the encoder works on (patches of pixels, positions of sound), its cost in a batch; None: a token each."""
+    """The units that the encoder works on (patches of pixels, positions of sound): the medium's cost in a batch.
+
+    None: one for each token.
+    """
     template_keys: Mapping[str, Any] = field(default_factory=dict)
     """Keys that chat templates of this family want in a medium's part of a message, beside its ``type``."""
 
@@ -115,12 +119,17 @@ class Modality(Generic[M]):
         return {}
 
     def cost(self, checkpoint: Checkpoint, medium: M) -> int:
-        """What the encoder works on: ``patches``, or the tokens. Raises ValueError as ``tokens`` does."""
+        """Returns the units that the encoder works on: ``patches``, or the tokens.
+
+        Raises ValueError as ``tokens`` does.
+        """
         return (self.patches or self.tokens)(checkpoint, medium)
 
     def expand(self, checkpoint: Checkpoint, medium: M, tokenise: Tokenise) -> Expansion:
-        """What the placeholder of ``medium`` becomes. Frontends and workers each make it by themselves, of what is
-        known of the medium, so that it travels nowhere. Raises ValueError as ``tokens`` does.
+        """Returns what the placeholder of ``medium`` becomes.
+
+        Frontends and workers each compute it from the medium's facts, so it is never sent. Raises ValueError as
+        ``tokens`` does.
         """
         if self.expansion is not None:
             return self.expansion(checkpoint, medium, tokenise)
@@ -140,8 +149,9 @@ class Videos(Modality[Video]):
     frame_indices: Callable[[Checkpoint, int, float], tuple[int, ...]]
     """Which frames the model sees of a video of so many frames and so many frames a second; ascending, from 0."""
     hand_over: HandOver = "embedding"
-    """What an encode worker hands over: an embedding, in families with an ``embedding_width``, or the decoded frames
-    that the model sees, uint8 [frames, height, width, 3]."""
+    """What an encode worker hands over: an embedding, in families with an ``embedding_width``; otherwise the decoded
+    frames that the model sees, uint8 [frames, height, width, 3].
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +197,7 @@ class ModelFamily:
         return any(modality.expansion is not None for modality in self.media.values())
 
     def embedded(self, checkpoint: Checkpoint) -> set[int]:
-        """Token ids that rows of embeddings take the places of."""
+        """The token ids whose places rows of embeddings take."""
         return {(one.embedded or one.placeholder)(checkpoint) for one in self.media.values()}
 
     @property
@@ -200,7 +210,7 @@ class ModelFamily:
         return tuple(self.media)
 
     def claims(self, checkpoint: Checkpoint) -> bool:
-        """Whether ``checkpoint`` is of this family, by its config alone."""
+        """Tells whether ``checkpoint`` is of this family, by its config alone."""
         tower = (checkpoint.config.get("vision_config") or {}).get("model_type")
         known = not self.towers or tower is None or tower in self.towers
         return known and checkpoint.config.get("model_type") in self.model_types

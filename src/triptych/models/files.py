@@ -23,14 +23,14 @@ NAMES = (
 )
 """Never weights."""
 MAX_BYTES = 128 << 20
-"""Of all of them together; the largest tokenizers have some 35 MiB."""
+"""Most bytes of all files together; the largest tokenizers have some 35 MiB."""
 PIECE_BYTES = 256 << 10
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def digest_of_files(folder: Path) -> str:
-    """The digest of the files in ``folder`` (blocking: it reads them).
+    """Returns the digest of the files in ``folder``. Blocks: it reads them.
 
     Empty where there is no ``config.json``, a file cannot be read, or they are too large to be given away.
     """
@@ -44,7 +44,7 @@ def digest_of_files(folder: Path) -> str:
 
 
 def digest_of(files: Iterable[tuple[str, bytes]]) -> str:
-    """SHA-256, in hexadecimal digits, over a line ``name sha256-of-content`` for each file, sorted by name."""
+    """Returns SHA-256, in hexadecimal digits, over a line ``name sha256-of-content`` for each file, sorted by name."""
     lines = (f"{name} {hashlib.sha256(content).hexdigest()}\n" for name, content in sorted(files))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -54,7 +54,7 @@ def is_digest(text: str) -> bool:
 
 
 def read_piece(path: Path, offset: int) -> bytes:
-    """Up to ``PIECE_BYTES`` from ``offset`` (blocking). Raises OSError."""
+    """Reads up to ``PIECE_BYTES`` from ``offset``. Blocks. Raises OSError."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(PIECE_BYTES)

@@ -22,7 +22,7 @@ NEXT_TILE, NEXT_ROW = "<|tile_x_separator|>", "<|tile_y_separator|>"
 
 
 def image_token(checkpoint: Checkpoint) -> int:
-    """The placeholder. Raises ConfigError where the tokenizer lacks a token that stands for pictures or around them."""
+    """Returns the placeholder. Raises ConfigError if the tokenizer lacks a token for pictures or around them."""
     ids = checkpoint.added_tokens
     if lacking := [text for text in (IMAGE, PATCH, START, END, NEXT_TILE, NEXT_ROW) if text not in ids]:
         raise ConfigError(f"{checkpoint.path}/tokenizer.json lacks {', '.join(lacking)}, which llama4 models have")
@@ -35,7 +35,7 @@ def _vision(checkpoint: Checkpoint) -> Json:
 
 @lru_cache(maxsize=8)
 def _canvases(most: int) -> tuple[tuple[int, int], ...]:
-    """(rows, columns) of at most ``most`` tiles: by shape, and the larger ones of a shape first.
+    """Returns (rows, columns) of at most ``most`` tiles: by shape, and the larger ones of a shape first.
 
     Of equally good canvases the order decides, and is that of transformers' ``find_supported_resolutions``.
     """

@@ -11,7 +11,7 @@ _IMAGE_TOKEN = 32000
 _STRATEGY = "default"
 _CLIP, _SIGLIP = "clip_vision_model", "siglip_vision_model"
 _WHOLE_TOWER: Json = {"model_type": _CLIP, "image_size": 336, "patch_size": 14}
-"""Where there is no ``vision_config`` at all."""
+"""The vision config of checkpoints that have none."""
 _TOWERS: dict[str, Json] = {
     _CLIP: {"image_size": 224, "patch_size": 32, "class_tokens": 1},
     _SIGLIP: {"image_size": 224, "patch_size": 16, "class_tokens": 0},
@@ -20,13 +20,13 @@ _HIDDEN_SIZES = {"llama": 4096, "mistral": 4096, "qwen2": 4096}
 
 
 def tower(checkpoint: Checkpoint) -> Json:
-    """The vision tower's config with its class's defaults. Raises KeyError for an unknown tower."""
+    """Returns the vision tower's config with its class's defaults. Raises KeyError for an unknown tower."""
     stated: Json = checkpoint.config.get("vision_config") or _WHOLE_TOWER
     return {**_TOWERS[stated.get("model_type", _CLIP)], **stated}
 
 
 def image_token(checkpoint: Checkpoint) -> int:
-    """The placeholder: ``image_token_index``, in newer checkpoints ``image_token_id``."""
+    """Returns the placeholder: ``image_token_index``, in newer checkpoints ``image_token_id``."""
     stated = {"image_token_id": _IMAGE_TOKEN, **checkpoint.config}
     return int(stated.get("image_token_index", stated["image_token_id"]))
 
@@ -41,7 +41,10 @@ def image_tokens(checkpoint: Checkpoint, width: int = 0, height: int = 0) -> int
 
 
 def embedding_width(checkpoint: Checkpoint) -> int:
-    """The language model's hidden size, to which the projector goes. Raises KeyError where nothing says it."""
+    """Returns the language model's hidden size, which the projector's output has.
+
+    Raises KeyError if no file states it.
+    """
     config = checkpoint.text_config
     if "hidden_size" in config:
         return int(config["hidden_size"])

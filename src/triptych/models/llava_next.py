@@ -18,7 +18,7 @@ _RESOLUTIONS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
 def best_resolution(resolutions: Sequence[Sequence[int]], width: int, height: int) -> tuple[int, int]:
-    """The (height, width) in pixels, of ``resolutions`` that read so too, in which the most of a picture is left.
+    """Returns the (height, width) in pixels, of ``resolutions`` in the same order, that keeps the most of a picture.
 
     Among equal ones it is the smallest, then the first. The rule is transformers' ``select_best_resolution``, whose
     roundings decide the token count; tests compare the two over many sizes.
@@ -46,7 +46,7 @@ def padding(rows: int, columns: int, width: int, height: int) -> tuple[int, int]
 
 
 def _resolutions(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
-    """(height, width) in pixels of each."""
+    """Returns (height, width) in pixels of each resolution."""
     return checkpoint.config.get("image_grid_pinpoints") or _RESOLUTIONS
 
 
@@ -79,7 +79,7 @@ def image_patches(checkpoint: Checkpoint, medium: Picture) -> int:
 
 
 def _max_tokens(checkpoint: Checkpoint) -> int:
-    """Of any picture: one that fills its best resolution."""
+    """Returns the most tokens of any picture: one that fills its best resolution."""
     side, tile = _patches_a_side(checkpoint), int(llava.tower(checkpoint)["image_size"])
     grids = [(high // tile * side, wide // tile * side) for high, wide in _resolutions(checkpoint)]
     return llava.image_tokens(checkpoint) + max(rows * (columns + 1) for rows, columns in grids)

@@ -14,11 +14,11 @@ _VIDEO_TOKEN = 32000
 _POOL_STRIDE = 2
 
 _FRAMES = 32
-"""As many as the published models were trained with, and as vLLM takes, where a checkpoint does not say."""
+"""The number of frames if a checkpoint does not state it: as the published models were trained, and as vLLM takes."""
 
 
 def video_token(checkpoint: Checkpoint) -> int:
-    """The placeholder: ``video_token_index``, in newer checkpoints ``video_token_id``."""
+    """Returns the placeholder: ``video_token_index``, in newer checkpoints ``video_token_id``."""
     stated = {"video_token_id": _VIDEO_TOKEN, **checkpoint.config}
     return int(stated.get("video_token_index", stated["video_token_id"]))
 
@@ -42,7 +42,7 @@ def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
 
 
 def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int, ...]:
-    """Which of a video's ``frames`` the model sees: evenly spread ones, at most those that there are.
+    """Returns which of a video's ``frames`` the model sees: evenly spread ones, at most those that there are.
 
     Their number is the checkpoint's ``num_frames``, or follows from its ``fps``, by transformers' default rule. Where
     it says neither it is 32, or what half of the context holds.

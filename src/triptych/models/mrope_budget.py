@@ -1,4 +1,6 @@
-"""How far a prompt's positions go, in models that count time in seconds: a slow video takes more than it has tokens."""
+"""Limits the M-RoPE positions of a prompt, in models that count time in seconds: a slow video takes more positions than
+tokens.
+"""
 
 from __future__ import annotations
 

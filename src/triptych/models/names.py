@@ -1,4 +1,4 @@
-"""What a model is called and where it lies, by what a user wrote: a folder, a hub id, or a place in the hub's cache."""
+"""Finds a model's name and folder by what a user wrote: a folder, a hub id, or a place in the hub's cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REPO, _SNAPSHOTS, _MAIN = "models--", "snapshots", "refs/main"
 
 
 def served_name(model: str) -> str:
-    """The default name of ``model``: a hub id as it is, also where its folder in the hub's cache is meant.
+    """Returns the default name of ``model``: its hub id, also if the user named its folder in the hub's cache.
 
     Else the folder's own name, with ``.``, ``..`` and links resolved. ``model`` need not exist.
     """
@@ -31,7 +31,9 @@ def served_name(model: str) -> str:
 
 
 def model_folder(model: str, cache: Path, shipped: Iterable[str] = ()) -> Path:
-    """The folder of ``model``, which is a folder or the id of a model in the hub's ``cache``. Opens no connection.
+    """Returns the folder of ``model``, which is a folder or the id of a model in the hub's ``cache``.
+
+    Opens no connection.
 
     Raises ConfigError for what is neither, with the most similar name there, or among the ``shipped`` ones.
     """
@@ -70,7 +72,7 @@ def _cached(cache: Path) -> list[str]:
 
 
 def _snapshot(repository: Path) -> Path | None:
-    """The files of a cached model's main branch; None where ``repository`` is no such folder."""
+    """Returns the files of a cached model's main branch; None if ``repository`` is no such folder."""
     try:
         commit = (repository / _MAIN).read_text(encoding="utf-8").strip()
     except OSError:

@@ -21,7 +21,7 @@ class Steps(NamedTuple):
 
     number: int
     tokens: int
-    """Of each."""
+    """Tokens of each step."""
 
 
 class Times(NamedTuple):
@@ -29,11 +29,11 @@ class Times(NamedTuple):
 
     name: str
     wanted: Callable[[Checkpoint, Steps], str]
-    """What it must be, in words."""
+    """The form that the fact must have, in words."""
     fits: Callable[[Checkpoint, Steps, Numbers], bool]
-    """Of finite numbers, whether they are that."""
+    """Tells whether finite numbers have that form."""
     told: bool = True
-    """Whether the language model is told it; else only the prompt says it."""
+    """Whether the language model gets the fact. Otherwise only the prompt depends on it."""
 
 
 def tokens_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium) -> int:
@@ -44,7 +44,7 @@ def tokens_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium) -
 
 
 def expansion_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium, tokenise: Tokenise) -> Expansion:
-    """What the placeholder of ``medium`` becomes. Raises as ``tokens_of`` does."""
+    """Returns what the placeholder of ``medium`` becomes. Raises as ``tokens_of`` does."""
     if not isinstance(medium, PrecomputedEmbedding):
         return modality.expand(checkpoint, medium, tokenise)
     rows = tokens_of(modality, checkpoint, medium)
@@ -55,14 +55,18 @@ def expansion_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium
 
 
 def metadata_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium) -> Metadata:
-    """What the language model must know of ``medium`` beside its embedding. Raises as ``expansion_of`` does."""
+    """Returns the facts about ``medium`` that the language model needs beside its embedding.
+
+    Raises as ``expansion_of`` does.
+    """
     if isinstance(medium, PrecomputedEmbedding):
         return checked(modality, checkpoint, medium)[1]
     return modality.metadata(checkpoint, medium)
 
 
 def checked(modality: Modality[Any], checkpoint: Checkpoint, medium: PrecomputedEmbedding) -> tuple[int, Metadata]:
-    """(tokens, what the language model is told) of a precomputed medium, by its rows and what came with it.
+    """Returns (tokens, facts for the language model) of a precomputed medium, by its rows and the facts that came with
+    it.
 
     Raises ValueError, which names the tensor that is missing, wrong or too much.
     """
@@ -82,7 +86,7 @@ def only(metadata: Metadata, *known: str) -> None:
 def grid_rule(
     name: str, merge_size: Callable[[Checkpoint], int], *times: Times, max_steps: int | None = None
 ) -> Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]]:
-    """``Modality.precomputed`` of models that lay tokens out in a grid, of which ``name`` tells the patches.
+    """Returns ``Modality.precomputed`` of models that lay tokens out in a grid, whose patches the fact ``name`` states.
 
     The grid is (steps in time, rows, columns), in patches, before ``merge_size`` x ``merge_size`` of them become a
     token. As no side is larger than the product, no position lies beyond the tokens that the context has room for.
@@ -133,7 +137,7 @@ def _fits(times: Times, checkpoint: Checkpoint, steps: Steps, values: Numbers) -
 def count_rule(
     fewest: Callable[[Checkpoint], int], most: Callable[[Checkpoint], int]
 ) -> Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]]:
-    """``Modality.precomputed`` of models that want so many tokens, and nothing with them."""
+    """Returns ``Modality.precomputed`` of models that want a fixed number of tokens, and no facts."""
 
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
         only(metadata)

@@ -21,7 +21,7 @@ def sample_rate(checkpoint: Checkpoint) -> int:
 
 
 def audio_token(checkpoint: Checkpoint) -> int:
-    """The placeholder: ``audio_token_index``, in newer checkpoints ``audio_token_id``."""
+    """Returns the placeholder: ``audio_token_index``, in newer checkpoints ``audio_token_id``."""
     stated = {"audio_token_id": _AUDIO_TOKEN, **checkpoint.config}
     return int(stated.get("audio_token_index", stated["audio_token_id"]))
 
@@ -44,17 +44,17 @@ def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
 
 
 def max_tokens(checkpoint: Checkpoint) -> int:
-    """Of the longest sound that the model hears."""
+    """Returns the tokens of the longest sound that the model hears."""
     return audio_tokens(checkpoint, _chunk(checkpoint))
 
 
 def _chunk(checkpoint: Checkpoint) -> int:
-    """Most samples that are heard, at the model's rate."""
+    """Returns the most samples that the model hears, at its own rate."""
     return int(checkpoint.feature_extractor.get("chunk_length") or _CHUNK_S) * sample_rate(checkpoint)
 
 
 def _halved(length: int) -> int:
-    """Through a convolution of width 3, stride 2 and a padding of 1."""
+    """Returns the length after a convolution of width 3, stride 2 and padding 1."""
     return (length - 1) // 2 + 1
 
 
@@ -75,7 +75,7 @@ def _tokens(checkpoint: Checkpoint, medium: Sound) -> int:
 
 
 def embedding_width(checkpoint: Checkpoint) -> int:
-    """The language model's hidden size, to which the projector goes."""
+    """Returns the language model's hidden size, which the projector's output has."""
     return int(checkpoint.text_config.get("hidden_size", _HIDDEN_SIZE))
 
 

@@ -37,7 +37,7 @@ _LATEST_S = 1_000_000
 
 
 def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int, ...]:
-    """Which of a video's ``frames`` the model sees: evenly spread ones from the first to the last.
+    """Returns which of a video's ``frames`` the model sees: evenly spread ones from the first to the last.
 
     The rule is ``sample_frames`` of transformers' Qwen3VLVideoProcessor, in its arithmetic, roundings included; but
     no frame is seen twice where it would ask for more frames than there are.
@@ -83,7 +83,8 @@ def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> 
 def resized(
     frames: int, height: int, width: int, span: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """Height and width in pixels of each frame after the video processor's resizing, as multiples of ``factor``.
+    """Returns height and width in pixels of each frame after the video processor's resizing, as multiples of
+    ``factor``.
 
     The rule is that of Qwen2-VL's pictures with the frames as a third side, which counts as a multiple of ``span``;
     frames smaller than ``factor`` are enlarged first. Its rounding decides the token count, so it is kept, and tests
@@ -115,7 +116,8 @@ def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
 
 
 def timestamps(checkpoint: Checkpoint, medium: Video) -> list[float]:
-    """Of each step in time, the seconds at its middle: between its first frame and its last, the file's end repeated.
+    """Returns the middle of each temporal step in seconds: between its first frame and its last, with the file's last
+    frame repeated.
 
     Raises ValueError where they cannot be told.
     """
@@ -128,7 +130,7 @@ def timestamps(checkpoint: Checkpoint, medium: Video) -> list[float]:
 
 
 def video_expansion(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding, tokenise: Tokenise) -> Expansion:
-    """``<0.2 seconds>`` and the tokens of that step between marks of their own, for each step in time.
+    """Returns ``<0.2 seconds>`` and the tokens of that step between marks of their own, for each temporal step.
 
     Raises as ``video_grid`` and ``timestamps`` do.
     """
@@ -145,7 +147,7 @@ def video_expansion(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding
 
 
 def _steps_of(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding) -> tuple[int, Sequence[float]]:
-    """(tokens of each step in time, the seconds at the middle of each)."""
+    """Returns (tokens of each temporal step, the seconds at the middle of each)."""
     if isinstance(medium, PrecomputedEmbedding):
         times_s = medium.metadata["timestamps"]
         return medium.shape[0] // len(times_s), times_s
@@ -167,7 +169,9 @@ def _token(checkpoint: Checkpoint, name: str, default: int) -> int:
 
 
 def embedding_width(checkpoint: Checkpoint) -> int:
-    """The language model's hidden size for the last layer and for each that speaks to it besides. Raises KeyError."""
+    """Returns the width of an embedding: the language model's hidden size for the last layer, and again for each layer
+    whose features are added later (deepstack). Raises KeyError.
+    """
     layers = vision_config(checkpoint).get("deepstack_visual_indexes", _DEEPSTACK_LAYERS)
     return int(checkpoint.text_config["hidden_size"]) * (1 + len(layers))
 

@@ -26,11 +26,11 @@ _VIDEO_MAX_TOKENS = 128_000
 _TOKENS_PER_SECOND = 4
 """Default of transformers' Qwen2_5_VLVisionConfig: positions of a second."""
 _POSITIONS_A_TOKEN = 3
-"""Most that a precomputed video may take, whatever else there is (``models.mrope_budget`` limits all media)."""
+"""Most positions a token of a precomputed video (``models.mrope_budget`` limits all media)."""
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width in pixels after the image processor's resizing.
+    """Returns height and width in pixels after the image processor's resizing.
 
     Both become multiples of ``factor``, their product lies in [``min_pixels``, ``max_pixels``] and the aspect
     ratio stays as close as that allows. The rule is "smart resize" of Qwen2-VL (arXiv:2409.12191) as
@@ -50,7 +50,7 @@ def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: i
 
 
 def _pixel_bounds(checkpoint: Checkpoint) -> tuple[int, int]:
-    """(min, max) pixels; newer checkpoints hold them under ``size``."""
+    """Returns (min, max) pixels; newer checkpoints hold them under ``size``."""
     settings = checkpoint.preprocessor
     size = settings.get("size") or {}
     low = settings.get("min_pixels") or size.get("shortest_edge") or _MIN_PIXELS
@@ -86,12 +86,12 @@ def image_tokens(checkpoint: Checkpoint, width: int, height: int) -> int:
 
 
 def image_metadata(checkpoint: Checkpoint, width: int, height: int) -> Metadata:
-    """``image_grid_thw``: one frame, rows and columns of patches before merging. Raises as ``grid`` does."""
+    """Returns ``image_grid_thw``: one frame, rows and columns of patches before merging. Raises as ``grid`` does."""
     return {"image_grid_thw": (1, *grid(checkpoint, width, height))}
 
 
 def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int, ...]:
-    """Which of a video's ``frames`` the model sees: evenly spread ones, ``fps`` of the checkpoint a second.
+    """Returns which of a video's ``frames`` the model sees: evenly spread ones, ``fps`` of the checkpoint a second.
 
     Their number lies between ``min_frames`` and ``max_frames``, is a multiple of the frames that one patch spans,
     and is no more than there are; a video of less than one patch is seen whole. The rule is ``sample_frames`` of
@@ -154,7 +154,10 @@ def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
 
 
 def embedding_width(checkpoint: Checkpoint) -> int:
-    """The language model's hidden size, to which the vision part's last layer projects. Raises KeyError."""
+    """Returns the language model's hidden size, which the last layer of the vision part projects to.
+
+    Raises KeyError.
+    """
     return int(checkpoint.text_config["hidden_size"])
 
 
@@ -186,7 +189,8 @@ FAMILY = ModelFamily(
 
 
 def _timed_metadata(checkpoint: Checkpoint, medium: Video) -> Metadata:
-    """Of Qwen2.5-VL, for which time is not counted in steps but in seconds: each step is as long as its frames.
+    """Returns the facts of a Qwen2.5-VL video, which counts time in seconds and not in steps: each step is as long as
+    its frames.
 
     Raises as ``video_grid`` does, and ValueError where it is not known how fast the video runs.
     """
@@ -203,8 +207,10 @@ def check_timing(medium: Video) -> None:
 
 
 def _positions(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding) -> int:
-    """Of Qwen2.5-VL's videos beside their tokens: the first of the last step is as many after the first as there are
-    seconds between them, in ``tokens_per_second``."""
+    """Returns the M-RoPE positions that a Qwen2.5-VL video uses beyond one for each token.
+
+    The last temporal step begins at floor((steps - 1) * seconds a step * ``tokens_per_second``).
+    """
     told = metadata_of(_TIMED_VIDEOS, checkpoint, medium)
     (number, high, wide), (step_s,) = told["video_grid_thw"], told["second_per_grid_ts"]
     merge = video_merge_size(checkpoint)
@@ -218,7 +224,9 @@ def _positions_a_second(checkpoint: Checkpoint) -> float:
 
 
 def _longest_step_s(checkpoint: Checkpoint, steps: Steps) -> float:
-    """Of a precomputed video: that long, and the video has ``_POSITIONS_A_TOKEN`` positions for each of its tokens."""
+    """Returns the longest allowed step of a precomputed video in seconds: then it has ``_POSITIONS_A_TOKEN`` positions
+    for each token.
+    """
     return _POSITIONS_A_TOKEN * steps.tokens / _positions_a_second(checkpoint)
 
 

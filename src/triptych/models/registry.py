@@ -1,4 +1,4 @@
-"""From a checkpoint's folder to its family."""
+"""Finds the family of a checkpoint's folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT_ONLY = ModelFamily(name="text", model_types=())
 
 
 def read_json(path: Path) -> Json:
-    """The JSON object in a checkpoint's file, empty where there is no such file. Raises ConfigError."""
+    """Reads the JSON object in a checkpoint's file; empty if there is no such file. Raises ConfigError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict)
     except (FileNotFoundError, IsADirectoryError):
@@ -59,7 +59,7 @@ class _AddedToken(msgspec.Struct):
 
 
 class _TokenizerFile(msgspec.Struct):
-    """What is read of a tokenizer's file, which is large."""
+    """The parts of a tokenizer's file that are read: the file is large."""
 
     added_tokens: list[_AddedToken] = []
 
@@ -94,5 +94,5 @@ def _video(folder: Path) -> Json:
 
 
 def family_of(checkpoint: Checkpoint) -> ModelFamily:
-    """The family of ``checkpoint`` by what its config says, never by its name."""
+    """Returns the family of ``checkpoint`` by its config, never by its name."""
     return next((family for family in FAMILIES if family.claims(checkpoint)), TEXT_ONLY)

@@ -1,4 +1,4 @@
-"""What tells one set of weights from another, without reading them: of each shard its size and a few ranges."""
+"""Identifies a set of weights without reading all of it, by the size and a few ranges of each shard."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 PATTERNS = ("*.safetensors", "*.bin")
 RANGE_BYTES = 64 << 10
-"""At a shard's start, which in safetensors says what is where, and at its end ..."""
+"""Bytes that are read at a shard's start (in safetensors, the header) and at its end."""
 SAMPLES = 8
 SAMPLE_BYTES = 4 << 10
-"""... and so many smaller ones in equal steps between."""
+"""Bytes of each of the SAMPLES ranges that are read in equal steps between."""
 
 
 def weights_in(folder: Path) -> tuple[tuple[str, str], ...]:
-    """(name, digest) of each shard in ``folder`` (blocking: it reads 160 KiB of each), but those that cannot be read.
+    """Returns (name, digest) of each readable shard in ``folder``. Blocks: it reads 160 KiB of each.
 
     Equal digests do not prove equal shards: those may differ where nothing was read.
     """
@@ -37,7 +37,7 @@ def _digest(path: Path) -> str:
 
 
 def _ranges(size: int) -> list[tuple[int, int]]:
-    """(offset, length); all of it where it is small."""
+    """Returns (offset, length) of the ranges to read; all of a small file."""
     if size <= 2 * RANGE_BYTES + SAMPLES * SAMPLE_BYTES:
         return [(0, size)]
     step = (size - 2 * RANGE_BYTES) // SAMPLES

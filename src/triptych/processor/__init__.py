@@ -1,4 +1,4 @@
-"""From messages to token ids and checked media, and from token ids back to text.
+"""Turns messages into token ids and checked media, and token ids back into text.
 
 Runs in the frontend's process; imports neither torch nor an engine nor transformers.
 """

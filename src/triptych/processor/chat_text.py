@@ -1,4 +1,4 @@
-"""From a chat's messages to the text of the prompt, by the checkpoint's chat template or the server's own."""
+"""Renders a chat's messages to the text of the prompt, by the checkpoint's chat template or the server's own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ChatText:
     """``--prompt-template``, which goes before the checkpoint's own."""
 
     def reads(self, *names: str) -> bool:
-        """Whether prompts of chats are made of anything that has one of ``names``, too."""
+        """Tells whether the prompts of chats use a variable or a field that has one of ``names``."""
         return self.prompt_template is None and self.template is not None and self.template.reads(*names)
 
     def render(self, messages: list[Message], settings: dict[str, Any], ending: Ending) -> str:
@@ -75,7 +75,7 @@ class ChatText:
         return parse_prompt_template(prompt_template)(self._joined_user_text(messages))
 
     def _with_parts(self, message: Message) -> Message:
-        """Content as parts, which templates that read parts expect throughout."""
+        """Returns content as parts, which templates that read parts expect in every message."""
         content = message.get("content")
         if isinstance(content, str):
             return {**message, "content": [{"type": "text", "text": content}]}
@@ -84,7 +84,7 @@ class ChatText:
         return message
 
     def _with_keys(self, part: dict[str, Any]) -> dict[str, Any]:
-        """``part`` with the keys beside its type by which the family's templates know a medium."""
+        """Returns ``part`` with the keys, beside its type, by which the family's templates recognise a medium."""
         modality = self.family.media.get(part["type"])
         return {**part, **modality.template_keys} if modality is not None else part
 

@@ -29,7 +29,7 @@ def render_continued(template: ChatTemplate, messages: list[Message], settings: 
 
 
 def _marked(message: Message, mark: str) -> tuple[Message, str]:
-    """``message`` with ``mark`` at the end of its last text, and that text."""
+    """Returns ``message`` with ``mark`` at the end of its last text, and that text."""
     content = message.get("content") or ""
     if isinstance(content, str):
         return {**message, "content": content + mark}, content
@@ -41,6 +41,6 @@ def _marked(message: Message, mark: str) -> tuple[Message, str]:
 
 
 def ends_with_medium(message: Message) -> bool:
-    """Whether a medium stands behind the last text of ``message``, where a prompt that goes on with it has ended."""
+    """Tells whether a medium follows the last text of ``message``, behind which a continued prompt ends."""
     content = message.get("content")
     return isinstance(content, list) and bool(content) and "text" not in content[-1]

@@ -41,7 +41,7 @@ class Detokenizer:
         """What is held of the prompt, and is nothing to be said by itself."""
 
     def push(self, token_id: int) -> str:
-        """The text that ``token_id`` completes; empty while a character is incomplete."""
+        """Returns the text that ``token_id`` completes; empty while a character is incomplete."""
         try:
             text = self._stream.step(self._fast, token_id)
         except Exception:  # the library has only bare exceptions for a token that it cannot place
@@ -76,7 +76,7 @@ class Detokenizer:
         return held + (str(text) if text is not None else "")
 
     def flush(self) -> str:
-        """What is left at the end: characters that never became whole, as U+FFFD, as ``decode`` gives them."""
+        """Returns the rest at the end: incomplete characters, as U+FFFD, as ``decode`` gives them."""
         if not self._held or self._held == self._begun:
             self._held.clear()
             return ""
@@ -87,13 +87,17 @@ class Detokenizer:
 
 
 def _ends_within(tokenizer: Tokenizer, ids: list[int]) -> bool:
-    """Whether the text of ``ids`` ends within a character. Most texts end with one of ASCII, which is cheap to tell."""
+    """Tells whether the text of ``ids`` ends within a character.
+
+    Most texts end with an ASCII character, which is cheap to see.
+    """
     last = tokenizer.spelling(ids[-1])[1]
     return not (last and last[-1] < 128) and tokenizer.decode(ids).endswith(_REPLACEMENT)
 
 
 def _split(tokenizer: Tokenizer, context: list[int]) -> tuple[list[int], list[int]]:
-    """Whole text of a prompt's last tokens, and the tokens of a character behind it that the answer may complete.
+    """Returns the whole text of a prompt's last tokens, and the tokens behind it of a character that the answer may
+    complete.
 
     A decoder that is given less than whole characters says all that it was given once more.
     """
@@ -123,17 +127,17 @@ class StopStrings:
     """
 
     def __init__(self, stops: list[str], *, keeps: bool = False) -> None:
-        """``keeps``: the stop string that ends the text is let through."""
+        """With ``keeps`` the stop string that ends the text stays in it."""
         self._stops = stops
         self._keeps = keeps
         self._first = frozenset(stop[0] for stop in stops)
         self._borders = [_borders(stop) for stop in stops]
         self._matched = [0] * len(stops)
-        """Of each stop string, how many of its characters the text so far ends in."""
+        """For each stop string: how many of its characters the text so far ends with."""
         self._held = ""
 
     def push(self, text: str) -> Stopped:
-        """Text that no stop string can begin in any more; once stopped, what stood before the stop string.
+        """Returns text that cannot be the beginning of a stop string; once stopped, the text before the stop string.
 
         Where several end at the same time, the one that begins first ends the text, and of these the shortest.
         """
@@ -156,7 +160,7 @@ class StopStrings:
         return Stopped(whole[: len(whole) - keep], False)
 
     def _find(self, number: int, text: str, before: int) -> int | None:
-        """Where the stop string ``number`` first begins, counted from ``before`` characters ahead of ``text``."""
+        """Returns where stop string ``number`` first begins, counted from ``before`` characters before ``text``."""
         stop, borders, matched = self._stops[number], self._borders[number], self._matched[number]
         index = 0
         while index < len(text):
@@ -180,7 +184,10 @@ class StopStrings:
 
 @lru_cache(maxsize=256)
 def _borders(stop: str) -> Sequence[int]:
-    """For each beginning of ``stop``, the longest shorter beginning that it ends in. Choices of a request share it."""
+    """Returns, for each beginning of ``stop``, the longest shorter beginning that it ends with.
+
+    All choices of a request share it.
+    """
     borders = array("I", [0])
     matched = 0
     for character in stop[1:]:

@@ -43,13 +43,15 @@ _SAMPLES = (
 
 
 class FastTokens(Protocol):
-    """What is needed of ``fastokens.Tokenizer``."""
+    """The tokenizer of the fast library; see ``fastokens.Tokenizer``."""
 
     def encode_batch_flat(self, inputs: list[str], add_special_tokens: bool) -> tuple[bytes, bytes]: ...
 
 
 def load_fast(path: Path, reference: Reference) -> FastTokens | None:
-    """The fast tokenizer of a ``tokenizer.json``; None if the library cannot read it or differs from ``reference``.
+    """Loads the fast tokenizer of a ``tokenizer.json``.
+
+    None if the library cannot read it, or differs from ``reference``.
 
     Blocking: call it in a thread.
     """
@@ -71,7 +73,7 @@ def load_fast(path: Path, reference: Reference) -> FastTokens | None:
 
 
 def disagreement(fast: FastTokens, reference: Reference) -> str | None:
-    """The first text of the trial of which ``fast`` makes other ids than ``reference``; None where there is none."""
+    """Returns the first text of the trial that ``fast`` encodes differently than ``reference``; None if there is none."""
     for text in trial_texts(reference):
         for special in (False, True):
             ids, _ = fast.encode_batch_flat([text], special)

@@ -1,4 +1,4 @@
-"""One model's processor: messages or prompts in; token ids, checked media and the prompt's length out."""
+"""Prepares the prompts of one model: messages or texts in; token ids, checked media and the prompt's length out."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Processor:
         return cls(card, checkpoint, tokenizer, work or TextWork(), text, tokens, media)
 
     def reads(self, *names: str) -> bool:
-        """Whether prompts of chats are made of anything that has one of ``names``, too."""
+        """Tells whether the prompts of chats use a variable or a field that has one of ``names``."""
         return self.chat_text.reads(*names)
 
     async def chat(
@@ -122,7 +122,7 @@ class Processor:
     def _prepared_chat(
         self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind], salt: str, ending: Ending
     ) -> Prompt:
-        """The prompt before its media are there."""
+        """Prepares the prompt while its media are still being loaded."""
         text = self.chat_text.render(messages, settings, ending)
         is_cut = ending == "open" and ends_with_medium(messages[-1])
         return self._without_media(self._tokens.of_chat(text, media, "messages", is_cut=is_cut), salt, "messages")

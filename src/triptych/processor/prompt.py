@@ -20,12 +20,14 @@ class Prompt:
     """Holds a prompt's tokens and media, and what the frontend knows of them."""
 
     token_ids: TokenIds
-    """With one placeholder for each medium."""
+    """Token ids with one placeholder for each medium."""
     media: list[Medium]
     length: int
     """Tokens that the model will see: placeholders expanded."""
     keys: PromptKeys
-    """The same as workers' KV caches have it: placeholders expanded, media by their contents."""
+    """The prompt keys: token ids as workers' KV caches have them, with expanded placeholders and media by their
+    content.
+    """
     media_s: float = 0.0
     tokenise_s: float = 0.0
     items: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""From text or token ids to a prompt's tokens, within the model's context and vocabulary."""
+"""Turns text or token ids into a prompt's tokens, within the model's context and vocabulary."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ class PromptTokens:
         self._refuse_over(tokens, f"{tokens:,} token ids", param)
 
     def of_chat(self, text: str, media: Sequence[MediaKind], param: str, *, is_cut: bool) -> TokenIds:
-        """Tokenise a rendered chat with ``media``. ``is_cut``: it may have ended before the last message's media."""
+        """Tokenises a rendered chat with ``media``.
+
+        With ``is_cut`` it may have ended before the last message's media.
+        """
         ids = self._of_text(text, param, add_special_tokens=False)
         self._check_placeholders(ids, media, param, is_cut=is_cut)
         return ids
 
     def of_text(self, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
-        """Tokenise a plain text."""
+        """Tokenises a plain text."""
         ids = self._of_text(text, param, add_special_tokens=add_special_tokens)
         if not ids:
             raise _holds_none(param)
@@ -79,7 +82,7 @@ class PromptTokens:
     def _check_placeholders(
         self, ids: TokenIds, media: Sequence[MediaKind], param: str, *, is_cut: bool = False
     ) -> None:
-        """Every medium has exactly one placeholder, and no text smuggled in another."""
+        """Checks that every medium has exactly one placeholder, and that no text contains another."""
         counts = ids.count_each(self.placeholder_ids.values())
         for kind, token in self.placeholder_ids.items():
             wanted, found = media.count(kind), counts[token]

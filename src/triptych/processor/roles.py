@@ -19,7 +19,7 @@ _BETWEEN = "\n\n"
 
 
 class Template(Protocol):
-    """What is needed of ``template.ChatTemplate``."""
+    """A chat template; see ``template.ChatTemplate``."""
 
     @property
     def takes_tool(self) -> bool: ...
@@ -31,7 +31,7 @@ class Template(Protocol):
 
 
 def fitted(messages: Sequence[Message], template: Template, *, keeps_last: bool = False) -> Sequence[Message]:
-    """``messages``, whose contents are all texts or all parts, as ``template`` wants them.
+    """Returns ``messages``, whose contents are all texts or all parts, with the roles that ``template`` accepts.
 
     A ``developer`` that the template does not know becomes ``system``. Those at the beginning become one message, with
     the system's own; later ones stay where they are if the template prints them there, and are else put behind the
@@ -96,7 +96,7 @@ def _instructions_first(messages: Sequence[Message]) -> Iterator[Message]:
 
 
 def _has_media(message: Message) -> bool:
-    """Media must keep their order."""
+    """Tells whether the messages have media, which must keep their order."""
     content = message.get("content")
     return isinstance(content, list) and any(part["type"] != "text" for part in content)
 
@@ -111,7 +111,7 @@ def _says_something(content: Any) -> bool:
 
 
 def _joined(contents: list[Any]) -> Any:
-    """All texts as one, or all parts."""
+    """Joins all texts into one, or all parts into one list."""
     if not contents or isinstance(contents[0], str):
         return _BETWEEN.join(contents)
     parts = list(contents[0])

@@ -39,7 +39,7 @@ _FAILURES = (
     ArithmeticError,
     RecursionError,
 )
-"""What a template's own expressions can raise."""
+"""The errors that a template's own expressions can raise."""
 
 
 class _Generation(jinja2.ext.Extension):
@@ -97,18 +97,18 @@ class ChatTemplate:
         return _PROBE in text and "'type'" not in text
 
     def _tried(self, messages: list[Message]) -> str:
-        """What is made of ``messages``; "" where they are refused."""
+        """Renders ``messages``; "" if the template refuses them."""
         try:
             return self.render(messages, {})
         except BadRequest:
             return ""
 
     def names(self, role: str) -> bool:
-        """Whether the template itself speaks of ``role``, and does not print whatever role there is."""
+        """Tells whether the template itself mentions ``role``, and does not just print any role."""
         return role in self._texts
 
     def reads(self, *names: str) -> bool:
-        """Whether the template looks at a variable, or at a field of a message, that has one of ``names``."""
+        """Tells whether the template reads a variable, or a field of a message, that has one of ``names``."""
         return any(name in self._read or name in self._texts for name in names)
 
     @cached_property
@@ -129,7 +129,10 @@ class ChatTemplate:
         return {"role": role, "content": [{"type": "text", "text": text}] if self.takes_parts else text}
 
     def render(self, messages: list[Message], settings: dict[str, Any]) -> str:
-        """The prompt up to and including the opening of the answer. Raises BadRequest when it refuses."""
+        """Renders the prompt up to and including the opening of the answer.
+
+        Raises BadRequest if the template refuses.
+        """
         try:
             return self._template.render({**_ALWAYS_GIVEN, **self._special_tokens, **settings, "messages": messages})
         except BadRequest:
@@ -141,7 +144,7 @@ class ChatTemplate:
 
 
 def load_chat_template(folder: str, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The checkpoint's template, from whichever file holds it; None where there is none."""
+    """Loads the checkpoint's template, from whichever file holds it; None if there is none."""
     source = _template_file(Path(folder)) or _template_setting(tokenizer.settings.get("chat_template"))
     return ChatTemplate(source, tokenizer.special_tokens()) if source else None
 
@@ -154,14 +157,14 @@ def _template_file(folder: Path) -> str | None:
 
 
 def _template_setting(value: Any) -> str | None:
-    """A template, or the one called ``default`` of a list of named ones."""
+    """Returns a template, or the one called ``default`` of a list of named ones."""
     if isinstance(value, list):
         value = {entry.get("name"): entry.get("template") for entry in value}.get("default")
     return value if isinstance(value, str) else None
 
 
 def parse_prompt_template(template: str) -> Callable[[str], str]:
-    """A function that puts the prompt into ``--prompt-template``. Raises ConfigError without ``<prompt>``."""
+    """Returns a function that puts the prompt into ``--prompt-template``. Raises ConfigError without ``<prompt>``."""
     if "<prompt>" not in template:
         raise ConfigError("--prompt-template must contain `<prompt>`, the place of the user's text")
     return lambda text: template.replace("<prompt>", text)

@@ -1,4 +1,4 @@
-"""Where texts are decoded, rendered and tokenised: small ones on the event loop, others in threads, by their size."""
+"""Decodes, renders and tokenises small texts on the event loop and others in threads, by their size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from triptych.contracts.metric import Metric, counter, gauge
 T = TypeVar("T")
 
 INLINE_CHARACTERS = 8_192
-"""Texts up to this are prepared on the event loop, which takes a few tenths of a millisecond; ..."""
+"""Texts up to this are prepared on the event loop, which takes a few tenths of a millisecond."""
 INLINE_PARTS = 128
-"""... if they come in so few messages and parts."""
+"""Most messages and parts of a text that is prepared on the event loop."""
 LARGE_CHARACTERS = 1 << 20
 """Longer texts have a thread of their own, so that others need not wait for seconds behind them."""
 MAX_WAITING = 256
@@ -26,7 +26,7 @@ class TextWork:
     """The threads of one frontend in which texts are prepared. For one event loop, until ``close``."""
 
     def __init__(self, max_waiting: int = MAX_WAITING, max_wait_s: float = MAX_WAIT_S) -> None:
-        """``max_waiting``: calls that may wait for each kind of thread. ``max_wait_s``: most time that a call takes."""
+        """``max_waiting`` limits the calls that wait for each kind of thread, ``max_wait_s`` the time of a call."""
         self.bodies = Lane("body", 2, max_waiting, max_wait_s)
         self._quick = Lane("quick_text", 1, max_waiting, max_wait_s)
         self._texts = Lane("text", 2, max_waiting, max_wait_s)
@@ -44,7 +44,7 @@ class TextWork:
         return await (self._quick if quick else self._texts).run(call)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Ends the threads. May be called twice."""
         for lane in self._lanes:
             lane.close()
 

@@ -1,4 +1,6 @@
-"""How many characters a token can stand for, told by a tokenizer's file: what cannot fit is refused before it costs."""
+"""Computes how many characters a token can stand for, by a tokenizer's file, so that a text that cannot fit is refused
+early.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 UNPROVEN_CHARACTERS = 256
-"""Of one token, for tokenizers whose file does not tell: those may drop characters, or take many for one token."""
+"""Characters of one token, for tokenizers whose file does not tell: they may drop characters, or merge many."""
 NFC_BYTES_A_CHARACTER = Fraction(2, 3)
 """Fewest UTF-8 bytes that Unicode's composition (NFC) leaves of a character: U+01D6 is 2 bytes, and can be written
 in 3 characters. No ratio is smaller."""
@@ -38,7 +40,7 @@ class _File(msgspec.Struct):
 
 
 class TokenBounds(NamedTuple):
-    """Most that one token stands for, on average over any text."""
+    """The most characters and bytes that one token stands for, on average over any text."""
 
     characters: int = UNPROVEN_CHARACTERS
     letters: int = 0
@@ -53,7 +55,10 @@ class TokenBounds(NamedTuple):
 
 
 def _letters(text: str) -> int:
-    """ASCII's letters and digits in ``text``, less those that composition (NFC) could take in. In steps of 0.1 ms."""
+    """Counts ASCII letters and digits in ``text``, without those that composition (NFC) could absorb.
+
+    In steps of 0.1 ms.
+    """
     letters = 0
     for at in range(0, len(text), _AT_ONCE):
         piece = text[at : at + _AT_ONCE]
@@ -115,7 +120,7 @@ def _keeps_text(pre_tokenizer: dict[str, Any]) -> bool:
 
 
 def _keeps_length(normalizer: dict[str, Any]) -> bool:
-    """No text becomes shorter by it."""
+    """Tells whether a normalizer makes no text shorter."""
     if normalizer.get("type") == "Replace":
         pattern, content = normalizer.get("pattern", {}).get("String"), normalizer.get("content")
         return isinstance(pattern, str) and isinstance(content, str) and len(content) >= len(pattern)
@@ -123,6 +128,6 @@ def _keeps_length(normalizer: dict[str, Any]) -> bool:
 
 
 def _byte_characters() -> set[str]:
-    """What stands for each byte in byte-level vocabularies (GPT-2's ``bytes_to_unicode``)."""
+    """Returns the characters that stand for bytes in byte-level vocabularies (GPT-2's ``bytes_to_unicode``)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return {chr(byte) for byte in plain} | {chr(0x100 + n) for n in range(256 - len(plain))}

@@ -30,7 +30,7 @@ class Spelling(NamedTuple):
     text: str
     """Its text; of a part of a character its bytes, as OpenAI's API spells them: ``bytes:\\xe4\\xbd``."""
     data: bytes
-    """What it adds to a text: nothing where it is special, or stands for nothing."""
+    """The bytes that it adds to a text: none if it is special, or stands for nothing."""
 
 
 class TokenBytes:
@@ -71,12 +71,12 @@ class TokenBytes:
 
 
 def spelled(data: bytes) -> str:
-    """The text of ``data``, or its bytes where they are no whole characters."""
+    """Returns the text of ``data``; its bytes, spelled out, if they are no whole characters."""
     return data.decode() if is_whole(data) else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether ``data`` are whole characters in UTF-8."""
+    """Tells whether ``data`` are whole characters in UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -85,12 +85,12 @@ def is_whole(data: bytes) -> bool:
 
 
 def by_id(token_id: int) -> str:
-    """Spell a token that has no text of its own, or the same as another one: as vLLM does where it is told to."""
+    """Spells a token by its id, if it has no text of its own, or the same text as another one. vLLM can do the same."""
     return f"token_id:{token_id}"
 
 
 def _decoder_of(fast: FastTokenizer) -> list[dict[str, Any]]:
-    """The steps of its decoder, as ``tokenizer.json`` has them."""
+    """Returns the steps of its decoder, as ``tokenizer.json`` has them."""
     if fast.decoder is None:
         return []
     decoder = msgspec.json.decode(fast.decoder.__getstate__())
@@ -98,7 +98,7 @@ def _decoder_of(fast: FastTokenizer) -> list[dict[str, Any]]:
 
 
 def _rule_of(steps: list[dict[str, Any]]) -> _Rule | None:
-    """None for decoders of another kind, whose tokens' texts do not depend on bytes."""
+    """Returns the rule of a decoder; None for other kinds, whose tokens' texts do not depend on bytes."""
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
         return _byte_level
@@ -117,7 +117,9 @@ def _replaced(step: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _byte_level(token: str) -> bytes:
-    """Of an added token that is not spelled in letters of bytes, its own text, as the library has it."""
+    """Returns a token's bytes; for an added token that is not spelled in letters of bytes, its own text, as the library
+    does.
+    """
     try:
         return bytes([_BYTE_OF_LETTER[letter] for letter in token])
     except KeyError:

@@ -74,7 +74,7 @@ class Tokenizer:
         return ids
 
     def prompt(self, text: str, *, add_special_tokens: bool) -> TokenIds:
-        """Like ``encode``, for texts of any length: does not hold the interpreter lock while it computes."""
+        """Encodes texts of any length, as ``encode`` does, without holding the interpreter lock while it computes."""
         if self._faster is not None:
             return TokenIds(self._faster.encode_batch_flat([text], add_special_tokens)[0])
         return TokenIds(self.fast.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
@@ -87,12 +87,12 @@ class Tokenizer:
         return text
 
     def decode_long(self, ids: Sequence[int]) -> str:
-        """Like ``decode``, without the interpreter lock while it computes."""
+        """Decodes as ``decode`` does, without holding the interpreter lock while it computes."""
         text: str = self.fast.decode_batch([list(ids)], skip_special_tokens=True)[0]
         return text
 
     def special_tokens(self) -> dict[str, str]:
-        """``bos_token`` and its like as text, for chat templates."""
+        """Returns ``bos_token`` and other special tokens as text, for chat templates."""
         named = {key: value for key, value in self.settings.items() if key.endswith("_token")}
         texts = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
         return {key: text for key, text in texts.items() if isinstance(text, str)}

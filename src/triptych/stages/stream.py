@@ -17,13 +17,13 @@ from triptych.planes.request.base import Call
 from triptych.stages.unanswered import Unanswered, Visit
 
 TEXT_BYTES = 64
-"""Most bytes of a delta of one token without log probabilities; ..."""
+"""Most bytes of a delta of one token without log probabilities."""
 LOGPROBS_COST = 64
-"""... to make JSON of those takes so many times as long as moving as many bytes."""
+"""Time to make JSON of log probabilities, as a multiple of the time to move as many bytes."""
 MANY_DELTAS = 32
-"""Deltas that come at once of a worker which is far ahead: their text counts as ..."""
+"""Deltas that arrive together when a worker is far ahead, above which their text counts at the event loop's pace."""
 DELTA_BYTES = 4 << 10
-"""... so many bytes each, which are moved in the time (4 us)."""
+"""Bytes that the text of such a delta counts as: they are moved in the same time (4 us)."""
 
 _DELTA = msgspec.msgpack.Decoder(TokenDelta)
 
