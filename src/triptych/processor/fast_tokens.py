@@ -73,7 +73,7 @@ def load_fast(path: Path, reference: Reference) -> FastTokens | None:
 
 
 def disagreement(fast: FastTokens, reference: Reference) -> str | None:
-    """Returns the first text of the trial that ``fast`` encodes differently than ``reference``; None if there is none."""
+    """Returns the first trial text that ``fast`` encodes differently than ``reference``; None if there is none."""
     for text in trial_texts(reference):
         for special in (False, True):
             ids, _ = fast.encode_batch_flat([text], special)
