@@ -16,34 +16,34 @@ from msgspec import Meta
 P = TypeVar("P", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
 CacheName = Literal["prefix", "media", "embeddings"]
-"""``prefix``: KV caches of earlier prompts. ``media``: what the engine keeps of media, decoded, processed or encoded.
-``embeddings``: what a worker keeps to hand it over again."""
+"""A cache of a worker: ``prefix`` has KV caches of earlier prompts, ``media`` has media that the engine decoded,
+processed or encoded, and ``embeddings`` has embeddings that the worker may hand over again."""
 ANSWER_S = 10.0
-"""Longest time that a worker may take for an action that waits for nothing."""
+"""The time limit of a worker for an action that waits for nothing."""
 MAX_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Action(Generic[P, R]):
-    """Something that instances with the ability ``ability`` do when they are told to."""
+    """One action of the instances that have the ability ``ability``."""
 
     name: str
-    """The endpoint of workers; with hyphens, the last part of the frontend's route."""
+    """The name of the workers' endpoint. With hyphens it is the last part of the frontend's route."""
     summary: str
-    """What it does, for the documentation: an imperative."""
+    """One imperative sentence for the documentation that says what the action does."""
     ability: str
-    """A field of ``engines.abilities.Abilities``."""
+    """The name of a field of ``engines.abilities.Abilities``."""
     params: type[P]
-    """All fields have defaults, so that a request may be for the model alone."""
+    """The type of the parameters. All its fields have defaults, so that a request may name the model alone."""
     result: type[R]
     limit_s: Callable[[P], float] = lambda params: ANSWER_S
-    """Longest time that a worker may take."""
+    """Returns the time limit of a worker for given parameters."""
     undo: str = ""
-    """The action that takes this one back, given the same parameters; empty: nothing does."""
+    """The name of the action that reverses this one with the same parameters; empty if there is none."""
 
 
 class ClearCaches(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of ``clear_caches``."""
+    """The parameters of ``clear_caches``."""
 
     caches: Annotated[tuple[CacheName, ...], Meta(description="Caches to clear; empty: all.")] = ()
     wait_s: Annotated[
@@ -57,11 +57,12 @@ class ClearCaches(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CachesCleared(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker cleared."""
+    """The answer of one worker to ``clear_caches``."""
 
     cleared: tuple[CacheName, ...]
+    """The caches that were cleared."""
     missing: tuple[CacheName, ...] = ()
-    """Caches that were named and that this worker does not have."""
+    """The caches that the request named and that this worker does not have."""
 
 
 CLEAR_CACHES = Action(
@@ -74,4 +75,4 @@ CLEAR_CACHES = Action(
 )
 
 ACTIONS: dict[str, Action[Any, Any]] = {action.name: action for action in (CLEAR_CACHES,)}
-"""By name. One entry adds an action."""
+"""All actions by name. One entry adds an action."""
