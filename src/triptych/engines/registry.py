@@ -69,7 +69,7 @@ def known_flags(engine: str) -> list[str]:
 
 
 def engine_factory(name: str) -> EngineFactory:
-    """Import the engine called ``name``. Raises ConfigError, which lists the known ones or says what to install."""
+    """Imports the engine called ``name``. Raises ConfigError, which lists the known ones or says what to install."""
     require_engine(name)
     entry = ENGINES[name]
     try:

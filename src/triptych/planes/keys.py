@@ -15,7 +15,7 @@ def key_of(name: str) -> str:
 
 
 def name_of(key: str) -> str | None:
-    """Return the name that ``key_of`` made ``key`` of; None: it did not."""
+    """Returns the name of which ``key_of`` made ``key``, or None if it did not make it."""
     try:
         name = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), key).encode("latin-1").decode()
     except UnicodeError:

@@ -46,7 +46,7 @@ class EngineLog:
     """The file ``path``, and a thread that reads it."""
 
     def __init__(self, path: Path, *, verbose: bool) -> None:
-        """Make the file. ``verbose``: what comes is written to the terminal too. Raises OSError."""
+        """Makes the file. With ``verbose``, the output is written to the terminal, too. Raises OSError."""
         self.path = path
         self._verbose = verbose
         make_folder(path.parent)
@@ -80,7 +80,7 @@ class EngineLog:
         leftovers.discard(self.path)
 
     def last_lines(self) -> list[str]:
-        """Return the end of what was written."""
+        """Returns the end of what was written."""
         return _last_lines(self.fd)
 
     def _watch(self) -> None:
@@ -166,13 +166,13 @@ def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[
 
 
 def told_in(line: str) -> Path | None:
-    """Return the file that a line of a worker names as its engine's log, if it does."""
+    """Returns the file that a line of a worker names as its engine's log, or None."""
     _, found, path = line.partition(f"{KEPT_IN} ")
     return Path(path) if found and path.startswith("/") else None
 
 
 def last_lines(path: Path) -> list[str]:
-    """Return the end of a log; nothing where it cannot be read."""
+    """Returns the end of a log, or nothing if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -204,7 +204,7 @@ def _remove_if_empty(path: Path) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove all but the newest logs of workers that have ended."""
+    """Removes all but the newest logs of workers that have ended."""
     ended = [path for path in folder.glob("*.log") if not path.is_symlink() and not locks.is_held(path)]
     ended.sort(key=_touched_s, reverse=True)
     for path in ended[MAX_ENDED:]:

@@ -43,7 +43,7 @@ class KvHandOff:
             buffer.close()
 
     def release(self, kv: KvHandle) -> None:
-        """Take back a lease; one that has ended, or a handle of another engine, changes nothing."""
+        """Releases a lease. A lease that has ended, or a handle of another engine, changes nothing."""
         with suppress(msgspec.MsgspecError):
             self._transfer.release(_tensor_of(kv))
 

@@ -14,6 +14,6 @@ class MockLoad(Load):
         self._faults = faults
 
     def token(self) -> None:
-        """Count a token that is about to be handed out."""
+        """Counts a token that is about to be handed out."""
         self.generated_tokens += 1
         self._faults.after_token(self.generated_tokens)

@@ -32,7 +32,7 @@ class Model:
         self.placeholders = set(self._placeholder_of.values())
 
     def tokens_of(self, medium: DecodableMedium, decoded: Any) -> int:
-        """Count the tokens of ``medium`` by the size that it has once decoded."""
+        """Counts the tokens of ``medium`` by the size that it has once decoded."""
         if medium.kind not in self.family.media:
             return 1
         real = _as_decoded(medium, decoded)
@@ -44,7 +44,7 @@ class Model:
         ]
 
     def text_tokens_of(self, medium: Medium) -> int:
-        """Count the tokens of text that a medium's placeholder becomes beside those that its embedding replaces."""
+        """Counts the tokens of text that a medium's placeholder becomes beside those that its embedding replaces."""
         modality = self.family.media.get(medium.kind)
         if modality is None or modality.expansion is None:
             return 0
@@ -79,7 +79,7 @@ def _no_tokenizer(text: str) -> list[int]:
 
 
 def _as_decoded(medium: DecodableMedium, decoded: Any) -> DecodableMedium:
-    """Return ``medium`` with the size that decoding it has shown."""
+    """Returns ``medium`` with the size that decoding it has shown."""
     match medium:
         case Picture():
             return msgspec.structs.replace(medium, width=decoded.width, height=decoded.height)

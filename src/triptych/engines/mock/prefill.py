@@ -64,7 +64,7 @@ class MockPrefilling:
         self._kv.release(kv)
 
     async def _first_token(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> int:
-        """Wait until the modelled engine has made a token; return how much of the prompt its cache held."""
+        """Waits until the modelled engine has made a token. Returns how much of the prompt its cache held."""
         with self._prompts.turn(request, 1, embeddings) as turn:
             if turn is None:
                 return 0
@@ -72,7 +72,7 @@ class MockPrefilling:
             return turn.cached_tokens
 
     def _drawn(self, request: GenerateRequest, delta: TokenDelta) -> TokenDelta:
-        """Return ``delta`` with the answer's first token."""
+        """Returns ``delta`` with the answer's first token."""
         answer = answer_of(request, self._placeholders)
         self._load.token()
         return msgspec.structs.replace(

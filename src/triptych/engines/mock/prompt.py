@@ -28,7 +28,7 @@ class Prompts:
         self._delay_s = delay_s
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> int:
-        """Return the prompt's length with every medium's placeholder expanded. Raises what is wrong with a medium."""
+        """Returns the prompt's length with every placeholder expanded. Raises the error of a medium that is wrong."""
         self._faults.before_prefill(request.token_ids)
         expanded = len(request.token_ids)
         for index, medium in enumerate(request.media):

@@ -1,9 +1,8 @@
-"""The rooms in which mock engines hand KV caches over by rendezvous.
+"""Hands KV caches over by rendezvous: the rooms in which two mock engines meet.
 
 The worker that prefills listens at one address. A taker connects, says which room it wants (8 bytes), waits for the
 offer (a length of 4 bytes, then msgpack), reads the cache by the handle in it, and says so with one byte. Either may
-come first, and waits for the other for as long as its caller lets it. Nobody guesses a room: its number has 63 random
-bits.
+come first, and waits for the other until its caller cancels it. Nobody can guess a room: its number has 63 random bits.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from triptych.contracts.request import KvHandle, KvRoom
 HELLO_S = 5.0
 """Longest time that a taker may need to say which room it wants."""
 MAX_TAKERS = 1024
-"""Takers at one engine at a time; further ones are sent away."""
+"""The limit on takers at one engine at a time; further ones are sent away."""
 MAX_OFFER_BYTES = 64 << 10
 _TAKEN = b"\x01"
 
@@ -35,18 +34,18 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class Room:
-    """A prefill and a decode that look for each other. One of each; for one event loop."""
+    """The state of one room, in which one prefill and one decode meet. Serves one event loop."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.offer: asyncio.Future[bytes | None] = loop.create_future()
-        """None: the prefill left."""
+        """The encoded ``Offer``, or None if the prefill left."""
         self.taken: asyncio.Future[bool] = loop.create_future()
-        """Whether the decode has the cache; False: it left without."""
+        """Whether the decode has the cache; False if it left without it."""
         self.has_giver = self.has_taker = False
 
     async def hand_over(self, offer: Offer) -> None:
-        """Return once the cache was taken. Raises KvLost if the taker left without it."""
+        """Returns once the cache was taken. Raises KvLost if the taker left without it."""
         self.offer.set_result(msgspec.msgpack.encode(offer))
         await asyncio.wait([self.taken])  # unlike an await, it leaves the future alone when it is cancelled
         if not self.taken.result():
@@ -71,7 +70,7 @@ class Rooms:
         return f"{host}:{port}"
 
     async def close(self) -> None:
-        """Send all takers away. May be called twice."""
+        """Sends all takers away. May be called twice."""
         if self._server is not None:
             self._server.close()
         for task in (tasks := list(self._takers)):
@@ -80,7 +79,7 @@ class Rooms:
 
     @contextmanager
     def giving(self, number: int) -> Iterator[Room]:
-        """Be in the room as the one that prefills. Leaving it tells the taker, who may wait there already."""
+        """Enters the room as the worker that prefills. When the block ends, a taker that waits is told."""
         room = self._rooms.setdefault(number, Room())
         if room.has_giver:
             raise TriptychError("two prefills were sent to one room")
@@ -112,7 +111,7 @@ class Rooms:
         if room.has_taker:
             return
         room.has_taker = True
-        word = asyncio.create_task(reader.read(1), name="word of a taker")
+        word = asyncio.create_task(reader.read(1), name="answer of a taker")
         try:
             both: list[asyncio.Future[Any]] = [room.offer, word]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -127,7 +126,7 @@ class Rooms:
 
 
 async def take(room: KvRoom, read: Callable[[KvHandle], Awaitable[None]]) -> Offer:
-    """Wait in ``room`` for the offer, and ``read`` the cache by its handle. Raises KvLost if the prefill leaves."""
+    """Waits in ``room`` for the offer, and calls ``read`` with its handle. Raises KvLost if the prefill leaves."""
     host, _, port = room.bootstrap.rpartition(":")
     try:
         reader, writer = await asyncio.open_connection(host, int(port))

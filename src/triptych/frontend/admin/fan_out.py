@@ -22,13 +22,13 @@ Status = Literal["done", "failed", "undone", "undo_failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the action at one instance."""
+    """The outcome of the action at one instance."""
 
     instance: Instance
     status: Status
     result: msgspec.Struct | None = None
     error: TriptychError | None = None
-    """Why it failed, or why it could not be taken back."""
+    """The reason why it failed, or could not be undone."""
 
     @property
     def failed(self) -> bool:
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class FanOut:
-    """Calls over one request client. For one event loop."""
+    """Calls instances over one request client. Serves one event loop."""
 
     def __init__(self, client: RequestClient) -> None:
         self._client = client

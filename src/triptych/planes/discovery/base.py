@@ -12,7 +12,7 @@ class Lease(Protocol):
     """A registration that is kept alive until ``withdraw``."""
 
     async def withdraw(self) -> None:
-        """Remove the instance from every watcher's view. May be called twice."""
+        """Removes the instance from every watcher's view. May be called twice."""
         ...
 
 
@@ -20,7 +20,7 @@ class Discovery(Protocol):
     """Registered instances of one namespace."""
 
     async def register(self, instance: Instance) -> Lease:
-        """Make ``instance`` visible and keep it so. A crash of this process removes it within 3 s.
+        """Makes ``instance`` visible and keeps it so. A crash of this process removes it within 3 s.
 
         Raises ConfigError when it cannot work beside those alive (``admission``): a name that is taken,
         another checkpoint under the same model name, embeddings that do not fit.

@@ -55,7 +55,7 @@ class Leases:
         return min(self._due.values(), default=None)
 
     def expire(self, now: float) -> None:
-        """Drop who was due by ``now``."""
+        """Drops the leases that have ended by ``now``."""
         for key in [key for key, due in self._due.items() if due <= now]:
             self.ended(key)
 

@@ -92,13 +92,13 @@ class NatsLease:
         await self._bucket.create()
 
     async def _outlast_the_dead(self) -> None:
-        """Wait for those to expire who stand in our way and were killed. Raises ConfigError when one of them lives."""
+        """Waits until registrations of killed workers in our way expire. Raises ConfigError if one of them lives."""
         for entry in await self._the_bucket.entries():
             if entry.registration and refusal(self._instance, [entry.registration.instance]):
                 self._dead[entry.key] = await self._outlast(entry)
 
     async def _claim(self) -> None:
-        """Write the key, after the last write of a dead one where there is such."""
+        """Writes the key, after the last write of a dead worker if there is one."""
         after = self._dead.get(self._key, 0)
         while True:
             try:
@@ -167,7 +167,7 @@ class NatsLease:
             return
 
     async def _renew(self) -> None:
-        """Write the key again, anew where it is gone. The next beat tries again what does not succeed."""
+        """Writes the key again, even if it is gone. If that fails, the next heartbeat tries again."""
         registration = self._registration(self._born)
         try:
             self._revision = await self._the_bucket.put(self._key, registration, after=self._revision)
@@ -296,7 +296,7 @@ class NatsDiscovery:
 
 
 async def _take_in(watch: Watch, leases: Leases) -> None:
-    """Wait for news, or for a lease to end; that is believed only of a watch that works."""
+    """Waits for an update, or for a lease to end. A lease ends only while the watch works."""
     due = leases.next_due()
     timeout_s = TTL_S if due is None else min(TTL_S, max(0.0, due - time.monotonic()))
     if entry := await watch.news(timeout_s):

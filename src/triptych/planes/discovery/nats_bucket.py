@@ -59,7 +59,7 @@ class Bucket:
         self._ignored = Ignored(log, f"bucket {self.name}")
 
     async def create(self) -> None:
-        """Make the bucket where there is none; one that is there is used as it is. Raises NoJetStream."""
+        """Makes the bucket if it does not exist; an existing one is used as it is. Raises NoJetStream."""
         await self._kv.create()
 
     async def put(self, key: str, registration: Registration, after: int) -> int:

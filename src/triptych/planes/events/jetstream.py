@@ -52,7 +52,7 @@ class EventStream:
         self._prefix = prefix(namespace)
 
     async def create(self) -> None:
-        """Make the stream where there is none; one that is there is used as it is."""
+        """Makes the stream if it does not exist; an existing one is used as it is."""
         with problems(f"stream {self.name}"):
             try:
                 await self._js.stream_info(self.name)
@@ -104,7 +104,7 @@ class EventStream:
                 await subscription.unsubscribe()
 
     async def check(self, consumer: str) -> None:
-        """Return only if server, stream and ``consumer`` are there."""
+        """Returns only if server, stream and ``consumer`` are there."""
         with problems(f"following {self.name}"):
             await self._js.consumer_info(self.name, consumer)
 

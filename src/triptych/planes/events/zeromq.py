@@ -205,6 +205,6 @@ def _limit(one: Socket, frame_bytes: int) -> None:
 
 
 async def _address(host: str) -> str:
-    """Return ``host`` as a number. Raises OSError."""
+    """Returns ``host`` as a number. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return str(found[0][4][0])

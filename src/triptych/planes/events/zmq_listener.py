@@ -58,7 +58,7 @@ class BoundedListener:
         return int(self._monitor.fileno())
 
     def look(self) -> bool:
-        """Count who came and went; returns whether there may be more to count."""
+        """Counts the clients that came and went. Returns whether there may be more to count."""
         for _ in range(_A_TURN):
             try:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))["event"]

@@ -103,7 +103,7 @@ class KvBucket:
         return self._link.client.max_payload - MAX_HEADER_BYTES
 
     async def create(self) -> api.StreamConfig:
-        """Make the bucket where there is none; a bucket that is there is used as it is.
+        """Makes the bucket if it does not exist; an existing one is used as it is.
 
         Returns the settings that it has. Raises NoJetStream.
         """
@@ -127,7 +127,7 @@ class KvBucket:
             return (await self._js.stream_info(self._stream)).config
 
     async def put(self, key: str, value: bytes, after: int | None, headers: Mapping[str, str] = _NO_HEADERS) -> int:
-        """Return the revision of the write, which follows revision ``after`` (0: no such key; None: any).
+        """Returns the revision of the write, which follows revision ``after`` (0: no such key; None: any).
 
         Raises WrongRevision and BucketFull.
         """
@@ -144,11 +144,11 @@ class KvBucket:
             return done.seq
 
     async def delete(self, key: str, after: int | None, headers: Mapping[str, str] = _NO_HEADERS) -> None:
-        """Write that ``key`` is deleted. Raises as ``put``."""
+        """Writes that ``key`` is deleted. Raises as ``put``."""
         await self.put(key, b"", after, {_OPERATION: "DEL", **headers})
 
     async def get(self, key: str) -> KvEntry | None:
-        """Return the key's last write, a deletion too; None: there is none. Its age is not known."""
+        """Returns the key's last write, which may be a deletion, or None. Its age is not known."""
         with problems(f"reading {key}"):
             try:
                 found = await self._js.get_msg(self._stream, subject=self._prefix + key)
@@ -160,7 +160,7 @@ class KvBucket:
             return KvEntry(key, found.seq or 0, _value(found.data, headers), headers, found.time)
 
     async def now(self) -> datetime:
-        """Return the server's time; an old server does not tell it, and this host's takes its place."""
+        """Returns the server's time, or this host's if the server is too old to tell it."""
         with problems(f"asking {self.name}"):
             return (await self._info()).ts or datetime.now(UTC)
 
@@ -197,7 +197,7 @@ class KvBucket:
                 await subscription.unsubscribe()
 
     async def check(self, consumer: api.ConsumerInfo, leader: str) -> int:
-        """Return only if server and watch are there; what they sent before this has then arrived.
+        """Returns only if server and watch are there; what they sent before this has then arrived.
 
         Returns how many messages are yet to be sent. A watch outlives the ``leader`` of a cluster, without whom nobody
         could renew for seconds.
@@ -234,7 +234,7 @@ class Watch:
         """The snapshot may not be all that there was."""
 
     async def snapshot(self) -> list[KvEntry]:
-        """Return what is in the bucket. Call it once, first."""
+        """Returns what is in the bucket. Call it once, first."""
         found: list[KvEntry] = []
         self.is_late = bool(self._consumer.num_pending)
         with suppress(TimeoutError):
@@ -246,7 +246,7 @@ class Watch:
         return found
 
     async def news(self, timeout_s: float) -> KvEntry | None:
-        """Return the next write or deletion; None: nothing for ``timeout_s``."""
+        """Returns the next write or deletion, or None if there was none for ``timeout_s``."""
         if self._queue.empty():
             try:
                 async with asyncio.timeout(timeout_s):

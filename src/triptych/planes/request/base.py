@@ -47,7 +47,7 @@ class Call(Protocol):
         ...
 
     def expect_within(self, silence_s: float) -> None:
-        """Give the peer up, from now on, when it has said nothing for ``silence_s``."""
+        """Gives the peer up once it has sent nothing for ``silence_s``, from now on."""
         ...
 
     async def __aenter__(self) -> Self: ...
@@ -63,7 +63,7 @@ class RequestClient(Protocol):
     """Calls peers, over one kept connection to each."""
 
     def call(self, peer: Peer, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float) -> Call:
-        """Begin a call to ``endpoint`` at the peer; nothing is sent before the block is entered.
+        """Begins a call to ``endpoint`` at the peer; nothing is sent before the block is entered.
 
         A payload in pieces arrives as one; large pieces are not copied.
         """

@@ -70,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         log.warning("lost the connection of %s on the request plane: %s", self._far_end, why)
 
     def warn(self, why: str) -> None:
-        """Say that it is closed."""
+        """Tells its owner that the connection is closed."""
         log.warning("closing the connection of %s on the request plane: %s", self._far_end, why)
 
     @property
@@ -95,7 +95,7 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what may be written in this turn; the rest when the peer has read, or in a later turn."""
+        """Writes what may be written in this turn; the rest when the peer has read, or in a later turn."""
         self._flush_due = False
         while self._out and self._takes_more:
             if self._paused and len(self._out[0]) > PIECE_BYTES:
@@ -134,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         return not self._writable.is_set()
 
     async def writable(self) -> None:
-        """Wait until the peer reads again (back-pressure), or the connection is closed."""
+        """Waits until the peer reads again (back-pressure), or the connection is closed."""
         await self._writable.wait()
 
     def close(self) -> None:

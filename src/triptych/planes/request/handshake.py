@@ -31,7 +31,7 @@ Role = Literal["client", "server"]
 
 @lru_cache(maxsize=8)
 def key_of(token: str | None) -> bytes | None:
-    """Make the key for proofs. Takes some 50 ms for a short token, once. None without a token."""
+    """Makes the key for proofs. Takes some 50 ms for a short token, once. None without a token."""
     if token is None:
         return None
     if len(token) >= LONG_TOKEN:
@@ -44,7 +44,7 @@ def nonce() -> bytes:
 
 
 def proof(key: bytes | None, role: Role, hello: Hello, server_nonce: bytes) -> bytes:
-    """Return the proof of ``role`` in one handshake; empty without a key."""
+    """Returns the proof of ``role`` in one handshake; empty without a key."""
     if key is None:
         return b""
     parts = (role.encode(), hello.nonce, server_nonce, hello.to.encode())

@@ -63,7 +63,7 @@ class _ClientConnection(Connection):
         self._greeted = False
 
     async def greet(self, key: bytes | None) -> None:
-        """Make sure that both ends know the token, before anything else is said.
+        """Makes sure that both ends know the token, before anything else is said.
 
         Raises _Refused, and WorkerUnreached where the connection ends meanwhile; it is closed then.
         """
@@ -220,7 +220,7 @@ class TcpCall:
         return self
 
     def _begin(self, connection: _ClientConnection) -> None:
-        """Send the request. Raises PayloadTooLarge for what would cost all calls here the connection."""
+        """Sends the request. Raises PayloadTooLarge if the worker would close the connection, and so end all calls."""
         if connection.closed:  # in the turn of the event loop that handed it over
             raise WorkerUnreached("the worker closed the connection")
         size_bytes = sum(map(len, self._payload))
@@ -271,7 +271,7 @@ class TcpCall:
         return batch
 
     def _grant(self, count: int) -> None:
-        """Give the server room for as many frames as were taken, half a window at a time."""
+        """Gives the server room for as many frames as were taken, half a window at a time."""
         self._consumed += count
         if self._consumed >= frames.WINDOW // 2 and not self._ended and self._connection is not None:
             self._connection.send(pack(Type.CREDIT, self._stream, self._consumed.to_bytes(4, "big")))
@@ -300,7 +300,7 @@ class TcpCall:
         self._wake()
 
     def _check_silence(self) -> None:
-        """Give up when nothing came for too long. One timer a call, set anew only when it rings."""
+        """Gives up when nothing came for too long. Each call has one timer, which is set again only when it fires."""
         if self._ended or self._connection is None:
             return
         left_s = self.heard_at + self._silence_s - self._loop.time()

@@ -81,7 +81,7 @@ class _ServerConnection(Connection):
                 open_stream.task.cancel()
 
     def _greet(self, kind: int, payload: Payload) -> None:
-        """Take HELLO, then PROOF. Without a token here, HELLO is enough."""
+        """Takes HELLO, then PROOF. Without a token at this end, HELLO is enough."""
         if self._hello is None:
             self._hello = self._hello_in(kind, payload)
             if self._hello.nonce:
@@ -153,7 +153,7 @@ class _ServerConnection(Connection):
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
 
     def dismiss(self) -> None:
-        """Tell the calls that have not ended that this worker stops, and cancel them."""
+        """Tells the calls that have not ended that this worker stops, and cancels them."""
         for number, stream in list(self._streams.items()):
             if stream.task is not None and not stream.stands:
                 self.send(pack(Type.ERROR, number, _STOPPED))
@@ -221,8 +221,8 @@ class TcpRequestServer:
         return self._host, port
 
     def bind(self) -> None:
-        """Take the address, if that is not done yet: before an engine starts, for which another process would wait in
-        vain. Raises ConfigError."""
+        """Binds the address, unless that is done. Called before the engine starts, which may take minutes, so that an
+        address that is taken is found at once. Raises ConfigError."""
         if not self._listeners:
             self._listeners = bind(self._host, self._port)
 
