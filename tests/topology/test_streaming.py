@@ -11,7 +11,7 @@ import pytest
 from support.checkpoints import byte_level, text_checkpoint
 from support.deployment import deployment
 from support.sse import parse
-from triptych.planes.request.tcp_client import TcpCall
+from triptych.planes.request.tcp_call import TcpCall
 
 HARD = [
     "plain words",
