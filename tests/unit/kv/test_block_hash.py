@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 
 import pytest
 
@@ -105,3 +106,9 @@ def test_keys_of_long_media_are_not_made_token_by_token() -> None:
 def test_ids_over_32_bits_are_refused() -> None:
     with pytest.raises(OverflowError):
         prompt_keys([-1])
+
+
+def test_without_adapter_and_salt_a_chain_begins_at_zero() -> None:
+    assert root("", "") == 0
+    tokens = array("I", range(32))
+    assert block_hashes(tokens, 16) == block_hashes(tokens, 16, 0) != block_hashes(tokens, 16, 1)
