@@ -8,18 +8,16 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from triptych.aio.memory import close_elsewhere
 from triptych.cache.single_flight import is_cancelled
 from triptych.config.media import MediaLimits
 from triptych.contracts.errors import BadRequest, PayloadTooLarge, TriptychError, Unavailable, from_wire
 from triptych.contracts.media import FILE_TYPES, Data, DecodableMedium, MediaKind
-from triptych.contracts.metric import Metric, counter, gauge
+from triptych.contracts.metric import Metric
 from triptych.media.errors import DECODE_FAILED, DECODER_UNAVAILABLE, problem
 from triptych.media.sandbox import believe, offered, shared
 from triptych.media.sandbox.confinement import Confinement
@@ -27,52 +25,13 @@ from triptych.media.sandbox.process import Answer, Decoder, Died, NotBegun
 from triptych.media.sandbox.seats import Seat, Seats
 from triptych.media.sandbox.verdict import PASSED_OVER, Cause, Verdict, verdict
 from triptych.media.sandbox.wire import INLINE_BYTES, MAX_FAULT_CHARS, Done, Job
+from triptych.media.sandbox.work import SandboxCounts, Work
 
 log = logging.getLogger("triptych.media")
 
 MAX_WORKERS = 8
 THREADS = 2
 """Start and reap processes and fill shared memory: what would block the event loop."""
-
-
-@dataclass(eq=False)
-class SandboxCounts:
-    """Counts the outcomes of jobs, and the decoders."""
-
-    workers: int = 0
-    busy: int = 0
-    waiting: int = 0
-    crashed: int = 0
-    timed_out: int = 0
-    out_of_memory: int = 0
-    retried: int = 0
-    unavailable: int = 0
-
-    def metrics(self) -> tuple[Metric, ...]:
-        """Metrics."""
-        name = "triptych_media_decode_"
-        return (
-            gauge(name + "workers", "Processes that read and decode media.", self.workers),
-            gauge(name + "busy", "Decoders that work on a medium.", self.busy),
-            gauge(name + "waiting", "Media that wait for a decoder.", self.waiting),
-            counter(name + "crashed_total", "Media at which their decoder died.", self.crashed),
-            counter(name + "timed_out_total", "Media whose decoding took too long.", self.timed_out),
-            counter(
-                name + "out_of_memory_total",
-                "Media whose decoding needed more memory than it may have.",
-                self.out_of_memory,
-            ),
-            counter(
-                name + "retried_total",
-                "Media tried in a second decoder, because the first failed or died.",
-                self.retried,
-            ),
-            counter(
-                name + "unavailable_total",
-                "Media not decoded because the machine was short of memory or processes (503).",
-                self.unavailable,
-            ),
-        )
 
 
 class _Ask(NamedTuple):
@@ -84,39 +43,6 @@ class _Ask(NamedTuple):
     lent_bytes: int
     check: Callable[[Done, int], None]
     """Raises Disbelieved."""
-
-
-@dataclass(eq=False)
-class _Work:
-    """A job on its way; ``decoder`` is whose it is, once it has begun."""
-
-    counts: SandboxCounts
-    decoder: Decoder | None = None
-    begun: bool = False
-    wanted: bool = True
-    """Somebody waits for what comes of it."""
-    fds: list[int] = field(default_factory=list)
-    causes: list[Cause] = field(default_factory=list)
-    """Causes of the attempts that failed."""
-
-    def begin(self) -> None:
-        """Its turn has come."""
-        self.begun = True
-        self.counts.waiting -= 1
-        self.counts.busy += 1
-
-    def pause(self) -> None:
-        """Lets the job wait once more."""
-        if self.begun:
-            self.begun = False
-            self.counts.waiting += 1
-            self.counts.busy -= 1
-
-    def end(self) -> None:
-        for fd in self.fds:
-            close_elsewhere(fd)
-        self.pause()
-        self.counts.waiting -= 1
 
 
 class Sandbox:
@@ -202,7 +128,7 @@ class Sandbox:
         """Raises the answer's error, and what the class says."""
         if self._closed:
             raise _shut_down()
-        work = _Work(self.counts)
+        work = Work(self.counts)
         running = asyncio.create_task(self._work(work, ask), name=f"media-{ask.task}")
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
@@ -224,7 +150,7 @@ class Sandbox:
             raise from_wire(believe.told(answer.done.error, ask.item))
         return answer
 
-    async def _work(self, work: _Work, ask: _Ask) -> Answer:
+    async def _work(self, work: Work, ask: _Ask) -> Answer:
         """Raises Died, whose cause is the last of ``work.causes``."""
         self.counts.waiting += 1
         try:
@@ -243,7 +169,7 @@ class Sandbox:
             work.end()
             self.counts.workers = len(self._decoders)
 
-    async def _attempt(self, work: _Work, ask: _Ask, seat: Seat) -> Answer:
+    async def _attempt(self, work: Work, ask: _Ask, seat: Seat) -> Answer:
         """Raises Died."""
         try:
             job = await self._job(work, ask)
@@ -260,7 +186,7 @@ class Sandbox:
             raise Died(Cause.SHORT, error.strerror or "no answer in time") from error
         raise Died(Cause.SHORT, "decoders died of other media before its turn")
 
-    async def _answer(self, decoder: Decoder, job: Job, work: _Work, ask: _Ask) -> Answer:
+    async def _answer(self, decoder: Decoder, job: Job, work: Work, ask: _Ask) -> Answer:
         self._seats.look()  # for who may wait behind this one
         try:
             answer = await decoder.run(job, work.fds, ask.lent_bytes, work.begin, partial(_check, ask))
@@ -284,7 +210,7 @@ class Sandbox:
             await self._retire(decoder)
         return answer
 
-    async def _job(self, work: _Work, ask: _Ask) -> Job:
+    async def _job(self, work: Work, ask: _Ask) -> Job:
         """Raises OSError."""
         size = len(ask.medium.data)
         if size <= INLINE_BYTES:
