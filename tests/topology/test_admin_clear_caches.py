@@ -135,6 +135,22 @@ async def test_it_can_wait_for_requests_to_end_while_new_ones_are_held_back():
         assert [(await one).status_code for one in (first, second)] == [200, 200]
 
 
+async def test_a_client_that_leaves_does_not_stop_it():
+    async with deployment(engine_args=PACE, frontend=with_key()) as d:
+        await cached_tokens(d)
+        levels = d.dispatcher.routing._levels
+        await until(lambda: len(levels[0]) > 0, "the frontend knows what the worker holds")
+        running = asyncio.create_task(d.chat("x", max_tokens=3000, ignore_eos=True))
+        await d.worker.busy()
+        waiting = asyncio.create_task(clear(d, caches=["prefix"], wait_s=20))
+        load = d.worker.engine._load
+        await until(lambda: not load._opened.is_set(), "the worker holds requests back")
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        running.cancel()
+        await until(lambda: len(levels[0]) == 0, "the cache is cleared")
+
+
 async def test_a_worker_that_is_gone_is_named_and_the_others_are_cleared():
     async with deployment(workers=3, frontend=with_key()) as d:
         gone = d.workers[1]
