@@ -1,1 +1,1 @@
-"""From a request to its tokens: compose (plan), request_state (decide), attempt (do), media_dispatch and calls."""
+"""Turns a request into tokens: ``compose`` plans, ``request_state`` decides, ``attempt`` makes the calls of a plan."""

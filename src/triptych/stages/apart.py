@@ -19,7 +19,7 @@ class Apart:
         self._left = asyncio.Event()
 
     def is_out(self, name: bytes) -> bool:
-        """Whether a request of this name waits at some worker."""
+        """Returns whether a request of this name waits at some worker."""
         return name in self._at.values()
 
     @property
@@ -29,7 +29,7 @@ class Apart:
 
     @contextmanager
     def at(self, workers: Collection[str], name: bytes) -> Iterator[None]:
-        """Keep ``workers`` for a suspect during the block, but for those at which another one waits already."""
+        """Keeps ``workers`` for a suspect during the block, except those at which another suspect waits."""
         mine = [worker for worker in workers if worker not in self._at]
         self._at.update(dict.fromkeys(mine, name))
         try:
@@ -41,7 +41,7 @@ class Apart:
             self._left = asyncio.Event()
 
     async def somebody_left(self, limit_s: float) -> None:
-        """Wait until a suspect is answered or gone, at most ``limit_s``."""
+        """Waits until a suspect is answered or gone, at most ``limit_s``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._left.wait()

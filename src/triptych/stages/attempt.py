@@ -1,4 +1,4 @@
-"""One attempt at an answer: makes the calls of a plan, and owns what they take until it ends."""
+"""Makes the calls of a plan, and owns everything that they take until the attempt ends."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Attempt:
             self._prefilled(self.taker)
             return
         self._services.routing.prefilled(self.taker, self._context.prompt, now)
-        if answer is None:  # its prefill has done its part, and did not tell so
+        if answer is None:  # the prefill has done its part, but was not heard in time
             self._prefilled(self.giver)
             return
         first = answer.delta

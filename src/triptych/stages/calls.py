@@ -54,7 +54,7 @@ class Calls:
         silence_s: float,
         on_fall: Callable[[str, set[bytes]], None] = lambda worker, names: None,
     ) -> None:
-        """``on_fall`` is told of each worker that fell, with the names of what it had taken and not answered."""
+        """``on_fall`` is called for each worker that is lost, with the names of its unanswered requests."""
         self._client = client
         self._on_fall = on_fall
         self._unanswered = Unanswered()
@@ -64,31 +64,31 @@ class Calls:
         self._releases: set[asyncio.Task[None]] = set()
 
     def load(self, instance_id: str) -> int:
-        """Return the work of this frontend in flight at an instance: requests, and media at encode workers."""
+        """Returns the work of this frontend in flight at an instance: requests, and media at encode workers."""
         return self._in_flight[instance_id]
 
     @property
     def in_flight(self) -> int:
-        """Work in flight at all instances, with the releases on their way."""
+        """The work in flight at all instances, and the releases on their way."""
         return self._in_flight.total() + len(self._releases)
 
     def is_silent(self, instance: Instance) -> bool:
-        """Whether a sign of life of ``instance`` is overdue."""
+        """Returns whether a sign of life of ``instance`` is overdue."""
         return self._client.is_silent(peer_of(instance))
 
     def _lost(self, peer: Peer) -> None:
-        """Take note of a worker whose connection is gone though it had not said that it leaves."""
+        """Takes note of a worker whose connection is gone, although it had not announced that it leaves."""
         self._on_fall(peer.id, self._unanswered.fell(peer.id))
 
     def _failed(self, target: Instance, error: TriptychError) -> StepFailed:
-        """Turn the error of a call into StepFailed. It also tells of workers that are lost with their connection whole,
-        because their engine died or hangs."""
+        """Returns StepFailed for the error of a call. Takes note of workers that are lost although their connection is
+        open, because their engine died or hangs."""
         if failure_of(error) in FELLS and (names := self._unanswered.fell(target.id)):
             self._on_fall(target.id, names)
         return StepFailed(target, error)
 
     async def encode(self, target: Instance, request: EncodeRequest, weight: int, name: Name) -> EncodeAnswer:
-        """Have media encoded. ``weight``: how many of them are believed to need it."""
+        """Calls an encode worker. ``weight`` is the number of media that are believed to need encoding."""
         with self.counted(target.id, weight):
             return await self._one(target, ENCODE, request, EncodeAnswer, name)
 
@@ -97,34 +97,34 @@ class Calls:
             return await self._one(target, PREFILL, request, PrefillAnswer, name)
 
     def generate(self, target: Instance, request: GenerateRequest, name: Name) -> Stream:
-        """Return the stream of a decode, which begins when its block is entered.
+        """Returns the stream of a decode, which begins when its block is entered.
 
-        It is not in the account: who plans it counts it, from before the steps that lead to it. One that waits in a
-        room for a prefill that is called at the same time may say nothing for twice as long.
+        The stream is not counted here: the attempt counts it, already before the steps that lead to it. A decode that
+        waits in a room for its prefill may be silent for twice as long.
         """
         silence_s = self._silence_s * (2 if isinstance(request.kv, KvRoom) else 1)
         return Stream(self._calling(target, GENERATE, encoded(request), name, silence_s), self._silence_s)
 
     async def metrics(self, target: Instance) -> list[Metric]:
-        """Return the metrics of ``target``; none if it does not answer within METRICS_TIMEOUT_S."""
+        """Returns the metrics of ``target``; none if it does not answer within METRICS_TIMEOUT_S."""
         call = self._client.call(peer_of(target), METRICS, b"", silence_s=METRICS_TIMEOUT_S)
         try:
             async with call as answers:
                 async for batch in answers:
                     return msgspec.msgpack.decode(batch[0], type=list[Metric])
         except TriptychError:
-            pass  # it is gone, or busy: what it counts is seen next time
+            pass  # the worker is gone or busy: its metrics are read next time
         return []
 
     def release(self, target: Instance, release: Release) -> None:
-        """Tell ``target``, in the background, that these will not be fetched. A failure changes nothing."""
+        """Tells ``target``, in the background, that these handles will not be fetched. A failure changes nothing."""
         if len(self._releases) < MAX_RELEASES:
             task = asyncio.create_task(self._release(target, release), name=f"release at {target.name}")
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
     async def close(self) -> None:
-        """Cancel releases on their way. May be called twice."""
+        """Cancels releases on their way. May be called twice."""
         for task in (tasks := list(self._releases)):
             task.cancel()
         if tasks:
@@ -137,12 +137,12 @@ class Calls:
                 async for _ in answers:
                     pass
         except TriptychError:
-            pass  # it is gone, and what it held with it; or its leases end by themselves
+            pass  # the worker is gone with all that it held; otherwise its leases expire by themselves
 
     async def _one(
         self, target: Instance, endpoint: str, request: GenerateRequest | EncodeRequest, answer: type[T], name: Name
     ) -> T:
-        """Make a call that is answered by one payload, and return that."""
+        """Makes a call that is answered by one payload, and returns that."""
         async with self._calling(target, endpoint, encoded(request), name) as (call, _):
             async for batch in call:
                 return msgspec.msgpack.decode(batch[0], type=answer)
@@ -156,7 +156,7 @@ class Calls:
 
     @contextmanager
     def counted(self, instance_id: str, weight: int) -> Iterator[None]:
-        """Count so much more work in flight at an instance during the block."""
+        """Counts ``weight`` more work in flight at an instance during the block."""
         self._in_flight[instance_id] += weight
         try:
             yield
@@ -167,7 +167,7 @@ class Calls:
 
 
 def encoded(request: GenerateRequest | EncodeRequest) -> bytes | list[Data]:
-    """Return the request as msgpack. Data of large media are pieces by themselves, and are not copied."""
+    """Returns the request as msgpack. Data of large media are pieces by themselves, and are not copied."""
     large = {secrets.token_bytes(16): medium for medium in request.media if len(medium.data) > INLINE_BYTES}
     if not large:
         return _ENCODER.encode(request)

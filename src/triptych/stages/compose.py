@@ -16,7 +16,7 @@ RETRY_AFTER_S = 2.0
 
 @dataclass(frozen=True)
 class Step:
-    """One call: the stages that one instance runs."""
+    """A call of a plan: the stages that one instance runs."""
 
     stages: str
     instance: Instance
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Need:
-    """What a request needs, and what is known of it at the instances."""
+    """The needs of a request, and what instances are believed to hold for it."""
 
     media: tuple[str, ...] = ()
     """Content hashes of the media, in order."""
@@ -71,7 +71,7 @@ CallsInFlight = Callable[[str], int]
 
 
 def stages_needed(*, has_media: bool) -> str:
-    """Return the stages of a request. ``has_media``: it has media to encode. Precomputed embeddings are not encoded."""
+    """Returns the stages of a request. ``has_media``: it has media to encode, so not only embeddings."""
     return "epd" if has_media else "pd"
 
 
@@ -86,7 +86,7 @@ def plan(
     avoid: Collection[str] = (),
     choose: Choose | None = None,
 ) -> Plan:
-    """Return the plan with the best instance of each pool.
+    """Returns the plan with the best instance of each pool.
 
     Each span runs its own stages where all spans of a mode are alive. Else a worker runs a part of its span, and else
     a fallback runs stages outside of it. ``choose`` takes an instance to decode first, then one of each other pool
@@ -116,7 +116,7 @@ Route = list[tuple[str, list[Instance]]]
 
 
 def _decoding(routes: Sequence[Route], load: CallsInFlight, choose: Choose) -> tuple[Route, Instance]:
-    """Return the instance that decodes, and the route to it with the fewest calls.
+    """Returns the instance that decodes, and the route to it with the fewest calls.
 
     ``choose`` decides between instances that would run the same stages. Of its choices in different modes the least
     loaded one is taken.
@@ -132,7 +132,7 @@ def _decoding(routes: Sequence[Route], load: CallsInFlight, choose: Choose) -> t
 
 
 def _best_routes(stages: str, alive: Sequence[Instance]) -> list[Route]:
-    """Return the routes for ``stages`` that ask the least of instances beyond their own spans."""
+    """Returns the routes for ``stages`` that ask the least of instances beyond their own spans."""
     routes: list[tuple[int, Route]] = []
     for segments in _cuts(stages):
         calls = [(segment, *_pool(segment, stages, alive)) for segment in segments]
@@ -146,7 +146,7 @@ def _best_routes(stages: str, alive: Sequence[Instance]) -> list[Route]:
 
 @cache
 def _cuts(stages: str) -> tuple[tuple[str, ...], ...]:
-    """Return every way to cut ``stages`` into calls: the four modes, without stages that are not needed.
+    """Returns every way to cut ``stages`` into calls: the four modes, without stages that are not needed.
 
     ``stages`` is one of a few strings, so that few results are kept.
     """
@@ -155,7 +155,7 @@ def _cuts(stages: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[Instance], int]:
-    """Return the instances that can run ``segment`` at the least cost, and that cost."""
+    """Returns the instances that can run ``segment`` at the least cost, and that cost."""
     costs = [
         (cost, instance)
         for instance in alive
@@ -167,7 +167,7 @@ def _pool(segment: str, stages: str, alive: Sequence[Instance]) -> tuple[list[In
 
 @cache
 def _cost(segment: str, stages: str, span: Span, capable_span: Span) -> int | None:
-    """Return 0 if ``segment`` is just what a worker of ``span`` is for, and None if it cannot run it.
+    """Returns 0 if ``segment`` is just what a worker of ``span`` is for, and None if it cannot run it.
 
     A stage outside of its span costs more than any unused part of it. The last stage of its span decides what a worker
     answers with: embeddings, a KV cache or tokens.
@@ -179,7 +179,7 @@ def _cost(segment: str, stages: str, span: Span, capable_span: Span) -> int | No
 
 
 def _that_hand_over(route: Route) -> Route:
-    """Return ``route`` without instances that have no other to hand the KV cache to, or to get it from."""
+    """Returns ``route`` without instances that have no other to hand the KV cache to, or to get it from."""
     if len(route) < 2 or route[-2][0] == "e":
         return route
     *before, (first, givers), (second, takers) = route
@@ -191,14 +191,14 @@ def _that_hand_over(route: Route) -> Route:
 
 
 def _hands_over(giver: Instance, taker: Instance) -> bool:
-    """Whether ``taker`` can decode with the KV cache of ``giver``. An instance does not hand over to itself."""
+    """Returns whether ``taker`` can decode with the KV cache of ``giver``. An instance does not hand over to itself."""
     if giver.kv_link is None or taker.kv_link is None or giver.id == taker.id:
         return False
     return giver.kv_link.gives_to(taker.kv_link)
 
 
 def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> list[str]:
-    """Join the prefill to the decode where the decoding instance can prefill the little that is left by itself."""
+    """Joins the prefill to the decode where the decoding instance can prefill the little that is left by itself."""
     if len(segments) > 1 and segments[-2] != "e" and need.prefills_locally(last):
         joined = segments[-2] + segments[-1]
         if last.capable_span.covers(joined):
@@ -207,7 +207,7 @@ def _without_needless_calls(need: Need, segments: list[str], last: Instance) -> 
 
 
 def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: CallsInFlight) -> tuple[Step, ...]:
-    """Return one step for each encode worker that gets media. A medium goes to a worker that holds it, else to its home
+    """Returns one step for each encode worker that gets media. A medium goes to a worker that holds it, or to its home
     by content."""
     by_name = {instance.name: instance for instance in pool}
     taken: dict[str, list[int]] = {}
@@ -232,12 +232,12 @@ def _encode_steps(need: Need, pool: Sequence[Instance], target: Instance, load: 
 
 
 def missing_stages(stages: str, alive: Sequence[Instance]) -> str | None:
-    """Explain why the instances alive cannot run ``stages``, naming the missing span. None if they can."""
+    """Explains why the instances alive cannot run ``stages``, naming the missing span. None if they can."""
     return None if _best_routes(stages, alive) else _missing(stages, alive)
 
 
 def _missing(stages: str, alive: Sequence[Instance]) -> str:
-    """Say what has to be started: the fewest workers that would complete a route for ``stages``."""
+    """Says what has to be started: the fewest workers that would complete a route for ``stages``."""
     if not alive:
         return f"no worker is alive for this model; start one with span {Mode.EPD.spans[0].value!r}"
     lacks = [[part for part in cut if not _pool(part, stages, alive)[0]] for cut in _cuts(stages)]

@@ -61,8 +61,8 @@ class Dispatcher:
     ) -> None:
         """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker.
 
-        ``resume_timeout_s``: how long an answer that was cut off waits for a worker to go on. ``isolation``: of
-        requests that may fell workers.
+        ``resume_timeout_s``: how long an answer that was cut off waits for a worker to go on. ``isolation`` keeps
+        suspects apart.
         """
         self._isolation = isolation or Isolation()
         self._calls = Calls(client, response_timeout_s, self._isolation.fell)
@@ -100,19 +100,19 @@ class Dispatcher:
         yield from self._isolation.metrics()
 
     async def worker_metrics(self, instances: Sequence[Instance]) -> list[tuple[Instance, list[Metric]]]:
-        """What each worker counts, asked of all at once."""
+        """Returns the metrics of each worker. All are asked at once."""
         answers = await asyncio.gather(*map(self._calls.metrics, instances))
         return list(zip(instances, answers, strict=True))
 
     def forget(self, instance: Instance) -> None:
-        """``instance`` is gone for good."""
+        """Forgets ``instance``, which has left for good."""
         self._media_hints.forget(instance.id)
         self._excluded.forget(instance.id)
         for _ in self.routing.forget(instance.id):
             pass
 
     def instances_changed(self) -> None:
-        """Workers came or went: answers that wait for one look again."""
+        """Wakes the answers that wait for a worker, because workers came or went."""
         self._instances_changed.set()
         self._instances_changed = asyncio.Event()
 
@@ -130,15 +130,15 @@ class Dispatcher:
         prompt: PromptKeys | None = None,
         tenant: str = "",
     ) -> AsyncGenerator[list[TokenDelta], None]:
-        """Yield batches of deltas: whatever waits together. Closing it cancels the calls at the workers.
+        """Yields batches of deltas: whatever waits together. Closing it cancels the calls at the workers.
 
-        ``prompt``: the request's as the model sees it; None: its token ids are all there is. ``tenant``: whose it is,
-        for what is remembered of it.
+        ``prompt`` is the request's prompt as the model sees it, or None if its token ids say all. ``tenant`` owns what
+        is remembered of the request.
 
         A worker that is lost, drains or is full is replaced by another, which goes on after the tokens that are
-        there; a KV cache that cannot be read is made once more. Before the first token a few are tried at once; after
-        it one is waited for. What follows from what, ``stages.request_state`` decides. Raises what the last worker
-        raised, WorkerLost when it is gone, WorkerSilent when silent, RequestQuarantined for what fells workers.
+        there; a KV cache that cannot be read is made once more. Before the first token a few workers are tried at
+        once; after it the answer waits for one. ``stages.request_state`` decides. Raises the error of the last worker,
+        WorkerLost if it is gone, WorkerSilent if it is silent, and RequestQuarantined.
         """
         context = self._context(request, prompt, tenant)
         state = context.state
@@ -187,7 +187,7 @@ class Dispatcher:
         return InstancesChanged()
 
     def _after(self, failure: StepFailed, chosen: Plan, context: RequestContext) -> Decision:
-        """Take note of a worker that failed, and decide how the request goes on."""
+        """Takes note of a worker that failed, and decide how the request goes on."""
         error, instance, now = failure.error, failure.instance, time.monotonic()
         self._failures[failure_of(error)] += 1
         self._excluded.add(instance.id, context.state.rule(error).avoid_s, now)

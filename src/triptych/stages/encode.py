@@ -1,4 +1,4 @@
-"""The stage ``e`` at a worker: media to embeddings, or to frames, that wait to be fetched."""
+"""Runs the stage ``e`` at a worker: makes embeddings of media, or frames, and exports them to be fetched."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from triptych.contracts.tensor import TensorHandle
 from triptych.transfer.base import Buffer, Transfer
 
 COPY_INLINE_BYTES = 4 << 20
-"""Larger embeddings are copied in a thread: this many take about a millisecond."""
+"""The limit above which embeddings are copied in a thread. So many bytes take about a millisecond."""
 
 
 class Encoded(Protocol):
-    """What the stage needs of ``engines.abilities.Encoded``."""
+    """The part of ``engines.abilities.Encoded`` that the stage needs."""
 
     @property
     def data(self) -> memoryview: ...
@@ -30,7 +30,7 @@ class Encoded(Protocol):
 
 
 class Encoder(Protocol):
-    """What the stage needs of ``engines.base.Encoding``."""
+    """The part of ``engines.abilities.Encoding`` that the stage needs."""
 
     async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]: ...
 
@@ -79,7 +79,7 @@ class EncodeStage:
         return [None if one is None else await _filled(buffers.pop(0), one.data) for one in made]
 
     async def _room_for(self, made: Sequence[Encoded]) -> list[Buffer]:
-        """A buffer for each, all or none. Embeddings and frames differ in dtype, and are allocated apart."""
+        """Allocates a buffer for each result, or none. Embeddings and frames are allocated apart, by their dtype."""
         buffers: dict[int, Buffer] = {}
         try:
             for dtype in dict.fromkeys(one.dtype for one in made):

@@ -16,7 +16,7 @@ class ExcludedWorkers:
         return len(self._for_s)
 
     def add(self, worker: str, for_s: float, now: float) -> None:
-        """Leave ``worker`` out for ``for_s``, or for twice as long as last time if it has not answered since."""
+        """Excludes ``worker`` out for ``for_s``, or for twice as long as last time if it has not answered since."""
         if not for_s or self._until.get(worker, 0.0) >= now + for_s:
             return
         if worker in self._for_s and worker not in self.at(now):
@@ -24,18 +24,18 @@ class ExcludedWorkers:
         self._until[worker], self._for_s[worker] = now + for_s, for_s
 
     def at(self, now: float) -> set[str]:
-        """Return the workers that are excluded at ``now``."""
+        """Returns the workers that are excluded at ``now``."""
         if not self._until:
             return set()
         return {worker for worker, until in self._until.items() if until > now}
 
     def heard(self, worker: str, now: float) -> None:
-        """Forget that ``worker``, which has begun an answer, was excluded. An answer that was asked for before tells
+        """Forgets that ``worker``, which has begun an answer, was excluded. An answer that was asked for before tells
         nothing, so one that comes while it is excluded changes nothing."""
         if self._for_s and self._until.get(worker, now) < now:
             self.forget(worker)
 
     def forget(self, worker: str) -> None:
-        """Forget ``worker``, which discovery has dropped: should it come again, it is a worker like any other."""
+        """Forgets ``worker``, which discovery has dropped: should it come again, it is a worker like any other."""
         self._until.pop(worker, None)
         self._for_s.pop(worker, None)

@@ -1,7 +1,7 @@
-"""How a prefill and a decode at two workers follow each other: one strategy for each ``HandOff``.
+"""Sequences a prefill and a decode at two workers, by one strategy for each ``HandOff``.
 
-A strategy makes the calls until the KV cache is where it is decoded, and answers with a ``Start``. What comes of the
-decode is passed on alike, whichever strategy began it.
+A strategy makes the calls until the worker that decodes has the KV cache, and returns a ``Start``. The deltas of the
+decode are passed on in the same way for all strategies.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Calling(Protocol):
     async def prefill(self, request: GenerateRequest) -> PrefillAnswer: ...
 
     async def decode(self, request: GenerateRequest) -> Stream:
-        """Begin a decode. The attempt ends it."""
+        """Begins a decode. The attempt ends it."""
         ...
 
 

@@ -23,7 +23,7 @@ class Waiter:
     """One request that may have to wait for other suspects."""
 
     def __init__(self, name: Name) -> None:
-        """``name`` names its content; it is called only while there are suspects or a quarantine."""
+        """``name`` returns the name of its content. It is called only while there are suspects or a quarantine."""
         self.name = name
         self.since: float | None = None
         """When it began to wait for a worker without another suspect."""
@@ -40,10 +40,10 @@ class Isolation:
         self._wait_s = wait_s
         self._refused = 0
         self.on_quarantine: Callable[[bytes, float], None] = lambda sealed, left_s: None
-        """Is told of each request that is put in quarantine here: its sealed name, and for how many seconds."""
+        """Called for each request that is put in quarantine here, with its sealed name and its seconds."""
 
     def metrics(self) -> Iterable[Metric]:
-        """Metrics."""
+        """Returns the counts of suspects and of the quarantine."""
         suspects = self._suspects
         suspects.expire(time.monotonic())
         text = "Workers that died or fell silent without having announced that they leave."
@@ -56,7 +56,7 @@ class Isolation:
         yield counter("triptych_quarantine_refusals_total", text, self._refused)
 
     def fell(self, worker: str, names: set[bytes]) -> None:
-        """Take note that ``worker`` was lost while it had taken, and not answered, these requests."""
+        """Takes note that ``worker`` was lost while it had taken, and not answered, these requests."""
         if names:
             log.warning("worker %s fell with %d requests that it had not answered", worker, len(names))
         for name in self._suspects.fell(worker, names, time.monotonic()):
@@ -65,19 +65,19 @@ class Isolation:
             self.on_quarantine(self._suspects.seal(name), left_s or 0.0)
 
     def quarantine(self, sealed: Iterable[tuple[bytes, float]]) -> None:
-        """Refuse requests that others have put in quarantine: their sealed names, each with the seconds it has left."""
+        """Refuses requests that others put in quarantine, by their sealed names, each for its number of seconds."""
         self._suspects.quarantine(sealed, time.monotonic())
 
     def release(self, sealed: bytes) -> None:
-        """Refuse the request of this sealed name no more."""
+        """Takes the request of this sealed name out of quarantine."""
         self._suspects.release(sealed)
 
     def quarantined_for(self) -> dict[bytes, float]:
-        """Return all sealed names in quarantine, each with the seconds that it has left."""
+        """Returns all sealed names in quarantine, each with the seconds that it has left."""
         return self._suspects.quarantined_for(time.monotonic())
 
     def forbidden(self, waiter: Waiter) -> set[str] | None:
-        """Return the workers to which a request may not go now, None for all of them. Raises RequestQuarantined."""
+        """Returns the workers to which a request may not go now, None for all of them. Raises RequestQuarantined."""
         if not self._suspects.any:
             return set()
         name, now = waiter.name(), time.monotonic()
@@ -95,18 +95,18 @@ class Isolation:
         return self._wait_s if waiter.since is None else waiter.since + self._wait_s - now
 
     async def room(self, waiter: Waiter) -> None:
-        """Wait until a suspect is answered or gone, at most for as long as ``waiter`` has patience."""
+        """Waits until a suspect is answered or gone, at most for as long as ``waiter`` has patience."""
         now = time.monotonic()
         waiter.since = now if waiter.since is None else waiter.since
         await self._apart.somebody_left(self._patience_s(waiter, now))
 
     def keep_apart(self, name: Name, workers: Iterable[str]) -> AbstractContextManager[None]:
-        """Hold ``workers`` for a request during the block: if it is suspect, no other suspect goes there."""
+        """Keeps other suspects away from ``workers`` during the block, if the request is a suspect."""
         if self._suspects.any and self._suspects.is_suspect(suspect := name()):
             return self._apart.at(list(workers), suspect)
         return nullcontext()
 
     def answered(self, name: Name) -> None:
-        """Clear the request: a worker has answered it."""
+        """Takes note that a worker has answered the request: it is no longer a suspect."""
         if self._suspects.any:
             self._suspects.answered(name())

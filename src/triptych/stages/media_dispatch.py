@@ -49,13 +49,13 @@ class MediaDispatch:
         )
 
     def believed_at(self, instance: Instance, name: str) -> bool:
-        """Whether ``instance`` is thought to hold what it needs of a medium; never again once it lacked one."""
+        """Returns whether ``instance`` is thought to hold what it needs of a medium; never again once it lacked one."""
         if not instance.keeps_media or instance.id in self._levels:
             return False
         return self._hints.holds(instance.id, name)
 
     async def encode(self, steps: Iterable[Step]) -> None:
-        """Have media encoded, at all workers of ``steps`` at once. Raises the first StepFailed."""
+        """Has media encoded, at all workers of ``steps`` at once. Raises the first StepFailed."""
         self._give_back()
         steps = list(steps)
         if len(steps) == 1:

@@ -21,7 +21,7 @@ class Planner:
         self._local_prefill_tokens = local_prefill_tokens
 
     async def next(self, context: RequestContext, instances: Callable[[], Sequence[Instance]]) -> Plan:
-        """Return the plan of the next attempt. A suspect waits until it would meet no other suspect there.
+        """Returns the plan of the next attempt. A suspect waits until it would meet no other suspect there.
 
         Raises Unavailable or BadRequest where there is none, and RequestQuarantined.
         """
@@ -35,7 +35,7 @@ class Planner:
             await self._isolation.room(context.waiter)
 
     def _could_go(self, context: RequestContext, instances: Sequence[Instance]) -> bool:
-        """Whether only other suspects keep the request from going anywhere."""
+        """Returns whether only other suspects keep the request from going anywhere."""
         try:
             self._plan(context, instances, set())
         except (Unavailable, BadRequest):
@@ -72,10 +72,10 @@ class Planner:
         raise nobody
 
     def _is_full(self, instance: Instance) -> bool:
-        """Whether the instance holds as many requests as it can. Those of other frontends are known 0.3 s late."""
+        """Returns whether the instance holds as many requests as it can. Other frontends' are known 0.3 s late."""
         limit = instance.max_in_flight
         return limit > 0 and max(self._calls.load(instance.id), self._routing.requests(instance)) >= limit
 
     def _has_little_left(self, context: RequestContext, instance: Instance) -> bool:
-        """Whether ``instance`` holds so much of the prompt that it can as well prefill the rest."""
+        """Returns whether ``instance`` holds so much of the prompt that it can as well prefill the rest."""
         return 0 < self._local_prefill_tokens >= context.tokens_left(self._routing, instance)

@@ -19,7 +19,7 @@ INLINE_BYTES = 64 * 1024
 
 
 def check(medium: PrecomputedEmbedding, spec: EmbeddingSpec) -> None:
-    """Whether ``medium`` states an embedding of the model's form. Raises ValueError with what is wrong."""
+    """Returns whether ``medium`` states an embedding of the model's form. Raises ValueError with what is wrong."""
     shape, dtype = medium.shape, medium.dtype
     if dtype not in FLOATS:
         raise ValueError(f"the embedding is of dtype {dtype}; taken are {', '.join(FLOATS)}")

@@ -21,7 +21,7 @@ class Received:
         self.buffers = [by_name.get(medium.content_hash) for medium in media]
 
     def close(self) -> None:
-        """May be called twice."""
+        """Releases the buffers. May be called twice."""
         for buffer in self._by_name.values():
             if buffer is not None:
                 buffer.close()
@@ -35,7 +35,7 @@ class Receiver:
     """Gets the embeddings that a request's media come with or that are here already."""
 
     def __init__(self, transfer: Transfer, cache: EmbeddingCache, card: ModelCard) -> None:
-        """``card``: of this worker's model; what that does not take is refused before it is fetched."""
+        """``card`` describes this worker's model. Media that it does not take are refused before they are fetched."""
         self._transfer = transfer
         self._cache = cache
         self._spec = card.embedding

@@ -72,7 +72,7 @@ class Calling:
             self._leave(error)
 
     def answered(self) -> None:
-        """The worker has said something: should it be lost now, this call was not the cause."""
+        """Takes note that the worker has answered. If it is lost now, this call was not the cause."""
         self._unanswered.end(self.visit)
 
     def failure(self, error: TriptychError) -> StepFailed:
@@ -128,5 +128,5 @@ class Stream:
         return [self._decode(payload) for payload in batch]
 
     def expect_at_once(self) -> None:
-        """Wait no longer for the next batch than for any other worker's: the prefill is over."""
+        """Applies the usual limit of silence from now on, because the prefill is over."""
         self._calling.call.expect_within(self._silence_s)

@@ -1,12 +1,12 @@
-"""Which requests were at workers when they fell, and which of them goes to no other. Pure: times come from the caller.
+"""Decides which requests are suspected of ending workers, and which go to no other. Pure: the caller gives the time.
 
-A worker *falls* when it dies or goes silent without having said that it leaves. What it had taken and not answered may
-have done that. Each such request is a *suspect* from then on, until some worker answers it; suspects are kept apart
-(``stages.apart``), so that the next fall tells: of the requests that a worker had when it fell, one that is alone in
-having been suspect before is the one thing common to two falls, and is put in *quarantine*.
+A worker *falls* when it dies or goes silent without having announced that it leaves. Each request that it had taken and
+not answered may be the cause. Such a request is a *suspect* until some worker answers it. Suspects are kept apart
+(``stages.apart``), so that the next fall tells more: if exactly one of the requests at the second worker was a suspect
+before, it is the one thing common to two falls, and is put in *quarantine*.
 
-Requests go by a cryptographic name of their content and of whose they are; in quarantine by a sealed one, which can be
-told to other frontends: who reads it cannot try out by it what somebody has asked.
+A request has a cryptographic name, made of its content and its tenant. In quarantine it has a sealed name, which other
+frontends may know: nobody can find out by guessing and comparing which request it stands for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 def name_of(request: GenerateRequest, prompt: PromptKeys, tenant: str) -> bytes:
-    """Name what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
+    """Names what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
     sampling = msgspec.structs.replace(request.sampling, seed=None)
     content = (tenant, request.salt, request.model, sampling, [one.content_hash for one in request.media])
     digest = hashlib.sha256(_ENCODER.encode(content))
@@ -57,16 +57,16 @@ class Naming:
 
 @dataclass
 class _Record:
-    """What is held against one request."""
+    """The record of one suspect."""
 
     until: float
     workers: set[str] = field(default_factory=set)
-    """Those that fell while it was there."""
+    """The workers that fell while the request was there."""
     excused: bool = False
 
 
 class Suspects:
-    """See the module. Bounded in number, and each entry in time."""
+    """Keeps the suspects and the quarantine. Both are bounded in number, and every entry in time."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class Suspects:
         self._max_quarantined, self._max_suspects = max_quarantined, max_suspects
         self._suspects: OrderedDict[bytes, _Record] = OrderedDict()
         self._quarantine: dict[bytes, float] = {}
-        """When each sealed name's time is over; in that order."""
+        """The time at which each sealed name leaves the quarantine, in that order."""
         self._fallen: OrderedDict[str, float] = OrderedDict()
         """When workers fell, by the first that was heard of it: an engine that dies ends its process a moment later."""
         self.falls = 0
 
     @property
     def any(self) -> bool:
-        """Whether anything is held against anybody: while not, no request need be named."""
+        """Returns whether there are suspects or a quarantine. While there are none, no request needs a name."""
         return bool(self._suspects or self._quarantine)
 
     @property
@@ -103,7 +103,7 @@ class Suspects:
         return len(self._suspects)
 
     def fell(self, worker: str, names: Collection[bytes], now: float) -> list[bytes]:
-        """Take note that ``worker`` fell while it had these requests; return those that are in quarantine from now."""
+        """Takes note that ``worker`` fell while it had these requests. Returns those that are now in quarantine."""
         self.expire(now)
         self._note_fall(worker, now)
         if not self._keep_s:
@@ -149,36 +149,36 @@ class Suspects:
         self.quarantine([(self.seal(name), self._keep_s)], now)
 
     def quarantine(self, sealed: Iterable[tuple[bytes, float]], now: float) -> None:
-        """Refuse the requests of these sealed names, each for so many seconds, and no longer than for ``keep_s``."""
+        """Refuses the requests of these sealed names, each for so many seconds, and no longer than for ``keep_s``."""
         if self._keep_s:
             untils = self._quarantine | {name: now + min(left_s, self._keep_s) for name, left_s in sealed}
             kept = sorted(untils.items(), key=lambda one: one[1])[-self._max_quarantined :]
             self._quarantine = dict(kept)
 
     def release(self, sealed: bytes) -> None:
-        """Refuse the request of this sealed name no more."""
+        """Takes the request of this sealed name out of quarantine."""
         self._quarantine.pop(sealed, None)
 
     def quarantined_for(self, now: float) -> dict[bytes, float]:
-        """Return all sealed names in quarantine, each with the seconds that it has left."""
+        """Returns all sealed names in quarantine, each with the seconds that it has left."""
         self.expire(now)
         return {sealed: until - now for sealed, until in self._quarantine.items()}
 
     def answered(self, name: bytes) -> None:
-        """A worker has said something to this request: it is no suspect any more."""
+        """Takes note that a worker has answered the request: it is no longer a suspect."""
         self._suspects.pop(name, None)
 
     def is_suspect(self, name: bytes) -> bool:
         return name in self._suspects
 
     def quarantine_s(self, name: bytes, now: float) -> float | None:
-        """Return how much longer this request is refused; None: it is not."""
+        """Returns for how many seconds this request is still refused, or None if it is not."""
         self.expire(now)
         until = self._quarantine.get(self.seal(name)) if self._quarantine else None
         return None if until is None else until - now
 
     def expire(self, now: float) -> None:
-        """Forget whose time is over. Both are in the order of their end."""
+        """Drops the entries whose time is over. Both tables are in the order of that time."""
         while self._suspects and next(iter(self._suspects.values())).until <= now:
             self._suspects.popitem(last=False)
         while self._quarantine and next(iter(self._quarantine.values())) <= now:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 LINGER_S = 10.0
-"""How long a request counts after its client left: impatient clients leave before it is noticed that a worker hangs."""
+"""How long a request counts after its client left. Clients may leave before it is noticed that a worker hangs."""
 MAX_LINGERING = 256
 """Limit on the requests of one worker whose clients left."""
 
@@ -21,7 +21,7 @@ class Taken(Protocol):
 
 
 class Visit:
-    """One request at one worker."""
+    """The visit of one request at one worker."""
 
     __slots__ = ("answered", "call", "name", "worker")
 
@@ -41,11 +41,11 @@ class Unanswered:
         """By worker: the names of requests that were given up there, and the time until which they count."""
 
     def begin(self, visit: Visit) -> None:
-        """Count a request that goes to a worker."""
+        """Counts a request that goes to a worker."""
         self._at.setdefault(visit.worker, set()).add(visit)
 
     def end(self, visit: Visit) -> None:
-        """Count the visit no more: the worker has answered, or the visit is over. May be called twice."""
+        """Stops counting the visit, because the worker has answered or the visit is over. May be called twice."""
         visit.answered = True
         if (there := self._at.get(visit.worker)) is not None:
             there.discard(visit)
@@ -53,13 +53,13 @@ class Unanswered:
                 del self._at[visit.worker]
 
     def leave(self, visit: Visit, *, given_up: bool) -> None:
-        """End the visit. One that was ``given_up`` unanswered still counts for a while if the worker had taken it."""
+        """Ends the visit. One that was ``given_up`` unanswered still counts for a while if the worker had taken it."""
         if given_up and visit.call.taken and not visit.answered:
             self._linger(visit.worker, visit.name())
         self.end(visit)
 
     def fell(self, worker: str) -> set[bytes]:
-        """Return the names of what ``worker`` had taken and not answered. The next call does not return them again."""
+        """Returns the names of what ``worker`` had taken and not answered. The next call does not return them again."""
         there = self._at.get(worker, set())
         taken = [visit for visit in there if visit.call.taken]
         for visit in taken:

@@ -1,4 +1,4 @@
-"""What may happen to a generation, and what is to be done about it.
+"""Defines the events that may happen to a generation, and the decisions that follow.
 
 Each token delta is an event, too. For its speed it is a plain call, ``RequestState.received``.
 """
@@ -95,7 +95,7 @@ class Finish:
     """The answer is complete."""
 
     deltas: tuple[TokenDelta, ...] = ()
-    """To be passed on yet."""
+    """Deltas that are still to be passed on."""
 
 
 @dataclass(frozen=True, slots=True)

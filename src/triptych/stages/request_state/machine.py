@@ -1,4 +1,4 @@
-"""The state of one generation: what was generated, which workers failed it, and for how long it may still wait."""
+"""Keeps the state of one generation: its tokens, the workers that failed it, and how long it may still wait."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from triptych.stages.request_state.rules import (
 
 
 class Phase(Enum):
-    """Where a generation stands."""
+    """The phase of a generation."""
 
     NEW = "new"
     ATTEMPTING = "attempting"
@@ -81,11 +81,11 @@ class Impossible(Exception):
 
 @dataclass
 class RequestState:
-    """See the package. ``handle`` takes an event and returns what is to be done; times come with the events."""
+    """The state machine of one generation. ``handle`` takes an event and returns a decision; events carry the time."""
 
     sampling: Sampling
     patience_s: float
-    """How long an answer that was cut off waits for a worker, in all."""
+    """The limit on all waits for a worker of an answer that was cut off."""
     phase: Phase = Phase.NEW
     generated: list[int] = field(default_factory=list)
     """Token ids that the client has got, whoever made them."""
@@ -102,7 +102,7 @@ class RequestState:
     unread: set[str] = field(default_factory=set)
     """Prefill instances whose KV cache could not be read."""
     last_error: TriptychError | None = None
-    """Of the last worker that failed it: it tells the client more than that no worker is left."""
+    """The error of the last worker that failed it. It tells the client more than that no worker is left."""
     _is_prompt_counted: bool = False
     _num_cuts: int = 0
     _num_silences: int = 0
@@ -125,12 +125,12 @@ class RequestState:
         return Progress.ELSEWHERE if self.generated else Progress.NOTHING
 
     def rule(self, error: TriptychError) -> Rule:
-        """Return what follows from ``error``, as things are."""
+        """Returns what follows from ``error``, as things are."""
         # Who has spoken has taken the request: such an error then is its connection's end.
         return RULES.get((failure_of(error), self.progress)) or RULES[Failure.LOST, self.progress]
 
     def avoided(self, others: Iterable[str]) -> list[set[str]]:
-        """Return sets of instances to leave out of a plan, in the order in which to try them: without ``others`` and
+        """Returns sets of instances to leave out of a plan, in the order in which to try them: without ``others`` and
         those that failed it. Of two doubted ones at least one is excluded."""
         avoided = {*self.tried, *others}
         if self.doubted is None:
@@ -140,8 +140,9 @@ class RequestState:
     # Events.
 
     def received(self, deltas: list[TokenDelta], *, decoded: bool) -> list[TokenDelta]:
-        """Take deltas that have come; return them as they are to be passed on: as parts of one answer, whose prompt is
-        counted once. ``decoded``: they come from the worker that decodes.
+        """Takes deltas that have come, and returns them as parts of one answer, whose prompt is counted once.
+
+        ``decoded`` tells that they come from the worker that decodes.
 
         A prefill's token alone is no resumption: another one could follow it for ever.
         """
@@ -161,7 +162,7 @@ class RequestState:
         return deltas
 
     def handle(self, event: Event) -> Decision:
-        """Return what is to be done. Raises Impossible for an event that cannot happen now."""
+        """Returns what is to be done. Raises Impossible for an event that cannot happen now."""
         decision = self._decide(event)
         if isinstance(decision, Send):
             self.phase = Phase.ATTEMPTING
@@ -200,7 +201,7 @@ class RequestState:
         return self._wait(error, event.now)
 
     def _wait(self, error: TriptychError, now: float) -> Decision:
-        """Wait as long as there is time, and then give up with ``error``."""
+        """Waits as long as there is time, and then give up with ``error``."""
         pause_s = self._patience.pause(now)
         return GiveUp(error) if pause_s is None else Wait(pause_s)
 
@@ -228,7 +229,7 @@ class RequestState:
         return self._wait(error, now) if asks_again else self._again()
 
     def _blame(self, event: Failed) -> None:
-        """The next attempt leaves out the instance that failed, or of two that may have failed at least one."""
+        """Excludes the instance that failed from the next attempt, or at least one of two that may have failed."""
         self.last_error = event.error
         if event.pair is None:
             self.tried[event.instance_id] = event.error
@@ -236,7 +237,10 @@ class RequestState:
             self.doubted = event.pair
 
     def _begin_attempts(self) -> bool:
-        """A worker had gone on: who failed before it is asked again. False once that was too often."""
+        """Begins a new series of attempts after a worker had gone on: instances that failed before are asked again.
+
+        Returns False once that was too often.
+        """
         self._num_cuts += 1
         self._lost.clear()
         self._free = FreeRetries()
@@ -246,7 +250,7 @@ class RequestState:
         return self._num_cuts <= MAX_RESUMES
 
     def _count(self, event: Failed, rule: Rule) -> bool:
-        """Count an attempt. Returns whether the instance is to be asked again: it is there, and has no room now.
+        """Counts an attempt. Returns whether the instance is to be asked again: it is there, and has no room now.
 
         One that is gone, but that discovery still shows, counts once.
         """
@@ -260,7 +264,7 @@ class RequestState:
 
 
 def as_told(error: TriptychError) -> TriptychError:
-    """Return what a client understands in place of what is between workers."""
+    """Returns an error that a client understands, in place of one that concerns workers only."""
     if isinstance(error, KvLost | MediaMissing):
         return Unavailable(f"workers could not hand the request over ({error.message}); try again", code=error.code)
     if isinstance(error, WorkerUnreached | WorkerStopped):

@@ -1,4 +1,4 @@
-"""How long a generation waits, and how often it may be retried for nothing. Times come from the caller."""
+"""Limits how long a generation waits, and how often it is retried without cost. The caller gives the time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triptych.stages.request_state.rules import FIRST_PAUSE_S, FREE_S, MAX_FREE,
 
 @dataclass
 class Patience:
-    """How an answer that was cut off waits for a worker: in longer and longer pauses, up to a limit in all."""
+    """Plans the pauses of an answer that was cut off and waits for a worker: each is longer, up to a limit in all."""
 
     limit_s: float
     _until: float | None = None
@@ -18,18 +18,18 @@ class Patience:
     """The end of a pause that may have been interrupted."""
 
     def begin(self, now: float) -> None:
-        """Something failed. The limit counts from the first time since the last ``end``."""
+        """Starts the wait. The limit counts from the first call since the last ``end``."""
         if self._until is None:
             self._until, self._pause_s = now + self.limit_s, FIRST_PAUSE_S
 
     def end(self) -> None:
-        """The answer goes on."""
+        """Ends the wait, because the answer goes on."""
         self._until = self._pause_until = None
 
     def pause(self, now: float) -> float | None:
-        """Return the seconds to wait before the next look; None: the time is over.
+        """Returns the seconds to wait before the next look, or None if the time is over.
 
-        What is left of a pause that was interrupted comes first.
+        The rest of a pause that was interrupted comes first.
         """
         if self._until is None or now >= self._until:
             return None
@@ -40,19 +40,19 @@ class Patience:
         return pause_s
 
     def resume(self) -> None:
-        """A pause is over, and was not interrupted."""
+        """Takes note that a pause has ended without being interrupted."""
         self._pause_until = None
 
 
 @dataclass
 class FreeRetries:
-    """Counts what costs nothing, so that nothing is free for ever."""
+    """Counts failures that cost no attempt, so that their number is limited."""
 
     count: int = 0
     since: float = 0.0
 
     def allows(self, now: float) -> bool:
-        """Count one more; False once it must cost an attempt."""
+        """Counts one more. Returns False if it must cost an attempt."""
         if not self.count:
             self.since = now
         self.count += 1

@@ -1,8 +1,8 @@
-"""The rules of retrying: what follows when a worker fails a request. A table, and no clock.
+"""Defines what follows when a worker fails a request, as a table.
 
-Which stage failed decides nothing by itself, for it bounds what can happen there: a KV cache is lost where it is read
-(decode), a medium is missing where it is used (encode and prefill), all else can happen at each. What counts is what
-happened, and whether anything of the answer has been said.
+The stage that failed decides nothing by itself; it only limits which failures are possible. A KV cache is lost where it
+is read (decode), a medium is missing where it is used (encode and prefill), and all others can happen at each stage.
+The failure decides, and whether the client has any of the answer.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Progress(Enum):
 
 
 class Rule(NamedTuple):
-    """What follows."""
+    """The consequences of one failure."""
 
     costs: bool
     """It counts toward MAX_ATTEMPTS."""
@@ -139,7 +139,7 @@ FELLS = frozenset(failure for (failure, _), rule in RULES.items() if rule.suspec
 
 
 def failure_of(error: TriptychError) -> Failure:
-    """Return how the worker failed that answered a call with ``error``."""
+    """Returns how the worker failed that answered a call with ``error``."""
     for kind, failure in _FAILURES:
         if isinstance(error, kind):
             return failure
