@@ -187,7 +187,7 @@ class Dispatcher:
         return InstancesChanged()
 
     def _after(self, failure: StepFailed, chosen: Plan, context: RequestContext) -> Decision:
-        """Takes note of a worker that failed, and decide how the request goes on."""
+        """Takes note of a worker that failed, and decides how the request goes on."""
         error, instance, now = failure.error, failure.instance, time.monotonic()
         self._failures[failure_of(error)] += 1
         self._excluded.add(instance.id, context.state.rule(error).avoid_s, now)

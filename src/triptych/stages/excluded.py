@@ -16,7 +16,7 @@ class ExcludedWorkers:
         return len(self._for_s)
 
     def add(self, worker: str, for_s: float, now: float) -> None:
-        """Excludes ``worker`` out for ``for_s``, or for twice as long as last time if it has not answered since."""
+        """Excludes ``worker`` for ``for_s``, or for twice as long as last time if it has not answered since."""
         if not for_s or self._until.get(worker, 0.0) >= now + for_s:
             return
         if worker in self._for_s and worker not in self.at(now):

@@ -201,7 +201,7 @@ class RequestState:
         return self._wait(error, event.now)
 
     def _wait(self, error: TriptychError, now: float) -> Decision:
-        """Waits as long as there is time, and then give up with ``error``."""
+        """Waits as long as there is time, and then gives up with ``error``."""
         pause_s = self._patience.pause(now)
         return GiveUp(error) if pause_s is None else Wait(pause_s)
 
