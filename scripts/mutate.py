@@ -115,7 +115,7 @@ def _at(node: ast.AST, path: _Path) -> ast.AST:
 
 
 def _shown(tree: ast.AST, path: _Path) -> _Path:
-    """Return the way to what is shown of a change: its statement, or of a long one the largest short part."""
+    """Returns the way to what is shown of a change: its statement, or of a long one the largest short part."""
     start = max(n for n in range(1, len(path) + 1) if isinstance(_at(tree, path[:n]), ast.stmt))
     parts = (path[:n] for n in range(start, len(path)) if isinstance(_at(tree, path[:n]), ast.stmt | ast.expr))
     return next((part for part in parts if len(_line(_at(tree, part))) <= LINE_CHARS), path)

@@ -94,7 +94,7 @@ class Pair:
     async def decode(self, prompt: GenerateRequest, prefilled: PrefillAnswer, **changes: Any) -> Answer:
         """What ``d`` adds to ``prefilled``."""
         changes = {
-            "said": prompt.said + prefilled.delta.token_ids,
+            "generated_ids": prompt.generated_ids + prefilled.delta.token_ids,
             "kv": prefilled.kv,
             "media": bare(prompt),
             **changes,

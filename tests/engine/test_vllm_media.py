@@ -142,10 +142,10 @@ class TestPrompts:
     def test_go_on_after_what_was_said(self, whole: Engine, model: Path):
         media = [medium(*one) for one in PICTURES[:2]]
         expected = whole.answer(question(model, media))
-        rest = whole.answer(question(model, media, said=expected[:5], tokens=7))
+        rest = whole.answer(question(model, media, generated_ids=expected[:5], tokens=7))
         assert rest == expected[5:]
         text = whole.answer(question(model, []))
-        assert whole.answer(question(model, [], said=text[:3], tokens=9)) == text[3:]
+        assert whole.answer(question(model, [], generated_ids=text[:3], tokens=9)) == text[3:]
 
     def test_without_a_medium_anywhere_are_refused(self, whole: Engine, model: Path):
         whole.forget()

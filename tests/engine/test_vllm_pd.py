@@ -100,13 +100,13 @@ def test_answers_equal_transformers(pair: Pair, reference: Reference, checkpoint
 
 
 def test_the_first_token_is_taken_as_said_and_never_drawn_again(pair: Pair) -> None:
-    """Even one that the model would not have said."""
+    """Even one that the model would not have generated_ids."""
     prompt = request(some_ids(BLOCK, 2), greedy(12))
 
     async def continued() -> None:
         prefilled = await pair.prefill(prompt)
         odd = [prefilled.delta.token_ids[0] ^ 1]
-        found = await pair.decode(prompt, prefilled, said=odd)
+        found = await pair.decode(prompt, prefilled, generated_ids=odd)
         expected = await alone(pair.p, request(prompt.token_ids + odd, greedy(11)))
         assert found.tokens == expected.tokens
 
@@ -117,12 +117,12 @@ def test_said_tokens_are_prefilled_with_the_prompt(pair: Pair) -> None:
     """An answer that was cut off goes on by a new prefill."""
     prompt = request(some_ids(45, 3), greedy(30))
     whole = pair.run(alone(pair.p, again(prompt)))
-    for said in (1, 19, 29):
-        rest = pair.run(pair.both(msgspec.structs.replace(again(prompt), said=whole.tokens[:said])))
-        assert rest.tokens == whole.tokens[said:]
+    for generated_ids in (1, 19, 29):
+        rest = pair.run(pair.both(msgspec.structs.replace(again(prompt), generated_ids=whole.tokens[:generated_ids])))
+        assert rest.tokens == whole.tokens[generated_ids:]
         assert rest.deltas[0].prompt_tokens == 45
         assert rest.deltas[-1].finish_reason == "length"
-    rest = pair.run(alone(pair.d, msgspec.structs.replace(again(prompt), said=whole.tokens[:19])))
+    rest = pair.run(alone(pair.d, msgspec.structs.replace(again(prompt), generated_ids=whole.tokens[:19])))
     assert rest.tokens == whole.tokens[19:], "without a prefill elsewhere too"
 
 
@@ -175,7 +175,7 @@ def test_draws_that_need_the_answers_history_are_all_made_in_one_engine(pair: Pa
     assert answer.deltas[0].prompt_tokens == BLOCK * 2
     assert answer.tokens == expected
     with pytest.raises(AbilityMissing):
-        pair.run(alone(pair.d, msgspec.structs.replace(again(prompt), said=expected[:3])))
+        pair.run(alone(pair.d, msgspec.structs.replace(again(prompt), generated_ids=expected[:3])))
 
 
 def test_limits_of_length_count_the_whole_answer(pair: Pair) -> None:

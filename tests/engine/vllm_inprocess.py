@@ -115,7 +115,13 @@ def bare(*media: Medium) -> list[Medium]:
 
 
 def question(
-    folder: Path, media: Sequence[Medium], *, said: Sequence[int] = (), tokens: int = 12, text: int = 4, **more: Any
+    folder: Path,
+    media: Sequence[Medium],
+    *,
+    generated_ids: Sequence[int] = (),
+    tokens: int = 12,
+    text: int = 4,
+    **more: Any,
 ) -> GenerateRequest:
     """A prompt with ``media``, each followed by some text, of which ``tokens`` of the answer are wanted."""
     checkpoint = load_checkpoint(str(folder))
@@ -127,7 +133,13 @@ def question(
         ]
     sampling = Sampling(max_tokens=tokens, temperature=0.0)
     return GenerateRequest(
-        id="q", model="tiny", token_ids=[*ids, 9], sampling=sampling, media=list(media), said=list(said), **more
+        id="q",
+        model="tiny",
+        token_ids=[*ids, 9],
+        sampling=sampling,
+        media=list(media),
+        generated_ids=list(generated_ids),
+        **more,
     )
 
 

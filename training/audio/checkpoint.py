@@ -83,7 +83,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
 
 
 def publish_names(folder: Path) -> None:
-    """Name the language model's weights in ``folder`` as published checkpoints do; transformers 5 uses other names."""
+    """Names the language model's weights in ``folder`` as published checkpoints do; transformers 5 uses other names."""
     from safetensors.torch import load_file, save_file
 
     path = folder / "model.safetensors"

@@ -38,7 +38,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
-    """Prompt length with placeholders expanded and without ``said``, in the first delta; 0 in the others."""
+    """Prompt length with placeholders expanded and without ``generated_ids``, in the first delta; 0 in the others."""
     cached_tokens: int = 0
     """Prompt tokens found in the KV cache, in the first delta."""
     logprobs: list[TokenLogprob] | None = None

@@ -49,7 +49,7 @@ class BaseMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     @property
     def unknown(self) -> str:
-        """Say which fact is missing to count the medium's tokens without decoding it; empty if none is."""
+        """Says which fact is missing to count the medium's tokens without decoding it; empty if none is."""
         return ""
 
 

@@ -87,14 +87,14 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     priority: int = 0
     prompt_tokens: int = 0
     """Length of the prompt with every placeholder expanded."""
-    said: list[int] = []
+    generated_ids: list[int] = []
     """Tokens of the answer that other workers made and the client has got; the answer goes on after them, and
     ``sampling`` (``max_tokens``, ``min_tokens``) counts them."""
     kv: KvHandle | KvRoom | None = None
     """For a decode whose prompt is prefilled elsewhere: the source of its KV cache.
 
-    A handle names a finished cache of the prompt without ``said``. In a room the cache is waited for, and covers
-    ``said`` too.
+    A handle names a finished cache of the prompt, without ``generated_ids``. The cache of a room is waited for, and
+    covers ``generated_ids`` too.
     """
     give: KvRoom | None = None
     """For a prefill: the room in which its KV cache is handed over before it is answered.

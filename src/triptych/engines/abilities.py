@@ -43,7 +43,7 @@ class Prefilling(Protocol):
     """Ability of spans that end in ``p``: fills KV caches for others to read."""
 
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
-        """Prefills the prompt and ``said``, keeps its KV cache for its reader, and draws one token.
+        """Prefills the prompt and ``generated_ids``, keeps its KV cache for its reader, and draws one token.
 
         ``embeddings`` has one entry for each medium: None where there is none here, and the engine looks into
         the medium's ``data`` or a shared store, or raises MediaMissing. They are valid until this returns.
@@ -54,7 +54,7 @@ class Prefilling(Protocol):
         ...
 
     async def release(self, kv: KvHandle) -> None:
-        """Free a cache that nobody will read. Unknown ones: nothing happens."""
+        """Frees a cache that nobody will read. Unknown ones: nothing happens."""
         ...
 
 
@@ -70,7 +70,7 @@ class Generating(Protocol):
         BadRequest and its like for what is wrong with the request (also before the first delta), MediaMissing,
         KvLost when ``request.kv`` cannot be read, and Unavailable when the engine died. The last delta, and
         only that one, has a ``finish_reason``. With a room in ``request.kv`` no token comes before the KV cache, which
-        is waited for; all tokens after ``said`` come from here, and the first delta counts the prompt.
+        is waited for; all tokens after ``generated_ids`` come from here, and the first delta counts the prompt.
         """
         ...
 

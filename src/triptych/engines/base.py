@@ -71,7 +71,7 @@ class Engine(Protocol):
         ...
 
     async def start(self, transfer: Transfer) -> ModelCard:
-        """Load the model. Raises ConfigError, in one line, when the options cannot work."""
+        """Loads the model. Raises ConfigError, in one line, when the options cannot work."""
         ...
 
     async def stop(self) -> None: ...
@@ -79,7 +79,7 @@ class Engine(Protocol):
     def stats(self) -> EngineStats: ...
 
     async def failed(self) -> str:
-        """Return, with the cause in one line, once the engine can serve no more; else wait for ever."""
+        """Returns, with the cause in one line, once the engine can serve no more; otherwise waits for ever."""
         ...
 
 

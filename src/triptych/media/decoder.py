@@ -78,7 +78,7 @@ class MediaDecoder:
         )
 
     async def close(self) -> None:
-        """End the processes, drop waiting work and the cache. May be called twice."""
+        """Ends the processes, drops waiting work and the cache. May be called twice."""
         self._closed = True
         await self._flights.close()
         await self.sandbox.close()

@@ -16,7 +16,7 @@ _SALTED = b"triptych.salted.1"
 
 
 def content_hash(kind: MediaKind, data: Data, settings: Mapping[str, str] = NO_SETTINGS) -> str:
-    """Name ``data``, the medium's bytes as fetched, by 64 hex digits (SHA-256).
+    """Names ``data``, the medium's bytes as fetched, by 64 hex digits (SHA-256).
 
     ``settings`` are those that shape what the model sees (sampling, processor arguments), in any order.
     SHA-256 because it is collision resistant and, with the CPU's own instructions, faster than BLAKE2 (1.9

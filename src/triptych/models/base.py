@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 def no_metadata(checkpoint: Checkpoint, medium: DecodableMedium) -> Metadata:
-    """Return nothing: the language model need not know more of the medium than its embedding."""
+    """Returns nothing: the language model need not know more of the medium than its embedding."""
     return {}
 
 

@@ -38,7 +38,7 @@ def read_json(path: Path) -> Json:
 
 
 def load_checkpoint(path: str) -> Checkpoint:
-    """Read the descriptive files of the checkpoint at ``path``. Raises ConfigError naming what is missing."""
+    """Reads the descriptive files of the checkpoint at ``path``. Raises ConfigError naming what is missing."""
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(f"model folder {path} does not exist")

@@ -20,7 +20,7 @@ class Ignored:
         return mark in self._seen
 
     def add(self, mark: Hashable, name: str, reason: object) -> None:
-        """Ignore ``mark`` from now; ``name`` and ``reason`` are for the log."""
+        """Ignores ``mark`` from now; ``name`` and ``reason`` are for the log."""
         if mark in self._seen or len(self._seen) >= MAX_REMEMBERED:
             return
         self._seen.add(mark)

@@ -20,7 +20,7 @@ class ChatSize(NamedTuple):
 
 
 def size_of(messages: list[Message]) -> ChatSize:
-    """Count the characters that rendering reads, and the parts that it goes through."""
+    """Counts the characters that rendering reads, and the parts that it goes through."""
     characters = parts = 0
     for message in messages:
         content = message.get("content") or ""
@@ -46,7 +46,7 @@ class ChatText:
         return self.prompt_template is None and self.template is not None and self.template.reads(*names)
 
     def render(self, messages: list[Message], settings: dict[str, Any], ending: Ending) -> str:
-        """Return the prompt's text. Media parts read ``{"type": <kind>}``. Raises BadRequest for what no template
+        """Returns the prompt's text. Media parts read ``{"type": <kind>}``. Raises BadRequest for what no template
         takes."""
         if self.prompt_template is not None:
             return self._by_prompt_template(self.prompt_template, messages, settings, ending)

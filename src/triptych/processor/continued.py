@@ -12,7 +12,7 @@ FIELD = "continue_final_message"
 
 
 def render_continued(template: ChatTemplate, messages: list[Message], settings: dict[str, Any]) -> str:
-    """Return the prompt up to the end of the last message's last text.
+    """Returns the prompt up to the end of the last message's last text.
 
     Equal to transformers' ``apply_chat_template(continue_final_message=True)``: what the template writes behind that
     text is cut off, and so is white space at its end where the template trims it. Raises BadRequest where the message

@@ -58,7 +58,7 @@ class Detokenizer:
         return str(text)
 
     def _forget_silent(self) -> None:
-        """Let go of tokens that have no text at all: the library decodes all it was given since the last text,
+        """Lets go of tokens that have no text at all: the library decodes all it was given since the last text,
         at every step."""
         known = self._tokenizer.decode(list(self._said))
         if self._tokenizer.decode([*self._said, *self._held]) == known:
@@ -66,7 +66,7 @@ class Detokenizer:
             self._stream = DecodeStream(ids=list(self._said)[-_CONTEXT:], skip_special_tokens=True)
 
     def _restart(self, token_id: int) -> str:
-        """Begin a new stream at ``token_id``, saying first what the old one still held."""
+        """Begins a new stream at ``token_id``, saying first what the old one still held."""
         held = self.flush()
         self._stream = DecodeStream(skip_special_tokens=True)
         self._said.clear()

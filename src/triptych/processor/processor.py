@@ -56,7 +56,7 @@ class Processor:
         sampling: VideoSampling | None = None,
         work: TextWork | None = None,
     ) -> Processor:
-        """Read the checkpoint's files (blocking: call it in a thread). Raises ConfigError."""
+        """Reads the checkpoint's files (blocking: call it in a thread). Raises ConfigError."""
         checkpoint = load_checkpoint(card.path)
         family = family_of(checkpoint)
         tokenizer = Tokenizer.load(card.path, for_prompts=True)
@@ -81,7 +81,7 @@ class Processor:
         salt: str = "",
         ending: Ending = "answer",
     ) -> Prompt:
-        """Make the prompt of messages whose media parts read ``{"type": <kind>}``; ``media`` are in the same order.
+        """Makes the prompt of messages whose media parts read ``{"type": <kind>}``; ``media`` are in the same order.
 
         ``salt``: names of media and of blocks are those of requests with the same one (``GenerateRequest.salt``).
         """
@@ -101,17 +101,17 @@ class Processor:
     async def completion(
         self, text: str, salt: str = "", field: str = "prompt", *, add_special_tokens: bool = True
     ) -> Prompt:
-        """Make the prompt of a plain text, which came in ``field``."""
+        """Makes the prompt of a plain text, which came in ``field``."""
         self._tokens.check_characters(len(text), field)
         return await self._prepare(partial(self._prepared_text, text, salt, field, add_special_tokens), len(text))
 
     async def tokens(self, ids: Sequence[int], salt: str = "", field: str = "prompt") -> Prompt:
-        """Make the prompt of token ids, which came in ``field``. Raises BadRequest for ids beyond the vocabulary."""
+        """Makes the prompt of token ids, which came in ``field``. Raises BadRequest for ids beyond the vocabulary."""
         self._tokens.check_count(len(ids), field)
         return await self.work.prepare(partial(self._prepared_ids, ids, salt, field), len(ids))
 
     async def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of a prompt that came as ids, without special tokens."""
+        """Returns the text of a prompt that came as ids, without special tokens."""
         return await self.work.prepare(partial(self.tokenizer.decode_long, ids), len(ids))
 
     async def _prepare(self, call: Callable[[], Prompt], characters: int, parts: int = 1) -> Prompt:
@@ -135,7 +135,7 @@ class Processor:
         return self._without_media(self._tokens.of_ids(ids, field), salt, field)
 
     def _without_media(self, ids: TokenIds, salt: str, field: str) -> Prompt:
-        """Name the blocks of a long prompt at once, where this is a thread that may take its time."""
+        """Names the blocks of a long prompt at once, where this is a thread that may take its time."""
         keys = PromptKeys(ids, salt)
         if self.names_blocks and _HASHED_AHEAD <= len(ids) <= self.card.context_length:
             keys.hashes(self.card.block_size)
@@ -143,7 +143,7 @@ class Processor:
 
 
 def _placeholders(family: ModelFamily, checkpoint: Checkpoint) -> dict[MediaKind, int]:
-    """Return the token that stands for a medium, by its kind. Raises ConfigError where the config lacks it."""
+    """Returns the token that stands for a medium, by its kind. Raises ConfigError where the config lacks it."""
     try:
         return {kind: modality.placeholder(checkpoint) for kind, modality in family.media.items()}
     except KeyError as error:

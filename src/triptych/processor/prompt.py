@@ -36,7 +36,7 @@ class Prompt:
     """The request's field that the prompt was made of."""
 
     def by_field(self, error: TriptychError) -> TriptychError:
-        """Return a worker's ``error``, which names a medium by its content, as one about the request's field."""
+        """Returns a worker's ``error``, which names a medium by its content, as one about the request's field."""
         for index, (medium, item) in enumerate(zip(self.media, self.items, strict=True)):
             error = on_item(on_item(error, by_content(medium), item), f"media[{index}]", item)
         for name in _WORKERS_NAMES:

@@ -45,7 +45,7 @@ class PromptMedia:
     sampling: VideoSampling
 
     def check_kinds(self, media: Sequence[MediaReference]) -> None:
-        """Raise BadRequest for a kind of medium that the served engine does not take."""
+        """Raises BadRequest for a kind of medium that the served engine does not take."""
         for ref in media:
             if ref.kind not in self.card.modalities:
                 takes = ", ".join(("text", *self.card.modalities))
@@ -56,7 +56,7 @@ class PromptMedia:
                 )
 
     async def put_into(self, ids: TokenIds, media: Sequence[MediaReference], load: LoadMedia, salt: str) -> Prompt:
-        """Return the prompt of ``ids``, which has one placeholder for each of ``media``, with these loaded.
+        """Returns the prompt of ``ids``, which has one placeholder for each of ``media``, with these loaded.
 
         Raises what ``load`` raises, and BadRequest or UnsupportedMedia, with the medium's field, for one that the
         model refuses.
@@ -74,11 +74,11 @@ class PromptMedia:
         return Prompt(ids, loaded, len(keys), keys, time.perf_counter() - begun, items=items)
 
     def _with_settings(self, ref: MediaReference) -> MediaReference:
-        """Add to ``ref`` what the model's own files say of decoding media of its kind."""
+        """Adds to ``ref`` what the model's own files say of decoding media of its kind."""
         return ref._replace(settings=tuple(self.family.media[ref.kind].settings(self.checkpoint).items()))
 
     def _check_precomputed(self, medium: Medium, ref: MediaReference) -> None:
-        """Raise BadRequest for an embedding that is not of the form that the workers' model takes."""
+        """Raises BadRequest for an embedding that is not of the form that the workers' model takes."""
         if not isinstance(medium, PrecomputedEmbedding):
             return
         (tokens, width), spec = medium.shape, self.card.embedding
@@ -92,7 +92,7 @@ class PromptMedia:
             raise problem(BadRequest, ref.item, EMBEDDING_REFUSED, str(error)) from error
 
     def _sampled(self, medium: Medium) -> Medium:
-        """Choose the frames of a video that the model sees, and name it by them; other media stay as they are."""
+        """Chooses the frames of a video that the model sees, and names it by them; other media stay as they are."""
         if not isinstance(medium, Video) or self.family.videos is None:
             return medium
         checkpoint = self.sampling.over(self.checkpoint)
@@ -101,14 +101,14 @@ class PromptMedia:
         return msgspec.structs.replace(medium, content_hash=name, frame_indices=indices)
 
     def _expansion(self, medium: Medium, ref: MediaReference) -> Expansion:
-        """Return the tokens of the prompt that stand for ``medium``."""
+        """Returns the tokens of the prompt that stand for ``medium``."""
         try:
             return expansion_of(self.family.media[medium.kind], self.checkpoint, medium, self.tokenizer.plain)
         except ValueError as error:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
 
     def _check_positions(self, media: Sequence[Medium], refs: Sequence[MediaReference]) -> None:
-        """Raise BadRequest where the language model lacks positions for all ``media``, whose expansions are known."""
+        """Raises BadRequest where the language model lacks positions for all ``media``, whose expansions are known."""
         try:
             check_positions(self.family, self.checkpoint, media)
         except PositionsTooFar as error:
@@ -116,13 +116,13 @@ class PromptMedia:
             raise problem(BadRequest, item, "context_length_exceeded", str(error)) from error
 
     async def _keys_of(self, ids: TokenIds, media: list[Medium], expansions: list[Expansion]) -> array[int]:
-        """Return the prompt as workers' KV caches have it."""
+        """Returns the prompt as workers' KV caches have it."""
         if sum(len(one.token_ids) for one in expansions) <= _INLINE_TOKENS:
             return expanded_prompt_keys(ids, media, expansions, self.placeholder_ids)
         return await asyncio.to_thread(expanded_prompt_keys, ids, media, expansions, self.placeholder_ids)
 
     def _described(self, medium: Medium) -> Medium:
-        """Add to ``medium`` what the language model must know of its embedding, which its size tells."""
+        """Adds to ``medium`` what the language model must know of its embedding, which its size tells."""
         if isinstance(medium, PrecomputedEmbedding):
             return medium
         metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)

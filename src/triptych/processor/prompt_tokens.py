@@ -28,12 +28,12 @@ class PromptTokens:
     """Token that stands for a medium, by its kind."""
 
     def check_characters(self, characters: int, param: str) -> None:
-        """Refuse a text of so many characters where even the longest tokens would not fit it into the context."""
+        """Refuses a text of so many characters where even the longest tokens would not fit it into the context."""
         fewest_tokens = -(-characters // self.tokenizer.bounds.characters)
         self._refuse_over(fewest_tokens, f"{characters:,} characters", param)
 
     def check_count(self, tokens: int, param: str) -> None:
-        """Refuse a prompt of no token ids, and of more than the context has room for."""
+        """Refuses a prompt of no token ids, and of more than the context has room for."""
         if not tokens:
             raise _holds_none(param)
         self._refuse_over(tokens, f"{tokens:,} token ids", param)
@@ -56,7 +56,7 @@ class PromptTokens:
         return ids
 
     def of_ids(self, ids: Sequence[int], param: str) -> TokenIds:
-        """Take token ids over, which must be in the vocabulary."""
+        """Takes token ids over, which must be in the vocabulary."""
         limit = self.tokenizer.vocabulary_size
         if not all(0 <= min(piece) <= max(piece) < limit for piece in _pieces(ids)):
             at = next(at for at, token in enumerate(ids) if not 0 <= token < limit)
@@ -111,5 +111,5 @@ def _holds_none(param: str) -> BadRequest:
 
 
 def _pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Cut ``ids`` so that each piece takes a millisecond: a computation on one holds the interpreter lock."""
+    """Cuts ``ids`` so that each piece takes a millisecond: a computation on one holds the interpreter lock."""
     return (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))

@@ -92,7 +92,7 @@ class ChatTemplate:
         self.takes_parts = self._probe()
 
     def _probe(self) -> bool:
-        """Try it: a template made for plain text prints a list of parts as Python would, or fails."""
+        """Tries it: a template made for plain text prints a list of parts as Python would, or fails."""
         text = self._tried([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
         return _PROBE in text and "'type'" not in text
 

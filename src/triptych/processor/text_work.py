@@ -33,7 +33,7 @@ class TextWork:
         self._large = Lane("large_text", 1, max_waiting, max_wait_s)
 
     async def prepare(self, call: Callable[[], T], characters: int, parts: int = 1, *, quick: bool = False) -> T:
-        """Return what ``call`` returns, which works on so many characters. Raises what ``aio.threads.Lane`` does.
+        """Returns what ``call`` returns, which works on so many characters. Raises what ``aio.threads.Lane`` does.
 
         ``quick``: it takes milliseconds. One thread does that for all, since each keeps its own table of known words.
         """
@@ -62,7 +62,7 @@ class TextWork:
 
 
 def _large(call: Callable[[], T]) -> T:
-    """Return what ``call`` returns; what it took for a while is given back to the system."""
+    """Returns what ``call`` returns; what it took for a while is given back to the system."""
     try:
         return in_new_thread(call)
     finally:

@@ -71,7 +71,7 @@ def _count(piece: str) -> int:
 
 
 def token_bounds(path: Path) -> TokenBounds:
-    """Read from a ``tokenizer.json`` what its tokens can stand for."""
+    """Reads from a ``tokenizer.json`` what its tokens can stand for."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
     except msgspec.MsgspecError:

@@ -51,7 +51,7 @@ class TokenBytes:
         return known
 
     def fill(self) -> None:
-        """Look all tokens up that were not asked for yet: for who will ask for most of them. Call it in a thread."""
+        """Looks all tokens up that were not asked for yet: for who will ask for most of them. Call it in a thread."""
         if len(self._known) < (size := self._fast.get_vocab_size()):
             for token_id in range(size):
                 self(token_id)

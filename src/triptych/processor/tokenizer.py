@@ -43,7 +43,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str, *, for_prompts: bool = False) -> Tokenizer:
-        """Read ``tokenizer.json`` and ``tokenizer_config.json``. Raises ConfigError naming what is missing.
+        """Reads ``tokenizer.json`` and ``tokenizer_config.json``. Raises ConfigError naming what is missing.
 
         ``for_prompts``: whole prompts come to it, so it is loaded with what those need.
         """

@@ -21,7 +21,7 @@ class VideoSampling:
             raise ConfigError("--video-frames and --video-fps exclude each other: give one of them")
 
     def over(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return ``checkpoint`` with these settings in the place of its own. The family's rule still chooses."""
+        """Returns ``checkpoint`` with these settings in the place of its own. The family's rule still chooses."""
         if not (self.num_frames or self.fps):
             return checkpoint
         stated = {"num_frames": self.num_frames or None, "fps": self.fps or None}

@@ -70,7 +70,7 @@ class EngineLog:
         self._is_ready = True
 
     def close(self) -> None:
-        """End the thread, after what has been written is read. The file stays, unless nothing was written."""
+        """Ends the thread, after what has been written is read. The file stays, unless nothing was written."""
         self._ended = True
         self._wake.set()
         self._thread.join()
@@ -136,7 +136,7 @@ class EngineLog:
 
 @contextmanager
 def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[Callable[[], None]]:
-    """Keep what the engine writes within the block in a file of the run directory ``folder``.
+    """Keeps what the engine writes within the block in a file of the run directory ``folder``.
 
     The block gets what to call once the start is over. Where the block fails, the end of the file is written to the
     standard error, unless it is a ConfigError without a cause, after which there is no file. Where there can be no

@@ -59,7 +59,7 @@ class Worker:
         on_ready: Callable[[Instance], None],
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve until ``stop`` is set, then drain. Raises EngineFailed when the engine dies first.
+        """Serves until ``stop`` is set, then drain. Raises EngineFailed when the engine dies first.
 
         ``on_start`` is called when the engine runs and nobody can call yet, ``on_ready`` when all can.
         """

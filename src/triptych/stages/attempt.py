@@ -105,7 +105,7 @@ class Attempt:
     def request(self) -> GenerateRequest:
         first = self._plan.prefill or self._plan.decode
         media = self._context.media.for_prefill(first)
-        return replace(self._context.request, media=media, said=list(self._state.generated))
+        return replace(self._context.request, media=media, generated_ids=list(self._state.generated))
 
     @property
     def giver(self) -> Instance:

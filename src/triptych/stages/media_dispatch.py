@@ -117,7 +117,7 @@ class MediaDispatch:
             self._hints.note(instance.id, self.names)
 
     def send_more(self, instance: Instance) -> bool:
-        """Send media to ``instance``, which lacked one, by the next level. False: it was sent the bytes already."""
+        """Sends media to ``instance``, which lacked one, by the next level. False: it was sent the bytes already."""
         self._hints.forget(instance.id, self.names)
         level = self._levels.get(instance.id, Level.NAME)
         if level is Level.BYTES:
@@ -126,7 +126,7 @@ class MediaDispatch:
         return True
 
     def close(self) -> None:
-        """Give back what nobody fetched."""
+        """Gives back what nobody fetched."""
         self._give_back()
 
     def _give_back(self) -> None:

@@ -43,7 +43,7 @@ class Planner:
         return True
 
     def _plan(self, context: RequestContext, instances: Sequence[Instance], forbidden: set[str] | None) -> Plan:
-        """Plan without workers already tried or ``forbidden`` (None: all of them) and, unless they are all there is,
+        """Plans without workers already tried or ``forbidden`` (None: all of them) and, unless they are all there is,
         without those that are full, silent or excluded."""
         instances = [] if forbidden is None else [instance for instance in instances if instance.id not in forbidden]
         media, state = context.media, context.state

@@ -71,7 +71,7 @@ class Prompts:
 
     def prefill(self, request: GenerateRequest) -> Cache:
         prompt = tuple(request.token_ids)
-        answer = list(reversed(prompt))[: request.sampling.max_tokens][len(request.said) :]
+        answer = list(reversed(prompt))[: request.sampling.max_tokens][len(request.generated_ids) :]
         cache = Cache(answer, len(prompt), len(prompt) if prompt in self.seen else 0)
         if self._remembers:
             self.seen.add(prompt)
@@ -110,7 +110,7 @@ class ToyGenerating:
             for index, token in enumerate(cache.tokens):
                 self._load.generated_tokens += 1
                 last = index == len(cache.tokens) - 1
-                is_long = len(request.said) + index + 1 == request.sampling.max_tokens
+                is_long = len(request.generated_ids) + index + 1 == request.sampling.max_tokens
                 yield TokenDelta(
                     [token],
                     finish_reason=("length" if is_long else "stop") if last else None,

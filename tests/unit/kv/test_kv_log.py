@@ -77,7 +77,9 @@ async def test_updates_carry_changes_at_once_and_load_when_it_changes() -> None:
 def test_a_request_prefilled_elsewhere_adds_no_waiting_prefill() -> None:
     account = LoadTracker()
     handle = KvHandle(protocol="mock", request_id="r", params=b"")
-    request = GenerateRequest(id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), kv=handle, said=[7])
+    request = GenerateRequest(
+        id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), kv=handle, generated_ids=[7]
+    )
     with account.track(request):
         assert account.others("me") == Load(0, 3, 1)
         assert account.others("") == Load()

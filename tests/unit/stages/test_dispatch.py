@@ -34,7 +34,7 @@ class Plane:
         self.request = request
         self.says = says
         self.called = []
-        self.said = []
+        self.generated_ids = []
         self.left = 0
         self.silent = set()
         """Names of those whose sign of life is overdue."""
@@ -49,8 +49,8 @@ class Plane:
         name = f"w{peer.port}"
         self.called.append(name)
         received = msgspec.msgpack.decode(payload, type=GenerateRequest, dec_hook=dec_hook)
-        assert replace(received, origin="", said=[]) == self.request
-        self.said.append(received.said)
+        assert replace(received, origin="", generated_ids=[]) == self.request
+        self.generated_ids.append(received.generated_ids)
         return Call(self, self.says[name])
 
 
@@ -122,7 +122,7 @@ async def test_a_resumed_answer_gets_all_earlier_tokens_and_counts_its_prompt_on
     fleet = [instance(name, port=int(name[1:])) for name in plane.says]
     batches = [batch async for batch in dispatcher.run(REQUEST, lambda: fleet, lambda plan: None)]
     deltas = [delta for batch in batches for delta in batch]
-    assert plane.said == [[], [4, 5, 6], [4, 5, 6, 7]]
+    assert plane.generated_ids == [[], [4, 5, 6], [4, 5, 6, 7]]
     assert [delta.token_ids for delta in deltas] == [[4, 5], [6], [7], [8]]
     assert [(delta.prompt_tokens, delta.cached_tokens) for delta in deltas] == [(9, 2), (0, 0), (0, 0), (0, 0)]
     assert deltas[-1].finish_reason == "stop"

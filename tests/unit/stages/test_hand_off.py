@@ -262,7 +262,11 @@ def test_a_decode_lost_after_tokens_goes_on_in_another_room_with_all_tokens_that
     outcome = Outcome(p=[[GIVEN], [GIVEN]], d1=[[6, 7, LOST]], d2=[[END]])
     assert (outcome.tokens, outcome.error) == ([6, 7, 8], None)
     first, second = outcome.plane.requests("p")
-    assert (first.said, second.said, outcome.plane.requests("d2")[0].said) == ([], [6, 7], [6, 7])
+    assert (first.generated_ids, second.generated_ids, outcome.plane.requests("d2")[0].generated_ids) == (
+        [],
+        [6, 7],
+        [6, 7],
+    )
     assert first.give != second.give == outcome.plane.requests("d2")[0].kv
 
 
@@ -322,7 +326,7 @@ async def test_a_client_that_leaves_leaves_no_call(link: KvLink, says: dict[str,
 def test_prefill_first_passes_the_prefills_token_on_before_the_decode_begins() -> None:
     outcome = Outcome(HANDING, p=[[KEPT]], d=[[7, END]])
     assert (outcome.tokens, outcome.plane.called()) == ([5, 7, 8], ["p", "d"])
-    assert outcome.plane.requests("d")[0].said == [5]
+    assert outcome.plane.requests("d")[0].generated_ids == [5]
     assert [delta.timing for delta in outcome.deltas] == [None, None, Timing(prefill_s=2.0, decode_s=1.0)]
     assert RELEASE not in [call.endpoint for call in outcome.plane.calls], "the cache was read"
     assert next(call for call in outcome.plane.calls if call.endpoint == PREFILL).request.give is None

@@ -59,7 +59,7 @@ class Batcher(Generic[T, R]):
             self._waiting.pop(entry, None)
 
     async def close(self) -> None:
-        """End at once: those who wait get Unavailable. A batch in its thread ends by itself. May be called twice."""
+        """Ends at once: those who wait get Unavailable. A batch in its thread ends by itself. May be called twice."""
         self._closed = True
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -94,7 +94,7 @@ class Batcher(Generic[T, R]):
         return batch
 
     async def _finish(self, batch: list[_Entry[T, R]]) -> None:
-        """Run ``batch`` and tell everybody in it."""
+        """Runs ``batch`` and tells everybody in it."""
         self.batches += 1
         items = [entry.item for entry in batch]
         try:

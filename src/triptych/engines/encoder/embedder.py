@@ -33,7 +33,7 @@ class Embedder:
         self._closed = False
 
     async def embed(self, medium: DecodableMedium, decoded: Any, plan: Plan) -> Encoded:
-        """Encode ``decoded``. A failure of the model is logged whole and told in a line: no request is to blame.
+        """Encodes ``decoded``. A failure of the model is logged whole and told in a line: no request is to blame.
 
         Raises TriptychError where the model makes another shape than ``plan`` has, and Unavailable after ``close``.
         """
@@ -60,13 +60,13 @@ class Embedder:
         return encoded(embedding, self._encoder.dtype, plan)
 
     async def close(self) -> None:
-        """End what waits. May be called twice."""
+        """Ends what waits. May be called twice."""
         self._closed = True
         await self.batcher.close()
 
 
 def try_out(encoder: Encoder, medium: DecodableMedium, decoded: Any, plan: Plan) -> None:
-    """Encode ``medium``, so that the first request meets a warm model. Raises TriptychError on a misfit."""
+    """Encodes ``medium``, so that the first request meets a warm model. Raises TriptychError on a misfit."""
     (embedding,) = encoder.encode([encoder.preprocess(medium, decoded)])
     encoded(embedding, encoder.dtype, plan)
 

@@ -55,7 +55,7 @@ class Encoder:
 
 
 def load(checkpoint: Checkpoint, *, dtype: str, device: str, threads: int) -> Encoder:
-    """Load the vision part of ``checkpoint``. Takes seconds (imports included); raises ConfigError.
+    """Loads the vision part of ``checkpoint``. Takes seconds (imports included); raises ConfigError.
 
     ``dtype`` and ``device`` may be ``auto``: the checkpoint's, and the first GPU where there is one. ``threads``
     is torch's number of them, for the whole process; 0 leaves it as it is.

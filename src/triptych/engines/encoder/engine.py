@@ -99,7 +99,7 @@ class EncoderEngine:
         return card
 
     async def _load(self, checkpoint: Checkpoint, family: ModelFamily) -> Encoder:
-        """Load the model and encode one medium. Raises ConfigError on a misfit."""
+        """Loads the model and encodes one medium. Raises ConfigError on a misfit."""
         args = self._args
         build = partial(load, dtype=args.dtype, device=args.device, threads=args.threads or _default_threads())
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def pack_linears(module: Any) -> Any:
-    """Replace the float32 ``Linear`` layers of ``module`` on a CPU, and return ``module``; others stay.
+    """Replaces the float32 ``Linear`` layers of ``module`` on a CPU, and returns ``module``; others stay.
 
     oneDNN uses the widest vectors there are; MKL, which torch asks for float32, does so on Intel's processors only.
     Measured on an AMD EPYC with AVX-512, one thread, [64, 768] x [768, 3072]: 86 and 215 GFLOP/s.

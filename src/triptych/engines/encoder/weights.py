@@ -64,7 +64,7 @@ def _open(path: Path) -> Any:
 
 
 def _index(folder: Path) -> dict[str, str]:
-    """Name of each tensor -> name of the file that holds it."""
+    """Maps the name of each tensor to the name of the file that holds it."""
     if (folder / _INDEX).is_file():
         return dict(read_json(folder / _INDEX).get("weight_map") or {})
     if (folder / _SINGLE).is_file():

@@ -13,7 +13,7 @@ from triptych.contracts.tokens import TokenIds
 
 
 def answer_of(request: GenerateRequest, placeholders: Collection[int]) -> list[int]:
-    """Returns the rest of the answer after ``request.said``, as the worker that made those tokens would have continued
+    """Returns the rest of the answer, as the worker that made ``request.generated_ids`` would have continued
     it.
     """
     sampling, ids = request.sampling, TokenIds(request.token_ids)
@@ -22,7 +22,7 @@ def answer_of(request: GenerateRequest, placeholders: Collection[int]) -> list[i
         ids, length = TokenIds([0]), 1
     wanted = sampling.max_tokens if sampling.ignore_eos else max(length, sampling.min_tokens)
     begin = _begin(request, length, placeholders)
-    first, last = begin + len(request.said), begin + min(wanted, sampling.max_tokens)
+    first, last = begin + len(request.generated_ids), begin + min(wanted, sampling.max_tokens)
     own = (token for token in ids if token not in placeholders)
     if last <= length:
         return list(islice(own, first, last))  # of a long prompt no more is looked at than is said
@@ -33,15 +33,15 @@ def _begin(request: GenerateRequest, length: int, placeholders: Collection[int])
     """Returns where in its prompt the answer starts."""
     if request.sampling.temperature <= 0:
         return 0
-    if request.said:
-        return _start([token for token in request.token_ids if token not in placeholders] or [0], request.said)
+    if request.generated_ids:
+        return _start([token for token in request.token_ids if token not in placeholders] or [0], request.generated_ids)
     return random.Random(request.sampling.seed).randrange(length)
 
 
-def _start(prompt: list[int], said: list[int]) -> int:
-    """Returns where the answer ``said``, which repeats ``prompt``, began."""
+def _start(prompt: list[int], generated_ids: list[int]) -> int:
+    """Returns where the answer ``generated_ids``, which repeats ``prompt``, began."""
     twice = prompt * 2
-    rounds = said[: len(prompt)]
+    rounds = generated_ids[: len(prompt)]
     return next((i for i in range(len(prompt)) if twice[i : i + len(rounds)] == rounds), 0)
 
 

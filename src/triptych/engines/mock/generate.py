@@ -52,12 +52,14 @@ class MockGenerating:
                             await turn.token()
                         prefilled = prefilled if index else loop.time()
                     else:
-                        await asyncio.sleep(self._itl_s if index or request.said else 0)
+                        await asyncio.sleep(self._itl_s if index or request.generated_ids else 0)
                     last = index == len(answer) - 1
                     self._load.token()
                     yield TokenDelta(
                         token_ids=[token],
-                        finish_reason=finish_of(request.sampling, len(request.said) + len(answer)) if last else None,
+                        finish_reason=finish_of(request.sampling, len(request.generated_ids) + len(answer))
+                        if last
+                        else None,
                         prompt_tokens=prompt_tokens if index == 0 else 0,
                         cached_tokens=(cached_tokens or _cached(turn)) if index == 0 else 0,
                         logprobs=logprobs_of(token, request.sampling),
@@ -72,7 +74,7 @@ class MockGenerating:
         """
         if request.kv is None:
             return await self._prompts.prefill(request, embeddings), 0
-        told = (0 if request.said else len(request.token_ids)), 0
+        told = (0 if request.generated_ids else len(request.token_ids)), 0
         if isinstance(request.kv, KvRoom):
             offer = await take(request.kv, lambda kv: self._kv.fetch(kv, request))
             told = offer.prompt_tokens, offer.cached_tokens

@@ -31,7 +31,7 @@ class KvHandOff:
         return KvHandle(protocol=KV_PROTOCOL, request_id=request.id, params=msgspec.msgpack.encode(handle))
 
     async def fetch(self, kv: KvHandle, request: GenerateRequest) -> None:
-        """Fetch the cache behind ``kv``, which must be that of the request's prompt. Raises KvLost."""
+        """Fetches the cache behind ``kv``, which must be that of the request's prompt. Raises KvLost."""
         try:
             [buffer] = await self._transfer.fetch([_tensor_of(kv)])
         except (msgspec.MsgspecError, TriptychError) as error:

@@ -64,7 +64,7 @@ class Pace:
             await asyncio.wait({self._task})
 
     async def failed(self) -> str:
-        """Return, with the cause, once no more steps are taken though nobody closed it; else wait for ever."""
+        """Returns, with the cause, once no more steps are taken though nobody closed it; otherwise waits for ever."""
         assert self._task is not None
         await asyncio.wait({self._task})
         if self._task.cancelled():

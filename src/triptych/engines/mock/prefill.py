@@ -78,6 +78,6 @@ class MockPrefilling:
         return msgspec.structs.replace(
             delta,
             token_ids=answer[:1],
-            finish_reason=finish_of(request.sampling, len(request.said) + 1) if len(answer) == 1 else None,
+            finish_reason=finish_of(request.sampling, len(request.generated_ids) + 1) if len(answer) == 1 else None,
             logprobs=logprobs_of(answer[0], request.sampling),
         )

@@ -50,20 +50,20 @@ class Prompts:
     def turn(
         self, request: GenerateRequest, output_tokens: int, embeddings: Sequence[Buffer | None]
     ) -> AbstractContextManager[Turn | None]:
-        """Put the request into the modelled engine for the block. Gives None where no engine is modelled."""
+        """Puts the request into the modelled engine for the block. Gives None where no engine is modelled."""
         if self._pace is None or not output_tokens:
             return nullcontext()
         expansions = self._model.expansions(request.media)
         tokens = self._model.prompt_keys(request, expansions)
-        if isinstance(request.kv, KvRoom):  # the prefill has made the token after those in ``said``
-            made = len(request.said) + 1
+        if isinstance(request.kv, KvRoom):  # the prefill has made the token after those in ``generated_ids``
+            made = len(request.generated_ids) + 1
             if output_tokens == 1:
                 return nullcontext()
             return self._pace.turn(tokens, made + output_tokens - 1, made=made, salt=request.salt)
         if request.kv is not None:
-            made = max(1, len(request.said))
+            made = max(1, len(request.generated_ids))
             return self._pace.turn(tokens, made + output_tokens, made=made, salt=request.salt)
         here = [not (embeddings and embeddings[index]) for index in range(len(request.media))]
         rows = [(one.content_hash, expansion.rows) for one, expansion in zip(request.media, expansions, strict=True)]
         media = [row for row, encoded_here in zip(rows, here, strict=True) if encoded_here]
-        return self._pace.turn(tokens + array("I", request.said), output_tokens, media, salt=request.salt)
+        return self._pace.turn(tokens + array("I", request.generated_ids), output_tokens, media, salt=request.salt)

@@ -13,25 +13,25 @@ DISCARDED = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 """The sampling of a prefill whose token is thrown away: one token, drawn the cheapest way."""
 
 
-def resumed(sampling: Sampling, said: int) -> Sampling:
-    """Returns ``sampling`` for the rest of an answer, after the tokens ``said``.
+def resumed(sampling: Sampling, num_generated: int) -> Sampling:
+    """Returns ``sampling`` for the rest of an answer, after so many tokens.
 
-    vLLM takes tokens said elsewhere as a part of the prompt. Raises AbilityMissing where an answer cannot go on so
-    (``Sampling.needs_history``), and BadRequest when nothing is left to say.
+    vLLM takes tokens that were generated elsewhere as a part of the prompt. Raises AbilityMissing for an answer that
+    cannot go on so (``Sampling.needs_history``), and BadRequest when no token is left.
     """
-    if not said:
+    if not num_generated:
         return sampling
     if sampling.needs_history:
         raise AbilityMissing(
             "an answer under presence_penalty, frequency_penalty or response_format cannot go on in another engine"
         )
-    if said >= sampling.max_tokens:
-        raise BadRequest(f"all of max_tokens ({sampling.max_tokens}) are said already", param="max_tokens")
+    if num_generated >= sampling.max_tokens:
+        raise BadRequest(f"all of max_tokens ({sampling.max_tokens}) are generated already", param="max_tokens")
     return msgspec.structs.replace(
         sampling,
-        max_tokens=sampling.max_tokens - said,
-        min_tokens=max(0, sampling.min_tokens - said),
-        seed=_later_seed(sampling.seed, said),
+        max_tokens=sampling.max_tokens - num_generated,
+        min_tokens=max(0, sampling.min_tokens - num_generated),
+        seed=_later_seed(sampling.seed, num_generated),
     )
 
 
@@ -40,9 +40,9 @@ def first_token(sampling: Sampling) -> Sampling:
     return msgspec.structs.replace(sampling, max_tokens=1, min_tokens=min(1, sampling.min_tokens))
 
 
-def _later_seed(seed: int | None, said: int) -> int | None:
+def _later_seed(seed: int | None, num_generated: int) -> int | None:
     """Returns a different seed for each place in the answer: the same one would repeat the draws of its beginning."""
     if seed is None:
         return None
-    digest = hashlib.blake2b(f"{seed}:{said}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}:{num_generated}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1  # within vLLM's signed 64 bits

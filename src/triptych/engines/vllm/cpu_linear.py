@@ -10,7 +10,7 @@ from typing import Any
 
 
 def take_any_layout() -> None:
-    """Make those layers copy what does not lie as they need it. May be called twice."""
+    """Makes those layers copy what does not lie as they need it. May be called twice."""
     from vllm import _custom_ops
 
     original = _custom_ops.onednn_mm

@@ -67,7 +67,7 @@ class EcStore:
         return self.use(content_hash) is not None
 
     def save(self, content_hash: str, write: Callable[[str], None]) -> None:
-        """Let ``write`` make a file at the path it is given, and give it its name once it is complete.
+        """Lets ``write`` make a file at the path it is given, and gives it its name once it is complete.
 
         Evicts first. Raises OSError (disk full, folder gone ...) and ValueError; then nothing is left behind.
         """
@@ -93,7 +93,7 @@ class EcStore:
             self._unseen = size
 
     def _evict(self, wanted: int) -> None:
-        """Delete the longest unused until ``wanted`` bytes and one slack more fit."""
+        """Deletes the longest unused until ``wanted`` bytes and one slack more fit."""
         files = sorted(self._files())
         size = sum(entry[1] for entry in files) + wanted
         for _, used, path in files:

@@ -89,7 +89,7 @@ class VllmEngine:
         return card_of(config, self._options, checkpoint)
 
     async def _begin(self, checkpoint: Checkpoint) -> _Started:
-        """Make the parts, the engine's process last. What is made by an error is on the stack."""
+        """Makes the parts, the engine's process last. What is made by an error is on the stack."""
         stack, options = self._stack, self._options
         args = engine_args(options, checkpoint)
         for name, value in media_args(self._flags, options.span, checkpoint).items():

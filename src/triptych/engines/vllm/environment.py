@@ -52,7 +52,7 @@ def without_compiler() -> None:
 
 
 def with_private_sockets() -> None:
-    """Have the sockets between vLLM's processes made in a folder that is removed when this process ends.
+    """Has the sockets between vLLM's processes made in a folder that is removed when this process ends.
 
     vLLM leaves them behind in the temporary folder when a process of it is killed. Nothing changes where the user has
     named a folder, or where the path would be too long.

@@ -21,7 +21,7 @@ _PYDANTIC_PREFIX = re.compile(r"^(Value error|Assertion failed), ")
 
 @contextmanager
 def in_our_terms(request_id: str) -> Iterator[None]:
-    """Raise what vLLM says of one request as an error of ``contracts.errors``."""
+    """Raises what vLLM says of one request as an error of ``contracts.errors``."""
     try:
         yield
     except VLLMClientError as error:
@@ -54,7 +54,7 @@ def is_of_settings(error: BaseException) -> bool:
 
 
 def plain(text: str) -> str:
-    """Return in one line what vLLM's parser says; of pydantic's report within it the reasons alone."""
+    """Returns in one line what vLLM's parser says; of pydantic's report within it the reasons alone."""
     head, found, report = text.partition("1 validation error for ")
     if not found:
         return " ".join(text.split())

@@ -47,7 +47,7 @@ class VllmGenerating:
     ) -> AsyncGenerator[TokenDelta, None]:
         begun = time.perf_counter()
         engine = self._live.engine
-        sampling = resumed(request.sampling, len(request.said))
+        sampling = resumed(request.sampling, len(request.generated_ids))
         cache = kv.to_read(request.kv) if request.kv is not None else None
         prompt = await self._prompts.of(engine, request, embeddings)
         if cache is not None and cache.tokens > len(prompt["prompt_token_ids"]):
@@ -68,7 +68,7 @@ class VllmGenerating:
                 yield TokenDelta(
                     token_ids=list(made.token_ids),
                     finish_reason=reason,
-                    prompt_tokens=0 if told else len(output.prompt_token_ids) - len(request.said),
+                    prompt_tokens=0 if told else len(output.prompt_token_ids) - len(request.generated_ids),
                     cached_tokens=0 if told else output.num_cached_tokens or 0,
                     logprobs=logprobs_of(made, sampling.logprobs),
                     timing=_timing(begun, submitted, first_at) if reason else None,

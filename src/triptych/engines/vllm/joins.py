@@ -13,7 +13,10 @@ from triptych.engines.vllm.ports import Ports, reserve
 
 
 def join_kv(args: Any, options: EngineOptions, flags: VllmFlags) -> Ports | None:
-    """Add what hands KV caches over, unless the user has. Returns the ports reserved for it; the caller closes them."""
+    """Adds what hands KV caches over, unless the user has.
+
+    Returns the ports reserved for it; the caller closes them.
+    """
     if not kv.hands_over(options.span) or args.kv_transfer_config is not None:
         return None
     from vllm.config import KVTransferConfig
@@ -25,7 +28,7 @@ def join_kv(args: Any, options: EngineOptions, flags: VllmFlags) -> Ports | None
 
 
 def report_kv(args: Any, options: EngineOptions, flags: VllmFlags) -> Channel | None:
-    """Have the engine report what its KV cache holds. Returns the channel for it, which the caller closes.
+    """Has the engine report what its KV cache holds. Returns the channel for it, which the caller closes.
 
     None where the user has asked for reports elsewhere, or where nothing is kept between requests.
     """

@@ -51,7 +51,7 @@ def transfer_config(span: Span, host: str, port: int) -> dict[str, Any]:
 
 
 def link_of(config: Any) -> KvLink | None:
-    """Return how an engine with the ``VllmConfig`` ``config`` gives or takes KV caches; None without a connector.
+    """Returns how an engine with the ``VllmConfig`` ``config`` gives or takes KV caches; None without a connector.
 
     NIXL's connector converts block sizes and tensor parallelism by itself, and refuses other dtypes.
     """

@@ -74,7 +74,7 @@ class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
         self._side_channel: SideChannel | None = None
 
     def set_xfer_handshake_metadata(self, metadata: Mapping[Rank, Any]) -> None:
-        """Begin to answer readers, once there is what to answer with. Raises OSError."""
+        """Begins to answer readers, once there is what to answer with. Raises OSError."""
         if self._side_channel is None:
             encode = msgspec.msgpack.Encoder().encode
             answers = {rank: encode(one) for rank, one in metadata.items()}
@@ -107,7 +107,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
         self._read_until: dict[str, float] = {}
 
     def release(self, name: str) -> None:
-        """Free the cache of the request called ``name``, or ``name`` and vLLM's suffix; never used again."""
+        """Frees the cache of the request called ``name``, or ``name`` and vLLM's suffix; never used again."""
         self._unwanted[name] = RELEASE_STEPS
 
     def _get_new_notifs(self) -> set[str]:

@@ -22,13 +22,13 @@ class KvCalls:
     """Calls that run on every worker of the engine, in its own process."""
 
     def triptych_release_kv(self, name: str) -> None:
-        """Free caches that wait for a reader; see ``KvWorker.release``."""
+        """Frees caches that wait for a reader; see ``KvWorker.release``."""
         release = getattr(_connector(), "release", None)
         if release is not None:
             release(name)
 
     def triptych_compile_grammars_last(self) -> int:
-        """Let the engine's steps go before the compiling of grammars; returns the number of threads concerned.
+        """Lets the engine's steps go before the compiling of grammars; returns the number of threads concerned.
 
         vLLM compiles in a pool without a name of its own, by eight threads that inherit what this one is given.
         """

@@ -222,11 +222,10 @@ def assemble(
     token_ids: Sequence[int],
     items: Sequence[Item],
     placeholders: Mapping[Any, int],
-    said: Sequence[int],
+    generated_ids: Sequence[int],
     salt: str = "",
 ) -> Any:
-    """Makes vLLM's multimodal input: each medium's single placeholder becomes its expansion; ``said`` follows the
-    prompt.
+    """Makes vLLM's multimodal input: each medium's placeholder becomes its expansion; ``generated_ids`` follow.
 
     The names in it are the content hashes, whatever the form: they key the encoder cache and, with the tokens and
     ``salt``, the blocks of the KV cache, alike on every worker. Raises BadRequest when placeholders and media do not
@@ -249,7 +248,7 @@ def assemble(
     if any(token in rest for token in placeholders.values()):
         raise BadRequest("the prompt has more placeholders than media", param="media")
     return mm_input(
-        prompt_token_ids=[*expanded, *rest, *said],
+        prompt_token_ids=[*expanded, *rest, *generated_ids],
         mm_kwargs=MultiModalKwargsItems({kind: [i.data for i in items if i.kind == kind] for kind in placeholders}),
         mm_hashes={kind: [i.content_hash for i in items if i.kind == kind] for kind in placeholders},
         mm_placeholders=ranges,

@@ -25,13 +25,13 @@ class Ports:
     _held: list[socket.socket] = field(default_factory=list)
 
     def close(self) -> None:
-        """Give them back. May be called twice."""
+        """Gives them back. May be called twice."""
         while self._held:
             self._held.pop().close()
 
 
 def reserve(host: str, first: int, count: int) -> Ports:
-    """Take ``count`` ports from ``first`` on, or free ones where that is 0.
+    """Takes ``count`` ports from ``first`` on, or free ones where that is 0.
 
     Raises ConfigError for a host that is no address others could connect to, and for ports that are taken.
     """

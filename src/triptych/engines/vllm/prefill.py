@@ -54,7 +54,7 @@ class VllmPrefilling:
         begun = time.perf_counter()
         # Not the request's own id: a release must never meet the cache of the same request's next attempt.
         name = f"{request.id}.{next(self._numbers)}"
-        wanted = resumed(request.sampling, len(request.said))
+        wanted = resumed(request.sampling, len(request.generated_ids))
         drawn_later = wanted.needs_history or not self._reader_goes_on()
         prompt = await self._prompts.of(self._live.engine, request, embeddings)
         submitted = time.perf_counter()
@@ -103,7 +103,7 @@ class VllmPrefilling:
         delta = TokenDelta(
             token_ids=[] if drawn_later else list(made.token_ids),
             finish_reason=("stop" if stopped else "length") if ended else None,
-            prompt_tokens=prompt_tokens - len(request.said),
+            prompt_tokens=prompt_tokens - len(request.generated_ids),
             cached_tokens=output.num_cached_tokens or 0,
             logprobs=None if drawn_later else logprobs_of(made, wanted.logprobs),
             timing=timing,
@@ -121,7 +121,7 @@ class VllmPrefilling:
         return kv.pack(request_id, {**params, "remote_num_tokens": computed}, computed, lease_s)
 
     async def release(self, handle: KvHandle) -> None:
-        """Free the cache behind ``handle`` unless it was read. Nothing happens for a handle that is not vLLM's."""
+        """Frees the cache behind ``handle`` unless it was read. Nothing happens for a handle that is not vLLM's."""
         with suppress(TriptychError), in_our_terms(handle.request_id):
             request_id = kv.unpack(handle).params.get("remote_request_id")
             await self._release(str(request_id or handle.request_id))

@@ -54,14 +54,14 @@ class Prompts:
         self._believes = believes(flags, options.span)
 
     async def of(self, engine: AsyncLLM, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> Any:
-        """Returns the input of ``AsyncLLM.generate``, with ``request.said``. No buffer is used once this returns.
+        """Returns the input of ``AsyncLLM.generate``, generated tokens included. No buffer is used once this returns.
 
         Raises MediaMissing, whose ``param`` names the first medium that is not to be had here, what the decoder
         raises, BadRequest for a prompt that does not fit its media, and TriptychError for an embedding that does
         not fit the model. What passes here cannot end the engine by its media.
         """
         if not request.media:
-            return tokens_input([*request.token_ids, *request.said], cache_salt=request.salt or None)
+            return tokens_input([*request.token_ids, *request.generated_ids], cache_salt=request.salt or None)
         placeholders = {medium.kind: self._items.placeholder(medium.kind) for medium in request.media}
         _check_counts(engine, request.media)
         self._items.check_positions(request.media)
@@ -75,7 +75,7 @@ class Prompts:
         missing = [one for one in found if not isinstance(one, Item)]
         pixels = iter(await self.pixels(engine, missing, frames) if missing else ())
         items = [one if isinstance(one, Item) else next(pixels) for one in found]
-        return assemble(request.token_ids, items, placeholders, request.said, request.salt)
+        return assemble(request.token_ids, items, placeholders, request.generated_ids, request.salt)
 
     def encoding(self, media: Sequence[Item]) -> Any:
         """Returns a prompt of ``media`` alone, for an engine that only encodes."""

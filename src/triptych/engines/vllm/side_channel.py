@@ -85,7 +85,7 @@ class SideChannel:
         server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection until it ends, fails or is too old."""
+        """Answers one connection until it ends, fails or is too old."""
         transport = writer.transport
         self._connections[transport] = None
         if len(self._connections) > MAX_CONNECTIONS:

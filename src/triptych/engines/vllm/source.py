@@ -20,7 +20,7 @@ _ALWAYS = ("--help", "--config")
 
 @cache
 def flag_names() -> frozenset[str] | None:
-    """Return the flags of the installed vLLM. None where they cannot be known: it is not installed, or has plugins."""
+    """Returns the flags of the installed vLLM. None where they cannot be known: it is not installed, or has plugins."""
     folder = _folder()
     if folder is None or _has_plugins():
         return None
@@ -30,7 +30,7 @@ def flag_names() -> frozenset[str] | None:
 
 @cache
 def choices() -> dict[str, list[str]]:
-    """Return the values that flags may have whose type is a ``Literal`` of texts; flags of other types are left out."""
+    """Returns the values of flags whose type is a ``Literal`` of texts; flags of other types are left out."""
     folder = _folder()
     if folder is None:
         return {}

@@ -34,7 +34,7 @@ class Fleet:
         self._on_change = on_change
 
     async def follow(self) -> None:
-        """Keep the models true until cancelled; then stop loading them."""
+        """Keeps the models true until cancelled; then stops loading them."""
         try:
             async with aclosing(self._discovery.watch()) as snapshots:
                 async for snapshot in snapshots:

@@ -21,11 +21,11 @@ class KnownModels:
         return name in self._expected or name in self._served
 
     def by_age(self, names: Iterable[str]) -> list[str]:
-        """Return those of ``names`` that were served, the one not seen for longest first."""
+        """Returns those of ``names`` that were served, the one not seen for longest first."""
         return [name for name in self._served if name in set(names)]
 
     def served(self, names: Iterable[str]) -> None:
-        """Take in the models that are served now."""
+        """Takes in the models that are served now."""
         for name in names:
             self._served.pop(name, None)
             self._served[name] = None

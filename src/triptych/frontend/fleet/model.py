@@ -41,7 +41,7 @@ class Model:
         return self.processor is not None and self.gap("pd") is None
 
     def gap(self, stages: str) -> str | None:
-        """Say why ``stages`` cannot run now: the missing span, or the workers out of reach. None if they can."""
+        """Says why ``stages`` cannot run now: the missing span, or the workers out of reach. None if they can."""
         if missing := missing_stages(stages, self.instances):
             return missing
         troubles = {one: why for one in self.instances if (why := self.trouble(one))}
@@ -51,13 +51,13 @@ class Model:
         return f"{len(troubles)} of {len(self.instances)} workers that are alive cannot be spoken to: {told}"
 
     def prepare_processor(self) -> None:
-        """Have the processor name the blocks of prompts where workers report what their KV caches hold."""
+        """Has the processor name the blocks of prompts where workers report what their KV caches hold."""
         if isinstance(self.processor, Processor):
             self.processor.names_blocks = any(one.reports_kv for one in self.instances)
 
 
 def card_for_all(instances: Sequence[Instance]) -> ModelCard:
-    """Merge the cards of a model's ``instances`` (not empty): its limits hold wherever a request goes.
+    """Merges the cards of a model's ``instances`` (not empty): its limits hold wherever a request goes.
 
     Workers that only encode say nothing of the prompt's length.
     """
@@ -70,7 +70,7 @@ def card_for_all(instances: Sequence[Instance]) -> ModelCard:
 
 
 def is_same_model(one: ModelCard, other: ModelCard) -> bool:
-    """Compare two cards. Workers on different hosts may have the same files in different places."""
+    """Compares two cards. Workers on different hosts may have the same files in different places."""
     if one.files_digest and one.files_digest == other.files_digest:
         other = msgspec.structs.replace(other, path=one.path)
     return one == other

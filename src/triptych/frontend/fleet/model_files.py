@@ -90,7 +90,7 @@ class ModelFiles:
         return [(name, b"".join(parts)) for name, parts in pieces.items()]
 
     def _keep(self, digest: str, files: Sequence[tuple[str, bytes]]) -> str:
-        """Write ``files`` beside their place, then put them there in one step."""
+        """Writes ``files`` beside their place, then puts them there in one step."""
         target = self._cache / digest
         try:
             self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ class ModelRegistry:
         self._doubt = doubt
 
     async def update(self, snapshot: tuple[Instance, ...]) -> None:
-        """Take in who is alive now, and load the processors of new models, one after the other."""
+        """Takes in who is alive now, and loads the processors of new models, one after the other."""
         by_name: dict[str, list[Instance]] = {name: [] for name in self.models}
         for instance in snapshot:
             by_name.setdefault(instance.model.name, []).append(instance)
@@ -58,7 +58,7 @@ class ModelRegistry:
         self._drop_gone()
 
     async def close(self) -> None:
-        """Stop loading. May be called twice."""
+        """Stops loading. May be called twice."""
         await self._processors.close()
 
     async def _update(self, model: Model, instances: tuple[Instance, ...]) -> None:
@@ -71,7 +71,7 @@ class ModelRegistry:
         model.prepare_processor()
 
     def _drop_gone(self) -> None:
-        """Keep few of the models without workers: those that were served last."""
+        """Keeps few of the models without workers: those that were served last."""
         gone = [name for name in self._known.by_age(self.models) if not self.models[name].instances]
         for name in gone[: max(0, len(gone) - MAX_GONE_MODELS)]:
             del self.models[name]
@@ -80,14 +80,14 @@ class ModelRegistry:
     # Finding.
 
     def get(self, name: str) -> tuple[Model, Processor]:
-        """Return a model that can be asked now. Raises what ``find`` does, and Unavailable without its files."""
+        """Returns a model that can be asked now. Raises what ``find`` does, and Unavailable without its files."""
         model = self.find(name)
         if model.processor is None:
             raise _not_loaded(name, model)
         return model, model.processor
 
     def find(self, name: str) -> Model:
-        """Return a model that has workers. Raises NotFound, listing the others, only where it is certain that nobody
+        """Returns a model that has workers. Raises NotFound, listing the others, only where it is certain that nobody
         serves it; otherwise Unavailable, since its workers may come."""
         model = self.models.get(name)
         if model is not None and model.instances:
@@ -112,7 +112,7 @@ class ModelRegistry:
         )
 
     def is_known(self, name: str) -> bool:
-        """Return whether workers serve ``name``, or did lately, or are expected to."""
+        """Returns whether workers serve ``name``, or did lately, or are expected to."""
         return name in self.models or name in self._known
 
     @property

@@ -42,7 +42,7 @@ class ProcessorLoader:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def load(self, model: Model, card: ModelCard) -> None:
-        """Load the processor of ``card`` where its files are on this host; else begin to fetch them from a worker.
+        """Loads the processor of ``card`` if its files are on this host; otherwise begins to fetch them from a worker.
 
         Fetching goes on in the background, while other models' workers come and go.
         """
@@ -61,17 +61,17 @@ class ProcessorLoader:
         return task is not None and not task.done()
 
     def forget(self, name: str) -> None:
-        """Drop a model that has no workers: its task, if any, ends by itself."""
+        """Drops a model that has no workers: its task, if any, ends by itself."""
         self._tasks.pop(name, None)
 
     async def close(self) -> None:
-        """Cancel all tasks and wait for them. May be called twice."""
+        """Cancels all tasks and waits for them. May be called twice."""
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetch(self, model: Model) -> None:
-        """Fetch and load, for as long as there are workers to ask and no processor."""
+        """Fetches and loads, for as long as there are workers to ask and no processor."""
         delay_s, logged = FETCH_AGAIN_S, ""
         await asyncio.sleep(0)  # until ``instances`` are there
         while model.processor is None and model.instances:
@@ -107,7 +107,7 @@ class ProcessorLoader:
             log.exception("model %s cannot be served", card.name)
 
     def _load_again(self, folder: str, model: Model, card: ModelCard, problem: str) -> None:
-        """Load in a while, in the background: the machine was short of something, and the files are not to blame."""
+        """Loads in a while, in the background: the machine was short of something, and the files are not to blame."""
         model.processor, model.problem = None, problem
         log.warning("model %s cannot be served yet: %s", card.name, problem)
 

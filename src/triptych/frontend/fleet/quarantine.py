@@ -40,14 +40,14 @@ _NAME_BYTES = 32
 
 
 def bucket(max_quarantined: int) -> Bucket:
-    """Return the bucket of a deployment whose frontends remember so many requests each."""
+    """Returns the bucket of a deployment whose frontends remember so many requests each."""
     return Bucket(
         name="quarantine", max_entry_bytes=0, max_bytes=min(MAX_BUCKET_BYTES, max_quarantined * ENTRY_OVERHEAD_BYTES)
     )
 
 
 def seal_with(token: str | None) -> Callable[[bytes], bytes]:
-    """Return what makes a request's name one that only holders of the deployment's ``token`` can make again."""
+    """Returns what makes a request's name one that only holders of the deployment's ``token`` can make again."""
     key = b"quarantine " + (token or "").encode()
     return lambda name: hmac.digest(key, name, "sha256")
 
@@ -67,7 +67,10 @@ class SharedQuarantine:
 
     @asynccontextmanager
     async def sharing(self) -> AsyncIterator[None]:
-        """Tell, and be told, within the block, which begins with what is known by then. Closes the state at its end."""
+        """Shares the quarantine within the block, which begins with the entries known by then.
+
+        Closes the state at its end.
+        """
         tasks = TaskSet()
         try:
             tasks.spawn(self._follow(), "follow the shared quarantine")
@@ -81,14 +84,14 @@ class SharedQuarantine:
             await self._state.close()
 
     def metrics(self) -> Iterable[Metric]:
-        """Return what is counted."""
+        """Returns what is counted."""
         text = "Whether what all frontends must know is shared (1), or each goes by what it knows itself (0)."
         yield gauge("triptych_shared_state_available", text, self._state.trouble() is None)
         text = "Requests in quarantine that other frontends were never told of, as the shared state was full or away."
         yield counter("triptych_quarantine_untold_total", text, self._untold)
 
     def tell(self, sealed: bytes, left_s: float) -> None:
-        """Tell all frontends, as soon as that works, that this request is in quarantine."""
+        """Tells all frontends, as soon as that works, that this request is in quarantine."""
         self._waiting[sealed] = time.monotonic() + left_s
         if len(self._waiting) > self._max_waiting:
             self._untold += 1
@@ -145,7 +148,7 @@ class SharedQuarantine:
 
 
 def _sealed(key: str) -> bytes:
-    """Return the sealed name that ``key`` tells; empty for another key."""
+    """Returns the sealed name that ``key`` tells; empty for another key."""
     try:
         return bytes.fromhex(key)
     except ValueError:

@@ -45,7 +45,7 @@ class Merged(Generic[T]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """End all streams. May be called twice."""
+        """Ends all streams. May be called twice."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -61,7 +61,7 @@ class TooLarge(Exception):
 
 
 def main(max_bytes: int, required: bool = False) -> Status:
-    """Confine this process, for good, and read a file; ``required``: only if it is confined completely."""
+    """Confines this process, for good, and reads a file; ``required``: only if it is confined completely."""
     warnings.simplefilter("ignore")
     torch = _torch()
     if torch is None:

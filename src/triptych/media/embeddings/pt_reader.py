@@ -175,7 +175,7 @@ class PtReader:
 
 
 async def _fill(file: int, data: Data) -> None:
-    """Write ``data``, to be read from its beginning and never changed. The event loop gets its turn between chunks.
+    """Writes ``data``, to be read from its beginning and never changed. The event loop gets its turn between chunks.
 
     Raises OSError.
     """

@@ -50,7 +50,7 @@ def _both(one: bytes, other: bytes) -> bool:
 
 
 def convert(data: Data, dtype: str, wanted: str, into: memoryview) -> None:
-    """Write the values of ``data`` as ``wanted`` into ``into``. Blocks for about 1 ms a MiB, and to load torch.
+    """Writes the values of ``data`` as ``wanted`` into ``into``. Blocks for about 1 ms a MiB, and to load torch.
 
     Raises BadRequest for a value that ``wanted`` cannot hold, TriptychError where two types differ and torch is not
     installed.

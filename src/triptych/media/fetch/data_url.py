@@ -66,7 +66,7 @@ def is_data_url(url: str) -> bool:
 
 
 def of_base64(data: str) -> str:
-    """Return the ``data:`` URL of ``data``, which is base64 or, as some clients send it, such a URL itself."""
+    """Returns the ``data:`` URL of ``data``, which is base64 or, as some clients send it, such a URL itself."""
     if isinstance(data, LongUrl):
         bare = data.without_prefix()
         return bare if is_data_url(bare) else data
@@ -74,7 +74,7 @@ def of_base64(data: str) -> str:
 
 
 def decode_data_url(url: str, limit: ByteLimit, item: str) -> Data:
-    """Return the bytes in ``url``. Size is checked before anything is decoded or copied, and while it is.
+    """Returns the bytes in ``url``. Size is checked before anything is decoded or copied, and while it is.
 
     The stated media type is not looked at: the content's magic bytes decide. Base64 may hold ASCII white space and may
     lack its padding (https://infra.spec.whatwg.org/#forgiving-base64-decode). Raises BadRequest (``invalid_media_url``)
@@ -129,7 +129,7 @@ def _white_space(count: Callable[[str, int, int], int], size: int) -> int:
 
 
 def _decode_base64(text: str | Data, start: int, limit: ByteLimit, item: str) -> Data:
-    """Decode ``text`` from ``start``: standard alphabet, white space anywhere, padding or none."""
+    """Decodes ``text`` from ``start``: standard alphabet, white space anywhere, padding or none."""
     size = len(text) - start
     large = Growing(min(size // 4 * 3, limit.size_bytes)) if size > CHUNK_CHARS else None
     small = b""
@@ -155,7 +155,7 @@ class _NotBase64(Exception):
 
 
 def _pieces(text: str | Data, start: int) -> Iterator[bytes]:
-    """Decode base64 by chunks. Raises _NotBase64."""
+    """Decodes base64 by chunks. Raises _NotBase64."""
     left = padding = b""
     for at in range(start, len(text), CHUNK_CHARS):
         chunk = text[at : at + CHUNK_CHARS]

@@ -31,7 +31,7 @@ class Domains:
         self._all = not names
 
     def check(self, url: URL, item: str) -> None:
-        """Raise BadRequest (``media_domain_refused``) unless the host of ``url``, as parsed, is on the list."""
+        """Raises BadRequest (``media_domain_refused``) unless the host of ``url``, as parsed, is on the list."""
         if not self._all and not self._holds(_plain(url.raw_host or "")):
             reason = f"the URL leads to a host that media are not fetched from here ({FLAG})"
             raise problem(BadRequest, item, DOMAIN_REFUSED, reason)

@@ -39,7 +39,7 @@ class OverLimit(Exception):
 
 
 def codings_of(header: str) -> tuple[str, ...]:
-    """Return the compressions that ``header`` (Content-Encoding) names, in the order in which to undo them.
+    """Returns the compressions that ``header`` (Content-Encoding) names, in the order in which to undo them.
 
     Raises UnknownCoding for one that is not served, and for more than ``MAX_CODINGS``.
     """

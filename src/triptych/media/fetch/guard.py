@@ -45,7 +45,7 @@ class AddressRefused(Exception):
 
 
 def parse_url(url: str, item: str) -> URL:
-    """Read a remote ``url``, once: what is checked is what the client connects to and asks for, without the fragment.
+    """Reads a remote ``url``, once: what is checked is what the client connects to and asks for, without the fragment.
 
     Raises BadRequest: ``invalid_media_url`` for a URL that is malformed, carries credentials or has another
     scheme than http and https, ``media_address_refused`` for a number in place of a host name that is not a
@@ -73,7 +73,7 @@ def parse_url(url: str, item: str) -> URL:
 
 
 def join_url(base: URL, location: str, item: str) -> URL:
-    """Return where a redirect from ``base`` to ``location`` leads, checked like any other URL."""
+    """Returns where a redirect from ``base`` to ``location`` leads, checked like any other URL."""
     target = joined(base, location)
     if not target.isprintable() or "\\" in target:
         raise _invalid(item, "the URL redirects to a malformed URL")
@@ -91,7 +91,7 @@ def literal_address(url: URL) -> str | None:
 
 
 def check_address(address: str, *, allow_private: bool) -> None:
-    """Raise AddressRefused unless ``address`` is globally reachable unicast.
+    """Raises AddressRefused unless ``address`` is globally reachable unicast.
 
     ``allow_private`` lets private, loopback and other special ones pass too; multicast, unspecified and link-local
     addresses, and others at which clouds give credentials out, are refused even then.

@@ -17,7 +17,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def with_target(origin: URL, rest: str) -> URL:
-    """Return ``origin`` with ``rest``, which is all of a URL that follows its authority.
+    """Returns ``origin`` with ``rest``, which is all of a URL that follows its authority.
 
     The result's ``raw_path_qs`` is exactly what ``rest`` says, without its fragment. The query is kept in the path, as
     the URL type drops a query that is empty; do not ask the result for its query.
@@ -28,7 +28,7 @@ def with_target(origin: URL, rest: str) -> URL:
 
 
 def joined(base: URL, location: str) -> str:
-    """Resolve the reference ``location`` against ``base`` (RFC 3986, 5.2), as text.
+    """Resolves the reference ``location`` against ``base`` (RFC 3986, 5.2), as text.
 
     An absolute URL or an absolute path is returned as it is written; only a path that is relative to ``base`` is merged
     with that one's, without its dot segments. Spaces and bytes that are not UTF-8 are percent-encoded, as browsers do.
@@ -52,7 +52,7 @@ def joined(base: URL, location: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """Remove the dot segments of an absolute ``path`` (RFC 3986, 5.2.4)."""
+    """Removes the dot segments of an absolute ``path`` (RFC 3986, 5.2.4)."""
     kept: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:
@@ -70,5 +70,5 @@ def _escaped(text: re.Match[str]) -> str:
 
 
 def _escaped_bytes(text: re.Match[str]) -> str:
-    """Encode bytes that a header had outside UTF-8; leave real characters, which a host name may have."""
+    """Encodes bytes that a header had outside UTF-8; leaves real characters, which a host name may have."""
     return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", text[0])

@@ -76,7 +76,7 @@ class AudioInfo(NamedTuple):
 
 
 def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
-    """Find format and length of a sound and check them against ``limits``. Blocks: run it in a thread.
+    """Finds format and length of a sound and checks them against ``limits``. Blocks: run it in a thread.
 
     Some 0.1 ms where the header states the length. An MP3 and what FFmpeg reads state at best an estimate, so their
     samples are counted by decoding them: about 0.3 ms a second of sound. Raises UnsupportedMedia (415) for other
@@ -99,7 +99,7 @@ def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
 
 
 def decode_audio(medium: Sound, limits: MediaLimits, item: str = "audio") -> Any:
-    """Decode ``medium`` to float32 [samples], channels averaged, at ``medium.decode_rate`` (0: the file's own).
+    """Decodes ``medium`` to float32 [samples], channels averaged, at ``medium.decode_rate`` (0: the file's own).
 
     The length is ``resampled_length`` of the file's. Blocks for less than 1 ms a second of sound: run it in a thread.
     Checks the bytes by itself and believes nothing that the medium states; decoding stops at the limit. Holds a

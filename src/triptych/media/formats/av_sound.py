@@ -56,7 +56,7 @@ class AvSound:
     """Samples of a channel, named as in soundfile. Containers state them only approximately."""
 
     def __init__(self, file: Any, stream: Any, numpy: Any) -> None:
-        """Decode the first frame, as the header of some codecs tells neither rate nor channels as they will be.
+        """Decodes the first frame, as the header of some codecs tells neither rate nor channels as they will be.
 
         Raises ValueError where there is none.
         """
@@ -70,7 +70,7 @@ class AvSound:
         self.stated_s = _stated_s(file, stream)
 
     def buffer_read_into(self, values: Any, dtype: str) -> int:
-        """Fill ``values``, float32 [samples, channels], as far as there are samples; return how many there were."""
+        """Fills ``values``, float32 [samples, channels], as far as there are samples; returns how many there were."""
         filled = 0
         while filled < len(values):
             if not len(self._left):
@@ -117,7 +117,7 @@ class AvSound:
 
 @contextmanager
 def opened(data: bytes, format: str, av: Any, numpy: Any) -> Iterator[AvSound]:
-    """Open the first sound of ``data``, a file of a ``format`` of ``CONTAINERS``.
+    """Opens the first sound of ``data``, a file of a ``format`` of ``CONTAINERS``.
 
     Raises NoSound and, here and in the block, ShapeChanged and ValueError for damage.
     """

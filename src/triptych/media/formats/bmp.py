@@ -13,7 +13,7 @@ _SIZES = frozenset((40, 52, 56, 64, 108, 124))
 
 
 def read_bmp(data: Data) -> Header:
-    """Return the size of a bitmap; a negative height means that its rows go from top to bottom."""
+    """Returns the size of a bitmap; a negative height means that its rows go from top to bottom."""
     (header_bytes,) = struct.unpack_from("<I", data, 14)
     if header_bytes == _CORE:
         width, height = struct.unpack_from("<HH", data, 18)

@@ -35,7 +35,7 @@ class _Grid(NamedTuple):
 
 
 def decode_heic(data: bytes, av: Any) -> Image.Image:
-    """Return the primary picture of ``data`` in RGB, cropped and not yet turned.
+    """Returns the primary picture of ``data`` in RGB, cropped and not yet turned.
 
     Raises PixelsNotServed for pictures that are not made of HEVC; HeaderError, ValueError, LookupError, struct.error,
     MemoryError and FFmpeg's errors for damage. The size that the header tells bounds what is decoded.
@@ -53,7 +53,7 @@ def decode_heic(data: bytes, av: Any) -> Image.Image:
 
 
 def _picture(data: bytes, items: Items, item: int, av: Any) -> Image.Image:
-    """Decode an item of its stated size, in whatever way it is coded."""
+    """Decodes an item of its stated size, in whatever way it is coded."""
     kind = items.kind(item)
     if kind == b"hvc1":
         return _frame(data, items, item, av)
@@ -95,7 +95,7 @@ def _put_together(data: bytes, items: Items, tiles: list[int], grid: _Grid, av: 
 
 
 def _frame(data: bytes, items: Items, item: int, av: Any) -> Image.Image:
-    """Decode one item of HEVC."""
+    """Decodes one item of HEVC."""
     if items.kind(item) != b"hvc1":
         raise ValueError("not HEVC")
     shown = shown_of(items, item, data)

@@ -75,7 +75,7 @@ _PNG_DEPTH_AT = 24
 
 
 def decode_image(medium: Picture, limits: MediaLimits, item: str = "image") -> Image.Image:
-    """Decode ``medium`` to mode RGB: first frame, upright by its EXIF orientation, over white.
+    """Decodes ``medium`` to mode RGB: first frame, upright by its EXIF orientation, over white.
 
     Blocks for about 10 ms a megapixel: run it in a thread. Checks the bytes by itself (format, ``limits``)
     and believes nothing the medium states. Raises BadRequest (``media_damaged``), PayloadTooLarge or

@@ -42,7 +42,7 @@ _JPEG_BARE = frozenset(range(0xD0, 0xD9)) | {0x00, 0x01}  # Markers without a le
 
 
 def read_header(format: str, data: Data) -> Header:
-    """Return the header of ``data``, which is a ``format`` file (``sniff.SUPPORTED_IMAGES``) by its magic.
+    """Returns the header of ``data``, which is a ``format`` file (``sniff.SUPPORTED_IMAGES``) by its magic.
 
     Raises HeaderError.
     """

@@ -44,7 +44,7 @@ and are read by libraries in C: they are to be inspected in a sandbox."""
 
 
 def inspect(kind: MediaKind, data: Data, limits: MediaLimits, item: str) -> Facts:
-    """Check a medium against ``limits`` by its header. Blocks for microseconds to some 100 ms (``QUICK``).
+    """Checks a medium against ``limits`` by its header. Blocks for microseconds to some 100 ms (``QUICK``).
 
     Raises UnsupportedMedia (415) for other files, BadRequest (400) for a damaged header, PayloadTooLarge (413) over a
     limit.

@@ -50,7 +50,7 @@ class Shown(NamedTuple):
 
 
 def read_avif(data: Data) -> Header:
-    """Return the stored size and the orientation. A sequence is shown from its track, which has no orientation.
+    """Returns the stored size and the orientation. A sequence is shown from its track, which has no orientation.
 
     What a clean aperture leaves out is shown, as libavif does.
     """

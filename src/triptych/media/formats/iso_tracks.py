@@ -42,7 +42,7 @@ def has_many_tracks(data: bytes) -> bool:
 
 
 def turn_of(data: bytes, track_id: int) -> Turn:
-    """Return how frames of the track are shown: as they are where the file does not say, or says another matrix."""
+    """Returns how frames of the track are shown: as they are where the file does not say, or says another matrix."""
     for moov in _boxes(data, 0, len(data), b"moov"):
         for trak in islice(_boxes(data, *moov, b"trak"), MAX_TRACKS):
             for begin, end in _boxes(data, *trak, b"tkhd"):

@@ -21,7 +21,7 @@ class PixelsNotServed(Exception):
 
 
 def to_rgb(image: ImageFile.ImageFile, depth: int) -> Image.Image:
-    """Return ``image``, which is loaded, as mode RGB. ``depth``: a PNG's bits a sample. Raises PixelsNotServed."""
+    """Returns ``image``, which is loaded, as mode RGB. ``depth``: a PNG's bits a sample. Raises PixelsNotServed."""
     if image.mode in _NOT_SERVED:
         raise PixelsNotServed(_NOT_SERVED[image.mode])
     if image.mode.startswith("I;16"):

@@ -61,7 +61,7 @@ class ImageInfo(NamedTuple):
 
 
 def inspect_image(data: Data, limits: MediaLimits, item: str) -> ImageInfo:
-    """Find format and size of a picture and check them against ``limits``. Some microseconds.
+    """Finds format and size of a picture and checks them against ``limits``. Some microseconds.
 
     Raises UnsupportedMedia (415) for other files, BadRequest (400) for a damaged header or a tiny picture,
     PayloadTooLarge (413) over the byte or pixel limit.

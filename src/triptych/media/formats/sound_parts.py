@@ -148,7 +148,7 @@ def _stated(data: bytes, at: int) -> _Stated | None:
 
 
 def behind_tags(data: bytes, at: int) -> int:
-    """Return where the file begins that follows the ID3 tags at ``at``, and zeros behind them."""
+    """Returns where the file begins that follows the ID3 tags at ``at``, and zeros behind them."""
     for _ in range(_MOST_TAGS):
         tag = data[at : at + _ID3]
         if len(tag) < _ID3 or tag[:3] != b"ID3":

@@ -29,7 +29,7 @@ class _Entry(NamedTuple):
 
 
 def read_tiff(data: Data) -> Header:
-    """Return the size of the first page, upright: its reader applies the orientation by itself.
+    """Returns the size of the first page, upright: its reader applies the orientation by itself.
 
     Raises HeaderError also where strips or tiles are so many or so large that they cover the picture many times over.
     """

@@ -73,7 +73,7 @@ class VideoInfo(NamedTuple):
 
 
 def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
-    """Find format, size, length and number of frames, and check them against ``limits``. Decodes no frame.
+    """Finds format, size, length and number of frames, and checks them against ``limits``. Decodes no frame.
 
     Walks through the file's packets: some milliseconds, for the largest files some hundred; run it in a thread.
     Raises UnsupportedMedia (415) for other files and codecs, BadRequest (400) for damaged, truncated and tiny videos,

@@ -27,7 +27,7 @@ class _Chunk(NamedTuple):
 
 
 def with_sizes(data: bytes) -> bytes:
-    """Return the WAV file ``data`` with the size of its samples as it is, where its header does not state it.
+    """Returns the WAV file ``data`` with the size of its samples as it is, where its header does not state it.
 
     A size of 0 with samples behind it means to the end, and so does one that the file does not have, unless the file
     was whole once: its whole size fits that of its samples, and both are such as a file has. Raises CutOff for that.

@@ -92,7 +92,7 @@ def _expected_sound(medium: Sound, limits: MediaLimits) -> Expected:
 
 
 def check_decoded(done: Done, expected: Expected, lent_bytes: int) -> None:
-    """Raise Disbelieved unless ``done`` is what was expected, and is there as a whole, in the memory lent or inline."""
+    """Raises Disbelieved unless ``done`` is as expected, and is there as a whole, in the memory lent or inline."""
     if done.dtype != expected.dtype or not expected.is_of(done.shape):
         raise Disbelieved("it answers with another type or shape")
     picture = not expected.dtype
@@ -109,7 +109,7 @@ def check_decoded(done: Done, expected: Expected, lent_bytes: int) -> None:
 
 
 def check_facts(facts: Facts, kind: MediaKind, limits: MediaLimits) -> None:
-    """Raise Disbelieved unless ``facts`` are such as ``media.formats.inspect`` gives for a medium within ``limits``."""
+    """Raises Disbelieved unless ``media.formats.inspect`` could give ``facts`` for a medium within ``limits``."""
     types = _FACTS[kind]
     if {name: type(value) for name, value in facts.items()} != types or not _KINDS[kind](facts, limits):
         raise Disbelieved("it answers with facts of no such medium")

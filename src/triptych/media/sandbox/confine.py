@@ -30,7 +30,7 @@ _status = -1
 def confine(
     bounds: dict[int, int], folders: Folders, packages: tuple[str, ...], socket: int | None = None
 ) -> Confinement:
-    """Give up for good what this process does not need to decode media, and say what holds it now.
+    """Gives up for good what this process does not need to decode media, and says what holds it now.
 
     Left are resources within ``bounds`` (by ``resource.RLIMIT_...``), descriptors that are open now, the messages of
     ``socket``, and ``folders`` to be read. ``packages`` are loaded now where the system cannot bound what is read.
@@ -83,7 +83,7 @@ def there_is_memory() -> bool:
 
 
 def _step_aside() -> None:
-    """Leave the server's session, folder and standard error, and let others go first."""
+    """Leaves the server's session, folder and standard error, and lets others go first."""
     global _status
     os.nice(_NICE)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
@@ -118,7 +118,7 @@ def _drop_capabilities() -> None:
 
 
 def _load(packages: tuple[str, ...]) -> None:
-    """Import what there is of ``packages``: no file can be opened afterwards."""
+    """Imports what there is of ``packages``: no file can be opened afterwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in packages:

@@ -23,7 +23,7 @@ class Differs(Exception):
 
 
 def keep_memory() -> None:
-    """Let Pillow keep a picture's memory for the next: a third of the time of a large one goes into fresh pages."""
+    """Lets Pillow keep a picture's memory for the next: a third of the time of a large one goes into fresh pages."""
     core = Image.core  # type: ignore[attr-defined]
     core.set_block_size(BLOCK_BYTES)
     core.set_blocks_max(1)

@@ -19,7 +19,7 @@ def called(number: int, *arguments: Any) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave namespaces for new ones. Raises OSError."""
+    """Leaves namespaces for new ones. Raises OSError."""
     _checked(_libc.unshare(ctypes.c_int(flags)))
 
 

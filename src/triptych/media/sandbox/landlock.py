@@ -45,7 +45,7 @@ def version() -> int:
 
 
 def restrict(readable: Iterable[str], listed: Iterable[str]) -> int:
-    """Give up all files for good, but those beneath ``readable``, which may be read, and names beneath ``listed``.
+    """Gives up all files for good, but those beneath ``readable``, which may be read, and names beneath ``listed``.
 
     Paths that do not exist are passed over. Returns the version that holds now: 0 is none. Needs ``no_new_privs``.
     """

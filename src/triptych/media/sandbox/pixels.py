@@ -104,7 +104,7 @@ class _Bytes:
         )
 
     def drop(self) -> None:
-        """Give the memory back where no picture was made of it."""
+        """Gives the memory back where no picture was made of it."""
         _held.pop(self._number, None)
 
 

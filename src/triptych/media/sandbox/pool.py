@@ -280,7 +280,7 @@ class Sandbox:
 
 
 def _check(ask: _Ask, done: Done, lent_bytes: int) -> None:
-    """Raise Disbelieved."""
+    """Raises Disbelieved."""
     if done.exhausted or done.short or done.fault:
         return
     if done.error is not None:
@@ -290,7 +290,7 @@ def _check(ask: _Ask, done: Done, lent_bytes: int) -> None:
 
 
 def _close(filling: Future[int]) -> None:
-    """Close what was filled for nobody."""
+    """Closes what was filled for nobody."""
     if not filling.cancelled() and filling.exception() is None:
         os.close(filling.result())
 

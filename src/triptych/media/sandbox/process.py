@@ -249,7 +249,7 @@ class Decoder:
             self._begin()
 
     def _ended(self) -> None:
-        """End of the socket: let it end by itself, so that its status tells how, but not for long."""
+        """Ends of the socket: let it end by itself, so that its status tells how, but not for long."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._socket)
@@ -312,7 +312,7 @@ def _spawn(limits: MediaLimits) -> tuple[Child, socket.socket, Confinement]:
 
 
 def _drop(starting: Future[tuple[Child, socket.socket, Confinement]]) -> None:
-    """End what was started for nobody; in the thread that started it."""
+    """Ends what was started for nobody; in the thread that started it."""
     if starting.cancelled() or starting.exception() is not None:
         return
     process, end, _ = starting.result()

@@ -60,7 +60,7 @@ class Seats:
             raise
 
     def look(self) -> None:
-        """Give out the seats that have room."""
+        """Gives out the seats that have room."""
         while self._waiting:
             waiter, quick = self._waiting[0]
             if waiter.done():

@@ -92,7 +92,10 @@ def is_available() -> bool:
 
 
 def restrict(allowed: list[Rule]) -> bool:
-    """Hold all threads of this process to ``allowed``, for good; False where that cannot be. Needs ``no_new_privs``."""
+    """Holds all threads of this process to ``allowed``, for good; False where that cannot be.
+
+    Needs ``no_new_privs``.
+    """
     machine = architecture()
     if machine is None:
         return False
@@ -126,7 +129,7 @@ def program(allowed: list[Rule], machine: Architecture) -> bytes:
 
 
 def _block(number: int, matches: tuple[Match, ...]) -> list[bytes]:
-    """Allow the call where everything matches, else go on behind the block."""
+    """Allows the call where everything matches, else goes on behind the block."""
     size = 3 + 3 * len(matches)
     code = [_op(_LOAD, _NUMBER_AT), _op(_EQUAL, number, no=size - 2)]
     for match in matches:

@@ -40,7 +40,7 @@ def filled(data: bytes | memoryview) -> int:
 
 
 def fill(fd: int, data: bytes | memoryview) -> None:
-    """Write ``data`` at the beginning of memory that is large enough. Raises OSError."""
+    """Writes ``data`` at the beginning of memory that is large enough. Raises OSError."""
     view = memoryview(data)
     at = 0
     while at < len(view):

@@ -62,7 +62,7 @@ class Child:
 
 
 def spawn(words: Sequence[str], environment: Mapping[str, str], handed: int) -> Child:
-    """Run ``words``, the first of which is a path, with ``handed`` as descriptor ``HANDED`` and our standard error.
+    """Runs ``words``, the first of which is a path, with ``handed`` as descriptor ``HANDED`` and our standard error.
 
     The child has no standard input and output; what else of ours is not closed in it by itself, it has to close.
     Raises OSError.

@@ -35,7 +35,7 @@ class Discovery(Protocol):
         ...
 
     def doubt(self, model: str) -> str | None:
-        """Explain why workers of ``model`` may be alive though ``watch`` does not show them now: the store is away, or
+        """Explains why workers of ``model`` may be alive though ``watch`` does not show them now: the store is away, or
         its workers have not had the time to come back to it. None if nobody serves it. Valid until the next snapshot.
         """
         ...

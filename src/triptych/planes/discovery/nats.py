@@ -61,7 +61,7 @@ class NatsLease:
         self._tasks = TaskSet()
 
     async def start(self) -> None:
-        """Claim the name and keep it. Raises ConfigError, after which nothing is left.
+        """Claims the name and keeps it. Raises ConfigError, after which nothing is left.
 
         Trouble that may pass (servers of a cluster that agree on a new leader) is waited for.
         """

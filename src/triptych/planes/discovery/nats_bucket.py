@@ -82,7 +82,7 @@ class Bucket:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        """Follow the bucket within the block."""
+        """Follows the bucket within the block."""
         async with self._kv.watch() as watch:
             yield Watch(self, watch)
 

@@ -76,7 +76,7 @@ class EventStream:
 
     @asynccontextmanager
     async def messages(self, take: Callable[[str, bytes], None], *, again: bool) -> AsyncIterator[str]:
-        """Call ``take`` with the publisher and each message, within the block; ``again``: with what is there too.
+        """Calls ``take`` with the publisher and each message, within the block; ``again``: with what is there too.
 
         Yields what ``check`` wants.
         """

@@ -50,7 +50,7 @@ class _Entry:
     def __init__(self, tracker: LoadTracker, request: GenerateRequest) -> None:
         self._tracker = tracker
         self._origin = request.origin
-        self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.said)
+        self._tokens = (request.prompt_tokens or len(request.token_ids)) + len(request.generated_ids)
         self._waiting = 0 if request.is_prefilled_elsewhere else self._tokens
         tracker.add(self._origin, Load(self._waiting, self._tokens, 1))
 

@@ -33,7 +33,7 @@ class Guard:
         return int(self._socket.get(zmq.FD))
 
     def look(self) -> None:
-        """Answer all who wait; they are no more than connections."""
+        """Answers everybody who waits; they are no more than connections."""
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             self._socket.send_multipart(self._answer(self._socket.recv_multipart(zmq.NOBLOCK)))
 

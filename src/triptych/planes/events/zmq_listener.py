@@ -72,7 +72,7 @@ class BoundedListener:
         return False
 
     def _turn(self) -> None:
-        """Open the port, or close it."""
+        """Opens the port, or closes it."""
         self.is_open = not self.is_open
         with suppress(OSError):  # a kernel without such filters bounds nothing
             if self.is_open:

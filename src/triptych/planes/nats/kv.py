@@ -166,7 +166,7 @@ class KvBucket:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        """Follow the bucket within the block. One watch a connection."""
+        """Follows the bucket within the block. One watch a connection."""
         queue: asyncio.Queue[Msg | None] = asyncio.Queue()
 
         async def take(message: Msg) -> None:

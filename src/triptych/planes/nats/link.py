@@ -78,7 +78,7 @@ class _Guarded(Client):
 
 
 def heed_cancel() -> None:
-    """Raise the cancel of this task that ``nats-py`` swallows while it waits for a server that does not read."""
+    """Raises the cancel of this task that ``nats-py`` swallows while it waits for a server that does not read."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
@@ -113,7 +113,7 @@ async def connect(access: NatsAccess, name: str) -> Link:
 
 
 async def connect_first(access: NatsAccess, name: str) -> Link:
-    """Try for ``FIRST_CONNECT_S``. Raises ConfigError."""
+    """Tries for ``FIRST_CONNECT_S``. Raises ConfigError."""
     deadline = time.monotonic() + FIRST_CONNECT_S
     while True:
         try:
@@ -125,7 +125,7 @@ async def connect_first(access: NatsAccess, name: str) -> Link:
 
 
 async def connect_again(access: NatsAccess, name: str) -> Link:
-    """Try for ever: also refused credentials may be put right again. The first refusal is logged."""
+    """Tries for ever: also refused credentials may be put right again. The first refusal is logged."""
     refused = False
     while True:
         await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # not all at once

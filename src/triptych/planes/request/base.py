@@ -74,13 +74,13 @@ class RequestClient(Protocol):
         ...
 
     def on_lost(self, told: Callable[[Peer], None]) -> None:
-        """Call ``told`` with each peer whose connection is gone though neither end had taken leave, before its calls
+        """Calls ``told`` with each peer whose connection is gone though neither end had taken leave, before its calls
         fail. A peer that answers no ping is gone too; one that discovery dropped before it closed is not.
         """
         ...
 
     async def close(self) -> None:
-        """Close every connection; calls in flight raise WorkerLost. May be called twice."""
+        """Closes every connection; calls in flight raise WorkerLost. May be called twice."""
         ...
 
 
@@ -102,9 +102,9 @@ class RequestServer(Protocol):
         ...
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new calls (503) and wait until those in flight have ended, at most ``timeout_s``."""
+        """Refuses new calls (503) and waits until those in flight have ended, at most ``timeout_s``."""
         ...
 
     async def close(self) -> None:
-        """Cancel what is left and close. May be called twice."""
+        """Cancels what is left and closes. May be called twice."""
         ...

@@ -97,7 +97,7 @@ class _ClientConnection(Connection):
             self.close()
 
     def retire(self) -> None:
-        """Close once the calls on it have ended: a worker that drains finishes them.
+        """Closes once the calls on it have ended: a worker that drains finishes them.
 
         Discovery also drops who hangs, a little earlier than the connection is given up.
         """
@@ -234,7 +234,7 @@ class TcpRequestClient:
         return any(one is not None and not one.closed and one.is_silent for one in connections)
 
     def forget(self, peer: Peer) -> None:
-        """Let go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
+        """Lets go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
         self._complaints.pop(peer, None)
         if connection := self._connections.pop(peer, None):
             connection.retire()

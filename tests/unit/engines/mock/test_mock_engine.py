@@ -122,7 +122,7 @@ async def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_
     assert transfer.stats().leases == 50
     held = _held_by(engine)
     async for _ in engine.abilities.generating.generate(
-        replace(request(), kv=given[0].kv, said=given[0].delta.token_ids)
+        replace(request(), kv=given[0].kv, generated_ids=given[0].delta.token_ids)
     ):
         pass
     await engine.abilities.prefilling.release(given[1].kv)
@@ -131,7 +131,7 @@ async def test_a_kv_cache_that_is_handed_over_is_kept_until_it_is_read_or_given_
     assert transfer.stats().leases == 48
     await until(lambda: transfer.stats().leases == 0, "the leases of the others end")
     assert transfer.stats().used_bytes == 0
-    late = replace(request(), kv=given[2].kv, said=given[2].delta.token_ids)
+    late = replace(request(), kv=given[2].kv, generated_ids=given[2].delta.token_ids)
     with pytest.raises(KvLost):
         await anext(engine.abilities.generating.generate(late))
     for number in range(50):

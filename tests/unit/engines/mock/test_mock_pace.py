@@ -37,10 +37,16 @@ async def engine(span=Span.EPD, args=("--pace", "demo-cpu"), transfer=None):
         await one.stop()
 
 
-def request(ids=IDS, media=(), kv=None, said=(), **sampling):
+def request(ids=IDS, media=(), kv=None, generated_ids=(), **sampling):
     settings = Sampling(**{"max_tokens": 20, "temperature": 0.0, **sampling})
     return GenerateRequest(
-        id="r", model="m", token_ids=list(ids), sampling=settings, media=list(media), kv=kv, said=list(said)
+        id="r",
+        model="m",
+        token_ids=list(ids),
+        sampling=settings,
+        media=list(media),
+        kv=kv,
+        generated_ids=list(generated_ids),
     )
 
 

@@ -17,7 +17,7 @@ TOWERS: Mapping[str, Build] = {
 
 
 def builder(model_type: str) -> Build:
-    """Return what builds the tower of a ``model_type`` checkpoint. Raises ConfigError listing the known types."""
+    """Returns what builds the tower of a ``model_type`` checkpoint. Raises ConfigError listing the known types."""
     if model_type not in TOWERS:
         known = ", ".join(sorted(TOWERS))
         raise ConfigError(

@@ -191,7 +191,7 @@ class GrammarChecker:
         self.counts.timed_out += verdict.timed_out
 
     def _restart(self) -> None:
-        """Have another process made ready, unless that is under way."""
+        """Has another process made ready, unless that is under way."""
         if self._process is None or self._process.alive or (self._keeper is not None and not self._keeper.done()):
             return
         log.warning("the process that tries grammars ended; another is started")

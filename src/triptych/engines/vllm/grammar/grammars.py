@@ -78,7 +78,7 @@ class Grammars:
 
 
 async def _run_first(engine: Any) -> None:
-    """Have the engine set its grammar library up, which takes up to seconds, and holds up whatever runs by then.
+    """Has the engine set its grammar library up, which takes up to seconds, and holds up whatever runs by then.
 
     It keeps the library that its first request with a grammar names, and the thread that compiles.
     """

@@ -12,7 +12,7 @@ MAX_NAME = 64
 
 
 def place_of(schema: str, reason: str) -> str:
-    """Return the path, from the schema on, of the only pattern in ``schema`` where ``reason`` is about one; else
+    """Returns the path, from the schema on, of the only pattern in ``schema`` where ``reason`` is about one; else
     nothing."""
     if not reason.startswith(_OF_A_PATTERN):
         return ""

@@ -86,7 +86,7 @@ class GrammarProcess:
             self._waiting.pop(number, None)
 
     async def close(self) -> None:
-        """End it. May be called twice."""
+        """Ends it. May be called twice."""
         self._lose()
         if self._reader is not None:
             self._reader.cancel()
