@@ -22,9 +22,9 @@ def carrier(request: pytest.FixtureRequest) -> Carrier:
     return carrier_of(request)
 
 
-def work(origin: str, tokens: int = 20) -> GenerateRequest:
+def work(frontend_id: str, tokens: int = 20) -> GenerateRequest:
     return GenerateRequest(
-        id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=tokens, origin=origin
+        id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=tokens, frontend_id=frontend_id
     )
 
 

@@ -69,8 +69,8 @@ class Speaker:
 class Listener:
     """A frontend that follows one worker, at its own pace."""
 
-    def __init__(self, origin: str) -> None:
-        self.origin = origin
+    def __init__(self, frontend_id: str) -> None:
+        self.frontend_id = frontend_id
         self.held: set[int] = set()
         self.load: Load | None = None
         self.snapshots = 0
@@ -80,7 +80,7 @@ class Listener:
 
     async def follow(self, source: Any, of: Instance) -> None:
         try:
-            async with aclosing(source.follow(of, self.origin)) as news:
+            async with aclosing(source.follow(of, self.frontend_id)) as news:
                 async for told in news:
                     self._apply(told)
                     await self.may_read.wait()
@@ -99,16 +99,18 @@ class Listener:
             (self.held.update if change.stored else self.held.difference_update)(unpacked(change.hashes))
 
     async def agrees(self, speaker: Speaker) -> None:
-        await until(lambda: self.snapshots and self.held == speaker.held, f"{self.origin} knows what the worker holds")
+        await until(
+            lambda: self.snapshots and self.held == speaker.held, f"{self.frontend_id} knows what the worker holds"
+        )
 
 
 @asynccontextmanager
 async def listening(
-    carrier: Carrier, of: Instance, origin: str = "me", *, token: str | None = None
+    carrier: Carrier, of: Instance, frontend_id: str = "me", *, token: str | None = None
 ) -> AsyncIterator[Listener]:
-    listener, client = Listener(origin), TcpRequestClient(token)
+    listener, client = Listener(frontend_id), TcpRequestClient(token)
     source = carrier.source(client, token)
-    task = asyncio.create_task(listener.follow(source, of), name=f"{origin} listens")
+    task = asyncio.create_task(listener.follow(source, of), name=f"{frontend_id} listens")
     try:
         yield listener
     finally:

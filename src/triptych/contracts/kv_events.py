@@ -96,7 +96,7 @@ class WorkerUpdate(msgspec.Struct, frozen=True, array_like=True):
 
 
 EVENTS = "events"
-"""The endpoint of every worker that takes the frontend's ``GenerateRequest.origin`` in UTF-8, and answers WorkerUpdates
+"""The endpoint of every worker that takes a ``GenerateRequest.frontend_id`` in UTF-8, and answers WorkerUpdates
 without end. The first one holds a snapshot."""
 
 
@@ -109,7 +109,7 @@ class NumberedUpdate(msgspec.Struct, frozen=True, array_like=True):
     """Counts up by one with each message."""
     changes: list[KvChange] = []
     loads: dict[str, Load] | None = None
-    """The load of each frontend, by the origin of its requests. None if it has not changed."""
+    """The load of each frontend, by its id. None if it has not changed."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True):

@@ -101,7 +101,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     None: the answer has a handle.
     """
-    origin: str = ""
+    frontend_id: str = ""
     """Which frontend sent it: a worker tells each of them what the others have there."""
     salt: str = ""
     """Separates the KV cache of this prompt from that of requests with another one: a digest of the client's

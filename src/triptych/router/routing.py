@@ -80,7 +80,7 @@ class Routing:
 
     def __init__(self, config: RouterConfig, rng: random.Random | None = None) -> None:
         self._config = config
-        self.origin = secrets.token_hex(6)
+        self.frontend_id = secrets.token_hex(6)
         """The id by which workers tell this frontend's requests from those of others."""
         self._rng = rng or random.Random()
         self._levels = [KvIndex() for _ in Level]

@@ -169,7 +169,7 @@ class Dispatcher:
             context.media.close()
 
     def _context(self, request: GenerateRequest, prompt: PromptKeys | None, tenant: str) -> RequestContext:
-        request = replace(request, origin=self.routing.origin)
+        request = replace(request, frontend_id=self.routing.frontend_id)
         prompt = prompt or PromptKeys(prompt_keys(request.token_ids), request.salt)
         name = Naming(request, prompt, tenant)
         media = MediaDispatch(request, self._calls, self._media_hints, name)

@@ -58,9 +58,9 @@ async def test_updates_carry_changes_at_once_and_load_when_it_changes() -> None:
         assert first.kv.reset
         assert first.load == Load()
         request = GenerateRequest(
-            id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="other"
+            id="r", model="m", token_ids=[1, 2], sampling=Sampling(max_tokens=1), prompt_tokens=20, frontend_id="other"
         )
-        with account.track(replace(request, origin="me")), account.track(request) as entry:
+        with account.track(replace(request, frontend_id="me")), account.track(request) as entry:
             assert (await anext(told)).load == Load(20, 20, 1)
             entry.prefilled()
             entry.prefilled()

@@ -49,7 +49,7 @@ class Plane:
         name = f"w{peer.port}"
         self.called.append(name)
         received = msgspec.msgpack.decode(payload, type=GenerateRequest, dec_hook=dec_hook)
-        assert replace(received, origin="", generated_ids=[]) == self.request
+        assert replace(received, frontend_id="", generated_ids=[]) == self.request
         self.generated_ids.append(received.generated_ids)
         return Call(self, self.says[name])
 

@@ -182,7 +182,9 @@ def test_names() -> None:
 
     name = name_of(REQUEST, PROMPT, "me")
     assert len(name) == 32
-    same = replace(REQUEST, id="another", origin="o", generated_ids=[3], sampling=replace(REQUEST.sampling, seed=2))
+    same = replace(
+        REQUEST, id="another", frontend_id="o", generated_ids=[3], sampling=replace(REQUEST.sampling, seed=2)
+    )
     assert name_of(same, PROMPT, "me") == name
     medium = Picture(content_hash="red", format="PNG")
     others = [

@@ -77,7 +77,7 @@ class Follower:
                 pass
 
     async def _listen(self, instance: Instance, trouble: _Trouble) -> None:
-        async with aclosing(self._source.follow(instance, self._routing.origin)) as news:
+        async with aclosing(self._source.follow(instance, self._routing.frontend_id)) as news:
             async for told in news:
                 trouble.end()
                 self._unheard[instance.id] = ""

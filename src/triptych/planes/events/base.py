@@ -57,10 +57,10 @@ class Publisher(Protocol):
 class Source(Protocol):
     """The side of a frontend."""
 
-    def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+    def follow(self, instance: Instance, frontend_id: str) -> AsyncGenerator[WorkerUpdate, None]:
         """Yields updates of ``instance`` until closed. The first one, and one after a gap, has a snapshot in ``kv``.
 
-        ``load`` is that of all frontends but ``origin``. Raises NotFound if the worker publishes nothing at all, and
+        ``load`` is that of all frontends but ``frontend_id``. Raises NotFound if the worker publishes nothing, and
         another TriptychError when no more updates can come: what came before may not be true any more.
         """
         ...

@@ -36,8 +36,8 @@ class RequestPublisher:
         return {EVENTS: self._stream}
 
     async def _stream(self, payload: Payload) -> AsyncGenerator[bytes, None]:
-        origin = str(payload, "utf-8", "replace")
-        async with aclosing(updates(self._log, self._load, origin, self._pace)) as stream:
+        frontend_id = str(payload, "utf-8", "replace")
+        async with aclosing(updates(self._log, self._load, frontend_id, self._pace)) as stream:
             async for update in stream:
                 yield _ENCODER.encode(update)
 
@@ -46,9 +46,9 @@ class RequestPublisher:
 
 
 async def updates(
-    log: KvLog, load_tracker: LoadTracker, origin: str, pace: EventPace = USUAL
+    log: KvLog, load_tracker: LoadTracker, frontend_id: str, pace: EventPace = USUAL
 ) -> AsyncGenerator[WorkerUpdate, None]:
-    """Yields a snapshot for the frontend ``origin``, and then every change, until ``log`` is closed.
+    """Yields a snapshot for the frontend ``frontend_id``, and then every change, until ``log`` is closed.
 
     Sends an empty update every ``heartbeat_s`` if there is nothing else.
     """
@@ -64,7 +64,7 @@ async def updates(
                     if (batch := waiting.result()) is None:
                         return
                     waiting = asyncio.ensure_future(anext(batches, None))
-                now = load_tracker.others(origin)
+                now = load_tracker.others(frontend_id)
                 load = now if now != sent else None
                 silent_s = 0.0 if batch or load else silent_s + pace.load_period_s
                 if batch or load or silent_s >= pace.heartbeat_s:
@@ -82,8 +82,8 @@ class RequestSource:
         self._client = client
         self._pace = pace
 
-    async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
-        call = self._client.call(peer_of(instance), EVENTS, origin.encode(), silence_s=self._pace.silence_s)
+    async def follow(self, instance: Instance, frontend_id: str) -> AsyncGenerator[WorkerUpdate, None]:
+        call = self._client.call(peer_of(instance), EVENTS, frontend_id.encode(), silence_s=self._pace.silence_s)
         expected = 0
         async with call as batches:
             async for payloads in batches:

@@ -41,15 +41,15 @@ class PubSubSource:
         self._receiver = receiver
         self._streams = RequestSource(client, pace)
 
-    async def follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
+    async def follow(self, instance: Instance, frontend_id: str) -> AsyncGenerator[WorkerUpdate, None]:
         reached = instance.events.startswith(f"{self._receiver.scheme}:")
-        following = self._follow(instance, origin) if reached else self._streams.follow(instance, origin)
+        following = self._follow(instance, frontend_id) if reached else self._streams.follow(instance, frontend_id)
         async with aclosing(following) as updates:
             async for update in updates:
                 yield update
 
-    async def _follow(self, instance: Instance, origin: str) -> AsyncGenerator[WorkerUpdate, None]:
-        tail, reader, loop = Tail(origin), _Reader(instance.name, self._pace.silence_s), asyncio.get_running_loop()
+    async def _follow(self, instance: Instance, frontend_id: str) -> AsyncGenerator[WorkerUpdate, None]:
+        tail, reader, loop = Tail(frontend_id), _Reader(instance.name, self._pace.silence_s), asyncio.get_running_loop()
         while True:
             async with self._receiver.listen(instance) as inbox:
                 while not reader.is_in_vain:

@@ -11,10 +11,10 @@ class Gap(Exception):
 
 
 class Tail:
-    """The updates of one publisher, for the frontend ``origin``."""
+    """The updates of one publisher, for the frontend ``frontend_id``."""
 
-    def __init__(self, origin: str) -> None:
-        self._origin = origin
+    def __init__(self, frontend_id: str) -> None:
+        self._frontend_id = frontend_id
         self._birth = ""
         self._number = 0
 
@@ -22,7 +22,7 @@ class Tail:
         """Starts from ``snapshot``. Later updates change it."""
         self._birth, self._number = snapshot.birth, snapshot.number
         return WorkerUpdate(
-            KvBatch(snapshot.number, snapshot.changes, reset=True), others(snapshot.loads, self._origin)
+            KvBatch(snapshot.number, snapshot.changes, reset=True), others(snapshot.loads, self._frontend_id)
         )
 
     def apply(self, update: NumberedUpdate) -> WorkerUpdate | None:
@@ -35,5 +35,5 @@ class Tail:
             raise Gap(f"{missing} messages were lost")
         self._number = update.number
         kv = KvBatch(update.number, update.changes) if update.changes else None
-        load = None if update.loads is None else others(update.loads, self._origin)
+        load = None if update.loads is None else others(update.loads, self._frontend_id)
         return WorkerUpdate(kv, load) if kv or load is not None else None

@@ -23,7 +23,7 @@ class Deaf:
         self.listens = False
         self.stays = False
 
-    async def follow(self, of, origin):
+    async def follow(self, of, frontend_id):
         self.asked += 1
         if self.listens:
             self.listens = False

@@ -99,7 +99,7 @@ async def test_what_cannot_be_said_is_missing_in_the_numbers() -> None:
 async def test_loads_are_said_when_they_change_and_something_is_said_always() -> None:
     pace = EventPace(load_period_s=0.01, heartbeat_s=0.05)
     request = GenerateRequest(
-        id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=20, origin="you"
+        id="r", model="m", token_ids=[1], sampling=Sampling(max_tokens=1), prompt_tokens=20, frontend_id="you"
     )
     async with publishing(pace) as (publisher, messages, _, account, sent):
         with account.track(request):
