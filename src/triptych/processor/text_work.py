@@ -62,7 +62,7 @@ class TextWork:
 
 
 def _large(call: Callable[[], T]) -> T:
-    """Returns what ``call`` returns; what it took for a while is given back to the system."""
+    """Runs ``call`` and returns its result. Memory that it used meanwhile is given back to the system."""
     try:
         return in_new_thread(call)
     finally:

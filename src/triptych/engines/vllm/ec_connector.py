@@ -127,7 +127,7 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
     # Both.
 
     def _reads(self, request_id: str, feature: Any) -> bool:
-        """Reads the feature's embedding for that request, unless it is read already; whether it is there."""
+        """Reads the feature's embedding for that request, unless it is read already. Returns whether it is there."""
         if self._store is None:
             return False
         read = self._read.setdefault(request_id, {})

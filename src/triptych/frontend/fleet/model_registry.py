@@ -45,7 +45,7 @@ class ModelRegistry:
         self._doubt = doubt
 
     async def update(self, snapshot: tuple[Instance, ...]) -> None:
-        """Takes in who is alive now, and loads the processors of new models, one after the other."""
+        """Takes the instances that are alive now, and loads the processors of new models, one after the other."""
         by_name: dict[str, list[Instance]] = {name: [] for name in self.models}
         for instance in snapshot:
             by_name.setdefault(instance.model.name, []).append(instance)

@@ -42,7 +42,7 @@ class ThreadLookup(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Drops what waits for a thread; a look-up that runs ends by itself."""
+        """Drops the look-ups that wait for a thread. One that runs ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, key: tuple[str, int], lookup: asyncio.Future[_Infos]) -> None:

@@ -312,7 +312,7 @@ def _spawn(limits: MediaLimits) -> tuple[Child, socket.socket, Confinement]:
 
 
 def _drop(starting: Future[tuple[Child, socket.socket, Confinement]]) -> None:
-    """Ends what was started for nobody; in the thread that started it."""
+    """Ends a process that nobody waits for, in the thread that started it."""
     if starting.cancelled() or starting.exception() is not None:
         return
     process, end, _ = starting.result()
