@@ -256,7 +256,7 @@ async def _frontend(
 
     with patch.object(frontend_server, "Dispatcher", dispatcher):
         async with (
-            frontend_server.serving(config, limits, routes, discovery, client, client.forget, events) as deployed.url,
+            frontend_server.serving(config, limits, routes, discovery, client, events) as deployed.url,
             http_client(deployed.url) as deployed.http,
         ):
             yield

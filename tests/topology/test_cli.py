@@ -216,8 +216,8 @@ async def main():
     client = TcpRequestClient()
     discovery = LocalDiscovery(pathlib.Path(sys.argv[1]), "default")
     events = PubSubSource(client, ZmqReceiver(None))
-    config, forget = FrontendConfig(port=0), client.forget
-    async with serving(config, MediaLimits(), RouterConfig(), discovery, client, forget, events):
+    config = FrontendConfig(port=0)
+    async with serving(config, MediaLimits(), RouterConfig(), discovery, client, events):
         Processor.load(ModelCard(name="m", path=str(MODEL_DIR), context_length=5), None)
 asyncio.run(main())
 print(json.dumps(sorted(sys.modules)))

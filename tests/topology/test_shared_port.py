@@ -63,7 +63,7 @@ async def test_until_it_knows_who_is_alive_others_get_all_connections():
 
     async def frontend():
         events = RequestSource(client)
-        async with serving(config, MediaLimits(), RouterConfig(), discovery, client, client.forget, events) as url:
+        async with serving(config, MediaLimits(), RouterConfig(), discovery, client, events) as url:
             serves.set_result(None)
             async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as http:
                 await until(lambda: other.fileno() < 0, "the other one is gone")

@@ -61,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
             where if is_loopback(config.host) else f"namespace {plane.namespace!r}"
         )  # other hosts are not told paths
         shared = Shared(planes.shared_state(plane), planes.plane_token(plane))
-        async with serving(
-            config, limits, routes, discovery, client, client.forget, events, freeze_gc, shown, shared
-        ) as url:
+        async with serving(config, limits, routes, discovery, client, events, freeze_gc, shown, shared) as url:
             life.ready(f"frontend {url}")
             await life.stop.wait()
 

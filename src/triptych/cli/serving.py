@@ -29,7 +29,7 @@ from triptych.media.loader import MediaLoader
 from triptych.observability.lag import LoopLag
 from triptych.planes.discovery.base import Discovery
 from triptych.planes.events.base import Source
-from triptych.planes.request.base import Peer, RequestClient, peer_of
+from triptych.planes.request.base import RequestClient, peer_of
 from triptych.planes.state.base import OpenState
 from triptych.processor.processor import Processor
 from triptych.processor.template import parse_prompt_template
@@ -55,7 +55,6 @@ async def serving(
     routes: RouterConfig,
     discovery: Discovery,
     client: RequestClient,
-    forget: Callable[[Peer], None],
     events: Source,
     on_load: Callable[[], None] = lambda: None,
     where: str = "",
@@ -70,9 +69,8 @@ async def serving(
         parse_prompt_template(config.prompt_template)
     media_loader = _media_loader(config, limits)
     async with AsyncExitStack() as stack:
-        listeners = [
-            stack.enter_context(listener) for listener in listen(config.host, config.port, shared=config.reuse_port)
-        ]
+        opened = listen(config.host, config.port, shared=config.reuse_port)
+        listeners = [stack.enter_context(listener) for listener in opened]
         media = await stack.enter_async_context(media_loader)
         routing = Routing(routes)
         silence_s, wait_s = config.response_timeout_s, config.resume_timeout_s
@@ -82,7 +80,7 @@ async def serving(
         work = TextWork(config.max_texts_waiting, config.max_wait_s)
 
         def on_gone(instance: Instance) -> None:
-            forget(peer_of(instance))
+            client.forget(peer_of(instance))
             dispatcher.forget(instance)
 
         def on_change(instances: tuple[Instance, ...]) -> None:
@@ -90,9 +88,8 @@ async def serving(
             dispatcher.instances_changed()
 
         files = ModelFiles(client, env.model_files_cache(config.model_files_cache))
-        expected = [name.strip() for name in config.expected_models.split(",") if name.strip()]
         processors = ProcessorLoader(_loading(config, work, on_load), files)
-        registry = ModelRegistry(processors, expected, follower.trouble, discovery.doubt, where)
+        registry = ModelRegistry(processors, _expected(config), follower.trouble, discovery.doubt, where)
         fleet = Fleet(discovery, registry, on_gone, on_change)
         admin = Admin(config, registry, FanOut(client))
         app = App(config, registry, Resources(config, media, work), dispatcher, media.remote.counts, admin=admin)
@@ -110,6 +107,10 @@ async def serving(
             await follower.close()
             await dispatcher.close()
             await client.close()
+
+
+def _expected(config: FrontendConfig) -> list[str]:
+    return [name.strip() for name in config.expected_models.split(",") if name.strip()]
 
 
 def _media_loader(config: FrontendConfig, limits: MediaLimits) -> MediaLoader:

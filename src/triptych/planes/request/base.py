@@ -79,6 +79,10 @@ class RequestClient(Protocol):
         """
         ...
 
+    def forget(self, peer: Peer) -> None:
+        """Lets go of a peer that takes no new calls: its connection closes when the calls on it have ended."""
+        ...
+
     async def close(self) -> None:
         """Closes every connection; calls in flight raise WorkerLost. May be called twice."""
         ...
