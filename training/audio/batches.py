@@ -87,8 +87,8 @@ def _hints(clip: Clip, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     """Returns the pitch and the number of the beep in each token."""
     middles = np.arange(tokens) * _TOKEN_S + _TOKEN_MIDDLE_S
     pitch, beep = np.zeros(tokens, np.int64), np.zeros(tokens, np.int64)
-    for one in clip.beeps:
-        inside = (middles >= one.start_s) & (middles < one.start_s + one.duration_s)
-        pitch[inside] = list(PITCHES).index(one.pitch) + 1
-        beep[middles >= one.start_s] += 1
+    for sound in clip.beeps:
+        inside = (middles >= sound.start_s) & (middles < sound.start_s + sound.duration_s)
+        pitch[inside] = list(PITCHES).index(sound.pitch) + 1
+        beep[middles >= sound.start_s] += 1
     return pitch, beep

@@ -30,7 +30,7 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
     def fits(self, other: KvLayout) -> bool:
         """Tells whether all properties that both state are equal."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
-        return all(one == two or not one or not two for one, two in zip(mine, others, strict=True))
+        return all(ours == theirs or not ours or not theirs for ours, theirs in zip(mine, others, strict=True))
 
 
 class KvLink(msgspec.Struct, frozen=True, kw_only=True):

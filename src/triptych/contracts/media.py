@@ -133,5 +133,5 @@ class PrecomputedEmbedding(BaseMedium, frozen=True, kw_only=True, tag="precomput
 
 DecodableMedium = Picture | Video | Sound
 Medium = Picture | Video | Sound | PrecomputedEmbedding
-FILE_TYPES: dict[MediaKind, type[DecodableMedium]] = {one.kind: one for one in (Picture, Video, Sound)}
+FILE_TYPES: dict[MediaKind, type[DecodableMedium]] = {medium.kind: medium for medium in (Picture, Video, Sound)}
 """The type of a medium that comes as a file, by what the request says that it is."""

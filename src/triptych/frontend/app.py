@@ -20,7 +20,7 @@ from triptych.frontend.fleet import health
 from triptych.frontend.fleet.model_registry import ModelRegistry
 from triptych.frontend.http.access import Access
 from triptych.frontend.http.asgi import ClientGone, Receive, Scope, Send, header, send_error, send_json, send_whole
-from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
+from triptych.frontend.http.failures import SHUTTING_DOWN, as_client_error
 from triptych.frontend.http.in_flight import InFlight
 from triptych.frontend.http.web_request import WebRequest
 from triptych.frontend.openai import models
@@ -107,9 +107,9 @@ class App:
         except ClientGone:
             raise
         except Exception as error:
-            told = as_told(error, f"request {shown(web.id)}")
+            client_error = as_client_error(error, f"request {shown(web.id)}")
             clear_traceback(error)
-            await send_error(web.send, told, web.headers)
+            await send_error(web.send, client_error, web.headers)
 
     def _route(self, web: WebRequest) -> Route:
         method, path = web.method, web.path

@@ -208,5 +208,5 @@ def _remove_old(folder: Path) -> None:
     ended = [path for path in folder.glob("*.log") if not path.is_symlink() and not locks.is_held(path)]
     ended.sort(key=_touched_s, reverse=True)
     for path in ended[MAX_ENDED:]:
-        for one in (path, path.with_name(f"{path.name}.1")):
-            one.unlink(missing_ok=True)
+        for file in (path, path.with_name(f"{path.name}.1")):
+            file.unlink(missing_ok=True)

@@ -13,15 +13,15 @@ BEAT_S = 0.5
 
 async def beat(path: Path) -> None:
     """Touches ``path`` every ``BEAT_S`` until cancelled. A blocked loop or a stopped process does not."""
-    said = ""
+    logged = ""
     while True:
         try:
             _touch(path)
-            said = ""
+            logged = ""
         except OSError as error:
-            if (why := str(error)) != said:
+            if (why := str(error)) != logged:
                 log.warning("cannot give a sign of life: %s", why)
-            said = why
+            logged = why
         await asyncio.sleep(BEAT_S)
 
 

@@ -211,10 +211,10 @@ class Attempt:
         return batch
 
 
-def _sum(one: Timing, other: Timing) -> Timing:
+def _sum(timing: Timing, other: Timing) -> Timing:
     return Timing(
-        preprocess_s=one.preprocess_s + other.preprocess_s,
-        prefill_s=one.prefill_s + other.prefill_s,
-        decode_s=one.decode_s + other.decode_s,
-        encode_s=one.encode_s + other.encode_s,
+        preprocess_s=timing.preprocess_s + other.preprocess_s,
+        prefill_s=timing.prefill_s + other.prefill_s,
+        decode_s=timing.decode_s + other.decode_s,
+        encode_s=timing.encode_s + other.encode_s,
     )

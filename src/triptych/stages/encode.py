@@ -75,15 +75,15 @@ class EncodeStage:
 
     async def _make(self, media: Sequence[DecodableMedium]) -> list[Buffer | None]:
         made = await self._encoder.encode(media)
-        buffers = await self._room_for([one for one in made if one is not None])
-        return [None if one is None else await _filled(buffers.pop(0), one.data) for one in made]
+        buffers = await self._room_for([encoded for encoded in made if encoded is not None])
+        return [None if encoded is None else await _filled(buffers.pop(0), encoded.data) for encoded in made]
 
     async def _room_for(self, made: Sequence[Encoded]) -> list[Buffer]:
         """Allocates a buffer for each result, or none. Embeddings and frames are allocated apart, by their dtype."""
         buffers: dict[int, Buffer] = {}
         try:
-            for dtype in dict.fromkeys(one.dtype for one in made):
-                places = [place for place, one in enumerate(made) if one.dtype == dtype]
+            for dtype in dict.fromkeys(encoded.dtype for encoded in made):
+                places = [place for place, encoded in enumerate(made) if encoded.dtype == dtype]
                 allocated = await self._transfer.allocate([made[place].shape for place in places], dtype)
                 buffers |= zip(places, allocated, strict=True)
         except BaseException:

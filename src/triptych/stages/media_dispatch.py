@@ -94,8 +94,8 @@ class MediaDispatch:
         ]
         request = EncodeRequest(id=self._request.id, model=self._request.model, media=media)
         answer = await self._calls.encode(step.instance, request, weight, self._name)
-        made = {one.content_hash: one for one in answer.media}
-        self._leases += [(step.instance, one.embedding) for one in answer.media if one.embedding]
+        made = {encoded.content_hash: encoded for encoded in answer.media}
+        self._leases += [(step.instance, encoded.embedding) for encoded in answer.media if encoded.embedding]
         for index in step.media:
             self._encoded[index] = made[self.names[index]]
 

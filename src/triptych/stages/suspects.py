@@ -34,7 +34,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 def name_of(request: GenerateRequest, prompt: PromptKeys, tenant: str) -> bytes:
     """Names what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
     sampling = msgspec.structs.replace(request.sampling, seed=None)
-    content = (tenant, request.salt, request.model, sampling, [one.content_hash for one in request.media])
+    content = (tenant, request.salt, request.model, sampling, [medium.content_hash for medium in request.media])
     digest = hashlib.sha256(_ENCODER.encode(content))
     digest.update(memoryview(prompt.tokens))
     return digest.digest()
@@ -152,7 +152,7 @@ class Suspects:
         """Refuses the requests of these sealed names, each for so many seconds, and no longer than for ``keep_s``."""
         if self._keep_s:
             untils = self._quarantine | {name: now + min(left_s, self._keep_s) for name, left_s in sealed}
-            kept = sorted(untils.items(), key=lambda one: one[1])[-self._max_quarantined :]
+            kept = sorted(untils.items(), key=lambda item: item[1])[-self._max_quarantined :]
             self._quarantine = dict(kept)
 
     def release(self, sealed: bytes) -> None:

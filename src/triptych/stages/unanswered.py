@@ -71,7 +71,7 @@ class Unanswered:
     def _linger(self, worker: str, name: bytes) -> None:
         now = self._clock()
         self._lingering = {
-            one: names for one, names in self._lingering.items() if names and next(reversed(names.values())) > now
+            other: names for other, names in self._lingering.items() if names and next(reversed(names.values())) > now
         }
         names = self._lingering.setdefault(worker, OrderedDict())
         names[name] = now + LINGER_S

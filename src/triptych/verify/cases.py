@@ -106,7 +106,7 @@ def chosen(names: str | None, takes: Collection[MediaKind]) -> list[str]:
 
 def listed(names: str) -> list[str]:
     """Returns ``names``, separated by commas, in the order of ``CASES``. Raises ConfigError for unknown or no names."""
-    wanted = [name for one in names.split(",") if (name := one.strip())]
+    wanted = [name for item in names.split(",") if (name := item.strip())]
     unknown = [name for name in wanted if name not in CASES]
     if unknown:
         raise ConfigError(f"--cases: unknown case {unknown[0]}{or_all(unknown[0], CASES)}")

@@ -68,6 +68,6 @@ def _pair(name: str, expected: Expected, reply: Reply) -> tuple[str | int | None
     return None if pair[0] == pair[1] else pair
 
 
-def _shared(one: str, other: str) -> int:
+def _shared(text: str, other: str) -> int:
     """Characters that both begin with."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next((at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))

@@ -49,10 +49,10 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """All generated tokens, the end of sequence included."""
 
 
-def _told(films: list[decode.Frames]) -> list[Any]:
+def _video_metadata(films: list[decode.Frames]) -> list[Any]:
     from transformers.video_utils import VideoMetadata
 
-    return [VideoMetadata(total_num_frames=one.of, fps=one.fps, frames_indices=one.indices) for one in films]
+    return [VideoMetadata(total_num_frames=film.of, fps=film.fps, frames_indices=film.indices) for film in films]
 
 
 class Reference:
@@ -119,12 +119,12 @@ class Reference:
 
     def _inputs(self, processor: Any, text: str, media: list[Any]) -> Any:
         """Returns the model's inputs for a prompt and ``media``, which are ``cases.SentMedium``."""
-        pictures = [one for one in media if isinstance(one, Image.Image)]
-        films = [decode.frames(one.file, self.checkpoint) for one in media if isinstance(one, Film)]
-        sounds = [decode.samples(one.file) for one in media if isinstance(one, Beeps)]
+        pictures = [medium for medium in media if isinstance(medium, Image.Image)]
+        films = [decode.frames(medium.file, self.checkpoint) for medium in media if isinstance(medium, Film)]
+        sounds = [decode.samples(medium.file) for medium in media if isinstance(medium, Beeps)]
         given: dict[str, Any] = {"images": pictures} if pictures else {}
         if films:
-            given |= {"videos": [one.values for one in films], "video_metadata": _told(films)}
+            given |= {"videos": [film.values for film in films], "video_metadata": _video_metadata(films)}
             given["do_sample_frames"] = False
         if sounds:
             given |= {"audio": [values for values, _ in sounds], "sampling_rate": sounds[0][1]}

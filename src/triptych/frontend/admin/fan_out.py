@@ -50,14 +50,14 @@ class FanOut:
         """
         places = asyncio.Semaphore(MAX_AT_ONCE)
 
-        async def one(instance: Instance) -> Outcome:
+        async def call_within_limit(instance: Instance) -> Outcome:
             async with places:
                 try:
                     return Outcome(instance, "done", await self._call(action, params, instance))
                 except TriptychError as error:
                     return Outcome(instance, "failed", error=error)
 
-        return list(await asyncio.gather(*map(one, instances)))
+        return list(await asyncio.gather(*map(call_within_limit, instances)))
 
     async def undo(self, undo: Action[Any, Any], params: msgspec.Struct, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Undoes an action at every instance: even one that failed may have done it."""

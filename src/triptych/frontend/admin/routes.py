@@ -82,16 +82,16 @@ class Admin:
     async def _send(
         self, action: Action[Any, Any], request: AdminRequest, outcomes: list[Outcome], web: WebRequest
     ) -> None:
-        told = {
+        summary = {
             "action": action.name,
             "model": request.target.model,
             "instances": [_shown(outcome) for outcome in outcomes],
         }
         error = _whole_error(action, outcomes)
         if error is None:
-            await send_json(web.send, msgspec.json.encode(told), web.headers)
+            await send_json(web.send, msgspec.json.encode(summary), web.headers)
             return
-        body = msgspec.json.encode({"error": error_detail(error), **told})
+        body = msgspec.json.encode({"error": error_detail(error), **summary})
         await send_whole(web.send, error.status, body, [*error_headers(error), *web.headers])
 
 

@@ -36,15 +36,15 @@ class Follower:
 
     def update(self, instances: Iterable[Instance]) -> None:
         """Those that are alive now."""
-        alive = {one.id: one for one in instances}
-        for gone in [one for one in self._following if one not in alive]:
+        alive = {instance.id: instance for instance in instances}
+        for gone in [name for name in self._following if name not in alive]:
             self._leaving.add(task := self._following.pop(gone))
             self._unheard.pop(gone, None)
             task.add_done_callback(self._leaving.discard)
             task.cancel()
-        for name, one in alive.items():
-            if name not in self._following and _is_followed(one):
-                self._following[name] = asyncio.create_task(self._follow(one), name=f"follow {one.name}")
+        for name, instance in alive.items():
+            if name not in self._following and _is_followed(instance):
+                self._following[name] = asyncio.create_task(self._follow(instance), name=f"follow {instance.name}")
 
     def trouble(self, instance: Instance) -> str | None:
         """Why ``instance`` cannot be spoken to; None: it can, or nobody has tried."""
@@ -77,14 +77,14 @@ class Follower:
                 pass
 
     async def _listen(self, instance: Instance, trouble: _Trouble) -> None:
-        async with aclosing(self._source.follow(instance, self._routing.frontend_id)) as news:
-            async for told in news:
+        async with aclosing(self._source.follow(instance, self._routing.frontend_id)) as updates:
+            async for update in updates:
                 trouble.end()
                 self._unheard[instance.id] = ""
-                if told.load is not None:
-                    self._routing.report(instance.id, told.load)
-                if told.kv is not None:
-                    await _swept(self._routing.apply(instance.id, told.kv))
+                if update.load is not None:
+                    self._routing.report(instance.id, update.load)
+                if update.kv is not None:
+                    await _swept(self._routing.apply(instance.id, update.kv))
 
 
 def _is_followed(instance: Instance) -> bool:

@@ -13,7 +13,7 @@ from triptych.contracts.spans import Mode, Span, modes_of
 from triptych.processor.processor import Processor
 from triptych.stages.compose import missing_stages
 
-MAX_TOLD = 3
+MAX_REASONS = 3
 """Workers whose trouble is told in one line."""
 
 
@@ -44,16 +44,16 @@ class Model:
         """Says why ``stages`` cannot run now: the missing span, or the workers out of reach. None if they can."""
         if missing := missing_stages(stages, self.instances):
             return missing
-        troubles = {one: why for one in self.instances if (why := self.trouble(one))}
-        if missing_stages(stages, [one for one in self.instances if one not in troubles]) is None:
+        troubles = {instance: why for instance in self.instances if (why := self.trouble(instance))}
+        if missing_stages(stages, [instance for instance in self.instances if instance not in troubles]) is None:
             return None
-        told = "; ".join(f"{one.name}: {why}" for one, why in list(troubles.items())[:MAX_TOLD])
-        return f"{len(troubles)} of {len(self.instances)} workers that are alive cannot be spoken to: {told}"
+        reasons = "; ".join(f"{instance.name}: {why}" for instance, why in list(troubles.items())[:MAX_REASONS])
+        return f"{len(troubles)} of {len(self.instances)} workers that are alive cannot be spoken to: {reasons}"
 
     def prepare_processor(self) -> None:
         """Has the processor name the blocks of prompts where workers report what their KV caches hold."""
         if isinstance(self.processor, Processor):
-            self.processor.names_blocks = any(one.reports_kv for one in self.instances)
+            self.processor.names_blocks = any(instance.reports_kv for instance in self.instances)
 
 
 def card_for_all(instances: Sequence[Instance]) -> ModelCard:
@@ -61,16 +61,18 @@ def card_for_all(instances: Sequence[Instance]) -> ModelCard:
 
     Workers that only encode say nothing of the prompt's length.
     """
-    limiting = [one.model for one in instances if one.span is not Span.E] or [one.model for one in instances]
+    limiting = [instance.model for instance in instances if instance.span is not Span.E] or [
+        instance.model for instance in instances
+    ]
     return msgspec.structs.replace(
         instances[0].model,
-        context_length=min(one.context_length for one in limiting),
-        max_logprobs=min((one.max_logprobs for one in limiting), key=lambda most: (most < 0, most)),
+        context_length=min(card.context_length for card in limiting),
+        max_logprobs=min((card.max_logprobs for card in limiting), key=lambda limit: (limit < 0, limit)),
     )
 
 
-def is_same_model(one: ModelCard, other: ModelCard) -> bool:
+def is_same_model(card: ModelCard, other: ModelCard) -> bool:
     """Compares two cards. Workers on different hosts may have the same files in different places."""
-    if one.files_digest and one.files_digest == other.files_digest:
-        other = msgspec.structs.replace(other, path=one.path)
-    return one == other
+    if card.files_digest and card.files_digest == other.files_digest:
+        other = msgspec.structs.replace(other, path=card.path)
+    return card == other

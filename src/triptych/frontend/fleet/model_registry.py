@@ -96,7 +96,7 @@ class ModelRegistry:
             raise _not_loaded(name, model)  # for the first time: its workers are told of when it is
         if model is not None or name in self._known:
             raise _no_worker(f"no worker for model {shown(name)} is alive{self.looked_in}")
-        if not any(one.instances for one in self.models.values()):
+        if not any(known.instances for known in self.models.values()):
             raise _no_worker(f"no worker is alive yet{self.looked_in}")
         if (doubt := self._doubt(name)) is not None:
             raise Unavailable(

@@ -26,14 +26,14 @@ def health_of(model: Model) -> dict[str, Any]:
         "problem": model.problem or (model.gap("epd" if model.card.modalities else "pd") if model.processor else None),
         "instances": [
             {
-                "id": one.id,
-                "name": one.name,
-                "span": one.span.value,
-                "capable_span": one.capable_span.value,
-                "engine": one.engine,
-                "abilities": one.abilities,
-                "address": authority(one.host, one.port),
+                "id": instance.id,
+                "name": instance.name,
+                "span": instance.span.value,
+                "capable_span": instance.capable_span.value,
+                "engine": instance.engine,
+                "abilities": instance.abilities,
+                "address": authority(instance.host, instance.port),
             }
-            for one in model.instances
+            for instance in model.instances
         ],
     }

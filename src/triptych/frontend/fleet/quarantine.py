@@ -60,7 +60,7 @@ class SharedQuarantine:
         self._isolation, self._state, self._max_waiting = isolation, state, max_waiting
         self._waiting: dict[bytes, float] = {}
         """What is yet to be told, and when its time is over."""
-        self._wake, self._was_told = asyncio.Event(), asyncio.Event()
+        self._wake, self._was_updated = asyncio.Event(), asyncio.Event()
         self._ignored = Ignored(log, "the shared quarantine")
         self._untold = 0
         isolation.on_quarantine = self.tell
@@ -77,7 +77,7 @@ class SharedQuarantine:
             tasks.spawn(self._tell(), "tell of the quarantine")
             with suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_UPDATE_S):
-                    await self._was_told.wait()
+                    await self._was_updated.wait()
             yield
         finally:
             await tasks.close()
@@ -102,17 +102,17 @@ class SharedQuarantine:
         async with aclosing(self._state.watch()) as updates:
             async for update in updates:
                 self._take_in(update)
-                self._was_told.set()
+                self._was_updated.set()
 
     def _take_in(self, update: Update) -> None:
-        told = {_sealed(entry.key): entry.left_s for entry in update.changed if self._is_ours(entry)}
+        seconds_left = {_sealed(entry.key): entry.left_s for entry in update.changed if self._is_ours(entry)}
         if update.is_complete:
             for sealed, left_s in self._isolation.quarantined_for().items():
-                if sealed not in told:
+                if sealed not in seconds_left:
                     self.tell(sealed, left_s)
-        if new := told.keys() - self._isolation.quarantined_for():
+        if new := seconds_left.keys() - self._isolation.quarantined_for():
             log.warning("refusing %d requests that other frontends have put in quarantine", len(new))
-        self._isolation.quarantine((sealed, left_s) for sealed, left_s in told.items() if left_s is not None)
+        self._isolation.quarantine((sealed, left_s) for sealed, left_s in seconds_left.items() if left_s is not None)
         for key in update.removed:
             self._isolation.release(_sealed(key))
 

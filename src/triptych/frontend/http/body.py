@@ -90,8 +90,8 @@ async def _parts(
         if whole is None and size > JOINED_BYTES:
             whole = Growing(declared_bytes)
         if whole is not None:
-            for one in parts:
-                whole.write(one)
+            for piece in parts:
+                whole.write(piece)
             parts.clear()
         if not message.get("more_body"):
             return b"".join(parts) if whole is None else whole.taken()

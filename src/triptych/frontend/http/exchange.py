@@ -15,7 +15,7 @@ log = logging.getLogger("triptych.http")
 
 MAX_WAITING_BODY_BYTES = 64 << 10
 """The bytes of a body above which nothing is read from the socket until the application has taken them."""
-_STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in http.HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 _BODILESS = (204, 304)
 _FAILED = TriptychError("the server failed on this request; its log has the cause")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -28,9 +28,9 @@ def status_line(status: int) -> bytes:
 def raw_error(error: TriptychError) -> bytes:
     """Returns a whole HTTP answer with ``error`` that closes the connection, made without the application."""
     body = error_body(error)
-    headers = [one for one in error_headers(error) if one[0] != b"connection"]
+    headers = [header for header in error_headers(error) if header[0] != b"connection"]
     headers += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    return b"".join((status_line(error.status), *(b"%b: %b\r\n" % one for one in headers), b"\r\n", body))
+    return b"".join((status_line(error.status), *(b"%b: %b\r\n" % header for header in headers), b"\r\n", body))
 
 
 class Carrier(Protocol):

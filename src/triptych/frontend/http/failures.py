@@ -14,7 +14,7 @@ SHUTTING_DOWN = Unavailable("the server is shutting down", code="shutting_down")
 """The error of requests that are cut off at the end of the drain."""
 
 
-def as_told(error: Exception, name: str) -> TriptychError:
+def as_client_error(error: Exception, name: str) -> TriptychError:
     """Returns the error that the client of the request ``name`` gets.
 
     An unexpected exception is logged with its traceback; a shortage of the machine with one line.

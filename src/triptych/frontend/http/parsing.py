@@ -162,7 +162,7 @@ class Parser:
         self.head_bytes = 0
         self.in_head = False
         if self._parser.should_upgrade():
-            self._framing = next((one for one in self._headers if one[0] in _FRAMING), None)
+            self._framing = next((header for header in self._headers if header[0] in _FRAMING), None)
         scope, self._headers = self._scope(), []  # a trailer is not part of the request's headers
         keep_alive = self._parser.should_keep_alive() and scope["http_version"] == "1.1"
         self._listener.begins(scope, keep_alive=keep_alive, wants_continue=self._wants_continue)

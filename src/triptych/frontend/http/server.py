@@ -59,7 +59,9 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         servers: list[asyncio.AbstractServer] = []
         try:
-            servers += [await loop.create_server(self._connection, sock=one, backlog=BACKLOG) for one in listeners]
+            servers += [
+                await loop.create_server(self._connection, sock=listener, backlog=BACKLOG) for listener in listeners
+            ]
             self.serves.set()
             await self._stop.wait()
             await self._stop_listening(servers, listeners)
@@ -67,8 +69,8 @@ class HttpServer:
         finally:
             for server in servers:
                 server.close()
-            for one in listeners:
-                one.close()
+            for listener in listeners:
+                listener.close()
             for task in self._tasks:
                 task.cancel()
             self.connections.close()
@@ -83,8 +85,8 @@ class HttpServer:
         for server, listener in zip(servers, listeners, strict=True):
             accepted += _waiting_at(listener)
             server.close()  # in the same turn of the loop: later clients reach another frontend, or are refused
-        for one in accepted:
-            await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
+        for client in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, client)
         await asyncio.sleep(0)  # sockets that the event loop has accepted become connections in its next turn
         for listener in listeners:
             listener.close()
@@ -107,9 +109,9 @@ def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
     """Accepts the connections that wait at ``listener``: the system would reset them when it is closed."""
     with contextlib.suppress(BlockingIOError):
         while True:
-            one, _ = listener.accept()
-            one.setblocking(False)
-            yield one
+            client, _ = listener.accept()
+            client.setblocking(False)
+            yield client
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
@@ -121,13 +123,13 @@ def listen(host: str, port: int, *, shared: bool = False) -> list[socket.socket]
     """
     listeners = bind(host, port, shared=shared)
     try:
-        for one in listeners:
+        for listener in listeners:
             with contextlib.suppress(OSError):  # a system without the option buffers more
-                one.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+                listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             if not shared:
-                one.listen(BACKLOG)
+                listener.listen(BACKLOG)
     except OSError as error:
-        for one in listeners:
-            one.close()
+        for listener in listeners:
+            listener.close()
         raise refusal(host, port, error) from error
     return listeners

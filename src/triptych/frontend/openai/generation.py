@@ -20,7 +20,7 @@ from triptych.contracts.errors import TriptychError, WorkerLost
 from triptych.contracts.request import GenerateRequest
 from triptych.frontend.http.admission import RequestSlots
 from triptych.frontend.http.asgi import EventStream, Headers, Send, send_pieces
-from triptych.frontend.http.failures import SHUTTING_DOWN, as_told
+from triptych.frontend.http.failures import SHUTTING_DOWN, as_client_error
 from triptych.frontend.openai.answers import Answer, ChoiceResult
 from triptych.frontend.openai.choice import Choice, Piece
 from triptych.frontend.openai.merged import Merged
@@ -99,34 +99,34 @@ class Generation:
         except Exception as error:
             if not events.started:
                 raise
-            told = self._client_error(error)
+            client_error = self._client_error(error)
             clear_traceback(error)
-            await events.write(self.answer.failed(told))
+            await events.write(self.answer.failed(client_error))
         await events.close()
 
     async def whole(self, send: Send, headers: Headers) -> None:
         """Answers with one JSON object."""
-        said = [ChoiceResult() for _ in self.jobs]
+        results = [ChoiceResult() for _ in self.jobs]
         size = 0
         async with aclosing(self._pieces()) as batches:
             async for index, pieces in batches:
-                taken = self._take(said[index], index, pieces)
+                taken = self._take(results[index], index, pieces)
                 size += taken
                 if taken > SMALL_BYTES and not pace().spend(JSON_COST * taken):
                     await pace().wait_for_budget()
         extra = {"triptych": self.timing()} if self.with_timing else {}
-        whole = partial(self.answer.whole, said, self.usage(), extra)
+        whole = partial(self.answer.whole, results, self.usage(), extra)
         is_large = size > LARGE_BYTES
         await send_pieces(send, await asyncio.to_thread(whole) if is_large else whole(), self._headers(headers))
 
-    def _take(self, said: ChoiceResult, index: int, pieces: list[Piece]) -> int:
+    def _take(self, result: ChoiceResult, index: int, pieces: list[Piece]) -> int:
         """Adds pieces to the result of choice ``index``. Returns the bytes of their log probabilities as JSON."""
         size = 0
         for piece in pieces:
-            said.texts.append(piece.text)
-            said.finish_reason = piece.finish_reason
+            result.texts.append(piece.text)
+            result.finish_reason = piece.finish_reason
             if piece.logprobs:
-                size += said.add_logprobs(self.answer.logprob_lists(index, piece.logprobs))
+                size += result.add_logprobs(self.answer.logprob_lists(index, piece.logprobs))
         if size:
             token_bytes = bytes_per_token(self.jobs[0].request)
             self.holder.add(token_bytes * sum(len(piece.logprobs) for piece in pieces))
@@ -134,9 +134,9 @@ class Generation:
 
     def _client_error(self, error: Exception) -> TriptychError:
         """Returns the error that the client gets in the middle of a stream."""
-        told = as_told(error, self.answer.id)
-        self.metrics.stream_error(told)
-        return told
+        client_error = as_client_error(error, self.answer.id)
+        self.metrics.stream_error(client_error)
+        return client_error
 
     # Choices side by side.
 

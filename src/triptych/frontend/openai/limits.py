@@ -46,11 +46,11 @@ def check_template_values(place: str, given: dict[str, Any] | list[Any] | None, 
         values += 1
         characters += len(value) if isinstance(value, str) else 0
     if values > limits.max_template_values:
-        most = limits.max_template_values
-        raise too_many(place, values, "values", most, "--max-template-values")
+        limit = limits.max_template_values
+        raise too_many(place, values, "values", limit, "--max-template-values")
     if characters > limits.max_template_characters:
-        most = limits.max_template_characters
-        raise too_many(place, characters, "characters", most, "--max-template-characters")
+        limit = limits.max_template_characters
+        raise too_many(place, characters, "characters", limit, "--max-template-characters")
 
 
 def check_depth(place: str, value: Any) -> None:
@@ -64,17 +64,17 @@ def _values(value: Any, place: str) -> Iterator[Any]:
     level = [value]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                inner += one.keys()
-                inner += one.values()
-            elif isinstance(one, list):
-                inner += one
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.keys()
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
         if not inner:
             return
         yield from inner
         level = inner
-    if any(isinstance(one, dict | list) and one for one in level):
+    if any(isinstance(item, dict | list) and item for item in level):
         raise BadRequest(f"{place} is nested too deeply; the limit is {MAX_DEPTH} levels", param=place)
 
 

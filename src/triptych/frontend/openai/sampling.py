@@ -138,11 +138,11 @@ def _max_tokens(request: GenerationFields, processor: Processor, prompt_tokens: 
 
 
 def _logprobs(request: GenerationFields, processor: Processor) -> int | None:
-    most = processor.card.max_logprobs
-    most = most if most >= 0 else processor.tokenizer.vocabulary_size
+    limit = processor.card.max_logprobs
+    limit = limit if limit >= 0 else processor.tokenizer.vocabulary_size
     name, wanted = request.wanted_logprobs()
-    if wanted is not None and not 0 <= wanted <= most:
-        raise BadRequest(f"{name} must be between 0 and {most}, not {cut(str(wanted), 32)}", param=name)
+    if wanted is not None and not 0 <= wanted <= limit:
+        raise BadRequest(f"{name} must be between 0 and {limit}, not {cut(str(wanted), 32)}", param=name)
     return wanted
 
 
@@ -170,11 +170,13 @@ def _allowed(request: GenerationFields, processor: Processor) -> tuple[int, ...]
 
 def _ends(processor: Processor) -> set[int]:
     """Returns the tokens that end a text, from all files of the checkpoint that name one."""
-    said: list[Any] = [processor.tokenizer.fast.token_to_id(processor.tokenizer.special_tokens().get("eos_token", ""))]
+    end_tokens: list[Any] = [
+        processor.tokenizer.fast.token_to_id(processor.tokenizer.special_tokens().get("eos_token", ""))
+    ]
     for file in (processor.checkpoint.generation, processor.checkpoint.text_config):
         ends = file.get("eos_token_id")
-        said += ends if isinstance(ends, list) else [ends]
-    return {one for one in said if isinstance(one, int)}
+        end_tokens += ends if isinstance(ends, list) else [ends]
+    return {token for token in end_tokens if isinstance(token, int)}
 
 
 def _logit_bias(request: GenerationFields, processor: Processor) -> dict[int, float] | None:

@@ -62,8 +62,8 @@ class Positions:
         shares = _shares([spelling.data for _, _, spelling in group], text)
         places = _places(shares, len(text))
         for (token, entry, spelling), data, (offset, end) in zip(group, shares, places, strict=True):
-            told = spelling.text if data == spelling.data or not is_whole(spelling.data) else spelled(data)
-            self._ready.append(Position(token, entry, told, data, before + offset, before + end))
+            token_text = spelling.text if data == spelling.data or not is_whole(spelling.data) else spelled(data)
+            self._ready.append(Position(token, entry, token_text, data, before + offset, before + end))
 
     def up_to(self, characters: int) -> list[Position]:
         """Returns the next positions: those that end within the first ``characters`` of the answer."""
@@ -75,10 +75,10 @@ class Positions:
 
     def cut(self, characters: int) -> list[Position]:
         """Returns the last positions of an answer that ends after ``characters``, where its last token ends too."""
-        kept = [one for one in self._ready if one.offset < characters]
+        kept = [position for position in self._ready if position.offset < characters]
         self._ready.clear()
         self._group.clear()
-        return [one if one.end <= characters else _cut(one, characters) for one in kept]
+        return [position if position.end <= characters else _cut(position, characters) for position in kept]
 
 
 def _shares(data: list[bytes], text: str) -> list[bytes]:
@@ -95,16 +95,16 @@ def _shares(data: list[bytes], text: str) -> list[bytes]:
 
 def _without_first(surplus: int, data: list[bytes]) -> list[bytes]:
     shares = []
-    for one in data:
-        shares.append(one[surplus:])
-        surplus = max(0, surplus - len(one))
+    for token_bytes in data:
+        shares.append(token_bytes[surplus:])
+        surplus = max(0, surplus - len(token_bytes))
     return shares
 
 
 def _with_replacements(data: list[bytes]) -> list[bytes]:
     """Replaces each run of bytes that are no character by U+FFFD, at the token in which the run begins."""
     joined = b"".join(data)
-    told = [bytes([byte]) for byte in joined]
+    shares = [bytes([byte]) for byte in joined]
     begin = 0
     while begin < len(joined):
         try:
@@ -112,10 +112,10 @@ def _with_replacements(data: list[bytes]) -> list[bytes]:
             break
         except UnicodeDecodeError as error:
             first, end = begin + error.start, begin + error.end
-            told[first:end] = [_REPLACEMENT.encode(), *[b""] * (end - first - 1)]
+            shares[first:end] = [_REPLACEMENT.encode(), *[b""] * (end - first - 1)]
             begin = end
     ends = list(accumulate(map(len, data)))
-    return [b"".join(told[end - len(one) : end]) for one, end in zip(data, ends, strict=True)]
+    return [b"".join(shares[end - len(token_bytes) : end]) for token_bytes, end in zip(data, ends, strict=True)]
 
 
 def _from_both_ends(data: list[bytes], text: str) -> list[bytes]:
@@ -130,7 +130,7 @@ def _from_both_ends(data: list[bytes], text: str) -> list[bytes]:
         before += 1
     between, characters = data[before:after], left.decode(errors="replace")
     if len(between) == len(characters):
-        shares = [one.encode() for one in characters]
+        shares = [character.encode() for character in characters]
     elif between:
         shares = [left, *[b""] * (len(between) - 1)]
     else:

@@ -31,7 +31,7 @@ def prompt_bytes(prompt: Any) -> int:
 def value_bytes(value: Any) -> int:
     """Counts any JSON value. Its depth and size are within their limits already."""
     if isinstance(value, dict):
-        return OBJECT_BYTES + sum(value_bytes(key) + value_bytes(one) for key, one in value.items())
+        return OBJECT_BYTES + sum(value_bytes(key) + value_bytes(member) for key, member in value.items())
     if isinstance(value, list):
         return OBJECT_BYTES + sum(map(value_bytes, value))
     return sys.getsizeof(value) if isinstance(value, str) else _NUMBER_BYTES

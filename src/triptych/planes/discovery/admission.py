@@ -42,18 +42,18 @@ def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
     return None
 
 
-def _is_another_checkpoint(one: ModelCard, other: ModelCard) -> bool:
-    return bool(one.files_digest and other.files_digest) and one.files_digest != other.files_digest
+def _is_another_checkpoint(card: ModelCard, other: ModelCard) -> bool:
+    return bool(card.files_digest and other.files_digest) and card.files_digest != other.files_digest
 
 
-def _differing(one: Instance, other: Instance) -> str | None:
+def _differing(instance: Instance, other: Instance) -> str | None:
     """Returns a shard that both have with different content. A worker that only encodes need not have all of them."""
     theirs = dict(other.weights)
-    return next((name for name, digest in one.weights if theirs.get(name, digest) != digest), None)
+    return next((name for name, digest in instance.weights if theirs.get(name, digest) != digest), None)
 
 
-def _disagree(one: EmbeddingSpec | None, other: EmbeddingSpec | None) -> bool:
-    return one is not None and other is not None and one != other
+def _disagree(spec: EmbeddingSpec | None, other: EmbeddingSpec | None) -> bool:
+    return spec is not None and other is not None and spec != other
 
 
 def _words(spec: EmbeddingSpec | None) -> str:

@@ -61,4 +61,4 @@ class Leases:
 
     def snapshot(self) -> tuple[Instance, ...]:
         """Returns the live instances, sorted by id."""
-        return tuple(sorted(self._instances.values(), key=lambda one: one.id))
+        return tuple(sorted(self._instances.values(), key=lambda instance: instance.id))

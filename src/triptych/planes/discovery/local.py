@@ -87,16 +87,16 @@ class LocalLease:
         part.replace(self._path)
 
     async def _beat(self) -> None:
-        said = ""
+        logged = ""
         while True:
             await asyncio.sleep(self._heartbeat_s)
             try:
                 self._touch()
-                said = ""
+                logged = ""
             except OSError as error:  # a full disk, say: the next beat may find room
-                if (why := str(error)) != said:
+                if (why := str(error)) != logged:
                     log.warning("cannot keep %s fresh: %s", self._path, why)
-                said = why
+                logged = why
 
     def _touch(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -191,7 +191,7 @@ class LocalDiscovery:
 
     async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
         seen: _View = {}
-        said: dict[str, Instance] | None = None
+        yielded: dict[str, Instance] | None = None
         while True:
             self._unread = False
             try:
@@ -199,10 +199,10 @@ class LocalDiscovery:
             except OSError as error:  # too many open files, say: what was seen last is the best guess
                 self._unread = True
                 log.warning("cannot read %s: %s", self._folder, error)
-            if said is None and any(one.instance is None for one in seen.values()):
+            if yielded is None and any(file.instance is None for file in seen.values()):
                 self._settled_s = time.monotonic() + self._pace.settle_s
-            if (now := _alive(seen, self._pace)) != said:
-                said = now
+            if (now := _alive(seen, self._pace)) != yielded:
+                yielded = now
                 yield tuple(now[key] for key in sorted(now))
             await asyncio.sleep(self._pace.scan_s)
 

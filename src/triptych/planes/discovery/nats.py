@@ -238,7 +238,7 @@ class NatsDiscovery:
         return lease
 
     async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
-        leases, said = Leases(TTL_S, GRACE_S), None
+        leases, yielded = Leases(TTL_S, GRACE_S), None
         link = await connect_first(self._access, "watch")
         is_first = True
         try:
@@ -247,8 +247,8 @@ class NatsDiscovery:
                     async with aclosing(self._follow(link, leases, is_first)) as changes:
                         async for snapshot in changes:
                             is_first = False
-                            if snapshot != said:
-                                said = snapshot
+                            if snapshot != yielded:
+                                yielded = snapshot
                                 yield snapshot
                 except NatsProblem as error:
                     self._away = True
@@ -299,13 +299,13 @@ async def _take_in(watch: Watch, leases: Leases) -> None:
     """Waits for an update, or for a lease to end. A lease ends only while the watch works."""
     due = leases.next_due()
     timeout_s = TTL_S if due is None else min(TTL_S, max(0.0, due - time.monotonic()))
-    if entry := await watch.news(timeout_s):
+    if entry := await watch.next_entry(timeout_s):
         _note(entry, leases)
         return
     silent = time.monotonic()
     await watch.check()
     settled = time.monotonic() + SETTLE_S
-    while entry := await watch.news(max(0.0, settled - time.monotonic())):
+    while entry := await watch.next_entry(max(0.0, settled - time.monotonic())):
         _note(entry, leases)
     leases.expire(silent)
 

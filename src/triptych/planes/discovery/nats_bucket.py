@@ -113,9 +113,9 @@ class Watch:
         """Returns the content of the bucket. Call it once, before anything else."""
         return [self._bucket.read(found) for found in await self._watch.snapshot()]
 
-    async def news(self, timeout_s: float) -> Entry | None:
+    async def next_entry(self, timeout_s: float) -> Entry | None:
         """Returns the next write or withdrawal; None if there is none for ``timeout_s``."""
-        found = await self._watch.news(timeout_s)
+        found = await self._watch.next_entry(timeout_s)
         return None if found is None else self._bucket.read(found)
 
     async def check(self) -> None:

@@ -29,16 +29,21 @@ class Reachable:
         return await self._discovery.register(instance)
 
     async def watch(self) -> AsyncGenerator[tuple[Instance, ...], None]:
-        said: set[str] = set()
+        logged: set[str] = set()
         async with aclosing(self._discovery.watch()) as snapshots:
             async for snapshot in snapshots:
-                left_out = [one for one in snapshot if one.tls != self._tls]
-                for one in left_out:
-                    if one.id not in said:
-                        log.error("leaving out worker %s at %s: %s", one.id, authority(one.host, one.port), self._why)
-                said = {one.id for one in left_out}
-                self._left_out = frozenset(one.model.name for one in left_out)
-                yield tuple(one for one in snapshot if one.tls == self._tls)
+                left_out = [instance for instance in snapshot if instance.tls != self._tls]
+                for instance in left_out:
+                    if instance.id not in logged:
+                        log.error(
+                            "leaving out worker %s at %s: %s",
+                            instance.id,
+                            authority(instance.host, instance.port),
+                            self._why,
+                        )
+                logged = {instance.id for instance in left_out}
+                self._left_out = frozenset(instance.model.name for instance in left_out)
+                yield tuple(instance for instance in snapshot if instance.tls == self._tls)
 
     def doubt(self, model: str) -> str | None:
         if model in self._left_out:

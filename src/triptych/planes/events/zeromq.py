@@ -61,12 +61,12 @@ class ZmqSender:
     async def open(self, birth: str, on_subscriber: Callable[[], None]) -> str:
         self._on_subscriber = on_subscriber
         try:
-            one, listener, guard = self._bound(await _address(self._host))
+            zmq_socket, listener, guard = self._bound(await _address(self._host))
         except (zmq.ZMQError, OSError) as error:
             await self.close()
             raise ConfigError(f"cannot publish on {self._host}: {error.strerror or error}") from error
         loop = asyncio.get_running_loop()
-        loop.add_reader(one.fileno(), self._read)
+        loop.add_reader(zmq_socket.fileno(), self._read)
         for descriptor, look in ((listener.fileno(), self._look), (guard.fileno(), guard.look)):
             loop.add_reader(descriptor, look)
             look()  # the descriptor tells of what comes after a look
@@ -74,15 +74,15 @@ class ZmqSender:
 
     def _bound(self, address: str) -> tuple[zmq.Socket[bytes], BoundedListener, Guard]:
         self._context = zmq.Context()
-        self._socket = one = self._context.socket(zmq.XPUB)
-        _limit(one, SUBSCRIPTION_BYTES)
-        one.set(zmq.XPUB_VERBOSE, 1)
+        self._socket = zmq_socket = self._context.socket(zmq.XPUB)
+        _limit(zmq_socket, SUBSCRIPTION_BYTES)
+        zmq_socket.set(zmq.XPUB_VERBOSE, 1)
         self._guard = Guard(self._context, self._keys.client_public)
-        one.set_string(zmq.ZAP_DOMAIN, DOMAIN)
-        one.curve_server = True
-        one.curve_secretkey = self._keys.server_secret
-        self._listener = BoundedListener(one, address)
-        return one, self._listener, self._guard
+        zmq_socket.set_string(zmq.ZAP_DOMAIN, DOMAIN)
+        zmq_socket.curve_server = True
+        zmq_socket.curve_secretkey = self._keys.server_secret
+        self._listener = BoundedListener(zmq_socket, address)
+        return zmq_socket, self._listener, self._guard
 
     def send(self, message: bytes) -> None:
         if self._socket is not None:
@@ -143,31 +143,31 @@ class ZmqReceiver:
         if self._context is None:
             self._context = zmq.asyncio.Context()
         try:
-            one = self._context.socket(zmq.SUB)
+            zmq_socket = self._context.socket(zmq.SUB)
         except zmq.ZMQError as error:
             raise TriptychError(f"no socket to listen with: {error}") from error
         try:
-            await self._connect(one, instance)
-            yield _Inbox(one)
+            await self._connect(zmq_socket, instance)
+            yield _Inbox(zmq_socket)
         finally:
-            one.close()
+            zmq_socket.close()
 
-    async def _connect(self, one: zmq.asyncio.Socket, instance: Instance) -> None:
+    async def _connect(self, zmq_socket: zmq.asyncio.Socket, instance: Instance) -> None:
         """Returns when messages come, or after ``first_word_s``: then they may come later."""
-        _limit(one, FRAME_BYTES)
-        one.set(zmq.RECONNECT_IVL, self._reconnect_ms)
-        one.set(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS)
-        port, _, told = instance.events.removeprefix(f"{SCHEME}:").partition(":")
-        if (keys := Keys(told) if told else self._keys) is not None:
-            one.curve_secretkey, one.curve_publickey = keys.client_secret, keys.client_public
-            one.curve_serverkey = keys.server_public
-        one.subscribe(b"")
+        _limit(zmq_socket, FRAME_BYTES)
+        zmq_socket.set(zmq.RECONNECT_IVL, self._reconnect_ms)
+        zmq_socket.set(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS)
+        port, _, key_text = instance.events.removeprefix(f"{SCHEME}:").partition(":")
+        if (keys := Keys(key_text) if key_text else self._keys) is not None:
+            zmq_socket.curve_secretkey, zmq_socket.curve_publickey = keys.client_secret, keys.client_public
+            zmq_socket.curve_serverkey = keys.server_public
+        zmq_socket.subscribe(b"")
         with suppress(zmq.ZMQError, OSError, TimeoutError):
             address = await _address(instance.host)
-            one.set(zmq.IPV6, ":" in address)
-            one.connect(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
+            zmq_socket.set(zmq.IPV6, ":" in address)
+            zmq_socket.connect(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
             async with asyncio.timeout(self._first_word_s):
-                await one.recv()
+                await zmq_socket.recv()
 
     async def close(self) -> None:
         if self._context is not None:
@@ -176,8 +176,8 @@ class ZmqReceiver:
 
 
 class _Inbox:
-    def __init__(self, one: zmq.asyncio.Socket) -> None:
-        self._socket = one
+    def __init__(self, zmq_socket: zmq.asyncio.Socket) -> None:
+        self._socket = zmq_socket
 
     async def receive(self) -> bytes:
         return await self._socket.recv()
@@ -197,11 +197,11 @@ def _secret_key(token: str, end: bytes) -> bytes:
     return z85.encode(hmac.digest(token.encode(), b"triptych events " + end, hashlib.sha256))
 
 
-def _limit(one: Socket, frame_bytes: int) -> None:
-    one.set(zmq.LINGER, 0)
-    one.set(zmq.SNDHWM, WAITING)
-    one.set(zmq.RCVHWM, WAITING)
-    one.set(zmq.MAXMSGSIZE, frame_bytes)
+def _limit(zmq_socket: Socket, frame_bytes: int) -> None:
+    zmq_socket.set(zmq.LINGER, 0)
+    zmq_socket.set(zmq.SNDHWM, WAITING)
+    zmq_socket.set(zmq.RCVHWM, WAITING)
+    zmq_socket.set(zmq.MAXMSGSIZE, frame_bytes)
 
 
 async def _address(host: str) -> str:

@@ -33,7 +33,7 @@ class BoundedListener:
     Unbinding the socket instead would end the connections that it has. For one event loop.
     """
 
-    def __init__(self, one: zmq.Socket[bytes], address: str) -> None:
+    def __init__(self, zmq_socket: zmq.Socket[bytes], address: str) -> None:
         """Listens at a free port of the numeric ``address``. Leaves nothing behind on OSError or zmq.ZMQError."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._kernel = socket.create_server((address, 0), family=family, backlog=_BACKLOG)
@@ -42,13 +42,13 @@ class BoundedListener:
         self.connections = 0
         self.is_open = True
         self._said = False
-        one.set(zmq.IPV6, ":" in address)
-        one.set(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1000))
-        one.set(zmq.USE_FD, os.dup(self._kernel.fileno()))  # ZMQ closes it
-        self._socket = one
-        self._monitor = one.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        zmq_socket.set(zmq.IPV6, ":" in address)
+        zmq_socket.set(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1000))
+        zmq_socket.set(zmq.USE_FD, os.dup(self._kernel.fileno()))  # ZMQ closes it
+        self._socket = zmq_socket
+        self._monitor = zmq_socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         try:
-            one.bind(f"tcp://[{address}]:{self.port}" if ":" in address else f"tcp://{address}:{self.port}")
+            zmq_socket.bind(f"tcp://[{address}]:{self.port}" if ":" in address else f"tcp://{address}:{self.port}")
         except zmq.ZMQError:
             self.close()
             raise

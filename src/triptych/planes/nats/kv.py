@@ -245,7 +245,7 @@ class Watch:
                     self.is_late = message.metadata.num_pending != 0
         return found
 
-    async def news(self, timeout_s: float) -> KvEntry | None:
+    async def next_entry(self, timeout_s: float) -> KvEntry | None:
         """Returns the next write or deletion, or None if there was none for ``timeout_s``."""
         if self._queue.empty():
             try:

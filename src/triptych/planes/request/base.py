@@ -73,9 +73,11 @@ class RequestClient(Protocol):
         """Tells whether a sign of life of the peer is overdue: it is late, or gone."""
         ...
 
-    def on_lost(self, told: Callable[[Peer], None]) -> None:
-        """Calls ``told`` with each peer whose connection is gone though neither end had taken leave, before its calls
-        fail. A peer that answers no ping is gone too; one that discovery dropped before it closed is not.
+    def on_lost(self, callback: Callable[[Peer], None]) -> None:
+        """Calls ``callback`` with each peer whose connection is gone although neither end had taken leave.
+
+        It is called before that peer's calls fail. A peer that answers no ping counts as gone; a peer that discovery
+        dropped before its connection closed does not.
         """
         ...
 

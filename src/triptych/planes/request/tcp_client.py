@@ -113,8 +113,8 @@ class _ClientConnection(Connection):
 
     def speaks(self, endpoint: str, since: float) -> bool:
         """Tells whether a call to ``endpoint`` was answered anything after ``since``."""
-        calls = (one for one in self.calls.values() if one.endpoint == endpoint and one.was_answered)
-        return max((self.spoken.get(endpoint, 0.0), *(one.heard_at for one in calls))) > since
+        calls = (call for call in self.calls.values() if call.endpoint == endpoint and call.was_answered)
+        return max((self.spoken.get(endpoint, 0.0), *(call.heard_at for call in calls))) > since
 
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         if kind == Type.LEAVING:
@@ -226,12 +226,14 @@ class TcpRequestClient:
         self._connections[peer] = connection
         return connection
 
-    def on_lost(self, told: Callable[[Peer], None]) -> None:
-        self.lost = told
+    def on_lost(self, callback: Callable[[Peer], None]) -> None:
+        self.lost = callback
 
     def is_silent(self, peer: Peer) -> bool:
         connections = (self._connections.get(peer), self._greeting.get(peer))
-        return any(one is not None and not one.closed and one.is_silent for one in connections)
+        return any(
+            connection is not None and not connection.closed and connection.is_silent for connection in connections
+        )
 
     def forget(self, peer: Peer) -> None:
         """Lets go of a peer that takes no new calls: its connection closes when the calls on it have ended."""

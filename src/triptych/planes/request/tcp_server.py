@@ -214,8 +214,8 @@ class TcpRequestServer:
         self.bind()
         port = int(self._listeners[0].getsockname()[1])
         try:
-            for one in self._listeners:
-                self._servers.append(await self._listen(one))
+            for listener in self._listeners:
+                self._servers.append(await self._listen(listener))
         except OSError as error:
             raise refusal(self._host, port, error) from error
         return self._host, port
@@ -226,10 +226,10 @@ class TcpRequestServer:
         if not self._listeners:
             self._listeners = bind(self._host, self._port)
 
-    async def _listen(self, one: socket.socket) -> asyncio.Server:
+    async def _listen(self, listener: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
             lambda: _ServerConnection(self),
-            sock=one,
+            sock=listener,
             ssl=self._tls,
             ssl_handshake_timeout=self.limits.tls_handshake_s if self._tls else None,
             ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S if self._tls else None,
@@ -274,8 +274,8 @@ class TcpRequestServer:
         self._draining = True
         for server in self._servers:
             server.close()
-        for one in self._listeners:
-            one.close()
+        for listener in self._listeners:
+            listener.close()
         await self._watchers.close()
         await self.tasks.close()
         for connection in list(self.connections):

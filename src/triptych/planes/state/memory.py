@@ -51,7 +51,9 @@ class MemoryStore:
     def live(self) -> dict[str, _Stored]:
         """Returns the entries that have not expired, and drops the others."""
         now = time.monotonic()
-        self.entries = {key: one for key, one in self.entries.items() if one.due_s is None or one.due_s > now}
+        self.entries = {
+            key: stored for key, stored in self.entries.items() if stored.due_s is None or stored.due_s > now
+        }
         return self.entries
 
 
@@ -65,7 +67,7 @@ class MemoryState:
         self._bucket.check(key, value, ttl_s)
         entries = self._reached()
         self._compare(key, after)
-        kept = sum(len(one.value) + ENTRY_OVERHEAD_BYTES for other, one in entries.items() if other != key)
+        kept = sum(len(stored.value) + ENTRY_OVERHEAD_BYTES for other, stored in entries.items() if other != key)
         if kept + len(value) + ENTRY_OVERHEAD_BYTES > self._bucket.max_bytes:
             raise StateFull(self._bucket.name)
         self._store.revision += 1
@@ -114,7 +116,7 @@ class MemoryState:
                 await _first_of(changed, view.wait_s(time.monotonic(), 3600.0))
 
     def _entries(self) -> list[Entry]:
-        return [_entry(key, one) for key, one in self._store.live().items()]
+        return [_entry(key, stored) for key, stored in self._store.live().items()]
 
     def trouble(self) -> str | None:
         return "the store is away" if self._store.is_away else None
@@ -131,5 +133,5 @@ async def _first_of(changed: asyncio.Event, timeout_s: float) -> None:
         pass
 
 
-def _entry(key: str, one: _Stored) -> Entry:
-    return Entry(key, one.value, one.revision, None if one.due_s is None else one.due_s - time.monotonic())
+def _entry(key: str, stored: _Stored) -> Entry:
+    return Entry(key, stored.value, stored.revision, None if stored.due_s is None else stored.due_s - time.monotonic())

@@ -212,7 +212,7 @@ class NatsState:
 
     async def _follow(self, watch: Watch, view: View) -> AsyncGenerator[Update, None]:
         """Yields all entries, then every change. Raises NatsProblem when NATS is away."""
-        latest = {one.key: one for one in await self._all(watch)}
+        latest = {entry.key: entry for entry in await self._all(watch)}
         yield view.replace(self._entries(latest), time.monotonic())
         checked = time.monotonic()
         while True:
@@ -222,7 +222,7 @@ class NatsState:
             if now - checked >= CHECK_S:
                 await watch.check()
                 checked = now
-            change = await watch.news(view.wait_s(now, max(0.0, checked + CHECK_S - now)))
+            change = await watch.next_entry(view.wait_s(now, max(0.0, checked + CHECK_S - now)))
             if change is not None and (update := self._taken_in(change, view)) is not None:
                 yield update
 
@@ -232,12 +232,12 @@ class NatsState:
         if watch.is_late:  # or the entries that it waited for have expired meanwhile
             if await watch.check():
                 raise NatsProblem(f"reading bucket {self._config.name} takes too long")
-            while (one := await watch.news(SETTLE_S)) is not None:
-                found.append(one)
+            while (entry := await watch.next_entry(SETTLE_S)) is not None:
+                found.append(entry)
         return found
 
     def _entries(self, found: dict[str, KvEntry]) -> list[Entry]:
-        entries = [self._entry(one, one.age_s) for one in found.values() if one.value is not None]
+        entries = [self._entry(stored, stored.age_s) for stored in found.values() if stored.value is not None]
         return [entry for entry in entries if entry is not None]
 
     def _taken_in(self, change: KvEntry, view: View) -> Update | None:

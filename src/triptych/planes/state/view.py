@@ -36,14 +36,14 @@ class View:
     def update(self, changed: Iterable[Entry], removed: Iterable[str], now: float) -> Update | None:
         """Takes changes, at most one for each key. Returns the update, or None if nothing has changed."""
         gone = list(removed)
-        told = []
+        kept = []
         for entry in changed:
             if _has_expired(entry):
                 gone.append(entry.key)
             elif self._take_in(entry, now):
-                told.append(entry)
+                kept.append(entry)
         gone = [key for key in gone if self._known.pop(key, None) is not None]
-        return Update(tuple(told), tuple(gone)) if told or gone else None
+        return Update(tuple(kept), tuple(gone)) if kept or gone else None
 
     def _take_in(self, entry: Entry, now: float) -> bool:
         known = self._known.get(entry.key)

@@ -135,7 +135,7 @@ class RequestState:
         avoided = {*self.tried, *others}
         if self.doubted is None:
             return [avoided]
-        return [avoided | {*self.doubted}, *(avoided | {one} for one in self.doubted)]
+        return [avoided | {*self.doubted}, *(avoided | {instance} for instance in self.doubted)]
 
     # Events.
 
@@ -195,7 +195,7 @@ class RequestState:
         return GoOn() if self.generated else Retry()
 
     def _without_plan(self, event: NoPlan) -> Decision:
-        error = as_told(self.last_error or event.error)
+        error = as_client_error(self.last_error or event.error)
         if isinstance(event.error, BadRequest):  # nobody else may come: the client wants the one that is excluded
             return GiveUp(error)
         return self._wait(error, event.now)
@@ -214,18 +214,18 @@ class RequestState:
         rule, cut = self.rule(error), self.phase is Phase.STREAMING
         if self.generated:
             if self.sampling.needs_history:
-                return GiveUp(as_told(error))
+                return GiveUp(as_client_error(error))
             self.resuming = True
             self._patience.begin(now)
         if cut and not self._begin_attempts():
-            return GiveUp(as_told(error))
+            return GiveUp(as_client_error(error))
         if isinstance(error, KvLost) and event.giver_id is not None and len(self.unread) < MAX_FRESH_PREFILLS:
             self.unread.add(event.giver_id)
             return self._again()
         self._blame(event)
         asks_again = not cut and self._count(event, rule)
         if len(self._lost) >= MAX_ATTEMPTS or not rule.goes_on or self._num_silences > MAX_SILENCES:
-            return GiveUp(as_told(error))
+            return GiveUp(as_client_error(error))
         return self._wait(error, now) if asks_again else self._again()
 
     def _blame(self, event: Failed) -> None:
@@ -263,7 +263,7 @@ class RequestState:
         return False
 
 
-def as_told(error: TriptychError) -> TriptychError:
+def as_client_error(error: TriptychError) -> TriptychError:
     """Returns an error that a client understands, in place of one that concerns workers only."""
     if isinstance(error, KvLost | MediaMissing):
         return Unavailable(f"workers could not hand the request over ({error.message}); try again", code=error.code)

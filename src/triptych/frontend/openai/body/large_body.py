@@ -95,8 +95,8 @@ def _taken_out(found: list[LongValue], size: int) -> list[LongValue]:
     left = size
     taken: list[LongValue] = []
     for long in _LONG_TEXT_BYTES:
-        taken = [one for one in found if one.kind == "numbers" or one.end - one.begin > long]
-        left = size - sum(one.end - one.begin for one in taken)
+        taken = [value for value in found if value.kind == "numbers" or value.end - value.begin > long]
+        left = size - sum(value.end - value.begin for value in taken)
         if left <= KEPT_BYTES:
             return taken
     if left > MAX_KEPT_BYTES:
@@ -192,9 +192,9 @@ class _Restore:
         if isinstance(value, list):
             if (numbers := self._numbers(value)) is not None:
                 return numbers.tolist()
-            value[:] = [self._at(f"[{index}]", one) for index, one in enumerate(value)]
+            value[:] = [self._at(f"[{index}]", item) for index, item in enumerate(value)]
         elif isinstance(value, dict):
-            return {self._walk(key): self._at(f".{key}"[:64], one) for key, one in value.items()}
+            return {self._walk(key): self._at(f".{key}"[:64], member) for key, member in value.items()}
         elif isinstance(value, msgspec.Struct):
             for name in value.__struct_fields__:
                 if not self._url(value, name):
@@ -223,8 +223,8 @@ class _Restore:
             try:
                 yield _TEXT.decode(quoted := b'"' + piece + b'"')
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                told = not_json(error, quoted)
-                raise _in_body(told, self._body, at - 1) from None
+                refusal = not_json(error, quoted)
+                raise _in_body(refusal, self._body, at - 1) from None
             at += len(piece)
 
     def _shown(self, name: str) -> str:
@@ -259,7 +259,7 @@ class _Restore:
             return prompt
         if (numbers := self._numbers(prompt)) is not None:
             return numbers
-        return [one if (ids := self._numbers(one)) is None else ids for one in prompt]
+        return [item if (ids := self._numbers(item)) is None else ids for item in prompt]
 
     def _list(self, value: Any) -> LongValue | None:
         """Returns the list of numbers that ``value`` stands for; None if it stands for none."""

@@ -63,7 +63,7 @@ def _parsed(view: memoryview, begin: int, end: int, text: str, parse: RequestDec
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadRequest):
         return None
     if request.ignored is not None:
-        request.ignored.rename(lambda one: text if one == name else one)
+        request.ignored.rename(lambda field_name: text if field_name == name else field_name)
     return _with(request, name, text)  # type: ignore[no-any-return]
 
 
@@ -85,11 +85,11 @@ def _with(value: Any, name: str, text: str) -> Any:
     if isinstance(value, str):
         return text if value == name else value
     if isinstance(value, list):
-        value[:] = [_with(one, name, text) for one in value]
+        value[:] = [_with(item, name, text) for item in value]
     elif isinstance(value, dict):
-        return {_with(key, name, text): _with(one, name, text) for key, one in value.items()}
+        return {_with(key, name, text): _with(member, name, text) for key, member in value.items()}
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
-            if isinstance(one := getattr(value, field), _MAY_HOLD):
-                setattr(value, field, _with(one, name, text))
+            if isinstance(member := getattr(value, field), _MAY_HOLD):
+                setattr(value, field, _with(member, name, text))
     return value

@@ -88,8 +88,8 @@ def _check_messages(messages: list[ChatMessage], limits: RequestLimits) -> None:
             parts += len(message.tool_calls)
             check_depth(f"{place}.tool_calls", message.tool_calls)
         if parts > limits.max_content_parts:
-            most = limits.max_content_parts
-            raise too_many(f"{place}.content", parts, "parts and tool calls up to here", most, "--max-content-parts")
+            limit = limits.max_content_parts
+            raise too_many(f"{place}.content", parts, "parts and tool calls up to here", limit, "--max-content-parts")
 
 
 def _message_bytes(message: ChatMessage) -> int:

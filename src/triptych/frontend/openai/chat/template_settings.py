@@ -50,7 +50,7 @@ def _documents(request: ChatRequest, template: Template, allowed_names: str) -> 
 
 
 def _check_allowed(name: str, path: str, allowed_names: str) -> None:
-    allowed = {one.strip() for one in allowed_names.split(",")}
+    allowed = {name.strip() for name in allowed_names.split(",")}
     if name not in allowed:
         known = ", ".join(sorted(allowed))
         raise BadRequest(f"{path} is not allowed; allowed here: {known} (--chat-template-kwargs)", param=path)

@@ -17,9 +17,9 @@ def split_prompts(prompt: str | TokenIds | list[Any]) -> list[str | Sequence[int
     """Returns one or several prompts, each as text or as token ids. Raises BadRequest for a mixture."""
     if isinstance(prompt, str | TokenIds):
         return [prompt]
-    if prompt and all(isinstance(one, int) for one in prompt):
+    if prompt and all(isinstance(item, int) for item in prompt):
         return [prompt]
-    if not prompt or len({isinstance(one, str) for one in prompt}) > 1 or int in map(type, prompt):
+    if not prompt or len({isinstance(item, str) for item in prompt}) > 1 or int in map(type, prompt):
         raise BadRequest(
             "prompt must be a text, a list of texts, a list of token ids, or a list of such lists",
             param="prompt",

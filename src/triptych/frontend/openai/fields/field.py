@@ -38,7 +38,7 @@ class Field:
         """Checks a value. Raises BadRequest if it asks for something unsupported, or has a wrong type."""
         if self.status == "accepted":
             self._check_type(value, path)
-        elif value is not None and not any(_same(value, one) for one in self.takes):
+        elif value is not None and not any(_same(value, taken) for taken in self.takes):
             if self.same_as and _same(value, 1 if same_as is None else same_as):
                 return
             raise BadRequest(self._refusal(path), param=path, code=UNSUPPORTED)
@@ -51,10 +51,10 @@ class Field:
             raise BadRequest(f"{path}: {reason}", param=path, code="invalid_type") from None
 
     def _refusal(self, path: str) -> str:
-        asking = [one for one in self.takes if one]
+        asking = [taken for taken in self.takes if taken]
         message = f"{path}: this value is not supported" if asking else f"{path} is not supported"
         if asking:
-            message += f" (only {', '.join(msgspec.json.encode(one).decode() for one in asking)})"
+            message += f" (only {', '.join(msgspec.json.encode(taken).decode() for taken in asking)})"
         return f"{message}: {self.note}" if self.note else message
 
 
@@ -71,8 +71,8 @@ class Fields:
     by_name: Mapping[str, Field] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "read", frozenset(one.name for one in self.fields if one.read))
-        object.__setattr__(self, "by_name", {one.name: one for one in self.fields})
+        object.__setattr__(self, "read", frozenset(known.name for known in self.fields if known.read))
+        object.__setattr__(self, "by_name", {known.name: known for known in self.fields})
 
 
 @dataclass(frozen=True, slots=True)

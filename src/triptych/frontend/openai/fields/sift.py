@@ -77,7 +77,7 @@ def _sifted(value: Any, fields: Fields | Tagged, path: str, ignored: Ignored) ->
     Values of a wrong type stay: the decoder refuses them.
     """
     if isinstance(value, list):
-        found = [_sifted(one, fields, f"{path}[{index}]", ignored) for index, one in enumerate(value)]
+        found = [_sifted(item, fields, f"{path}[{index}]", ignored) for index, item in enumerate(value)]
         return any(found)
     if not isinstance(value, dict):
         return False
@@ -92,13 +92,13 @@ def _sifted(value: Any, fields: Fields | Tagged, path: str, ignored: Ignored) ->
 def _object_sifted(value: dict[str, Any], fields: Fields, path: str, ignored: Ignored) -> bool:
     extra = [name for name in value if name not in fields.read]
     for name in extra:
-        one, known = value.pop(name), fields.by_name.get(name)
+        member, known = value.pop(name), fields.by_name.get(name)
         if known is None:
             ignored.add(fields, path, name)
         else:
-            known.check(one, f"{path}.{name}")
+            known.check(member, f"{path}.{name}")
     found = bool(extra)
     for name, inner in fields.inner.items():
-        if isinstance(one := value.get(name), dict | list):
-            found |= _sifted(one, inner, f"{path}.{name}", ignored)
+        if isinstance(member := value.get(name), dict | list):
+            found |= _sifted(member, inner, f"{path}.{name}", ignored)
     return found

@@ -109,13 +109,13 @@ def _within(place: Place, keyword: str, value: Any) -> Iterator[tuple[Place, Any
     if keyword in _MAPS:
         if not isinstance(value, dict):
             raise _bad(Place(place, keyword), "it must be an object of schemas")
-        for name, one in value.items():
-            yield Place(Place(place, keyword), name), one
+        for name, schema in value.items():
+            yield Place(Place(place, keyword), name), schema
     elif keyword in _LISTS or (keyword == "items" and isinstance(value, list)):  # a list in drafts before 2020
         if not isinstance(value, list) or not value:
             raise _bad(Place(place, keyword), "it must be a list of at least one schema")
-        for index, one in enumerate(value):
-            yield Place(Place(place, keyword), index), one
+        for index, schema in enumerate(value):
+            yield Place(Place(place, keyword), index), schema
     elif keyword in _SCHEMAS:
         yield Place(place, keyword), value
 
@@ -149,9 +149,9 @@ class _Check:
         if not isinstance(values, list) or not values:
             raise _bad(place, "it must be a list of at least one value")
         self._enum_values += len(values)
-        most = self._limits.max_schema_enum_values
-        if self._enum_values > most:
-            reason = f"the schema's enums have more than {most:,} values together"
+        limit = self._limits.max_schema_enum_values
+        if self._enum_values > limit:
+            reason = f"the schema's enums have more than {limit:,} values together"
             raise _over(place, reason, "max_schema_enum_values")
 
     def _pattern(self, place: Place, pattern: Any, node: Node) -> None:
@@ -180,9 +180,9 @@ class _Check:
     def _count(self, place: Place, value: Any, node: Node) -> None:
         """Counts a minimum as a repetition: a grammar keeps its places for each token of the answer."""
         _check_count(place, value, node)
-        most = self._limits.max_schema_repeats
-        if str(place.name).startswith("min") and value > most:
-            raise _over(place, f"it is above {most:,}", "max_schema_repeats")
+        limit = self._limits.max_schema_repeats
+        if str(place.name).startswith("min") and value > limit:
+            raise _over(place, f"it is above {limit:,}", "max_schema_repeats")
 
     def _reference(self, place: Place, reference: Any, node: Node) -> None:
         if (reason := self._references.fault(reference)) is not None:
@@ -215,9 +215,9 @@ def _check_count(place: Place, value: Any, node: Node) -> None:
     if not _is_count(value):
         raise _bad(place, f"it must be a whole number between 0 and {_MAX_COUNT}")
     name = str(place.name)
-    most = node.get("max" + name[3:])
-    if name.startswith("min") and _is_count(most) and value > most:
-        raise _bad(place, f"it is above max{name[3:]}, {most}: nothing can match")
+    maximum = node.get("max" + name[3:])
+    if name.startswith("min") and _is_count(maximum) and value > maximum:
+        raise _bad(place, f"it is above max{name[3:]}, {maximum}: nothing can match")
 
 
 def _is_count(value: object) -> bool:
@@ -233,9 +233,9 @@ def _check_number(place: Place, value: Any, node: Node) -> None:
         raise _bad(place, "it must be a number")
     if name == "multipleOf" and value <= 0:
         raise _bad(place, "it must be above 0")
-    most = node.get("maximum")
-    if name == "minimum" and _is_number(most) and value > most:
-        raise _bad(place, f"it is above maximum, {most}: nothing can match")
+    maximum = node.get("maximum")
+    if name == "minimum" and _is_number(maximum) and value > maximum:
+        raise _bad(place, f"it is above maximum, {maximum}: nothing can match")
 
 
 def _is_number(value: object) -> bool:

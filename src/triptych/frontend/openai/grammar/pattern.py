@@ -132,10 +132,10 @@ def _times(braces: re.Match[str], max_repeats: int) -> int:
         raise PatternError(
             f"the repetition at character {place} has a number above {max_repeats:,}", "max_schema_repeats"
         )
-    least, most = int(numbers[0]) if braces[1] else 0, int(numbers[-1])
-    if most < least:
+    minimum, maximum = int(numbers[0]) if braces[1] else 0, int(numbers[-1])
+    if maximum < minimum:
         raise PatternError(f"the repetition at character {place} has its numbers the wrong way round")
-    return least + 1 if braces[2] and not braces[3] else most
+    return minimum + 1 if braces[2] and not braces[3] else maximum
 
 
 def _class_end(pattern: str, at: int) -> int:

@@ -60,7 +60,7 @@ def _leads_to(target: object) -> object:
             return target["$ref"]
         all_of = target.get("allOf")
         if isinstance(all_of, list) and all_of:
-            target = next((one for one in all_of if isinstance(one, dict) and "$ref" in one), all_of[0])
+            target = next((member for member in all_of if isinstance(member, dict) and "$ref" in member), all_of[0])
             continue
         either = target.get("anyOf") or target.get("oneOf")
         target = either[0] if isinstance(either, list) and len(either) == 1 else None

@@ -61,18 +61,18 @@ def wrong_type(
     if (missing := _MISSING.fullmatch(reason)) is not None:
         known = _allowed(schema, [*path, missing[1]])
         path.append(missing[1])
-        told = "this field is required" + (f"; known: {', '.join(known)}" if known else "")
+        message = "this field is required" + (f"; known: {', '.join(known)}" if known else "")
     elif where.startswith("`key`"):
-        told = _KEYS.get(str(path[0]), "the name must be an integer")
+        message = _KEYS.get(str(path[0]), "the name must be an integer")
     elif (invalid := _INVALID.fullmatch(reason)) is not None and path[-1:] == ["type"] and invalid[1] in refused_types:
         return unsupported(path_of(path), f"{invalid[1]!r} is not supported: {refused_types[invalid[1]]}")
     elif invalid is not None:
         known = _allowed(schema, path)
-        told = f"{shown(invalid[1])} is not known here" + (f"; known: {', '.join(known)}" if known else "")
+        message = f"{shown(invalid[1])} is not known here" + (f"; known: {', '.join(known)}" if known else "")
     else:
-        told = in_words(reason)
+        message = in_words(reason)
     param = path_of(path)
-    return BadRequest(f"{param or 'the body'}: {told}", param=param or None, code=CODE)
+    return BadRequest(f"{param or 'the body'}: {message}", param=param or None, code=CODE)
 
 
 def in_words(reason: str) -> str:
@@ -82,11 +82,11 @@ def in_words(reason: str) -> str:
     expected = _EXPECTED.fullmatch(reason)
     if expected is None:
         return cut(reason, 200)
-    kinds = [_WORDS.get(one, one) for one in expected[1].split(" | ")]
-    kinds = [one for one in kinds if one != "null"] or kinds
-    told = f"must be {', '.join(kinds[:-1])}{' or ' * (len(kinds) > 1)}{kinds[-1]}{expected[2]}"
+    kinds = [_WORDS.get(kind, kind) for kind in expected[1].split(" | ")]
+    kinds = [kind for kind in kinds if kind != "null"] or kinds
+    message = f"must be {', '.join(kinds[:-1])}{' or ' * (len(kinds) > 1)}{kinds[-1]}{expected[2]}"
     got = expected[3]
-    return told if got is None else f"{told}, not {_GOT.get(got) or _WORDS.get(got, got)}"
+    return message if got is None else f"{message}, not {_GOT.get(got) or _WORDS.get(got, got)}"
 
 
 def path_of(steps: list[Step]) -> str:
@@ -154,19 +154,19 @@ def _allowed(schema: type[msgspec.Struct], path: list[Step]) -> list[str]:
     """Returns the values that a field may have, if these are few: kinds of objects, or names."""
     kinds: list[inspect.Type] = [inspect.type_info(schema)]
     for step in path[:-1]:
-        kinds = [inner for one in kinds for inner in _inner(one, step)]
+        kinds = [inner for kind in kinds for inner in _inner(kind, step)]
     name = path[-1] if path else None
-    tags = [str(one.tag) for one in kinds if isinstance(one, inspect.StructType) and one.tag_field == name]
+    tags = [str(kind.tag) for kind in kinds if isinstance(kind, inspect.StructType) and kind.tag_field == name]
     if tags:
         return tags
-    values = [inner for one in kinds for inner in _inner(one, name)] if name is not None else []
-    return [str(one) for inner in values if isinstance(inner, inspect.LiteralType) for one in inner.values]
+    values = [inner for kind in kinds for inner in _inner(kind, name)] if name is not None else []
+    return [str(value) for inner in values if isinstance(inner, inspect.LiteralType) for value in inner.values]
 
 
 def _inner(kind: inspect.Type, step: Step | None) -> list[inspect.Type]:
     """Returns the types that the member at ``step`` of a value of this type may have."""
     if isinstance(kind, inspect.StructType):
-        return [inner for one in kind.fields if one.encode_name == step for inner in _flat(one.type)]
+        return [inner for member in kind.fields if member.encode_name == step for inner in _flat(member.type)]
     if isinstance(kind, inspect.ListType):
         return _flat(kind.item_type)
     if isinstance(kind, inspect.DictType):

@@ -72,7 +72,7 @@ def document_of(config: FrontendConfig, admin: tuple[Json, Json]) -> Json:
 def _requests(config: FrontendConfig) -> Json:
     _, schemas = msgspec.json.schema_components([ChatRequest, CompletionRequest], ref_template=_REF)
     bounds = bounds_of(config)
-    for fields in {one.schema: one for one in (*_tables(CHAT), *_tables(COMPLETION))}.values():
+    for fields in {table.schema: table for table in (*_tables(CHAT), *_tables(COMPLETION))}.values():
         schema = schemas[fields.schema]
         schema.pop("description", None)
         schema["additionalProperties"] = not config.strict_fields
@@ -90,8 +90,8 @@ def _tables(fields: Fields | Tagged) -> Iterator[Fields]:
         inner = fields.inner
     else:
         inner = fields.kinds
-    for one in inner.values():
-        yield from _tables(one)
+    for table in inner.values():
+        yield from _tables(table)
 
 
 def _unread(field: Field) -> Json:
@@ -115,7 +115,10 @@ def _bounded(own: Json, bounds: Json) -> Json:
     """Returns the schema ``own`` with ``bounds``, each at the alternative that it limits."""
     if "anyOf" not in own:
         return {**own, **bounds}
-    alternatives = [{**one, **{name: bounds[name] for name in bounds if _is_about(name, one)}} for one in own["anyOf"]]
+    alternatives = [
+        {**alternative, **{name: bounds[name] for name in bounds if _is_about(name, alternative)}}
+        for alternative in own["anyOf"]
+    ]
     return {**own, "anyOf": alternatives}
 
 
