@@ -67,6 +67,6 @@ def damaged(item: str, what: str = "image") -> BadRequest:
     return problem(BadRequest, item, DAMAGED, f"the {what} is damaged or truncated")
 
 
-def too_many_scans(item: str, what: str, most: int) -> PayloadTooLarge:
-    reason = f"{what} comes in more than {most} scans, which is the most that are decoded"
+def too_many_scans(item: str, what: str, max_scans: int) -> PayloadTooLarge:
+    reason = f"{what} comes in more than {max_scans} scans, which is the most that are decoded"
     return problem(PayloadTooLarge, item, TOO_LARGE, reason)

@@ -174,29 +174,31 @@ class MediaLoader:
         flights: SingleFlight[_Key, Medium] = SingleFlight("media-load")
         left = self._limits.media_max_request_bytes
 
-        async def held(one: MediaReference) -> Medium:
+        async def held(reference: MediaReference) -> Medium:
             nonlocal left
-            medium = await self._load_shared(flights, one)
+            medium = await self._load_shared(flights, reference)
             left -= len(medium.data)
             if left < 0:
-                most = self._limits.media_max_request_bytes
-                reason = f"the request's media have more than {most:,} bytes together (--media-max-request-bytes)"
-                raise problem(PayloadTooLarge, one.item, TOO_LARGE, reason)
+                max_bytes = self._limits.media_max_request_bytes
+                reason = f"the request's media have more than {max_bytes:,} bytes together (--media-max-request-bytes)"
+                raise problem(PayloadTooLarge, reference.item, TOO_LARGE, reason)
             if holder is not None:
                 holder.keep(medium.data)
             return medium
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(held(one), name="media-item") for one in references]
+                tasks = [group.create_task(held(reference), name="media-item") for reference in references]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _load_shared(self, flights: SingleFlight[_Key, Medium], one: MediaReference) -> Medium:
-        if is_data_url(one.url):  # Nothing to save, and a long key.
-            return await self.load_one(one)
-        return await flights.run((one.kind, one.url, one.precomputed), lambda: self.load_one(one))
+    async def _load_shared(self, flights: SingleFlight[_Key, Medium], reference: MediaReference) -> Medium:
+        if is_data_url(reference.url):  # Nothing to save, and a long key.
+            return await self.load_one(reference)
+        return await flights.run(
+            (reference.kind, reference.url, reference.precomputed), lambda: self.load_one(reference)
+        )
 
     async def _run(self, inline: bool, work: Callable[[], T]) -> T:
         if inline:

@@ -48,7 +48,7 @@ def embedding_name(
 
     No file of a medium has it: those are named without ``precomputed``.
     """
-    described = {f"metadata.{name}": ",".join(map(str, one)) for name, one in metadata.items()}
+    described = {f"metadata.{name}": ",".join(map(str, numbers)) for name, numbers in metadata.items()}
     form = f"{dtype} {shape[0]} x {shape[1]}"
     return content_hash(kind, values, {**described, "precomputed": form})
 

@@ -198,7 +198,7 @@ class ModelFamily:
 
     def embedded(self, checkpoint: Checkpoint) -> set[int]:
         """The token ids whose places rows of embeddings take."""
-        return {(one.embedded or one.placeholder)(checkpoint) for one in self.media.values()}
+        return {(modality.embedded or modality.placeholder)(checkpoint) for modality in self.media.values()}
 
     @property
     def by_frames(self) -> tuple[MediaKind, ...]:

@@ -34,13 +34,13 @@ def _vision(checkpoint: Checkpoint) -> Json:
 
 
 @lru_cache(maxsize=8)
-def _canvases(most: int) -> tuple[tuple[int, int], ...]:
-    """Returns (rows, columns) of at most ``most`` tiles: by shape, and the larger ones of a shape first.
+def _canvases(max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """Returns the (rows, columns) of all canvases of at most ``max_tiles`` tiles, grouped by shape, the largest first.
 
     Of equally good canvases the order decides, and is that of transformers' ``find_supported_resolutions``.
     """
     by_shape: dict[float, list[tuple[int, int]]] = {}
-    for count in range(most, 0, -1):
+    for count in range(max_tiles, 0, -1):
         for rows in (rows for rows in range(1, count + 1) if count % rows == 0):
             by_shape.setdefault(rows / (count // rows), []).append((rows, count // rows))
     return tuple(canvas for canvases in by_shape.values() for canvas in canvases)
@@ -63,7 +63,7 @@ def canvas(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
         chosen = max(growing) if settings.get("resize_to_max_canvas") else min(growing)
     else:
         chosen = max(scales.values())
-    return min((one for one, scale in scales.items() if scale == chosen), key=lambda one: one[0] * one[1])
+    return min((tiles for tiles, scale in scales.items() if scale == chosen), key=lambda tiles: tiles[0] * tiles[1])
 
 
 def _float32(value: float) -> float:

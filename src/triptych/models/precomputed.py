@@ -32,7 +32,7 @@ class Times(NamedTuple):
     """The form that the fact must have, in words."""
     fits: Callable[[Checkpoint, Steps, Numbers], bool]
     """Tells whether finite numbers have that form."""
-    told: bool = True
+    for_model: bool = True
     """Whether the language model gets the fact. Otherwise only the prompt depends on it."""
 
 
@@ -94,9 +94,9 @@ def grid_rule(
     """
 
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
-        only(metadata, name, *(one.name for one in times))
-        told: Metadata = {name: _needed(metadata, name, _GRID, _is_grid)}
-        number, high, wide = map(int, told[name])
+        only(metadata, name, *(tensor.name for tensor in times))
+        facts: Metadata = {name: _needed(metadata, name, _GRID, _is_grid)}
+        number, high, wide = map(int, facts[name])
         merge = merge_size(checkpoint)
         if max_steps is not None and number > max_steps:
             raise ValueError(f"{name} has {number} steps in time; at most {max_steps} is right here")
@@ -105,12 +105,12 @@ def grid_rule(
         steps = Steps(number, (high // merge) * (wide // merge))
         if (made := steps.number * steps.tokens) != rows:
             raise ValueError(f"{name} {[number, high, wide]} makes {made} tokens, but the embedding has {rows}")
-        for one in times:
-            fits = functools.partial(_fits, one, checkpoint, steps)
-            values = _needed(metadata, one.name, one.wanted(checkpoint, steps), fits)
-            if one.told:
-                told[one.name] = tuple(map(float, values))
-        return rows, told
+        for tensor in times:
+            fits = functools.partial(_fits, tensor, checkpoint, steps)
+            values = _needed(metadata, tensor.name, tensor.wanted(checkpoint, steps), fits)
+            if tensor.for_model:
+                facts[tensor.name] = tuple(map(float, values))
+        return rows, facts
 
     return check
 
@@ -135,13 +135,13 @@ def _fits(times: Times, checkpoint: Checkpoint, steps: Steps, values: Numbers) -
 
 
 def count_rule(
-    fewest: Callable[[Checkpoint], int], most: Callable[[Checkpoint], int]
+    min_tokens: Callable[[Checkpoint], int], max_tokens: Callable[[Checkpoint], int]
 ) -> Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]]:
     """Returns ``Modality.precomputed`` of models that want a fixed number of tokens, and no facts."""
 
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
         only(metadata)
-        low, high = fewest(checkpoint), most(checkpoint)
+        low, high = min_tokens(checkpoint), max_tokens(checkpoint)
         if not low <= rows <= high:
             wanted = f"{low}" if low == high else f"{low} to {high}"
             raise ValueError(f"the embedding has {rows} tokens; this model takes {wanted}")

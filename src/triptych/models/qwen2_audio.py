@@ -34,12 +34,14 @@ def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
     """
     settings = checkpoint.feature_extractor
     hop = int(settings.get("hop_length") or _HOP_SAMPLES)
-    heard = min(samples, _chunk(checkpoint))
-    frames = -(-heard // hop)
+    used = min(samples, _chunk(checkpoint))
+    frames = -(-used // hop)
     tokens = (_halved(frames) - 2) // 2 + 1
     if tokens < 1:
-        fewest = 2 * hop + 1
-        raise ValueError(f"the sound is too short: it takes at least {fewest} samples at {sample_rate(checkpoint)} Hz")
+        min_samples = 2 * hop + 1
+        raise ValueError(
+            f"the sound is too short: it takes at least {min_samples} samples at {sample_rate(checkpoint)} Hz"
+        )
     return tokens
 
 

@@ -74,8 +74,8 @@ def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> 
     size = settings.get("size") or {}
     low, high = int(size.get("shortest_edge") or _MIN_PIXELS), int(size.get("longest_edge") or _MAX_PIXELS)
     if settings.get("cap_pixels_per_frame"):
-        most = int(settings.get("max_video_tokens") or _MAX_TOKENS_A_FRAME) * factor**2
-        high = max(min(most, high // frames), int(low * 1.05)) * frames
+        max_frame_pixels = int(settings.get("max_video_tokens") or _MAX_TOKENS_A_FRAME) * factor**2
+        high = max(min(max_frame_pixels, high // frames), int(low * 1.05)) * frames
     high_px, wide_px = resized(frames, height, width, span, factor, low, high)
     return -(-frames // span), high_px // patch, wide_px // patch
 
@@ -161,7 +161,7 @@ def _wanted_times(checkpoint: Checkpoint, steps: Steps) -> str:
 
 def _are_times(checkpoint: Checkpoint, steps: Steps, values: Numbers) -> bool:
     ordered = (0, *values, _LATEST_S)
-    return len(values) == steps.number and all(one <= next_one for one, next_one in itertools.pairwise(ordered))
+    return len(values) == steps.number and all(time_s <= next_s for time_s, next_s in itertools.pairwise(ordered))
 
 
 def _token(checkpoint: Checkpoint, name: str, default: int) -> int:
@@ -199,7 +199,7 @@ FAMILY = ModelFamily(
         precomputed=grid_rule(
             "video_grid_thw",
             video_merge_size,
-            Times("timestamps", _wanted_times, _are_times, told=False),
+            Times("timestamps", _wanted_times, _are_times, for_model=False),
             max_steps=MAX_NUMBERS,
         ),
     ),

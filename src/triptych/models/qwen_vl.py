@@ -103,9 +103,9 @@ def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int,
     if stated:
         count = min(round(stated / span) * span, frames)
     else:
-        most = min(int(settings.get("max_frames") or _VIDEO_MAX_FRAMES), frames) // span * span
+        max_frames = min(int(settings.get("max_frames") or _VIDEO_MAX_FRAMES), frames) // span * span
         wanted = frames / fps * float(settings.get("fps") or _VIDEO_FPS)
-        wanted = min(max(wanted, int(settings.get("min_frames") or _VIDEO_MIN_FRAMES)), most)
+        wanted = min(max(wanted, int(settings.get("min_frames") or _VIDEO_MIN_FRAMES)), max_frames)
         count = math.floor(wanted / span) * span
     if count < 1:
         return tuple(range(frames))
@@ -211,8 +211,8 @@ def _positions(checkpoint: Checkpoint, medium: Video | PrecomputedEmbedding) -> 
 
     The last temporal step begins at floor((steps - 1) * seconds a step * ``tokens_per_second``).
     """
-    told = metadata_of(_TIMED_VIDEOS, checkpoint, medium)
-    (number, high, wide), (step_s,) = told["video_grid_thw"], told["second_per_grid_ts"]
+    metadata = metadata_of(_TIMED_VIDEOS, checkpoint, medium)
+    (number, high, wide), (step_s,) = metadata["video_grid_thw"], metadata["second_per_grid_ts"]
     merge = video_merge_size(checkpoint)
     last = math.floor((number - 1) * step_s * _positions_a_second(checkpoint))
     tokens = int(number * high * wide) // merge**2

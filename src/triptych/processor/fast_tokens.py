@@ -89,13 +89,13 @@ def trial_texts(reference: Reference) -> Iterator[str]:
     yield "".join(special)
     for token in special[:64]:
         yield f"x{token}y {token} {token}\n{token}{token[:-1]}  {token}é{token.upper()}"
-    chance = random.Random(0)
-    pieces = [*_SAMPLES, *special[:64], *(" ".join(one.split()) for one in _SAMPLES)]
+    rng = random.Random(0)
+    pieces = [*_SAMPLES, *special[:64], *(" ".join(sample.split()) for sample in _SAMPLES)]
     parts: list[str] = []
     size = 0
     while size < MIXED_CHARACTERS:
-        piece = chance.choice(pieces)
-        begin = chance.randrange(len(piece) + 1)
-        parts.append(piece[begin : begin + chance.randrange(1, 60)])
+        piece = rng.choice(pieces)
+        begin = rng.randrange(len(piece) + 1)
+        parts.append(piece[begin : begin + rng.randrange(1, 60)])
         size += len(parts[-1])
     yield "".join(parts)

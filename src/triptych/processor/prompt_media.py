@@ -117,7 +117,7 @@ class PromptMedia:
 
     async def _keys_of(self, ids: TokenIds, media: list[Medium], expansions: list[Expansion]) -> array[int]:
         """Returns the prompt as workers' KV caches have it."""
-        if sum(len(one.token_ids) for one in expansions) <= _INLINE_TOKENS:
+        if sum(len(expansion.token_ids) for expansion in expansions) <= _INLINE_TOKENS:
             return expanded_prompt_keys(ids, media, expansions, self.placeholder_ids)
         return await asyncio.to_thread(expanded_prompt_keys, ids, media, expansions, self.placeholder_ids)
 

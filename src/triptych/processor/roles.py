@@ -41,7 +41,7 @@ def fitted(messages: Sequence[Message], template: Template, *, keeps_last: bool 
     if all(message["role"] in _EVERY_TEMPLATES for message in messages):
         return messages
     known = [_renamed(index, message, template) for index, message in enumerate(messages)]
-    if template.names("developer") or all(one["role"] != "developer" for one in known):
+    if template.names("developer") or all(message["role"] != "developer" for message in known):
         return known
     return _merged(known, template, known[-1] if keeps_last else None)
 

@@ -87,8 +87,10 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ConfigError(f"the model's chat template does not compile: {error}") from error
         self._special_tokens = special_tokens
-        self._texts = frozenset(one.value for one in tree.find_all(Const) if isinstance(one.value, str))
-        self._read = frozenset(one.name for one in tree.find_all(Name)) | {one.attr for one in tree.find_all(Getattr)}
+        self._texts = frozenset(constant.value for constant in tree.find_all(Const) if isinstance(constant.value, str))
+        self._read = frozenset(node.name for node in tree.find_all(Name)) | {
+            node.attr for node in tree.find_all(Getattr)
+        }
         self.takes_parts = self._probe()
 
     def _probe(self) -> bool:
@@ -122,8 +124,8 @@ class ChatTemplate:
     @cached_property
     def takes_late_system(self) -> bool:
         """Whether it says what the system does once the conversation has begun."""
-        said = [("user", "x"), ("assistant", "x"), ("system", _PROBE), ("user", "x")]
-        return _PROBE in self._tried([self._message(*one) for one in said])
+        messages = [("user", "x"), ("assistant", "x"), ("system", _PROBE), ("user", "x")]
+        return _PROBE in self._tried([self._message(role, text) for role, text in messages])
 
     def _message(self, role: str, text: str) -> Message:
         return {"role": role, "content": [{"type": "text", "text": text}] if self.takes_parts else text}

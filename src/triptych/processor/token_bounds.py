@@ -94,8 +94,8 @@ def _kept(file: _File) -> Fraction | None:
     normalizers, pre_tokenizers = _flat(file.normalizer, "normalizers"), _flat(file.pre_tokenizer, "pretokenizers")
     if not all(map(_keeps_text, pre_tokenizers)):
         return None
-    if any(one.get("type") == "ByteLevel" for one in pre_tokenizers):
-        if not _byte_characters() <= file.model.vocab.keys() or any(one.get("type") != "NFC" for one in normalizers):
+    if any(step.get("type") == "ByteLevel" for step in pre_tokenizers):
+        if not _byte_characters() <= file.model.vocab.keys() or any(step.get("type") != "NFC" for step in normalizers):
             return None
         return NFC_BYTES_A_CHARACTER if normalizers else Fraction(1)
     by_bytes = file.model.byte_fallback and all(f"<0x{byte:02X}>" in file.model.vocab for byte in range(256))
@@ -106,7 +106,7 @@ def _flat(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     if part is None:
         return []
     return (
-        [one for inner in part.get(name, []) for one in _flat(inner, name)]
+        [step for inner in part.get(name, []) for step in _flat(inner, name)]
         if part.get("type") == "Sequence"
         else [part]
     )

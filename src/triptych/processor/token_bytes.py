@@ -39,7 +39,9 @@ class TokenBytes:
     def __init__(self, fast: FastTokenizer) -> None:
         self._fast = fast
         self._rule = _rule_of(_decoder_of(fast))
-        self._special = {number: one.content for number, one in fast.get_added_tokens_decoder().items() if one.special}
+        self._special = {
+            number: token.content for number, token in fast.get_added_tokens_decoder().items() if token.special
+        }
         self._known: dict[int, Spelling] = {}
         """Of the vocabulary only, so that it is bounded."""
 

@@ -85,8 +85,8 @@ def _memory_bytes(medium: DecodableMedium, cost: int, family: ModelFamily, check
             return len(medium.frame_indices) * medium.width * medium.height * RGB_BYTES + cost * PATCH_BYTES
         case Sound():
             assert family.sounds is not None
-            heard = resampled_length(medium.num_samples, medium.sample_rate, family.sounds.decode_rate(checkpoint))
-            return (heard + family.sounds.features(checkpoint)) * SAMPLE_BYTES
+            samples = resampled_length(medium.num_samples, medium.sample_rate, family.sounds.decode_rate(checkpoint))
+            return (samples + family.sounds.features(checkpoint)) * SAMPLE_BYTES
 
 
 def width_of(family: ModelFamily, checkpoint: Checkpoint) -> int:

@@ -27,7 +27,9 @@ class MockEncoding:
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded]:
         async with self._load.request():
             async with self._decoder.decoded(media) as decoded:
-                tokens = [self._model.tokens_of(medium, one) for medium, one in zip(media, decoded, strict=True)]
+                tokens = [
+                    self._model.tokens_of(medium, content) for medium, content in zip(media, decoded, strict=True)
+                ]
             await self._take_time(media, tokens)
             self._load.encoded += len(media)
             return [_encoded(medium, count) for medium, count in zip(media, tokens, strict=True)]

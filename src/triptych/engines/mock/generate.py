@@ -74,15 +74,15 @@ class MockGenerating:
         """
         if request.kv is None:
             return await self._prompts.prefill(request, embeddings), 0
-        told = (0 if request.generated_ids else len(request.token_ids)), 0
+        counts = (0 if request.generated_ids else len(request.token_ids)), 0
         if isinstance(request.kv, KvRoom):
             offer = await take(request.kv, lambda kv: self._kv.fetch(kv, request))
-            told = offer.prompt_tokens, offer.cached_tokens
+            counts = offer.prompt_tokens, offer.cached_tokens
         else:
             await self._kv.fetch(request.kv, request)
         if self._pace is not None:
             await self._pace.fetch_kv(len(request.token_ids))
-        return told
+        return counts
 
 
 def _cached(turn: Turn | None) -> int:

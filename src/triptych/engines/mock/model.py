@@ -28,7 +28,9 @@ class Model:
         self.checkpoint = load_checkpoint(path)
         self.family = family_of(self.checkpoint)
         self._tokenise: Tokenise = Tokenizer.load(path).plain if self.family.tokenises else _no_tokenizer
-        self._placeholder_of = {kind: one.placeholder(self.checkpoint) for kind, one in self.family.media.items()}
+        self._placeholder_of = {
+            kind: modality.placeholder(self.checkpoint) for kind, modality in self.family.media.items()
+        }
         self.placeholders = set(self._placeholder_of.values())
 
     def tokens_of(self, medium: DecodableMedium, decoded: Any) -> int:

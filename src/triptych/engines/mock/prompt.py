@@ -64,6 +64,8 @@ class Prompts:
             made = max(1, len(request.generated_ids))
             return self._pace.turn(tokens, made + output_tokens, made=made, salt=request.salt)
         here = [not (embeddings and embeddings[index]) for index in range(len(request.media))]
-        rows = [(one.content_hash, expansion.rows) for one, expansion in zip(request.media, expansions, strict=True)]
+        rows = [
+            (medium.content_hash, expansion.rows) for medium, expansion in zip(request.media, expansions, strict=True)
+        ]
         media = [row for row, encoded_here in zip(rows, here, strict=True) if encoded_here]
         return self._pace.turn(tokens + array("I", request.generated_ids), output_tokens, media, salt=request.salt)

@@ -106,15 +106,17 @@ class Events:
         names, parent = event.block_hashes, event.parent_block_hash
         if all(name in self.translator for name in names):
             return Stored(names, parent, (), tier=tier)
-        tokens = [one if isinstance(one, int) else one[0] for one in event.token_ids]
+        tokens = [token if isinstance(token, int) else token[0] for token in event.token_ids]
         adapter, salt = event.lora_name or "", event.cache_salt or ""
         if max(tokens, default=0) < FIRST_PAD and not self._offsets.ends_within_medium(parent):
             return Stored(names, parent, tokens, (), adapter, salt, tier)
-        foreign = next((at for at, one in enumerate(tokens) if one >= FIRST_PAD and one not in self._owners), None)
+        foreign = next(
+            (at for at, token in enumerate(tokens) if token >= FIRST_PAD and token not in self._owners), None
+        )
         whole = len(names) if foreign is None else foreign // self._block_size
         self.translator.unknown += len(names) - whole
         names, tokens = names[:whole], tokens[: whole * self._block_size]
-        owners = [self._owners[one] if one >= FIRST_PAD else "" for one in tokens]
+        owners = [self._owners[token] if token >= FIRST_PAD else "" for token in tokens]
         media = self._offsets.place(names, parent, owners)
-        plain = [PLACEHOLDER if owner else one for one, owner in zip(tokens, owners, strict=True)]
+        plain = [PLACEHOLDER if owner else token for token, owner in zip(tokens, owners, strict=True)]
         return Stored(names, parent, plain, media, adapter, salt, tier)

@@ -110,9 +110,9 @@ class Events:
         """
         self._offsets.add(content_hash, rows)
 
-    def apply(self, told: Sequence[Mapping[str, Any]]) -> Iterator[list[KvChange] | None]:
+    def apply(self, events: Sequence[Mapping[str, Any]]) -> Iterator[list[KvChange] | None]:
         """Returns the changes of some events in order; None stands for a snapshot. Raises msgspec.ValidationError."""
-        for event in msgspec.convert(told, list[Event]):
+        for event in msgspec.convert(events, list[Event]):
             data = event.data
             if event.event_id > self._next:
                 log.warning("%d KV events were lost; cached blocks are known in part", event.event_id - self._next)
@@ -161,7 +161,7 @@ class Events:
             yield Stored(
                 [block.block_hash for block in blocks],
                 parent,
-                [PLACEHOLDER if owner else one for one, owner in zip(ids, mine, strict=True)],
+                [PLACEHOLDER if owner else token_id for token_id, owner in zip(ids, mine, strict=True)],
                 media[start:end],
                 self._adapter(data, blocks[0]) or "",
                 blocks[0].cache_salt or "",

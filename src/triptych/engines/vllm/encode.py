@@ -61,13 +61,13 @@ class VllmEncoding:
 
     async def _run(self, engine: AsyncLLM, items: Sequence[Item]) -> None:
         params = SamplingParams(max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
-        told: dict[str, object] = {}
+        encoded: dict[str, object] = {}
         async with aclosing(engine.generate(self._prompts.encoding(items), params, f"encode-{uuid4().hex}")) as outputs:
             async for output in outputs:
-                told.update(output.ec_transfer_params or {})
+                encoded.update(output.ec_transfer_params or {})
                 if output.finished and output.outputs[0].finish_reason != "stop":
                     raise TriptychError("the engine failed to encode; the worker's log has the cause")
-        if not told.keys() >= {item.content_hash for item in items}:
+        if not encoded.keys() >= {item.content_hash for item in items}:
             raise TriptychError("vLLM encoded media under other names than theirs")
 
     def _holds(self, content_hash: str) -> bool:
@@ -81,7 +81,7 @@ def _parts(items: Sequence[Item], max_tokens: int) -> Iterator[list[Item]]:
     """
     part: list[Item] = []
     for item in items:
-        if part and sum(len(one.expansion.token_ids) for one in (*part, item)) > max_tokens:
+        if part and sum(len(member.expansion.token_ids) for member in (*part, item)) > max_tokens:
             yield part
             part = []
         part.append(item)

@@ -65,8 +65,8 @@ def plain(text: str) -> str:
 def _of_validation(error: ValidationError) -> str:
     """Returns Pydantic's reasons, each after its flag, without the values of all other settings."""
     reasons = []
-    for one in error.errors(include_url=False, include_context=False, include_input=False):
-        flag = ".".join(str(part) for part in one["loc"]).replace("_", "-")
-        reason = _PYDANTIC_PREFIX.sub("", " ".join(one["msg"].split()))
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        flag = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        reason = _PYDANTIC_PREFIX.sub("", " ".join(problem["msg"].split()))
         reasons.append(f"--{flag}: {reason}" if flag else reason)
     return "; ".join(dict.fromkeys(reasons))

@@ -62,14 +62,14 @@ class VllmGenerating:
                     if cache is None or (first_at and sampling.guided):
                         raise failure(prompt, guided=sampling.guided is not None)
                     raise KvLost("the prefilled KV cache could not be read")
-                told = bool(first_at) or cache is not None  # the prefill has told what the prompt was
+                is_reported = bool(first_at) or cache is not None  # the prefill has reported the prompt already
                 first_at = first_at or time.perf_counter()
                 reason = finish_reason(made.finish_reason)
                 yield TokenDelta(
                     token_ids=list(made.token_ids),
                     finish_reason=reason,
-                    prompt_tokens=0 if told else len(output.prompt_token_ids) - len(request.generated_ids),
-                    cached_tokens=0 if told else output.num_cached_tokens or 0,
+                    prompt_tokens=0 if is_reported else len(output.prompt_token_ids) - len(request.generated_ids),
+                    cached_tokens=0 if is_reported else output.num_cached_tokens or 0,
                     logprobs=logprobs_of(made, sampling.logprobs),
                     timing=_timing(begun, submitted, first_at) if reason else None,
                     # Without stop strings in the engine, only a token can have stopped it.

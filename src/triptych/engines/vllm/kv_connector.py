@@ -77,7 +77,7 @@ class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
         """Begins to answer readers, once there is what to answer with. Raises OSError."""
         if self._side_channel is None:
             encode = msgspec.msgpack.Encoder().encode
-            answers = {rank: encode(one) for rank, one in metadata.items()}
+            answers = {rank: encode(rank_metadata) for rank, rank_metadata in metadata.items()}
             self._side_channel = SideChannel(self.side_channel_host, self.side_channel_port, answers)
 
     def shutdown(self) -> None:
@@ -115,7 +115,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
         done: set[str] = super()._get_new_notifs()
         if self._unwanted:
             # Only what waits for a reader: the scheduler must have ended a request before its blocks go.
-            for request_id in [one for one in self._reqs_to_send if self._is_unwanted(one)]:
+            for request_id in [name for name in self._reqs_to_send if self._is_unwanted(name)]:
                 del self._reqs_to_send[request_id]
                 self._reqs_to_process.discard(request_id)
                 self.consumer_notification_counts_by_req.pop(request_id, None)

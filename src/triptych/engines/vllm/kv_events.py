@@ -106,8 +106,8 @@ def _stored(event: BlockStored, tier: Level) -> Stored:
     adapter = event.lora_name or ""
     keys = event.extra_keys or []
     first = keys[0] if keys and event.parent_block_hash is None else None
-    others = [one for one in first or [] if isinstance(one, str)]
-    salt = next((one for one in others if one != adapter), "")
+    others = [key for key in first or [] if isinstance(key, str)]
+    salt = next((key for key in others if key != adapter), "")
     media = [
         [MediumAt(key[1], 0, key[0]) for key in of_block or [] if isinstance(key, list | tuple)]
         for of_block in (keys if any(keys) else ())

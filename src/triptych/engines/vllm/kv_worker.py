@@ -32,7 +32,7 @@ class KvCalls:
 
         vLLM compiles in a pool without a name of its own, by eight threads that inherit what this one is given.
         """
-        pools = [one for one in threading.enumerate() if one.name.startswith(_UNNAMED_POOL)]
+        pools = [thread for thread in threading.enumerate() if thread.name.startswith(_UNNAMED_POOL)]
         for thread in pools:
             if thread.native_id is not None:
                 os.setpriority(os.PRIO_PROCESS, thread.native_id, GRAMMAR_NICE)

@@ -39,16 +39,16 @@ def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
     return args
 
 
-def processor_settings(checkpoint: Checkpoint, said: dict[str, Any] | None) -> dict[str, Any] | None:
+def processor_settings(checkpoint: Checkpoint, settings: dict[str, Any] | None) -> dict[str, Any] | None:
     """Returns the user's ``mm_processor_kwargs``, and the setting that all frames of a video are seen as they come.
 
     They were chosen before: a checkpoint that says ``do_sample_frames`` would have its processor choose among them. Not
     said with each request, where vLLM would name the media anew for it.
     """
     if "video" not in family_of(checkpoint).modalities:
-        return said
-    said = said or {}
-    return {**said, "videos_kwargs": {**said.get("videos_kwargs", {}), "do_sample_frames": False}}
+        return settings
+    settings = settings or {}
+    return {**settings, "videos_kwargs": {**settings.get("videos_kwargs", {}), "do_sample_frames": False}}
 
 
 def side_channel(args: Any, flags: VllmFlags) -> tuple[str, int, int]:

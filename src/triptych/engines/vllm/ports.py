@@ -66,12 +66,12 @@ def _hold(family: socket.AddressFamily, host: str, first: int, count: int) -> li
     held: list[socket.socket] = []
     try:
         for port in range(first, first + count):
-            held.append(one := socket.socket(family, socket.SOCK_STREAM))
-            one.bind((host, port))  # fails on every port in use, since it does not share yet
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.append(listener := socket.socket(family, socket.SOCK_STREAM))
+            listener.bind((host, port))  # fails on every port in use, since it does not share yet
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     except (OSError, OverflowError) as error:
-        for one in held:
-            one.close()
+        for listener in held:
+            listener.close()
         raise ConfigError(f"the NIXL side channel cannot have {host}:{port}: {error}") from error
     return held
 

@@ -72,9 +72,9 @@ class Prompts:
             if buffer is not None and self._items.by_frames(medium):
                 frames[medium.content_hash], buffer = buffer, None
             found.append(self._without_pixels(engine, request, index, medium, buffer, frames))
-        missing = [one for one in found if not isinstance(one, Item)]
+        missing = [entry for entry in found if not isinstance(entry, Item)]
         pixels = iter(await self.pixels(engine, missing, frames) if missing else ())
-        items = [one if isinstance(one, Item) else next(pixels) for one in found]
+        items = [entry if isinstance(entry, Item) else next(pixels) for entry in found]
         return assemble(request.token_ids, items, placeholders, request.generated_ids, request.salt)
 
     def encoding(self, media: Sequence[Item]) -> Any:
@@ -142,11 +142,11 @@ class Prompts:
         self, engine: AsyncLLM, media: Sequence[DecodableMedium], frames: Mapping[str, Buffer]
     ) -> list[Item]:
         """Runs vLLM's processor on a prompt of the media's placeholders alone."""
-        async with self.decoder.decoded([one for one in media if one.content_hash not in frames]) as files:
+        async with self.decoder.decoded([medium for medium in media if medium.content_hash not in frames]) as files:
             left = iter(files)
             decoded = [
-                await self._items.frames(frames[one.content_hash]) if one.content_hash in frames else next(left)
-                for one in media
+                await self._items.frames(frames[medium.content_hash]) if medium.content_hash in frames else next(left)
+                for medium in media
             ]
             made = await self._render(engine, media, decoded)
         items = []
@@ -168,11 +168,17 @@ class Prompts:
         prompt = {
             "prompt_token_ids": [self._items.placeholder(medium.kind) for medium in media],
             "multi_modal_data": {
-                kind: [_given(medium, one) for medium, one in zip(media, decoded, strict=True) if medium.kind == kind]
+                kind: [
+                    _given(medium, content)
+                    for medium, content in zip(media, decoded, strict=True)
+                    if medium.kind == kind
+                ]
                 for kind in kinds
             },
             # The content's name spares vLLM hashing the values.
-            "multi_modal_uuids": {kind: [one.content_hash for one in media if one.kind == kind] for kind in kinds},
+            "multi_modal_uuids": {
+                kind: [medium.content_hash for medium in media if medium.kind == kind] for kind in kinds
+            },
         }
         (made,) = await engine.renderer.render_cmpl_async([parse_model_prompt(engine.model_config, prompt)])
         return made
@@ -185,14 +191,14 @@ def _given(medium: DecodableMedium, decoded: Any) -> Any:
     """
     if not isinstance(medium, Video):
         return decoded
-    told = {
+    metadata = {
         "fps": medium.fps,
         "total_num_frames": medium.num_frames,
         "duration": medium.num_frames / medium.fps if medium.fps > 0 else 0.0,
         "frames_indices": list(medium.frame_indices),
         "do_sample_frames": False,
     }
-    return decoded, told
+    return decoded, metadata
 
 
 def failure(prompt: Any, *, guided: bool) -> TriptychError:

@@ -51,9 +51,9 @@ class _Types:
         self._aliases: dict[str, ast.expr] = {}
         for node in (node for file in files for node in _parsed(file).body):
             if isinstance(node, ast.ClassDef):
-                for one in node.body:
-                    if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-                        self._fields[node.name, one.target.id] = one.annotation
+                for statement in node.body:
+                    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                        self._fields[node.name, statement.target.id] = statement.annotation
             elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target
                 if isinstance(target, ast.Name):
@@ -77,8 +77,8 @@ class _Types:
             case ast.Subscript(value=ast.Name(id="Literal"), slice=part):
                 return _texts([part])
             case ast.BinOp(left=left, op=ast.BitOr(), right=right) if depth:
-                one, other = self._values(left, depth - 1), self._values(right, depth - 1)
-                return None if one is None or other is None else one | other
+                lefts, rights = self._values(left, depth - 1), self._values(right, depth - 1)
+                return None if lefts is None or rights is None else lefts | rights
         return None
 
 
@@ -91,8 +91,8 @@ def _folder() -> Path | None:
 
 def _has_plugins() -> bool:
     """Tells whether packages other than vLLM itself bring plugins."""
-    found = (one for group in PLUGINS for one in entry_points(group=group))
-    return any(one.value.partition(":")[0].partition(".")[0] != "vllm" for one in found)
+    found = (plugin for group in PLUGINS for plugin in entry_points(group=group))
+    return any(plugin.value.partition(":")[0].partition(".")[0] != "vllm" for plugin in found)
 
 
 @cache

@@ -51,7 +51,7 @@ def embedding_medium(kind: MediaKind, data: Data, item: str) -> PrecomputedEmbed
     name = _embedding_in(tensors, kind, item)
     tensor = tensors.pop(name)
     shape = _matrix(name, tensor, item)
-    metadata: Metadata = {name: _numbers(name, one, data, item) for name, one in sorted(tensors.items())}
+    metadata: Metadata = {name: _numbers(name, fact, data, item) for name, fact in sorted(tensors.items())}
     values = data[tensor.begin : tensor.end]
     if not all_finite(values, tensor.dtype):
         raise _not_finite(name, item)

@@ -121,7 +121,9 @@ def safetensors_parts(tensors: dict[str, Any], max_bytes: int) -> list[bytes]:
     text = json.dumps(header).encode()
     if at > max_bytes or len(text) > HEADER_BYTES:
         raise TooLarge
-    values = [ctypes.string_at(one.data_ptr(), one.numel() * one.element_size()) for one in tensors.values()]
+    values = [
+        ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size()) for tensor in tensors.values()
+    ]
     return [len(text).to_bytes(8, "little"), text, *values]
 
 

@@ -197,4 +197,4 @@ async def _content(file: int, max_bytes: int) -> Data:
 def _readable(words: Data) -> str:
     """Returns the reason that a child wrote, as text that may be shown to a client."""
     text = bytes(words[:MAX_WORDS_BYTES]).decode(errors="replace")
-    return "".join(one if one.isprintable() else " " for one in text)
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -73,7 +73,7 @@ def read_tensors(data: Data) -> dict[str, Tensor]:
         raise FormatError(f"it holds {len(header)} tensors; at most {MAX_TENSORS} are read")
     tensors = {name: _tensor(name, entry, start) for name, entry in header.items()}
     at = start
-    for tensor in sorted(tensors.values(), key=lambda one: (one.begin, one.end)):
+    for tensor in sorted(tensors.values(), key=lambda entry: (entry.begin, entry.end)):
         if tensor.begin != at:
             raise FormatError("its tensors overlap, or leave gaps")
         at = tensor.end

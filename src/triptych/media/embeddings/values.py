@@ -44,9 +44,9 @@ def all_finite(data: Data, dtype: str) -> bool:
     return True
 
 
-def _both(one: bytes, other: bytes) -> bool:
+def _both(left: bytes, right: bytes) -> bool:
     """Tells whether both have a 1 in the same place."""
-    return int.from_bytes(one, "little") & int.from_bytes(other, "little") != 0
+    return int.from_bytes(left, "little") & int.from_bytes(right, "little") != 0
 
 
 def convert(data: Data, dtype: str, wanted: str, into: memoryview) -> None:

@@ -112,19 +112,19 @@ class MediaFetcher:
         waiting, working = (Allowance(self._limits.media_total_timeout_s) for _ in range(2))
         wanted = _Wanted(item, limit, known, waiting, working)
         redirects: dict[URL, Policy] = {}
-        most = self._limits.media_max_redirects
-        while len(redirects) <= most:
+        max_redirects = self._limits.media_max_redirects
+        while len(redirects) <= max_redirects:
             answer = await self._hop(url, wanted)
             if isinstance(answer, Fetched):
                 policy = answer.policy
-                for one in redirects.values():
-                    policy = policy.after(one)
+                for redirect in redirects.values():
+                    policy = policy.after(redirect)
                 return answer._replace(policy=policy)
             redirects[url] = answer.policy
             if answer.target in redirects:
                 raise problem(BadRequest, item, FETCH_FAILED, "the URL redirects in a loop")
             url = answer.target
-        reason = f"the URL redirects more than {most} times (--media-max-redirects)"
+        reason = f"the URL redirects more than {max_redirects} times (--media-max-redirects)"
         raise problem(BadRequest, item, FETCH_FAILED, reason)
 
     async def _hop(self, url: URL, wanted: _Wanted) -> Fetched | _Redirect:

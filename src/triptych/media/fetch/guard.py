@@ -141,7 +141,8 @@ def _check_host(host: str, item: str) -> None:
 def _never_media(ip: IPv4Address | IPv6Address) -> bool:
     inner = _all_embedded_v4(ip) if isinstance(ip, IPv6Address) else ()
     return any(
-        one.is_multicast or one.is_unspecified or one.is_link_local or _gives_credentials(one) for one in (ip, *inner)
+        address.is_multicast or address.is_unspecified or address.is_link_local or _gives_credentials(address)
+        for address in (ip, *inner)
     )
 
 
@@ -180,7 +181,7 @@ def _all_embedded_v4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
     last = IPv4Address(value & 0xFFFF_FFFF)
     if ip in _NAT64_LOCAL:  # behind a prefix of 96 bits, or of 48 (RFC 6052, 2.2: eight zeros in the middle)
         middle = IPv4Address((value >> 64 & 0xFFFF) << 16 | value >> 40 & 0xFFFF)
-        return tuple(one for one in (last, middle) if int(one))
+        return tuple(address for address in (last, middle) if int(address))
     return (last,) if ip in _COMPATIBLE else ()
 
 

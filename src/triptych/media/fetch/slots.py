@@ -39,10 +39,10 @@ class _Host:
 class Slots:
     """Slots for fetches, first come, first served. A caller that waits for a busy host holds no other slot."""
 
-    def __init__(self, most: int, max_per_host: int) -> None:
-        self._max = most
+    def __init__(self, max_slots: int, max_per_host: int) -> None:
+        self._max = max_slots
         self._max_per_host = max_per_host
-        self._all = asyncio.Semaphore(most)
+        self._all = asyncio.Semaphore(max_slots)
         self._hosts: dict[str, _Host] = {}
 
     @asynccontextmanager

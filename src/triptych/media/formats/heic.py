@@ -43,7 +43,7 @@ def decode_heic(data: bytes, av: Any) -> Image.Image:
     items = Items(data)
     item = items.primary
     picture = _picture(data, items, item, av)
-    alpha = next((one for one in items.referring(item, b"auxl") if _is_alpha(data, items, one)), None)
+    alpha = next((auxiliary for auxiliary in items.referring(item, b"auxl") if _is_alpha(data, items, auxiliary)), None)
     if alpha is not None:
         if shown_of(items, alpha, data)[:2] != picture.size:
             raise ValueError("the transparency is not of the size of the picture")

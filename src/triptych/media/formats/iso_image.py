@@ -93,7 +93,7 @@ def _crop(data: Data, at: int, width: int, height: int) -> Crop:
     numbers = struct.unpack_from(">IIIIiIiI", data, at)
     if not all(numbers[1::2]):
         raise HeaderError
-    wide, high, right, down = (Fraction(*numbers[one : one + 2]) for one in (0, 2, 4, 6))
+    wide, high, right, down = (Fraction(*numbers[index : index + 2]) for index in (0, 2, 4, 6))
     crop = Crop(int((width - wide) / 2 + right), int((height - high) / 2 + down), int(wide), int(high))
     if min(crop) < 0 or crop.left + crop.width > width or crop.top + crop.height > height:
         raise HeaderError

@@ -70,11 +70,11 @@ class Items:
 
     def referred(self, item: int, kind: bytes) -> list[int]:
         """Returns the items that ``item`` refers to by ``kind``, in order: by ``dimg`` the tiles of a grid."""
-        return next((to for one, to in self._references(kind) if one == item), [])
+        return next((targets for source, targets in self._references(kind) if source == item), [])
 
     def referring(self, item: int, kind: bytes) -> list[int]:
         """Returns the items that refer to ``item`` by ``kind``: by ``auxl`` its transparency, depth and the like."""
-        return [one for one, to in self._references(kind) if item in to]
+        return [source for source, targets in self._references(kind) if item in targets]
 
     def _references(self, kind: bytes) -> Iterator[tuple[int, list[int]]]:
         for _, begin, end in (box for box in boxes(self._data, *self._meta) if box[0] == b"iref"):
@@ -150,7 +150,7 @@ class Items:
                 form = f">{data[at]}{'H' if wide_index else 'B'}"
                 if found == item:
                     mask = 0x7FFF if wide_index else 0x7F
-                    yield from (one & mask for one in struct.unpack_from(form, data, at + 1))
+                    yield from (index & mask for index in struct.unpack_from(form, data, at + 1))
                 at += 1 + struct.calcsize(form)
 
     def _number(self, at: int, wide: bool) -> int:

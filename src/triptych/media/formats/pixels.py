@@ -61,7 +61,7 @@ def _from_16_bits(image: ImageFile.ImageFile) -> Image.Image:
 
 def _differs(grey: Image.Image, value: int) -> Image.Image:
     """Returns 255 where ``grey`` is not ``value``, else 0."""
-    return grey.point([0 if one == value else 255 for one in range(256)])
+    return grey.point([0 if level == value else 255 for level in range(256)])
 
 
 def _in_8_bits(key: int | tuple[int, ...], mode: str, depth: int) -> int | tuple[int, ...]:

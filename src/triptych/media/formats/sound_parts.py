@@ -124,10 +124,10 @@ def _stated(data: bytes, at: int) -> _Stated | None:
     if not _LAYER_3.match(data, at):
         return None
     first = data[at : at + 64]
-    one = first[1] >> 3 & 3 == 3  # MPEG-1, else 2 or 2.5
+    is_mpeg_1 = first[1] >> 3 & 3 == 3  # MPEG-1, else 2 or 2.5
     mono = first[3] >> 6 == 3
-    frame_samples = 1152 if one else 576
-    side = (17 if one else 9) if mono else (32 if one else 17)
+    frame_samples = 1152 if is_mpeg_1 else 576
+    side = (17 if is_mpeg_1 else 9) if mono else (32 if is_mpeg_1 else 17)
     tag = data[at + 4 + side + (0 if first[1] & 1 else 2) :][:160]  # a checksum stands before the side information
     unheard = 0
     read = tag[:4] in (b"Xing", b"Info")
@@ -169,10 +169,10 @@ def _cut_frame(data: bytes, at: int) -> int:
         version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
         if bitrate in (0, 15) or rate == 3:
             break
-        one = version == 3
-        bits = (_KBITS_1 if one else _KBITS_2)[bitrate] * 1000
+        is_mpeg_1 = version == 3
+        bits = (_KBITS_1 if is_mpeg_1 else _KBITS_2)[bitrate] * 1000
         hertz = _RATES_1[rate] // {3: 1, 2: 2, 0: 4}[version]
-        size = (144 if one else 72) * bits // hertz + (head[2] >> 1 & 1)
+        size = (144 if is_mpeg_1 else 72) * bits // hertz + (head[2] >> 1 & 1)
         if at + size > len(data):
             return at
         at += size

@@ -87,8 +87,8 @@ def _expected_video(medium: Video, limits: MediaLimits) -> Expected:
 def _expected_sound(medium: Sound, limits: MediaLimits) -> Expected:
     rate = medium.decode_rate or medium.sample_rate
     samples = resampled_length(medium.num_samples, medium.sample_rate, rate) if medium.sample_rate else 0
-    most = int(limits.media_max_audio_s * (rate or RATES_HZ[1]))
-    return Expected((samples,), "float32", min(samples or most, most) * SAMPLE_BYTES)
+    max_samples = int(limits.media_max_audio_s * (rate or RATES_HZ[1]))
+    return Expected((samples,), "float32", min(samples or max_samples, max_samples) * SAMPLE_BYTES)
 
 
 def check_decoded(done: Done, expected: Expected, lent_bytes: int) -> None:
@@ -115,7 +115,7 @@ def check_facts(facts: Facts, kind: MediaKind, limits: MediaLimits) -> None:
         raise Disbelieved("it answers with facts of no such medium")
 
 
-def told(error: WireError, item: str) -> WireError:
+def checked_error(error: WireError, item: str) -> WireError:
     """Returns the error that a decoder answers, fit to be passed on.
 
     Raises Disbelieved if it is none that decoders have.
@@ -127,7 +127,7 @@ def told(error: WireError, item: str) -> WireError:
 
 def printable(text: str, max_chars: int) -> str:
     """Returns one printable line of ``text``, which may come from anybody."""
-    return "".join(one if one.isprintable() else " " for one in text[:max_chars])
+    return "".join(character if character.isprintable() else " " for character in text[:max_chars])
 
 
 def _image(facts: Facts, limits: MediaLimits) -> bool:

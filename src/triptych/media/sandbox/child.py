@@ -56,9 +56,9 @@ def main() -> None:
     with socket.socket(fileno=HANDED) as parent:
         setup = _SETUP.decode(parent.recv(MESSAGE_BYTES))
         limits = setup.limits
-        most = limits.media_decode_memory_mib * MIB
+        max_bytes = limits.media_decode_memory_mib * MIB
         # A process can fill shared memory without mapping it: for that there is the bound on files' sizes.
-        bounds = {resource.RLIMIT_AS: most, resource.RLIMIT_FSIZE: most}
+        bounds = {resource.RLIMIT_AS: max_bytes, resource.RLIMIT_FSIZE: max_bytes}
         confinement = confine(bounds, setup.folders, setup.packages, HANDED)
         export.keep_memory()
         parent.sendmsg([_ENCODER.encode(Ready(confinement))])

@@ -60,10 +60,10 @@ def _limit(bounds: dict[int, int]) -> None:
         resource.RLIMIT_MSGQUEUE: 0,
     }
     for kind, bound in {**fixed, **bounds}.items():
-        _, most = resource.getrlimit(kind)
-        bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
+        _, hard_limit = resource.getrlimit(kind)
+        bound = bound if hard_limit == resource.RLIM_INFINITY else min(bound, hard_limit)
         # Over the lower bound on CPU time a signal tells why the process ends; at the upper one it is just killed.
-        resource.setrlimit(kind, (bound, bound + 1 if kind == resource.RLIMIT_CPU and bound < most else bound))
+        resource.setrlimit(kind, (bound, bound + 1 if kind == resource.RLIMIT_CPU and bound < hard_limit else bound))
 
 
 def peak_bytes() -> int:

@@ -14,7 +14,7 @@ _libc.syscall.restype = ctypes.c_long
 
 def called(number: int, *arguments: Any) -> int:
     """Makes a system call by its ``number``, and returns the result. Raises OSError."""
-    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     return _checked(_libc.syscall(ctypes.c_long(number), *words))
 
 
@@ -25,7 +25,7 @@ def unshare(flags: int) -> None:
 
 def prctl(option: int, value: int) -> None:
     """Raises OSError."""
-    _checked(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(one) for one in (value, 0, 0, 0))))
+    _checked(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(argument) for argument in (value, 0, 0, 0))))
 
 
 def forbid_new_privileges() -> None:

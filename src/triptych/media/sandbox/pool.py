@@ -61,8 +61,8 @@ class Sandbox:
         offered.check(self._offered, limits.media_require_sandbox)
         self.counts = SandboxCounts()
         self._limits = limits
-        most = limits.media_decode_workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-        self._seats = Seats(most)
+        max_decoders = limits.media_decode_workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+        self._seats = Seats(max_decoders)
         self._decoders: set[Decoder] = set()
         self._tasks: set[asyncio.Task[Answer]] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="triptych-sandbox")
@@ -77,7 +77,7 @@ class Sandbox:
     def confinement(self) -> Confinement:
         """The weakest of the decoders that there are; without any, what the system offers."""
         held = (decoder.confinement for decoder in self._decoders)
-        return min(held, key=lambda one: one.level, default=self._offered)
+        return min(held, key=lambda confinement: confinement.level, default=self._offered)
 
     def metrics(self) -> tuple[Metric, ...]:
         """Metrics."""
@@ -147,7 +147,7 @@ class Sandbox:
         except Died as died:
             raise self._failed(died, verdict(work.causes), ask) from None
         if answer.done.error is not None:
-            raise from_wire(believe.told(answer.done.error, ask.item))
+            raise from_wire(believe.checked_error(answer.done.error, ask.item))
         return answer
 
     async def _work(self, work: Work, ask: _Ask) -> Answer:
@@ -284,7 +284,7 @@ def _check(ask: _Ask, done: Done, lent_bytes: int) -> None:
     if done.exhausted or done.short or done.fault:
         return
     if done.error is not None:
-        believe.told(done.error, ask.item)
+        believe.checked_error(done.error, ask.item)
     else:
         ask.check(done, lent_bytes)
 

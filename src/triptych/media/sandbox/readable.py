@@ -35,11 +35,11 @@ def folders_for(packages: tuple[str, ...]) -> Folders:
     listed = set()
     for name in packages:
         for place in _places(name):
-            if not any(place.is_relative_to(one) for one in installed):
+            if not any(place.is_relative_to(folder) for folder in installed):
                 paths.add(str(place))
                 paths |= {str(place.parent / f"{place.stem}{suffix}") for suffix in (".libs", ".dylibs")}
                 listed.add(str(place.parent))
-    return Folders(tuple(sorted(one for one in paths if one)), tuple(sorted(listed)))
+    return Folders(tuple(sorted(path for path in paths if path)), tuple(sorted(listed)))
 
 
 def _places(name: str) -> list[Path]:
@@ -51,10 +51,10 @@ def _places(name: str) -> list[Path]:
     if spec is None:
         return []
     if spec.submodule_search_locations is not None:
-        return [Path(one) for one in spec.submodule_search_locations]
+        return [Path(location) for location in spec.submodule_search_locations]
     return [Path(spec.origin)] if spec.has_location and spec.origin else []
 
 
 def _search_path() -> set[str]:
     """Returns the absolute folders of the dynamic linker's search path."""
-    return {one for one in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(one)}
+    return {folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(folder)}

@@ -67,8 +67,8 @@ class Seats:
                 self._waiting.popleft()
                 continue
             seat = min(
-                (one for one in self._seats if one.room(quick)),
-                key=lambda one: (one.taken, one.decoder is None),
+                (candidate for candidate in self._seats if candidate.room(quick)),
+                key=lambda candidate: (candidate.taken, candidate.decoder is None),
                 default=None,
             )
             if seat is None:

@@ -43,8 +43,8 @@ class Spares:
 
     def take(self, size_bytes: int) -> Loan:
         """Returns memory of at least so many bytes, used before or fresh. Raises OSError."""
-        fit = (one for one in self._free if size_bytes <= one.size_bytes <= _MAX_TIMES * size_bytes)
-        block = min(fit, key=lambda one: one.size_bytes, default=None)
+        fit = (spare for spare in self._free if size_bytes <= spare.size_bytes <= _MAX_TIMES * size_bytes)
+        block = min(fit, key=lambda spare: spare.size_bytes, default=None)
         if block is None:
             return self._fresh(size_bytes)
         self._free.remove(block)
@@ -77,7 +77,7 @@ class Spares:
         self._trim()
 
     def _trim(self) -> None:
-        while self._free and (self._closed or sum(one.size_bytes for one in self._free) > KEPT_BYTES):
+        while self._free and (self._closed or sum(spare.size_bytes for spare in self._free) > KEPT_BYTES):
             try:
                 oldest = self._free.pop(0)
             except IndexError:  # another thread was quicker

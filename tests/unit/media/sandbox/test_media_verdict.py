@@ -294,7 +294,7 @@ def test_facts_of_no_medium_are_not_believed(kind, changes):
 
 
 def test_an_error_is_told_in_one_readable_line():
-    told = believe.told(WireError(400, f"{ITEM}: \x1b[2J\n" + "x" * 10_000, ITEM, "media_damaged", 9.0), ITEM)
+    told = believe.checked_error(WireError(400, f"{ITEM}: \x1b[2J\n" + "x" * 10_000, ITEM, "media_damaged", 9.0), ITEM)
     assert told.message.startswith(f"{ITEM}:  [2J x")
     assert len(told.message) == believe.MAX_MESSAGE_CHARS
     assert told.retry_after_s is None

@@ -16,7 +16,7 @@ def build(source: Source) -> Run:
     tower, projector, select = parts_of(source)
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
-        pictures = torch.cat([one["pixel_values"] for one in batch])  # [pictures, channels, side, side]
+        pictures = torch.cat([pixels["pixel_values"] for pixels in batch])  # [pictures, channels, side, side]
         states = tower(pictures.to(source.device, source.dtype), output_hidden_states=True).hidden_states
         return list(projector(select(states)))  # of [tokens, hidden]
 

@@ -24,12 +24,12 @@ def build(source: Source) -> Run:
     side = config.vision_config.image_size // config.vision_config.patch_size
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
-        tiles = torch.cat([one["pixel_values"][0] for one in batch])  # [tiles, channels, side, side]
+        tiles = torch.cat([pixels["pixel_values"][0] for pixels in batch])  # [tiles, channels, side, side]
         states = tower(tiles.to(source.device, source.dtype), output_hidden_states=True).hidden_states
-        counts = [one["pixel_values"].shape[1] for one in batch]
+        counts = [pixels["pixel_values"].shape[1] for pixels in batch]
         pictures = torch.split(projector(select(states)), counts)  # of [tiles, patches, hidden]
-        sizes = [one["image_sizes"][0].tolist() for one in batch]
-        return [whole(one, *size) for one, size in zip(pictures, sizes, strict=True)]
+        sizes = [pixels["image_sizes"][0].tolist() for pixels in batch]
+        return [whole(tiles, *size) for tiles, size in zip(pictures, sizes, strict=True)]
 
     def whole(tiles: Any, height: int, width: int) -> Any:
         """Encodes a picture of ``height`` x ``width`` pixels: [tokens, hidden]."""

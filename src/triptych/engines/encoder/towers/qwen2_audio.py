@@ -23,8 +23,8 @@ def build(source: Source) -> Run:
     projector = pack_linears(load_projector(Qwen2AudioMultiModalProjector(source.config), source))
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
-        features = torch.cat([one["input_features"] for one in batch])  # [sounds, mel bins, frames]
-        frames = torch.cat([one["attention_mask"] for one in batch]).sum(-1)  # [sounds], of sound
+        features = torch.cat([pixels["input_features"] for pixels in batch])  # [sounds, mel bins, frames]
+        frames = torch.cat([pixels["attention_mask"] for pixels in batch]).sum(-1)  # [sounds], of sound
         lengths, tokens = tower._get_feat_extract_output_lengths(frames)
         positions = torch.arange(tower.config.max_source_positions)
         silence = (positions >= lengths[:, None])[:, None, None].to(source.device)  # [sounds, 1, 1, positions]
@@ -33,7 +33,7 @@ def build(source: Source) -> Run:
         states = tower(features.to(source.device, source.dtype), attention_mask=mask).last_hidden_state
         projected = projector(states)  # [sounds, tokens of the whole length, hidden]
         # Copies: an embedding's memory is handed out, and must not keep the batch's.
-        return [one[:count].clone() for one, count in zip(projected, tokens.tolist(), strict=True)]
+        return [embedding[:count].clone() for embedding, count in zip(projected, tokens.tolist(), strict=True)]
 
     return run
 

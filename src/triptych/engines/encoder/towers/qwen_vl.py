@@ -36,8 +36,8 @@ def _build(model_type: str, source: Source) -> Run:
 
     def run(batch: Sequence[Pixels]) -> list[Any]:
         # [patches, channels * frames * side * side]
-        patches = torch.cat([_either(one, "pixel_values", "pixel_values_videos") for one in batch])
-        grids = torch.cat([_either(one, "image_grid_thw", "video_grid_thw") for one in batch])  # [media, 3]
+        patches = torch.cat([_either(pixels, "pixel_values", "pixel_values_videos") for pixels in batch])
+        grids = torch.cat([_either(pixels, "image_grid_thw", "video_grid_thw") for pixels in batch])  # [media, 3]
         output = tower(patches.to(source.device, source.dtype), grid_thw=grids.to(source.device))
         sizes = (grids.prod(-1) // merged).tolist()
         # What some layers say goes to layers of the language model, beside what the last one says.

@@ -30,6 +30,6 @@ def _patterns(schema: Any) -> Iterator[str]:
             named = value.get("patternProperties")
             if isinstance(named, dict):
                 yield from (f"{path}.patternProperties.{name[:MAX_NAME]}" for name in named)
-            left += [(f"{path}.{name[:MAX_NAME]}", one) for name, one in value.items()]
+            left += [(f"{path}.{name[:MAX_NAME]}", inner) for name, inner in value.items()]
         elif isinstance(value, list):
-            left += [(f"{path}[{index}]", one) for index, one in enumerate(value)]
+            left += [(f"{path}[{index}]", inner) for index, inner in enumerate(value)]

@@ -59,7 +59,7 @@ class Template:
         """Serves until the worker closes its end."""
         while True:
             now = time.monotonic()
-            wait = min((one.ends_at - now for one in self._running.values()), default=None)
+            wait = min((trial.ends_at - now for trial in self._running.values()), default=None)
             ready, _, _ = select.select([_IN, *self._running], [], [], None if wait is None else max(0.0, wait))
             for fd in ready:
                 if fd == _IN:
@@ -69,7 +69,7 @@ class Template:
                 elif fd in self._running:
                     self._hear(fd)
             now = time.monotonic()
-            for fd in [fd for fd, one in self._running.items() if one.ends_at <= now]:
+            for fd in [fd for fd, trial in self._running.items() if trial.ends_at <= now]:
                 self._end(fd, kill=True, timed_out=True)
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Template:
 
     def _order(self, order: Order) -> None:
         if isinstance(order, Cancel):
-            for fd in [fd for fd, one in self._running.items() if one.number == order.number]:
+            for fd in [fd for fd, trial in self._running.items() if trial.number == order.number]:
                 self._end(fd, kill=True, tell=False)
             return
         ours, theirs = os.pipe()
@@ -117,32 +117,32 @@ class Template:
             self._end(fd, kill=bool(part))
 
     def _end(self, fd: int, *, kill: bool = False, timed_out: bool = False, tell: bool = True) -> None:
-        one = self._running.pop(fd)
+        trial = self._running.pop(fd)
         os.close(fd)
         if kill:
-            os.kill(one.pid, signal.SIGKILL)
-        _, status, used = os.wait4(one.pid, 0)
+            os.kill(trial.pid, signal.SIGKILL)
+        _, status, used = os.wait4(trial.pid, 0)
         if tell:
             used_s = used.ru_utime + used.ru_stime
-            _write(frame(self._verdict(one, os.waitstatus_to_exitcode(status), used_s if timed_out else None)))
+            _write(frame(self._verdict(trial, os.waitstatus_to_exitcode(status), used_s if timed_out else None)))
 
-    def _verdict(self, one: _Running, status: int, used_s: float | None) -> Verdict:
+    def _verdict(self, trial: _Running, status: int, used_s: float | None) -> Verdict:
         """Returns the verdict by a trial's exit.
 
         ``used_s`` is the processor time of a trial that was ended for taking too long.
         """
         if used_s is not None and used_s < _FAIR_SHARE * self._setup.timeout_s:
             reason = f"it had {used_s:.1f} s of the processor in {self._setup.timeout_s:g} s"
-            return Verdict(number=one.number, outcome="killed", reason=reason, timed_out=True)
+            return Verdict(number=trial.number, outcome="killed", reason=reason, timed_out=True)
         if used_s is not None:
             reason = _TOO_LONG.format(limit=self._setup.timeout_s)
-            return Verdict(number=one.number, outcome="too_costly", reason=reason, timed_out=True)
+            return Verdict(number=trial.number, outcome="too_costly", reason=reason, timed_out=True)
         if status == 0:
             with suppress(msgspec.MsgspecError):  # else what it wrote is not believed
-                return msgspec.structs.replace(msgspec.msgpack.decode(one.answer, type=Verdict), number=one.number)
+                return msgspec.structs.replace(msgspec.msgpack.decode(trial.answer, type=Verdict), number=trial.number)
         if -status in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
-            return Verdict(number=one.number, outcome="too_costly", reason=_FELL.format(number=-status))
-        return Verdict(number=one.number, outcome="killed", reason=f"its process ended with status {status}")
+            return Verdict(number=trial.number, outcome="too_costly", reason=_FELL.format(number=-status))
+        return Verdict(number=trial.number, outcome="killed", reason=f"its process ended with status {status}")
 
 
 def _die_with_parent() -> None:
