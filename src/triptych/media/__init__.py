@@ -1,5 +1,5 @@
-"""The media path: fetch, check and name at the edge; decode in the worker.
+"""Contains the media path: the frontend fetches, checks and names media; workers decode them.
 
-The edge (``loader`` and what it uses) reads headers only and imports neither Pillow nor an engine; the
-worker's side is ``image``.
+The frontend's part (``loader`` and what it uses) reads headers only and imports neither Pillow nor an engine. The
+workers' part is ``decoder``.
 """

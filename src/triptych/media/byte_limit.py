@@ -1,4 +1,4 @@
-"""Defines the most bytes of a medium's file, by its kind."""
+"""Defines the size limit of a medium's file, by its kind."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class MediaDecoder:
     """
 
     def __init__(self, limits: MediaLimits, *, keep: bool = True) -> None:
-        """With ``keep`` False nothing is cached, whatever ``media_decoded_cache_bytes`` says."""
+        """Creates the decoder. Without ``keep`` it caches nothing, whatever ``media_decoded_cache_bytes`` says."""
         self._limits = limits
         self.sandbox = Sandbox(limits)
         self.room = ByteSemaphore(limits.media_decoded_bytes)
@@ -49,10 +49,11 @@ class MediaDecoder:
     async def decoded(self, media: Sequence[DecodableMedium]) -> AsyncIterator[list[Any]]:
         """Yields ``media`` decoded, in order. They may be used within the block only, while their memory is reserved.
 
-        Room is taken for all at once, so that no two requests wait for what the other holds. Raises what decoding
-        raises (of the first that fails), MediaMissing for what came without data and is not kept, PayloadTooLarge
-        where all are larger than there ever is room for, and Unavailable after ``close``. Cancelling touches no other
-        caller; a decode that nobody waits for any more is dropped, at once if it has not begun.
+        Room is taken for all at once, so that no two requests wait for what the other holds. Raises the error of the
+        first medium that cannot be decoded, MediaMissing for a medium that has no data and is not cached,
+        PayloadTooLarge if the media together exceed the memory there is for them, and Unavailable after ``close``.
+        Cancelling affects no other caller; a decode that nobody waits for any more is dropped, at once if it has not
+        begun.
         """
         if self._closed:
             raise Unavailable("the worker is shutting down; try again", code="shutting_down")
@@ -111,10 +112,8 @@ class MediaDecoder:
 
 
 def expected_bytes(medium: DecodableMedium, limits: MediaLimits) -> int:
-    """Returns the bytes of ``medium`` once it is decoded, by its header or by what the frontend read of it.
+    """Returns the bytes of ``medium`` once it is decoded, by its header or by the facts that the frontend read.
 
-    Never more than ``limits`` allow.
-
-    Raises as ``inspect_image`` does for a picture.
+    The result is never more than ``limits`` allow. Raises as ``inspect_image`` does for a picture.
     """
     return expected_of(medium, limits, by_content(medium)).max_bytes

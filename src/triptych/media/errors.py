@@ -25,10 +25,10 @@ EMBEDDING_REFUSED = "media_embedding_refused"
 DECODE_FAILED = "media_decode_failed"
 """The decoder crashed, ran out of memory or out of time."""
 DECODER_UNAVAILABLE = "media_decoder_unavailable"
-"""The machine had not enough of something to decode in: the medium is not to blame."""
+"""The machine lacked resources to decode; the medium is not to blame."""
 
 ANY_ITEM = "media"
-"""Stands for the field of a request in what is done for several requests."""
+"""Stands for the request's field in the errors of work that several requests share."""
 
 
 def problem(cls: type[E], item: str, code: str, reason: str) -> E:

@@ -34,12 +34,12 @@ from triptych.media.sandbox.pool import Sandbox
 T = TypeVar("T")
 
 INLINE_DATA_URL_CHARS = 64 * 1024
-"""Data URLs up to this are decoded at once (0.1 ms of base64); a hop to a thread and back takes 0.03-0.04 ms
-of an idle machine and more of a busy one."""
+"""Data URLs up to this are decoded on the event loop (0.1 ms of base64). A hop to a thread and back takes 0.03-0.04 ms
+on an idle machine and more on a busy machine."""
 INLINE_HASH_BYTES = 256 * 1024
-"""Media up to this are hashed at once (0.13 ms)."""
+"""Media up to this are hashed on the event loop (0.13 ms)."""
 INLINE_EMBEDDING_BYTES = 64 * 1024
-"""Embeddings up to this are read at once (0.1 ms)."""
+"""Embeddings up to this are read on the event loop (0.1 ms)."""
 THREADS = 2
 """Threads of the loader.
 
@@ -50,7 +50,7 @@ _Key = tuple[str, str, bool]
 
 
 class MediaReference(NamedTuple):
-    """A medium as a request names it."""
+    """Names a medium as a request does."""
 
     kind: MediaKind
     url: str
@@ -65,9 +65,9 @@ class MediaReference(NamedTuple):
 
 
 class MediaLoader:
-    """Fetches (http, https), reads (file) or decodes (data) media, checks and names them; decodes no picture.
+    """Loads media from http, https, file and data URLs, checks and names them; decodes no picture.
 
-    For one event loop. ``close``, or leaving ``async with``, drops connections and threads; it may run twice.
+    Belongs to one event loop. ``close``, or leaving ``async with``, drops connections and threads; it may run twice.
     The media returned own their bytes.
     """
 
@@ -80,10 +80,10 @@ class MediaLoader:
         cache_bytes: int = 0,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """``resolver`` replaces the system's name look-up (tests); its answers are checked just the same.
+        """Creates a loader. ``resolver`` replaces the system's look-up (tests); its answers are checked just the same.
 
-        ``cache_bytes``, for what was fetched and for what was made of ``.pt`` files, of 0 keeps nothing. The others are
-        the frontend's flags. Raises ConfigError for a list of domains or a folder that is none.
+        ``cache_bytes`` limits the cache of fetched media and of converted ``.pt`` files; with 0 nothing is cached. The
+        other arguments are the frontend's flags. Raises ConfigError for an invalid list of domains or folder.
         """
         self._limits = limits
         self._files = LocalFiles(local_path, limits)
@@ -166,9 +166,9 @@ class MediaLoader:
     async def load(self, references: Sequence[MediaReference], holder: Reservation | None = None) -> list[Medium]:
         """Loads all media of one request, in order. A remote URL that is named twice is fetched once.
 
-        ``holder`` keeps each as it comes. The first error cancels the other fetches and is raised. Besides
-        ``load_one``'s errors and those of ``holder``: BadRequest over ``media_max_items``, and PayloadTooLarge over
-        ``media_max_request_bytes``.
+        ``holder`` accounts for each medium's bytes as it arrives. The first error cancels the other fetches and is
+        raised. Besides the errors of ``load_one`` and of ``holder``, it raises BadRequest over ``media_max_items`` and
+        PayloadTooLarge over ``media_max_request_bytes``.
         """
         self.check_count(references)
         flights: SingleFlight[_Key, Medium] = SingleFlight("media-load")

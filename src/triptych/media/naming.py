@@ -19,8 +19,8 @@ def content_hash(kind: MediaKind, data: Data, settings: Mapping[str, str] = NO_S
     """Names ``data``, the medium's bytes as fetched, by 64 hex digits (SHA-256).
 
     ``settings`` are those that shape what the model sees (sampling, processor arguments), in any order.
-    SHA-256 because it is collision resistant and, with the CPU's own instructions, faster than BLAKE2 (1.9
-    against 1.1 GB/s where it was measured). Releases the interpreter lock for all but tiny data.
+    SHA-256 is collision resistant and, with the CPU's own instructions, faster than BLAKE2 (1.9 against 1.1 GB/s where
+    it was measured). Releases the interpreter lock for all but tiny data.
     """
     digest = hashlib.sha256()
     for field in (_SCHEME, kind.encode(), str(len(settings)).encode()):
@@ -44,9 +44,9 @@ def embedding_name(
     dtype: str,
     metadata: Metadata,
 ) -> str:
-    """Returns the name of a precomputed embedding: of its values and their meaning, whatever file they came in.
+    """Returns the name of a precomputed embedding, by its values and their meaning and not by the file they came in.
 
-    No file of a medium has it: those are named without ``precomputed``.
+    No file of a medium has the same name: those are named without ``precomputed``.
     """
     described = {f"metadata.{name}": ",".join(map(str, numbers)) for name, numbers in metadata.items()}
     form = f"{dtype} {shape[0]} x {shape[1]}"
@@ -54,11 +54,9 @@ def embedding_name(
 
 
 def salted_name(name: str, salt: str) -> str:
-    """Returns the name of the content ``name`` for requests with ``salt``, which no cache finds under another salt.
+    """Returns the name of the content ``name`` for requests with ``salt``; an empty ``salt`` changes nothing.
 
-    "" changes nothing.
-
-    Every cache, record and single flight of media is keyed by names, so this separates all of them.
+    Every cache, record and single flight of media is keyed by names, so this separates clients in all of them.
     """
     if not salt:
         return name

@@ -29,8 +29,9 @@ def embedding_medium(kind: MediaKind, data: Data, item: str) -> PrecomputedEmbed
 
     Blocks for about 1.3 ms a MiB.
 
-    A file of one tensor is the embedding, whatever its name; of several, the one called ``<kind>_embeds`` or ``embeds``
-    is, and the others say more of it, in a few numbers each. What the model makes of all that is checked later.
+    If the file holds one tensor, that is the embedding, whatever its name. If it holds several, the embedding is the
+    one called ``<kind>_embeds`` or ``embeds``; the others describe it, in a few numbers each. Whether the model accepts
+    these facts is checked later.
 
     Raises UnsupportedMedia (415) for another file, BadRequest (400) for a damaged one and for tensors that are no
     embedding of any model: of another rank, of another dtype, or with values that are not finite.

@@ -1,7 +1,8 @@
-"""``python -m triptych.media.embeddings.pt_file MAX_BYTES``: ``.pt`` on standard input, safetensors on standard output.
+"""Converts one ``.pt`` file on standard input to safetensors on standard output.
 
-The process lives for one file and holds nothing else. Once torch is loaded it confines itself as decoders of other
-media do; then it reads, with ``weights_only``. Its exit status (``Status``) says what came of it.
+It runs as ``python -m triptych.media.embeddings.pt_file MAX_BYTES``. The process lives for one file and holds nothing
+else. Once torch is loaded it confines itself as decoders of other media do; then it reads the file, with
+``weights_only``. Its exit status (``Status``) tells the outcome.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from triptych.media.sandbox.readable import folders_for
 from triptych.media.sandbox.wire import SHORT_STATUS
 
 OLDEST_TORCH = (2, 6)
-"""Before, ``weights_only`` could be made to run code (CVE-2025-32434)."""
+"""In older versions ``weights_only`` could be made to run code (CVE-2025-32434)."""
 SPARE_BYTES = 512 << 20
 """Address space beside the file and what it becomes: unpickling, threads, allocator."""
 COPIES = 4
-"""Most copies in memory at a time of the file and of the tensors in it."""
+"""Maximum number of copies of the file, and of the tensors in it, that are in memory at a time."""
 CPU_S = 30
 _PACKAGES = ("torch", "numpy")
 _LAZY = ("torch._weights_only_unpickler",)
@@ -41,13 +42,13 @@ class Status(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """Whatever torch had against it."""
+    """torch could not read the file."""
     REFUSED = 3
-    """Standard output holds one line that says why."""
+    """The content is not accepted; standard output holds one line that says why."""
     TOO_LARGE = 4
     NO_TORCH = 5
     WEAK = 6
-    """It is not confined as is required."""
+    """The process could not be confined as required."""
     SHORT = SHORT_STATUS
     """The machine had not enough memory."""
 
@@ -61,7 +62,7 @@ class TooLarge(Exception):
 
 
 def main(max_bytes: int, required: bool = False) -> Status:
-    """Confines this process, for good, and reads a file; ``required``: only if it is confined completely."""
+    """Confines this process, for good, and reads a file. With ``required`` it reads only if confined completely."""
     warnings.simplefilter("ignore")
     torch = _torch()
     if torch is None:
@@ -145,7 +146,7 @@ def _what_is_wrong(tensor: Any, torch: Any) -> str:
 
 
 def _torch() -> Any:
-    """Imports torch. None if there is none that reads such files safely."""
+    """Imports torch. Returns None if there is no version that reads such files safely."""
     try:
         import torch
     except ImportError:

@@ -1,4 +1,4 @@
-"""Reads ``.pt`` files at the frontend: by torch, in a process that lives for one file."""
+"""Converts ``.pt`` files for the frontend, each in a child process that loads torch and lives for one file."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from triptych.media.sandbox.verdict import Cause, Verdict, cause_of, verdict
 log = logging.getLogger("triptych.media")
 
 CHUNK_BYTES = 1 << 20
-"""Copied to or from memory in one go: some 0.2 ms."""
+"""Bytes that are copied to or from memory in one go (some 0.2 ms)."""
 PROCESSES = 2
-"""Most at a time: each loads torch, which takes seconds and some 250 MiB."""
+"""Maximum number of child processes at a time: each loads torch, which takes seconds and some 250 MiB."""
 
 COMMAND = ("-m", pt_file.__name__)
 MAX_WORDS_BYTES = 1000
@@ -47,12 +47,12 @@ _Key = tuple[type, bytes, str]
 
 
 class PtReader:
-    """Turns ``.pt`` files into safetensors, each content once for all who ask at the same time, and keeps what it made.
+    """Converts ``.pt`` files to safetensors, each content once for all callers at the same time, and caches the results.
 
-    For one event loop. ``close`` ends the children; it may run twice.
+    Belongs to one event loop. ``close`` ends the children; it may run twice.
 
     Neither this process nor an engine loads torch or a pickle for it. The child gets the file and no secret, and is
-    confined as decoders are; whatever becomes of it, the request alone fails.
+    confined as decoders are. If the child fails, only its request fails.
     """
 
     def __init__(self, limits: MediaLimits, kept: Kept) -> None:
@@ -69,12 +69,12 @@ class PtReader:
     async def as_safetensors(self, data: Data, item: str, salt: str = "") -> Data:
         """Returns the content of the file ``data`` as a safetensors file, which the caller checks like any other.
 
-        Shared only among those who ask with the same ``salt``.
+        The result is shared only among callers with the same ``salt``.
 
         Raises BadRequest for a file that ``torch.load(weights_only=True)`` refuses or that holds anything but dense,
-        contiguous tensors; PayloadTooLarge where those are larger than an embedding's file may be; AbilityMissing where
-        torch is not installed; Unavailable for the machine's reasons. Cancelling ends the child, where nobody else
-        waits for it. Errors are not kept.
+        contiguous tensors; PayloadTooLarge if the tensors are larger than an embedding's file may be; AbilityMissing if
+        torch is not installed; Unavailable for the machine's reasons. Cancelling ends the child if nobody else waits
+        for it. Errors are not cached.
         """
         key = (PtReader, (await asyncio.to_thread(sha256, data)).digest(), salt)
         made: Data | None = self._kept.get(key)

@@ -1,7 +1,7 @@
 """Reads safetensors files without torch or numpy, and checks everything that they state.
 
-The format (https://github.com/huggingface/safetensors): eight bytes with the length of the header, the header, which is
-a JSON object of each tensor's dtype, shape and place, and the tensors' bytes, one behind the other without a gap.
+A file (https://github.com/huggingface/safetensors) consists of eight bytes with the length of the header; the header,
+which is a JSON object of each tensor's dtype, shape and place; and the tensors' bytes, one after the other, no gaps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from triptych.contracts.media import Data
 from triptych.contracts.shown import shown
 
 MAX_HEADER_BYTES = 64 * 1024
-"""Most bytes of a header. A checkpoint's may be larger, but a checkpoint is no embedding."""
+"""Maximum size of a header. A checkpoint's may be larger, but a checkpoint is no embedding."""
 MAX_TENSORS = 16
 MAX_NAME_CHARS = 64
 MAX_DIMENSIONS = 8
@@ -30,7 +30,7 @@ DTYPES = {
     "I32": ("int32", 4),
     "I64": ("int64", 8),
 }
-"""The format's names of the element types that are read: ours, and their sizes in bytes."""
+"""The format's names of the element types that are read -> our name, and the size in bytes."""
 
 _LENGTH_BYTES = 8
 _ABOUT = "__metadata__"
@@ -38,11 +38,11 @@ _Whole = Annotated[int, Meta(ge=0, lt=1 << 62)]
 
 
 class FormatError(Exception):
-    """The file is damaged, or holds what is not read; the message is for users, in our own words."""
+    """Raised for a file that is damaged, or holds something that is not supported. The message is for users."""
 
 
 class Tensor(NamedTuple):
-    """One tensor of a file. Its bytes are ``data[begin:end]`` of the file."""
+    """Locates one tensor of a file, whose bytes are ``data[begin:end]``."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -1,1 +1,1 @@
-"""Fetches remote media: the guarded GET and what it does with URLs and encodings."""
+"""Fetches media from URLs: remote ones through a guarded GET, local files, and ``data:`` URLs."""

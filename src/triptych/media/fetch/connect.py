@@ -1,6 +1,4 @@
-"""Sets up the HTTP client of the guarded GET: which addresses it connects to, its headers, and its failures in our own
-words.
-"""
+"""Sets up the HTTP client of the guarded GET: the addresses that it may connect to, its headers and its errors."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ HEADERS = {
 """The headers of every request. They never differ, so whatever an answer's Vary names is always equal."""
 
 READ_BYTES = 32 << 10
-"""Kept of an answer before it is read: twice as many bytes, or a sixteenth as many chunks (some 5 ms of them)."""
+"""aiohttp's read buffer: it pauses a connection at twice as many bytes, or at a sixteenth as many chunks (some 5 ms)."""
 
 # First match counts: subclasses stand before their bases.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -44,7 +42,7 @@ class CheckedResolver(AbstractResolver):
     """Resolves by ``inner`` and passes on its addresses only if every one of them is allowed.
 
     One bad address refuses the name, rather than being left out: such an answer is a misconfiguration or an
-    attack, and must not work by chance.
+    attack, and must not work some of the time.
     """
 
     def __init__(self, inner: AbstractResolver, *, allow_private: bool) -> None:

@@ -17,10 +17,10 @@ from triptych.media.errors import INVALID_URL, problem
 SCHEME = "data:"
 PREFIX = "data:;base64,"
 MAX_HEADER_CHARS = 1024
-"""Media type and parameters; the comma must come before this."""
+"""Maximum length of the media type with its parameters: the comma must come before this."""
 CHUNK_CHARS = 256 * 1024
-"""Decoded at a stretch (0.1 ms, or 0.5 with white space in it). Decoding holds the interpreter lock: in a thread, the
-event loop gets its turn between two chunks. A multiple of 4, so that each chunk of plain base64 is base64 by itself."""
+"""Characters that are decoded in one go (0.1 ms, or 0.5 with white space in it). Decoding holds the interpreter lock,
+so that the event loop runs only between two chunks. A multiple of 4: each chunk of plain base64 is base64 by itself."""
 WHITE_SPACE = " \t\n\f\r"
 """ASCII white space (https://infra.spec.whatwg.org/#ascii-whitespace)."""
 MAX_SCHEME_CHARS = 32
@@ -40,7 +40,7 @@ class LongUrl(str):
     _text: memoryview
 
     def __new__(cls, prefix: str, text: memoryview) -> LongUrl:
-        """The URL is ``prefix`` and then ``text``. The memory behind ``text`` must not change."""
+        """Makes the URL that consists of ``prefix`` and ``text``. The memory behind ``text`` must not change."""
         head = prefix + bytes(text[:MAX_HEADER_CHARS]).decode("latin-1")
         self = super().__new__(cls, head[:MAX_HEADER_CHARS])
         self._prefix, self._text = prefix, text
@@ -76,9 +76,9 @@ def of_base64(data: str) -> str:
 def decode_data_url(url: str, limit: ByteLimit, item: str) -> Data:
     """Returns the bytes in ``url``. Size is checked before anything is decoded or copied, and while it is.
 
-    The stated media type is not looked at: the content's magic bytes decide. Base64 may hold ASCII white space and may
-    lack its padding (https://infra.spec.whatwg.org/#forgiving-base64-decode). Raises BadRequest (``invalid_media_url``)
-    for what is neither that nor RFC 2397, PayloadTooLarge over ``limit``.
+    The stated media type is ignored: the content's magic bytes decide. Base64 may hold ASCII white space and may lack
+    its padding (https://infra.spec.whatwg.org/#forgiving-base64-decode). Raises BadRequest (``invalid_media_url``) for
+    a URL that is malformed, PayloadTooLarge over ``limit``.
     """
     if isinstance(url, LongUrl):
         return _decode_long(url, limit, item)
@@ -118,12 +118,12 @@ def _decode_long(url: LongUrl, limit: ByteLimit, item: str) -> Data:
 
 
 def _least_bytes(chars: int) -> int:
-    """Bytes that so much base64 holds at the least."""
+    """Returns the minimum number of bytes that ``chars`` characters of base64 encode."""
     return chars // 4 * 3 - 2
 
 
 def _white_space(count: Callable[[str, int, int], int], size: int) -> int:
-    """Characters of white space, by chunks: to count holds the interpreter lock, too."""
+    """Counts the characters of white space, in chunks, because counting holds the interpreter lock too."""
     chunks = range(0, size, CHUNK_CHARS)
     return sum(count(space, at, at + CHUNK_CHARS) for at in chunks for space in WHITE_SPACE)
 
@@ -178,7 +178,7 @@ def _pieces(text: str | Data, start: int) -> Iterator[bytes]:
 
 
 def _plain(chunk: str | Data) -> bytes:
-    """Decodes base64 with neither white space nor padding. Empty if it has such, or an error."""
+    """Decodes base64 without white space and padding. Returns nothing if it has either, or is not base64."""
     try:
         decoded = pybase64.b64decode(chunk, validate=True)
     except ValueError:

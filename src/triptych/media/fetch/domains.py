@@ -18,10 +18,10 @@ class Domains:
     """Host names that URLs may have: ``a.example`` is that name only, ``*.b.example`` every name below b.example."""
 
     def __init__(self, names: str = "") -> None:
-        """``names`` are separated by commas. An empty text allows every host.
+        """Parses ``names``, which are separated by commas. An empty text allows every host.
 
-        Raises ConfigError for what is neither a host name nor an address: a list that is misread must not be read
-        as a wide one.
+        Raises ConfigError for an entry that is neither a host name nor an address: a list with a mistake in it must
+        not allow more hosts than were meant.
         """
         self._exact: set[str] = set()
         self._below: set[str] = set()

@@ -1,7 +1,7 @@
-"""Knows the content codings of HTTP answers (RFC 9110, 8.4), and inflates bodies within a byte limit.
+"""Undoes the content codings of HTTP answers (RFC 9110, 8.4), within a byte limit.
 
-Media are asked for without a coding, but stores and CDNs answer with what a file was uploaded with, and write words
-into the header that are no coding at all (``utf-8``, ``binary``, ``aws-chunked``). Those change nothing.
+Media are requested without a coding, but stores and CDNs answer with the coding that a file was uploaded with. They
+also put words into the header that are no coding at all (``utf-8``, ``binary``, ``aws-chunked``), which are ignored.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _REFUSED = frozenset(
 MAX_CODINGS = 2
 """A CDN may compress what is compressed already; nobody does it more often."""
 MAX_MEMBERS = 1000
-"""Most members of one gzip file; each costs some microseconds, however few bytes it has."""
+"""Maximum number of members of one gzip file; each costs some microseconds, however few bytes it has."""
 _PIECE_BYTES = 64 << 10
-"""Inflated at a stretch."""
+"""Bytes that are inflated in one go."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 """Values of zlib's ``wbits``."""
 
 
 class UnknownCoding(Exception):
-    """The answer is compressed in a way that is not served; its text is the coding's name."""
+    """Raised for an answer that is compressed in a way that is not supported. The text is the coding's name."""
 
 
 class BadCoding(Exception):
@@ -54,7 +54,7 @@ def codings_of(header: str) -> tuple[str, ...]:
 def decoded(data: Data, codings: tuple[str, ...], max_bytes: int) -> Data:
     """Undoes ``codings``. Run it in a thread: it takes 3 ms a MiB of the result, without the interpreter lock.
 
-    Never makes more than ``max_bytes`` and a piece. Raises OverLimit and BadCoding.
+    It never holds more than ``max_bytes`` and one piece of the result. Raises OverLimit and BadCoding.
     """
     for coding in codings:
         result = Growing(min(len(data) * 2, max_bytes))

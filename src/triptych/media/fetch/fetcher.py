@@ -1,7 +1,7 @@
-"""The guarded GET: bytes of a remote medium, from public addresses and allowed hosts only, within every limit.
+"""Fetches remote media by a guarded GET: from public addresses and allowed hosts only, and within every limit.
 
-What is checked is what is connected to: the URL is parsed once, names are resolved once a connection and
-exactly the checked addresses are handed to the client, and each redirect starts over.
+The client connects to exactly what was checked: a URL is parsed once, a host name is resolved once for each
+connection, the client gets the checked addresses only, and each redirect is checked from the beginning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from triptych.media.fetch.slots import Allowance, Slots
 log = logging.getLogger("triptych.media")
 
 MIN_CHUNK_BYTES = 128
-"""Fewest bytes of a chunk in HTTP's chunked coding, on average. Each chunk takes some 5 us, however small."""
+"""Minimum average size of a chunk in HTTP's chunked coding. Each chunk takes some 5 us, however small."""
 FREE_CHUNKS = 500
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
@@ -42,7 +42,7 @@ class Fetched(NamedTuple):
     """The answer of a URL."""
 
     data: Data | None
-    """The body; None: as it was known."""
+    """The body, or None if the answer that was known already still holds."""
     source: URL
     """The URL that the body came from, after all redirects."""
     policy: Policy
@@ -70,7 +70,7 @@ class _Redirect(NamedTuple):
 
 
 class MediaFetcher:
-    """Fetches remote media over one client session, opened at the first fetch; for one event loop.
+    """Fetches remote media over one client session, opened at the first fetch. Belongs to one event loop.
 
     At most ``media_max_fetches`` run at once, ``media_max_fetches_per_host`` of them from one host. ``close`` drops
     the connections and may be called twice.
@@ -79,7 +79,7 @@ class MediaFetcher:
     def __init__(
         self, limits: MediaLimits, resolver: AbstractResolver | None = None, domains: Domains | None = None
     ) -> None:
-        """``resolver`` replaces the system's; its answers are checked just the same."""
+        """Creates a fetcher. ``resolver`` replaces the system's; its answers are checked just the same."""
         self._limits = limits
         self._resolver = resolver
         self._domains = domains or Domains()

@@ -1,7 +1,7 @@
-"""Decides how long an HTTP answer may be used again, by RFC 9111, as a shared cache. Pure.
+"""Decides how long an HTTP answer may be reused, by the rules of RFC 9111 for shared caches. Does no I/O.
 
-Shared, because one answer serves all clients. Nothing is guessed (section 4.2.2 would allow it): an answer that states
-no lifetime is asked about each time, which its host can answer with 304.
+The cache counts as shared because one answer serves all clients. No lifetime is guessed (section 4.2.2 would allow it):
+an answer that states none is revalidated each time, which its host can answer with 304.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from multidict import CIMultiDictProxy
 
 MAX_SECONDS = 1 << 31
-"""Section 1.2.2: what is larger means this."""
+"""Largest lifetime; larger numbers are read as this (section 1.2.2)."""
 _NAMES = ("cache-control", "expires", "date", "age", "etag", "last-modified", "vary")
 _LISTS = frozenset(("cache-control", "vary"))
 _OF_ONE_ANSWER = frozenset(("date", "age"))
@@ -24,26 +24,26 @@ _DIRECTIVE = re.compile(r'([^\s,=";]+)(?:=("(?:[^"\\]|\\.)*"|[^\s,"]*))?')
 
 
 class Policy(NamedTuple):
-    """What one answer permits."""
+    """Says how one answer may be reused."""
 
     shareable: bool
     """Whether it may answer other requests at all."""
     fresh_until: float
-    """Until when the answer may be used without asking its host, on the caller's clock."""
+    """The time on the caller's clock until which the answer may be used without asking its host."""
     headers: Mapping[str, str]
     """The headers that decide this, by names in lower case."""
 
     @property
     def conditions(self) -> dict[str, str]:
-        """Request headers that ask whether the answer still holds (section 4.3.1); empty where it cannot be asked.
+        """Request headers that ask whether the answer still holds (section 4.3.1); empty if it cannot be revalidated.
 
-        What its host wrote goes back to it only where it may stand in a header.
+        A validator that the host sent is sent back only if it is valid in a header.
         """
         pairs = (("If-None-Match", "etag"), ("If-Modified-Since", "last-modified"))
         return {condition: self.headers[name] for condition, name in pairs if _may_be_sent(self.headers.get(name, ""))}
 
     def after(self, redirect: Policy) -> Policy:
-        """This answer's policy, where ``redirect`` led to it: it holds as long as both do."""
+        """Returns this answer's policy if ``redirect`` led to it: it holds as long as both do."""
         shareable = self.shareable and redirect.shareable
         return self._replace(shareable=shareable, fresh_until=min(self.fresh_until, redirect.fresh_until))
 
@@ -95,7 +95,7 @@ def _age_s(headers: Mapping[str, str], delay_s: float, now_unix_s: float) -> flo
 
 
 def _directives(text: str) -> dict[str, str]:
-    """Directives in lower case with their arguments; of several equal ones the first holds."""
+    """Returns the directives, in lower case, with their arguments. If one occurs twice, the first holds."""
     found: dict[str, str] = {}
     for match in _DIRECTIVE.finditer(text):
         found.setdefault(match[1].lower(), (match[2] or "").strip('"'))
@@ -109,7 +109,7 @@ def _seconds(text: str) -> int | None:
 
 
 def _date(text: str) -> float | None:
-    """Seconds since 1970 of an HTTP date; None for what is none, which is in the past (section 5.3)."""
+    """Returns the seconds since 1970 of an HTTP date. None if it is invalid, which counts as past (section 5.3)."""
     try:
         date = parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

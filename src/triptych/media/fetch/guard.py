@@ -1,9 +1,9 @@
-"""Which URLs and addresses the server may be sent to. Pure: nothing here resolves or connects.
+"""Decides which URLs and addresses the server may connect to. Does no I/O: nothing here resolves or connects.
 
 A media URL comes from a stranger, and the server can reach what the stranger cannot (its own network, the
 cloud's metadata service). So a URL's host is parsed once, by the parser that the HTTP client uses, and only in
-spellings that all parsers read alike; and an address must be globally reachable. What follows the host is the other
-server's matter and stays as it is.
+spellings that all parsers read alike; and an address must be globally reachable. The part of the URL after the host
+is left unchanged.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CREDENTIALS_V6 = tuple(IPv6Network(net) for net in ("fd00:ec2::/32", "fd20:ce::
 
 
 class AddressRefused(Exception):
-    """An address is not one that media may come from. Its text names the address: for the log only."""
+    """Raised for an address that media may not come from. The text names the address, and is for the log only."""
 
 
 def parse_url(url: str, item: str) -> URL:

@@ -53,7 +53,7 @@ class LocalFiles:
     """
 
     def __init__(self, folder: str | None, limits: MediaLimits) -> None:
-        """With ``folder`` None (or empty) there are no file URLs. Raises ConfigError if it is no folder."""
+        """Opens ``folder``; if it is None or empty, file URLs are refused. Raises ConfigError if it is no folder."""
         self._limits = limits
         self._root: bytes | None = None
         if folder:
@@ -111,9 +111,9 @@ def _read(path: bytes, root: bytes, item: str, limit: ByteLimit) -> Data:
 def _open_under(root: bytes, path: bytes) -> int:
     """Opens the regular file at ``path``, following symbolic links. Raises OSError for anything else.
 
-    ``path`` is walked once, to a descriptor that has no effect on what it stands for (O_PATH: no FIFO waits, no
-    device wakes); what is checked is that descriptor, and what is read is the same file again. So a path that
-    changes meanwhile changes nothing.
+    ``path`` is resolved once, to a descriptor whose opening has no effect on the file (O_PATH: no FIFO waits, no
+    device wakes). That descriptor is checked, and the same file is then opened for reading, so that it does not matter
+    if the path changes meanwhile.
     """
     found = os.open(path, os.O_PATH)
     try:

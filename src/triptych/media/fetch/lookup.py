@@ -1,4 +1,4 @@
-"""Looks names up in threads of its own. A name that hangs stops no other work, and hardly any other name."""
+"""Looks host names up in threads of its own. A look-up that hangs stops no other work, and hardly any other look-up."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _Infos = list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str
 
 
 class ThreadLookup(AbstractResolver):
-    """The system's look-up (getaddrinfo), which cannot be cancelled: who gives up leaves its thread behind.
+    """Uses the system's look-up (getaddrinfo), which cannot be cancelled: its thread goes on when a caller gives up.
 
-    So equal names share one look-up while it runs: a name that hangs takes one thread, however often, and with whatever
-    port, it is asked for.
+    Therefore equal names share one look-up while it runs: a name that hangs takes one thread, however often, and with
+    whatever port, it is asked for.
     """
 
     def __init__(self, threads: int) -> None:

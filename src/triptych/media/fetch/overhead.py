@@ -15,13 +15,13 @@ from aiohttp.client_proto import ResponseHandler
 
 MAX_INTERIM = 16
 FREE_BYTES = 1 << 20
-"""Most bytes of heads, and of data that was received and not parsed yet."""
+"""Maximum bytes of heads, and of data that was received and not parsed yet."""
 BODY_PART = 8
-"""For each so many bytes of the body, one more byte is allowed: framing takes a tenth of a body in the smallest chunks
-that are accepted.
+"""Number of bytes of the body for which one more byte is allowed: in the smallest chunks that are accepted, framing
+takes a tenth of a body.
 """
 _PIECE_BYTES = 8 << 10
-"""Most bytes received at a time before the answer's head was read: 2 ms of the smallest interim answers."""
+"""Maximum bytes received at a time before the answer's head was read (2 ms of the smallest interim answers)."""
 
 
 class TooManyInterim(aiohttp.ClientError):
@@ -29,7 +29,7 @@ class TooManyInterim(aiohttp.ClientError):
 
 
 class TooMuchBeside(aiohttp.ClientError):
-    """The host sent more than ``FREE_BYTES`` and a part of the body that are none of the body."""
+    """The bytes that the host sent beside the body exceed ``FREE_BYTES`` and the part that the body allows."""
 
 
 class Connector(aiohttp.TCPConnector):
@@ -44,9 +44,9 @@ class Connector(aiohttp.TCPConnector):
 class _Answers(ResponseHandler):
     _interim = 0
     _final = False
-    """The head of the answer to the latest request has been read."""
+    """Whether the head of the answer to the latest request has been read."""
     _received = 0
-    """Bytes since that request, on an idle connection, too."""
+    """Bytes received since that request, on an idle connection too."""
     _body: Any = None
     """The body of the latest answer, interim answers included."""
 

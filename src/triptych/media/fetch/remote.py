@@ -17,7 +17,7 @@ from triptych.media.fetch.fetcher import Fetched, MediaFetcher
 from triptych.observability.metrics import MediaCounts
 
 ENTRY_BYTES = 2048
-"""Bytes of an entry beside its body, its URLs and its headers, a generous estimate."""
+"""A generous estimate of an entry's bytes beside its body, its URLs and its headers."""
 
 Make = Callable[[Data, str], Coroutine[Any, Any, Medium]]
 """Makes a checked medium of bytes; the text is the field of the request, for errors."""
@@ -37,7 +37,7 @@ class _Entry(NamedTuple):
 
 
 class RemoteMedia:
-    """Media by URL, with their facts, so that a hit costs no inspection. For one event loop.
+    """Caches media by URL, with their facts, so that a hit costs no inspection. Belongs to one event loop.
 
     Equal URLs that are asked for at the same time are fetched once, and cancelling one caller touches no other; an
     answer that is for one use or user only (``no-store``, ``private``, ``Vary: *``) goes to the caller whose fetch it
@@ -45,7 +45,7 @@ class RemoteMedia:
     """
 
     def __init__(self, fetcher: MediaFetcher, kept: Kept, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` must be the fetcher's clock."""
+        """Keeps media in the cache ``kept``. ``clock`` must be the fetcher's clock."""
         self.counts = MediaCounts()
         self._fetcher = fetcher
         self._clock = clock

@@ -68,7 +68,7 @@ class Slots:
                 del self._hosts[host]
 
     def __len__(self) -> int:
-        """Hosts that somebody fetches from, or waits for."""
+        """Returns the number of hosts that are fetched from, or waited for."""
         return len(self._hosts)
 
 

@@ -1,8 +1,8 @@
-"""The request target of a URL (path and query), sent byte for byte as it was given.
+"""Keeps the request target of a URL (path and query) byte for byte as it was given.
 
 A signed URL is valid in one spelling only: ``%2F`` is not ``/``, ``%7E`` is not ``~``, and ``/a?`` is not ``/a``. So no
 part of a target is decoded, re-encoded or normalised. Only what HTTP cannot carry is encoded: characters outside ASCII,
-as their UTF-8 bytes. Pure: nothing here resolves or connects.
+as their UTF-8 bytes. Does no I/O: nothing here resolves or connects.
 """
 
 from __future__ import annotations
