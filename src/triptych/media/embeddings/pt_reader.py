@@ -47,7 +47,7 @@ _Key = tuple[type, bytes, str]
 
 
 class PtReader:
-    """Converts ``.pt`` files to safetensors, each content once for all callers at the same time, and caches the results.
+    """Converts ``.pt`` files to safetensors, each content once for all concurrent callers, and caches the results.
 
     Belongs to one event loop. ``close`` ends the children; it may run twice.
 

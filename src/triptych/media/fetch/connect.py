@@ -24,7 +24,7 @@ HEADERS = {
 """The headers of every request. They never differ, so whatever an answer's Vary names is always equal."""
 
 READ_BYTES = 32 << 10
-"""aiohttp's read buffer: it pauses a connection at twice as many bytes, or at a sixteenth as many chunks (some 5 ms)."""
+"""aiohttp's read buffer: a connection pauses at twice as many bytes, or a sixteenth as many chunks (some 5 ms)."""
 
 # First match counts: subclasses stand before their bases.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (

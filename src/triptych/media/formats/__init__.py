@@ -1,1 +1,1 @@
-"""File formats read in Python: what a header says, before a library in C sees the file."""
+"""Reads the headers of media files in Python, before a library in C sees a file, and decodes media."""

@@ -1,8 +1,8 @@
-"""Sound: what a file is and how long, without keeping what it holds; and its samples, the way the model is to hear it.
+"""Finds the format and the length of a sound, and decodes it to the samples that the model gets.
 
-libsndfile reads the files, and FFmpeg those that it does not know, in blocks, so that a file that holds more than it
-says meets the limit on its way.
-Resampling is soxr's high quality, as librosa does it by default, and so the examples that models are published with.
+libsndfile reads the files, and FFmpeg those that libsndfile does not know. Both read in blocks, so that the limit holds
+also for a file that has more samples than it states. Resampling is soxr's high quality, which is librosa's default and
+therefore that of the examples that models are published with.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ RATES_HZ = (1_000, 192_000)
 """Lowest and highest sample rate."""
 MAX_CHANNELS = 8
 MAX_AMPLITUDE = 65_536.0
-"""Files of floats may exceed 1, or hold unscaled integers. What is beyond them overflows in the model's features."""
+"""Limit of a sample. Files of floats may exceed 1, or hold unscaled integers; larger values would overflow in the
+model's features."""
 VALUES_PER_S = 192_000
-"""Samples of all channels (four of 48 kHz) that a second of the longest sound may have: what bounds decoding's time."""
+"""Samples of all channels that a second of the longest sound may have (four channels of 48 kHz). Bounds the time that
+decoding takes."""
 BLOCK_VALUES = 1 << 18
-"""Samples of all channels that are decoded at a stretch: 1 MiB."""
+"""Samples of all channels that are decoded in one go (1 MiB)."""
 SAMPLE_BYTES = 4
 
 _SUPPORTED = (
@@ -54,22 +56,22 @@ _UNSUPPORTED = (
 )
 _READER_NAMES = {"WAV": ("WAV", "WAVEX"), "FLAC": ("FLAC",), "OGG": ("OGG",), "MP3": ("MP3",)}
 _UNSTATED_SAMPLES = 1 << 36
-"""No FLAC header can state so many; libsndfile says them of one that states none."""
+"""libsndfile reports at least so many for a FLAC file that states no length; no FLAC header can state so many."""
 
 _MAGIC_BYTES = 256
 _STATED_SLACK_S = 1.0
-"""How much longer than the limit a container's stated duration may be: it is approximate."""
+"""Time by which a container's stated duration, which is approximate, may exceed the limit."""
 _FAR = 1 << 40
-"""Bytes: an end that no file has."""
+"""A position, in bytes, beyond the end of every file."""
 
 
 class AudioInfo(NamedTuple):
-    """A sound that passed every check that needs no samples."""
+    """Describes a sound that passed every check that needs no samples."""
 
     format: str
     """A member of ``SUPPORTED_SOUNDS``."""
     sample_rate: int
-    """Hz, of the file."""
+    """The file's sample rate in Hz."""
     channels: int
     num_samples: int
     """Samples of one channel, at the file's rate."""
@@ -78,10 +80,10 @@ class AudioInfo(NamedTuple):
 def inspect_audio(data: bytes, limits: MediaLimits, item: str) -> AudioInfo:
     """Finds format and length of a sound and checks them against ``limits``. Blocks: run it in a thread.
 
-    Some 0.1 ms where the header states the length. An MP3 and what FFmpeg reads state at best an estimate, so their
-    samples are counted by decoding them: about 0.3 ms a second of sound. Raises UnsupportedMedia (415) for other
-    files, BadRequest (400) for damage or a sound of no samples, PayloadTooLarge (413) over a limit, TriptychError
-    (500) without the libraries.
+    It takes some 0.1 ms if the header states the length. MP3 files, and those that FFmpeg reads, state at best an
+    estimate, so their samples are counted by decoding them: about 0.3 ms a second of sound. Raises UnsupportedMedia
+    (415) for other files, BadRequest (400) for damage or a sound of no samples, PayloadTooLarge (413) over a limit,
+    TriptychError (500) without the libraries.
     """
     format, data = _read(data, limits, item)
     samples, shape = 0, (0, 0)
@@ -102,9 +104,9 @@ def decode_audio(medium: Sound, limits: MediaLimits, item: str = "audio") -> Any
     """Decodes ``medium`` to float32 [samples], channels averaged, at ``medium.decode_rate`` (0: the file's own).
 
     The length is ``resampled_length`` of the file's. Blocks for less than 1 ms a second of sound: run it in a thread.
-    Checks the bytes by itself and believes nothing that the medium states; decoding stops at the limit. Holds a
-    block, and twice the result. Raises as ``inspect_audio`` does, for damage anywhere in the file, and nothing else
-    for any data.
+    Checks the bytes by itself and relies on nothing that the medium states; decoding stops at the limit. Needs memory
+    for a block and for twice the result. Raises as ``inspect_audio`` does, also for damage anywhere in the file, and
+    nothing else for any data.
     """
     np = _library("numpy")
     format, data = _read(bytes(medium.data), limits, item)
@@ -132,7 +134,7 @@ def decode_audio(medium: Sound, limits: MediaLimits, item: str = "audio") -> Any
 
 
 def resampled_length(samples: int, rate: int, new_rate: int) -> int:
-    """Samples at ``new_rate`` Hz of ``samples`` at ``rate`` Hz: rounded up, as librosa does."""
+    """Returns how many samples at ``new_rate`` Hz come of ``samples`` at ``rate`` Hz, rounded up as by librosa."""
     return -(-samples * new_rate // rate)
 
 
@@ -176,7 +178,7 @@ def _unsupported(data: bytes, item: str) -> UnsupportedMedia:
 
 
 class _Unending(BytesIO):
-    """Says that it goes on for as long as it is not read up to its end; there, far behind it, is nothing but zeros."""
+    """A file that seems to have no end until it is read to its end; far behind the end it holds zeros."""
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
         return super().seek(offset + _FAR) if whence == SEEK_END else super().seek(offset, whence)

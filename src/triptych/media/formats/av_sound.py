@@ -1,7 +1,8 @@
-"""Sounds that FFmpeg reads: AAC, and what MP4, QuickTime, WebM and Matroska files hold.
+"""Reads sounds with FFmpeg: AAC files, and the sounds in MP4, QuickTime, WebM and Matroska files.
 
-Read as soundfile's files are, so that limits, resampling and damage are one matter for all formats. FFmpeg is held to
-the container found by the first bytes, to a few codecs, and to the bytes at hand: it opens no other file and no URL.
+The interface is that of soundfile's files, so that limits, resampling and damage are treated alike for all formats.
+FFmpeg is restricted to the container that the first bytes show, to a few codecs, and to the data in memory: it opens no
+other file and no URL.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CODECS = {
     "vorbis": "Vorbis",
     **dict.fromkeys(_PCM, "PCM"),
 }
-"""Served codecs by FFmpeg's names. Decoders of rarer ones are where its faults hide."""
+"""Supported codecs by FFmpeg's names. Decoders of rarer codecs, where its faults hide, are not used."""
 CONTAINERS = {
     "AAC": "aac",
     "M4A": "mov",
@@ -38,15 +39,15 @@ _DECODERS = {"mp3float": "mp3", "libopus": "opus", "libvorbis": "vorbis"}
 _FULL_SCALE = {"u8": 128.0, "s16": 32_768.0, "s32": 2_147_483_648.0, "flt": 1.0, "dbl": 1.0}
 _SLACK_S = 0.5
 _SLACK = 0.05
-"""How much a file's stated length may exceed its content before the file counts as truncated."""
+"""Share by which a file's stated length may exceed its content before the file counts as truncated."""
 
 
 class NoSound(Exception):
-    """The file holds no sound that could be heard. Its text says why."""
+    """Raised for a file that holds no sound that can be decoded. The text says why."""
 
 
 class ShapeChanged(Exception):
-    """Another sample rate or number of channels than at the beginning."""
+    """Raised if the sample rate or the number of channels differs from that at the beginning."""
 
 
 class AvSound:
@@ -56,9 +57,9 @@ class AvSound:
     """Samples of a channel, named as in soundfile. Containers state them only approximately."""
 
     def __init__(self, file: Any, stream: Any, numpy: Any) -> None:
-        """Decodes the first frame, as the header of some codecs tells neither rate nor channels as they will be.
+        """Decodes the first frame, because the headers of some codecs state neither the final rate nor the channels.
 
-        Raises ValueError where there is none.
+        Raises ValueError if there is no frame.
         """
         self._numpy = numpy
         self._file, self._stream = file, stream
@@ -142,7 +143,7 @@ def opened(data: bytes, format: str, av: Any, numpy: Any) -> Iterator[AvSound]:
 
 
 def _check_codec(stream: Any) -> None:
-    """Checks the codec. FFmpeg opens no other one; this makes a clear error."""
+    """Checks the codec. FFmpeg would open no other codec anyway, but its error would not be clear."""
     name = stream.codec_context.name if stream.codec_context is not None else "unknown"
     if _DECODERS.get(name, name) not in CODECS:
         raise NoSound(
@@ -151,7 +152,7 @@ def _check_codec(stream: Any) -> None:
 
 
 def _stated_s(file: Any, stream: Any) -> float:
-    """Seconds of sound by the header; 0 where it does not say, or speaks of something else beside the sound."""
+    """Returns the seconds of sound that the header states; 0 if it states none, or not for the sound alone."""
     if file.format.name == "aac":  # a guess from the first frames
         return 0.0
     with suppress(TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Headers of Windows bitmaps."""
+"""Reads headers of Windows bitmaps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from triptych.contracts.media import Data
 from triptych.media.formats.header import Header, HeaderError
 
 _CORE = 12
-"""Bytes of the first header there was, whose sizes have 16 bits."""
+"""Bytes of the oldest kind of header, whose sizes have 16 bits."""
 _SIZES = frozenset((40, 52, 56, 64, 108, 124))
 
 

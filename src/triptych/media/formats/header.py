@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class HeaderError(Exception):
-    """The header is damaged or cut off."""
+    """Raised for a header that is damaged or cut off."""
 
 
 class Header(NamedTuple):

@@ -1,6 +1,6 @@
-"""HEIC pictures: HEVC frames, mostly tiles of a grid, decoded by FFmpeg's decoder and put together here.
+"""Decodes HEIC pictures: FFmpeg decodes their HEVC frames, mostly tiles of a grid, which are put together here.
 
-The file itself is read by Python (``iso_items.py``): nothing but one frame's bytes at a time comes to FFmpeg.
+Python reads the file itself (``iso_items.py``): FFmpeg gets nothing but one frame's bytes at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from triptych.media.formats.iso_items import Items
 from triptych.media.formats.pixels import PixelsNotServed, over_white
 
 MAX_TILES = 1024
-"""Most tiles of a picture; a phone's picture has some 50 of 512 pixels a side."""
+"""Maximum number of tiles of a picture; a phone's picture has some 50 of 512 pixels a side."""
 MAX_BEYOND = 1024
 """Pixels by which a side of a tile may exceed the whole picture's."""
 _PADDING = 64

@@ -30,8 +30,8 @@ from triptych.media.formats.image_header import MAX_SCANS, has_many_scans
 from triptych.media.formats.pixels import PixelsNotServed, to_rgb
 from triptych.media.formats.sniff import PIXEL_BYTES, ImageInfo, inspect_image
 
-# The readers themselves rather than Image.open: that one tries more formats and speaks up with Pillow's own,
-# process-wide pixel limit before ours does.
+# The readers themselves are used rather than Image.open, which tries more formats and applies Pillow's own,
+# process-wide pixel limit before ours.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -43,7 +43,7 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
 }
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # media are decoded side by side already
 
-# What Pillow raises on damaged files. Its documentation names none; these are those of its readers' code.
+# Pillow raises these on damaged files. Its documentation names none; they are taken from its readers' code.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -78,7 +78,7 @@ def decode_image(medium: Picture, limits: MediaLimits, item: str = "image") -> I
     """Decodes ``medium`` to mode RGB: first frame, upright by its EXIF orientation, over white.
 
     Blocks for about 10 ms a megapixel: run it in a thread. Checks the bytes by itself (format, ``limits``)
-    and believes nothing the medium states. Raises BadRequest (``media_damaged``), PayloadTooLarge or
+    and relies on nothing the medium states. Raises BadRequest (``media_damaged``), PayloadTooLarge or
     UnsupportedMedia, and nothing else for any data.
     """
     data = bytes(medium.data)

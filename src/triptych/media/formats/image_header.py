@@ -1,7 +1,8 @@
-"""Size and orientation of a picture from its file header: no decoding, no allocation, bounded time.
+"""Reads a picture's size and orientation from its file header, without decoding or allocation, in bounded time.
 
-Written out for each format (more of them in ``formats/``), because Pillow's readers do more than that when they open a
-file: WebP's allocates two canvases, PNG's inflates text, and asking PNG's for the orientation decodes the picture.
+Pillow's readers are not used, because they do more than that when they open a file: the one of WebP allocates two
+canvases, and the one of PNG inflates text, and decodes the picture if it is asked for the orientation. Other modules of
+this folder read more formats.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from triptych.media.formats.tiff import read_tiff
 __all__ = ["MAX_BLOCKS", "MAX_SCANS", "SCAN", "Header", "HeaderError", "has_many_scans", "read_header"]
 
 MAX_BLOCKS = 20_000
-"""Blocks of a file looked at (about 5 ms), however many a hostile file has."""
+"""Maximum number of blocks of a file that are read (about 5 ms), however many a hostile file has."""
 
 _MARKER = re.compile(rb"\xff")
 MAX_SCANS = 100
-"""Most scans of a JPEG.
+"""Maximum number of scans of a JPEG.
 
-Decoding goes through the whole picture for each, however few bytes it has. Progressive files have some ten.
+Decoding goes through the whole picture for each scan, however few bytes it has. Progressive files have some ten.
 """
 SCAN = b"\xff\xda"
-"""Begins one; the bytes of a segment, such as a preview's, may look so too."""
+"""The marker that begins a scan. Bytes within a segment, such as a preview's, may look like it."""
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-"""The marker of a JPEG's segment, or of its end; of a scan's own bytes none looks so."""
+"""The marker of a JPEG's segment, or of its end. No bytes within a scan look like it."""
 _EXIF_BYTES = 1 << 20
-"""Looked at of an EXIF block."""
+"""Maximum bytes of an EXIF block that are read."""
 _EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3
@@ -97,7 +98,7 @@ def _jpeg(data: Data) -> Header:
 def has_many_scans(data: bytes) -> bool:
     """Tells whether a JPEG file has more than ``MAX_SCANS``.
 
-    Takes 50 ms a MiB at the worst, 1 ms where it cannot have them.
+    Takes 50 ms a MiB at the worst, and 1 ms for a file that cannot have so many.
     """
     if data.count(SCAN) <= MAX_SCANS:
         return False

@@ -1,4 +1,4 @@
-"""Reads what can be known of a medium without decoding it, by kind."""
+"""Reads the facts about a medium that need no decoding, by kind."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _KINDS: dict[MediaKind, Callable[[Data, MediaLimits, str], Facts]] = {
     "audio": _audio,
 }
 QUICK: tuple[MediaKind, ...] = ("image",)
-"""Kinds whose header is read in microseconds and by our own Python, which no file can crash. Others block for longer
-and are read by libraries in C: they are to be inspected in a sandbox."""
+"""Kinds whose header is read in microseconds by Python code of this package, which no file can crash. Other kinds block
+for longer and are read by libraries in C: they are to be inspected in a sandbox."""
 
 
 def inspect(kind: MediaKind, data: Data, limits: MediaLimits, item: str) -> Facts:

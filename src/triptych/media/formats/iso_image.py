@@ -1,4 +1,4 @@
-"""Headers of pictures in ISO's file format, AVIF and HEIC: the properties of the primary item (ISO/IEC 23008-12)."""
+"""Reads headers of AVIF and HEIC pictures: the properties of the primary item (ISO/IEC 23008-12)."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Crop(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """The size and the orientation of an item as it is displayed."""
+    """Describes how an item is displayed: its size, crop and orientation."""
 
     width: int
     """The size of all pixels."""
     height: int
     crop: Crop
     orientation: int
-    """EXIF's."""
+    """The orientation as EXIF's number."""
 
 
 def read_avif(data: Data) -> Header:
     """Returns the stored size and the orientation. A sequence is shown from its track, which has no orientation.
 
-    What a clean aperture leaves out is shown, as libavif does.
+    The clean aperture is ignored, as in libavif: the pixels outside it are shown.
     """
     shown = _shown(data)
     return Header(shown.width, shown.height, 1 if bytes(data[8:12]) == b"avis" else shown.orientation)
@@ -69,7 +69,7 @@ def _shown(data: Data) -> Shown:
 
 
 def shown_of(items: Items, item: int, data: Data) -> Shown:
-    """Raises HeaderError where the size of ``item`` is not told, or nothing of it is to be shown."""
+    """Returns how ``item`` is displayed. Raises HeaderError if its size is not stated, or its crop is empty."""
     size = axis = aperture = None
     turns = 0
     for kind, begin, _ in items.properties(item):

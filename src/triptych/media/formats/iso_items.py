@@ -1,4 +1,4 @@
-"""Items of a file in ISO's format for pictures: what they are, where their bytes lie, and which belong together
+"""Reads the items of a file in ISO's format for pictures: their types, their places in the file and their relations
 (ISO/IEC 14496-12, 8.11; 23008-12)."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from triptych.media.formats.iso_tracks import boxes
 
 MAX_PROPERTIES = 1024
 MAX_ITEMS = 4096
-"""Looked at, of each kind of entry (some ms); a picture in tiles has hundreds."""
+"""Maximum number of entries of each kind that are read (some ms); a picture in tiles has hundreds."""
 _FULL = 4
 """Bytes of version and flags that begin the content of a full box."""
 _IN_FILE, _IN_META = 0, 1
@@ -29,7 +29,7 @@ class Property(NamedTuple):
 
 
 class Items:
-    """The items of ``data``. Raises HeaderError, struct.error and IndexError for damage, here and in each method."""
+    """Reads the items of ``data``. Raises HeaderError, struct.error and IndexError for damage, also in each method."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -50,7 +50,7 @@ class Items:
                 yield Property(*self._known[index - 1])
 
     def kind(self, item: int) -> bytes:
-        """Returns the item's type, four letters: ``hvc1``, ``grid`` ..."""
+        """Returns the item's type, four letters such as ``hvc1`` or ``grid``."""
         if item not in self._kinds:
             raise HeaderError
         return self._kinds[item]
@@ -106,7 +106,7 @@ class Items:
 
     @cached_property
     def _places(self) -> dict[int, list[tuple[int, int, int]]]:
-        """item -> (how its place is told, offset, bytes or 0 for the rest) of each of its parts."""
+        """Item -> (construction method, offset, bytes or 0 for the rest) of each of its parts."""
         data = self._data
         found: dict[int, list[tuple[int, int, int]]] = {}
         at, end = first(data, *self._meta, b"iloc")
@@ -134,7 +134,7 @@ class Items:
         return found
 
     def _associated(self, item: int) -> Iterator[int]:
-        """Indices of the properties of ``item``, from 1."""
+        """Yields the indices of the properties of ``item``, counted from 1."""
         data = self._data
         for kind, begin, end in boxes(data, *self._properties):
             if kind != b"ipma":

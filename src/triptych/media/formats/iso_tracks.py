@@ -1,4 +1,4 @@
-"""Tracks of an MP4 or QuickTime file, from its header: how many, and how their pictures are to be turned
+"""Reads the tracks of an MP4 or QuickTime file from its header: their number, and the rotation of their frames
 (ISO/IEC 14496-12, 8.3)."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from triptych.contracts.media import Data
 
 
 class Turn(NamedTuple):
-    """The display of frames: mirrored first, left to right, and then turned."""
+    """Says how frames are displayed: mirrored first, left to right, and then turned."""
 
     degrees: int = 0
     """Clockwise: 0, 90, 180 or 270."""
@@ -29,10 +29,10 @@ _MATRICES = {
     (1, 0, 0, -1): Turn(180, True),
     (0, 1, 1, 0): Turn(270, True),
 }
-"""(a, b, c, d) of the transformation matrix, by which (x, y) is shown at (ax + cy, bx + dy)."""
+"""(a, b, c, d) of the transformation matrix, which shows (x, y) at (ax + cy, bx + dy) -> the turn."""
 MAX_TRACKS = 100
 _MAX_BOXES = 4096
-"""Looked at on one level: a file may be nothing but empty boxes."""
+"""Maximum number of boxes of one level that are read: a file may be nothing but empty boxes."""
 
 
 def has_many_tracks(data: bytes) -> bool:
@@ -42,7 +42,7 @@ def has_many_tracks(data: bytes) -> bool:
 
 
 def turn_of(data: bytes, track_id: int) -> Turn:
-    """Returns how frames of the track are shown: as they are where the file does not say, or says another matrix."""
+    """Returns how frames of the track are shown: unchanged if the file states no matrix, or one that is not known."""
     for moov in _boxes(data, 0, len(data), b"moov"):
         for trak in islice(_boxes(data, *moov, b"trak"), MAX_TRACKS):
             for begin, end in _boxes(data, *trak, b"tkhd"):

@@ -1,4 +1,4 @@
-"""Pixels of any kind as a model sees them: RGB of 8 bits, transparency laid over white."""
+"""Converts pixels of any kind to RGB of 8 bits, with transparent parts laid over white."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_SERVED = {
 
 
 class PixelsNotServed(Exception):
-    """Nobody can say what colours these are without knowing more; the text is their kind, in words."""
+    """Raised for pixels whose colours cannot be known from the file. The text describes their kind."""
 
 
 def to_rgb(image: ImageFile.ImageFile, depth: int) -> Image.Image:
@@ -67,7 +67,7 @@ def _differs(grey: Image.Image, value: int) -> Image.Image:
 def _in_8_bits(key: int | tuple[int, ...], mode: str, depth: int) -> int | tuple[int, ...]:
     """Converts the transparent colour of a PNG from the file's bits a sample to Pillow's eight.
 
-    Of colours of 16 bits the lower eight are gone by now: what is equal but for them counts as equal.
+    Pillow has dropped the lower eight bits of colours of 16 bits: colours that differ in those alone count as equal.
     """
     if isinstance(key, tuple):
         return tuple(part >> 8 for part in key) if depth == 16 else key

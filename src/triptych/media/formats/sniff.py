@@ -18,7 +18,7 @@ _SUPPORTED = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
     (re.compile(rb"GIF8[79]a"), "GIF"),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WEBP"),
-    # A header's size in a byte and three zeros, or nothing where two words are reserved.
+    # Either the next header states a known size, or the two reserved words are 0.
     (re.compile(rb"BM(.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|.{4}\0\0\0\0)", re.DOTALL), "BMP"),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "TIFF"),
     # By its own brand, or by that of all pictures with its own among the compatible ones.
@@ -49,7 +49,7 @@ PIXEL_BYTES = 4
 
 
 class ImageInfo(NamedTuple):
-    """A picture that passed every check that needs no decoding."""
+    """Describes a picture that passed every check that needs no decoding."""
 
     format: str
     """A member of ``SUPPORTED_IMAGES``."""
@@ -57,11 +57,11 @@ class ImageInfo(NamedTuple):
     """Pixels as the model will see it: EXIF orientation applied."""
     height: int
     orientation: int
-    """EXIF's 1 to 8: what decoding has to apply to get there."""
+    """EXIF's number, 1 to 8, of the turn that decoding has to apply."""
 
 
 def inspect_image(data: Data, limits: MediaLimits, item: str) -> ImageInfo:
-    """Finds format and size of a picture and checks them against ``limits``. Some microseconds.
+    """Finds format and size of a picture and checks them against ``limits``. Takes some microseconds.
 
     Raises UnsupportedMedia (415) for other files, BadRequest (400) for a damaged header or a tiny picture,
     PayloadTooLarge (413) over the byte or pixel limit.

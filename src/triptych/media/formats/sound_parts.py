@@ -1,7 +1,7 @@
 """Divides a sound file into the parts that its reader takes one at a time, and reads the stated length of an MP3.
 
-An OGG file may be a chain of streams (RFC 3533, 4), and MP3 files are put together by writing one behind the other.
-libsndfile hears the first one only.
+An OGG file may be a chain of streams (RFC 3533, 4), and some MP3 files are several files written one after the other.
+libsndfile reads only the first of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 MAX_PARTS = 1000
 _MOST_TAGS = 100
-"""Before one MP3."""
+"""Maximum number of ID3 tags before one MP3."""
 _ID3 = 10
 _ID3V1 = 128
 _ADTS_BYTES = 1 << 13
-"""More bytes than any frame of AAC has."""
+"""Bytes, more than any AAC frame has."""
 _PADDING = re.compile(rb"\0*")
 _LAYER_3 = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]..", re.DOTALL)
 _KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -24,11 +24,11 @@ _KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES_1 = (44_100, 48_000, 32_000)
 """Sample rates of MPEG-1, layer III, in Hz. MPEG-2 has half of them, MPEG-2.5 a quarter (ISO/IEC 11172-3, 13818-3)."""
 _SLACK_FRAMES = 2
-"""Most frames of an MP3 that may be missing: some encoders count the header's frame too, and decoders have a delay."""
+"""Frames of an MP3 that may be missing: some encoders count the header's frame too, and decoders have a delay."""
 
 
 class CutOff(Exception):
-    """The file ends before a part of it does."""
+    """Raised for a file that ends within one of its parts."""
 
 
 class TooManyParts(Exception):
@@ -40,7 +40,7 @@ class Part(NamedTuple):
     least_samples: int = 0
     """Fewest samples that the part must give."""
     states_length: bool = True
-    """False: libsndfile would guess it, and hear no more than it guessed."""
+    """Whether the part states its length. If not, libsndfile guesses it and reads no more than that."""
 
 
 def parts_of(data: bytes, format: str) -> Iterator[Part]:
@@ -111,9 +111,9 @@ def _mp3(data: bytes) -> Iterator[Part]:
 
 class _Stated(NamedTuple):
     least_samples: int
-    """0: not stated."""
+    """Minimum number of samples by the stated length; 0 if none is stated."""
     end: int
-    """Where the sound ends. If that is not stated: where the header of its first frame ends."""
+    """The position at which the sound ends; if that is not stated, the end of its first frame's header."""
     is_read: bool
     """Whether libsndfile reads the stated length too."""
 

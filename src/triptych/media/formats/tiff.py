@@ -1,4 +1,4 @@
-"""Headers of TIFF files: their first directory, which describes their first page (TIFF 6.0; BigTIFF)."""
+"""Reads headers of TIFF files: the first directory, which describes the first page (TIFF 6.0; BigTIFF)."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from triptych.contracts.media import Data
 from triptych.media.formats.header import Header, HeaderError
 
 MAX_ENTRIES = 4096
-"""Most entries of a directory that are read (2 ms)."""
+"""Maximum number of entries of a directory that are read (2 ms)."""
 MAX_OVERDRAW = 16
-"""Strips and tiles together may cover the picture so many times; more is work without an end."""
+"""Number of times that strips and tiles together may cover the picture; more would be work without an end."""
 MAX_PLANES = 6
-"""Samples a pixel that Pillow reads."""
+"""Maximum samples a pixel that Pillow reads."""
 _WIDTH, _LENGTH, _ORIENTATION, _PLANES = 256, 257, 274, 277
 _STRIPS, _STRIP_ROWS, _TILE_WIDTH, _TILE_LENGTH, _TILES = 273, 278, 322, 323, 324
 _KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""Types of whole numbers (bytes, shorts, longs, and BigTIFF's), as struct has them."""
+"""Types of whole numbers (bytes, shorts, longs, and those of BigTIFF) -> their format in ``struct``."""
 
 
 class _Entry(NamedTuple):
     values: int
     """Number of values."""
     value: int
-    """The first; 0 where it stands elsewhere in the file."""
+    """The first value; 0 if the values are elsewhere in the file."""
 
 
 def read_tiff(data: Data) -> Header:
     """Returns the size of the first page, upright: its reader applies the orientation by itself.
 
-    Raises HeaderError also where strips or tiles are so many or so large that they cover the picture many times over.
+    Raises HeaderError also if strips or tiles together cover the picture more than ``MAX_OVERDRAW`` times.
     """
     entries = dict(_entries(data))
     width, height = entries[_WIDTH].value, entries[_LENGTH].value

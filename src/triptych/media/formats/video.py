@@ -1,8 +1,8 @@
-"""Videos: what a file says of itself without decoding, and the frames that the model is to see.
+"""Reads the facts about a video without decoding it, and decodes the frames that the model sees.
 
-PyAV (FFmpeg's libraries) reads the files. It is an extra and imported at the first video, so that a frontend which
-meets none starts without it. FFmpeg is held to the container found by the magic bytes, to a few codecs, and to the
-bytes at hand: it opens no other file and no URL.
+PyAV (FFmpeg's libraries) reads the files. It is an extra that is imported at the first video, so that a frontend
+without videos does not need it. FFmpeg is restricted to the container that the magic bytes show, to a few codecs, and
+to the data in memory: it opens no other file and no URL.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CODECS = {
     "mpeg4": "MPEG-4",
     "mjpeg": "Motion JPEG",
 }
-"""Served codecs by FFmpeg's names. Decoders of rarer ones are where its faults hide."""
+"""Supported codecs by FFmpeg's names. Decoders of rarer codecs, where its faults hide, are not used."""
 _DECODERS = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
 
 _STILLS = rb"(?!avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|msf1|M4A |M4B )"
@@ -48,15 +48,15 @@ MAGIC = (
 RGB_BYTES = 3
 """Bytes of a decoded pixel."""
 _PACKETS_A_FRAME = 16
-"""Packets of sound and text that may come with one frame: bounds the way through a hostile file."""
+"""Packets of sound and text that may come with one frame. Bounds the time that a hostile file takes."""
 MAX_FPS = 1000
 _SLACK_S = 0.5
 _SLACK = 0.05
-"""How much a file's stated duration may exceed its content before the file counts as truncated."""
+"""Share by which a file's stated duration may exceed its content before the file counts as truncated."""
 
 
 class VideoInfo(NamedTuple):
-    """A video that passed every check that needs no decoding."""
+    """Describes a video that passed every check that needs no decoding."""
 
     format: str
     """A member of ``SUPPORTED_VIDEOS``."""
@@ -64,7 +64,7 @@ class VideoInfo(NamedTuple):
     """Pixels as the model will see it: the track's turn applied."""
     height: int
     num_frames: int
-    """Counted, not what the header states."""
+    """Number of frames, counted rather than taken from the header."""
     fps: float
     """Frames a second, on average."""
     duration_s: float
@@ -75,7 +75,8 @@ class VideoInfo(NamedTuple):
 def inspect_video(data: bytes, limits: MediaLimits, item: str) -> VideoInfo:
     """Finds format, size, length and number of frames, and checks them against ``limits``. Decodes no frame.
 
-    Walks through the file's packets: some milliseconds, for the largest files some hundred; run it in a thread.
+    Reads all packets of the file, which takes some milliseconds, or some hundred for the largest files: run it in a
+    thread.
     Raises UnsupportedMedia (415) for other files and codecs, BadRequest (400) for damaged, truncated and tiny videos,
     PayloadTooLarge (413) over a limit, TriptychError (500) without PyAV.
     """
@@ -109,7 +110,7 @@ def decode_video(medium: Video, limits: MediaLimits, item: str = "video") -> Any
     """Returns the frames ``medium.frame_indices`` as uint8 [frames, height, width, 3] in RGB, C-contiguous, upright.
 
     Decodes from the first frame to the last one wanted and keeps only those wanted: run it in a thread (about 2 ms a
-    frame of full HD). Checks the bytes by itself and believes nothing the medium states. Raises BadRequest
+    frame of full HD). Checks the bytes by itself and relies on nothing the medium states. Raises BadRequest
     (``media_damaged``), PayloadTooLarge or UnsupportedMedia, and nothing else for any data.
     """
     data = bytes(medium.data)
@@ -141,7 +142,7 @@ def _decode(data: bytes, wanted: tuple[int, ...], info: VideoInfo, limits: Media
     found = 0
     with _opened(data, _format(data, item)[1], limits, item) as (file, stream):
         stream.codec_context.thread_count = 1  # media are decoded side by side already
-        # What opened the file looked at the first frames only; a later one may ask for another size.
+        # Only the first frames were read when the file was opened; a later frame may have another size.
         stream.codec_context.options = {"max_pixels": str(limits.media_max_pixels)}
         for index, frame in enumerate(file.decode(stream)):
             if (frame.width, frame.height) != stored:
@@ -192,7 +193,7 @@ def _opened(data: bytes, container: str, limits: MediaLimits, item: str) -> Iter
 
 
 def _check_codec(stream: Any, item: str) -> None:
-    """Checks the codec. FFmpeg opens no other one; this makes a clear error."""
+    """Checks the codec. FFmpeg would open no other codec anyway, but its error would not be clear."""
     name = stream.codec_context.name if stream.codec_context is not None else "unknown"
     if _DECODERS.get(name, name) not in CODECS:
         known = ", ".join(CODECS.values())

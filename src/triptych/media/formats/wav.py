@@ -1,4 +1,4 @@
-"""Sizes in the header of a WAV file, which whoever writes to a pipe cannot know."""
+"""Corrects the sizes in the header of a WAV file whose writer, such as one to a pipe, did not know them."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_CHUNKS = 1000
-"""Most chunks of a file that are read."""
+"""Maximum number of chunks of a file that are read."""
 UNSTATED_BYTES = 1 << 30
-"""Sizes from here on that a file does not have stand for one that its writer did not know: 0x7FFFFFFF, 2,000,000,000
-and 0xFFFFFFFF are in use. No file that is served is so large."""
+"""Stated sizes from here on, in a smaller file, mean that the writer did not know the size: 0x7FFFFFFF, 2,000,000,000
+and 0xFFFFFFFF are in use. No accepted file is so large."""
 _HEAD = 8
 """Bytes of a chunk's name and size."""
 
 
 class CutOff(Exception):
-    """The file ends before its samples do."""
+    """Raised for a file that ends before its samples do."""
 
 
 class _Chunk(NamedTuple):
     name: bytes
     begin: int
-    """Where the content begins."""
+    """The position at which the content begins."""
     size: int
     """The stated size in bytes."""
 
 
 def with_sizes(data: bytes) -> bytes:
-    """Returns the WAV file ``data`` with the size of its samples as it is, where its header does not state it.
+    """Returns the WAV file ``data`` with the real size of its samples, if its header does not state that.
 
-    A size of 0 with samples behind it means to the end, and so does one that the file does not have, unless the file
-    was whole once: its whole size fits that of its samples, and both are such as a file has. Raises CutOff for that.
+    A stated size of 0 with samples behind it means that the samples go on to the end of the file. So does a size that
+    is larger than the file, unless the file was complete once: then the stated sizes of the file and of its samples
+    agree, and are possible sizes of a file. Raises CutOff for such a file.
     """
     samples = next((chunk for chunk in _chunks(data, 12) if chunk.name == b"data"), None)
     if samples is None:
