@@ -28,5 +28,5 @@ def test_other_weights_do_not_pass(served: Served, capsys: pytest.CaptureFixture
     status = main(["verify", "--url", served.url, "--checkpoint", "demo", "--cases", "text,interleaved"])
     out = capsys.readouterr().out
     assert status == 1, out
-    assert "the texts part at character" in out
+    assert "the texts differ from character" in out
     assert out.splitlines()[-1].startswith("NOT OK: 0 of 12 answers")
