@@ -1,6 +1,4 @@
-"""Describes how the KV cache of one worker reaches another: what both must have alike, and which of them is called
-when.
-"""
+"""Describes how one worker's KV cache reaches another: what must be equal at both, and the order of their calls."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     dtype: str = ""
     block_size: int = 0
-    """Tokens a block."""
+    """The number of tokens in a block."""
     tensor_parallel: int = 0
-    """Ranks that share the heads."""
+    """The number of ranks that share the heads."""
 
     def fits(self, other: KvLayout) -> bool:
         """Tells whether all properties that both state are equal."""
@@ -34,14 +32,15 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KvLink(msgspec.Struct, frozen=True, kw_only=True):
-    """The way on which a worker gives or takes a KV cache."""
+    """Describes how a worker gives or takes a KV cache."""
 
     protocol: str
-    """Names what both ends speak, with its version where versions differ: ``vllm/NixlConnector``."""
+    """The name of the transfer protocol, such as ``vllm/NixlConnector``, with a version if versions are incompatible.
+    """
     hand_off: HandOff = HandOff.PREFILL_FIRST
     layout: KvLayout = KvLayout()
     bootstrap: str = ""
-    """``host:port`` where takers meet this worker by rendezvous; empty: this worker gives nothing by rendezvous."""
+    """``host:port`` at which takers meet this worker by rendezvous; empty if it gives nothing by rendezvous."""
 
     def gives_to(self, taker: KvLink) -> bool:
         """Tells whether a worker with the link ``taker`` can read what a worker with this link prefilled."""

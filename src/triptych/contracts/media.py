@@ -1,7 +1,7 @@
-"""The media of a request: pictures, videos, sounds, and embeddings that clients computed.
+"""Defines the media of a request: pictures, videos, sounds, and embeddings that clients computed.
 
-A medium is one of the Structs of the union ``Medium``; the tag ``type`` tells on the wire which one. What all of them
-share stands in ``BaseMedium``. Code that treats them differently dispatches on the type (a method here, a table by
+A medium is one of the Structs of the union ``Medium``; the tag ``type`` tells on the wire which one. What they have in
+common stands in ``BaseMedium``. Code that treats them differently dispatches on the type (a method here, a table by
 type, or ``match``), once for each concern.
 """
 
@@ -19,7 +19,7 @@ MediaKind = Literal["image", "video", "audio"]
 Data = bytes | memoryview
 """A file's bytes. Those of a large file are a read-only view of the memory in which they arrived."""
 MAX_NUMBERS = 512
-"""Limit on the values of one metadata entry: enough for the times of 1024 frames, two to a step."""
+"""The limit on the values of one metadata entry: enough for the times of 1024 frames, two to a step."""
 Numbers = Annotated[tuple[int | float, ...], Meta(max_length=MAX_NUMBERS)]
 Metadata = dict[str, Numbers]
 """Facts about a medium by the names of the model's own processor: ``{"image_grid_thw": (1, 16, 16)}``."""
@@ -49,12 +49,12 @@ class BaseMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     @property
     def unknown(self) -> str:
-        """Says which fact is missing to count the medium's tokens without decoding it; empty if none is."""
+        """Returns the name of the field that is missing to count the medium's tokens without decoding it, or ``""``."""
         return ""
 
 
 class MediaFile(BaseMedium, frozen=True, kw_only=True):
-    """Holds what media share that come as files and that workers decode. ``metadata`` follows from these facts."""
+    """The base of media that come as files and that workers decode. ``metadata`` follows from these fields."""
 
     kind: ClassVar[MediaKind]
     noun: ClassVar[str]
@@ -86,9 +86,9 @@ class Video(MediaFile, frozen=True, kw_only=True, tag="video"):
     """Pixels as the model will see the frames (display rotation applied)."""
     height: int = 0
     num_frames: int = 0
-    """Frames in the file."""
+    """The number of frames in the file."""
     fps: float = 0.0
-    """Frames a second, on average."""
+    """The average number of frames in a second."""
     frame_indices: tuple[int, ...] = ()
     """Which of the file's frames the model sees, ascending, from 0. Decided at the edge by the model's rule
     (``models``) and a part of ``content_hash``."""
@@ -106,11 +106,11 @@ class Sound(MediaFile, frozen=True, kw_only=True, tag="sound"):
     kind: ClassVar[MediaKind] = "audio"
     noun: ClassVar[str] = "sound"
     num_samples: int = 0
-    """Samples of one channel, at the rate of the file."""
+    """The number of samples of one channel, at the rate of the file."""
     sample_rate: int = 0
     """The rate of the file, in Hz."""
     decode_rate: int = 0
-    """Rate that the model is to hear, in Hz: the worker that decodes the sound resamples it. 0: the file's own."""
+    """The rate to which the worker that decodes the sound resamples it, in Hz; 0 keeps the file's own rate."""
 
     @property
     def unknown(self) -> str:
@@ -118,7 +118,7 @@ class Sound(MediaFile, frozen=True, kw_only=True, tag="sound"):
 
 
 class PrecomputedEmbedding(BaseMedium, frozen=True, kw_only=True, tag="precomputed"):
-    """A medium of which the client sent the embedding itself: there is nothing to decode or encode.
+    """A medium whose embedding the client sent: there is nothing to decode or encode.
 
     ``metadata`` is what came with it; the language model may be told only a part of that.
     """
@@ -126,7 +126,7 @@ class PrecomputedEmbedding(BaseMedium, frozen=True, kw_only=True, tag="precomput
     kind: MediaKind
     """The kind of the medium that the embedding was computed from."""
     shape: tuple[int, int]
-    """(tokens, width)."""
+    """The embedding's (tokens, width)."""
     dtype: str
     """``float32``, ``float16`` or ``bfloat16``; little-endian."""
 

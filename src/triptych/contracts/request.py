@@ -10,7 +10,7 @@ from triptych.contracts.media import Medium
 from triptych.contracts.tokens import TokenIds
 
 GENERATE = "generate"
-"""Endpoint of workers whose span ends in ``d``: takes a GenerateRequest, answers TokenDeltas."""
+"""The endpoint of workers whose span ends in ``d``. It takes a GenerateRequest and answers TokenDeltas."""
 
 
 class Guided(msgspec.Struct, frozen=True):
@@ -38,16 +38,17 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
-    """None: no logprobs; k: the chosen token's and the k most likely ones'."""
+    """The number of most likely tokens whose logprobs are returned besides the chosen token's; None for no logprobs."""
     logit_bias: dict[int, float] | None = None
     guided: Guided | None = None
     allowed_token_ids: tuple[int, ...] = ()
-    """No other tokens are drawn; empty: all may be."""
+    """The only tokens that may be drawn; empty if all may be."""
 
     @property
     def needs_history(self) -> bool:
-        """Whether drawing depends on which tokens of the text are the answer's, so that no other engine, to which
-        those already said are prompt, can go on.
+        """Whether drawing depends on which tokens of the text belong to the answer.
+
+        Then no other engine can continue the answer, because its earlier tokens would be prompt there.
 
         Presence and frequency penalties count the answer alone, and a grammar starts with it. Repetition penalty
         counts the prompt too, ``min_tokens`` and ``max_tokens`` can be lowered; all else looks at one position.
@@ -59,11 +60,11 @@ class KvHandle(msgspec.Struct, frozen=True, kw_only=True, tag="handle"):
     """The KV cache of a prefilled prompt, waiting at the worker that made it."""
 
     protocol: str
-    """The protocol of ``KvLink.protocol``; only an engine that speaks it can read the cache."""
+    """The value of ``KvLink.protocol``; only an engine that speaks it can read the cache."""
     request_id: str
-    """The prefill's id at its owner; names the cache when it is given back unread."""
+    """The prefill's id at its owner. It names the cache when the cache is released unread."""
     params: bytes
-    """msgpack of the engine's own parameters; nobody else reads them."""
+    """The engine's own parameters as msgpack; nothing else reads them."""
 
 
 class KvRoom(msgspec.Struct, frozen=True, kw_only=True, tag="room"):
@@ -72,11 +73,11 @@ class KvRoom(msgspec.Struct, frozen=True, kw_only=True, tag="room"):
     bootstrap: str
     """``host:port`` of ``KvLink.bootstrap`` at the worker that prefills."""
     number: int
-    """Drawn at random from 63 bits: who knows it may take the cache."""
+    """A random number of 63 bits. Whoever knows it may take the cache."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Prompt in, tokens out: what a worker that hosts ``p`` or ``d`` is asked."""
+    """A request to a worker that hosts ``p`` or ``d``: to prefill a prompt, or to generate tokens."""
 
     id: str
     model: str
@@ -99,13 +100,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     give: KvRoom | None = None
     """For a prefill: the room in which its KV cache is handed over before it is answered.
 
-    None: the answer has a handle.
+    If None, the answer has a handle.
     """
     frontend_id: str = ""
-    """Which frontend sent it: a worker tells each of them what the others have there."""
+    """The id of the frontend that sent it. A worker tells each frontend of the load of the others."""
     salt: str = ""
     """Separates the KV cache of this prompt from that of requests with another one: a digest of the client's
-    ``cache_salt``, never the text itself. The names of ``media`` have it in them already."""
+    ``cache_salt``, never the text itself. The names of ``media`` already contain it."""
 
     @property
     def is_prefilled_elsewhere(self) -> bool:

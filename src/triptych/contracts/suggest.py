@@ -11,7 +11,7 @@ MAX_LISTED = 16
 MAX_COMPARED = 1000
 """The limit on known names that are compared."""
 MAX_COMPARED_FOR_CLIENTS = 16
-"""Most known names that are compared with a word of a request, on the event loop: 5 ms at worst."""
+"""The limit on known names that are compared with a word of a request, on the event loop: 5 ms at worst."""
 MAX_CHARACTERS = 64
 """A longer word is compared with no name."""
 

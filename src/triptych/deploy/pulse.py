@@ -65,7 +65,7 @@ class Pulses:
     """The signs of life of all processes of a supervisor, as files in ``folder``."""
 
     def __init__(self, folder: Path, timeout_s: float, look_s: float = LOOK_S) -> None:
-        """``timeout_s``: 0 gives no process up. ``look_s``: the time between two observations."""
+        """If ``timeout_s`` is 0, no process is given up. ``look_s`` is the time between two observations."""
         self._folder, self.timeout_s, self._look_s = folder, timeout_s, look_s
 
     def watched(self, spec: ChildSpec) -> ChildSpec:

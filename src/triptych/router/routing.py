@@ -26,8 +26,8 @@ INSTANCE_HEADER = "x-triptych-instance"
 SESSION_HEADER = "x-session-id"
 EACH, STEP = 32, 64
 """The landmarks of a prompt: each of the first EACH blocks, and every STEP-th block after that. For workers that report
-nothing, only landmarks are remembered. A guess need not be closer, and 60,000 tokens have 90 landmarks instead of 3,750
-blocks, which took the event loop 4 ms."""
+nothing, only landmarks are remembered. A guess need not be more exact, and 60,000 tokens have 90 landmarks instead of
+3,750 blocks, which took the event loop 4 ms."""
 
 
 @dataclass(frozen=True)

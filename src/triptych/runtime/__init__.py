@@ -1,1 +1,1 @@
-"""Long-running processes: tasks and their owner, and the worker's life from start to drain."""
+"""Runs a worker from its start to its drain, and owns its long-running tasks."""

@@ -1,4 +1,4 @@
-"""Makes the worker's endpoints for administrative actions: one for each that its abilities allow."""
+"""Makes the worker's endpoints for administrative actions, one for each action that its abilities allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joins the caches of a worker: its engine's, and its own of embeddings."""
+"""Clears the caches of a worker together: its engine's caches and its own embedding cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WorkerCaches:
         return () if self._engine is None else self._engine.caches
 
     async def clear(self, caches: Collection[CacheName], wait_s: float) -> None:
-        """Clears the engine's first: it may refuse, and then nothing is cleared."""
+        """Clears the engine's caches first: if it refuses, nothing is cleared."""
         wanted = [cache for cache in self._engines() if cache in caches]
         if wanted and self._engine is not None:
             await self._engine.clear(wanted, wait_s)

@@ -114,7 +114,7 @@ class Endpoints:
                 received.close()
 
     def _check_hand_off(self, *, by_rendezvous: bool) -> None:
-        """Raises BadRequest when the caller wants the KV cache to travel otherwise than this worker told it would."""
+        """Raises BadRequest if the caller wants another kind of hand-off than the one that this worker registered."""
         link = self._engine.kv_link
         if link is None or (link.hand_off is HandOff.RENDEZVOUS) is not by_rendezvous:
             raise BadRequest(f"this worker does not hand over so; its link is {link}")

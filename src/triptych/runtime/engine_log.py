@@ -1,7 +1,7 @@
 """Keeps an engine's output in a bounded file of the run directory, and recognises the phases of its start.
 
-Engines and their processes write to the standard output and error, which lead to a file meanwhile. They append to it by
-themselves, so that none ever waits for a reader, and what they wrote last is there however they end.
+Engines and their processes write to the standard output and error, which lead to a file meanwhile. They append to it
+themselves, so that none waits for a reader, and their last lines are kept however they end.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from triptych.planes.run_dir import make, make_folder
 log = logging.getLogger("triptych.worker")
 
 MAX_BYTES = 8 << 20
-"""Most bytes of a file. A file of this size is moved to ``NAME.log.1``, and a new one begun."""
+"""The limit on bytes of a file. A file of this size is moved to ``NAME.log.1``, and a new one begun."""
 MAX_ENDED = 8
-"""Most logs of workers that have ended kept in a folder."""
+"""How many logs of ended workers are kept in a folder."""
 LAST_LINES = 20
-"""Shown when the worker fails."""
+"""How many lines are shown if the worker fails."""
 TELL_S = 5.0
 """Time between two lines about the start."""
 NEW_PHASE_S = 1.5
@@ -37,7 +37,7 @@ NEW_PHASE_S = 1.5
 POLL_S = 0.25
 SERVING_POLL_S = 5.0
 KEPT_IN = "the engine writes to"
-"""Before the file's path, in the line that tells it."""
+"""The words before the file's path in the log line that names it."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 _READ_BYTES = 1 << 20
 
@@ -70,7 +70,7 @@ class EngineLog:
         self._is_ready = True
 
     def close(self) -> None:
-        """Ends the thread, after what has been written is read. The file stays, unless nothing was written."""
+        """Ends the thread, after it has read everything that was written. An empty file is removed."""
         self._ended = True
         self._wake.set()
         self._thread.join()
@@ -80,7 +80,7 @@ class EngineLog:
         leftovers.discard(self.path)
 
     def last_lines(self) -> list[str]:
-        """Returns the end of what was written."""
+        """Returns the last lines that were written."""
         return _last_lines(self.fd)
 
     def _watch(self) -> None:
@@ -119,9 +119,9 @@ class EngineLog:
             )
 
     def _begin_anew(self) -> None:
-        """Others go on writing to the same file, at its new end. A line that comes just now may be lost.
+        """Copies the file to ``NAME.log.1`` and empties it. The writers go on at its new end.
 
-        Where the disk has no room for a copy, there is none.
+        A line that is written meanwhile may be lost. If the disk has no room for the copy, there is no copy.
         """
         part = self.path.with_name(f"{self.path.name}.part")
         try:
@@ -138,9 +138,9 @@ class EngineLog:
 def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[Callable[[], None]]:
     """Keeps what the engine writes within the block in a file of the run directory ``folder``.
 
-    The block gets what to call once the start is over. Where the block fails, the end of the file is written to the
-    standard error, unless it is a ConfigError without a cause, after which there is no file. Where there can be no
-    such file, nothing is kept apart.
+    The block gets a function to call once the start is over. If the block fails, the end of the file is written to the
+    standard error, unless it is a ConfigError without a cause, after which there is no file. If no such
+    file can be made, the output goes where it went before.
     """
     try:
         place = make(folder) / namespace / "logs"
@@ -154,7 +154,7 @@ def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[
         with terminal.diverted(opened.fd):
             yield opened.ready
     except Exception as error:
-        if isinstance(error, ConfigError) and error.__cause__ is None:  # our own check, which says all
+        if isinstance(error, ConfigError) and error.__cause__ is None:  # our own check, whose message is enough
             opened.path.unlink(missing_ok=True)
         elif (lines := opened.last_lines()) and not verbose:
             terminal.complain(f"triptych: the end of {opened.path}:")
@@ -198,7 +198,7 @@ def _touched_s(path: Path) -> float:
 
 
 def _remove_if_empty(path: Path) -> None:
-    """Raises OSError."""
+    """Removes the file if nothing was written to it. Raises OSError."""
     if path.stat().st_size == 0:
         path.unlink()
 

@@ -1,4 +1,4 @@
-"""The endpoint ``files``: a model's descriptive files for frontends that do not have the checkpoint."""
+"""Serves the endpoint ``files``: a model's descriptive files, for frontends that do not have the checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 async def pieces(card: ModelCard, payload: Payload) -> AsyncGenerator[bytes, None]:
     """Yields FilePieces of the files that ``payload`` (a FilesRequest, or nothing) names and the checkpoint has.
 
-    Raises BadRequest for names that are none of ``models.files.NAMES``, NotFound where the files are too large.
+    Raises BadRequest for names that are not in ``models.files.NAMES``, and NotFound if the files are too large.
     """
     names = _wanted(payload)
     if not card.files_digest:

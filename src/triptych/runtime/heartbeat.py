@@ -1,4 +1,4 @@
-"""The sign of life that a process gives its supervisor: a file that its event loop touches."""
+"""Gives the supervisor of a process a sign of life: a file that the process's event loop touches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BEAT_S = 0.5
 
 
 async def beat(path: Path) -> None:
-    """Touches ``path`` every ``BEAT_S`` until cancelled. A blocked loop or a stopped process does not."""
+    """Touches ``path`` every ``BEAT_S`` until cancelled. A blocked loop or a stopped process touches nothing."""
     logged = ""
     while True:
         try:

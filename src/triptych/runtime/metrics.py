@@ -1,4 +1,4 @@
-"""A worker's metrics, as the frontend asks for them."""
+"""Collects a worker's metrics for the frontend, which asks for them."""
 
 from __future__ import annotations
 

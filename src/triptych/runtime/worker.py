@@ -1,4 +1,4 @@
-"""A worker's life: start the engine, serve, register; then withdraw, drain, close, stop."""
+"""Runs a worker: starts the engine, serves and registers; then withdraws, drains, closes and stops."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("triptych.worker")
 
 
 class EngineFailed(Exception):
-    """The engine died under a running worker; the process ends so that its supervisor starts another."""
+    """The engine of a running worker died. The process ends, so that its supervisor starts another."""
 
 
 class Worker:
@@ -59,9 +59,9 @@ class Worker:
         on_ready: Callable[[Instance], None],
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serves until ``stop`` is set, then drain. Raises EngineFailed when the engine dies first.
+        """Serves until ``stop`` is set, and then drains. Raises EngineFailed when the engine dies first.
 
-        ``on_start`` is called when the engine runs and nobody can call yet, ``on_ready`` when all can.
+        ``on_start`` is called when the engine runs and the worker cannot be called yet, ``on_ready`` when it can.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._transfer.close)
@@ -100,7 +100,7 @@ class Worker:
         return self._config.name or self._config.span.value
 
     def _called(self) -> tuple[str, str]:
-        """Its name, and its id."""
+        """Returns the worker's name and its id."""
         birth = secrets.token_hex(4)
         if name := self._config.instance_name:
             return name, f"{name}.{birth}"

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 
 class Apart:
-    """Lets at most one suspect wait for its first token at each worker, and each content at one worker.
+    """Lets at most one suspect wait for its first token at each worker, and each content at one worker only.
 
     Serves one event loop.
     """

@@ -76,7 +76,7 @@ class Attempt:
     async def deltas(self) -> AsyncGenerator[list[TokenDelta], None]:
         """Yields batches of deltas: whatever waits together. Raises StepFailed for the call that fails.
 
-        Closing it cancels the calls at the workers, and releases what nobody will fetch.
+        Closing the generator cancels the calls at the workers, and releases embeddings and caches that nobody fetches.
         """
         received = self._state.received
         async with self._stack:
@@ -99,7 +99,7 @@ class Attempt:
                     self._with_times(batch)
                 yield received(batch, decoded=True)
 
-    # For the hand-off (``hand_off.Calling``).
+    # Calls for the hand-off strategy (``hand_off.Calling``).
 
     @property
     def request(self) -> GenerateRequest:
@@ -151,10 +151,10 @@ class Attempt:
         if not self._is_decoding:
             self._services.calls.release(self.giver, Release(kv=kv))
 
-    # The account.
+    # Counting load.
 
     def _take_load(self) -> None:
-        """Counts the load at both workers. That of the decode counts already while others encode and prefill."""
+        """Counts the load at both workers. The decode's load counts already while other workers encode and prefill."""
         context, services = self._context, self._services
         first, last = (self._plan.prefill or self._plan.decode).instance, self._plan.decode.instance
         load = Load(kv_tokens=len(context.prompt) + len(self._state.generated), requests=1)
@@ -174,7 +174,7 @@ class Attempt:
         self._services.routing.prefilled(instance, self._context.prompt, time.monotonic())
 
     def _decoding(self, batch: list[TokenDelta], answer: PrefillAnswer | None) -> None:
-        """Takes note of the decode's first batch, and adds to it what the prefill told of the prompt and its times."""
+        """Takes note of the decode's first batch, and adds the prefill's data on the prompt and on times to it."""
         self._is_decoding = True
         self._answered()
         now = time.monotonic()
@@ -183,7 +183,7 @@ class Attempt:
             self._prefilled(self.taker)
             return
         self._services.routing.prefilled(self.taker, self._context.prompt, now)
-        if answer is None:  # the prefill has done its part, but was not heard in time
+        if answer is None:  # the prefill has done its part, but its answer did not come in time
             self._prefilled(self.giver)
             return
         first = answer.delta

@@ -33,7 +33,7 @@ class Plan:
 
     encode: tuple[Step, ...]
     prefill: Step | None
-    """None: the last step prefills too."""
+    """The call that prefills, or None if the last step prefills too."""
     decode: Step
     """Streams the tokens."""
 
@@ -57,7 +57,7 @@ class Need:
     media: tuple[str, ...] = ()
     """Content hashes of the media, in order."""
     prefills_locally: Callable[[Instance], bool] = lambda instance: False
-    """Whether an instance has so little of the prompt left to prefill that a hand-off is not worth it."""
+    """Whether an instance has so little of the prompt left to prefill that a hand-off is not worth its cost."""
     has_embedding: Callable[[Instance, str], bool] = lambda instance, name: False
     """Whether an instance is believed to hold the embedding of a medium, so that nothing is encoded for it."""
     precomputed: frozenset[str] = frozenset()
@@ -71,7 +71,7 @@ CallsInFlight = Callable[[str], int]
 
 
 def stages_needed(*, has_media: bool) -> str:
-    """Returns the stages of a request. ``has_media``: it has media to encode, so not only embeddings."""
+    """Returns the stages of a request. ``has_media`` tells that it has media to encode, and not only embeddings."""
     return "epd" if has_media else "pd"
 
 
@@ -88,10 +88,10 @@ def plan(
 ) -> Plan:
     """Returns the plan with the best instance of each pool.
 
-    Each span runs its own stages where all spans of a mode are alive. Else a worker runs a part of its span, and else
-    a fallback runs stages outside of it. ``choose`` takes an instance to decode first, then one of each other pool
-    (None: the least loaded). Media go to encode workers by their content. Instances in ``avoid`` are not considered.
-    Raises Unavailable, which names the missing span.
+    Each span runs its own stages where all spans of a mode are alive. Otherwise a worker runs a part of its span; if
+    that is not possible either, a fallback runs stages outside of its span. ``choose`` takes an instance to decode
+    first, then one of each other pool; None takes the least loaded. Media go to encode workers by their content.
+    Instances in ``avoid`` are not considered. Raises Unavailable, which names the missing span.
     """
     stages = stages_needed(has_media=any(name not in need.precomputed for name in need.media))
     alive = [instance for instance in instances if instance.id not in avoid]
@@ -179,7 +179,7 @@ def _cost(segment: str, stages: str, span: Span, capable_span: Span) -> int | No
 
 
 def _that_hand_over(route: Route) -> Route:
-    """Returns ``route`` without instances that have no other to hand the KV cache to, or to get it from."""
+    """Returns ``route`` without the instances that have no partner to give the KV cache to, or to get it from."""
     if len(route) < 2 or route[-2][0] == "e":
         return route
     *before, (first, givers), (second, takers) = route

@@ -48,7 +48,7 @@ RESUME_TIMEOUT_S = 30.0
 
 
 class Dispatcher:
-    """Sends requests to workers, and remembers what it must to send them well."""
+    """Sends requests to workers, and remembers what it needs to choose workers well."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class Dispatcher:
         resume_timeout_s: float = RESUME_TIMEOUT_S,
         isolation: Isolation | None = None,
     ) -> None:
-        """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker.
+        """Prompts with at most ``local_prefill_tokens`` left to prefill stay at the decode worker.
 
-        ``resume_timeout_s``: how long an answer that was cut off waits for a worker to go on. ``isolation`` keeps
+        An answer that was cut off waits ``resume_timeout_s`` for a worker to go on with it. ``isolation`` keeps
         suspects apart.
         """
         self._isolation = isolation or Isolation()
@@ -77,16 +77,16 @@ class Dispatcher:
         self._failures: Counter[Failure] = Counter()
 
     def load(self, instance_id: str) -> int:
-        """Calls of this frontend in flight at an instance."""
+        """Returns the number of calls of this frontend in flight at an instance."""
         return self._calls.load(instance_id)
 
     @property
     def in_flight(self) -> int:
-        """Calls in flight anywhere."""
+        """The number of calls in flight at all instances."""
         return self._calls.in_flight
 
     def metrics(self) -> Iterable[Metric]:
-        """Metrics."""
+        """Returns the metrics of requests and of the workers that serve them."""
         text = "Times that an answer under way went on at another worker."
         yield counter("triptych_requests_resumed_total", text, self._resumed)
         text = "Times that a worker did not take a request: it was not reached, or drained."

@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
 
 class EncodeStage:
-    """Encodes each content once, for all who ask at a time, and exports the result to each of them."""
+    """Encodes each content once, for all callers that ask at the same time, and exports the result to each of them."""
 
     def __init__(self, encoder: Encoder, transfer: Transfer, cache: EmbeddingCache) -> None:
         self._encoder = encoder
@@ -44,8 +44,10 @@ class EncodeStage:
         self._cache = cache
 
     async def answer(self, request: EncodeRequest) -> EncodeAnswer:
-        """Raises MediaMissing when a medium came by name only and is not here, BadRequest for one that came as its
-        embedding, and what the engine raises.
+        """Returns a handle to the embedding, or to the frames, of each medium.
+
+        Raises MediaMissing if a medium came by name only and is not here, BadRequest for a medium that came as an
+        embedding, and whatever the engine raises.
         """
         begun = time.perf_counter()
         media = {medium.content_hash: medium for medium in _to_encode(request)}

@@ -30,12 +30,12 @@ class ExcludedWorkers:
         return {worker for worker, until in self._until.items() if until > now}
 
     def heard(self, worker: str, now: float) -> None:
-        """Forgets that ``worker``, which has begun an answer, was excluded. An answer that was asked for before tells
-        nothing, so one that comes while it is excluded changes nothing."""
+        """Forgets that ``worker``, which has begun an answer, was excluded. An answer that comes while
+        the worker is excluded changes nothing, because it was asked for before."""
         if self._for_s and self._until.get(worker, now) < now:
             self.forget(worker)
 
     def forget(self, worker: str) -> None:
-        """Forgets ``worker``, which discovery has dropped: should it come again, it is a worker like any other."""
+        """Forgets ``worker``, which discovery has dropped. If it comes again, it is treated like any other worker."""
         self._until.pop(worker, None)
         self._for_s.pop(worker, None)

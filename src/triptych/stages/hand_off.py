@@ -25,9 +25,9 @@ from triptych.contracts.stages import PrefillAnswer
 from triptych.stages.stream import StepFailed, Stream
 
 BLAME_S = 1.0
-"""How long the error that a KV cache did not come over waits for the other worker's own error, which tells why."""
+"""After a KV cache was not transferred, the time to wait for the other worker's own error, which tells the reason."""
 LATE_S = 0.1
-"""How long the prefill's answer is waited for once the first tokens were decoded with its KV cache."""
+"""The time to wait for the prefill's answer after the first tokens were decoded with its KV cache."""
 
 
 class Calling(Protocol):
@@ -106,14 +106,14 @@ class _Meeting:
         self._calling = calling
         self._room = room
         self._handed_over = asyncio.Event()
-        """The decode has said something, so it has the KV cache."""
+        """Set when the decode has sent something, so that it must have the KV cache."""
         self._is_answered = False
-        """The prefill has been answered."""
+        """Whether the prefill has been answered."""
         self._missed = False
-        """One of the two said that the KV cache did not come over."""
+        """Whether one of the two workers reported that the KV cache was not transferred."""
 
     async def give(self) -> PrefillAnswer | None:
-        """Prefills. Returns None if that fails only after the KV cache came over."""
+        """Prefills. Returns None if that fails only after the KV cache was transferred."""
         try:
             answer = await self._calling.prefill(replace(self._calling.request, give=self._room))
         except StepFailed as failure:
@@ -141,7 +141,7 @@ class _Meeting:
         return stream, deltas
 
     async def _let_the_other_tell(self, failure: StepFailed, wait: Callable[[], Awaitable[object]]) -> None:
-        """Waits, if the KV cache did not come over, for the other worker's own error, which cancels this wait."""
+        """Waits for the other worker's own error, which cancels this wait, if the KV cache was not transferred."""
         if isinstance(failure.error, KvLost) and not self._missed:
             self._missed = True
             await wait()
@@ -154,14 +154,14 @@ class _Meeting:
 
 
 def _cause(failures: BaseExceptionGroup) -> BaseException:
-    """Returns the failure that tells most: a worker's own error rather than that the KV cache did not come over."""
+    """Returns the most useful failure: a worker's own error, rather than that the KV cache was not transferred."""
     steps = [failure for failure in failures.exceptions if isinstance(failure, StepFailed)]
     own = [failure for failure in steps if not isinstance(failure.error, KvLost)]
     return next(iter([*own, *steps]), failures)
 
 
 def bare(request: GenerateRequest) -> GenerateRequest:
-    """Returns ``request`` for a worker that gets the KV cache: it must know of the media, and needs no data."""
+    """Returns ``request`` without the media's bytes, for a worker that gets the KV cache: it must only know of them."""
     return replace(request, media=[_bare(medium) for medium in request.media])
 
 

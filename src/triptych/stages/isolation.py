@@ -30,11 +30,13 @@ class Waiter:
 
 
 class Isolation:
-    """Serves one event loop. While there is neither a suspect nor a quarantine, no request is named and nothing costs
-    time."""
+    """Tells which workers a request may go to. Serves one event loop.
+
+    While there is neither a suspect nor a quarantine, no request is named and nothing costs time.
+    """
 
     def __init__(self, suspects: Suspects | None = None, wait_s: float = SUSPECT_WAIT_S) -> None:
-        """``wait_s``: how long a suspect waits for a worker without another suspect; then it goes to any."""
+        """A suspect waits ``wait_s`` for a worker without another suspect, and then goes to any worker."""
         self._suspects = Suspects(QUARANTINE_S, MAX_QUARANTINED) if suspects is None else suspects
         self._apart = Apart()
         self._wait_s = wait_s
@@ -56,7 +58,7 @@ class Isolation:
         yield counter("triptych_quarantine_refusals_total", text, self._refused)
 
     def fell(self, worker: str, names: set[bytes]) -> None:
-        """Takes note that ``worker`` was lost while it had taken, and not answered, these requests."""
+        """Takes note that ``worker`` was lost after it had taken these requests and before it answered them."""
         if names:
             log.warning("worker %s fell with %d requests that it had not answered", worker, len(names))
         for name in self._suspects.fell(worker, names, time.monotonic()):
@@ -95,7 +97,7 @@ class Isolation:
         return self._wait_s if waiter.since is None else waiter.since + self._wait_s - now
 
     async def room(self, waiter: Waiter) -> None:
-        """Waits until a suspect is answered or gone, at most for as long as ``waiter`` has patience."""
+        """Waits until a suspect is answered or gone, at most until the time limit of ``waiter``."""
         now = time.monotonic()
         waiter.since = now if waiter.since is None else waiter.since
         await self._apart.somebody_left(self._patience_s(waiter, now))

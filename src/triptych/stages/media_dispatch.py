@@ -22,12 +22,12 @@ from triptych.stages.stream import StepFailed
 
 
 class Level(IntEnum):
-    """How a medium is sent to an instance. One that lacks it, though it was sent so, gets the next level."""
+    """How a medium is sent to an instance. An instance that still lacks the medium gets the next level."""
 
     NAME = 0
-    """By its name alone, where the instance is thought to hold it."""
+    """The medium's name alone: the instance is thought to hold it."""
     EMBEDDING = 1
-    """As a handle to its embedding, where it was encoded; else as bytes."""
+    """A handle to the medium's embedding if it was encoded; otherwise its bytes."""
     BYTES = 2
 
 
@@ -42,14 +42,14 @@ class MediaDispatch:
         self._encoded: dict[int, EncodedMedium] = {}
         self._leases: list[tuple[Instance, TensorHandle]] = []
         self._levels: dict[str, Level] = {}
-        """By instance; those that are not in it are at ``NAME``."""
+        """The level of each instance. An instance that is not in it is at ``NAME``."""
         self.names = [medium.content_hash for medium in request.media]
         self.precomputed = frozenset(
             medium.content_hash for medium in request.media if isinstance(medium, PrecomputedEmbedding)
         )
 
     def believed_at(self, instance: Instance, name: str) -> bool:
-        """Returns whether ``instance`` is thought to hold what it needs of a medium; never again once it lacked one."""
+        """Returns whether ``instance`` is thought to hold what it needs of a medium. False if it ever lacked one."""
         if not instance.keeps_media or instance.id in self._levels:
             return False
         return self._hints.holds(instance.id, name)
@@ -86,7 +86,7 @@ class MediaDispatch:
             self._hints.note(instance.id, (self.names[index] for index in step.media))
 
     async def _ask(self, step: Step, by_name: set[int], weight: int) -> None:
-        """One call; media in ``by_name`` go without their bytes, repeated ones go once."""
+        """Makes one encode call. Media in ``by_name`` are sent without their bytes; a repeated medium is sent once."""
         indices = {self.names[index]: index for index in reversed(step.media)}
         media = [
             replace(self._request.media[index], data=b"") if index in by_name else self._request.media[index]
@@ -100,7 +100,7 @@ class MediaDispatch:
             self._encoded[index] = made[self.names[index]]
 
     def for_prefill(self, step: Step) -> list[Medium]:
-        """The request's media as the instance that prefills them gets them."""
+        """Returns the request's media in the form in which the instance that prefills gets them."""
         return [self._as_sent(index, medium, step) for index, medium in enumerate(self._request.media)]
 
     def _as_sent(self, index: int, medium: Medium, step: Step) -> Medium:
@@ -111,13 +111,13 @@ class MediaDispatch:
         return medium
 
     def delivered(self, instance: Instance) -> None:
-        """``instance`` has what it needed of the media, and keeps it for a while."""
+        """Notes that ``instance`` got what it needed of the media, and keeps it for a while."""
         self._leases.clear()
         if instance.keeps_media:
             self._hints.note(instance.id, self.names)
 
     def send_more(self, instance: Instance) -> bool:
-        """Sends media to ``instance``, which lacked one, by the next level. False: it was sent the bytes already."""
+        """Moves ``instance``, which lacked a medium, to the next level. Returns False if it got the bytes already."""
         self._hints.forget(instance.id, self.names)
         level = self._levels.get(instance.id, Level.NAME)
         if level is Level.BYTES:
@@ -126,7 +126,7 @@ class MediaDispatch:
         return True
 
     def close(self) -> None:
-        """Gives back what nobody fetched."""
+        """Releases the embeddings that nobody fetched."""
         self._give_back()
 
     def _give_back(self) -> None:

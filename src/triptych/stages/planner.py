@@ -15,7 +15,7 @@ class Planner:
     """Plans the attempts of all requests of one frontend."""
 
     def __init__(self, services: Services, local_prefill_tokens: int) -> None:
-        """``local_prefill_tokens``: prompts with at most so many tokens left to prefill stay at the decode worker."""
+        """Prompts with at most ``local_prefill_tokens`` left to prefill stay at the decode worker."""
         self._calls, self._routing = services.calls, services.routing
         self._isolation, self._excluded = services.isolation, services.excluded
         self._local_prefill_tokens = local_prefill_tokens
@@ -23,7 +23,7 @@ class Planner:
     async def next(self, context: RequestContext, instances: Callable[[], Sequence[Instance]]) -> Plan:
         """Returns the plan of the next attempt. A suspect waits until it would meet no other suspect there.
 
-        Raises Unavailable or BadRequest where there is none, and RequestQuarantined.
+        Raises Unavailable or BadRequest if there is none, and RequestQuarantined.
         """
         while True:
             forbidden = self._isolation.forbidden(context.waiter)
@@ -66,16 +66,16 @@ class Planner:
                     avoid,
                     lambda stages, pool: self._routing.choose(stages, pool, context.prompt),
                 )
-            except (Unavailable, BadRequest) as error:  # the second where the only one that is wanted is excluded
+            except (Unavailable, BadRequest) as error:  # BadRequest: the only wanted worker is excluded
                 nobody = error
         assert nobody is not None
         raise nobody
 
     def _is_full(self, instance: Instance) -> bool:
-        """Returns whether the instance holds as many requests as it can. Other frontends' are known 0.3 s late."""
+        """Returns whether the instance holds as many requests as it can. Those of other frontends are seen 0.3 s late."""
         limit = instance.max_in_flight
         return limit > 0 and max(self._calls.load(instance.id), self._routing.requests(instance)) >= limit
 
     def _has_little_left(self, context: RequestContext, instance: Instance) -> bool:
-        """Returns whether ``instance`` holds so much of the prompt that it can as well prefill the rest."""
+        """Returns whether ``instance`` holds so much of the prompt that it may prefill the rest by itself."""
         return 0 < self._local_prefill_tokens >= context.tokens_left(self._routing, instance)

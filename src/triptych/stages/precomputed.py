@@ -1,4 +1,4 @@
-"""Embeddings that clients computed, at the worker that prefills: checked again, and put where all embeddings lie."""
+"""Checks embeddings that clients computed, at the worker that prefills, and copies them to transfer buffers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def check(medium: PrecomputedEmbedding, spec: EmbeddingSpec) -> None:
 
 
 async def placed(media: Sequence[PrecomputedEmbedding], transfer: Transfer, dtype: str) -> list[Buffer]:
-    """Buffers of ``media``'s values as ``dtype``, all or none.
+    """Returns buffers with the values of ``media`` as ``dtype``: all of them, or none.
 
-    Raises MediaMissing for a medium that came by name only, BadRequest for values that are not those of its shape, not
-    finite or beyond ``dtype``, and what ``Transfer.allocate`` raises.
+    Raises MediaMissing for a medium that came by name only, BadRequest for values that do not match its shape, are not
+    finite or exceed ``dtype``, and whatever ``Transfer.allocate`` raises.
     """
     for medium in media:
         if not medium.data:

@@ -1,4 +1,4 @@
-"""The way into a worker that prefills: embeddings or frames from its cache or by handle, or as the client sent them."""
+"""Gets embeddings or frames for a worker that prefills: from its cache, by handle, or as the client sent them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triptych.transfer.base import TRANSFER_FAILED, Buffer, Transfer
 
 
 class Received:
-    """Embeddings of one request's media: one entry for each, None where there is none. ``close`` gives them back."""
+    """Embeddings of one request's media: one entry for each, None where there is none. ``close`` releases them."""
 
     def __init__(self, media: Sequence[Medium], by_name: dict[str, Buffer | None]) -> None:
         self._by_name = by_name
@@ -32,7 +32,7 @@ NOTHING = Received((), {})
 
 
 class Receiver:
-    """Gets the embeddings that a request's media come with or that are here already."""
+    """Gets the embeddings that come with a request's media, or that are here already."""
 
     def __init__(self, transfer: Transfer, cache: EmbeddingCache, card: ModelCard) -> None:
         """``card`` describes this worker's model. Media that it does not take are refused before they are fetched."""
@@ -42,8 +42,10 @@ class Receiver:
         self._by_frames = card.by_frames
 
     async def embeddings(self, media: Sequence[Medium]) -> Received:
-        """Raises MediaMissing when a handle cannot be fetched or a precomputed embedding is not here, Unavailable when
-        there is no room for it, and BadRequest when it does not fit the model.
+        """Returns the embeddings of ``media``.
+
+        Raises MediaMissing if a handle cannot be fetched or a precomputed embedding is not here, Unavailable if there
+        is no room for it, and BadRequest if it does not fit the model.
         """
         handles = {medium.content_hash: medium.embedding for medium in media if medium.embedding is not None}
         for medium in media:
@@ -62,7 +64,7 @@ class Receiver:
         fetched: set[str] = set()
 
         async def fetch(names: list[str]) -> list[Buffer]:
-            if any(name not in handles for name in names):  # another's fetch of it, which this one joined, failed
+            if any(name not in handles for name in names):  # this call joined another caller's fetch, which failed
                 raise MediaMissing("an embedding that was on its way here did not arrive")
             fetched.update(names)
             return await self._transfer.fetch([handles[name] for name in names])
@@ -88,7 +90,7 @@ class Receiver:
         except Unavailable as error:
             if error.code != TRANSFER_FAILED:
                 raise
-            # The fault is the owner's or the way's: this worker can go on if it gets the media again.
+            # The owner or the transfer failed: this worker can go on if it gets the media again.
             raise MediaMissing(f"an embedding could not be fetched ({error.message})") from error
 
     def _check(self, shape: tuple[int, ...], dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""A call under way: a block that turns its errors into StepFailed, and the stream of deltas of a decode."""
+"""Makes a call within a block that turns its errors into StepFailed, and reads the stream of deltas of a decode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from triptych.planes.request.base import Call
 from triptych.stages.unanswered import Unanswered, Visit
 
 TEXT_BYTES = 64
-"""Most bytes of a delta of one token without log probabilities."""
+"""The limit on bytes of a delta of one token without log probabilities."""
 LOGPROBS_COST = 64
 """Time to make JSON of log probabilities, as a multiple of the time to move as many bytes."""
 MANY_DELTAS = 32
@@ -29,7 +29,7 @@ _DELTA = msgspec.msgpack.Decoder(TokenDelta)
 
 
 class StepFailed(Exception):
-    """A call failed: where, and with what."""
+    """A call failed. Names the instance and the error."""
 
     def __init__(self, instance: Instance, error: TriptychError) -> None:
         super().__init__(f"{instance.name}: {error}")
@@ -40,7 +40,7 @@ class StepFailed(Exception):
 
 
 class Calling:
-    """A call as a block, and its place among those that were answered nothing yet. Raises StepFailed for its errors."""
+    """A call as a block. Counts it among the unanswered calls, and raises StepFailed for its errors."""
 
     __slots__ = ("_failed", "_target", "_unanswered", "call", "visit")
 
@@ -92,12 +92,12 @@ class Stream:
     __slots__ = ("_calling", "_decode", "_gathered", "_payloads", "_silence_s", "_visit")
 
     def __init__(self, calling: Calling, silence_s: float) -> None:
-        """``silence_s``: how long the worker may say nothing once its stream has begun (``expect_at_once``)."""
+        """The worker may send nothing for at most ``silence_s`` once its stream has begun (``expect_at_once``)."""
         self._calling = calling
         self._silence_s = silence_s
         self._decode = _DELTA.decode
         self._gathered = 0
-        """Deltas of the batch before, if they were so many that moving their text takes its time."""
+        """Number of deltas in the previous batch, if moving their text takes noticeable time."""
 
     async def __aenter__(self) -> Self:
         call, self._visit = await self._calling.__aenter__()

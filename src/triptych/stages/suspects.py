@@ -3,7 +3,7 @@
 A worker *falls* when it dies or goes silent without having announced that it leaves. Each request that it had taken and
 not answered may be the cause. Such a request is a *suspect* until some worker answers it. Suspects are kept apart
 (``stages.apart``), so that the next fall tells more: if exactly one of the requests at the second worker was a suspect
-before, it is the one thing common to two falls, and is put in *quarantine*.
+before, only it is common to two falls, and it is put in *quarantine*.
 
 A request has a cryptographic name, made of its content and its tenant. In quarantine it has a sealed name, which other
 frontends may know: nobody can find out by guessing and comparing which request it stands for.
@@ -25,14 +25,14 @@ from triptych.router.routing import PromptKeys
 MAX_SUSPECTS = 4096
 MAX_FALLEN = 1024
 WAVE_S = 2.0
-"""Another worker's fall, so shortly before, at which a suspect was not, tells of another cause; it excuses each suspect
-once. So workers that are killed from outside, one after another, take no request with them that meets two of them."""
+"""If another worker fell so shortly before, and the suspect was not there, the falls have another cause. This excuses
+each suspect once, so that workers which are killed from outside, one after another, put no request in quarantine."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 
 
 def name_of(request: GenerateRequest, prompt: PromptKeys, tenant: str) -> bytes:
-    """Names what ``request`` asks for, and for whom: equal for its repetitions, and for its choices (all seeds)."""
+    """Returns the name of a request's content and tenant: equal for repetitions of the request, and for all seeds."""
     sampling = msgspec.structs.replace(request.sampling, seed=None)
     content = (tenant, request.salt, request.model, sampling, [medium.content_hash for medium in request.media])
     digest = hashlib.sha256(_ENCODER.encode(content))
@@ -75,7 +75,7 @@ class Suspects:
         max_suspects: int = MAX_SUSPECTS,
         seal: Callable[[bytes], bytes] = bytes,
     ) -> None:
-        """``keep_s``: how long a request is suspect, or in quarantine; 0 turns all of this off.
+        """A request is suspect, or in quarantine, for ``keep_s``; 0 turns all of this off.
 
         ``seal`` makes of a request's name the one that all frontends know it by in quarantine.
         """
@@ -86,7 +86,7 @@ class Suspects:
         self._quarantine: dict[bytes, float] = {}
         """The time at which each sealed name leaves the quarantine, in that order."""
         self._fallen: OrderedDict[str, float] = OrderedDict()
-        """When workers fell, by the first that was heard of it: an engine that dies ends its process a moment later."""
+        """When each worker fell, by the first report. A second one may follow: a dead engine ends its process."""
         self.falls = 0
 
     @property

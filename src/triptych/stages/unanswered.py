@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 LINGER_S = 10.0
-"""How long a request counts after its client left. Clients may leave before it is noticed that a worker hangs."""
+"""How long a request counts after its client left. A client may leave before a hanging worker is noticed."""
 MAX_LINGERING = 256
 """Limit on the requests of one worker whose clients left."""
 
@@ -38,7 +38,7 @@ class Unanswered:
         self._clock = clock
         self._at: dict[str, set[Visit]] = {}
         self._lingering: dict[str, OrderedDict[bytes, float]] = {}
-        """By worker: the names of requests that were given up there, and the time until which they count."""
+        """For each worker, the names of requests that were given up there, and the time until which they count."""
 
     def begin(self, visit: Visit) -> None:
         """Counts a request that goes to a worker."""
@@ -59,7 +59,7 @@ class Unanswered:
         self.end(visit)
 
     def fell(self, worker: str) -> set[bytes]:
-        """Returns the names of what ``worker`` had taken and not answered. The next call does not return them again."""
+        """Returns the names of requests that ``worker`` took and did not answer. A second call omits them."""
         there = self._at.get(worker, set())
         taken = [visit for visit in there if visit.call.taken]
         for visit in taken:

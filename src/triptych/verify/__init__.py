@@ -1,5 +1,5 @@
 """Compares a running deployment, over HTTP, with transformers' ``generate`` on a local checkpoint.
 
-``cases`` makes the questions, ``reference`` knows the right answers, ``ask`` gets those of the deployment, ``compare``
-finds differences, ``check`` runs all of it in order, and ``report`` writes the result.
+``cases`` makes the questions, ``reference`` makes the right answers, ``ask`` gets the deployment's answers, ``compare``
+finds differences, ``check`` runs these steps in order, and ``report`` writes the result.
 """

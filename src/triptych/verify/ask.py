@@ -16,7 +16,7 @@ PLAN_HEADER = "x-triptych-plan"
 
 
 class AskFailed(Exception):
-    """There was no answer. The message is one line: the server's own, if it sent one."""
+    """There was no answer. The message is one line, and is the server's own if it sent one."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

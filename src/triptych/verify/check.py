@@ -42,7 +42,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome:
-        """The worst outcome of its requests."""
+        """The worst outcome of the case's requests."""
         found = {request.outcome for request in self.requests}
         return "failed" if "failed" in found else "differs" if "differs" in found else "ok"
 

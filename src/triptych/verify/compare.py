@@ -27,11 +27,11 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     If several tokens are parts of one character, it is the one with the smallest margin."""
     token: Token | None = None
-    """That token; None if the reference had ended."""
+    """The reference's token at ``index``; None if the reference had ended."""
 
     @property
     def near_ties(self) -> list[str]:
-        """The number formats in which the token there was nearly a tie."""
+        """The number formats in which the token at ``index`` was nearly a tie."""
         return [name for name, bound in NEAR_TIES.items() if self.token is not None and self.token.margin < bound]
 
 
@@ -69,5 +69,5 @@ def _pair(name: str, expected: Expected, reply: Reply) -> tuple[str | int | None
 
 
 def _shared(text: str, other: str) -> int:
-    """Characters that both begin with."""
+    """Returns the number of characters with which both texts begin."""
     return next((at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))

@@ -14,16 +14,16 @@ class Frames(NamedTuple):
     """The frames of a video that the model sees."""
 
     values: Any
-    """uint8 [frames, height, width, 3]."""
+    """The pixels: uint8 [frames, height, width, 3]."""
     indices: list[int]
-    """Their indices in the file."""
+    """The frames' indices in the file."""
     of: int
     """The number of frames in the file."""
     fps: float
 
 
 def frames(file: bytes, checkpoint: Checkpoint) -> Frames:
-    """Of an MP4, as many as the family's rule for the checkpoint's settings chooses. Needs PyAV and numpy."""
+    """Reads the frames of an MP4 that the family's rule chooses by the checkpoint's settings. Needs PyAV and numpy."""
     import av
     import numpy as np
 

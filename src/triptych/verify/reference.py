@@ -131,7 +131,7 @@ class Reference:
         return processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
 
     def _expected(self, prompt: list[int], generated: list[int], scores: Any, best: Any) -> Expected:
-        """Returns the answer. ``scores`` and ``best`` [generated, 2] are of the two best tokens of each step."""
+        """Returns the answer. ``scores`` and ``best`` [generated, 2] hold the two best tokens of each step."""
         ends = self._parts[0].generation_config.eos_token_id
         stopped = generated[-1] in (ends if isinstance(ends, list) else [ends])
         ids = generated[:-1] if stopped else generated

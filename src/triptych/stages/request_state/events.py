@@ -32,7 +32,7 @@ class Failed:
     error: TriptychError
     now: float
     giver_id: str | None = None
-    """The instance that had prefilled for it."""
+    """The instance that had prefilled for the failed decode."""
     pair: tuple[str, str] | None = None
     """Two instances of which either may have made the other silent."""
     has_more: bool = False
@@ -63,7 +63,7 @@ Event = Begin | NoPlan | Failed | Ended | TimePassed | InstancesChanged
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Find a plan, and make the first attempt. Without a plan, tell ``NoPlan``."""
+    """Find a plan, and make the first attempt. If there is no plan, send the event ``NoPlan``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,12 @@ class Retry(Send):
 
 @dataclass(frozen=True, slots=True)
 class GoOn(Send):
-    """Make another attempt, which goes on after the tokens that are there."""
+    """Make another attempt, which continues after the tokens that the client already has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait, and tell ``TimePassed``; or ``InstancesChanged``, should that happen before."""
+    """Wait, and then send the event ``TimePassed``, or ``InstancesChanged`` if that happens earlier."""
 
     seconds: float
 

@@ -76,7 +76,7 @@ POSSIBLE: dict[type[Event], frozenset[Phase]] = {
 
 
 class Impossible(Exception):
-    """An event that cannot happen in this phase: whoever drives the machine has a fault."""
+    """An event cannot happen in this phase: the code that drives the machine has a fault."""
 
 
 @dataclass
@@ -88,21 +88,21 @@ class RequestState:
     """The limit on all waits for a worker of an answer that was cut off."""
     phase: Phase = Phase.NEW
     generated: list[int] = field(default_factory=list)
-    """Token ids that the client has got, whoever made them."""
+    """Token ids that the client has got, from all workers."""
     finished: bool = False
-    """The last delta has been passed on."""
+    """Whether the last delta has been passed on."""
     resuming: bool = False
-    """The answer was cut off after its first token, and has not gone on yet."""
+    """Whether the answer was cut off after its first token and has not continued yet."""
     num_resumed: int = 0
-    """Times that it went on at another worker."""
+    """How often the answer was continued at another worker."""
     tried: dict[str, TriptychError] = field(default_factory=dict)
-    """Instances that failed it, with their errors."""
+    """Instances that failed the request, with their errors."""
     doubted: tuple[str, str] | None = None
-    """Two instances of which one has left the other waiting, and nobody knows which."""
+    """Two instances of which either may have made the other wait; it is not known which one did."""
     unread: set[str] = field(default_factory=set)
     """Prefill instances whose KV cache could not be read."""
     last_error: TriptychError | None = None
-    """The error of the last worker that failed it. It tells the client more than that no worker is left."""
+    """The error of the last worker that failed the request. It tells the client more than that no worker is left."""
     _is_prompt_counted: bool = False
     _num_cuts: int = 0
     _num_silences: int = 0
@@ -115,7 +115,7 @@ class RequestState:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing is left to generate, though the end may not have been passed on (``finished``)."""
+        """Whether nothing is left to generate. The end may not have been passed on yet (``finished``)."""
         return self.finished or len(self.generated) >= self.sampling.max_tokens
 
     @property
@@ -125,8 +125,8 @@ class RequestState:
         return Progress.ELSEWHERE if self.generated else Progress.NOTHING
 
     def rule(self, error: TriptychError) -> Rule:
-        """Returns what follows from ``error``, as things are."""
-        # Who has spoken has taken the request: such an error then is its connection's end.
+        """Returns the consequences of ``error`` in the current state."""
+        # A worker that has sent tokens has taken the request: such an error then means that its connection ended.
         return RULES.get((failure_of(error), self.progress)) or RULES[Failure.LOST, self.progress]
 
     def avoided(self, others: Iterable[str]) -> list[set[str]]:
@@ -142,9 +142,8 @@ class RequestState:
     def received(self, deltas: list[TokenDelta], *, decoded: bool) -> list[TokenDelta]:
         """Takes deltas that have come, and returns them as parts of one answer, whose prompt is counted once.
 
-        ``decoded`` tells that they come from the worker that decodes.
-
-        A prefill's token alone is no resumption: another one could follow it for ever.
+        ``decoded`` tells that they come from the worker that decodes. A prefill's token alone does not count as a
+        resumption: otherwise prefill could follow prefill without end.
         """
         for index, delta in enumerate(deltas):
             self.generated += delta.token_ids
@@ -196,7 +195,7 @@ class RequestState:
 
     def _without_plan(self, event: NoPlan) -> Decision:
         error = as_client_error(self.last_error or event.error)
-        if isinstance(event.error, BadRequest):  # nobody else may come: the client wants the one that is excluded
+        if isinstance(event.error, BadRequest):  # waiting is useless: the client wants the excluded instance
             return GiveUp(error)
         return self._wait(error, event.now)
 
@@ -237,9 +236,9 @@ class RequestState:
             self.doubted = event.pair
 
     def _begin_attempts(self) -> bool:
-        """Begins a new series of attempts after a worker had gone on: instances that failed before are asked again.
+        """Begins a new series of attempts after a worker had continued the answer: all instances are asked again.
 
-        Returns False once that was too often.
+        Returns False if that has happened too often.
         """
         self._num_cuts += 1
         self._lost.clear()
@@ -250,14 +249,14 @@ class RequestState:
         return self._num_cuts <= MAX_RESUMES
 
     def _count(self, event: Failed, rule: Rule) -> bool:
-        """Counts an attempt. Returns whether the instance is to be asked again: it is there, and has no room now.
+        """Counts an attempt. Returns whether the instance is to be asked again, because it only has no room now.
 
-        One that is gone, but that discovery still shows, counts once.
+        An instance that is gone, but that discovery still shows, counts once.
         """
         self._num_silences += failure_of(event.error) in (Failure.SILENT, Failure.SLOW)
         if rule.asked_again:
             return True
-        # An answer's patience has its own end.
+        # While an answer waits to be resumed, ``Patience`` limits it instead.
         if rule.costs or not (self.resuming or self._free.allows(event.now)):
             self._lost.add(event.instance_id)
         return False

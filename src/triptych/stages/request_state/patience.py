@@ -9,7 +9,7 @@ from triptych.stages.request_state.rules import FIRST_PAUSE_S, FREE_S, MAX_FREE,
 
 @dataclass
 class Patience:
-    """Plans the pauses of an answer that was cut off and waits for a worker: each is longer, up to a limit in all."""
+    """Plans the pauses of an answer that was cut off and waits for a worker. Each is longer; their sum is limited."""
 
     limit_s: float
     _until: float | None = None
@@ -27,7 +27,7 @@ class Patience:
         self._until = self._pause_until = None
 
     def pause(self, now: float) -> float | None:
-        """Returns the seconds to wait before the next look, or None if the time is over.
+        """Returns the seconds to wait before the next attempt, or None if the time is over.
 
         The rest of a pause that was interrupted comes first.
         """

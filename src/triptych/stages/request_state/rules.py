@@ -21,20 +21,21 @@ from triptych.contracts.errors import (
 )
 
 MAX_ATTEMPTS = 3
-"""Workers that may cost an attempt, before the first token and each time that an answer has to go on elsewhere."""
+"""Limit on failed workers that count, before the first token and again after each resumption."""
 MAX_RESUMES = 4
-"""Times that one answer goes on elsewhere: a request that ends every worker it comes to must not end them all."""
+"""Limit on resumptions of one answer, so that a request that kills its workers cannot kill them all."""
 MAX_FRESH_PREFILLS = 1
-"""Times that a KV cache which could not be read is made again, in one series of attempts."""
+"""Limit on repeated prefills, in one series of attempts, after a KV cache could not be read."""
 MAX_SILENCES = 1
-"""Times that a request whose worker said nothing goes on elsewhere."""
+"""Limit on workers that a request may leave because they were silent."""
 MAX_FREE, FREE_S = 256, 15.0
-"""Workers that may fail one series of attempts free of cost, and for how long; each one after that costs an attempt."""
+"""How many workers may fail one series of attempts without cost, and for how many seconds. Later failures count."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 0.5
-"""Between two looks for a worker that goes on with an answer; each pause is twice as long as the one before."""
+"""The shortest and the longest pause between two searches for a worker that can continue an answer. Each pause is twice
+as long as the previous one."""
 
 AFTER_LOSS_S = 1.0
-"""How long a worker whose connection broke is excluded: a new connection tells whether it is gone."""
+"""How long a worker whose connection broke is excluded. By then a new connection shows whether it is gone."""
 DISCOVERY_S = 6.0
 """Longer than discovery takes to drop a worker that is gone (5.5 s): one that is shown after this time has given a sign
 of life since it was excluded."""
@@ -45,50 +46,50 @@ class Failure(Enum):
     """The ways in which a worker fails a request."""
 
     UNREACHED = "unreached"
-    """No connection, or one that ended before the worker had taken the request."""
+    """There was no connection, or it ended before the worker had taken the request."""
     DRAINS = "drains"
-    """It refused the request, for it is about to stop."""
+    """The worker refused the request because it is about to stop."""
     STOPPED = "stopped"
-    """It was told to stop, and its time to finish was over."""
+    """The worker was told to stop, and its time to finish was over."""
     LOST = "lost"
-    """It took the request, and its connection ended, or its engine."""
+    """The worker took the request, and then its connection or its engine ended."""
     SILENT = "silent"
-    """It took the request and said nothing, to anybody, for the longest silence allowed."""
+    """The worker took the request, and then sent nothing on any request for the longest silence allowed."""
     SLOW = "slow"
-    """It took the request and said nothing to it, though it spoke to others."""
+    """The worker took the request and sent nothing for it, although it answered other requests."""
     FULL = "full"
-    """It has no room now."""
+    """The worker has no room now."""
     KV_LOST = "kv lost"
-    """It could not read the KV cache that another worker made."""
+    """The worker could not read the KV cache that another worker made."""
     MEDIA_MISSING = "media missing"
-    """It lacks a medium, after it was sent all that there is."""
+    """The worker lacks a medium, although it was sent everything that there is."""
     FAULT = "fault"
-    """It refused or failed the request, as any other would."""
+    """The worker refused or failed the request, as any other worker would."""
 
 
 class Progress(Enum):
-    """How much of the answer the client has when it happens."""
+    """How much of the answer the client has when a worker fails."""
 
     NOTHING = "nothing"
     ELSEWHERE = "elsewhere"
-    """Tokens, and none of them by the worker that decodes in this attempt."""
+    """The client has tokens, none of which the decode worker of this attempt made."""
     HERE = "here"
-    """Tokens, the last ones by the worker that decodes in this attempt."""
+    """The client has tokens, of which the decode worker of this attempt made the last ones."""
 
 
 class Rule(NamedTuple):
     """The consequences of one failure."""
 
     costs: bool
-    """It counts toward MAX_ATTEMPTS."""
+    """Whether the failure counts toward MAX_ATTEMPTS."""
     avoid_s: float
-    """How long no request goes to the worker while another can take it; 0: others still do."""
+    """How long the worker gets no request while another can take it; 0 if other requests still go to it."""
     goes_on: bool
-    """The request goes to another worker, within the bounds above."""
+    """Whether the request goes to another worker, within the limits above."""
     suspect: bool
-    """The worker fell, and the request may have done that (``stages.suspects``)."""
+    """Whether the request may be the cause of the worker's end (``stages.suspects``)."""
     asked_again: bool = False
-    """An answer that waits for a worker asks this one again after a pause."""
+    """Whether an answer that waits for a worker asks this one again after a pause."""
 
 
 _FREE = Rule(costs=False, avoid_s=DISCOVERY_S, goes_on=True, suspect=False)
@@ -98,16 +99,16 @@ _SILENT = Rule(costs=True, avoid_s=AFTER_SILENCE_S, goes_on=True, suspect=True)
 _SLOW = Rule(costs=True, avoid_s=0.0, goes_on=True, suspect=False)
 
 RULES: dict[tuple[Failure, Progress], Rule] = {
-    # Nothing was begun: free, and the worker is excluded until discovery has had the time to drop it.
+    # Nothing was begun, so it does not count; the worker is excluded until discovery has had the time to drop it.
     (Failure.UNREACHED, Progress.NOTHING): _FREE,
     (Failure.UNREACHED, Progress.ELSEWHERE): _FREE,
     (Failure.DRAINS, Progress.NOTHING): _FREE,
     (Failure.DRAINS, Progress.ELSEWHERE): _FREE,
-    # Its operator's doing, not the request's.
+    # The worker's operator caused it, and not the request.
     (Failure.STOPPED, Progress.NOTHING): _FREE,
     (Failure.STOPPED, Progress.ELSEWHERE): _FREE,
     (Failure.STOPPED, Progress.HERE): _FREE._replace(costs=True),
-    # After tokens the bound is MAX_RESUMES, and the request is no suspect.
+    # After tokens MAX_RESUMES is the limit, and the request is no suspect.
     (Failure.LOST, Progress.NOTHING): _LOST,
     (Failure.LOST, Progress.ELSEWHERE): _LOST,
     (Failure.LOST, Progress.HERE): _LOST._replace(suspect=False),
@@ -132,7 +133,8 @@ RULES: dict[tuple[Failure, Progress], Rule] = {
     (Failure.FAULT, Progress.ELSEWHERE): _END,
     (Failure.FAULT, Progress.HERE): _END,
 }
-"""All that can happen: who has spoken to a request has taken it, and neither refuses it nor is unreached."""
+"""All combinations that can happen. A worker that has sent tokens has taken the request: it neither refuses it later
+nor is unreached."""
 
 FELLS = frozenset(failure for (failure, _), rule in RULES.items() if rule.suspect)
 """Failures of a worker that fell."""
