@@ -49,7 +49,7 @@ class BaseMedium(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     @property
     def unknown(self) -> str:
-        """Returns the name of the field that is missing to count the medium's tokens without decoding it, or ``""``."""
+        """Returns why the medium's tokens cannot be counted without decoding it; empty if they can."""
         return ""
 
 

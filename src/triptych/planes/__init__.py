@@ -1,3 +1,4 @@
-"""Lets processes find each other, call each other and share state: one folder for each plane, with a port and its back
-ends.
+"""Lets processes find each other, call each other and share state.
+
+Each plane has a folder with its port and its back ends.
 """

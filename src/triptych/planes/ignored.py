@@ -6,11 +6,11 @@ import logging
 from collections.abc import Hashable
 
 MAX_REMEMBERED = 1000
-"""Things that were warned of. Beyond that, nothing more is said."""
+"""The limit on warnings. Beyond it, nothing more is logged."""
 
 
 class Ignored:
-    """Entries that are ignored for good, each with one warning."""
+    """Remembers entries that are ignored for good, and warns once of each."""
 
     def __init__(self, log: logging.Logger, place: str) -> None:
         self._log, self._place = log, place

@@ -1,4 +1,5 @@
-"""Keys as file names, and as NATS takes them: few characters, all others as ``=`` and two hexadecimal digits a byte."""
+"""Turns names into keys for files and NATS: unusual characters become ``=`` and two hexadecimal digits for each
+byte."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ def key_of(name: str) -> str:
 
 
 def name_of(key: str) -> str | None:
-    """Returns the name of which ``key_of`` made ``key``, or None if it did not make it."""
+    """Returns the name from which ``key_of`` made ``key``, or None if it did not make it."""
     try:
         name = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), key).encode("latin-1").decode()
     except UnicodeError:

@@ -72,7 +72,8 @@ class Planner:
         raise nobody
 
     def _is_full(self, instance: Instance) -> bool:
-        """Returns whether the instance holds as many requests as it can. Those of other frontends are seen 0.3 s late."""
+        """Returns whether the instance holds as many requests as it can. Those of other frontends are seen 0.3 s
+        late."""
         limit = instance.max_in_flight
         return limit > 0 and max(self._calls.load(instance.id), self._routing.requests(instance)) >= limit
 

@@ -9,7 +9,7 @@ from triptych.contracts.card import EmbeddingSpec, Instance, ModelCard
 
 
 def refusal(instance: Instance, alive: Iterable[Instance]) -> str | None:
-    """Explains, in one line, why ``instance`` cannot work beside those ``alive``; None if it can."""
+    """Explains, in one line, why ``instance`` cannot work beside the instances ``alive``; None if it can."""
     for other in alive:
         if other.id == instance.id:
             continue
@@ -47,7 +47,7 @@ def _is_another_checkpoint(card: ModelCard, other: ModelCard) -> bool:
 
 
 def _differing(instance: Instance, other: Instance) -> str | None:
-    """Returns a shard that both have with different content. A worker that only encodes need not have all of them."""
+    """Returns a shard that both have with different content. A worker that only encodes need not have all shards."""
     theirs = dict(other.weights)
     return next((name for name, digest in instance.weights if theirs.get(name, digest) != digest), None)
 

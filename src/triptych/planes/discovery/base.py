@@ -1,4 +1,4 @@
-"""The discovery port."""
+"""Defines the port of discovery: who is alive."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Lease(Protocol):
 
 
 class Discovery(Protocol):
-    """Registered instances of one namespace."""
+    """Registers and watches the instances of one namespace."""
 
     async def register(self, instance: Instance) -> Lease:
         """Makes ``instance`` visible and keeps it so. A crash of this process removes it within 3 s.
 
-        Raises ConfigError when it cannot work beside those alive (``admission``): a name that is taken,
-        another checkpoint under the same model name, embeddings that do not fit.
+        Raises ConfigError if it cannot work beside the live instances (``admission``): its name is taken, it has
+        another checkpoint under the same model name, or its embeddings do not fit.
         """
         ...
 
@@ -35,7 +35,7 @@ class Discovery(Protocol):
         ...
 
     def doubt(self, model: str) -> str | None:
-        """Explains why workers of ``model`` may be alive though ``watch`` does not show them now: the store is away, or
-        its workers have not had the time to come back to it. None if nobody serves it. Valid until the next snapshot.
+        """Explains why workers of ``model`` may be alive although ``watch`` does not show them now: the store is away,
+        or they have not had the time to register again. None if nobody serves it. Valid until the next snapshot.
         """
         ...

@@ -1,4 +1,4 @@
-"""Whose lease runs, as a watcher sees it. Pure: times come from the caller, all of one clock of its own."""
+"""Keeps the leases that a watcher believes to run. Pure: the caller gives all times, from one clock of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from triptych.contracts.card import Instance
 
 
 class Leases:
-    """Instances by key, each with the time at which it counts as dead unless it is heard of before.
+    """Holds instances by key, each with the time at which it counts as dead unless its lease is renewed before.
 
     ``version`` changes whenever ``snapshot`` does.
     """

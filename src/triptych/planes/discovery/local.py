@@ -1,10 +1,10 @@
-"""Discovery on one machine: a file an instance, under a run directory that only this user can read.
+"""Finds workers on one machine: each instance has a file, in a run directory that only this user can read.
 
 A registration is a JSON file that its owner touches every ``heartbeat_s``. Watchers read the directory every
 ``scan_s`` (a scan of a hundred workers costs well under a millisecond) and leave out files that they have not seen
-touched for ``stale_s``: their owner was killed. One whose process is still there gets ``starved_s``, for a machine with
-too much to do delays heartbeats; after that it is frozen. A watcher measures that by a clock that is never set; only
-what was there before it looked first is believed to be as old as its time says.
+touched for ``stale_s``: their owner was killed. An owner whose process still exists gets ``starved_s``, because an
+overloaded machine delays heartbeats; after that it counts as frozen. A watcher measures these times by a monotonic
+clock. Only for files that were there at its first look it trusts the modification time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from triptych.planes.run_dir import make as make_run_dir
 log = logging.getLogger("triptych.discovery")
 
 ABANDONED_S = 3600.0
-"""Files that were not touched for so long are removed when somebody registers: who is killed cannot."""
+"""Files that were not touched for so long are removed when somebody registers: killed owners could not do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class LocalPace:
     heartbeat_s: float = 0.5
     scan_s: float = 0.2
     stale_s: float = 2.5
-    """For an owner whose process is gone."""
+    """The time limit of an owner whose process is gone."""
     starved_s: float = 5.0
-    """For one whose process is there: a machine with too much to do delays heartbeats."""
+    """The time limit of an owner whose process exists: an overloaded machine delays heartbeats."""
 
     @property
     def settle_s(self) -> float:
-        """So long a watcher that met files of old waits for their owners to touch them."""
+        """How long a watcher that found old files waits for their owners to touch them."""
         return 2 * self.heartbeat_s
 
 
@@ -57,18 +57,18 @@ USUAL = LocalPace()
 
 
 class LocalLease:
-    """A file kept fresh. Written anew when somebody removed it."""
+    """Keeps a file fresh, and writes it again if somebody removed it."""
 
     def __init__(
         self, path: Path, content: bytes, make_folder: Callable[[], None], token: Path, heartbeat_s: float
     ) -> None:
-        """The file of the ``token`` is kept fresh too: old files in temporary folders are often deleted."""
+        """Keeps the file of the ``token`` fresh too: old files in temporary folders are often deleted."""
         self._heartbeat_s = heartbeat_s
         self._path, self._content, self._make_folder, self._token = path, content, make_folder, token
         self._tasks = TaskSet()
 
     async def start(self) -> None:
-        """Raises ConfigError, after which nothing is left."""
+        """Writes the file and begins to touch it. Raises ConfigError, after which nothing is left."""
         leftovers.add(self._path)
         try:
             self._write()
@@ -93,7 +93,7 @@ class LocalLease:
             try:
                 self._touch()
                 logged = ""
-            except OSError as error:  # a full disk, say: the next beat may find room
+            except OSError as error:  # such as a full disk: the next heartbeat may find room
                 if (why := str(error)) != logged:
                     log.warning("cannot keep %s fresh: %s", self._path, why)
                 logged = why
@@ -117,11 +117,11 @@ class _Seen(NamedTuple):
     """A file as a watcher has seen it."""
 
     instance: Instance | None
-    """None: it was not read, or is none."""
+    """The instance in the file; None if the file was not read, or has none."""
     touched_ns: int
     """The modification time, by the clock of the file system."""
     heard_s: float
-    """When it was touched last, by this process's monotonic clock."""
+    """When the file was touched last, by this process's monotonic clock."""
 
     def alive(self, now_s: float, pace: LocalPace) -> Instance | None:
         silent_s = now_s - self.heard_s
@@ -135,7 +135,7 @@ _View = dict[str, _Seen]
 
 
 class LocalDiscovery:
-    """A ``Discovery`` of files. Raises ConfigError when the run directory is unusable or someone else's."""
+    """A ``Discovery`` by files. Raises ConfigError if the run directory is unusable or someone else's."""
 
     def __init__(self, run_dir: Path, namespace: str, *, pace: LocalPace = USUAL) -> None:
         self._pace = pace
@@ -148,9 +148,9 @@ class LocalDiscovery:
         self._decoder = msgspec.json.Decoder(Instance)
         self._ignored = Ignored(log, str(self._folder))
         self._unread = False
-        """The last scan could not read all that is there."""
+        """Whether the last scan could not read everything."""
         self._settled_s = 0.0
-        """When the owners of files that a watcher found stale have had their time, by the monotonic clock."""
+        """Until when the owners of files that a watcher found stale may touch them, by the monotonic clock."""
 
     def _make_folder(self) -> None:
         make_folder(self._folder)
@@ -165,7 +165,7 @@ class LocalDiscovery:
             self._pace.heartbeat_s,
         )
         await lease.start()
-        # Looked at after the file is there, so that of two who come at once one sees the other.
+        # Checked after the file is written: of two workers that start at once, at least one sees the other.
         if reason := refusal(instance, self._older(instance)):
             await lease.withdraw()
             raise ConfigError(reason)
@@ -174,7 +174,7 @@ class LocalDiscovery:
     def _older(self, instance: Instance) -> list[Instance]:
         """Returns the live instances that were there first.
 
-        The file of a killed one looks fresh for a while, but its process is gone.
+        The file of a killed instance looks fresh for a while, but its process is gone.
         """
         return [
             other
@@ -196,7 +196,7 @@ class LocalDiscovery:
             self._unread = False
             try:
                 seen = self._scan(seen)
-            except OSError as error:  # too many open files, say: what was seen last is the best guess
+            except OSError as error:  # such as too many open files: keep what was seen last
                 self._unread = True
                 log.warning("cannot read %s: %s", self._folder, error)
             if yielded is None and any(file.instance is None for file in seen.values()):
@@ -217,7 +217,7 @@ class LocalDiscovery:
         found: _View = {}
         try:
             entries = os.scandir(self._folder)
-        except FileNotFoundError:  # nobody has withdrawn: the folder was removed, and comes again
+        except FileNotFoundError:  # nobody has withdrawn: the folder was removed, and will be made again
             self._unread = True
             return before
         with entries:
@@ -240,9 +240,9 @@ class LocalDiscovery:
         return _Seen(instance, touched_ns, heard_s)
 
     def _read(self, entry: os.DirEntry[str]) -> Instance | None:
-        """Reads a file. None for a file that is no instance, with one warning for as long as it stays.
+        """Reads a file. Returns None, with one warning, if it is no instance.
 
-        None as well where it cannot be read now; the next scan tries again.
+        Returns None too if it cannot be read now; the next scan tries again.
         """
         mark = (entry.name, entry.inode())
         if mark in self._ignored:
@@ -273,6 +273,6 @@ def _is_running(pid: int) -> bool:
         pass
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):  # it ends just now, or the system shows no such thing
+    except (OSError, IndexError):  # the process ends just now, or the system does not show its state
         return True
     return state not in b"ZX"

@@ -1,8 +1,8 @@
-"""Discovery over NATS: a JetStream key-value bucket, watched.
+"""Finds workers by NATS: watches a JetStream key-value bucket.
 
-A registration is a key that its owner writes anew every ``HEARTBEAT_S``. Watchers are told of every write, and drop
-who was not heard of for ``nats_bucket.TTL_S`` by their own clock, but only while the server and the watch are known to
-work: a server that is away says nothing about workers. When it is back, they have ``GRACE_S`` to return.
+A registration is a key that its owner writes again every ``HEARTBEAT_S``. Watchers receive every write. They drop a
+worker whose key was not written for ``nats_bucket.TTL_S`` by their own clock, but only while the server and the watch
+are known to work: a server that is away tells nothing about workers. When it is back, they have ``GRACE_S`` to return.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ log = logging.getLogger("triptych.discovery")
 
 HEARTBEAT_S = 0.5
 FIRST_REGISTER_S = 15.0
-"""Longer than the servers of a cluster take to elect a new leader."""
+"""The time limit of a first registration: longer than the servers of a cluster take to elect a new leader."""
 GRACE_S = 5.0
-"""Longer than it takes to notice a lost connection and make a new one."""
+"""The time for workers to return: longer than they take to notice a lost connection and make a new one."""
 CLAIM_MARGIN_S = 0.5
 SETTLE_S = 0.05
-"""Time to read the changes that arrived before an answer."""
+"""The time to read the changes that arrived before an answer."""
 WITHDRAW_TIMEOUT_S = 1.0
 
 
 class NatsLease:
-    """A key kept fresh, over a connection of its own."""
+    """Keeps a key fresh, over a connection of its own."""
 
     def __init__(self, access: NatsAccess, namespace: str, instance: Instance) -> None:
         self._access, self._namespace, self._instance = access, namespace, instance
@@ -56,14 +56,14 @@ class NatsLease:
         self._revision = 0
         self._born = 0
         self._dead: dict[str, int] = {}
-        """Last revisions of those who were in our way, by key."""
+        """The last revisions of killed workers' registrations that hindered this one, by key."""
         self._usurped = False
         self._tasks = TaskSet()
 
     async def start(self) -> None:
         """Claims the name and keeps it. Raises ConfigError, after which nothing is left.
 
-        Trouble that may pass (servers of a cluster that agree on a new leader) is waited for.
+        Waits while the problem may pass, such as when the servers of a cluster elect a new leader.
         """
         deadline = time.monotonic() + FIRST_REGISTER_S
         while True:
@@ -92,7 +92,8 @@ class NatsLease:
         await self._bucket.create()
 
     async def _outlast_the_dead(self) -> None:
-        """Waits until registrations of killed workers in our way expire. Raises ConfigError if one of them lives."""
+        """Waits until the registrations of killed workers that hinder this one expire. Raises ConfigError if one
+        lives."""
         for entry in await self._the_bucket.entries():
             if entry.registration and refusal(self._instance, [entry.registration.instance]):
                 self._dead[entry.key] = await self._outlast(entry)
@@ -107,7 +108,7 @@ class NatsLease:
             except WrongRevision:
                 holder = await self._the_bucket.get(self._key)
             if holder and holder.registration and holder.registration.instance.id == self._instance.id:
-                after = holder.revision  # of an attempt whose answer did not come
+                after = holder.revision  # the write of an earlier attempt whose answer did not come
                 continue
             after = await self._outlast(holder) if holder else 0
 
@@ -181,7 +182,7 @@ class NatsLease:
             self._complain_of(last.registration.instance)
             return
         with suppress(WrongRevision):
-            self._born = 0  # what was before is forgotten, or is of another start of the server
+            self._born = 0  # earlier revisions are lost, or belong to another start of the server
             after = last.revision if last else 0
             self._revision = self._born = await self._the_bucket.put(self._key, self._registration(), after)
 
@@ -212,7 +213,7 @@ class NatsLease:
     async def _delete(self) -> None:
         try:
             await self._the_bucket.delete(self._key, after=self._revision)
-        except WrongRevision:  # a renewal that was cancelled on its way may have arrived
+        except WrongRevision:  # a cancelled renewal may have arrived all the same
             last = await self._the_bucket.get(self._key)
             if last and last.registration and last.registration.instance.id == self._instance.id:
                 await self._the_bucket.delete(self._key, after=last.revision)
@@ -224,9 +225,9 @@ class NatsDiscovery:
     def __init__(self, access: NatsAccess, namespace: str) -> None:
         self._access, self._namespace = access, namespace
         self._away = False
-        """A watch has lost NATS, and has not read the bucket again."""
+        """Whether a watch has lost NATS, and has not read the bucket again."""
         self._settled_s = 0.0
-        """When workers have had their time to come back to it, by the monotonic clock."""
+        """Until when workers may register again after NATS was away, by the monotonic clock."""
 
     async def register(self, instance: Instance) -> NatsLease:
         if _is_unspecified(instance.host):
@@ -271,7 +272,7 @@ class NatsDiscovery:
         return None
 
     async def _follow(self, link: Link, leases: Leases, is_first: bool) -> AsyncGenerator[tuple[Instance, ...], None]:
-        """Snapshots, after everything that may have changed them. Raises NatsProblem when NATS is away."""
+        """Yields a snapshot after everything that may have changed it. Raises NatsProblem when NATS is away."""
         bucket = Bucket(link, self._namespace)
         try:
             await bucket.create()

@@ -1,5 +1,6 @@
-"""Keeps one namespace's workers in a key-value bucket: one key for each name, in memory, deleted ``TTL_S`` after its
-last renewal.
+"""Keeps one namespace's workers in a key-value bucket in memory.
+
+Each name has one key, which is deleted ``TTL_S`` after its last renewal.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ class Registration(msgspec.Struct, frozen=True):
 
     instance: Instance
     born: int = 0
-    """The revision of its first write; 0: this one is. The server counts, so that all see the same order."""
+    """The revision of the registration's first write; 0 if this is the first. The server counts, so all agree on it."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A key as it was found, or what became of it."""
+    """A key as it was found, or a change of it."""
 
     key: str
     revision: int
     registration: Registration | None
-    """None: withdrawn, or nothing that this version can read."""
+    """The value; None if it was withdrawn, or if this version cannot read it."""
     age_s: float = 0.0
-    """Seconds that it had been in the bucket when it was found there, by the server's clock alone; 0 for a change."""
+    """The age in seconds of an entry that was found in the bucket, by the server's clock alone; 0 for a change."""
 
     @property
     def born(self) -> int:
@@ -51,7 +52,7 @@ _DECODER = msgspec.json.Decoder(Registration)
 
 
 class Bucket:
-    """The bucket of ``namespace`` over one connection. Raises NatsProblem when that fails, StreamGone among it."""
+    """The bucket of ``namespace`` over one connection. Raises NatsProblem, or its subclass StreamGone, if it fails."""
 
     def __init__(self, link: Link, namespace: str) -> None:
         self.name = f"triptych-{namespace}"
@@ -63,11 +64,12 @@ class Bucket:
         await self._kv.create()
 
     async def put(self, key: str, registration: Registration, after: int) -> int:
-        """Writes a key that is at revision ``after`` (0: not there). Returns the new revision. Raises WrongRevision."""
+        """Writes a key whose revision is ``after`` (0 if it does not exist). Returns the new one. Raises
+        WrongRevision."""
         return await self._kv.put(key, msgspec.json.encode(registration), after)
 
     async def delete(self, key: str, after: int) -> None:
-        """Raises WrongRevision where the last write is not ``after``."""
+        """Deletes a key. Raises WrongRevision if its last write is not ``after``."""
         await self._kv.delete(key, after)
 
     async def get(self, key: str) -> Entry | None:
@@ -92,7 +94,7 @@ class Bucket:
     def _registration(self, key: str, value: bytes | None) -> Registration | None:
         """Decodes a registration.
 
-        None for an empty value (withdrawn, or expired), and, with one warning, for anything else.
+        Returns None for an empty value (withdrawn or expired), and, with one warning, for any other invalid value.
         """
         if not value:
             return None

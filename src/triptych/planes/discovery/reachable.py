@@ -1,4 +1,4 @@
-"""Discovery as one process may use it: workers that it does not speak with are left out, and said so once."""
+"""Leaves out workers that this process must not speak with, and logs each of them once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("triptych.discovery")
 class Reachable:
     """A ``Discovery`` whose watches show workers with TLS only, or without TLS only.
 
-    So no token goes in the clear to a worker without TLS, and none to one that would not understand it.
+    So no token is sent unencrypted to a worker without TLS, and no TLS to a worker that does not speak it.
     """
 
     def __init__(self, discovery: Discovery, *, tls: bool) -> None:

@@ -1,4 +1,4 @@
-"""The event-plane port: reports the KV cache and the load of a worker to every frontend that follows it.
+"""Defines the port of the event plane, which reports a worker's KV cache and load to frontends that follow it.
 
 A follower knows, after each message, the worker's state at some moment: it begins with a snapshot, and then gets every
 change in order. It notices lost changes, and gets a new snapshot in their place.
@@ -23,23 +23,23 @@ class EventPace:
     """How often publishers send, and how long followers wait for them."""
 
     load_period_s: float = 0.25
-    """Greatest age of what a follower knows of a worker's load."""
+    """The maximum age of a worker's load as a follower knows it."""
     heartbeat_s: float = 1.0
     """A publisher sends something at least this often, so that followers notice a lost one."""
     silence_s: float = 5.0
-    """A worker that sends nothing for so long is asked, or given up."""
+    """A worker that sends nothing for so long is asked for a snapshot, or given up."""
     resync_s: float = 0.5
-    """Least time between two snapshots of one worker."""
+    """The minimum time between two snapshots of one worker."""
 
 
 USUAL = EventPace()
 WAITING = 256
-"""Most messages that a carrier keeps for a slow follower, at either end. Further ones are lost, which the follower
-notices."""
+"""The limit on messages that a carrier keeps for a slow follower, at either end. Further messages are lost, which the
+follower notices."""
 
 
 class Publisher(Protocol):
-    """The side of a worker. For one event loop. Nothing else in the worker waits for it."""
+    """The worker's side of the plane. For one event loop. Nothing else in the worker waits for it."""
 
     async def start(self, log: KvLog, load_tracker: LoadTracker) -> str:
         """Starts to publish. Returns the address for ``Instance.events``. Raises ConfigError."""
@@ -55,13 +55,13 @@ class Publisher(Protocol):
 
 
 class Source(Protocol):
-    """The side of a frontend."""
+    """The frontend's side of the plane."""
 
     def follow(self, instance: Instance, frontend_id: str) -> AsyncGenerator[WorkerUpdate, None]:
         """Yields updates of ``instance`` until closed. The first one, and one after a gap, has a snapshot in ``kv``.
 
         ``load`` is that of all frontends but ``frontend_id``. Raises NotFound if the worker publishes nothing, and
-        another TriptychError when no more updates can come: what came before may not be true any more.
+        another TriptychError if no more updates can come: earlier updates may be out of date then.
         """
         ...
 
@@ -82,7 +82,8 @@ class EventSender(Protocol):
         ...
 
     def send(self, message: bytes) -> None:
-        """Sends messages in order. Never waits: without room a message is lost. Does nothing before ``open``."""
+        """Sends messages in order. Never waits: if there is no room, the message is lost. Does nothing before
+        ``open``."""
         ...
 
     async def close(self) -> None:
@@ -91,7 +92,7 @@ class EventSender(Protocol):
 
 
 class Inbox(Protocol):
-    """Messages of one publisher, in order. After a break some may come again. Bounded: some may be missing."""
+    """The messages of one publisher, in order. After a reconnection some may be repeated; some may be missing."""
 
     async def receive(self) -> bytes: ...
 
@@ -103,7 +104,7 @@ class EventReceiver(Protocol):
     """The scheme of ``Instance.events`` of workers that this carrier reaches."""
 
     def listen(self, instance: Instance) -> AbstractAsyncContextManager[Inbox]:
-        """Receives the messages of ``instance`` within the block, from its begin on or soon after."""
+        """Receives the messages of ``instance`` within the block, from its start or from soon after it."""
         ...
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Events over NATS: one stream a namespace, in memory, with a subject for each publisher.
+"""Carries events over NATS: each namespace has one stream in memory, with a subject for each publisher.
 
-Messages are published without waiting for the server to say that it has them: their numbers tell followers what is
-missing. A follower whose connection broke is sent what the stream still has from before, and drops what it knows.
+Messages are published without waiting for the server's confirmation: their numbers tell followers what is missing. A
+follower whose connection broke gets the messages that the stream still has, and drops those that it knows.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ log = logging.getLogger("triptych.events")
 
 SCHEME = "jetstream"
 STREAM_BYTES = 16 << 20
-"""The oldest messages go first; with discovery's bucket, far below what a server of ours may hold."""
+"""The stream's limit, beyond which the oldest messages are dropped. With discovery's bucket, it is far below the limit
+of a server that we start."""
 STREAM_AGE_S = 60.0
 PENDING_BYTES = 32 << 20
-"""Most messages that are received and not handled yet."""
+"""The limit on bytes of messages that are received and not handled yet."""
 FIRST_OPEN_S = 15.0
 """Longer than the servers of a cluster take to elect a new leader."""
 REQUEST_TIMEOUT_S = 2.0
 UNUSED_S = 30.0
-"""The server forgets what follows the stream for a process that is gone after so long."""
+"""The server removes the consumer of a process that is gone after so long."""
 _ANOTHER_CONFIG = (10058,)
 
 
 class EventStream:
-    """The stream of ``namespace`` over one connection. Raises NatsProblem when that fails, NoJetStream."""
+    """The stream of ``namespace`` over one connection. Raises NatsProblem if that fails, and NoJetStream."""
 
     def __init__(self, link: Link, namespace: str) -> None:
         self._link = link
@@ -76,9 +77,10 @@ class EventStream:
 
     @asynccontextmanager
     async def messages(self, take: Callable[[str, bytes], None], *, again: bool) -> AsyncIterator[str]:
-        """Calls ``take`` with the publisher and each message, within the block; ``again``: with what is there too.
+        """Calls ``take`` with the publisher and each message, within the block. With ``again``, older messages come
+        too.
 
-        Yields what ``check`` wants.
+        Yields the consumer's name for ``check``.
         """
         size = len(self._prefix)
 
@@ -190,7 +192,7 @@ class JetStreamSender:
 
 
 class JetStreamReceiver:
-    """One connection for all workers of the namespace, made when the first one is followed."""
+    """Shares one connection for all workers of the namespace, which is made when the first one is followed."""
 
     scheme = SCHEME
 
@@ -209,7 +211,7 @@ class JetStreamReceiver:
         try:
             if not len(self._tasks):
                 self._tasks.spawn(self._run(), "follow the event stream")
-            with suppress(TimeoutError):  # then a gap is noticed once it listens
+            with suppress(TimeoutError):  # after a timeout a gap is noticed once the follower listens
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
                     await self._listening.wait()
             yield inbox

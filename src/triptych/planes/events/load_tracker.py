@@ -16,7 +16,7 @@ def others(loads: Mapping[str, Load], frontend_id: str) -> Load:
 
 
 class LoadTracker:
-    """The requests that a worker has now, as loads by frontend."""
+    """Adds up the load of the requests that a worker has now, by frontend."""
 
     def __init__(self) -> None:
         self._loads: dict[str, Load] = {}
@@ -55,7 +55,7 @@ class _Entry:
         tracker.add(self._frontend_id, Load(self._waiting, self._tokens, 1))
 
     def prefilled(self) -> None:
-        """Takes note that its first token is there. May be called again."""
+        """Takes note that the request's first token is there. May be called again."""
         if self._waiting:
             self._tracker.add(self._frontend_id, Load(-self._waiting))
             self._waiting = 0

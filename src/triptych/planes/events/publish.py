@@ -1,4 +1,4 @@
-"""Publishes a worker's updates: each is made once for all followers and numbered; snapshots carry the number."""
+"""Publishes a worker's updates. Each is made once for all followers and numbered; a snapshot has the last number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from triptych.planes.events.request import RequestPublisher
 from triptych.planes.request.base import Handler, Payload
 
 MESSAGE_BYTES = 256 << 10
-"""Most bytes of a message. A larger one is not sent: its number is missing, so followers ask for a snapshot."""
+"""The limit on bytes of a message. A larger one is not sent: its number is missing, so followers ask for a snapshot."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 

@@ -1,4 +1,4 @@
-"""Events as a stream of the request plane: one call of each frontend to each worker, and nothing beside it."""
+"""Carries events over the request plane alone: each frontend makes one call to each worker, answered by a stream."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ from triptych.planes.request.base import RequestClient, peer_of
 log = logging.getLogger("triptych.events")
 
 A_TURN = 32
-"""Messages that are read in a row before other tasks run, also while more of them wait."""
+"""The limit on messages that are read in a row before other tasks run."""
 
 _NUMBERED = msgspec.msgpack.Decoder(NumberedUpdate)
 _SNAPSHOT = msgspec.msgpack.Decoder(Snapshot)
 
 
 class PubSubSource:
-    """Follows workers by an ``EventReceiver``, and those that it does not reach over the request plane.
+    """Follows workers by an ``EventReceiver``; follows workers that it does not reach over the request plane.
 
     While the carrier is away, each worker is asked for a snapshot every ``silence_s``, so updates come later.
     """
@@ -87,7 +87,7 @@ class _Reader:
         self._received = 0
         self._warned: set[str] = set()
         self.is_in_vain = False
-        """No message for ``silence_s``: the caller subscribes again."""
+        """Whether no message came for ``silence_s``, so that the caller has to subscribe again."""
 
     async def next(self, inbox: Inbox) -> NumberedUpdate:
         """Returns the next valid message. Raises Gap after ``silence_s`` without one."""

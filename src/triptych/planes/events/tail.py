@@ -7,7 +7,7 @@ from triptych.planes.events.load_tracker import others
 
 
 class Gap(Exception):
-    """Messages are missing, or are another publisher's: a snapshot must come first."""
+    """Messages are missing, or another publisher sent them: a snapshot must come first."""
 
 
 class Tail:

@@ -1,9 +1,9 @@
-"""Events over ZMQ: each worker binds a socket on its own address, each frontend connects to each worker.
+"""Carries events over ZMQ: each worker binds a socket on its own address, each frontend connects to each worker.
 
 Both ends prove that they have a secret (CURVE, with keys made of it) before any message passes, and all that passes is
-encrypted. The secret is the shared token, or where there is none, one of the publisher's own, which it tells by
-discovery. Whoever has neither cannot subscribe: ZMQ has no bound on what a subscriber makes it remember. PLAIN would
-tell the token to whoever took a worker's port.
+encrypted. The secret is the shared token. Without a token it is a secret of the publisher, which discovery passes
+on. A peer that has neither cannot subscribe, because ZMQ does not limit what a subscriber makes it remember. The
+mechanism PLAIN would send the token to any process that took over a worker's port.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from triptych.planes.events.zmq_listener import BoundedListener
 
 SCHEME = "zmq"
 SUBSCRIPTION_BYTES = 4096
-"""Most of a frame that a publisher receives: subscriptions, and the handshake."""
+"""The limit on bytes of a frame that a publisher receives: a subscription, or the handshake."""
 FRAME_BYTES = MESSAGE_BYTES + 4096
-"""Most of a frame that a follower receives, with what CURVE adds."""
+"""The limit on bytes of a frame that a follower receives, with what CURVE adds."""
 FIRST_WORD_S = 1.0
-"""A publisher greets whoever begins to listen; who hears nothing for so long goes on without."""
+"""How long a new follower waits for the publisher's greeting; after that it goes on without it."""
 RECONNECT_MS, MAX_RECONNECT_MS = 100, 1000
 A_TURN = 64
-"""Subscriptions that are read before others run."""
+"""The limit on subscriptions that are read before other tasks run."""
 
 Socket = zmq.Socket[bytes] | zmq.asyncio.Socket
 
@@ -69,7 +69,7 @@ class ZmqSender:
         loop.add_reader(zmq_socket.fileno(), self._read)
         for descriptor, look in ((listener.fileno(), self._look), (guard.fileno(), guard.look)):
             loop.add_reader(descriptor, look)
-            look()  # the descriptor tells of what comes after a look
+            look()  # the descriptor reports only what comes after a look
         return f"{SCHEME}:{listener.port}{self._address_end}"
 
     def _bound(self, address: str) -> tuple[zmq.Socket[bytes], BoundedListener, Guard]:
@@ -88,7 +88,7 @@ class ZmqSender:
         if self._socket is not None:
             with suppress(zmq.Again):
                 self._socket.send(message, zmq.NOBLOCK)
-            self._read()  # sending takes the sign away that there is something to read
+            self._read()  # sending clears the signal that there is something to read
 
     def _look(self) -> None:
         """Handles the peers that came and went."""
@@ -126,14 +126,14 @@ class ZmqSender:
 
 
 class ZmqReceiver:
-    """A socket for each worker that is listened to."""
+    """Opens a socket for each worker that is followed."""
 
     scheme = SCHEME
 
     def __init__(
         self, token: str | None, *, first_word_s: float = FIRST_WORD_S, reconnect_ms: int = RECONNECT_MS
     ) -> None:
-        """``first_word_s``: time to wait for a first message. ``reconnect_ms``: least time between connections."""
+        """Waits ``first_word_s`` for a first message, and at least ``reconnect_ms`` between connections."""
         self._keys = Keys(token) if token is not None else None
         self._first_word_s, self._reconnect_ms = first_word_s, reconnect_ms
         self._context: zmq.asyncio.Context | None = None
@@ -184,7 +184,7 @@ class _Inbox:
 
 
 class Keys:
-    """The keys of both ends, made of a secret: whoever has the secret has them."""
+    """Makes the keys of both ends from a secret that both have."""
 
     def __init__(self, token: str) -> None:
         self.server_secret = _secret_key(token, b"publisher")
@@ -205,6 +205,6 @@ def _limit(zmq_socket: Socket, frame_bytes: int) -> None:
 
 
 async def _address(host: str) -> str:
-    """Returns ``host`` as a number. Raises OSError."""
+    """Returns the numeric address of ``host``. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return str(found[0][4][0])

@@ -1,6 +1,4 @@
-"""Decides who may connect to a ZMQ socket that speaks CURVE: whoever has one key (ZAP,
-https://rfc.zeromq.org/spec/27/).
-"""
+"""Lets only peers with one key connect to a ZMQ socket that speaks CURVE (ZAP, https://rfc.zeromq.org/spec/27/)."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ _VERSION = b"1.0"
 class Guard:
     """Answers the sockets of one context. Its ``look`` never waits, and is called when ``fileno`` is readable.
 
-    (The library's own, a task on asyncio, leaves uvloop with a closed descriptor when it is stopped.)
+    The library's own guard, a task on asyncio, leaves uvloop with a closed descriptor when it is stopped.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], key: bytes) -> None:
@@ -33,7 +31,7 @@ class Guard:
         return int(self._socket.get(zmq.FD))
 
     def look(self) -> None:
-        """Answers everybody who waits; they are no more than connections."""
+        """Answers all peers that wait, of which there are no more than connections."""
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             self._socket.send_multipart(self._answer(self._socket.recv_multipart(zmq.NOBLOCK)))
 

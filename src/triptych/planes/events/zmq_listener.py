@@ -1,4 +1,4 @@
-"""A ZMQ socket's port with a bound on its connections, which ZMQ itself does not have."""
+"""Listens for a ZMQ socket and limits its connections, which ZMQ itself cannot."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 MAX_CONNECTIONS = 256
-"""Connections at which no more are let in until some have ended."""
+"""The limit on connections. At the limit no more are accepted until some have ended."""
 HANDSHAKE_S = 2.0
 """Time limit for a peer to prove that it may connect."""
 _BACKLOG = 64
-"""Connections that the kernel has let in and ZMQ has not; they come on top."""
+"""The limit on connections that the kernel has accepted and ZMQ has not, in addition."""
 _A_TURN = 1024
-"""Monitor's messages that are read before others run."""
+"""The limit on messages of the monitor that are read before other tasks run."""
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))
-"""One instruction of the classic Berkeley Packet Filter: return 0, that is, keep nothing of the packet."""
+"""One instruction of the classic Berkeley Packet Filter: "return 0" drops the packet."""
 
 log = logging.getLogger("triptych.events")
 
 
 class BoundedListener:
-    """Has ``one`` listen. At ``MAX_CONNECTIONS`` the kernel drops who wants to connect, and they try again.
+    """Makes ``zmq_socket`` listen. At ``MAX_CONNECTIONS`` the kernel drops new clients, which then try again.
 
     Unbinding the socket instead would end the connections that it has. For one event loop.
     """
@@ -74,7 +74,7 @@ class BoundedListener:
     def _turn(self) -> None:
         """Opens the port, or closes it."""
         self.is_open = not self.is_open
-        with suppress(OSError):  # a kernel without such filters bounds nothing
+        with suppress(OSError):  # a kernel without such filters limits nothing
             if self.is_open:
                 self._kernel.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
             else:

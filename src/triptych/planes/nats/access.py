@@ -25,7 +25,7 @@ class NatsAccess(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses to connect to, and the credentials."""
 
     servers: tuple[str, ...]
-    """``nats://host:port``: nothing secret in them, so that they can be shown."""
+    """The servers as ``nats://host:port``, without secrets, so that they can be shown."""
     user: str | None = None
     password: str | None = None
     token: str | None = None
@@ -40,7 +40,7 @@ class NatsAccess(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(self.servers)
 
     def tls_context(self) -> ssl.SSLContext:
-        """Raises ConfigError for files that cannot be read."""
+        """Returns the TLS settings. Raises ConfigError for files that cannot be read."""
         try:
             context = ssl.create_default_context(cafile=self.ca or None)
             if self.cert:
@@ -86,7 +86,7 @@ class _Url(msgspec.Struct, frozen=True):
             port = parts.port or 4222
         except ValueError as error:
             raise ConfigError(f"--plane: a URL of it has a wrong port or host; it {shape}") from error
-        if parts.password is not None:  # the command line is there for all to see
+        if parts.password is not None:  # other users can read the command line
             raise ConfigError(
                 "--plane: leave the password out of the URL; give it as TRIPTYCH_NATS_PASSWORD, or --nats-credentials"
             )

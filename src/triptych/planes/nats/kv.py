@@ -1,6 +1,6 @@
 """Reads, writes and watches one JetStream key-value bucket, over one connection.
 
-Writes say which revision they follow, so that of two who write at once one fails. What values mean is for the callers.
+A write names the revision that it follows, so that of two concurrent writes one fails. Callers interpret the values.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from triptych.planes.nats.problems import problems
 
 REQUEST_TIMEOUT_S = 2.0
 SNAPSHOT_TIMEOUT_S = 2.0
-"""Time to read the first content of a bucket. Entries that take longer come as changes."""
+"""The time to read the first content of a bucket. Entries that arrive later come as changes."""
 UNUSED_S = 30.0
-"""The server forgets the watch of a process that is gone after so long."""
+"""The server removes the watch of a process that is gone after so long."""
 MAX_HEADER_BYTES = 1024
 MAX_BEHIND = 100_000
-"""Messages that a watcher may leave unread before its watch breaks, and has to begin again."""
+"""The limit on unread messages of a watcher. Beyond it, the watch breaks and has to begin again."""
 
 _OPERATION = "KV-Operation"
 _MARKER = "Nats-Marker-Reason"
@@ -52,25 +52,25 @@ class BucketConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str
     ttl_s: float | None = None
-    """Every key is gone so long after it was written last. None: only if its own write says so."""
+    """The time after its last write at which each key expires. None if only the keys' own time to live counts."""
     max_bytes: int = -1
-    """Most bytes of all keys, values and headers; -1: no bound."""
+    """The limit on bytes of all keys, values and headers; -1 for no limit."""
     in_memory: bool = True
-    """False: on the server's disk, from which it comes back when the server is started again."""
+    """Whether the bucket is in memory. Otherwise it is on the server's disk, and comes back after a restart."""
 
 
 class KvEntry(msgspec.Struct, frozen=True):
-    """A key as it was found, or what became of it."""
+    """A key as it was found, or a change of it."""
 
     key: str
     revision: int
     value: bytes | None
-    """None: it was deleted."""
+    """The value; None if the key was deleted."""
     headers: Mapping[str, str]
     written: datetime | None = None
     """When it was written, by the server's clock."""
     age_s: float = 0.0
-    """Seconds that it had been in the bucket when it was found there, by the server's clock alone; 0 for a change."""
+    """The age in seconds of an entry that was found in the bucket, by the server's clock alone; 0 for a change."""
 
 
 class _Cluster(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ class KvBucket:
 
     @property
     def max_value_bytes(self) -> int:
-        """Longest value that the server takes, headers left aside."""
+        """The maximum length of a value that the server takes, headers not included."""
         return self._link.client.max_payload - MAX_HEADER_BYTES
 
     async def create(self) -> api.StreamConfig:
@@ -166,7 +166,7 @@ class KvBucket:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watch]:
-        """Follows the bucket within the block. One watch a connection."""
+        """Follows the bucket within the block. A connection can have one watch."""
         queue: asyncio.Queue[Msg | None] = asyncio.Queue()
 
         async def take(message: Msg) -> None:
@@ -197,10 +197,10 @@ class KvBucket:
                 await subscription.unsubscribe()
 
     async def check(self, consumer: api.ConsumerInfo, leader: str) -> int:
-        """Returns only if server and watch are there; what they sent before this has then arrived.
+        """Checks that server and watch exist. Everything that they sent before has arrived when this returns.
 
-        Returns how many messages are yet to be sent. A watch outlives the ``leader`` of a cluster, without whom nobody
-        could renew for seconds.
+        Returns the number of messages that are yet to be sent. A watch outlives the ``leader`` of a cluster, without
+        which no key could be renewed for seconds.
         """
         with problems(f"watching {self.name}"):
             if (await self._info()).cluster.leader != leader:
@@ -212,7 +212,10 @@ class KvBucket:
         return msgspec.json.decode(answer.data, type=_StreamInfo)
 
     def entry(self, message: Msg, server_time: datetime | None) -> KvEntry:
-        """``server_time`` is when the watch began, for entries that were there by then; None for later changes."""
+        """Returns the entry in a message.
+
+        ``server_time`` is when the watch began, for entries that existed then; None for later changes.
+        """
         key, meta, headers = message.subject.removeprefix(self._prefix), message.metadata, message.headers or {}
         written = meta.timestamp.astimezone(UTC)
         age_s = (server_time - written).total_seconds() if server_time else 0.0
@@ -231,10 +234,10 @@ class Watch:
         self._consumer = consumer
         self._began, self._leader = info.ts, info.cluster.leader
         self.is_late = False
-        """The snapshot may not be all that there was."""
+        """Whether the snapshot may be incomplete."""
 
     async def snapshot(self) -> list[KvEntry]:
-        """Returns what is in the bucket. Call it once, first."""
+        """Returns the content of the bucket. Call it once, before anything else."""
         found: list[KvEntry] = []
         self.is_late = bool(self._consumer.num_pending)
         with suppress(TimeoutError):

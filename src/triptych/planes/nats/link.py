@@ -1,4 +1,4 @@
-"""A connection to NATS. One that breaks is not mended but replaced, so that there is one way to begin.
+"""Connects to NATS. A broken connection is replaced and not repaired, so that there is only one way to begin.
 
 The only module that knows how ``nats-py`` connects. Its own reconnecting is off: it would carry subscriptions over
 to a server that may have forgotten everything.
@@ -25,20 +25,20 @@ from triptych.planes.nats.access import NatsAccess
 log = logging.getLogger("triptych.nats")
 
 FIRST_CONNECT_S = 10.0
-"""A process that starts waits so long for a server; later ones wait for ever."""
+"""How long a process that starts waits for a server. Later it waits for ever."""
 CONNECT_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 1.0
-"""A connection whose TLS failed never says that it is closed."""
+"""The time limit of closing: a connection whose TLS failed never reports that it is closed."""
 RETRY_S = 0.25
 PING_S = 1.0
 MAX_PINGS = 2
-"""Unanswered, until a connection counts as lost."""
+"""The number of unanswered pings at which a connection counts as lost."""
 
 _REFUSALS = ("authorization violation", "authentication", "user authentication", "account")
 
 
 class NatsProblem(Exception):
-    """NATS cannot be used now; trying again later may help. One line."""
+    """NATS cannot be used now; trying again later may help. The message is one line."""
 
 
 class Link:
@@ -65,7 +65,7 @@ class Link:
 
 
 class _Guarded(Client):
-    """Says nothing, no secret and no name, to a server that should speak TLS and does not."""
+    """Sends nothing, neither a secret nor a name, to a server that should speak TLS and does not."""
 
     def __init__(self, wants_tls: bool) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ async def connect_first(access: NatsAccess, name: str) -> Link:
 
 
 async def connect_again(access: NatsAccess, name: str) -> Link:
-    """Tries for ever: also refused credentials may be put right again. The first refusal is logged."""
+    """Tries for ever, because even refused credentials may be corrected. Logs the first refusal."""
     refused = False
     while True:
         await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))  # not all at once
@@ -140,7 +140,7 @@ async def connect_again(access: NatsAccess, name: str) -> Link:
 
 
 def _identity(access: NatsAccess) -> dict[str, Any]:
-    """Options that say who we are."""
+    """Returns the options that identify this client."""
     options: dict[str, Any] = {"tls": access.tls_context()} if access.wants_tls else {}
     if access.creds_file:
         try:

@@ -16,11 +16,11 @@ _NO_JETSTREAM_WORDS = "the NATS server has no JetStream; run nats-server with --
 
 
 class StreamGone(NatsProblem):
-    """The stream, or what follows it, is gone: the server was started anew, or somebody deleted it."""
+    """The stream or its consumer is gone: the server was restarted, or somebody deleted it."""
 
 
 class NoJetStream(ConfigError):
-    """The server keeps nothing."""
+    """The server has no JetStream, so it stores nothing."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def problems(doing: str) -> Iterator[None]:
     except (js_errors.NoStreamResponseError, js_errors.NotFoundError) as error:
         raise StreamGone(f"{doing}: it is gone") from error
     except js_errors.ServiceUnavailableError as error:
-        if error.err_code is None or error.err_code in _NO_JETSTREAM:  # None: nobody answered for JetStream
+        if error.err_code is None or error.err_code in _NO_JETSTREAM:  # None: JetStream did not answer
             raise NoJetStream(f"{doing}: {_NO_JETSTREAM_WORDS}") from error
         raise NatsProblem(f"{doing}: {error}") from error
     except nats.errors.NoRespondersError as error:
