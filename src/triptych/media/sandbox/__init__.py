@@ -1,1 +1,1 @@
-"""Media read and decoded in processes of their own, which may crash, hang or swell without harm to the server."""
+"""Reads and decodes media in child processes, which may crash, hang or run out of memory without harm to the server."""

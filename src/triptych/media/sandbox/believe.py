@@ -1,4 +1,4 @@
-"""Compares the answer of a decoder with what its parent knows: a medium may have taken the decoder over."""
+"""Checks a decoder's answer against the facts that its parent knows: a medium may have taken the decoder over."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ Facts = dict[str, str | int | float]
 
 
 class Disbelieved(Exception):
-    """The decoder answers what cannot be; the message is for the log."""
+    """Raised for an answer that no intact decoder gives. The message is for the log."""
 
 
 class Expected(NamedTuple):
-    """The result of decoding, as far as it is known beforehand."""
+    """Describes the result of decoding, as far as it is known beforehand."""
 
     shape: tuple[int, ...]
-    """0: not known."""
+    """The shape; a side of 0 is not known."""
     dtype: str
-    """numpy's name; of a picture none."""
+    """numpy's name of the element type; empty for a picture."""
     max_bytes: int
-    """Most bytes of the result in memory, by the header and the limits."""
+    """Maximum bytes of the result in memory, by the header and the limits."""
 
     def is_of(self, shape: tuple[int, ...]) -> bool:
         """Tells whether a result of ``shape`` is as expected."""
@@ -52,13 +52,13 @@ class Expected(NamedTuple):
 
     @property
     def lent_bytes(self) -> int:
-        """Memory that is needed for it beside the answer."""
+        """Bytes of memory to lend for the result; 0 if it fits into the answer."""
         inline_bytes = self.max_bytes if self.dtype else self.max_bytes // PIXEL_BYTES * RGB_BYTES
         return self.max_bytes if inline_bytes > INLINE_BYTES else 0
 
 
 def expected_of(medium: DecodableMedium, limits: MediaLimits, item: str) -> Expected:
-    """Returns what is expected by a picture's header, or by what the frontend read of another medium.
+    """Returns the expected result, by a picture's header or by the facts that the frontend read of another medium.
 
     Raises as ``inspect_image`` does for a picture.
     """
@@ -116,9 +116,9 @@ def check_facts(facts: Facts, kind: MediaKind, limits: MediaLimits) -> None:
 
 
 def checked_error(error: WireError, item: str) -> WireError:
-    """Returns the error that a decoder answers, fit to be passed on.
+    """Returns the error that a decoder answers, in a form that may be shown to a client.
 
-    Raises Disbelieved if it is none that decoders have.
+    Raises Disbelieved if no intact decoder answers such an error.
     """
     if error.status not in _STATUSES or error.code not in _CODES or error.param not in (None, item):
         raise Disbelieved("it answers with an error that is none of its own")

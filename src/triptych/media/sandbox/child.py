@@ -1,6 +1,7 @@
-"""A decoder: ``python -m triptych.media.sandbox.child`` takes jobs from the socket that it was handed, one by one.
+"""Runs a decoder, which takes jobs one after the other from the socket that its parent handed to it.
 
-It ends with its parent: at the end of the socket when idle, and by an alarm when it is busy for longer than a job may.
+It runs as ``python -m triptych.media.sandbox.child`` and ends with its parent: when idle, at the end of the socket;
+when busy, by an alarm once a job takes longer than it may.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _ENCODER = msgspec.msgpack.Encoder()
 _JOB = msgspec.msgpack.Decoder(Job)
 _SETUP = msgspec.msgpack.Decoder(Setup)
 _ORPHAN_S = 2.0
-"""Past a job's time limit, at which the parent kills this process, if there is a parent."""
+"""Time after a job's time limit at which this process ends itself; the parent, if it still runs, kills it earlier."""
 _PAUSES_S = (0.01, 0.05, 0.2)
-"""Between attempts to send an answer for which the machine has no buffer."""
+"""Pauses between attempts to send an answer for which the machine has no buffer."""
 
 _FFMPEG_BLOCK_BYTES = 2 << 30
-"""Most of one allocation (``av_max_alloc``'s default)."""
+"""Maximum size of one allocation by FFmpeg (``av_max_alloc``'s default)."""
 
 
 def main() -> None:
@@ -90,7 +91,7 @@ def _send(parent: socket.socket, message: bytes) -> None:
 
 
 def _answer(job: Job, descriptors: list[int], limits: MediaLimits) -> Done:
-    """Closes ``descriptors``."""
+    """Does ``job`` and returns its answer. Closes ``descriptors``."""
     lent = export.Lent(descriptors[-1], job.into_bytes) if job.into_bytes else None
     largest_bytes = max(export.BLOCK_BYTES, job.into_bytes, job.shared_bytes)
     memory_bytes = limits.media_decode_memory_mib * MIB
@@ -131,8 +132,9 @@ def _with_data(job: Job, fd: int) -> DecodableMedium:
 def _for_want_of_memory(error: BaseException | None, memory_bytes: int, largest_bytes: int) -> Done | None:
     """Tells whether memory was the reason why a medium was found damaged: this process's limit, or the machine's.
 
-    It was the bound where the largest block that may have been asked for, ``largest_bytes`` or FFmpeg's, might not have
-    been there any more. A MemoryError with a number is FFmpeg's, which has ENOMEM for bounds of its own, too.
+    The limit counts as the reason if the largest block that may have been asked for, of ``largest_bytes`` or FFmpeg's
+    maximum, might have exceeded it. A MemoryError with an error number is FFmpeg's, which also uses ENOMEM for limits
+    of its own.
     """
     while error is not None and not isinstance(error, MemoryError):
         error = error.__context__

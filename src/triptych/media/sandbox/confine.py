@@ -1,4 +1,4 @@
-"""Gives up everything that a decoder does not need, before it looks at any medium."""
+"""Gives up every privilege and resource that a decoder does not need, before it reads any medium."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from triptych.media.sandbox.syscalls import architecture
 OPEN_FILES = 64
 _PROBE_BYTES = 256 << 20
 _NICE = 10
-"""Event loops and engines come first: a stream that waits is noticed, a picture that takes a little longer is not."""
+"""Niceness of a decoder. Event loops and engines come first: users notice a stream that stops, but not a picture that
+takes a little longer."""
 _NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
 _OOM_SCORE = "500"
-"""Half of all memory: where the system has to end a process, it is this one and not the server."""
+"""Counts as half of all memory: if the system has to end a process, it ends this one and not the server."""
 _CAPABILITIES_V3 = 0x20080522
 _status = -1
-"""A descriptor of ``/proc/self/status``, from when that could still be opened."""
+"""A descriptor of ``/proc/self/status``, opened before files are given up."""
 
 
 def confine(
     bounds: dict[int, int], folders: Folders, packages: tuple[str, ...], socket: int | None = None
 ) -> Confinement:
-    """Gives up for good what this process does not need to decode media, and says what holds it now.
+    """Gives up for good what this process does not need to decode media, and returns how it is confined now.
 
-    Left are resources within ``bounds`` (by ``resource.RLIMIT_...``), descriptors that are open now, the messages of
-    ``socket``, and ``folders`` to be read. ``packages`` are loaded now where the system cannot bound what is read.
-    Standard error is closed: what could fill the server's log, or a terminal's input, is not for a decoder.
+    It keeps resources within ``bounds`` (by ``resource.RLIMIT_...``), descriptors that are open now, messages of
+    ``socket``, and reading in ``folders``. If the system cannot restrict reading, ``packages`` are loaded now. Standard
+    error is closed, so that a decoder cannot fill the server's log or write into a terminal's input.
     """
     _step_aside()
     kernel.forbid_new_privileges()
@@ -67,14 +68,14 @@ def _limit(bounds: dict[int, int]) -> None:
 
 
 def peak_bytes() -> int:
-    """Returns the most address space that this process ever had, in bytes."""
+    """Returns the maximum address space that this process has had so far, in bytes."""
     status = os.pread(_status, 4096, 0) if _status >= 0 else b""
     lines = status.splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"VmPeak:")), 0)
 
 
 def there_is_memory() -> bool:
-    """Tells whether the machine would give this process more memory. Its own limit must be farther away."""
+    """Tells whether the machine would give this process more memory. The process must not be near its own limit."""
     try:
         mmap.mmap(-1, _PROBE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):
@@ -118,7 +119,7 @@ def _drop_capabilities() -> None:
 
 
 def _load(packages: tuple[str, ...]) -> None:
-    """Imports what there is of ``packages``: no file can be opened afterwards."""
+    """Imports those of ``packages`` that are installed: no file can be opened afterwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in packages:

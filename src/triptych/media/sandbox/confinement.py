@@ -5,17 +5,18 @@ from __future__ import annotations
 import msgspec
 
 WEAK, COMPLETE, TWOFOLD = 0, 1, 2
-"""Levels: something is allowed that a decoder does not need; all of it is refused; files are refused twice over."""
+"""Levels of confinement. WEAK: the system allows something that a decoder does not need. COMPLETE: it refuses all of
+that. TWOFOLD: two mechanisms refuse files."""
 
 
 class Confinement(msgspec.Struct, frozen=True):
-    """The kernel's means that hold a process."""
+    """Says which mechanisms of the kernel confine a process."""
 
     landlock: int = 0
-    """Version of Landlock's interface; 0: none."""
+    """Version of Landlock's interface; 0 if there is none."""
     seccomp: bool = False
     namespaces: bool = False
-    """It is alone in a user, a network and an IPC namespace."""
+    """Whether the process is alone in a user, a network and an IPC namespace."""
 
     @property
     def level(self) -> int:
@@ -42,4 +43,4 @@ class Folders(msgspec.Struct, frozen=True):
 
     readable: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
-    """Only names may be listed there."""
+    """Folders in which names may be listed, and nothing else."""

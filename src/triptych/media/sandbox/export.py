@@ -1,4 +1,4 @@
-"""The decoder's side of handing over what it made."""
+"""Hands a decoder's result over to its parent."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from triptych.media.sandbox.pixels import address_of
 from triptych.media.sandbox.wire import INLINE_BYTES, Done
 
 BLOCK_BYTES = 256 << 20
-"""A picture of up to 64 megapixels lies in one piece."""
+"""Size of Pillow's memory blocks: a picture of up to 64 megapixels lies in one piece."""
 
 
 class Differs(Exception):
-    """Raised if the decoded medium is not what was read of it before."""
+    """Raised if the decoded medium differs from the facts that were read of it before."""
 
 
 def keep_memory() -> None:
-    """Lets Pillow keep a picture's memory for the next: a third of the time of a large one goes into fresh pages."""
+    """Lets Pillow keep a picture's memory for the next one: fresh pages take a third of a large one's time."""
     core = Image.core  # type: ignore[attr-defined]
     core.set_block_size(BLOCK_BYTES)
     core.set_blocks_max(1)
 
 
 class Lent(NamedTuple):
-    """The parent's memory for what is decoded."""
+    """Memory that the parent lends for the result."""
 
     fd: int
     size_bytes: int
@@ -39,7 +39,7 @@ class Lent(NamedTuple):
 def exported(made: Any, expected: Expected, lent: Lent | None) -> Done:
     """Returns the answer that hands over a picture or an array, in ``lent`` if it is large.
 
-    Raises Differs for another shape than the parent takes, OSError where the machine has not the memory.
+    Raises Differs for another shape than the parent expects, OSError if the machine lacks memory.
     """
     is_picture = isinstance(made, Image.Image)
     shape = (made.height, made.width) if is_picture else made.shape
@@ -67,7 +67,7 @@ def _picture(picture: Image.Image, lent: Lent | None) -> Done:
 
 
 def _written(done: Done, data: memoryview, lent: Lent | None) -> Done:
-    """Writes instead of mapping and copying, which takes a third longer."""
+    """Writes ``data`` into the lent memory. Mapping the memory and copying would take a third longer."""
     if lent is None or len(data) > lent.size_bytes:
         raise Differs
     shared.fill(lent.fd, data)

@@ -1,4 +1,4 @@
-"""System calls that Python and the C library have no function for."""
+"""Makes system calls that Python and the C library have no function for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unshare(flags: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """Raises OSError."""
+    """Sets an option of this process. Raises OSError."""
     _checked(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(argument) for argument in (value, 0, 0, 0))))
 
 
@@ -39,7 +39,7 @@ def forbid_tracing() -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread ends that started this process, as the parent's end does. Raises OSError."""
+    """Has this process killed when the thread that started it ends, or the whole parent does. Raises OSError."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,8 +1,8 @@
-"""Landlock, by the kernel's own calls: a process gives up all files but some that it may read.
+"""Restricts a process by Landlock, through the kernel's own calls: it gives up all files but some that it may read.
 
-https://docs.kernel.org/userspace-api/landlock.html. Besides files: TCP ports (from version 4), signals and abstract
-UNIX sockets of others (6). A process that is held by it can trace nobody outside, nor open their ``/proc`` files that
-need as much.
+See https://docs.kernel.org/userspace-api/landlock.html. The process also gives up TCP ports (from version 4), signals
+to others and their abstract UNIX sockets (from version 6). It can trace no process outside, nor open the files in
+``/proc`` of such a process that need the same permission.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
 _FS_RIGHTS = (13, 14, 15, 15, 16)
-"""Number of rights to files by version, the last one's for all later; the bits are numbered from 0."""
+"""Number of rights to files by version; later versions have as many as the last. The bits are numbered from 0."""
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _NET_FROM, _ALL_PORTS = 4, 0b11
-"""Bind and connect."""
+"""The version from which TCP ports can be restricted, and the rights to bind and to connect."""
 _SCOPE_FROM, _ALL_SCOPES = 6, 0b11
-"""Abstract UNIX sockets and signals."""
+"""The version from which scopes can be restricted, and the scopes of abstract UNIX sockets and of signals."""
 
 
 class _Ruleset(ctypes.Structure):
@@ -45,9 +45,9 @@ def version() -> int:
 
 
 def restrict(readable: Iterable[str], listed: Iterable[str]) -> int:
-    """Gives up all files for good, but those beneath ``readable``, which may be read, and names beneath ``listed``.
+    """Gives up all files for good, except reading those beneath ``readable`` and listing names beneath ``listed``.
 
-    Paths that do not exist are passed over. Returns the version that holds now: 0 is none. Needs ``no_new_privs``.
+    Ignores paths that do not exist. Returns the version that is in force, or 0 for none. Needs ``no_new_privs``.
     """
     there = version()
     if not there:
@@ -74,7 +74,7 @@ def restrict(readable: Iterable[str], listed: Iterable[str]) -> int:
 
 
 def _size(there: int) -> int:
-    """Bytes of the ruleset's attributes that this version knows."""
+    """Returns the bytes of the ruleset's attributes that this version knows."""
     if there >= _SCOPE_FROM:
         return ctypes.sizeof(_Ruleset)
     return _Ruleset.scoped.offset if there >= _NET_FROM else _Ruleset.net.offset

@@ -13,12 +13,12 @@ log = logging.getLogger("triptych.media")
 
 
 def available() -> Confinement:
-    """Asks the kernel what a child can have; nothing is changed. Namespaces are known only once a child has tried."""
+    """Asks the kernel how a child can be confined; changes nothing. Namespaces are known once a child has tried."""
     return Confinement(landlock=landlock.version(), seccomp=seccomp.is_available())
 
 
 def check(offered: Confinement, required: bool) -> None:
-    """Logs what the system offers. Raises ConfigError where that is weak, and more is ``required``."""
+    """Logs the confinement that the system offers. Raises ConfigError if it is weak and complete is ``required``."""
     if offered.level > WEAK:
         log.info("media are decoded in child processes confined by %s", offered)
         return

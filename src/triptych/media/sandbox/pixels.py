@@ -1,7 +1,7 @@
-"""Pillow pictures over shared memory, by the Arrow C data interface that Pillow reads without a copy.
+"""Makes Pillow pictures over shared memory, through the Arrow C data interface, which Pillow reads without a copy.
 
-The structures are those of https://arrow.apache.org/docs/format/CDataInterface.html; of them only a flat array of
-bytes is needed. Pillow keeps a picture in RGB as four bytes a pixel, the last one unused, row by row.
+The structures are those of https://arrow.apache.org/docs/format/CDataInterface.html, as far as a flat array of bytes
+needs them. Pillow keeps an RGB picture row by row, with four bytes a pixel, of which the last is unused.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 _numbers = itertools.count(1)
 _held: dict[int, tuple[Any, Mapping]] = {}
-"""Pictures in use, by number: what each refers to, and its memory."""
+"""Pictures in use, by number: the object that each refers to, and its memory."""
 
 
 @_ReleaseSchema  # type: ignore[untyped-decorator]

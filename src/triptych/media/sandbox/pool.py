@@ -1,4 +1,4 @@
-"""The bounded pool of decoders that a frontend or a worker has."""
+"""Keeps the bounded pool of decoders of a frontend or a worker."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ log = logging.getLogger("triptych.media")
 
 MAX_WORKERS = 8
 THREADS = 2
-"""Start and reap processes and fill shared memory: what would block the event loop."""
+"""Number of threads that start and reap processes and fill shared memory, which would block the event loop."""
 
 
 class _Ask(NamedTuple):
-    """A question to a decoder."""
+    """Describes a job for a decoder, and how its answer is checked."""
 
     task: Literal["inspect", "decode"]
     medium: DecodableMedium
@@ -48,15 +48,15 @@ class _Ask(NamedTuple):
 class Sandbox:
     """Inspects and decodes media in child processes: at most ``media_decode_workers``, started when needed.
 
-    For one event loop, which nothing here blocks. First come, first served; what waits is bounded by the callers'
-    own bounds. A medium whose decoder dies is tried once more in another (``verdict``), and then fails: with BadRequest
-    (``media_decode_failed``), at a bound on memory with PayloadTooLarge, and for the machine's reasons with Unavailable
-    (``media_decoder_unavailable``). Cancelling drops a job that waits, and gives one under way a second to end.
-    ``close`` kills what runs; it may run twice.
+    Belongs to one event loop, which it never blocks. Jobs are served in their order; the callers limit how many wait. A
+    medium whose decoder dies is tried once more in another decoder (``verdict``). Then its job fails: with BadRequest
+    (``media_decode_failed``), at a memory limit with PayloadTooLarge, and for the machine's reasons with Unavailable
+    (``media_decoder_unavailable``). Cancelling drops a job that waits, and gives a running job a second to end.
+    ``close`` kills the decoders; it may run twice.
     """
 
     def __init__(self, limits: MediaLimits) -> None:
-        """Raises ConfigError where decoders cannot be confined, but must be."""
+        """Creates a pool without decoders. Raises ConfigError if decoders must be confined, but cannot be."""
         self._offered = offered.available()
         offered.check(self._offered, limits.media_require_sandbox)
         self.counts = SandboxCounts()
@@ -75,7 +75,7 @@ class Sandbox:
 
     @property
     def confinement(self) -> Confinement:
-        """The weakest of the decoders that there are; without any, what the system offers."""
+        """The confinement of the weakest decoder; without decoders, that which the system offers."""
         held = (decoder.confinement for decoder in self._decoders)
         return min(held, key=lambda confinement: confinement.level, default=self._offered)
 
@@ -86,7 +86,7 @@ class Sandbox:
     async def inspect(self, kind: MediaKind, data: Data, item: str) -> dict[str, Any]:
         """Inspects a medium as ``media.formats.inspect`` does, in a decoder.
 
-        Errors are about the field ``item``. Raises what the class says besides.
+        Errors are about the field ``item``. It also raises the errors that the class names.
         """
         medium = FILE_TYPES[kind](content_hash="", data=data)
 
@@ -98,8 +98,8 @@ class Sandbox:
     async def decode(self, medium: DecodableMedium, item: str) -> Any:
         """Returns a PIL picture in RGB, or a numpy array, as ``decode_image`` and its like do. Raises as they do.
 
-        Large ones lie in memory that the decoder filled, without a copy; it is given back with the last reference, and
-        filled again for another one of about that size.
+        Large results lie in memory that the decoder filled, without a copy. The last reference gives the memory back,
+        and it is filled again for another result of about that size.
         """
         # Not imported above: the frontend has neither numpy nor Pillow.
         from triptych.media.sandbox.result import array_of, picture_of
@@ -125,7 +125,7 @@ class Sandbox:
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
     async def _run(self, ask: _Ask) -> Answer:
-        """Raises the answer's error, and what the class says."""
+        """Has ``ask`` answered. Raises the answer's error, and the errors that the class names."""
         if self._closed:
             raise _shut_down()
         work = Work(self.counts)
@@ -151,7 +151,7 @@ class Sandbox:
         return answer
 
     async def _work(self, work: Work, ask: _Ask) -> Answer:
-        """Raises Died, whose cause is the last of ``work.causes``."""
+        """Runs a job, again if its decoder dies. Raises Died, whose cause is the last of ``work.causes``."""
         self.counts.waiting += 1
         try:
             async with self._seats.take(len(ask.medium.data) <= INLINE_BYTES) as seat:
@@ -170,7 +170,7 @@ class Sandbox:
             self.counts.workers = len(self._decoders)
 
     async def _attempt(self, work: Work, ask: _Ask, seat: Seat) -> Answer:
-        """Raises Died."""
+        """Attempts a job once, at the decoder of ``seat``. Raises Died."""
         try:
             job = await self._job(work, ask)
             for _ in range(PASSED_OVER):
@@ -178,7 +178,7 @@ class Sandbox:
                     decoder = work.decoder = await self._decoder(seat)
                 try:
                     return await self._answer(decoder, job, work, ask)
-                except NotBegun:  # what the decoder died of was another's doing
+                except NotBegun:  # another job ended the decoder
                     self._decoders.discard(decoder)
         except MemoryError as error:
             raise Died(Cause.SHORT, "no memory for its job") from error
@@ -211,7 +211,7 @@ class Sandbox:
         return answer
 
     async def _job(self, work: Work, ask: _Ask) -> Job:
-        """Raises OSError."""
+        """Returns the job for ``ask``, and shares its data if they are large. Raises OSError."""
         size = len(ask.medium.data)
         if size <= INLINE_BYTES:
             return Job(ask.task, ask.medium, ask.item)
@@ -290,7 +290,7 @@ def _check(ask: _Ask, done: Done, lent_bytes: int) -> None:
 
 
 def _close(filling: Future[int]) -> None:
-    """Closes what was filled for nobody."""
+    """Closes shared memory that nobody uses any more."""
     if not filling.cancelled() and filling.exception() is None:
         os.close(filling.result())
 

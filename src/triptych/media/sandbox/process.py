@@ -1,4 +1,4 @@
-"""Runs one decoder: a child process that works on one job, and may have the next one waiting."""
+"""Runs one decoder, a child process that works on one job while the next may already wait at it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _READY = msgspec.msgpack.Decoder(Ready)
 _READY_BYTES = 1 << 10
 COMMAND = ("-m", "triptych.media.sandbox.child")
 EXIT_S = 2.0
-"""Time for a decoder to end after its socket has."""
+"""Time that a decoder has to end after its socket was closed."""
 ABANDONED_S = 1.0
-"""Time for a job that nobody waits for any more: up to this, letting it end is cheaper than another process."""
+"""Time that a job has once nobody waits for it: up to this, letting it end is cheaper than starting a process."""
 
 
 class Died(Exception):
-    """The decoder is gone, or of no use any more. ``words`` say how, as it may be told."""
+    """Raised if the decoder has ended, or cannot be used any more. ``words`` say how, in words for the client."""
 
     def __init__(self, cause: Cause, words: str) -> None:
         super().__init__(words)
@@ -53,7 +53,7 @@ class Died(Exception):
 
 
 class NotBegun(Exception):
-    """The decoder is gone, and had not begun with the job: another may take it."""
+    """Raised if the decoder has ended before it began the job: another decoder may take it."""
 
 
 class Answer(NamedTuple):
@@ -76,9 +76,9 @@ class _Pending:
 
 
 class Decoder:
-    """A child process and its socket. For one event loop, which it never blocks. ``kill`` ends it for good.
+    """A child process and its socket, for one event loop, which it never blocks. ``kill`` ends it for good.
 
-    It answers jobs in their order, each within its time limit from when it began.
+    It answers jobs in their order, each within a time limit that starts when the job begins.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Decoder:
         self._jobs: deque[_Pending] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._ended_for: Died | None = None
-        """Why it was ended by this side."""
+        """The reason why this side ended the decoder."""
         self._closed = False
         self._loop.add_reader(end, self._readable)
 
@@ -123,7 +123,7 @@ class Decoder:
 
     @property
     def is_worn(self) -> bool:
-        """Whether it was lent so much memory in all that what it may have kept could be over its bound."""
+        """Whether all the memory that was ever lent to it, which it may have kept, could exceed its limit."""
         return self._spares.fresh_bytes > self._worn_bytes
 
     @property
@@ -136,10 +136,10 @@ class Decoder:
     ) -> Answer:
         """Runs ``job``, and returns its answer. Memory of ``lent_bytes`` is lent for it, if that is more than 0.
 
-        ``begin`` is called when its turn comes; ``fds`` may be closed afterwards. ``check`` gets the answer and how
-        much was lent, and raises Disbelieved. Raises Died, or NotBegun where its turn had not come; the decoder is then
-        gone. OSError where there is no memory to lend. Cancelling drops the answer only: one that has begun is to be
-        hurried, too.
+        ``begin`` is called when the job's turn comes; ``fds`` may be closed afterwards. ``check`` gets the answer and
+        the number of bytes lent, and raises Disbelieved. Raises Died, or NotBegun if the job's turn had not come; the
+        decoder has then ended. Raises OSError if there is no memory to lend. Cancelling only drops the answer: the
+        caller has to ``hurry`` a job that has begun.
         """
         if self._closed:
             raise NotBegun
@@ -166,7 +166,7 @@ class Decoder:
         return Answer(done, loan.mapping if loan is not None and done.lent else None)
 
     def hurry(self) -> None:
-        """Gives the running job little time to end: nobody waits for it any more."""
+        """Shortens the running job's time limit, because nobody waits for the job any more."""
         if self._timer is not None and self._jobs:
             self._set_timer(ABANDONED_S)
 
@@ -217,7 +217,7 @@ class Decoder:
         self.kill()
 
     def _readable(self) -> None:
-        """Descriptors that come with an answer are never received: a decoder has none to give."""
+        """Reads answers. Descriptors that come with an answer are never received, as no intact decoder sends any."""
         try:
             message, _, flags, _ = self._socket.recvmsg(MESSAGE_BYTES, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -249,7 +249,7 @@ class Decoder:
             self._begin()
 
     def _ended(self) -> None:
-        """Ends of the socket: let it end by itself, so that its status tells how, but not for long."""
+        """Handles the end of the socket: the process gets a moment to end by itself, so that its status says why."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._socket)
@@ -285,7 +285,7 @@ class Decoder:
 
 
 def _spawn(limits: MediaLimits) -> tuple[Child, socket.socket, Confinement]:
-    """Blocks for some 0.1 s. The child ends when the socket does. Raises OSError where it does not come up."""
+    """Starts a child, which ends when its socket does. Blocks for some 0.1 s. Raises OSError if it does not start."""
     ours, theirs = pair()
     try:
         with theirs:

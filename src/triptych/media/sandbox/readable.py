@@ -1,4 +1,4 @@
-"""Folders that a decoder reads: Python's library, installed packages and shared libraries, which hold no secrets."""
+"""Finds the folders that a decoder may read: Python's library, installed packages and shared libraries."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/l
 
 _SOUND = ("soundfile", "_soundfile", "_soundfile_data", "cffi", "_cffi_backend", "soxr")
 MEDIA_PACKAGES = ("PIL.*", "numpy", "av.*", *_SOUND)
-"""Loaded when the first medium of a kind comes: together they take longer than a child's start without them. ``.*``:
-more of it is loaded later."""
+"""Packages that are loaded when the first medium of a kind comes: together they take longer than the start of a child
+without them. Of a package with ``.*``, more modules are loaded later."""
 
 
 @lru_cache(4)
 def folders_for(packages: tuple[str, ...]) -> Folders:
     """Returns the folders that a child, which runs the same Python, has to read in order to import ``packages``.
 
-    Packages outside of the places for installed ones are found one by one: nothing else there may be read.
+    Packages outside of the usual folders for installed packages are added one by one, and nothing else beside them.
     """
     python = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}

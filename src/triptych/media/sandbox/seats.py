@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from triptych.media.sandbox.process import Decoder
 
 DEPTH = 2
-"""Jobs that a decoder has at most, where all are quick: with the next one there already it need not sleep between."""
+"""Maximum number of jobs at a decoder, if all are quick: if the next is there already, it need not sleep in between."""
 
 
 @dataclass(eq=False)
 class Seat:
-    """A place for a decoder, which may be yet to start."""
+    """A place for a decoder, which may not have started yet."""
 
     decoder: Decoder | None = None
     taken: int = 0
     quick: bool = True
-    """All who have taken it are."""
+    """Whether all jobs that have taken the seat are quick."""
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by who gives it a decoder: others may wait for the same."""
+    """Held while a decoder is started for the seat, so that other jobs wait for the same decoder."""
 
     def room(self, quick: bool) -> bool:
         if not self.taken:
@@ -33,7 +33,7 @@ class Seat:
 
 
 class Seats:
-    """First come, first served, one job to a seat; where all are taken, quick jobs wait behind quick ones."""
+    """Gives out seats in order, one job to a seat. If all seats are taken, quick jobs wait behind quick jobs."""
 
     def __init__(self, count: int) -> None:
         self._seats = [Seat() for _ in range(count)]

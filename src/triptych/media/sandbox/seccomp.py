@@ -1,7 +1,7 @@
-"""A filter of system calls, by the kernel's own calls: a decoder has those that it needs, and no others.
+"""Filters system calls, through the kernel's own interface: a decoder may make those that it needs, and no others.
 
-https://docs.kernel.org/userspace-api/seccomp_filter.html. A call that is not allowed fails as one without permission
-does; one that came with newer kernels fails as if there were none, for which C libraries know another way.
+See https://docs.kernel.org/userspace-api/seccomp_filter.html. A call that is not allowed fails with "permission
+denied". A call that only newer kernels have fails as if it did not exist, for which C libraries have a fallback.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _COURSE = ("futex", "sched_yield", "restart_syscall", "exit", "exit_group")
 
 
 class Match(NamedTuple):
-    """A condition on an argument: ``value`` in the bits of ``mask``, of the lower 32."""
+    """A condition on an argument: its bits under ``mask``, of the lower 32, equal ``value``."""
 
     argument: int
     value: int
     mask: int = _WORD
     upper: bool = False
-    """The upper 32 bits are meant."""
+    """Whether the upper 32 bits are compared instead."""
 
 
 class Rule(NamedTuple):
@@ -57,10 +57,10 @@ class Rule(NamedTuple):
 
 
 def rules(socket: int | None, files: bool) -> list[Rule]:
-    """Returns the system calls that a decoder needs, which has the descriptor ``socket`` for messages, and ``files`` to
-    open for reading.
+    """Returns the system calls of a decoder that exchanges messages over the descriptor ``socket``. With ``files`` it
+    may open files for reading.
 
-    No process and no thread is started: decoding is done by one. Memory and files are bounded by other means.
+    It may start no process and no thread: one thread decodes. Memory and files are limited by other means.
     """
     free = (*_MEMORY, *_OPEN_FILES, *_SIGNALS, *_TIME, *_SELF, *_COURSE)
     allowed = [Rule(name) for name in free]
@@ -92,7 +92,7 @@ def is_available() -> bool:
 
 
 def restrict(allowed: list[Rule]) -> bool:
-    """Holds all threads of this process to ``allowed``, for good; False where that cannot be.
+    """Restricts all threads of this process to ``allowed``, for good. Returns False if that is not possible.
 
     Needs ``no_new_privs``.
     """
@@ -141,5 +141,5 @@ def _block(number: int, matches: tuple[Match, ...]) -> list[bytes]:
 
 
 def _op(code: int, constant: int, yes: int = 0, no: int = 0) -> bytes:
-    """Returns one instruction; a test skips so many."""
+    """Returns one instruction. A test skips ``yes`` instructions if it is true, ``no`` otherwise."""
     return struct.pack("=HBBI", code, yes, no, constant)

@@ -1,4 +1,4 @@
-"""Memory that two processes share: made by the parent, filled by one of them, mapped by the other without a copy."""
+"""Makes memory that two processes share: the parent makes it, one of them fills it, the other maps it."""
 
 from __future__ import annotations
 

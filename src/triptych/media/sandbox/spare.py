@@ -1,4 +1,4 @@
-"""Shared memory that a decoder has filled before, to be filled again: fresh pages take nearly as long as a picture."""
+"""Keeps shared memory that a decoder has filled, to fill it again: fresh pages take nearly as long as a picture."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from triptych.aio.memory import MIB, Mapping, close_elsewhere, unmap_elsewhere
 from triptych.media.sandbox import shared
 
 KEPT_BYTES = 96 * MIB
-"""Most bytes of unused memory kept for each decoder: two pictures of 12 megapixels."""
+"""Maximum bytes of unused memory kept for each decoder: two pictures of 12 megapixels."""
 LEAST_BYTES = 4 * MIB
-"""Smaller memory is made anew each time: to be filled again it takes an open descriptor for as long as it is in use."""
+"""Smaller memory is made anew each time, because reusable memory takes an open descriptor as long as it is in use."""
 _MAX_TIMES = 1.25
-"""A reused block may be so many times as large as needed. Limits on decoded media count the bytes that are needed."""
+"""Maximum ratio of a reused block to the size needed. Limits on decoded media count the bytes that are needed."""
 
 
 class _Block(NamedTuple):
@@ -24,12 +24,12 @@ class _Block(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """Memory that a decoder is about to fill; it comes back, or is freed, with the last reference to its mapping."""
+    """Memory that a decoder is about to fill. It is given back, or freed, with the last reference to its mapping."""
 
     mapping: Mapping
     fd: int
     kept: bool
-    """``fd`` stays open for the next one; else it is the borrower's to close, once the decoder has it."""
+    """Whether ``fd`` stays open for the next loan. If not, the borrower closes it once the decoder has it."""
 
 
 class Spares:
@@ -39,7 +39,8 @@ class Spares:
         self._free: list[_Block] = []
         self._closed = False
         self.fresh_bytes = 0
-        """That it was ever lent; all of it it may still hold open. Little is not counted: descriptors are bounded."""
+        """Bytes of fresh memory that were ever lent, which the decoder may still hold open. Small blocks do not count,
+        because descriptors are limited."""
 
     def take(self, size_bytes: int) -> Loan:
         """Returns memory of at least so many bytes, used before or fresh. Raises OSError."""

@@ -1,7 +1,7 @@
-"""Child processes started without the interpreter lock.
+"""Starts child processes without holding the interpreter lock.
 
-``subprocess`` holds it until the child has replaced itself, for which that needs a core: with all of them busy, the
-event loop waited for up to 10 ms.
+``subprocess`` holds the lock until the child runs its own program, for which it needs a core: with all cores busy, the
+event loop would wait for up to 10 ms.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import threading
 from collections.abc import Mapping, Sequence
 
 HANDED = 3
-"""The child's descriptor of what was handed to it."""
+"""The descriptor, in the child, of the socket or file that was handed to it."""
 _ACTIONS_BYTES = 256
-"""More bytes than ``posix_spawn_file_actions_t`` takes in any C library."""
+"""Bytes for a ``posix_spawn_file_actions_t``, more than it takes in any C library."""
 
 _libc = ctypes.CDLL(None)
 _libc.posix_spawn.argtypes = [ctypes.c_void_p, ctypes.c_char_p, *[ctypes.c_void_p] * 4]
@@ -30,7 +30,7 @@ _libc.posix_spawn_file_actions_adddup2.argtypes = [ctypes.c_void_p, ctypes.c_int
 
 
 class Child:
-    """A child process, to be asked as ``subprocess.Popen`` is. Any thread may."""
+    """A child process, with the methods of ``subprocess.Popen``. Thread-safe."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -38,7 +38,7 @@ class Child:
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        """Its exit status (negative: the signal's number), once it has ended."""
+        """Returns the exit status, negative for a signal's number, or None while the process runs."""
         with self._lock:
             if self._status is None:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)
@@ -64,8 +64,8 @@ class Child:
 def spawn(words: Sequence[str], environment: Mapping[str, str], handed: int) -> Child:
     """Runs ``words``, the first of which is a path, with ``handed`` as descriptor ``HANDED`` and our standard error.
 
-    The child has no standard input and output; what else of ours is not closed in it by itself, it has to close.
-    Raises OSError.
+    The child has no standard input and output. It has to close other inherited descriptors that do not close by
+    themselves. Raises OSError.
     """
     actions = ctypes.create_string_buffer(_ACTIONS_BYTES)
     pid = ctypes.c_int()

@@ -1,6 +1,6 @@
-"""Numbers of system calls by architecture, as far as decoders need them, and for the calls that drop privileges.
+"""Lists the numbers of the system calls that decoders need, or that drop privileges, by architecture.
 
-From ``asm/unistd_64.h`` (x86_64) and ``asm-generic/unistd.h`` (aarch64).
+The numbers are those of ``asm/unistd_64.h`` (x86_64) and ``asm-generic/unistd.h`` (aarch64).
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ _AARCH64 = {
     "faccessat2": 439,
 }
 FIRST_NEW = 424
-"""Calls from here on have the same number everywhere. To say that there are none is what C libraries are ready for."""
+"""Calls from here on have the same number everywhere. C libraries are prepared for kernels without them."""
 
 
 class Architecture(NamedTuple):
-    """What a filter has to know of the machine's architecture."""
+    """Describes the machine's architecture for a filter."""
 
     audit: int
     """``AUDIT_ARCH_...`` of ``linux/audit.h``."""
@@ -148,5 +148,5 @@ _KNOWN = {"x86_64": Architecture(0xC000003E, _X86_64), "aarch64": Architecture(0
 
 
 def architecture() -> Architecture | None:
-    """This process's, or None for one whose numbers are not known here, as is one of 32 bits."""
+    """Returns this process's architecture. None if its numbers are not known here, as for 32 bits."""
     return _KNOWN.get(platform.machine()) if sys.maxsize > 1 << 32 else None

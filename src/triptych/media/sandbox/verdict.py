@@ -1,9 +1,9 @@
-"""Decides who is to blame for a medium that was not decoded, and whether it is tried once more. Pure.
+"""Decides whether a medium that was not decoded is tried once more, and what the client is told. Does no I/O.
 
-| how it ended | once more | and then |
+| how the attempt ended | tried again | and then |
 |---|---|---|
 | over the time limit, or over the bound on memory | no | the medium's fault |
-| the decoder crashed, or answered what cannot be | in another child | the medium's fault, if both children ended so |
+| the decoder crashed, or gave an impossible answer | in another child | the medium's fault, if both children ended so |
 | the system killed it, it could not be started, the machine had not enough | in another child | the machine's fault |
 """
 
@@ -16,9 +16,9 @@ from enum import Enum, auto
 from triptych.media.sandbox.wire import SHORT_STATUS
 
 ATTEMPTS = 2
-"""Children that a medium may end."""
+"""Number of children that a medium may end."""
 PASSED_OVER = 8
-"""Times that a job may wait at a decoder which dies of another's."""
+"""Number of times that a job may wait at a decoder that dies of another job."""
 
 
 class Cause(Enum):
@@ -30,7 +30,7 @@ class Cause(Enum):
     CRASHED = auto()
     DISBELIEVED = auto()
     KILLED = auto()
-    """A signal that is none of ours: the system sends one where memory runs out."""
+    """A signal from outside ended the child: the system sends one if memory runs out."""
     SHORT = auto()
     """The machine lacked memory, descriptors, processes or buffers."""
 
@@ -60,7 +60,7 @@ def verdict(causes: Sequence[Cause]) -> Verdict:
 def cause_of(status: int) -> Cause:
     """Returns the cause that the exit status of a decoder shows; a negative status is a signal's number.
 
-    Not for a decoder that its parent ended.
+    Must not be called for a decoder that its parent ended.
     """
     if status == -signal.SIGALRM:  # its own alarm, for when the parent is gone or stands still
         return Cause.TIMED_OUT

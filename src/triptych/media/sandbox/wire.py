@@ -1,7 +1,7 @@
 """Defines the messages between a process and its decoders: one for a job and one for its answer, as msgpack.
 
-The socket keeps messages apart (``SOCK_SEQPACKET``). What is larger than ``INLINE_BYTES`` comes as the descriptor of
-shared memory beside the message, which the parent alone makes: no descriptor comes back from a decoder.
+The socket keeps messages apart (``SOCK_SEQPACKET``). Data larger than ``INLINE_BYTES`` travel in shared memory, whose
+descriptor is sent beside the message. Only the parent makes such memory: no descriptor comes back from a decoder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from triptych.contracts.media import DecodableMedium
 from triptych.media.sandbox.confinement import Confinement, Folders
 
 INLINE_BYTES = 256 << 10
-"""A 224 x 224 picture is 147 KiB; to share, map and unmap memory costs more than to copy that."""
+"""Data up to this are sent inline. A 224 x 224 picture has 147 KiB; copying it costs less than sharing memory."""
 MESSAGE_BYTES = INLINE_BYTES + (32 << 10)
-"""Most of a message: what comes inline, and names, numbers and the frames that are wanted of a video beside it."""
+"""Maximum size of a message: inline data, and the names, numbers and frame indices beside them."""
 BUFFER_BYTES = 1 << 20
-"""Asked of the kernel for each direction, so that a message of that size fits at any kernel's usual settings."""
+"""Socket buffer for each direction, so that the largest message fits with the usual settings of any kernel."""
 
 
 START_TIMEOUT_S = 30.0
@@ -63,9 +63,9 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
 
     error: WireError | None = None
     exhausted: bool = False
-    """Memory ran out at the limit."""
+    """Whether the decoder reached its memory limit."""
     short: bool = False
-    """The machine had not enough of something: another time it may have."""
+    """Whether the machine lacked some resource, which it may have at another time."""
     fault: str = ""
     """An exception that no medium should cause, for the log."""
     facts: dict[str, str | int | float] = {}
@@ -73,11 +73,12 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...] = ()
     """The result's shape, for ``decode``: [height, width] of a picture; for an array, by its kind."""
     dtype: str = ""
-    """numpy's name of it; of a picture none."""
+    """numpy's name of the element type; empty for a picture."""
     data: bytes = b""
     """A picture as RGB, three bytes a pixel; an array as it lies in memory."""
     lent: bool = False
-    """It lies in the memory that came with the job: a picture then has four bytes a pixel, as Pillow keeps it."""
+    """Whether the result lies in the memory that came with the job. A picture then has four bytes a pixel, as Pillow
+    keeps it."""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -24,7 +24,7 @@ class SandboxCounts:
     unavailable: int = 0
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Returns them as metrics."""
+        """Returns the counts as metrics."""
         name = "triptych_media_decode_"
         return (
             gauge(name + "workers", "Processes that read and decode media.", self.workers),
@@ -52,7 +52,7 @@ class SandboxCounts:
 
 @dataclass(eq=False)
 class Work:
-    """A job on its way. ``decoder`` is the one that has the job, once it has begun."""
+    """Tracks a job on its way. ``decoder`` is the one that has the job, once it has begun."""
 
     counts: SandboxCounts
     decoder: Decoder | None = None
