@@ -1,4 +1,4 @@
-"""Model families: what the rest must know of a checkpoint, read from its own files.
+"""Describes model families: the facts about a checkpoint that other packages need, read from its own files.
 
-Adding a family is one module with a ``ModelFamily`` in it and one line in ``registry``.
+To add a family, write a module with a ``ModelFamily`` in it and add a line to ``registry``.
 """

@@ -1,4 +1,4 @@
-"""The shape of a model family."""
+"""Defines how a model family is described."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from triptych.contracts.media import (
 
 Json = dict[str, Any]
 Tokenise = Callable[[str], Sequence[int]]
-"""A text to token ids, with no special tokens put around it."""
+"""Turns a text into token ids, without special tokens around it."""
 HandOver = Literal["embedding", "frames"]
 M = TypeVar("M", bound=DecodableMedium)
 
@@ -37,7 +37,7 @@ class Checkpoint:
     video: Json = field(default_factory=dict)
     """The processor that makes pixels of videos."""
     added_tokens: dict[str, int] = field(default_factory=dict)
-    """Ids of the tokens that the tokenizer has beside its vocabulary, special ones among them, by their texts."""
+    """Ids of the tokens that were added to the tokenizer's vocabulary, special ones among them, by their texts."""
 
     @property
     def text_config(self) -> Json:
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def context_length(self) -> int:
-        """Most positions the model was made for; 0 where the config does not say."""
+        """Maximum number of positions that the model was made for; 0 if the config does not state it."""
         config = self.text_config
         for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
             if isinstance(config.get(key), int):
@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 def no_metadata(checkpoint: Checkpoint, medium: DecodableMedium) -> Metadata:
-    """Returns nothing: the language model need not know more of the medium than its embedding."""
+    """Returns no facts, for models that need nothing but the medium's embedding."""
     return {}
 
 
@@ -67,24 +67,23 @@ class Expansion:
     token_ids: tuple[int, ...]
     """All of them count against the context length."""
     embedded: int
-    """Token id that the rows of the medium's embedding take the places of, in order. The others are text."""
+    """Token id whose places the rows of the medium's embedding take, in order. All other tokens are text."""
 
     @property
     def rows(self) -> int:
-        """Rows of the embedding that fit in: ``Modality.tokens``."""
+        """Number of rows of the embedding that the tokens have places for, as ``Modality.tokens`` counts them."""
         return self.token_ids.count(self.embedded)
 
 
 @dataclass(frozen=True)
 class Modality(Generic[M]):
-    """How one family takes media of one kind, which come as files (M) or as precomputed embeddings.
+    """Describes how one family takes media of one kind, which come as files (M) or as precomputed embeddings.
 
-    All functions go by what is known without decoding the medium. Those that look at a medium raise ValueError for one
-    that the model refuses.
+    All functions work without decoding the medium. Those that get a medium raise ValueError if the model refuses it.
     """
 
     placeholder: Callable[[Checkpoint], int]
-    """Token id that stands once for each medium in an unexpanded prompt."""
+    """Id of the token that stands, once for each medium, in an unexpanded prompt."""
     text: str
     """A text whose tokens are the placeholder and its surroundings, for prompts that are made without a chat template
     for media.
@@ -92,30 +91,32 @@ class Modality(Generic[M]):
     tokens: Callable[[Checkpoint, M], int]
     """Rows of a medium's embedding, each in the place of one token."""
     metadata: Callable[[Checkpoint, M], Metadata] = no_metadata
-    """``metadata`` of the medium."""
+    """Facts about the medium that the language model needs beside its embedding."""
     precomputed: Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]] | None = None
-    """(tokens, what the language model is told) of a medium that came as an embedding of so many rows, with this beside
-    it; raises ValueError for what the model cannot take. None: it takes none (``models.precomputed`` has rules for
-    those that do)."""
-    expansion: Callable[[Checkpoint, M, Tokenise], Expansion] | None = None
-    """The expansion, if a placeholder becomes more than ``tokens`` copies of itself."""
-    precomputed_expansion: Callable[[Checkpoint, PrecomputedEmbedding, Tokenise], Expansion] | None = None
-    """The same for a precomputed medium, by the facts that came with it and that ``precomputed`` accepted."""
-    embedded: Callable[[Checkpoint], int] | None = None
-    """``Expansion.embedded``, where it is not the placeholder."""
-    positions: Callable[[Checkpoint, M | PrecomputedEmbedding], int] | None = None
-    """Positions of the language model that a medium takes beside one for each of its tokens, where it may take any
-    (``models.mrope_budget``)."""
-    patches: Callable[[Checkpoint, M], int] | None = None
-    """The units that the encoder works on (patches of pixels, positions of sound): the medium's cost in a batch.
+    """Checks a precomputed embedding, by its number of rows and the facts that came with it.
 
-    None: one for each token.
+    Returns (tokens, facts for the language model). Raises ValueError for an embedding that the model cannot take. None
+    if the family takes no precomputed embeddings; ``models.precomputed`` has rules for families that do.
+    """
+    expansion: Callable[[Checkpoint, M, Tokenise], Expansion] | None = None
+    """Returns the expansion. None if the placeholder becomes ``tokens`` copies of itself."""
+    precomputed_expansion: Callable[[Checkpoint, PrecomputedEmbedding, Tokenise], Expansion] | None = None
+    """Returns the expansion of a precomputed medium, by the facts that came with it and that ``precomputed`` accepted.
+    """
+    embedded: Callable[[Checkpoint], int] | None = None
+    """Returns ``Expansion.embedded``. None if that is the placeholder."""
+    positions: Callable[[Checkpoint, M | PrecomputedEmbedding], int] | None = None
+    """Returns the positions of the language model that a medium takes beyond one for each of its tokens. None if it
+    never takes more (``models.mrope_budget``)."""
+    patches: Callable[[Checkpoint, M], int] | None = None
+    """Returns the number of units that the encoder works on (patches of pixels, positions of sound), which is the
+    medium's cost in a batch. None if there is one for each token.
     """
     template_keys: Mapping[str, Any] = field(default_factory=dict)
     """Keys that chat templates of this family want in a medium's part of a message, beside its ``type``."""
 
     def settings(self, checkpoint: Checkpoint) -> dict[str, int]:
-        """Fields of the medium that say how this model wants it decoded. They become a part of the content's name."""
+        """Returns the medium's fields that say how this model wants it decoded. They are part of the content's name."""
         return {}
 
     def cost(self, checkpoint: Checkpoint, medium: M) -> int:
@@ -139,29 +140,30 @@ class Modality(Generic[M]):
 
 @dataclass(frozen=True)
 class Pictures(Modality[Picture]):
-    """How one family takes pictures."""
+    """Describes how one family takes pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Videos(Modality[Video]):
-    """How one family takes videos."""
+    """Describes how one family takes videos."""
 
     frame_indices: Callable[[Checkpoint, int, float], tuple[int, ...]]
-    """Which frames the model sees of a video of so many frames and so many frames a second; ascending, from 0."""
+    """Returns the indices of the frames that the model sees, ascending from 0, by a video's frames and frames a second.
+    """
     hand_over: HandOver = "embedding"
-    """What an encode worker hands over: an embedding, in families with an ``embedding_width``; otherwise the decoded
-    frames that the model sees, uint8 [frames, height, width, 3].
+    """The form in which an encode worker hands a video over: an embedding, in families with an ``embedding_width``, or
+    the decoded frames that the model sees, uint8 [frames, height, width, 3].
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sounds(Modality[Sound]):
-    """How one family takes sounds."""
+    """Describes how one family takes sounds."""
 
     decode_rate: Callable[[Checkpoint], int]
-    """Samples a second that the model hears, in Hz."""
+    """Returns the sample rate that the model takes, in Hz."""
     features: Callable[[Checkpoint], int]
-    """Values that the feature extractor makes of any sound (float32)."""
+    """Returns the number of values (float32) that the feature extractor makes of any sound."""
 
     def settings(self, checkpoint: Checkpoint) -> dict[str, int]:
         return {"decode_rate": self.decode_rate(checkpoint)}
@@ -169,7 +171,7 @@ class Sounds(Modality[Sound]):
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What Triptych knows of all checkpoints of one architecture."""
+    """Describes all checkpoints of one architecture."""
 
     name: str
     model_types: tuple[str, ...]
@@ -178,11 +180,12 @@ class ModelFamily:
     videos: Videos | None = None
     sounds: Sounds | None = None
     embedding_width: Callable[[Checkpoint], int] | None = None
-    """Values a token of a medium's embedding; None: this family takes no embeddings."""
+    """Returns the number of values that a medium's embedding has for each token. None if the family takes no
+    embeddings."""
     no_embeddings: str = ""
-    """Why not, in words, where there is no ``embedding_width``."""
+    """The reason why the family takes no embeddings, if it has no ``embedding_width``."""
     towers: tuple[str, ...] = ()
-    """``model_type`` values of ``vision_config`` that are known, where a family combines parts; empty: any."""
+    """Supported ``model_type`` values of ``vision_config``, in families that combine parts; empty if any is."""
 
     @cached_property
     def media(self) -> Mapping[MediaKind, Modality[Any]]:
@@ -193,11 +196,11 @@ class ModelFamily:
 
     @property
     def tokenises(self) -> bool:
-        """Whether placeholders become texts too, for which the model's tokenizer is needed."""
+        """Whether expansions contain texts, for which the model's tokenizer is needed."""
         return any(modality.expansion is not None for modality in self.media.values())
 
     def embedded(self, checkpoint: Checkpoint) -> set[int]:
-        """The token ids whose places rows of embeddings take."""
+        """Returns the token ids whose places the rows of embeddings take."""
         return {(modality.embedded or modality.placeholder)(checkpoint) for modality in self.media.values()}
 
     @property

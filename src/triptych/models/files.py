@@ -1,6 +1,6 @@
-"""The small files that describe a model: all that a frontend reads of a checkpoint, and all that a worker gives away.
+"""Reads the small files that describe a model, which are all that a frontend reads of a checkpoint.
 
-Their digest names them, so that a frontend on another host can tell whether it has the same.
+Workers send these files, and no others, to frontends. Their digest tells a frontend whether it has the same files.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ NAMES = (
     "tokenizer_config.json",
     "video_preprocessor_config.json",
 )
-"""Never weights."""
+"""The files that may be read; weights are never among them."""
 MAX_BYTES = 128 << 20
-"""Most bytes of all files together; the largest tokenizers have some 35 MiB."""
+"""Maximum bytes of all files together; the largest tokenizers have some 35 MiB."""
 PIECE_BYTES = 256 << 10
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -32,7 +32,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def digest_of_files(folder: Path) -> str:
     """Returns the digest of the files in ``folder``. Blocks: it reads them.
 
-    Empty where there is no ``config.json``, a file cannot be read, or they are too large to be given away.
+    The digest is empty if there is no ``config.json``, if a file cannot be read, or if the files are too large to be
+    sent.
     """
     try:
         found = [path for name in NAMES if (path := folder / name).is_file()]

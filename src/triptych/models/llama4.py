@@ -1,6 +1,7 @@
-"""Llama 4: a picture in tiles on the canvas that fits it best, and as a whole behind them, with tokens between.
+"""Describes Llama 4, which sees a picture in tiles on the canvas that fits it best, and then as a whole.
 
-No embeddings: neither vLLM's model nor its processor takes one for a picture, so that the stage ``e`` cannot be split.
+It takes no embeddings: neither vLLM's model nor its processor accepts one for a picture. Therefore no worker can host
+the stage ``e`` alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _vision(checkpoint: Checkpoint) -> Json:
 def _canvases(max_tiles: int) -> tuple[tuple[int, int], ...]:
     """Returns the (rows, columns) of all canvases of at most ``max_tiles`` tiles, grouped by shape, the largest first.
 
-    Of equally good canvases the order decides, and is that of transformers' ``find_supported_resolutions``.
+    The order decides among equally good canvases; it is that of transformers' ``find_supported_resolutions``.
     """
     by_shape: dict[float, list[tuple[int, int]]] = {}
     for count in range(max_tiles, 0, -1):
@@ -47,11 +48,11 @@ def _canvases(max_tiles: int) -> tuple[tuple[int, int], ...]:
 
 
 def canvas(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of tiles that a picture of ``width`` x ``height`` pixels is fitted into.
+    """Returns the rows and columns of tiles that a picture of ``width`` x ``height`` pixels is fitted into.
 
-    The one in which it need not shrink and grows least (most with ``resize_to_max_canvas``), else the one in which it
-    shrinks least; of those the smallest. The rule is transformers' ``get_best_fit``, which divides in float32; tests
-    compare the two over many sizes.
+    If the picture can be enlarged, this is the canvas in which it grows least (or most, with ``resize_to_max_canvas``);
+    otherwise the one in which it shrinks least. Among equal canvases it is the smallest. The rule is transformers'
+    ``get_best_fit``, which divides in float32; tests compare the two over many sizes.
     """
     settings, side = checkpoint.preprocessor, int(_vision(checkpoint)["image_size"])
     scales = {
@@ -71,21 +72,21 @@ def _float32(value: float) -> float:
 
 
 def _tile_tokens(checkpoint: Checkpoint) -> int:
-    """Tokens of one tile: patches, of which pixel shuffle makes fewer."""
+    """Returns the number of tokens of one tile: its patches, whose number pixel shuffle reduces."""
     vision = _vision(checkpoint)
     patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
     return patches // round(1 / float(vision["pixel_shuffle_ratio"]) ** 2)
 
 
 def image_tokens(checkpoint: Checkpoint, medium: Picture) -> int:
-    """Tokens of all tiles, and of the whole picture, which is the only tile where one is enough."""
+    """Returns the number of tokens of all tiles and of the whole picture, which is the only tile if one is enough."""
     rows, columns = canvas(checkpoint, medium.width, medium.height)
     tiles = rows * columns
     return (tiles + (tiles > 1)) * _tile_tokens(checkpoint)
 
 
 def image_expansion(checkpoint: Checkpoint, medium: Picture, tokenise: Tokenise) -> Expansion:
-    """Tiles, parted by what tells the next one and the next row, then the whole picture, between two ends."""
+    """Returns the tiles, separated by tokens, and the whole picture behind them, between two marks."""
     ids = checkpoint.added_tokens
     rows, columns = canvas(checkpoint, medium.width, medium.height)
     tile = (ids[PATCH],) * _tile_tokens(checkpoint)

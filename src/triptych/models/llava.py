@@ -1,4 +1,4 @@
-"""LLaVA-1.5: every picture is cropped to one size, so each becomes the same number of tokens."""
+"""Describes LLaVA-1.5, which crops every picture to one size, so that each becomes the same number of tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def image_token(checkpoint: Checkpoint) -> int:
 
 
 def image_tokens(checkpoint: Checkpoint, width: int = 0, height: int = 0) -> int:
-    """Tokens of one picture of any size: patches and class token, less the first one for strategy ``default``."""
+    """Returns the number of tokens of a picture of any size.
+
+    Patches and the class token count, less the first of them for the strategy ``default``.
+    """
     vision = tower(checkpoint)
     strategy = checkpoint.config.get("vision_feature_select_strategy", _STRATEGY)
     side = int(vision["image_size"]) // int(vision["patch_size"])

@@ -1,7 +1,7 @@
-"""LLaVA-1.6 (LLaVA-NeXT): a picture as a whole, and again in tiles at nearly its own resolution.
+"""Describes LLaVA-1.6 (LLaVA-NeXT), which sees a picture as a whole, and again in tiles at nearly its own resolution.
 
-The picture is fitted into the best of a few resolutions (arXiv:2310.03744, "AnyRes") and padded there; tokens of the
-padding are dropped, and a learned one ends each of the rows that are left.
+The picture is fitted into the best of a few resolutions (arXiv:2310.03744, "AnyRes") and padded there. Tokens of the
+padding are dropped, and a learned token ends each of the remaining rows.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def best_resolution(resolutions: Sequence[Sequence[int]], width: int, height: in
 
 
 def padding(rows: int, columns: int, width: int, height: int) -> tuple[int, int]:
-    """Rows on top (and as many at the bottom), and columns on either side, that hold nothing of the picture.
+    """Returns the rows at the top, and as many at the bottom, and the columns at either side that are padding.
 
-    ``rows`` x ``columns`` of features are all that became of the padded picture, ``width`` x ``height`` pixels what
-    it was. One of the two is 0. The rule, with its rounding, is transformers' ``unpad_image``.
+    The padded picture became ``rows`` x ``columns`` of features; without padding it has ``width`` x ``height`` pixels.
+    One of the two results is 0. The rule, with its rounding, is that of transformers' ``unpad_image``.
     """
     if width / height > columns / rows:
         return (rows - int(round(height * (columns / width), 7))) // 2, 0
@@ -51,7 +51,7 @@ def _resolutions(checkpoint: Checkpoint) -> Sequence[Sequence[int]]:
 
 
 def tiles(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of tiles that a picture is cut into, beside the whole one."""
+    """Returns the rows and columns of tiles that a picture is cut into, beside the whole picture."""
     side = int(llava.tower(checkpoint)["image_size"])
     high, wide = best_resolution(_resolutions(checkpoint), width, height)
     return high // side, wide // side
@@ -63,7 +63,7 @@ def _patches_a_side(checkpoint: Checkpoint) -> int:
 
 
 def image_tokens(checkpoint: Checkpoint, medium: Picture) -> int:
-    """Tokens of the whole picture, and of its tiles' rows, each with its end, less the padding."""
+    """Returns the tokens of the whole picture and of its tiles' rows, each with its end token, without the padding."""
     width, height, side = medium.width, medium.height, _patches_a_side(checkpoint)
     down, across = tiles(checkpoint, width, height)
     rows, columns = side * down, side * across
@@ -73,13 +73,13 @@ def image_tokens(checkpoint: Checkpoint, medium: Picture) -> int:
 
 
 def image_patches(checkpoint: Checkpoint, medium: Picture) -> int:
-    """Patches that the vision tower sees: of the whole picture and of every tile, padding included."""
+    """Returns the patches that the vision tower sees: of the whole picture and of every tile, padding included."""
     down, across = tiles(checkpoint, medium.width, medium.height)
     return (1 + down * across) * _patches_a_side(checkpoint) ** 2
 
 
 def _max_tokens(checkpoint: Checkpoint) -> int:
-    """Returns the most tokens of any picture: one that fills its best resolution."""
+    """Returns the maximum number of tokens of a picture, which is that of one that fills its best resolution."""
     side, tile = _patches_a_side(checkpoint), int(llava.tower(checkpoint)["image_size"])
     grids = [(high // tile * side, wide // tile * side) for high, wide in _resolutions(checkpoint)]
     return llava.image_tokens(checkpoint) + max(rows * (columns + 1) for rows, columns in grids)
@@ -93,7 +93,7 @@ FAMILY = ModelFamily(
         text="<image>",
         tokens=image_tokens,
         patches=image_patches,
-        # The whole picture, and of its tiles at least a row of one, with its end.
+        # At least the whole picture, and one row of one tile with its end token.
         precomputed=count_rule(lambda checkpoint: llava.image_tokens(checkpoint) + 2, _max_tokens),
     ),
     embedding_width=llava.embedding_width,

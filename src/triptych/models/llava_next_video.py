@@ -1,6 +1,7 @@
-"""LLaVA-NeXT-Video: frames of a video, each cropped to one size and pooled. No pictures and no embeddings.
+"""Describes LLaVA-NeXT-Video, which sees the frames of a video, each cropped to one size and pooled.
 
-vLLM's model takes neither of the two, though transformers' takes pictures. An encode worker hands over the frames.
+It takes no pictures and no embeddings, because vLLM's model takes neither, though that of transformers takes pictures.
+An encode worker hands over the frames.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def video_token(checkpoint: Checkpoint) -> int:
 
 
 def frame_tokens(checkpoint: Checkpoint) -> int:
-    """Tokens of a frame of any size. Raises ValueError where patches are left over when they are pooled.
+    """Returns the tokens of a frame of any size. Raises ValueError if patches are left over when they are pooled.
 
-    Then vLLM's count and that of its own model differ, which would end its engine.
+    In that case the count of vLLM and that of its model differ, which would end the engine.
     """
     tower = llava.tower(checkpoint)
     patches = int(tower["image_size"]) // int(tower["patch_size"])
@@ -37,7 +38,7 @@ def frame_tokens(checkpoint: Checkpoint) -> int:
 
 
 def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
-    """Tokens of all frames that are seen. Raises as ``frame_tokens`` does."""
+    """Returns the tokens of all frames that the model sees. Raises as ``frame_tokens`` does."""
     return frame_tokens(checkpoint) * len(medium.frame_indices)
 
 

@@ -1,4 +1,4 @@
-"""Limits the M-RoPE positions of a prompt, in models that count time in seconds: a slow video takes more positions than
+"""Limits the M-RoPE positions of a prompt. In models that count time in seconds, a slow video takes more positions than
 tokens.
 """
 
@@ -10,23 +10,23 @@ from triptych.contracts.media import Medium
 from triptych.models.base import Checkpoint, ModelFamily
 
 _BESIDE = 3
-"""vLLM keeps angles for four positions a token of the context (``MRotaryEmbedding``), one of which is for the tokens
-themselves. Its engine ends over a position beyond them."""
+"""Positions beside the tokens, for each token of the context. vLLM keeps angles for four positions a token
+(``MRotaryEmbedding``), one of which is for the token itself. A position beyond them ends its engine."""
 _CONTEXT = 32_768
 """Default of transformers 5.19 (``Qwen2_5_VLTextConfig``), for checkpoints that leave it out."""
 
 
 class PositionsTooFar(ValueError):
-    """The engine has no angles for a prompt with this medium."""
+    """Raised if the engine has no angles for a prompt with this medium."""
 
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
-        """Of the medium among the prompt's."""
+        """The medium's index among those of the prompt."""
 
 
 def check_positions(family: ModelFamily, checkpoint: Checkpoint, media: Sequence[Medium]) -> None:
-    """Raises PositionsTooFar where ``media`` together take more positions beside their tokens than there are, and
+    """Raises PositionsTooFar if ``media`` together take more positions beside their tokens than there are. Raises
     ValueError as ``Modality.tokens`` does."""
     context = checkpoint.context_length or _CONTEXT
     taken = 0

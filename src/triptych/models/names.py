@@ -15,9 +15,10 @@ _REPO, _SNAPSHOTS, _MAIN = "models--", "snapshots", "refs/main"
 
 
 def served_name(model: str) -> str:
-    """Returns the default name of ``model``: its hub id, also if the user named its folder in the hub's cache.
+    """Returns the default name of ``model``.
 
-    Else the folder's own name, with ``.``, ``..`` and links resolved. ``model`` need not exist.
+    This is its hub id, also if the user named its folder in the hub's cache. For another folder it is the folder's own
+    name, with ``.``, ``..`` and links resolved. ``model`` need not exist.
     """
     path = Path(model).expanduser()
     if not path.exists() and _HUB_ID.fullmatch(model):
@@ -25,7 +26,7 @@ def served_name(model: str) -> str:
     path = path.resolve()
     repository = path.parent.parent if path.parent.name == _SNAPSHOTS else path
     if repository.name.startswith(_REPO):
-        # The cache writes a model's id as one name: the slash of it becomes two hyphens.
+        # The cache writes a model's id as one folder name, in which two hyphens replace the slash.
         return repository.name.removeprefix(_REPO).replace("--", "/", 1)
     return path.name or model
 
@@ -33,9 +34,8 @@ def served_name(model: str) -> str:
 def model_folder(model: str, cache: Path, shipped: Iterable[str] = ()) -> Path:
     """Returns the folder of ``model``, which is a folder or the id of a model in the hub's ``cache``.
 
-    Opens no connection.
-
-    Raises ConfigError for what is neither, with the most similar name there, or among the ``shipped`` ones.
+    Opens no connection. If ``model`` is neither, raises ConfigError with the most similar name in the cache or among
+    the ``shipped`` ones.
     """
     if not model:
         raise ConfigError("--model is empty; it takes the folder of a checkpoint, or a model's id")
@@ -58,7 +58,7 @@ def model_folder(model: str, cache: Path, shipped: Iterable[str] = ()) -> Path:
 
 
 def _folders(parent: Path) -> list[str]:
-    """Names of the folders in ``parent``; none where it cannot be read."""
+    """Returns the names of the folders in ``parent``; nothing if it cannot be read."""
     try:
         return [entry.name for entry in os.scandir(parent) if entry.is_dir()]
     except OSError:
@@ -66,7 +66,7 @@ def _folders(parent: Path) -> list[str]:
 
 
 def _cached(cache: Path) -> list[str]:
-    """Ids of the models in the hub's cache."""
+    """Returns the ids of the models in the hub's cache."""
     names = (name.removeprefix(_REPO) for name in _folders(cache) if name.startswith(_REPO))
     return [name.replace("--", "/", 1) for name in names]
 

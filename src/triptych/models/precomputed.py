@@ -1,4 +1,4 @@
-"""Media that come as their embeddings: what each family asks of one, and the facts of any medium, come as it may."""
+"""Checks precomputed embeddings by their family's rule, and returns tokens and facts of any medium."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from triptych.models.base import Checkpoint, Expansion, Modality, Tokenise
 
 _GRID = "three positive whole numbers (time, rows, columns)"
 _SHOWN = 4
-"""Numbers of a wrong tensor that a message repeats."""
+"""Number of values of a wrong tensor that an error message repeats."""
 
 
 class Steps(NamedTuple):
-    """A video's steps in time, as its grid tells them."""
+    """A video's steps in time, by its grid."""
 
     number: int
     tokens: int
@@ -25,11 +25,11 @@ class Steps(NamedTuple):
 
 
 class Times(NamedTuple):
-    """A tensor of seconds that comes with a video's grid, and how it is checked."""
+    """Describes a tensor of seconds that comes with a video's grid, and how it is checked."""
 
     name: str
     wanted: Callable[[Checkpoint, Steps], str]
-    """The form that the fact must have, in words."""
+    """Describes in words the form that the fact must have."""
     fits: Callable[[Checkpoint, Steps, Numbers], bool]
     """Tells whether finite numbers have that form."""
     for_model: bool = True
@@ -37,7 +37,7 @@ class Times(NamedTuple):
 
 
 def tokens_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium) -> int:
-    """Rows of the embedding of ``medium``. Raises ValueError for one that the model refuses."""
+    """Returns the rows of the embedding of ``medium``. Raises ValueError if the model refuses the medium."""
     if isinstance(medium, PrecomputedEmbedding):
         return checked(modality, checkpoint, medium)[0]
     return modality.tokens(checkpoint, medium)
@@ -65,10 +65,9 @@ def metadata_of(modality: Modality[Any], checkpoint: Checkpoint, medium: Medium)
 
 
 def checked(modality: Modality[Any], checkpoint: Checkpoint, medium: PrecomputedEmbedding) -> tuple[int, Metadata]:
-    """Returns (tokens, facts for the language model) of a precomputed medium, by its rows and the facts that came with
-    it.
+    """Returns (tokens, facts for the language model) of a precomputed medium, by its rows and facts.
 
-    Raises ValueError, which names the tensor that is missing, wrong or too much.
+    Raises ValueError, which names the tensor that is missing, wrong or not expected.
     """
     if modality.precomputed is None:
         raise ValueError(f"this model takes no precomputed embeddings of kind {medium.kind}")
@@ -76,7 +75,7 @@ def checked(modality: Modality[Any], checkpoint: Checkpoint, medium: Precomputed
 
 
 def only(metadata: Metadata, *known: str) -> None:
-    """Raises ValueError for anything in ``metadata`` beside ``known``."""
+    """Checks names. Raises ValueError if ``metadata`` holds anything beside ``known``."""
     names = ", ".join(known) or "nothing"
     for name in metadata:
         if name not in known:
@@ -86,11 +85,11 @@ def only(metadata: Metadata, *known: str) -> None:
 def grid_rule(
     name: str, merge_size: Callable[[Checkpoint], int], *times: Times, max_steps: int | None = None
 ) -> Callable[[Checkpoint, int, Metadata], tuple[int, Metadata]]:
-    """Returns ``Modality.precomputed`` of models that lay tokens out in a grid, whose patches the fact ``name`` states.
+    """Returns ``Modality.precomputed`` of models that lay tokens out in a grid, which the fact ``name`` states.
 
     The grid is (steps in time, rows, columns), in patches, before ``merge_size`` x ``merge_size`` of them become a
     token. As no side is larger than the product, no position lies beyond the tokens that the context has room for.
-    ``max_steps`` bounds the first side. ``times`` are what must come besides.
+    ``max_steps`` limits the first side. ``times`` are further tensors that must come with it.
     """
 
     def check(checkpoint: Checkpoint, rows: int, metadata: Metadata) -> tuple[int, Metadata]:
@@ -116,7 +115,7 @@ def grid_rule(
 
 
 def _needed(metadata: Metadata, name: str, wanted: str, fits: Callable[[Numbers], bool]) -> Numbers:
-    """Raises ValueError where there is none, or none that ``fits``."""
+    """Returns the fact ``name``. Raises ValueError if it is missing, or does not fit."""
     if name not in metadata:
         raise ValueError(f"the embedding comes without {shown(name)}, which this model needs with it: {wanted}")
     values = metadata[name]

@@ -1,4 +1,7 @@
-"""Qwen2-Audio: the first seconds of a sound as a mel spectrogram, thinned out by a convolution and a pooling."""
+"""Describes Qwen2-Audio, which takes the first seconds of a sound as a mel spectrogram.
+
+A convolution and a pooling reduce the number of its frames.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ _RATE_HZ, _HOP_SAMPLES, _CHUNK_S = 16_000, 160, 30
 _AUDIO_TOKEN = 151_646
 _HIDDEN_SIZE = 4096
 _POSITIONS, _MEL_BINS = 1500, 128
-"""Defaults of its Qwen2AudioEncoderConfig."""
+"""Defaults of transformers' Qwen2AudioEncoderConfig."""
 
 
 def sample_rate(checkpoint: Checkpoint) -> int:
-    """Samples a second that the model hears, in Hz."""
+    """Returns the sample rate that the model takes, in Hz."""
     return int(checkpoint.feature_extractor.get("sampling_rate") or _RATE_HZ)
 
 
@@ -27,10 +30,11 @@ def audio_token(checkpoint: Checkpoint) -> int:
 
 
 def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
-    """Tokens of a sound of ``samples`` at the model's rate; what is beyond the feature extractor's chunk is not heard.
+    """Returns the tokens of a sound of ``samples`` at the model's rate. Samples beyond a chunk are cut off.
 
-    Mel frames are one a hop begun. The second convolution and the pooling halve their number, as transformers'
-    ``Qwen2AudioEncoder`` counts them; tests compare the two. Raises ValueError for a sound that becomes no token.
+    Each hop that has begun gives a mel frame. The second convolution and the pooling each halve the number of frames,
+    as in transformers' ``Qwen2AudioEncoder``; tests compare the two. Raises ValueError for a sound that becomes no
+    token.
     """
     settings = checkpoint.feature_extractor
     hop = int(settings.get("hop_length") or _HOP_SAMPLES)
@@ -46,12 +50,12 @@ def audio_tokens(checkpoint: Checkpoint, samples: int) -> int:
 
 
 def max_tokens(checkpoint: Checkpoint) -> int:
-    """Returns the tokens of the longest sound that the model hears."""
+    """Returns the number of tokens of the longest sound that the model takes."""
     return audio_tokens(checkpoint, _chunk(checkpoint))
 
 
 def _chunk(checkpoint: Checkpoint) -> int:
-    """Returns the most samples that the model hears, at its own rate."""
+    """Returns the maximum number of samples that the model takes, at its own rate."""
     return int(checkpoint.feature_extractor.get("chunk_length") or _CHUNK_S) * sample_rate(checkpoint)
 
 
@@ -61,12 +65,12 @@ def _halved(length: int) -> int:
 
 
 def positions(checkpoint: Checkpoint) -> int:
-    """Positions of the audio tower, which pads every sound to the longest."""
+    """Returns the number of positions of the audio tower, which pads every sound to the longest."""
     return int((checkpoint.config.get("audio_config") or {}).get("max_source_positions") or _POSITIONS)
 
 
 def features(checkpoint: Checkpoint) -> int:
-    """Values of a mel spectrogram of the longest sound. Two of its frames become a position."""
+    """Returns the number of values of the longest sound's mel spectrogram. Two of its frames become a position."""
     bins = (checkpoint.config.get("audio_config") or {}).get("num_mel_bins") or _MEL_BINS
     return 2 * positions(checkpoint) * int(bins)
 

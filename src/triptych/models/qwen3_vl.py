@@ -1,4 +1,7 @@
-"""Qwen3-VL: pictures as Qwen2-VL takes them; videos whose steps in time each have their own place and their time."""
+"""Describes Qwen3-VL, which takes pictures as Qwen2-VL does, and gives each temporal step of a video its own tokens.
+
+The time of each step stands in the prompt as text.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from triptych.models.qwen_vl import (
 _IMAGE_TOKEN, _VIDEO_TOKEN, _VISION_START, _VISION_END = 151_655, 151_656, 151_652, 151_653
 _DEEPSTACK_LAYERS = (8, 16, 24)
 
-# Defaults of its Qwen3VLVideoProcessor. The pixels are those of all frames together.
+# Defaults of transformers' Qwen3VLVideoProcessor. The pixels are those of all frames together.
 _PATCH = 16
 _FPS = 2
 _MIN_FRAMES, _MAX_FRAMES = 4, 768
@@ -33,7 +36,7 @@ _MAX_TOKENS_A_FRAME = 768
 _MAX_ASPECT_RATIO = 200
 
 _LATEST_S = 1_000_000
-"""Latest time of a precomputed video; a prompt says it in full."""
+"""Latest time of a precomputed video in seconds; the prompt contains it with all its digits."""
 
 
 def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int, ...]:
@@ -60,10 +63,10 @@ def _stated(checkpoint: Checkpoint, name: str) -> int:
 
 
 def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> tuple[int, int, int]:
-    """Patches in time, rows and columns of them, before merging, of ``frames`` frames that the model sees.
+    """Returns (steps in time, rows, columns) of the patches of ``frames`` frames that the model sees, before merging.
 
-    As transformers' Qwen3VLVideoProcessor counts: the bounds on pixels hold for all frames together, and the last
-    frame is repeated to fill a patch. Raises ValueError for an aspect ratio and for a number of frames that it refuses.
+    The rule is that of transformers' Qwen3VLVideoProcessor: the limits on pixels hold for all frames together, and the
+    last frame is repeated to fill a patch. Raises ValueError for an aspect ratio or a number of frames that it refuses.
     """
     settings = checkpoint.video
     patch = int(settings.get("patch_size") or vision_config(checkpoint).get("patch_size") or _PATCH)
@@ -111,7 +114,10 @@ def _grid_of(checkpoint: Checkpoint, medium: Video) -> tuple[int, int, int]:
 
 
 def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
-    """Rows of a video's embedding: patches divided by the square of the merge size. Raises as ``video_grid`` does."""
+    """Returns the rows of a video's embedding: its patches divided by the square of the merge size.
+
+    Raises as ``video_grid`` does.
+    """
     return math.prod(_grid_of(checkpoint, medium)) // video_merge_size(checkpoint) ** 2
 
 
@@ -119,7 +125,7 @@ def timestamps(checkpoint: Checkpoint, medium: Video) -> list[float]:
     """Returns the middle of each temporal step in seconds: between its first frame and its last, with the file's last
     frame repeated.
 
-    Raises ValueError where they cannot be told.
+    Raises ValueError if the times are not known.
     """
     check_timing(medium)
     span = temporal_patch(checkpoint)

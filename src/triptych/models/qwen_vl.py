@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: pictures of any size, cut into patches at (nearly) their own resolution; and videos."""
+"""Describes Qwen2-VL and Qwen2.5-VL, which cut pictures and videos into patches at nearly their own resolution."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _MIN_PIXELS = 56 * 56
 _MAX_PIXELS = 28 * 28 * 1280
 _MAX_ASPECT_RATIO = 200
 
-# Defaults of its Qwen2VLVideoProcessor, and for the rate, which that leaves open, of the model's own examples
-# (qwen-vl-utils).
+# Defaults of transformers' Qwen2VLVideoProcessor. It has none for the frame rate, whose default is that of the model's
+# own examples (qwen-vl-utils).
 _VIDEO_MIN_PIXELS = 128 * 28 * 28
 _VIDEO_MAX_PIXELS = 28 * 28 * 768
 _VIDEO_FPS = 2.0
@@ -24,9 +24,9 @@ _VIDEO_MAX_FRAMES = 768
 _VIDEO_MAX_TOKENS = 128_000
 
 _TOKENS_PER_SECOND = 4
-"""Default of transformers' Qwen2_5_VLVisionConfig: positions of a second."""
+"""M-RoPE positions of a second, by default of transformers' Qwen2_5_VLVisionConfig."""
 _POSITIONS_A_TOKEN = 3
-"""Most positions a token of a precomputed video (``models.mrope_budget`` limits all media)."""
+"""Maximum number of positions a token of a precomputed video (``models.mrope_budget`` limits all media)."""
 
 
 def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -50,7 +50,7 @@ def resized(height: int, width: int, factor: int, min_pixels: int, max_pixels: i
 
 
 def _pixel_bounds(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Returns (min, max) pixels; newer checkpoints hold them under ``size``."""
+    """Returns (min, max) pixels, which newer checkpoints hold under ``size``."""
     settings = checkpoint.preprocessor
     size = settings.get("size") or {}
     low = settings.get("min_pixels") or size.get("shortest_edge") or _MIN_PIXELS
@@ -63,12 +63,12 @@ def vision_config(checkpoint: Checkpoint) -> Json:
 
 
 def merge_size(checkpoint: Checkpoint) -> int:
-    """Patches a side that become one token."""
+    """Returns the number of patches, along each side, that become one token."""
     return int(checkpoint.preprocessor.get("merge_size") or vision_config(checkpoint).get("spatial_merge_size") or 2)
 
 
 def grid(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of patches of a picture of ``width`` x ``height`` pixels, before merging.
+    """Returns the rows and columns of patches of a picture of ``width`` x ``height`` pixels, before merging.
 
     Raises ValueError for an aspect ratio that the image processor refuses.
     """
@@ -80,7 +80,7 @@ def grid(checkpoint: Checkpoint, width: int, height: int) -> tuple[int, int]:
 
 
 def image_tokens(checkpoint: Checkpoint, width: int, height: int) -> int:
-    """Tokens of one picture: patches divided by the square of the merge size. Raises as ``grid`` does."""
+    """Returns the tokens of a picture: its patches divided by the square of the merge size. Raises as ``grid`` does."""
     rows, columns = grid(checkpoint, width, height)
     return rows * columns // merge_size(checkpoint) ** 2
 
@@ -113,15 +113,15 @@ def frame_indices(checkpoint: Checkpoint, frames: int, fps: float) -> tuple[int,
 
 
 def temporal_patch(checkpoint: Checkpoint) -> int:
-    """Frames that one patch spans."""
+    """Returns the number of frames that one patch spans."""
     return int(checkpoint.video.get("temporal_patch_size") or vision_config(checkpoint).get("temporal_patch_size") or 2)
 
 
 def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> tuple[int, int, int]:
-    """Patches in time, rows and columns of them, before merging, of ``frames`` frames that the model sees.
+    """Returns (steps in time, rows, columns) of the patches of ``frames`` frames that the model sees, before merging.
 
-    As transformers' Qwen2VLVideoProcessor counts: the last frame is repeated to fill a patch. Its bounds on pixels
-    are others than those of pictures. Raises ValueError for an aspect ratio that it refuses.
+    The rule is that of transformers' Qwen2VLVideoProcessor: the last frame is repeated to fill a patch, and the limits
+    on pixels differ from those of pictures. Raises ValueError for an aspect ratio that it refuses.
     """
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"the longer side may be at most {_MAX_ASPECT_RATIO} times the shorter one")
@@ -140,7 +140,7 @@ def video_grid(checkpoint: Checkpoint, frames: int, width: int, height: int) -> 
 
 
 def video_merge_size(checkpoint: Checkpoint) -> int:
-    """Patches a side that become one token, in videos."""
+    """Returns the number of patches of a video, along each side, that become one token."""
     return int(checkpoint.video.get("merge_size") or vision_config(checkpoint).get("spatial_merge_size") or 2)
 
 
@@ -149,7 +149,7 @@ def _grid_of(checkpoint: Checkpoint, medium: Video) -> tuple[int, int, int]:
 
 
 def video_tokens(checkpoint: Checkpoint, medium: Video) -> int:
-    """Tokens of one video: patches divided by the square of the merge size. Raises as ``video_grid`` does."""
+    """Returns the tokens of a video: its patches, divided by the square of the merge size. Raises as ``video_grid``."""
     return math.prod(_grid_of(checkpoint, medium)) // video_merge_size(checkpoint) ** 2
 
 
@@ -189,10 +189,9 @@ FAMILY = ModelFamily(
 
 
 def _timed_metadata(checkpoint: Checkpoint, medium: Video) -> Metadata:
-    """Returns the facts of a Qwen2.5-VL video, which counts time in seconds and not in steps: each step is as long as
-    its frames.
+    """Returns the facts of a Qwen2.5-VL video. Time counts in seconds, not in steps: a step is as long as its frames.
 
-    Raises as ``video_grid`` does, and ValueError where it is not known how fast the video runs.
+    Raises as ``video_grid`` does, and ValueError if the frame rate of the video is not known.
     """
     grid = _grid_of(checkpoint, medium)
     check_timing(medium)
@@ -201,7 +200,7 @@ def _timed_metadata(checkpoint: Checkpoint, medium: Video) -> Metadata:
 
 
 def check_timing(medium: Video) -> None:
-    """Raises ValueError where the times of a video's frames cannot be told."""
+    """Checks a video's times. Raises ValueError if the times of its frames are not known."""
     if not (0 < medium.fps < math.inf and medium.frame_indices and medium.frame_indices[-1] < medium.num_frames):
         raise ValueError("the times of this video's frames are not known")
 
@@ -224,8 +223,9 @@ def _positions_a_second(checkpoint: Checkpoint) -> float:
 
 
 def _longest_step_s(checkpoint: Checkpoint, steps: Steps) -> float:
-    """Returns the longest allowed step of a precomputed video in seconds: then it has ``_POSITIONS_A_TOKEN`` positions
-    for each token.
+    """Returns the longest allowed step of a precomputed video in seconds.
+
+    At this length a token has ``_POSITIONS_A_TOKEN`` positions.
     """
     return _POSITIONS_A_TOKEN * steps.tokens / _positions_a_second(checkpoint)
 

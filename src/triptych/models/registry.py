@@ -22,7 +22,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
 )
 
 TEXT_ONLY = ModelFamily(name="text", model_types=())
-"""Every checkpoint that no family claims: served for text."""
+"""The family of every checkpoint that no other family claims, which is served for text only."""
 
 
 def read_json(path: Path) -> Json:
@@ -59,7 +59,7 @@ class _AddedToken(msgspec.Struct):
 
 
 class _TokenizerFile(msgspec.Struct):
-    """The parts of a tokenizer's file that are read: the file is large."""
+    """The parts of a tokenizer's file that are read. The file is large."""
 
     added_tokens: list[_AddedToken] = []
 
@@ -77,7 +77,7 @@ def _added_tokens(path: Path) -> dict[str, int]:
 
 
 def _audio(folder: Path) -> Json:
-    """Settings of the feature extractor of sounds."""
+    """Returns the settings of the feature extractor of sounds."""
     alone = read_json(folder / "preprocessor_config.json")
     if "feature_extractor_type" in alone:
         return alone
@@ -85,7 +85,7 @@ def _audio(folder: Path) -> Json:
 
 
 def _video(folder: Path) -> Json:
-    """Settings of the video processor, from the first file that has them, in transformers' order."""
+    """Returns the settings of the video processor, from the first file that has them, in transformers' order."""
     return (
         read_json(folder / "processor_config.json").get("video_processor")
         or read_json(folder / "video_preprocessor_config.json")

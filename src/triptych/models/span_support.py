@@ -1,4 +1,4 @@
-"""Which stages of a model can be hosted apart from the others."""
+"""Checks which stages of a model can be hosted apart from the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triptych.models.registry import family_of
 
 
 def require_complete(checkpoint: Checkpoint) -> None:
-    """Raises ConfigError where the checkpoint's config lacks what its family's have."""
+    """Checks the checkpoint's config. Raises ConfigError if it lacks a setting that its family needs."""
     family = family_of(checkpoint)
     try:
         family.embedded(checkpoint)
@@ -23,7 +23,7 @@ def require_complete(checkpoint: Checkpoint) -> None:
 
 
 def require_span(checkpoint: Checkpoint, span: Span) -> None:
-    """Raises ConfigError where a worker can never host ``span`` of this model, on whatever engine; says what can."""
+    """Checks ``span``. Raises ConfigError, with the reason, if no engine can ever host it for this model."""
     family = family_of(checkpoint)
     if span is not Span.E or family.embedding_width is not None or family.by_frames:
         return
