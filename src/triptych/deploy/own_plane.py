@@ -20,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """The processes of a graph, and the plane on which they are."""
+    """The processes of a graph, and the plane that they use."""
 
     specs: tuple[ChildSpec, ...]
     plane: PlaneConfig

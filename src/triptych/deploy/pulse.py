@@ -62,7 +62,7 @@ class Pulse:
 
 
 class Pulses:
-    """The signs of life of all processes of a supervisor, as files in ``folder``."""
+    """Reads the signs of life of all processes of a supervisor, which are files in ``folder``."""
 
     def __init__(self, folder: Path, timeout_s: float, look_s: float = LOOK_S) -> None:
         """If ``timeout_s`` is 0, no process is given up. ``look_s`` is the time between two observations."""
@@ -78,7 +78,7 @@ class Pulses:
         return replace(spec, env={**spec.env, env.HEARTBEAT: str(path)})
 
     async def hung(self, child: Child) -> None:
-        """Returns once ``child`` was ready and hangs; otherwise wait for ever."""
+        """Waits until ``child`` has been ready and hangs. Otherwise waits for ever."""
         if not self.timeout_s:
             await asyncio.Event().wait()
         pulse = Pulse(self.timeout_s, self._look_s)

@@ -72,7 +72,7 @@ class Exhibit(msgspec.Struct, frozen=True, kw_only=True):
 def demo_graph(model: str = "demo", served_model_name: str | None = None) -> Graph:
     """Returns the graph of ``examples/e-pd.yaml`` for a demo model, without reading the example.
 
-    For another ``model`` return a graph of one worker, since its encoder might not work in a worker of its own.
+    For another ``model`` returns a graph of one worker, because its encoder might not work in a worker of its own.
     """
     frontend = FrontendNode(config=FrontendConfig(enable_multimodal=True))
     if model not in MODELS:

@@ -85,7 +85,7 @@ class Supervisor:
     ) -> None:
         """``write_line(name, line)`` gets the processes' output, and ``note(text)`` what happens to them.
 
-        ``pulses`` finds processes that hang; None: they are not looked for.
+        ``pulses`` finds processes that hang; with None, nothing looks for them.
         """
         self._times = times
         self._pulses = pulses or Pulses(Path(), 0.0)
@@ -132,7 +132,7 @@ class Supervisor:
             await asyncio.sleep(history.delay_s)
 
     async def _live(self, spec: ChildSpec) -> tuple[float | None, str]:
-        """Runs a process once. Returns the seconds for which it was ready (None: never), and why it ended."""
+        """Runs a process once. Returns the seconds for which it was ready (None if it never was), and why it ended."""
         child = await Child.start(self._pulses.watched(spec), self._write_line, self._became_ready)
         self._children[spec.name] = child
         await self._until_ended(child)

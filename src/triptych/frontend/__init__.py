@@ -1,1 +1,1 @@
-"""OpenAI-compatible HTTP in, server-sent events out. Knows no engine, no socket of a worker."""
+"""Answers OpenAI-compatible HTTP requests, with JSON or server-sent events. Knows no engine and no worker's socket."""

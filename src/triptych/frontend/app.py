@@ -1,4 +1,4 @@
-"""The ASGI application: its routes, who may ask them, and how errors are answered."""
+"""Defines the ASGI application: its routes, the access to them, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class App:
         if scope["type"] != "http":
             return
         request_id = (header(scope, b"x-request-id") or uuid.uuid4().hex.encode())[:128]
-        status = 0  # nothing was answered yet
+        status = 0  # there is no answer yet
 
         async def recorded_send(message: Any) -> None:
             nonlocal status

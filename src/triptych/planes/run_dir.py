@@ -1,4 +1,4 @@
-"""The run directory: this user's alone, with a token that the user's processes share."""
+"""Makes the run directory, which only this user can use, with a token that the user's processes share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_TOKEN_BYTES = 4096
 def make(path: Path) -> Path:
     """Makes ``path`` unless it exists, and returns it. Raises ConfigError unless this user alone can write in it.
 
-    The default one may lie in a folder that everybody can write to, where another user can make it first.
+    The default run directory may lie in a folder that everybody can write to, so another user may have made it before.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,8 +35,8 @@ def make(path: Path) -> Path:
 def make_folder(path: Path) -> None:
     """Makes a folder and the missing ones above it, each for this user alone. Raises OSError.
 
-    ``Path.mkdir(parents=True)`` would leave those above to the umask. A run directory that was deleted while processes
-    run would come back writable by others, and ``make`` would refuse it from then on.
+    ``Path.mkdir(parents=True)`` would leave the access rights of those above to the umask. A run directory that was
+    deleted while processes run would come back writable by others, and ``make`` would refuse it from then on.
     """
     for folder in (*reversed(path.parents), path):
         folder.mkdir(mode=0o700, exist_ok=True)

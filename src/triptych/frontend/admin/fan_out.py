@@ -1,4 +1,4 @@
-"""Tells many instances to do one thing at once, and undoes it if it fails at one of them."""
+"""Carries out an action at many instances at once, and undoes it if it fails at one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triptych.contracts.errors import DeadlineExceeded, TriptychError, WorkerLos
 from triptych.planes.request.base import RequestClient, peer_of
 
 MAX_AT_ONCE = 64
-"""Most instances that are called at the same time; others wait for them."""
+"""The limit on instances that are called at the same time; others wait for them."""
 
 Status = Literal["done", "failed", "undone", "undo_failed"]
 
@@ -28,7 +28,7 @@ class Outcome:
     status: Status
     result: msgspec.Struct | None = None
     error: TriptychError | None = None
-    """The reason why it failed, or could not be undone."""
+    """The reason why the action failed, or could not be undone."""
 
     @property
     def failed(self) -> bool:
@@ -44,9 +44,10 @@ class FanOut:
     async def run(
         self, action: Action[Any, Any], params: msgspec.Struct, instances: Sequence[Instance]
     ) -> list[Outcome]:
-        """Tells ``instances``, and returns one outcome for each, in order. A failure at one stops no other.
+        """Carries out the action at ``instances``, and returns one outcome for each, in order. A failure stops no
+        other.
 
-        Each instance gets ``action.limit_s`` from when it is called. Cancelling leaves the action done at some.
+        Each instance has ``action.limit_s`` from when it is called. After a cancel the action is done at some of them.
         """
         places = asyncio.Semaphore(MAX_AT_ONCE)
 
@@ -85,5 +86,5 @@ def _taken_back(outcome: Outcome, back: Outcome) -> Outcome:
     if not back.failed:
         return outcome if outcome.failed else replace(outcome, status="undone", result=None)
     if outcome.failed:
-        return outcome  # it was never done, as far as is known: its own failure says more
+        return outcome  # the action was probably never done there: its own failure tells more
     return replace(outcome, status="undo_failed", error=back.error)

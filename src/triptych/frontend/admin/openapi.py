@@ -39,7 +39,7 @@ def _schemas() -> Json:
     _, components = msgspec.json.schema_components(
         [*requests, *(action.result for action in ACTIONS.values())], ref_template=_REF
     )
-    for request in requests:  # what a class is for is told by its route
+    for request in requests:  # the route says what the class is for
         components[request.__name__].pop("description", None)
     components = msgspec.json.decode(msgspec.json.encode(components))  # defaults as JSON has them
     return {**components, **{_answer_name(action): _answer(action) for action in ACTIONS.values()}}

@@ -1,4 +1,4 @@
-"""Decodes the body of an administrative request: whom it is for, and the action's own parameters."""
+"""Decodes the body of an administrative request: its target, and the action's own parameters."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AdminRequest:
 
 @cache
 def schema_of(action: Action[Any, Any]) -> type[Target]:
-    """Returns the class of the action's request bodies: its parameters beside those of every request."""
+    """Returns the class of the action's request bodies: its own parameters, and those of every request."""
     fields = [(field.name, field.type, field.default) for field in msgspec.structs.fields(action.params)]
     name = "".join(word.capitalize() for word in action.name.split("_")) + "Request"
     made = msgspec.defstruct(name, fields, bases=(Target,), frozen=True, kw_only=True, forbid_unknown_fields=True)
@@ -59,7 +59,7 @@ def schema_of(action: Action[Any, Any]) -> type[Target]:
 
 
 def decode(action: Action[Any, Any], body: Data) -> AdminRequest:
-    """Raises BadRequest, which names the field at fault."""
+    """Decodes a body. Raises BadRequest, which names the field at fault."""
     schema = schema_of(action)
     try:
         request = msgspec.json.decode(body, type=schema)

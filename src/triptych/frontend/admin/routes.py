@@ -1,4 +1,4 @@
-"""Answers ``POST /admin/...``: an action told to the workers of a model, with what each of them answered."""
+"""Answers ``POST /admin/...``: has the workers of a model carry out an action, and returns the outcome at each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("triptych.admin")
 PREFIX = "/admin/"
 MAX_BODY_BYTES = 64 << 10
 MAX_AT_ONCE = 8
-"""Most administrative requests at a time; more get 429."""
+"""The limit on administrative requests at a time; more get 429."""
 
 
 class Admin:
@@ -100,7 +100,7 @@ def path_of(action: Action[Any, Any]) -> str:
 
 
 def _whole_error(action: Action[Any, Any], outcomes: list[Outcome]) -> TriptychError | None:
-    """Returns the error of the request: of the kind of the first failure, and with every failed instance by name."""
+    """Returns the request's error: it has the kind of the first failure, and names every failed instance."""
     failed = [(outcome.instance.name, outcome.error) for outcome in outcomes if outcome.error is not None]
     if not failed:
         return None

@@ -12,14 +12,14 @@ from triptych.contracts.shown import shown
 from triptych.frontend.admin.request import Target
 
 MAX_NAMED = 20
-"""Most workers that are named in an error."""
+"""The limit on workers that are named in an error."""
 
 
 def targets_of(action: Action[Any, Any], target: Target, instances: Sequence[Instance]) -> list[Instance]:
-    """Returns the instances that are told, of those that serve the model.
+    """Returns the target instances among those that serve the model.
 
-    Raises NotFound for a name that no instance has, AbilityMissing where a named one lacks the ability or none has it,
-    and BadRequest where all or nothing is wanted of an action that nothing takes back.
+    Raises NotFound for a name that no instance has, AbilityMissing if a named instance lacks the ability or none has
+    it, and BadRequest if the request wants all or nothing of an action that cannot be undone.
     """
     if target.all_or_nothing and action.undo not in ACTIONS:
         raise BadRequest(

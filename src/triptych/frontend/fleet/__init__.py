@@ -1,1 +1,1 @@
-"""Knows who is alive: the models that can be served now, and what each worker holds."""
+"""Knows the live workers: the models that can be served now, and what each worker holds."""

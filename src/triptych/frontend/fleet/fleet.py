@@ -1,4 +1,4 @@
-"""Follows discovery: who is alive, who is gone, and whom to tell of it."""
+"""Follows discovery, and reports which workers have come or gone."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Fleet:
         """``on_gone`` is called for each worker that is gone, before ``models`` are updated; ``on_change`` after."""
         self.instances: tuple[Instance, ...] = ()
         self.first_snapshot = asyncio.Event()
-        """Set once it is known who is alive."""
+        """Set once the live workers are known."""
         self._discovery = discovery
         self._models = models
         self._on_gone = on_gone
         self._on_change = on_change
 
     async def follow(self) -> None:
-        """Keeps the models true until cancelled; then stops loading them."""
+        """Keeps the models up to date until cancelled; then stops loading them."""
         try:
             async with aclosing(self._discovery.watch()) as snapshots:
                 async for snapshot in snapshots:

@@ -1,4 +1,4 @@
-"""Follows every live worker's news, so that routing knows what each holds and has to do."""
+"""Follows the updates of every live worker, so that routing knows its cache and its load."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ NOT_YET = "nothing was heard of it yet"
 
 
 class Follower:
-    """One subscription to each worker, begun again with a snapshot whenever it breaks. For one event loop."""
+    """Keeps a subscription to each worker, and begins it again with a snapshot if it breaks. For one event loop."""
 
     def __init__(
         self, source: Source, routing: Routing, *, retry_s: float = RETRY_S, max_retry_s: float = MAX_RETRY_S
     ) -> None:
-        """A worker that cannot be heard is tried again after ``retry_s``, then less and less often."""
+        """A worker whose updates do not come is tried again after ``retry_s``, and then less and less often."""
         self._retry_s, self._max_retry_s = retry_s, max_retry_s
         self._source = source
         self._routing = routing
         self._following: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._unheard: dict[str, str] = {}
-        """Why each that is followed cannot be spoken to; empty: it can."""
+        """The reason why each followed worker cannot be reached; empty if it can be."""
 
     def update(self, instances: Iterable[Instance]) -> None:
-        """Those that are alive now."""
+        """Follows the live ``instances``, and no longer those that are gone."""
         alive = {instance.id: instance for instance in instances}
         for gone in [name for name in self._following if name not in alive]:
             self._leaving.add(task := self._following.pop(gone))
@@ -47,11 +47,11 @@ class Follower:
                 self._following[name] = asyncio.create_task(self._follow(instance), name=f"follow {instance.name}")
 
     def trouble(self, instance: Instance) -> str | None:
-        """Why ``instance`` cannot be spoken to; None: it can, or nobody has tried."""
+        """Explains why ``instance`` cannot be reached; None if it can be, or is not followed."""
         return (self._unheard.get(instance.id, NOT_YET) or None) if _is_followed(instance) else None
 
     async def close(self) -> None:
-        """May be called twice."""
+        """Ends all subscriptions. May be called twice."""
         self.update(())
         if self._leaving:
             await asyncio.wait(set(self._leaving))
@@ -65,7 +65,7 @@ class Follower:
                     await self._listen(instance, trouble)
                 except NotFound:
                     self._unheard[instance.id] = ""
-                    return  # a worker of another version: it is guessed at
+                    return  # a worker of another version: its cache is guessed
                 except TriptychError as error:
                     if isinstance(error, WorkerLost):
                         self._unheard[instance.id] = error.message
@@ -92,7 +92,7 @@ def _is_followed(instance: Instance) -> bool:
 
 
 class _Trouble:
-    """With one worker: the same is said once, and tried again less and less often, until something is heard."""
+    """The failures of one subscription: logs each reason once, and makes the pause between attempts longer."""
 
     def __init__(self, retry_s: float, max_retry_s: float) -> None:
         self._retry_s, self._max_retry_s = retry_s, max_retry_s

@@ -14,19 +14,19 @@ from triptych.stages.compose import RETRY_AFTER_S
 
 
 async def live(web: WebRequest) -> None:
-    """Says that the process answers."""
+    """Answers 200, because the process runs."""
     await send_json(web.send, b'{"status":"live"}', web.headers)
 
 
 async def ready(registry: ModelRegistry, web: WebRequest) -> None:
-    """Says that every expected model can be served. Raises Unavailable with what is missing."""
+    """Answers 200 if every expected model can be served. Raises Unavailable that says what is missing."""
     if not registry.ready:
         raise Unavailable(_why_not_ready(registry), code="not_ready", retry_after_s=RETRY_AFTER_S)
     await send_json(web.send, b'{"status":"ready"}', web.headers)
 
 
 async def health(registry: ModelRegistry, in_flight: InFlight, web: WebRequest) -> None:
-    """Describes each model's state, and what is in flight."""
+    """Answers with each model's state, and with the number of requests in flight."""
     body = {
         "status": "ready" if registry.ready else "not ready",
         "requests_in_flight": in_flight.requests,

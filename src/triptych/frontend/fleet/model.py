@@ -1,4 +1,4 @@
-"""One served model: its card, its workers and its processor."""
+"""Holds one served model: its card, its workers and its processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triptych.processor.processor import Processor
 from triptych.stages.compose import missing_stages
 
 MAX_REASONS = 3
-"""Workers whose trouble is told in one line."""
+"""The limit on workers whose reasons are named in one message."""
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Model:
     instances: tuple[Instance, ...] = ()
     processor: Processor | None = None
     problem: str | None = None
-    """Why there is no processor, where loading it failed."""
+    """Why the processor could not be loaded; None if it could be, or was not tried."""
     created_unix_s: int = field(default_factory=lambda: int(time()))
     trouble: Callable[[Instance], str | None] = lambda instance: None
-    """Why an instance cannot be spoken to; None: nothing is known against it."""
+    """Returns why an instance cannot be reached, or None if no reason is known."""
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -59,7 +59,7 @@ class Model:
 def card_for_all(instances: Sequence[Instance]) -> ModelCard:
     """Merges the cards of a model's ``instances`` (not empty): its limits hold wherever a request goes.
 
-    Workers that only encode say nothing of the prompt's length.
+    The cards of workers that only encode do not limit the prompt's length.
     """
     limiting = [instance.model for instance in instances if instance.span is not Span.E] or [
         instance.model for instance in instances

@@ -1,4 +1,4 @@
-"""Where a model's descriptive files are on this host; from a worker, where they are nowhere."""
+"""Finds a model's descriptive files on this host, or fetches them from a worker."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ log = logging.getLogger("triptych.fleet")
 SILENCE_S = 10.0
 FETCH_TIMEOUT_S = 60.0
 MAX_KEPT = 32
-"""Models in the cache; those not used for longest go first."""
+"""The limit on models in the cache; those not used for longest are removed first."""
 ABANDONED_S = 3600.0
-"""Age of what was never finished."""
+"""The age at which unfinished files are removed."""
 
 _PIECE = msgspec.msgpack.Decoder(FilePiece)
 _PART = ".part-"
 
 
 class ModelFiles:
-    """A cache of models' files by digest, filled by workers. Frontends may share it."""
+    """Caches models' files by digest, as workers give them. Frontends may share the cache."""
 
     def __init__(self, client: RequestClient, cache: Path) -> None:
         self._client = client
         self._cache = cache
 
     async def local(self, card: ModelCard) -> str | None:
-        """A folder on this host that holds the files of ``card``; None: it must be fetched."""
+        """Returns a folder on this host that holds the files of ``card``, or None if they must be fetched."""
         return await asyncio.to_thread(self._find, card)
 
     def _find(self, card: ModelCard) -> str | None:
         if not is_digest(card.files_digest):
-            return card.path  # nothing to compare with
+            return card.path  # there is no digest to compare with
         if digest_of_files(Path(card.path)) == card.files_digest:
             return card.path
         cached = self._cache / card.files_digest
         if digest_of_files(cached) != card.files_digest:
             return None
-        with contextlib.suppress(OSError):  # somebody else's, or just removed
+        with contextlib.suppress(OSError):  # it belongs to somebody else, or was just removed
             os.utime(cached)
         return str(cached)
 
     async def fetch(self, card: ModelCard, instances: Iterable[Instance]) -> str:
-        """The folder with the files of ``card`` from the first of ``instances`` that gives them.
+        """Fetches the files of ``card`` from the first of ``instances`` that gives them, and returns their folder.
 
-        Raises Unavailable where none does, ConfigError where they cannot be kept.
+        Raises Unavailable if none gives them, and ConfigError if they cannot be stored.
         """
         problem = "no worker is alive"
         for instance in instances:
@@ -75,7 +75,7 @@ class ModelFiles:
         raise Unavailable(f"the files of {card.name} cannot be had from a worker: {problem}")
 
     async def _ask(self, instance: Instance) -> list[tuple[str, bytes]]:
-        """Names and contents. Raises TriptychError."""
+        """Returns the names and contents of the files. Raises TriptychError."""
         pieces: dict[str, list[bytes]] = {}
         size_bytes = 0
         call = self._client.call(peer_of(instance), FILES, b"", silence_s=SILENCE_S)

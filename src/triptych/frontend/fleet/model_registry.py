@@ -1,4 +1,4 @@
-"""The models that can be served, by name: each can be asked, may be tried again (503), or does not exist (404)."""
+"""Finds models by name: a model can be served, may be tried again later (503), or does not exist (404)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from triptych.stages.compose import RETRY_AFTER_S
 log = logging.getLogger("triptych.fleet")
 
 MAX_NAMED = 20
-"""Models that are named to a client who asks for another one."""
+"""The limit on models that are named to a client that asks for an unknown one."""
 MAX_GONE_MODELS = 8
-"""Models without workers whose processor is kept: they take as much memory as any other's."""
+"""The limit on models without workers whose processor is kept, because each takes memory."""
 
 
 class ModelRegistry:
@@ -34,9 +34,11 @@ class ModelRegistry:
         doubt: Callable[[str], str | None] = lambda name: None,
         where: str = "",
     ) -> None:
-        """``expected``: models that exist, although their workers may not be there yet. ``trouble``: ``Model``'s.
-        ``doubt``: why discovery is not certain of a model's workers (``Discovery.doubt``). ``where``: where workers
-        are looked for, in words."""
+        """``expected`` names models that exist, although their workers may not be alive yet.
+
+        ``trouble`` is passed to each ``Model``. ``doubt`` explains why discovery is not certain of a model's workers
+        (``Discovery.doubt``). ``where`` says, for messages, where workers are looked for.
+        """
         self.looked_in = f" (looked in {where})" if where else ""
         self.models: dict[str, Model] = {}
         self._processors = processors
@@ -50,7 +52,7 @@ class ModelRegistry:
         for instance in snapshot:
             by_name.setdefault(instance.model.name, []).append(instance)
         self._known.served(name for name, instances in by_name.items() if instances)
-        for name, instances in by_name.items():  # before any is loaded, which takes its time
+        for name, instances in by_name.items():  # before any model is loaded, which takes time
             if name not in self.models:
                 self.models[name] = Model(instances[0].model, trouble=self._trouble)
         for name, instances in by_name.items():
@@ -71,7 +73,7 @@ class ModelRegistry:
         model.prepare_processor()
 
     def _drop_gone(self) -> None:
-        """Keeps few of the models without workers: those that were served last."""
+        """Drops models without workers, except the few that were served last."""
         gone = [name for name in self._known.by_age(self.models) if not self.models[name].instances]
         for name in gone[: max(0, len(gone) - MAX_GONE_MODELS)]:
             del self.models[name]
@@ -87,8 +89,8 @@ class ModelRegistry:
         return model, model.processor
 
     def find(self, name: str) -> Model:
-        """Returns a model that has workers. Raises NotFound, listing the others, only where it is certain that nobody
-        serves it; otherwise Unavailable, since its workers may come."""
+        """Returns a model that has workers. Raises NotFound, which lists the others, only if it is certain that
+        nobody serves it; otherwise Unavailable, because its workers may come."""
         model = self.models.get(name)
         if model is not None and model.instances:
             return model
@@ -112,7 +114,7 @@ class ModelRegistry:
         )
 
     def is_known(self, name: str) -> bool:
-        """Returns whether workers serve ``name``, or did lately, or are expected to."""
+        """Returns whether workers serve ``name``, served it lately, or are expected to serve it."""
         return name in self.models or name in self._known
 
     @property

@@ -1,4 +1,4 @@
-"""What clients and operators are told of a model: its card and its health."""
+"""Describes a model to clients and operators: its card and its health."""
 
 from __future__ import annotations
 

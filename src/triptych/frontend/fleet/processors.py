@@ -1,4 +1,4 @@
-"""Loads each model's processor from the checkpoint's files, here or from a worker, and tries again where it may."""
+"""Loads each model's processor from the checkpoint's files, here or from a worker, and tries again if that may help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_FETCH_AGAIN_S = 15.0
 
 
 class FilesSource(Protocol):
-    """Lists what is needed of ``model_files.ModelFiles``."""
+    """The part of ``model_files.ModelFiles`` that the loader needs."""
 
     async def local(self, card: ModelCard) -> str | None: ...
 
@@ -30,7 +30,7 @@ class FilesSource(Protocol):
 
 
 class ProcessorLoader:
-    """Sets ``Model.processor``, or ``Model.problem`` where there is none.
+    """Sets ``Model.processor``, or ``Model.problem`` if that fails.
 
     Owns the tasks that fetch and load in the background; ``close`` cancels them.
     """
@@ -56,7 +56,7 @@ class ProcessorLoader:
             self._tasks[card.name] = task
 
     def is_busy(self, name: str) -> bool:
-        """Whether a processor of the model ``name`` is on its way in the background."""
+        """Returns whether a processor of the model ``name`` is being fetched or loaded in the background."""
         task = self._tasks.get(name)
         return task is not None and not task.done()
 
@@ -71,9 +71,9 @@ class ProcessorLoader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fetch(self, model: Model) -> None:
-        """Fetches and loads, for as long as there are workers to ask and no processor."""
+        """Fetches and loads until there is a processor, or no worker is left to ask."""
         delay_s, logged = FETCH_AGAIN_S, ""
-        await asyncio.sleep(0)  # until ``instances`` are there
+        await asyncio.sleep(0)  # lets the caller set ``instances``
         while model.processor is None and model.instances:
             card = card_for_all(model.instances)
             try:
@@ -99,7 +99,7 @@ class ProcessorLoader:
         except ConfigError as error:
             model.processor, model.problem = None, str(error)
             log.error("model %s cannot be served: %s", card.name, error)
-        except Exception as error:  # one checkpoint's files must not take the other models down
+        except Exception as error:  # a fault in one checkpoint's files must not affect other models
             if (short := shortage_of(error)) is not None:
                 self._load_again(folder, model, card, short.message)
                 return
@@ -107,7 +107,7 @@ class ProcessorLoader:
             log.exception("model %s cannot be served", card.name)
 
     def _load_again(self, folder: str, model: Model, card: ModelCard, problem: str) -> None:
-        """Loads in a while, in the background: the machine was short of something, and the files are not to blame."""
+        """Loads again later, in the background: the machine was short of something, and the files are not at fault."""
         model.processor, model.problem = None, problem
         log.warning("model %s cannot be served yet: %s", card.name, problem)
 

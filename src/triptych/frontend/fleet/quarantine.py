@@ -1,7 +1,7 @@
-"""Keeps the quarantine of all frontends alike: what one puts in, the others refuse.
+"""Shares the quarantine between all frontends: a request that one puts in quarantine, the others refuse too.
 
-The shared state holds sealed names and how long they have left, nothing else. While it is away, each frontend goes by
-what it has found and heard; when it is back, each tells what is not there.
+The shared state holds only sealed names and the time that they have left. While it is away, each frontend uses the
+entries that it knows; when it is back, each writes the entries that are missing there.
 """
 
 from __future__ import annotations
@@ -34,32 +34,33 @@ log = logging.getLogger("triptych.quarantine")
 
 RETRY_S = 1.0
 FIRST_UPDATE_S = 1.0
-"""A frontend that starts waits so long for what others know; it serves then in any case."""
+"""How long a frontend that starts waits for the entries of others. It serves after that in any case."""
 MAX_BUCKET_BYTES = 16 * 2**20
 _NAME_BYTES = 32
 
 
 def bucket(max_quarantined: int) -> Bucket:
-    """Returns the bucket of a deployment whose frontends remember so many requests each."""
+    """Returns the bucket of a deployment whose frontends each remember at most ``max_quarantined`` requests."""
     return Bucket(
         name="quarantine", max_entry_bytes=0, max_bytes=min(MAX_BUCKET_BYTES, max_quarantined * ENTRY_OVERHEAD_BYTES)
     )
 
 
 def seal_with(token: str | None) -> Callable[[bytes], bytes]:
-    """Returns what makes a request's name one that only holders of the deployment's ``token`` can make again."""
+    """Returns the function that seals a request's name, so that only holders of the deployment's ``token`` can make
+    it."""
     key = b"quarantine " + (token or "").encode()
     return lambda name: hmac.digest(key, name, "sha256")
 
 
 class SharedQuarantine:
-    """Between one frontend's isolation and the shared state. For one event loop."""
+    """Connects one frontend's isolation with the shared state. For one event loop."""
 
     def __init__(self, isolation: Isolation, state: SharedState, max_waiting: int) -> None:
-        """``max_waiting``: most requests that are yet to be told; the oldest is forgotten."""
+        """At most ``max_waiting`` requests wait to be written to the state; beyond that the oldest is forgotten."""
         self._isolation, self._state, self._max_waiting = isolation, state, max_waiting
         self._waiting: dict[bytes, float] = {}
-        """What is yet to be told, and when its time is over."""
+        """The sealed names that are yet to be written to the state, each with the end of its quarantine."""
         self._wake, self._was_updated = asyncio.Event(), asyncio.Event()
         self._ignored = Ignored(log, "the shared quarantine")
         self._untold = 0
@@ -84,14 +85,14 @@ class SharedQuarantine:
             await self._state.close()
 
     def metrics(self) -> Iterable[Metric]:
-        """Returns what is counted."""
+        """Returns the metrics of the shared quarantine."""
         text = "Whether what all frontends must know is shared (1), or each goes by what it knows itself (0)."
         yield gauge("triptych_shared_state_available", text, self._state.trouble() is None)
         text = "Requests in quarantine that other frontends were never told of, as the shared state was full or away."
         yield counter("triptych_quarantine_untold_total", text, self._untold)
 
     def tell(self, sealed: bytes, left_s: float) -> None:
-        """Tells all frontends, as soon as that works, that this request is in quarantine."""
+        """Has the entry written to the state as soon as possible, so that all frontends refuse this request."""
         self._waiting[sealed] = time.monotonic() + left_s
         if len(self._waiting) > self._max_waiting:
             self._untold += 1
@@ -130,7 +131,7 @@ class SharedQuarantine:
                 sealed, until = next(iter(self._waiting.items()))
                 try:
                     await self._put(sealed, until - time.monotonic())
-                except StateUnavailable:  # the state itself says so
+                except StateUnavailable:  # the state itself logs it
                     await asyncio.sleep(RETRY_S)
                 else:
                     self._waiting.pop(sealed, None)
@@ -148,7 +149,7 @@ class SharedQuarantine:
 
 
 def _sealed(key: str) -> bytes:
-    """Returns the sealed name that ``key`` tells; empty for another key."""
+    """Returns the sealed name that ``key`` stands for; empty if it is another key."""
     try:
         return bytes.fromhex(key)
     except ValueError:

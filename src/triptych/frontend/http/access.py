@@ -16,7 +16,7 @@ class Access:
     """The access rules of one frontend."""
 
     def __init__(self, config: FrontendConfig) -> None:
-        """Raises ConfigError for an origin that is none, and where every client would have the admin key."""
+        """Raises ConfigError for an invalid origin, and if every client would have the admin key."""
         self._key = None if config.api_key is None else config.api_key.encode()
         self._admin_key = None if config.admin_key is None else config.admin_key.encode()
         if self._admin_key is not None and self._admin_key == self._key:
@@ -31,7 +31,7 @@ class Access:
             raise Unauthorized("a valid API key is required: Authorization: Bearer KEY", code="invalid_api_key")
 
     def check_admin(self, scope: Scope) -> None:
-        """Raises Forbidden where there is no admin key, and Unauthorized for a request that does not bring it."""
+        """Raises Forbidden if no admin key is set, and Unauthorized for a request without it."""
         if self._admin_key is None:
             raise Forbidden(
                 "the administrative routes are off: start the frontend with TRIPTYCH_ADMIN_KEY or --admin-key",

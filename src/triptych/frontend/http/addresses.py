@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 def network_of(address: str) -> str:
     """Returns ``address``; for IPv6 its first 64 bits, as a client that has one such address has them all.
 
-    For an IPv4 address in IPv6 form, return the IPv4 address.
+    For an IPv4 address in IPv6 form it returns the IPv4 address.
     """
     if ":" not in address:
         return address

@@ -26,7 +26,7 @@ MAX_LEFT_BYTES = 4 << 20
 MANY_PIECES = 512
 """A read that brings more chunks of a body than this is counted at the event loop's ``pace``."""
 PIECE_COST_BYTES = 512
-"""A chunk counts as this many bytes there: both take 0.5 us."""
+"""The bytes as which a chunk counts at that pace: both take 0.5 us."""
 LAST_REQUEST_S = 0.25
 """How long an idle connection stays open when the server stops: a request may be on its way."""
 PROBES = ("/live", "/ready", "/health", "/metrics")

@@ -26,11 +26,11 @@ MAX_FILES_KEPT = 512
 MAX_SURPLUS = 16
 """The most connections over the limit, on which probes are answered; at most a quarter of the free descriptors."""
 SURPLUS_S = 5.0
-"""Such a connection is closed after this time."""
+"""The time after which a connection over the limit is closed."""
 GRACE_S = 0.1
 """A new connection is not closed for another one without a request before this time."""
 CHECK_S = 1.0
-"""Time limits are checked this often, or four times within the shortest of them if that is more often."""
+"""The interval at which time limits are checked, or a quarter of the shortest limit if that is less."""
 
 Reason = Literal["head", "idle", "send", "surplus"]
 

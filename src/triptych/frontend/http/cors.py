@@ -11,7 +11,7 @@ from triptych.frontend.http.asgi import Headers, Scope, header
 
 ANY = "*"
 EXPOSED = b"x-request-id, x-triptych-ignored, x-triptych-plan, retry-after"
-"""Headers of answers that pages may read, beside those that browsers always let them read."""
+"""The answers' headers that pages may read, in addition to those that browsers always let them read."""
 MAX_AGE_S = 600
 """How long a browser may keep the answer to a preflight."""
 MAX_ASKED_BYTES = 4096
@@ -24,7 +24,7 @@ class Cors:
     """The rules of ``--allowed-origins``."""
 
     def __init__(self, allowed: str) -> None:
-        """``allowed``: empty, ``*``, or origins separated by commas. Raises ConfigError for an invalid origin."""
+        """``allowed`` is empty, ``*``, or origins separated by commas. Raises ConfigError for an invalid origin."""
         names = [name.strip() for name in allowed.split(",") if name.strip()]
         self._any = ANY in names
         self._origins = frozenset(_origin(name) for name in names if name != ANY)

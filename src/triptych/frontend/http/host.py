@@ -1,8 +1,8 @@
 """Refuses pages of other sites that reach a server on loopback under a name of their own (DNS rebinding). Pure.
 
-Such a page's browser takes the server for the page's own, and lets the page send and read what it likes. Its requests
-carry the page's name in ``Host``, which no client of a server on loopback does. A server that wants an API key needs no
-such check: the page does not know it.
+The browser of such a page takes the server for the page's own, and lets the page send and read anything. Its requests
+carry the page's name in ``Host``, which no client of a server on loopback does. A server that demands an API key
+needs no such check, because the page does not know the key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class HostCheck:
     """Checks the name by which a client addresses the server."""
 
     def __init__(self, listens_at: str, *, has_key: bool, allowed: str) -> None:
-        """``allowed``: further names, separated by commas; ``*`` allows any."""
+        """``allowed`` has further names, separated by commas; ``*`` allows any name."""
         self._allowed = frozenset(name.strip().lower() for name in allowed.split(",") if name.strip())
         self._is_on = is_loopback(listens_at) and not has_key and "*" not in self._allowed
         self._last_good = b""

@@ -25,10 +25,10 @@ _VERSIONS = ("1.1", "1.0")
 
 
 class Listener(Protocol):
-    """Is called as requests come."""
+    """Receives the parser's events."""
 
     def begins(self, scope: Scope, *, keep_alive: bool, wants_continue: bool) -> None:
-        """Handles a complete head. ``wants_continue``: the client sends the body only when it is asked to."""
+        """Handles a complete head. With ``wants_continue`` the client sends the body only when it is asked to."""
 
     def body(self, part: bytes) -> None: ...
 

@@ -23,7 +23,7 @@ SCRATCH_BYTES = 32 << 10
 BODY_BYTES = 128 << 10
 """The most bytes read at once of a body whose length is stated: they come in one piece (0.05 ms)."""
 FINAL_WRITE_S = 1.0
-"""Time after the drain's deadline in which clients are told that their answer was cut off."""
+"""The time after the drain's deadline to tell clients that their answer was cut off."""
 UNSENT_BYTES = 128 << 10
 """The most unsent bytes that the kernel buffers for a connection, beyond those on their way to the client."""
 _TCP_NOTSENT_LOWAT = 25
@@ -99,7 +99,7 @@ class HttpServer:
                 await self.connections.all_closed()
         except TimeoutError:
             log.warning("%d requests did not finish within %g s", len(self._tasks), self._drain_timeout_s)
-        for task in self._tasks:  # they tell their clients
+        for task in self._tasks:  # each tells its client
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=FINAL_WRITE_S)

@@ -1,1 +1,1 @@
-"""The requests of the OpenAI API: how their bodies are decoded, and what bounds them."""
+"""Answers the requests of the OpenAI API: decodes and limits them, and generates their answers."""

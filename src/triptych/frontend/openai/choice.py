@@ -17,13 +17,13 @@ class Piece(NamedTuple):
 
     text: str
     logprobs: list[Position]
-    """Log probabilities of the tokens since the last piece that carried some; empty where the request wants none."""
+    """The log probabilities of the tokens since the last piece that had some; empty if the request wants none."""
     finish_reason: str | None
 
 
 @dataclass
 class Counts:
-    """Numbers of tokens of one choice, as the worker counted them."""
+    """The numbers of tokens of one choice, as the worker counted them."""
 
     prompt: int = 0
     cached: int = 0
@@ -52,7 +52,7 @@ class Choice:
         self._stops = StopStrings(self.stops, keeps=self.keeps_stop) if self.stops else None
         self._positions = Positions(self.tokenizer.spelling)
         self._emitted = 0
-        """Number of characters in all pieces so far."""
+        """The number of characters in all pieces so far."""
 
     def push(self, deltas: list[TokenDelta]) -> list[Piece]:
         """Returns the pieces that a batch of deltas makes, in order. The piece with a ``finish_reason`` is the last."""
@@ -91,7 +91,8 @@ class Choice:
                 pieces.append(Piece(text, positions, None))
 
     def _finish(self, reason: str, pieces: list[Piece]) -> None:
-        """Adds the text that was held back: incomplete characters, and the begin of a stop string that did not come."""
+        """Adds the text that was held back: incomplete characters, and the beginning of a stop string that did not
+        come."""
         text, stopped = self._detokenizer.flush(), False
         self._positions.add_text(text)
         if self._stops is not None:

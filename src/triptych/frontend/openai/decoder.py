@@ -1,7 +1,7 @@
 """Decodes request bodies into their schema classes, and refuses wrong types by name.
 
-The classes take no fields but their own. A body with others is sifted first, by the tables in ``fields``, which decide
-what becomes of each.
+The classes take only their own fields. A body with other fields is sifted first by the tables in ``fields``, which
+decide how each is treated.
 """
 
 from __future__ import annotations

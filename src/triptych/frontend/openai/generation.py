@@ -31,11 +31,11 @@ from triptych.stages.compose import Plan
 from triptych.stages.dispatch import Dispatcher
 
 JSON_COST = 8
-"""Time to make JSON of log probabilities, as a multiple of the time to move as many bytes."""
+"""The time to make JSON of log probabilities, as a multiple of the time to move as many bytes."""
 LARGE_BYTES = 256 << 10
-"""Bytes of log probabilities above which the JSON of a whole answer is made in a thread (10 ms)."""
+"""The bytes of log probabilities above which the JSON of a whole answer is made in a thread (10 ms)."""
 Batch = tuple[int, list[Piece]]
-"""Index of a choice, and those of its pieces that came together."""
+"""The index of a choice, and pieces of it that came together."""
 Pieces = AsyncGenerator[Batch, None]
 
 
@@ -64,7 +64,7 @@ class Generation:
     with_timing: bool = False
     plan_header: bool = False
     slots: RequestSlots | None = None
-    """The admission of this request's choices; each waits for its slot before it runs. None: there is no limit."""
+    """The admission of this request's choices; each waits for its slot before it runs. None if there is no limit."""
     tenant: str = ""
     """The client's API key, as a digest: quarantine and caches are kept apart by it."""
     begun: float = field(default_factory=time.perf_counter)
@@ -138,7 +138,7 @@ class Generation:
         self.metrics.stream_error(client_error)
         return client_error
 
-    # Choices side by side.
+    # Reading all choices at once.
 
     def _pieces(self) -> Pieces | Merged[Batch]:
         if len(self.jobs) == 1:
@@ -197,7 +197,7 @@ class Generation:
         """Returns the seconds that the first choice spent in each stage."""
         job = self.jobs[0]
         worker = msgspec.structs.asdict(job.choice.timing) if job.choice.timing else {}
-        if not worker.get("encode_s"):  # encoded with the prefill, or nothing to encode
+        if not worker.get("encode_s"):  # media were encoded with the prefill, or there were none
             worker.pop("encode_s", None)
         spent = {"media_s": job.prompt.media_s, "tokenise_s": job.prompt.tokenise_s, **worker}
         return {"timing": {**spent, "total_s": time.perf_counter() - self.begun}, "plan": str(job.plan)}

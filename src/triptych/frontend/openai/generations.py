@@ -1,6 +1,6 @@
 """Answers requests that generate text: body, limits, model, prompt, admission, generation.
 
-This is the common part; an ``Endpoint`` knows the rest.
+This is the part that all endpoints have in common; an ``Endpoint`` defines the rest.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Generations:
 
     @property
     def metrics(self) -> tuple[Callable[[], Iterable[Metric]], ...]:
-        """The metrics of what limits generations."""
+        """Returns the metrics of the limits on generations."""
         return self._admission.metrics, self._budget.metrics, self._in_flight.metrics
 
     async def answer(self, endpoint: Endpoint[T], web: WebRequest) -> None:
@@ -75,7 +75,7 @@ class Generations:
             request, weight = await self._parsed(await self._body(web, reservation), endpoint.parse)
             reservation.add(weight)
             self._name_ignored(request, web.headers)
-            counted.set_generations(1, "model")  # not before: a slow body must not count as a generation
+            counted.set_generations(1, "model")  # only now, because a slow body must not count as a generation
             async with ClientWatch(web.receive):
                 web.model_label = self._metrics.label_of(request.model, known=self._registry.is_known(request.model))
                 model, processor = self._registry.get(request.model)
@@ -143,7 +143,7 @@ class Generations:
 
 def _large(body: Data, parse: RequestDecoder[T], config: FrontendConfig) -> tuple[T, int]:
     request = parse_large(body, parse, config)
-    request.check_counts(config)  # its long texts among them
+    request.check_counts(config)  # including its long texts
     return request, request.weight()
 
 

@@ -16,7 +16,7 @@ from triptych.processor.processor import Processor
 from triptych.processor.prompt import Prompt
 
 MANY_ALTERNATIVES = 256
-"""With more alternatives a token than this, all tokens are spelled beforehand. So many take 0.5 ms the first time."""
+"""The number of alternatives for each token above which the vocabulary is spelled beforehand. So many take 0.5 ms."""
 
 
 def make_jobs(

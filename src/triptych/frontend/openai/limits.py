@@ -12,14 +12,14 @@ from triptych.config.requests import RequestLimits
 from triptych.contracts.errors import BadRequest
 
 MAX_NAME_CHARACTERS = 256
-"""Most characters of `model`, `role`, `name`, `tool_call_id`, `user`, `session_id` and `cache_salt`."""
+"""The limit on characters of `model`, `role`, `name`, `tool_call_id`, `user`, `session_id` and `cache_salt`."""
 MAX_DEPTH = 32
-"""Most levels of `chat_template_kwargs`, `documents` and `tool_calls`."""
+"""The limit on nested levels of `chat_template_kwargs`, `documents` and `tool_calls`."""
 MAX_STOP_CHARACTERS = 1024
-"""Most characters of one stop string."""
+"""The limit on characters of one stop string."""
 TOKEN_ID_LISTS = ("stop_token_ids", "allowed_token_ids")
 MAX_TOKEN_IDS = 1024
-"""Most ids in each of TOKEN_ID_LISTS."""
+"""The limit on ids in each of TOKEN_ID_LISTS."""
 
 
 def check_stops(stops: list[str], *lists: list[int] | None) -> None:

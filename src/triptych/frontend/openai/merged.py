@@ -1,4 +1,4 @@
-"""Several streams of one answer, read as one: the choices of a request side by side."""
+"""Merges several streams into one: the choices of a request, which are generated at the same time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 MAX_PUMPED = 32
-"""Items that wait to be read, and so those that one turn of the event loop makes."""
+"""The limit on items that wait to be read, and so on those that are made in one turn of the event loop."""
 
 
 class Merged(Generic[T]):
     """Iterates over the items of all streams as they come. The first error ends them all, and is raised.
 
     The streams begin when the first item is asked for. Their owner calls ``aclose``, after which none of them runs.
-    An iterator and no generator: each generator between a worker and the client takes time for every token.
+    This is an iterator and no generator, because each generator on the way to the client takes time for every token.
     """
 
     def __init__(self, streams: Sequence[AsyncGenerator[T, None]], name: str) -> None:
@@ -56,7 +56,7 @@ class Merged(Generic[T]):
             async with aclosing(stream) as items:
                 async for item in items:
                     await self._queue.put(item)
-        except Exception as error:  # the edge of a task: whoever reads the queue raises it
+        except Exception as error:  # the boundary of a task: the reader of the queue raises it
             end = _End(error)
         await self._queue.put(end)
 

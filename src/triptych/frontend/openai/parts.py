@@ -29,7 +29,7 @@ class TextPart(msgspec.Struct, tag="text", forbid_unknown_fields=True):
 
 
 class RefusalPart(msgspec.Struct, tag="refusal", forbid_unknown_fields=True):
-    """In a message of the assistant: why it did not answer."""
+    """The reason why the assistant did not answer, in one of its messages."""
 
     refusal: str
 
@@ -71,7 +71,8 @@ class InputAudioPart(msgspec.Struct, tag="input_audio", forbid_unknown_fields=Tr
 
     @property
     def url(self) -> str:
-        """The data as a URL. The format that the part names is not used: the first bytes of the data decide."""
+        """The data as a ``data:`` URL. The format that the part names is not used: the first bytes of the data
+        decide."""
         return of_base64(self.input_audio.data)
 
 

@@ -29,9 +29,9 @@ class Position(NamedTuple):
     """The token's part of the text, or its spelling where that part has no whole character."""
     data: bytes
     offset: int
-    """Number of the answer's characters before the one in which the token begins."""
+    """The number of the answer's characters before the character in which the token begins."""
     end: int
-    """Number of the answer's characters that have begun by the token's end."""
+    """The number of the answer's characters that have begun by the token's end."""
 
 
 class Positions:
@@ -40,7 +40,7 @@ class Positions:
     def __init__(self, spelling: Callable[[int], Spelling]) -> None:
         self._spelling = spelling
         self._group: list[tuple[int, TokenLogprob, Spelling]] = []
-        """Tokens since the last text, which is not known yet."""
+        """The tokens since the last text; their own text is not known yet."""
         self._ready: deque[Position] = deque()
         self._characters = 0
 
@@ -119,7 +119,7 @@ def _with_replacements(data: list[bytes]) -> list[bytes]:
 
 
 def _from_both_ends(data: list[bytes], text: str) -> list[bytes]:
-    """Matches tokens to the text from both ends; those between share the rest. For decoders with other rules."""
+    """Matches tokens to the text from both ends; the tokens between share the rest. For decoders with other rules."""
     left = text.encode()
     before, after = 0, len(data)
     while after > before and is_whole(data[after - 1]) and left.endswith(data[after - 1]):

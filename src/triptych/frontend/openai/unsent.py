@@ -2,7 +2,7 @@
 
 A client that reads nothing stops its stream: workers send a limited number of tokens ahead, and as many wait, decoded,
 for the connection. Without log probabilities that is 100 KB a choice at most, which ``--max-in-flight`` bounds. With
-them it is megabytes, which count against ``--max-held-bytes``.
+log probabilities it is megabytes, which count against ``--max-held-bytes``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from triptych.planes.request.frames import WINDOW
 
 MAX_UNSENT_TOKENS = 2 * WINDOW
 LOGPROB_BYTES = 120
-"""Bytes of one token's log probability, decoded or as JSON."""
+"""The bytes of one token's log probability, decoded or as JSON."""
 
 
 def bytes_per_token(request: GenerateRequest) -> int:

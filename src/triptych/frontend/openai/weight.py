@@ -11,9 +11,9 @@ from typing import Any
 from triptych.contracts.tokens import TOKEN_BYTES, TokenIds
 
 BYTES_A_TOKEN = 8
-"""Bytes for each token of a prompt: its id, and its share of the block hashes."""
+"""The bytes for each token of a prompt: its id, and its share of the block hashes."""
 OBJECT_BYTES = 128
-"""Bytes of a message, a part, or a list or object of a few entries, without its texts."""
+"""The bytes of a message, a part, or a list or object of a few entries, without its texts."""
 _NUMBER_BYTES = 40
 
 

@@ -1,1 +1,1 @@
-"""Calls that are answered by a stream. ``base`` is the port, ``tcp_client`` and ``tcp_server`` are TCP's two ends."""
+"""Makes calls that a stream answers. ``base`` is the port; ``tcp_client`` and ``tcp_server`` are the ends over TCP."""

@@ -1,6 +1,6 @@
-"""The request-plane port: one request payload in, a stream of payloads out.
+"""Defines the port of the request plane: a call has one request payload, and a stream of payloads answers it.
 
-Payloads are opaque bytes; what they hold is agreed by ``contracts``. Errors cross as ``WireError``.
+Payloads are opaque bytes, whose content ``contracts`` defines. Errors cross as ``WireError``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def peer_of(instance: Instance) -> Peer:
 
 
 class Call(Protocol):
-    """An answer on its way. Use as ``async with``: leaving the block early cancels the call at the peer.
+    """A call in progress. Use it as ``async with``: leaving the block early cancels the call at the peer.
 
     Iterating yields *batches*: all payloads that wait together, oldest first, never an empty list. The
     iteration raises the peer's error (a ``TriptychError``), ``WorkerUnreached`` when the connection could not be made
@@ -43,7 +43,7 @@ class Call(Protocol):
 
     @property
     def taken(self) -> bool:
-        """Whether the peer has said that it has the call. What becomes of the peer later may be the call's doing."""
+        """Whether the peer has confirmed that it has the call. From then on the call may be the cause of its loss."""
         ...
 
     def expect_within(self, silence_s: float) -> None:
@@ -70,7 +70,7 @@ class RequestClient(Protocol):
         ...
 
     def is_silent(self, peer: Peer) -> bool:
-        """Tells whether a sign of life of the peer is overdue: it is late, or gone."""
+        """Returns whether a sign of life of the peer is overdue, because it is late or gone."""
         ...
 
     def on_lost(self, callback: Callable[[Peer], None]) -> None:
@@ -91,7 +91,7 @@ class RequestClient(Protocol):
 
 
 class RequestServer(Protocol):
-    """Answers peers."""
+    """Answers the calls of peers."""
 
     @property
     def speaks_tls(self) -> bool:
@@ -103,7 +103,7 @@ class RequestServer(Protocol):
     ) -> tuple[str, int]:
         """Listens, and returns the (host, port) to register. Calls for another worker than ``id`` are refused.
 
-        Calls to ``standing`` endpoints are no work: they count against no bound, and no drain waits for them.
+        Calls to ``standing`` endpoints do not count as work: no limit applies to them, and no drain waits for them.
         """
         ...
 
@@ -112,5 +112,5 @@ class RequestServer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Cancels what is left and closes. May be called twice."""
+        """Cancels the remaining calls and closes. May be called twice."""
         ...

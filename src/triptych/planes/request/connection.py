@@ -1,4 +1,4 @@
-"""The common part of both ends of a TCP connection of the request plane: frames out, frames in, keep-alive."""
+"""Sends and receives frames and keep-alives: the common part of both ends of the request plane's TCP connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PONG = pack(Type.PONG, 0)
 
 
 SCRATCH_BYTES = 64 << 10
-"""Received at once, but of a large frame, whose bytes are received where they stay."""
+"""The limit on bytes received at once, except for a large frame, which is received in its own memory."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -29,7 +29,7 @@ class Connection(asyncio.BufferedProtocol):
 
     Small frames that are sent within one turn of the event loop leave in one write.
 
-    Large ones are received and sent in pieces, over as many turns as ``pace`` has them take.
+    Large frames are received and sent in pieces, over as many turns as ``pace`` demands.
     """
 
     small_cost = 1
@@ -40,9 +40,9 @@ class Connection(asyncio.BufferedProtocol):
         self.reader = FrameReader(limit_bytes)
         self.closed = False
         self.heard = False
-        """Whether the peer has ever said anything."""
+        """Whether the peer has ever sent anything."""
         self._ending = False
-        """It is this side that closes."""
+        """Whether this end closes the connection."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._pace = pace()
@@ -54,10 +54,11 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._silent_s = 0.0
-        """In periods of ``_keep_alive`` without a sign of life: what this end's own lateness adds is one of them."""
+        """Seconds without a sign of life, counted in periods of ``_keep_alive``; a delay of this end adds one at
+        most."""
         self._timer: asyncio.TimerHandle | None = None
 
-    # What the two ends do differently.
+    # Methods that differ between the two ends.
 
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         raise NotImplementedError
@@ -66,11 +67,11 @@ class Connection(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def on_broken(self, why: str) -> None:
-        """Called when the connection has ended, and neither end had closed it."""
+        """Handles the end of a connection that neither end has closed."""
         log.warning("lost the connection of %s on the request plane: %s", self._far_end, why)
 
     def warn(self, why: str) -> None:
-        """Tells its owner that the connection is closed."""
+        """Tells the owner of the connection that it is closed."""
         log.warning("closing the connection of %s on the request plane: %s", self._far_end, why)
 
     @property
@@ -80,10 +81,10 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def is_silent(self) -> bool:
-        """It has not answered the last ping, for which it had a whole period."""
+        """Whether the peer has not answered the last ping, for which it had a whole period."""
         return self._silent_s > self.limits.keepalive_s
 
-    # Out.
+    # Sending.
 
     def send(self, *frame: Payload) -> None:
         """Queues a whole frame, in pieces. Does nothing on a closed connection: ``on_closed`` tells its streams."""
@@ -161,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._scratch if missing is None else missing[:PIECE_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._ending:  # TLS hands over what was read before; nothing may come into the midst of a frame
+        if self._ending:  # TLS hands over bytes that it read earlier; they must not interrupt a frame
             return
         self._silent_s = -self.limits.keepalive_s  # for the period under way
         self.heard = True
@@ -223,7 +224,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _next_piece(out: deque[Payload]) -> Payload:
-    """Takes the next piece off the left of ``out``: small frames in a row as one, or a view into a large one."""
+    """Removes the next piece from the left of ``out``: several small frames as one, or a view into a large frame."""
     first = out.popleft()
     if len(first) > PIECE_BYTES:
         view = memoryview(first)

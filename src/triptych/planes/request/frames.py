@@ -1,4 +1,4 @@
-"""The wire format of the TCP request plane.
+"""Defines the wire format of the TCP request plane.
 
 A frame is ``length:u32 type:u8 stream:u32 payload`` (big-endian; ``length`` counts the payload only). The
 client opens with HELLO (see ``handshake``) and numbers its streams; every other frame belongs to one stream:
@@ -27,9 +27,9 @@ WINDOW = 256
 HELLO_LIMIT_BYTES = 4096
 FRAME_LIMIT_BYTES = 512 << 20
 LARGE_BYTES = 256 << 10
-"""Payloads above this are not copied where that can be avoided: each copy of 20 MiB holds the loop for 5 to 10 ms."""
+"""Larger payloads are copied only if it cannot be avoided: a copy of 20 MiB holds the event loop for 5 to 10 ms."""
 CALL_HEAD_BYTES = 256
-"""Most bytes of a CALL's payload before the request itself: its endpoint and that one's length."""
+"""The limit on bytes of a CALL's payload before the request itself: the endpoint's name and its length."""
 
 
 class Type(IntEnum):
@@ -49,13 +49,13 @@ class Type(IntEnum):
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """The first frame of a connection; checked before any other payload is looked at."""
+    """The first frame of a connection. It is checked before any other payload is read."""
 
     version: int
     nonce: bytes = b""
-    """Empty: the client has no token."""
+    """A random number, or empty if the client has no token."""
     to: str = ""
-    """Id of the worker that is meant; empty: whoever listens."""
+    """The id of the worker that is meant; empty if any worker that listens is meant."""
 
 
 class Challenge(msgspec.Struct, frozen=True):
@@ -104,12 +104,14 @@ class FrameReader:
         self._pending = bytearray()
         self._wanted = HEADER.size
         self._large: memoryview | None = None
-        """The payload of a large frame, whose ``_head`` is this, and how much of it is there."""
+        """The payload of a large frame that is being received: ``_head`` is its head, and ``_there`` bytes of it are
+        here."""
         self._head = (0, 0)
         self._there = 0
 
     def missing(self) -> memoryview | None:
-        """Returns where the next bytes of a large frame belong. They are received there, and not fed."""
+        """Returns where the next bytes of a large frame belong. They are received directly there, and not passed to
+        ``feed``."""
         return None if self._large is None else self._large[self._there :]
 
     def received(self, size_bytes: int) -> tuple[int, int, Payload] | None:
@@ -124,7 +126,7 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[tuple[int, int, Payload]]:
         """Returns complete frames as (type, stream, payload), in order. Raises FrameError over the limit.
 
-        Frames are cut as they are asked for, so that a limit raised by one holds for the next.
+        Frames are cut one by one as the caller asks for them, so that a limit that one frame raises holds for the next.
         """
         if (missing := self.missing()) is not None:
             part = data[: len(missing)]

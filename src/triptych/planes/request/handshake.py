@@ -1,12 +1,12 @@
-"""Both ends of a connection prove that they know the token, and neither says it.
+"""Makes proofs by which both ends of a connection show that they know the token, without sending it.
 
     client -> server   HELLO: version, a nonce, the id of the worker that is meant
     server -> client   CHALLENGE: a nonce, and the server's proof
     client -> server   PROOF, then calls
 
-A proof is an HMAC over who gives it, both nonces and the worker's id. So whoever takes the port of a worker that died
-learns nothing, receives no request, and cannot stand between a client and another worker. The key is made of a
-short token by scrypt: whoever guesses it from a recorded proof pays some 50 ms a guess.
+A proof is an HMAC over the prover's role, both nonces and the worker's id. So a process that takes over the port of a
+dead worker learns nothing, receives no request, and cannot relay between a client and another worker. For a short
+token, scrypt makes the key, so that each guess from a recorded proof costs some 50 ms.
 A client without a token sends no nonce and waits for nothing; a server without one lets it in.
 """
 
@@ -24,7 +24,7 @@ NONCE_BYTES = 16
 _SALT = b"triptych request plane"
 _COST = 2**14
 LONG_TOKEN = 32
-"""Characters from which on a token is taken for a random one, which nobody guesses."""
+"""The number of characters from which on a token counts as random and cannot be guessed."""
 
 Role = Literal["client", "server"]
 

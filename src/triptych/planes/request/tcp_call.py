@@ -66,7 +66,7 @@ class TcpCall:
         self._error: TriptychError | None = None
         self._consumed = 0
         self._taken = 0
-        """Frames that the caller has: they count as consumed once it comes for more."""
+        """The number of frames that the caller has. They count as consumed once it asks for more."""
         self.taken = False
         self._loop = asyncio.get_running_loop()
         self._silence_s = silence_s
@@ -75,7 +75,7 @@ class TcpCall:
 
     @property
     def was_answered(self) -> bool:
-        """Whether anything has come, ends and errors not counted."""
+        """Whether anything has been received, apart from ends and errors."""
         return bool(self._items or self._consumed or self.heard_at > self._begun_at)
 
     async def __aenter__(self) -> Self:
@@ -84,14 +84,14 @@ class TcpCall:
         if connection.congested:
             try:
                 await connection.writable()
-            except asyncio.CancelledError:  # of a block that is not entered, __aexit__ is not called
+            except asyncio.CancelledError:  # __aexit__ is not called for a block that is not entered
                 self._leave(connection)
                 raise
         return self
 
     def _begin(self, connection: CallConnection) -> None:
         """Sends the request. Raises PayloadTooLarge if the worker would close the connection, and so end all calls."""
-        if connection.closed:  # in the turn of the event loop that handed it over
+        if connection.closed:  # it was closed in the turn of the event loop that handed it over
             raise WorkerUnreached("the worker closed the connection")
         size_bytes = sum(map(len, self._payload))
         if size_bytes > frames.FRAME_LIMIT_BYTES - frames.CALL_HEAD_BYTES:
@@ -174,7 +174,7 @@ class TcpCall:
         if self._ended or self._connection is None:
             return
         left_s = self.heard_at + self._silence_s - self._loop.time()
-        if left_s > 0 or self._items or self._taken:  # with items not yet handled it is this side that is slow
+        if left_s > 0 or self._items or self._taken:  # with unhandled items, this end is the slow one
             delay_s = left_s if left_s > 0 else self._silence_s
             self._silence_timer = self._loop.call_later(delay_s, self._check_silence)
             return

@@ -1,4 +1,4 @@
-"""The calling end of the TCP request plane."""
+"""Calls peers over TCP: the calling end of the request plane."""
 
 from __future__ import annotations
 
@@ -36,22 +36,23 @@ _WIRE_ERROR = msgspec.msgpack.Decoder(WireError)
 
 
 class _Refused(Exception):
-    """A peer that is not to be spoken to; the message says why."""
+    """This process must not speak to the peer. The message says why."""
 
 
 class _ClientConnection(Connection):
     small_cost = 128
-    """A token without log probabilities has some 80 bytes and takes 10 us until it is written, others alike."""
+    """A small frame, such as a token without log probabilities, has some 80 bytes and takes 10 us until it is
+    written."""
 
     def __init__(self, client: TcpRequestClient, peer: Peer) -> None:
         super().__init__(frames.HELLO_LIMIT_BYTES, client.limits)
         self.calls: dict[int, TcpCall] = {}
         self.spoken: dict[str, float] = {}
-        """When calls to each endpoint that have ended were last answered anything."""
+        """For each endpoint, when a call that has ended since was last answered anything."""
         self._next_stream = 0
         self._retired = False
         self._leaving = False
-        """The worker has said that it is about to close."""
+        """Whether the worker has announced that it is about to close."""
         self._aborted = False
         self._client = client
         self._peer = peer
@@ -59,9 +60,9 @@ class _ClientConnection(Connection):
         self._greeted = False
 
     async def greet(self, key: bytes | None) -> None:
-        """Makes sure that both ends know the token, before anything else is said.
+        """Checks that both ends know the token, before anything else is sent.
 
-        Raises _Refused, and WorkerUnreached where the connection ends meanwhile; it is closed then.
+        Raises _Refused, and WorkerUnreached if the connection ends meanwhile. Then the connection is closed.
         """
         hello = frames.Hello(frames.VERSION, handshake.nonce() if key is not None else b"", self._peer.id)
         self.send(pack(Type.HELLO, 0, msgspec.msgpack.encode(hello)))
@@ -97,9 +98,9 @@ class _ClientConnection(Connection):
             self.close()
 
     def retire(self) -> None:
-        """Closes once the calls on it have ended: a worker that drains finishes them.
+        """Closes once the calls on this connection have ended: a worker that drains finishes them.
 
-        Discovery also drops who hangs, a little earlier than the connection is given up.
+        Discovery also drops workers that hang, a little earlier than the connection is given up.
         """
         if self.is_silent and not self._leaving:
             self._client.lost(self._peer)
@@ -125,7 +126,7 @@ class _ClientConnection(Connection):
             return
         call = self.calls.get(stream)
         if call is None:
-            return  # cancelled here while the frame was on its way
+            return  # the call was cancelled while the frame was on its way
         if kind == Type.DATA:
             call.deliver(bytes(payload))
         elif kind == Type.TAKEN:
@@ -146,7 +147,7 @@ class _ClientConnection(Connection):
             self._client.lost(self._peer)
         if not self._challenge.done():
             self._challenge.set_exception(WorkerUnreached(error))
-            self._challenge.exception()  # it may be that nobody waits
+            self._challenge.exception()  # marks the exception as seen if nobody waits for it
         of_taken = WorkerStopped if self._leaving else WorkerLost
         for call in list(self.calls.values()):
             call.finish(of_taken(error) if call.taken else WorkerUnreached(error))
@@ -175,18 +176,18 @@ class TcpRequestClient:
     def __init__(
         self, token: str | None = None, tls: ssl.SSLContext | None = None, *, limits: WireLimits = USUAL
     ) -> None:
-        """With ``tls`` nothing is sent to a peer before its certificate is verified to name its host."""
+        """With ``tls``, nothing is sent to a peer before its certificate is verified for its host."""
         self.limits = limits
         self._key = handshake.key_of(token)
         self._greeting: dict[Peer, _ClientConnection] = {}
-        """Connections whose peers have not proved yet that they know the token."""
+        """The connections whose peers have not yet proved that they know the token."""
         self._connections: dict[Peer, _ClientConnection] = {}
         self._tls = tls
         self.opened: set[_ClientConnection] = set()
         """The open connections, and retired ones whose calls have not ended."""
         self.lost: Callable[[Peer], None] = lambda peer: None
         self._complaints: dict[Peer, str] = {}
-        """The last about each peer: who is tried again and again is complained of once."""
+        """The last warning about each peer. The same one is logged once, however often the peer is tried."""
         self._connecting: SingleFlight[Peer, _ClientConnection] = SingleFlight("connect to a worker")
 
     def call(self, peer: Peer, endpoint: str, payload: bytes | Sequence[Payload], *, silence_s: float) -> TcpCall:

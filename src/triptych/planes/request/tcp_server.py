@@ -1,4 +1,4 @@
-"""The answering end of the TCP request plane."""
+"""Answers calls over TCP: the answering end of the request plane."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _ServerStream:
         self.task: asyncio.Task[None] | None = None
         self.credit = frames.WINDOW
         self.stands = False
-        """It watches this worker; it is no work."""
+        """Whether the call only watches this worker, and is no work."""
         self._room = asyncio.Event()
 
     def grant(self, count: int) -> None:
@@ -129,11 +129,11 @@ class _ServerConnection(Connection):
         stream.task = self._server.tasks_of(endpoint).spawn(
             self._serve(number, stream, handler, request), f"call {endpoint} {number}"
         )
-        # Not at the end of ``_serve``, which never begins where the CANCEL came along with the CALL.
+        # Not at the end of ``_serve``, which never begins if the CANCEL came together with the CALL.
         stream.task.add_done_callback(lambda _: self._streams.pop(number, None))
 
     async def _serve(self, number: int, stream: _ServerStream, handler: Handler, request: Payload) -> None:
-        await asyncio.sleep(0)  # until TAKEN has left: a handler that ends or blocks the process cannot undo that
+        await asyncio.sleep(0)  # lets TAKEN be sent before a handler that may end or block the process
         try:
             async with aclosing(handler(request)) as items:
                 async for item in items:
@@ -153,7 +153,7 @@ class _ServerConnection(Connection):
             self.send(pack(Type.ERROR, number, _ENCODER.encode(_BROKEN.to_wire())))
 
     def dismiss(self) -> None:
-        """Tells the calls that have not ended that this worker stops, and cancels them."""
+        """Answers the calls that have not ended with an error, because this worker stops, and cancels them."""
         for number, stream in list(self._streams.items()):
             if stream.task is not None and not stream.stands:
                 self.send(pack(Type.ERROR, number, _STOPPED))
@@ -169,7 +169,7 @@ class _ServerConnection(Connection):
 
 
 class TcpRequestServer:
-    """A ``RequestServer`` over TCP, and TLS where it is given a context for it.
+    """A ``RequestServer`` over TCP, with TLS if it is given a context for that.
 
     Raises ConfigError for an address off loopback without a token.
     """
@@ -198,7 +198,7 @@ class TcpRequestServer:
         self._draining = False
         self.connections: set[_ServerConnection] = set()
         self.ungreeted: OrderedDict[_ServerConnection, None] = OrderedDict()
-        """Those that have not said who they are, the oldest first."""
+        """The connections that have not introduced themselves, the oldest first."""
         self.standing: dict[str, Handler] = {}
         self._watchers = TaskSet()
         self.tasks = TaskSet()
@@ -221,8 +221,10 @@ class TcpRequestServer:
         return self._host, port
 
     def bind(self) -> None:
-        """Binds the address, unless that is done. Called before the engine starts, which may take minutes, so that an
-        address that is taken is found at once. Raises ConfigError."""
+        """Binds the address, unless that is done already. Raises ConfigError.
+
+        It is called before the engine starts, which may take minutes, so that an address in use is found at once.
+        """
         if not self._listeners:
             self._listeners = bind(self._host, self._port)
 
@@ -236,7 +238,7 @@ class TcpRequestServer:
         )
 
     def make_room_for_hello(self, new: _ServerConnection) -> None:
-        """Closes the longest silent connection if there are too many without a hello, so that they keep nobody out."""
+        """Closes the connection that has been without a hello for longest, if there are too many, to make room."""
         self.ungreeted[new] = None
         if len(self.ungreeted) > self.limits.max_ungreeted:
             oldest, _ = self.ungreeted.popitem(last=False)

@@ -1,7 +1,7 @@
-"""TLS of the request plane: what a process is (certificate and key), and whom it trusts (certificate authority).
+"""Sets up TLS for the request plane: a process's own certificate and key, and the authority that it trusts.
 
-Who listens speaks TLS where it has a certificate, and wants one of its callers where it has an authority too. Who
-calls speaks TLS where it has an authority, and shows its own certificate where it has one. Peers are always verified.
+A listener speaks TLS if it has a certificate, and demands one from its callers if it also has an authority. A caller
+speaks TLS if it has an authority, and shows its own certificate if it has one. Peers are always verified.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from triptych.contracts.errors import ConfigError
 log = logging.getLogger("triptych.request")
 
 HANDSHAKE_TIMEOUT_S = 5.0
-"""Time for a caller to show that it speaks TLS; then its connection is closed."""
+"""The time for a caller to complete the TLS handshake; after that its connection is closed."""
 SHUTDOWN_TIMEOUT_S = 5.0
-"""Time for a peer to close, once we have."""
+"""The time for a peer to close its side after this one."""
 
 
 class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """PEM files; empty names where there are none."""
+    """The names of PEM files, each empty if there is none."""
 
     cert: str = ""
     key: str = ""
@@ -67,7 +67,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Answering(ssl.SSLObject):
-    """The listening end. Event loops say nothing of a handshake that fails."""
+    """Logs handshakes that fail at the listening end, which event loops do not report."""
 
     def do_handshake(self) -> None:
         try:
@@ -81,7 +81,7 @@ class _Answering(ssl.SSLObject):
 
 @contextmanager
 def _told_of(*words: str) -> Iterator[None]:
-    """Raises ConfigError that begins with the flags at fault for files that cannot be used in the block."""
+    """Turns errors about unusable files within the block into ConfigError that begins with the flags at fault."""
     try:
         yield
     except ssl.SSLError as error:

@@ -33,7 +33,7 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     """A named set of entries, and its bounds."""
 
     name: str
-    """Letters and digits."""
+    """The bucket's name: letters and digits."""
     max_entry_bytes: int
     """The limit on the length of one value."""
     max_bytes: int
@@ -84,7 +84,8 @@ class SharedState(Protocol):
     """
 
     async def put(self, key: str, value: bytes, *, ttl_s: float | None = None, after: int | None = None) -> int:
-        """Writes an entry, and returns its revision. The entry expires ``ttl_s`` after this write; None: never.
+        """Writes an entry, and returns its revision. The entry expires ``ttl_s`` after this write, or never if that is
+        None.
 
         ``after`` is the revision that must be the key's last; with 0 there must be no such entry, and with None any
         entry is replaced. Raises RevisionMismatch, EntryTooLarge and StateFull; nothing has changed then.

@@ -48,7 +48,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True):
     due_s: float | None = None
     """When the entry expires, by the monotonic clock. None if it never does."""
     due_unix_s: float | None = None
-    """The same by the calendar, which counts after a restart of the machine."""
+    """When the entry expires, in Unix time. It counts after a restart of the machine."""
 
     def left_s(self) -> float | None:
         """Returns the seconds until the entry expires, negative once it has, or None if it never does."""

@@ -122,7 +122,7 @@ class MemoryState:
         return "the store is away" if self._store.is_away else None
 
     async def close(self) -> None:
-        """Does nothing: it holds nothing."""
+        """Does nothing, because there is nothing to close."""
 
 
 async def _first_of(changed: asyncio.Event, timeout_s: float) -> None:

@@ -105,7 +105,8 @@ class NatsState:
     async def _after(
         self, kv: KvBucket, key: str, after: int | None, write: Callable[[int | None], Coroutine[Any, Any, T]]
     ) -> T:
-        """Writes after the revision ``after``. With 0, after that of an expired or deleted entry, if any."""
+        """Writes after the revision ``after``; if that is 0, after the revision of an expired or deleted entry, if
+        any."""
         last = after
         for _ in range(ATTEMPTS):
             try:

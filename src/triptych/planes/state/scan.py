@@ -42,7 +42,7 @@ class Scanner:
         self._folder = folder
         self._ignored = Ignored(log, str(folder.path))
         self._marks: dict[str, tuple[_Mark, bool]] = {}
-        """By the name of each file: its mark, and whether it is an entry."""
+        """For the name of each file, its mark and whether it is an entry."""
         self._known: set[str] = set()
         self._looked: tuple[int, int, int] | None = None
         """Device, inode and time of the folder at the last look, or None if a later change may not show in them."""

@@ -24,7 +24,7 @@ class Copy(NamedTuple):
 
 
 def cut(whole: Copy, local_ends: Sequence[int], remote_ends: Sequence[int], max_bytes: int) -> list[Copy]:
-    """Cuts ``whole`` into copies of at max_bytes ``max_bytes``, none of which crosses the end of a registration.
+    """Cuts ``whole`` into copies of at most ``max_bytes``, none of which crosses the end of a registration.
 
     Each list of ends is in order; its last address must not lie before the end of ``whole`` (see ``covers``).
     """

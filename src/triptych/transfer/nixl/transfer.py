@@ -41,10 +41,10 @@ SCRATCH_ENTRIES = 8192
 
 
 class NixlTransfer(BaseTransfer):
-    """Registers each slab once. The owner's process takes no part in a fetch once the two are connected.
+    """Registers each slab once. The owner's process takes no part in a fetch once both processes are connected.
 
     A receiver reads the bytes. Then it reads the lease's entry (see ``table``), which tells whether the bytes were
-    still those that were exported. Last it writes into the entry that it is done. On the owner's machine it has the
+    still those that were exported. Finally it marks the entry as done. On the owner's machine it has the
     table mapped; elsewhere it reads and writes the entry by NIXL too.
     """
 

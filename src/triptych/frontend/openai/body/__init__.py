@@ -1,1 +1,1 @@
-"""Decodes request bodies, large ones in pieces, and says what is wrong with a bad one."""
+"""Decodes request bodies, large ones in pieces, and explains what is wrong with an invalid body."""

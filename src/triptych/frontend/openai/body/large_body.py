@@ -33,18 +33,19 @@ T = TypeVar("T", bound=GenerationFields)
 INLINE_BODY_BYTES = 512 << 10
 """Bodies up to this are decoded at once (0.4 ms), if they hold few values."""
 INLINE_VALUES = 8_192
-"""Most lists and objects of a body that is decoded at once: so many take a millisecond."""
+"""The limit on lists and objects of a body that is decoded at once: so many take a millisecond."""
 INLINE_COMMAS = 2 * INLINE_VALUES
-"""Most commas of such a body: so many numbers or texts take a millisecond. Commas within texts count too: program
-code of 240 KB has 10,000."""
+"""The limit on commas of such a body: so many numbers or texts take a millisecond. Commas within texts count too:
+program code of 240 KB has 10,000."""
 MANY_VALUES_BYTES = 3 * INLINE_VALUES
 """Bodies up to this size cannot hold more values."""
 KEPT_BYTES = 2 << 20
-"""Most bytes of the rest of a body, which is decoded at once (3 ms). Over it, shorter texts are taken out as well."""
+"""The limit on bytes of the rest of a body, which is decoded at once (3 ms). Over it, shorter texts are taken out as
+well."""
 MAX_KEPT_BYTES = 8 << 20
 _LONG_TEXT_BYTES = (64 << 10, 512, 0)
 _COUNTED_BYTES = 32 << 10
-"""Bytes that are counted at a time: they fit the processor's cache."""
+"""The number of bytes that are counted at a time, which fit into the processor's cache."""
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b",[{")
 _TEXT = msgspec.json.Decoder(str)
 _NUMBERS = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]])
@@ -126,7 +127,7 @@ class _Names:
         return re.sub(self._secret + "[0-9a-f]{8}", "...", message)
 
     def value(self, name: str) -> LongValue | None:
-        """Returns the text that ``name`` stands for; None if it is no such name."""
+        """Returns the text that ``name`` stands for; None if it stands for none."""
         return self.taken[int(name[24:], 16)] if len(name) == 32 and name.startswith(self._secret) else None
 
 

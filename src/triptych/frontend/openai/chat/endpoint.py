@@ -24,7 +24,7 @@ from triptych.processor.template import Ending
 async def build(
     resources: Resources, request: ChatRequest, processor: Processor, reservation: Reservation
 ) -> tuple[list[Job], ChatAnswer]:
-    """See ``Endpoint.build``."""
+    """Implements ``Endpoint.build``."""
     if not request.messages:
         raise BadRequest("messages: at least one message is required", param="messages")
     messages, media = split_media(request.messages)

@@ -19,7 +19,7 @@ from triptych.processor.processor import Processor
 async def build(
     resources: Resources, request: CompletionRequest, processor: Processor, reservation: Reservation
 ) -> tuple[list[Job], CompletionAnswer]:
-    """See ``Endpoint.build``."""
+    """Implements ``Endpoint.build``."""
     if request.echo and request.logprobs is not None:
         raise BadRequest("echo cannot be combined with logprobs", param="echo")
     given, salt = split_prompts(request.prompt), salt_of(request.cache_salt)

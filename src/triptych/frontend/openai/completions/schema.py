@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/completions``."""
+"""Defines the body of ``POST /v1/completions``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CompletionRequest(GenerationFields, kw_only=True):
     """``POST /v1/completions``."""
 
     prompt: str | list[str | int | list[int]]
-    """Texts or token ids. Long lists of ids are decoded to ``TokenIds`` (``openai.body.large_body``)."""
+    """The prompts as texts or token ids. Long lists of ids are decoded to ``TokenIds`` (``openai.body.large_body``)."""
     logprobs: int | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None

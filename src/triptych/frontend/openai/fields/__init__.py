@@ -1,1 +1,1 @@
-"""Lists every known request field and what becomes of it."""
+"""Lists every known request field and how it is treated."""

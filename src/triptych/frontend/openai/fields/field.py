@@ -1,4 +1,4 @@
-"""Defines how the tables of ``fields`` describe a request field and what becomes of it."""
+"""Defines how the tables of ``fields`` describe a request field and its treatment."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Fields:
     """All known fields of one JSON object."""
 
     schema: str
-    """Name of the schema class."""
+    """The name of the schema class."""
     fields: tuple[Field, ...]
     inner: Mapping[str, Fields | Tagged] = field(default_factory=dict)
     """The tables of objects, and of lists of objects, that are in a field."""

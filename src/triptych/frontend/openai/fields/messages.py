@@ -1,4 +1,4 @@
-"""Lists the fields of messages and of their content parts, and what becomes of each (see ``table``)."""
+"""Lists the fields of messages and of their content parts, and how each is treated (see ``table``)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ REFUSED_PARTS = {
     "reasoning": "send it as the message's reasoning",
     "tool_reference": "give tools to the chat template by chat_template_kwargs.tools",
 }
-"""Types of content parts that other servers know, and what to use instead."""
+"""The types of content parts that only other servers know, each with what to use instead."""
 
 MESSAGE = Fields(
     "ChatMessage",

@@ -16,7 +16,7 @@ from triptych.contracts.media import Data
 from triptych.frontend.openai.fields.field import Fields, Tagged
 
 MAX_NAMED = 16
-"""Most unknown fields of one request that are reported by name."""
+"""The limit on unknown fields of one request that are reported by name."""
 MAX_PATH_CHARACTERS = 64
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])

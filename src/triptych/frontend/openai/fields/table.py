@@ -1,4 +1,4 @@
-"""Lists every request field that OpenAI's API, vLLM or SGLang know, and what becomes of it.
+"""Lists every request field that OpenAI's API, vLLM or SGLang know, and how it is treated.
 
 This is decided here only. A field is **honoured** (it does what its definition says), **accepted** (it changes no
 answer, and its note says why ignoring it is right) or **refused** (400 ``unsupported_parameter``) unless its value asks
@@ -6,7 +6,7 @@ for nothing. A field that is in no table is ignored and named in the header ``x-
 ``--strict-fields``.
 
 The schema classes of the endpoints hold the honoured fields; a test compares the two. docs/fields.md is written from
-these tables. Those of messages and content parts are in ``messages``.
+these tables. The tables of messages and content parts are in ``messages``.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ REFUSED_FORMATS = {
     "regex": "use a json_schema with a pattern",
     "grammar": "use a json_schema",
 }
-"""Types of ``response_format`` that other servers know, and what to use instead."""
+"""The types of ``response_format`` that only other servers know, each with what to use instead."""
 REFUSED_TYPES = {**REFUSED_PARTS, **REFUSED_FORMATS}
 
 _SHARED = {"stream_options": _STREAM_OPTIONS, "response_format": _RESPONSE_FORMAT}

@@ -11,14 +11,14 @@ _BRACES = re.compile(r"\{\s*([0-9]*)\s*(?:(,)\s*([0-9]*)\s*)?\}")
 _ESCAPE = re.compile(r"u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|c[A-Za-z]|.", re.DOTALL)
 _SIMPLE_REPEATS = "*+?"
 MAX_GROUP_DEPTH = 64
-"""Most groups within each other: compilers of patterns use recursion."""
+"""The limit on nested groups, because compilers of patterns use recursion."""
 
 
 class PatternError(ValueError):
     """Raised for a pattern that cannot be counted, or is over a limit. The message says which, and where."""
 
     def __init__(self, reason: str, limit: str = "") -> None:
-        """``limit`` names the limit that the pattern exceeds."""
+        """``limit`` is the name of the limit that the pattern exceeds."""
         super().__init__(reason)
         self.limit = limit
 
@@ -111,7 +111,7 @@ def _repeat(pattern: str, at: int, group: _Group, max_repeats: int) -> int:
         assert braces is not None
         group.last *= max(1, _times(braces, max_repeats))
         end = braces.end()
-    if pattern.startswith("?", end):  # a lazy repetition: the same language
+    if pattern.startswith("?", end):  # a lazy repetition matches the same texts
         end += 1
     if end < len(pattern) and (pattern[end] in _SIMPLE_REPEATS or _braces(pattern, end) is not None):
         raise PatternError(f"the repetition at character {end + 1} repeats a repetition; put that into a group")

@@ -17,9 +17,9 @@ from triptych.frontend.openai.invalid.unsupported import unsupported
 
 CODE = "invalid_type"
 MAX_STEPS = 16
-"""Most steps of a path that is shown. Deeper values may have any type, and finding each step costs a decode."""
+"""The limit on steps of a path that is shown. Deeper values may have any type, and finding each step costs a decode."""
 MAX_NAME = 64
-"""Most characters of a name in a path."""
+"""The limit on characters of a name in a path."""
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 _EXPECTED = re.compile(r"Expected `([^`]+)`(.*?)(?:, got `([^`]+)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
@@ -35,7 +35,7 @@ _WORDS = {
 }
 _GOT = {"bool": "a boolean", "float": "a number with a fraction"}
 _KEYS = {"logit_bias": "the name must be a token id, a whole number below the size of the model's vocabulary"}
-"""For fields that hold names with a meaning: what such a name must be."""
+"""For each field whose names have a meaning, the message that says what such a name must be."""
 
 Step = str | int
 _NAMED = object()
@@ -56,7 +56,7 @@ def wrong_type(
     """
     reason, _, where = str(error).rpartition(" - at ")
     if not reason:
-        reason, where = where, ""  # about the body itself
+        reason, where = where, ""  # the error is about the body itself
     path = _found(where, body, schema)
     if (missing := _MISSING.fullmatch(reason)) is not None:
         known = _allowed(schema, [*path, missing[1]])
