@@ -32,22 +32,24 @@ def size_of(messages: list[Message]) -> ChatSize:
 
 @dataclass(frozen=True)
 class ChatText:
-    """Renders the chats of one model. Computes, and waits for nothing."""
+    """Renders the chats of one model. Does no I/O and never waits."""
 
     model: str
     """The name that clients use, for errors."""
     family: ModelFamily
     template: ChatTemplate | None
     prompt_template: str | None
-    """``--prompt-template``, which goes before the checkpoint's own."""
+    """``--prompt-template``, which takes precedence over the checkpoint's own template."""
 
     def reads(self, *names: str) -> bool:
         """Tells whether the prompts of chats use a variable or a field that has one of ``names``."""
         return self.prompt_template is None and self.template is not None and self.template.reads(*names)
 
     def render(self, messages: list[Message], settings: dict[str, Any], ending: Ending) -> str:
-        """Returns the prompt's text. Media parts read ``{"type": <kind>}``. Raises BadRequest for what no template
-        takes."""
+        """Returns the prompt's text. Media parts have the form ``{"type": <kind>}``.
+
+        Raises BadRequest for a message that the template cannot render.
+        """
         if self.prompt_template is not None:
             return self._by_prompt_template(self.prompt_template, messages, settings, ending)
         if self.template is None:
@@ -89,7 +91,7 @@ class ChatText:
         return {**part, **modality.template_keys} if modality is not None else part
 
     def _with_plain_text(self, message: Message) -> Message:
-        """Parts as one text, media first, for templates that know plain text only."""
+        """Returns parts as one text, media first, for templates that know plain text only."""
         content = message.get("content")
         return {**message, "content": self._plain(content)} if isinstance(content, list) else message
 
@@ -107,7 +109,7 @@ class ChatText:
 
 
 def _check_none(settings: dict[str, Any]) -> None:
-    """Raises BadRequest for settings of a chat template, where prompts are made without one."""
+    """Checks ``settings`` if prompts are made without a chat template. Raises BadRequest if there are any."""
     for name in settings:
         path = f"chat_template_kwargs.{name}"
         reason = "this server's prompts are made as --prompt-template says, which reads no settings: leave it out"

@@ -14,9 +14,9 @@ FIELD = "continue_final_message"
 def render_continued(template: ChatTemplate, messages: list[Message], settings: dict[str, Any]) -> str:
     """Returns the prompt up to the end of the last message's last text.
 
-    Equal to transformers' ``apply_chat_template(continue_final_message=True)``: what the template writes behind that
-    text is cut off, and so is white space at its end where the template trims it. Raises BadRequest where the message
-    has no text, or the template leaves it out.
+    The result equals that of transformers' ``apply_chat_template(continue_final_message=True)``: text that the template
+    adds behind the message's text is cut off, and so is white space at its end if the template trims it. Raises
+    BadRequest if the message has no text, or the template leaves it out.
     """
     mark = secrets.token_hex(12)  # no client can know it
     marked, text = _marked(messages[-1], f"{mark} ")

@@ -1,6 +1,6 @@
-"""Token ids to text, piece by piece: no broken characters, no stop string let through.
+"""Turns token ids into text, piece by piece, without incomplete characters and without stop strings.
 
-``Detokenizer.push`` costs about a microsecond a token, spent in the tokenizers library's ``DecodeStream``.
+``Detokenizer.push`` takes about a microsecond a token, spent in the tokenizers library's ``DecodeStream``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tokenizers.decoders import DecodeStream
 from triptych.processor.tokenizer import Tokenizer
 
 _CONTEXT = 6
-"""Prompt tokens that the decoder sees first, since a token's text may depend on its neighbours (leading
+"""Number of prompt tokens that the decoder gets first, because a token's text may depend on its neighbours (leading
 spaces of SentencePiece models)."""
 
 _REPLACEMENT = "\ufffd"
 _SILENT = 64
-"""Tokens without text in a row, such as ends of sequence that are ignored, after which a stream begins anew."""
+"""Number of successive tokens without text, such as ignored ends of sequence, after which a new stream begins."""
 
 
 class Detokenizer:
-    """Text of one stream of tokens. What is pushed comes out as soon as it is whole characters."""
+    """Decodes one stream of tokens. Text comes out as soon as its characters are complete."""
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
@@ -38,7 +38,7 @@ class Detokenizer:
         for token in begun:
             self.push(token)
         self._begun = list(self._held)
-        """What is held of the prompt, and is nothing to be said by itself."""
+        """The held tokens of the prompt, which are no part of the answer."""
 
     def push(self, token_id: int) -> str:
         """Returns the text that ``token_id`` completes; empty while a character is incomplete."""
@@ -58,15 +58,14 @@ class Detokenizer:
         return str(text)
 
     def _forget_silent(self) -> None:
-        """Lets go of tokens that have no text at all: the library decodes all it was given since the last text,
-        at every step."""
+        """Drops tokens without any text, because at every step the library decodes all tokens since the last text."""
         known = self._tokenizer.decode(list(self._said))
         if self._tokenizer.decode([*self._said, *self._held]) == known:
             self._held.clear()
             self._stream = DecodeStream(ids=list(self._said)[-_CONTEXT:], skip_special_tokens=True)
 
     def _restart(self, token_id: int) -> str:
-        """Begins a new stream at ``token_id``, saying first what the old one still held."""
+        """Begins a new stream at ``token_id``. Returns the text that the old stream still held, and the token's."""
         held = self.flush()
         self._stream = DecodeStream(skip_special_tokens=True)
         self._said.clear()
@@ -76,7 +75,7 @@ class Detokenizer:
         return held + (str(text) if text is not None else "")
 
     def flush(self) -> str:
-        """Returns the rest at the end: incomplete characters, as U+FFFD, as ``decode`` gives them."""
+        """Returns the rest at the end: incomplete characters as U+FFFD, as ``decode`` does."""
         if not self._held or self._held == self._begun:
             self._held.clear()
             return ""
@@ -96,10 +95,9 @@ def _ends_within(tokenizer: Tokenizer, ids: list[int]) -> bool:
 
 
 def _split(tokenizer: Tokenizer, context: list[int]) -> tuple[list[int], list[int]]:
-    """Returns the whole text of a prompt's last tokens, and the tokens behind it of a character that the answer may
-    complete.
+    """Divides a prompt's last tokens into those of complete characters, and those of one that the answer may complete.
 
-    A decoder that is given less than whole characters says all that it was given once more.
+    A decoder that begins with an incomplete character would return all text that it was given once more.
     """
     rest: list[int] = []
     while context and _ends_within(tokenizer, context):
@@ -114,32 +112,32 @@ def _split(tokenizer: Tokenizer, context: list[int]) -> tuple[list[int], list[in
 
 
 class Stopped(NamedTuple):
-    """Text to let through, and whether a stop string ended it."""
+    """Text that may be sent, and whether a stop string ended it."""
 
     text: str
     stopped: bool
 
 
 class StopStrings:
-    """Finds the earliest stop string across pieces, holding back only what may become one.
+    """Finds the earliest stop string across pieces. Holds back only text that may become a stop string.
 
-    Each character is looked at once for each stop string (Knuth, Morris and Pratt 1977), however long they are.
+    Each character is compared about once for each stop string (Knuth, Morris and Pratt 1977), however long those are.
     """
 
     def __init__(self, stops: list[str], *, keeps: bool = False) -> None:
-        """With ``keeps`` the stop string that ends the text stays in it."""
+        """Looks for ``stops``. With ``keeps`` the stop string that ends the text stays in it."""
         self._stops = stops
         self._keeps = keeps
         self._first = frozenset(stop[0] for stop in stops)
         self._borders = [_borders(stop) for stop in stops]
         self._matched = [0] * len(stops)
-        """For each stop string: how many of its characters the text so far ends with."""
+        """The number of characters of each stop string that the text so far ends with."""
         self._held = ""
 
     def push(self, text: str) -> Stopped:
         """Returns text that cannot be the beginning of a stop string; once stopped, the text before the stop string.
 
-        Where several end at the same time, the one that begins first ends the text, and of these the shortest.
+        If several are completed by ``text``, the one that begins first ends the answer, and of these the shortest.
         """
         if not self._held and self._first.isdisjoint(text):
             return Stopped(text, False)

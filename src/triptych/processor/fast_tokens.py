@@ -1,7 +1,8 @@
-"""The ``fastokens`` library in the place of ``tokenizers``, for checkpoints where both give the same ids.
+"""Uses the ``fastokens`` library in place of ``tokenizers``, for checkpoints for which both give the same ids.
 
-It encodes a megabyte in a fiftieth of the time, does not hold the interpreter lock meanwhile, and gives ids as memory
-and not as a list. It does not know every kind of tokenizer, so it is tried on texts of every kind when it is loaded.
+It encodes a megabyte in a fiftieth of the time, without holding the interpreter lock, and returns ids in one block of
+memory instead of a list. It does not support every kind of tokenizer, so it is tried on texts of every kind when it is
+loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from triptych.contracts.tokens import TokenIds
 log = logging.getLogger("triptych.tokenizer")
 
 MIXED_CHARACTERS = 40_000
-"""Length of the trial's long text: the library cuts long ones into pieces."""
+"""Length of the trial's long text. The library cuts long texts into pieces, which is to be tried too."""
 _SAMPLES = (
     "",
     " ",
@@ -51,9 +52,7 @@ class FastTokens(Protocol):
 def load_fast(path: Path, reference: Reference) -> FastTokens | None:
     """Loads the fast tokenizer of a ``tokenizer.json``.
 
-    None if the library cannot read it, or differs from ``reference``.
-
-    Blocking: call it in a thread.
+    Returns None if the library cannot read the file, or differs from ``reference``. Blocks: call it in a thread.
     """
     limit_tokenizer_threads()
     try:
@@ -83,7 +82,7 @@ def disagreement(fast: FastTokens, reference: Reference) -> str | None:
 
 
 def trial_texts(reference: Reference) -> Iterator[str]:
-    """Texts of every kind, the special tokens of ``reference`` in all surroundings, and one long mixture."""
+    """Yields texts of every kind, the special tokens of ``reference`` in all surroundings, and one long mixture."""
     yield from _SAMPLES
     special = [token.content for token in reference.get_added_tokens_decoder().values()]
     yield "".join(special)

@@ -1,4 +1,4 @@
-"""Prepares the prompts of one model: messages or texts in; token ids, checked media and the prompt's length out."""
+"""Prepares the prompts of one model: makes token ids, checked media and the prompt's length of messages or texts."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from triptych.processor.video_sampling import VideoSampling
 from triptych.router.routing import PromptKeys
 
 _HASHED_AHEAD = 4_096
-"""Tokens from which on a prompt's blocks are named as soon as it is made, which is in a thread."""
+"""Number of tokens from which on a prompt's blocks are named in the thread that makes the prompt."""
 
 
 @dataclass
 class Processor:
-    """Makes the prompts of one model. ``names_blocks`` alone changes after ``load``.
+    """Makes the prompts of one model. Only ``names_blocks`` changes after ``load``.
 
     Texts are rendered and tokenised by ``work``, in threads where they are long. All methods raise BadRequest for a
     prompt that cannot fit the model's context.
@@ -46,7 +46,7 @@ class Processor:
     _tokens: PromptTokens
     _media: PromptMedia
     names_blocks: bool = False
-    """Some worker reports what its KV cache holds, so the blocks of all prompts will be asked for."""
+    """Whether some worker reports the content of its KV cache, so that the block hashes of all prompts are needed."""
 
     @classmethod
     def load(
@@ -81,9 +81,9 @@ class Processor:
         salt: str = "",
         ending: Ending = "answer",
     ) -> Prompt:
-        """Makes the prompt of messages whose media parts read ``{"type": <kind>}``; ``media`` are in the same order.
+        """Makes the prompt of messages whose media parts are ``{"type": <kind>}``; ``media`` are in the same order.
 
-        ``salt``: names of media and of blocks are those of requests with the same one (``GenerateRequest.salt``).
+        Requests with different ``salt`` share no names of media and of blocks (``GenerateRequest.salt``).
         """
         self._media.check_kinds(media)
         begun = time.perf_counter()
@@ -101,12 +101,15 @@ class Processor:
     async def completion(
         self, text: str, salt: str = "", field: str = "prompt", *, add_special_tokens: bool = True
     ) -> Prompt:
-        """Makes the prompt of a plain text, which came in ``field``."""
+        """Makes the prompt of a plain text, which the request has in ``field``."""
         self._tokens.check_characters(len(text), field)
         return await self._prepare(partial(self._prepared_text, text, salt, field, add_special_tokens), len(text))
 
     async def tokens(self, ids: Sequence[int], salt: str = "", field: str = "prompt") -> Prompt:
-        """Makes the prompt of token ids, which came in ``field``. Raises BadRequest for ids beyond the vocabulary."""
+        """Makes the prompt of token ids, which the request has in ``field``.
+
+        Raises BadRequest for ids beyond the vocabulary.
+        """
         self._tokens.check_count(len(ids), field)
         return await self.work.prepare(partial(self._prepared_ids, ids, salt, field), len(ids))
 
@@ -117,7 +120,7 @@ class Processor:
     async def _prepare(self, call: Callable[[], Prompt], characters: int, parts: int = 1) -> Prompt:
         return await self.work.prepare(call, characters, parts, quick=self.tokenizer.by == "fastokens")
 
-    # What ``work`` may run in a thread: it computes, and waits for nothing.
+    # ``work`` may run these in a thread: they do no I/O and never wait.
 
     def _prepared_chat(
         self, messages: list[Message], settings: dict[str, Any], media: Sequence[MediaKind], salt: str, ending: Ending
@@ -135,7 +138,7 @@ class Processor:
         return self._without_media(self._tokens.of_ids(ids, field), salt, field)
 
     def _without_media(self, ids: TokenIds, salt: str, field: str) -> Prompt:
-        """Names the blocks of a long prompt at once, where this is a thread that may take its time."""
+        """Makes a prompt without media. Names the blocks of a long one at once, as this runs in a thread then."""
         keys = PromptKeys(ids, salt)
         if self.names_blocks and _HASHED_AHEAD <= len(ids) <= self.card.context_length:
             keys.hashes(self.card.block_size)

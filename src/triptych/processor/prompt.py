@@ -1,4 +1,4 @@
-"""A prompt that is ready for a worker."""
+"""Defines a prompt that is ready for a worker."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _WORKERS_NAMES = ("prompt", "media")
 
 @dataclass(frozen=True)
 class Prompt:
-    """Holds a prompt's tokens and media, and what the frontend knows of them."""
+    """Holds a prompt's tokens and media, and the facts about them that the frontend needs."""
 
     token_ids: TokenIds
     """Token ids with one placeholder for each medium."""
     media: list[Medium]
     length: int
-    """Tokens that the model will see: placeholders expanded."""
+    """Number of tokens that the model will see, with expanded placeholders."""
     keys: PromptKeys
     """The prompt keys: token ids as workers' KV caches have them, with expanded placeholders and media by their
     content.
@@ -36,7 +36,7 @@ class Prompt:
     """The request's field that the prompt was made of."""
 
     def by_field(self, error: TriptychError) -> TriptychError:
-        """Returns a worker's ``error``, which names a medium by its content, as one about the request's field."""
+        """Converts a worker's ``error``, which names a medium by its content, to one about the request's field."""
         for index, (medium, item) in enumerate(zip(self.media, self.items, strict=True)):
             error = on_item(on_item(error, by_content(medium), item), f"media[{index}]", item)
         for name in _WORKERS_NAMES:

@@ -1,4 +1,4 @@
-"""The media of a prompt: checked against the model, sampled by its rule, and expanded into the tokens that it sees."""
+"""Puts media into prompts: checks them against the model, samples videos by its rule, and expands the placeholders."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from triptych.processor.video_sampling import VideoSampling
 from triptych.router.routing import PromptKeys
 
 _INLINE_TOKENS = 65_536
-"""Longer prompts are named by their media in a thread: this many take a millisecond."""
+"""The keys of longer prompts are made in a thread: those of this many tokens take a millisecond."""
 
 LoadMedia = Callable[[Sequence[MediaReference]], Awaitable[list[Medium]]]
-"""Media of a request, in order (``media.loader.MediaLoader``)."""
+"""Loads the media of a request, in order (``media.loader.MediaLoader``)."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class PromptMedia:
                 )
 
     async def put_into(self, ids: TokenIds, media: Sequence[MediaReference], load: LoadMedia, salt: str) -> Prompt:
-        """Returns the prompt of ``ids``, which has one placeholder for each of ``media``, with these loaded.
+        """Loads ``media``, and returns the prompt of ``ids``, which have one placeholder for each medium.
 
-        Raises what ``load`` raises, and BadRequest or UnsupportedMedia, with the medium's field, for one that the
-        model refuses.
+        Raises the errors of ``load``, and BadRequest or UnsupportedMedia, with the medium's field, for a medium that
+        the model refuses.
         """
         begun = time.perf_counter()
         loaded = await load([self._with_settings(ref) for ref in media])
@@ -74,11 +74,11 @@ class PromptMedia:
         return Prompt(ids, loaded, len(keys), keys, time.perf_counter() - begun, items=items)
 
     def _with_settings(self, ref: MediaReference) -> MediaReference:
-        """Adds to ``ref`` what the model's own files say of decoding media of its kind."""
+        """Adds to ``ref`` the settings by which the model wants media of its kind decoded."""
         return ref._replace(settings=tuple(self.family.media[ref.kind].settings(self.checkpoint).items()))
 
     def _check_precomputed(self, medium: Medium, ref: MediaReference) -> None:
-        """Raises BadRequest for an embedding that is not of the form that the workers' model takes."""
+        """Checks an embedding. Raises BadRequest if its form is not that which the workers' model takes."""
         if not isinstance(medium, PrecomputedEmbedding):
             return
         (tokens, width), spec = medium.shape, self.card.embedding
@@ -108,7 +108,7 @@ class PromptMedia:
             raise UnsupportedMedia(f"{ref.item}: {error}", param=ref.item, code="media_unsupported") from error
 
     def _check_positions(self, media: Sequence[Medium], refs: Sequence[MediaReference]) -> None:
-        """Raises BadRequest where the language model lacks positions for all ``media``, whose expansions are known."""
+        """Checks ``media``, whose expansions are known. Raises BadRequest if the model lacks positions for them all."""
         try:
             check_positions(self.family, self.checkpoint, media)
         except PositionsTooFar as error:
@@ -122,7 +122,7 @@ class PromptMedia:
         return await asyncio.to_thread(expanded_prompt_keys, ids, media, expansions, self.placeholder_ids)
 
     def _described(self, medium: Medium) -> Medium:
-        """Adds to ``medium`` what the language model must know of its embedding, which its size tells."""
+        """Adds to ``medium`` the facts about its embedding that the language model needs; they follow from its size."""
         if isinstance(medium, PrecomputedEmbedding):
             return medium
         metadata = metadata_of(self.family.media[medium.kind], self.checkpoint, medium)

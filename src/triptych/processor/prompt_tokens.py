@@ -17,23 +17,23 @@ _AT_ONCE = 16_384
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Makes the tokens of one model's prompts. Computes, and waits for nothing.
+    """Makes the tokens of one model's prompts. Does no I/O and never waits.
 
-    ``param`` names the request's field that a prompt comes from, for errors. All raise BadRequest.
+    ``param`` names the request's field that a prompt comes from, for errors. All methods raise BadRequest.
     """
 
     card: ModelCard
     tokenizer: Tokenizer
     placeholder_ids: Mapping[MediaKind, int]
-    """Token that stands for a medium, by its kind."""
+    """Id of the token that stands for a medium, by its kind."""
 
     def check_characters(self, characters: int, param: str) -> None:
-        """Refuses a text of so many characters where even the longest tokens would not fit it into the context."""
+        """Refuses a text of so many characters if it exceeds the context even with the longest tokens."""
         fewest_tokens = -(-characters // self.tokenizer.bounds.characters)
         self._refuse_over(fewest_tokens, f"{characters:,} characters", param)
 
     def check_count(self, tokens: int, param: str) -> None:
-        """Refuses a prompt of no token ids, and of more than the context has room for."""
+        """Refuses a prompt without token ids, and one with more than the context has room for."""
         if not tokens:
             raise _holds_none(param)
         self._refuse_over(tokens, f"{tokens:,} token ids", param)
@@ -41,7 +41,7 @@ class PromptTokens:
     def of_chat(self, text: str, media: Sequence[MediaKind], param: str, *, is_cut: bool) -> TokenIds:
         """Tokenises a rendered chat with ``media``.
 
-        With ``is_cut`` it may have ended before the last message's media.
+        With ``is_cut`` the text may end before the last message's media.
         """
         ids = self._of_text(text, param, add_special_tokens=False)
         self._check_placeholders(ids, media, param, is_cut=is_cut)
@@ -56,7 +56,7 @@ class PromptTokens:
         return ids
 
     def of_ids(self, ids: Sequence[int], param: str) -> TokenIds:
-        """Takes token ids over, which must be in the vocabulary."""
+        """Checks token ids, which must be in the vocabulary, and returns them."""
         limit = self.tokenizer.vocabulary_size
         if not all(0 <= min(piece) <= max(piece) < limit for piece in _pieces(ids)):
             at = next(at for at, token in enumerate(ids) if not 0 <= token < limit)
@@ -111,5 +111,5 @@ def _holds_none(param: str) -> BadRequest:
 
 
 def _pieces(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Cuts ``ids`` so that each piece takes a millisecond: a computation on one holds the interpreter lock."""
+    """Cuts ``ids`` into pieces that take a millisecond each: work on a piece holds the interpreter lock."""
     return (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))

@@ -1,8 +1,8 @@
-"""Messages by the roles that a model's chat template knows: ``developer`` and ``function`` are other names of two.
+"""Replaces roles of messages that a model's chat template does not know by roles that it knows.
 
-OpenAI's reasoning models take instructions as ``developer``, where all other models have ``system``; ``function`` is
-what ``tool`` was called first. Templates that print any role would print one that the model has never seen, and others
-leave such a message out.
+OpenAI's reasoning models take instructions as ``developer``, for which all other models have ``system``; ``function``
+is the older name of ``tool``. A template that prints any role would show the model a role that it has never seen, and
+other templates would leave such a message out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from triptych.contracts.errors import BadRequest
 Message = dict[str, Any]
 _EVERY_TEMPLATES = frozenset(("system", "user", "assistant"))
 _BETWEEN = "\n\n"
-"""Between the texts of two messages that become one."""
+"""Separates the texts of two messages that become one."""
 
 
 class Template(Protocol):
@@ -33,10 +33,10 @@ class Template(Protocol):
 def fitted(messages: Sequence[Message], template: Template, *, keeps_last: bool = False) -> Sequence[Message]:
     """Returns ``messages``, whose contents are all texts or all parts, with the roles that ``template`` accepts.
 
-    A ``developer`` that the template does not know becomes ``system``. Those at the beginning become one message, with
-    the system's own; later ones stay where they are if the template prints them there, and are else put behind the
-    first. ``keeps_last``: not the last one, with which the answer is to go on. Raises BadRequest for a role that the
-    template has no place for.
+    If the template does not know ``developer``, the role becomes ``system``. Such messages at the beginning become one,
+    together with the system's own. Later ones stay in their places if the template prints them there; otherwise they
+    are appended to the first. With ``keeps_last`` the last message, which the answer continues, stays as it is. Raises
+    BadRequest for a role that the template has no place for.
     """
     if all(message["role"] in _EVERY_TEMPLATES for message in messages):
         return messages
@@ -47,7 +47,7 @@ def fitted(messages: Sequence[Message], template: Template, *, keeps_last: bool 
 
 
 def check_all_ask(messages: Sequence[Message]) -> None:
-    """Raises BadRequest where somebody else speaks than a prompt of one text has a place for."""
+    """Checks the roles for a prompt that is one text. Raises BadRequest for a role that it has no place for."""
     for index, message in enumerate(messages):
         if message["role"] not in ("system", "developer", "user"):
             reason = (

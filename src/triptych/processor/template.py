@@ -1,8 +1,8 @@
-"""Chat templates: messages to prompt text, by the model's own Jinja template in a sandbox.
+"""Renders messages to the text of a prompt, by the model's own chat template (Jinja) in a sandbox.
 
-The environment offers what transformers' ``apply_chat_template`` offers (its documentation of chat templates
-is the contract that checkpoints rely on): ``raise_exception``, ``strftime_now``, a ``tojson`` that leaves
-characters unescaped, loop controls, and ``generation`` blocks, which only mark text and are passed through.
+The environment has everything that transformers' ``apply_chat_template`` has, whose documentation is the contract that
+checkpoints rely on: ``raise_exception``, ``strftime_now``, a ``tojson`` that leaves characters unescaped, loop
+controls, and ``generation`` blocks, which only mark text and are passed through.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from triptych.processor.tokenizer import Tokenizer
 
 Message = dict[str, Any]
 Ending = Literal["answer", "message", "open"]
-"""How a prompt ends: with the opening of the answer, behind the last message, or within the last message's text."""
+"""The end of a prompt: the opening of the answer, the end of the last message, or the end of that message's text."""
 _PROBE = "probe 8d2f"
 _ALWAYS_GIVEN = {"add_generation_prompt": True, "tools": None, "documents": None}
 """Names that are always defined, as transformers defines them."""
@@ -43,7 +43,7 @@ _FAILURES = (
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %} ... {% endgeneration %}``: the text between, as it is."""
+    """Passes the text between ``{% generation %}`` and ``{% endgeneration %}`` through."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own way)
 
@@ -94,12 +94,12 @@ class ChatTemplate:
         self.takes_parts = self._probe()
 
     def _probe(self) -> bool:
-        """Tries it: a template made for plain text prints a list of parts as Python would, or fails."""
+        """Tells whether the template reads parts. Others print a list of parts as Python does, or fail."""
         text = self._tried([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
         return _PROBE in text and "'type'" not in text
 
     def _tried(self, messages: list[Message]) -> str:
-        """Renders ``messages``; "" if the template refuses them."""
+        """Renders ``messages``. Returns an empty text if the template refuses them."""
         try:
             return self.render(messages, {})
         except BadRequest:
@@ -115,7 +115,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_tool(self) -> bool:
-        """Whether it says what a tool answered, after a call of it or anywhere."""
+        """Whether the template prints a tool's answer, behind a call of the tool or anywhere."""
         call = {"id": "probe0000", "type": "function", "function": {"name": "f", "arguments": {}}}
         asked, called = self._message("user", "x"), {"role": "assistant", "content": "", "tool_calls": [call]}
         answer = {**self._message("tool", _PROBE), "name": "f", "tool_call_id": "probe0000"}
@@ -123,7 +123,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_late_system(self) -> bool:
-        """Whether it says what the system does once the conversation has begun."""
+        """Whether the template prints a system message after the conversation has begun."""
         messages = [("user", "x"), ("assistant", "x"), ("system", _PROBE), ("user", "x")]
         return _PROBE in self._tried([self._message(role, text) for role, text in messages])
 
@@ -146,7 +146,7 @@ class ChatTemplate:
 
 
 def load_chat_template(folder: str, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """Loads the checkpoint's template, from whichever file holds it; None if there is none."""
+    """Loads the checkpoint's template, from whichever file holds it. Returns None if there is none."""
     source = _template_file(Path(folder)) or _template_setting(tokenizer.settings.get("chat_template"))
     return ChatTemplate(source, tokenizer.special_tokens()) if source else None
 

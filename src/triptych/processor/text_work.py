@@ -15,27 +15,33 @@ T = TypeVar("T")
 INLINE_CHARACTERS = 8_192
 """Texts up to this are prepared on the event loop, which takes a few tenths of a millisecond."""
 INLINE_PARTS = 128
-"""Most messages and parts of a text that is prepared on the event loop."""
+"""Maximum number of messages and parts of a text that is prepared on the event loop."""
 LARGE_CHARACTERS = 1 << 20
-"""Longer texts have a thread of their own, so that others need not wait for seconds behind them."""
+"""Longer texts are prepared in a thread of their own, so that other texts do not wait for seconds behind them."""
 MAX_WAITING = 256
 MAX_WAIT_S = 30.0
 
 
 class TextWork:
-    """The threads of one frontend in which texts are prepared. For one event loop, until ``close``."""
+    """Owns the threads of one frontend in which texts are prepared. Belongs to one event loop, until ``close``."""
 
     def __init__(self, max_waiting: int = MAX_WAITING, max_wait_s: float = MAX_WAIT_S) -> None:
-        """``max_waiting`` limits the calls that wait for each kind of thread, ``max_wait_s`` the time of a call."""
+        """Creates the threads.
+
+        ``max_waiting`` limits the calls that wait for each kind of thread, ``max_wait_s`` the time that a call waits.
+        """
         self.bodies = Lane("body", 2, max_waiting, max_wait_s)
         self._quick = Lane("quick_text", 1, max_waiting, max_wait_s)
         self._texts = Lane("text", 2, max_waiting, max_wait_s)
         self._large = Lane("large_text", 1, max_waiting, max_wait_s)
 
     async def prepare(self, call: Callable[[], T], characters: int, parts: int = 1, *, quick: bool = False) -> T:
-        """Returns what ``call`` returns, which works on so many characters. Raises what ``aio.threads.Lane`` does.
+        """Runs ``call``, which works on so many characters, and returns its result.
 
-        ``quick``: it takes milliseconds. One thread does that for all, since each keeps its own table of known words.
+        Raises its errors, and those of ``aio.threads.Lane``.
+
+        ``quick`` says that the call takes milliseconds. All quick calls run in one thread, because each thread keeps
+        its own table of known words.
         """
         if characters <= INLINE_CHARACTERS and parts <= INLINE_PARTS:
             return call()

@@ -1,5 +1,6 @@
-"""Computes how many characters a token can stand for, by a tokenizer's file, so that a text that cannot fit is refused
-early.
+"""Computes how many characters a token can stand for, by a tokenizer's file.
+
+With this a text that cannot fit into the context is refused before it is tokenised.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 UNPROVEN_CHARACTERS = 256
-"""Characters of one token, for tokenizers whose file does not tell: they may drop characters, or merge many."""
+"""Characters of one token if the tokenizer's file does not bound them: it may drop characters, or merge many."""
 NFC_BYTES_A_CHARACTER = Fraction(2, 3)
-"""Fewest UTF-8 bytes that Unicode's composition (NFC) leaves of a character: U+01D6 is 2 bytes, and can be written
-in 3 characters. No ratio is smaller."""
+"""Minimum number of UTF-8 bytes a character that Unicode's composition (NFC) leaves: U+01D6 has 2 bytes, and can be
+written in 3 characters. No ratio is smaller."""
 _AT_ONCE = 1 << 16
 _NO_LETTERS = bytes(byte for byte in range(256) if not (byte < 128 and chr(byte).isalnum()))
 _KEEPING_SPLITS = ("Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
@@ -40,14 +41,14 @@ class _File(msgspec.Struct):
 
 
 class TokenBounds(NamedTuple):
-    """The most characters and bytes that one token stands for, on average over any text."""
+    """The maximum number of characters and bytes that one token stands for, on average over any text."""
 
     characters: int = UNPROVEN_CHARACTERS
     letters: int = 0
-    """Letters and digits of ASCII among them, which no token has as many of as it may have blanks; 0: not known."""
+    """The maximum number of ASCII letters and digits among them, which is less than that of blanks; 0 if not known."""
 
     def fewest_tokens(self, text: str, limit: int) -> int:
-        """Tokens that ``text`` has at least; looked at closely only where it may have more than ``limit``."""
+        """Returns the minimum number of tokens of ``text``, computed closely only if that may exceed ``limit``."""
         fewest = -(-len(text) // self.characters)
         if fewest > limit or not self.letters or len(text) <= limit * self.letters:
             return fewest
@@ -57,7 +58,7 @@ class TokenBounds(NamedTuple):
 def _letters(text: str) -> int:
     """Counts ASCII letters and digits in ``text``, without those that composition (NFC) could absorb.
 
-    In steps of 0.1 ms.
+    Works in steps of 0.1 ms.
     """
     letters = 0
     for at in range(0, len(text), _AT_ONCE):
@@ -71,7 +72,7 @@ def _count(piece: str) -> int:
 
 
 def token_bounds(path: Path) -> TokenBounds:
-    """Reads from a ``tokenizer.json`` what its tokens can stand for."""
+    """Returns the bounds of the tokens of a ``tokenizer.json``."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
     except msgspec.MsgspecError:
@@ -86,7 +87,10 @@ def token_bounds(path: Path) -> TokenBounds:
 
 
 def _kept(file: _File) -> Fraction | None:
-    """Units of the vocabulary (bytes, or characters) that are left of each character; None where some may vanish."""
+    """Returns the units of the vocabulary (bytes, or characters) that are left of each character.
+
+    Returns None if some characters may be dropped.
+    """
     if file.model.type != "BPE" or not isinstance(file.model.vocab, dict):
         return None
     if any(token.lstrip or token.rstrip for token in file.added_tokens):

@@ -1,8 +1,8 @@
-"""The bytes that each token has of a text, by the tokenizer's own decoder.
+"""Returns the bytes that each token adds to a text, by the rule of the tokenizer's own decoder.
 
 Byte-level vocabularies (GPT-2, Qwen, Llama 3) spell each byte as a letter. Those with byte fallback (SentencePiece,
-Llama 2, Mistral) have a token for each byte beside whole words. Either way a token may be a part of a character, which
-no text can say.
+Llama 2, Mistral) have a token for each byte beside whole words. In both, a token may be a part of a character, which
+cannot be written as text.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from tokenizers import Tokenizer as FastTokenizer
 
 _PRINTED = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTED}
-"""The letter of each byte in byte-level vocabularies: its own where that is printed, else one from 256 up."""
+"""Letter -> byte in byte-level vocabularies: the byte's own letter if that is printable, otherwise one from 256 up."""
 _BYTE_OF_LETTER |= {chr(256 + place): byte for place, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 _Rule = Callable[[str], bytes]
-"""A token's bytes within a text, from the token as the vocabulary has it."""
+"""Returns a token's bytes within a text, from the token as the vocabulary has it."""
 
 
 class Spelling(NamedTuple):
-    """A token by itself."""
+    """The text and the bytes of a token."""
 
     text: str
-    """Its text; of a part of a character its bytes, as OpenAI's API spells them: ``bytes:\\xe4\\xbd``."""
+    """The token's text. For a part of a character, the bytes as OpenAI's API spells them: ``bytes:\\xe4\\xbd``."""
     data: bytes
-    """The bytes that it adds to a text: none if it is special, or stands for nothing."""
+    """The bytes that the token adds to a text; none for a special token."""
 
 
 class TokenBytes:
-    """Spells tokens; each is looked up once, and remembered. Thread-safe."""
+    """Spells tokens. Each is looked up once and then remembered. Thread-safe."""
 
     def __init__(self, fast: FastTokenizer) -> None:
         self._fast = fast
@@ -43,7 +43,7 @@ class TokenBytes:
             number: token.content for number, token in fast.get_added_tokens_decoder().items() if token.special
         }
         self._known: dict[int, Spelling] = {}
-        """Of the vocabulary only, so that it is bounded."""
+        """Spellings by token id, of ids in the vocabulary only, so that their number is bounded."""
 
     def __call__(self, token_id: int) -> Spelling:
         if (known := self._known.get(token_id)) is None:
@@ -53,7 +53,7 @@ class TokenBytes:
         return known
 
     def fill(self) -> None:
-        """Looks all tokens up that were not asked for yet: for who will ask for most of them. Call it in a thread."""
+        """Looks up all tokens beforehand, for callers that need most of them. Blocks: call it in a thread."""
         if len(self._known) < (size := self._fast.get_vocab_size()):
             for token_id in range(size):
                 self(token_id)
@@ -87,12 +87,12 @@ def is_whole(data: bytes) -> bool:
 
 
 def by_id(token_id: int) -> str:
-    """Spells a token by its id, if it has no text of its own, or the same text as another one. vLLM can do the same."""
+    """Spells a token by its id, if it has no text or the same text as another token. vLLM can do the same."""
     return f"token_id:{token_id}"
 
 
 def _decoder_of(fast: FastTokenizer) -> list[dict[str, Any]]:
-    """Returns the steps of its decoder, as ``tokenizer.json`` has them."""
+    """Returns the steps of the tokenizer's decoder, as ``tokenizer.json`` has them."""
     if fast.decoder is None:
         return []
     decoder = msgspec.json.decode(fast.decoder.__getstate__())
@@ -100,7 +100,7 @@ def _decoder_of(fast: FastTokenizer) -> list[dict[str, Any]]:
 
 
 def _rule_of(steps: list[dict[str, Any]]) -> _Rule | None:
-    """Returns the rule of a decoder; None for other kinds, whose tokens' texts do not depend on bytes."""
+    """Returns the rule of a decoder. None for other kinds of decoders, whose tokens' texts do not depend on bytes."""
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
         return _byte_level
@@ -119,8 +119,9 @@ def _replaced(step: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _byte_level(token: str) -> bytes:
-    """Returns a token's bytes; for an added token that is not spelled in letters of bytes, its own text, as the library
-    does.
+    """Returns a token's bytes.
+
+    An added token that is not spelled in letters of bytes stands for its own text, as in the library.
     """
     try:
         return bytes([_BYTE_OF_LETTER[letter] for letter in token])

@@ -1,5 +1,7 @@
-"""The model's tokenizer, by the ``tokenizers`` library (transformers would bring torch along), and a faster one where
-that gives the same ids."""
+"""Loads the model's tokenizer, with the ``tokenizers`` library because transformers would import torch.
+
+For prompts it uses a faster library if that gives the same ids.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ from triptych.processor.token_bounds import TokenBounds, token_bounds
 from triptych.processor.token_bytes import TokenBytes
 
 _TEXTS = 8192
-"""Short texts whose tokens are remembered: more than there are times, by tenths of a second, in ten minutes."""
+"""Number of short texts whose tokens are cached: more than a video of ten minutes has times in tenths of a second."""
 
 
 class Tokenizer:
-    """Text to ids and ids to text for one model. Thread-safe: nothing changes after loading, but what is remembered."""
+    """Turns text into ids and ids into text for one model. Thread-safe: only its cache changes after loading."""
 
     def __init__(
         self,
@@ -38,14 +40,14 @@ class Tokenizer:
         """``tokenizer_config.json``."""
         self.spelling = TokenBytes(fast)
         self.plain: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=_TEXTS)(self._plain)
-        """``models.base.Tokenise``: what was asked before is known, as videos' times come again and again."""
+        """A cached ``models.base.Tokenise``, because videos' times occur again and again."""
         self.vocabulary_size = fast.get_vocab_size(with_added_tokens=True)
 
     @classmethod
     def load(cls, folder: str, *, for_prompts: bool = False) -> Tokenizer:
         """Reads ``tokenizer.json`` and ``tokenizer_config.json``. Raises ConfigError naming what is missing.
 
-        ``for_prompts``: whole prompts come to it, so it is loaded with what those need.
+        With ``for_prompts`` it is prepared to encode whole prompts.
         """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
@@ -66,7 +68,7 @@ class Tokenizer:
 
     @property
     def by(self) -> str:
-        """The library that makes ids of prompts."""
+        """The name of the library that encodes prompts."""
         return "tokenizers" if self._faster is None else "fastokens"
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
