@@ -130,7 +130,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Asks, print the table, and returns the exit status."""
+    """Asks, prints the table, and returns the exit status."""
     args = parse(arguments)
     exam = EXAMS[args.about]
     samples = exam.unseen(args.count, args.seed_start)

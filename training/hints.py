@@ -1,8 +1,8 @@
 """Makes hints for training: what each patch shows, and where the shapes are that words name.
 
-Answers alone say little about a single patch or word, so telling circles from squares, or
-left from right, would take many times as long. The hints, and the heads that learn from
-them, are thrown away with the optimiser; the checkpoint knows nothing of them.
+Answers alone tell little about a single patch or word, so that learning to tell circles from squares, or left from
+right, would take many times as long. The hints, and the heads that learn from them, are dropped with the optimiser; the
+checkpoint does not contain them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Has what every training of a demo model needs: schedule, optimiser, export and resumption."""
+"""Provides what every training of a demo model needs: schedule, optimiser, export and resumption."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trains the demo model from scratch: ``python -m training.train --out DIR``.
 
 The result is an ordinary Qwen2-VL checkpoint of about 1.4 million parameters, trained on
-one processor core. First the vision tower learns alone what patches show, then the
+one processor core. First the vision tower alone learns what patches show, then the
 language model joins. Both learn from hints besides the answers (see ``hints``).
 
 A training step shows the model fresh pictures with several questions each. The

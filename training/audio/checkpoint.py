@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 MEL_BINS = 64
 POSITIONS = 1500
-"""One position for two mel frames of 30 s: vLLM supports no other number."""
+"""The number of positions: one for two mel frames of 30 s. vLLM supports no other number."""
 _SAVED, _PUBLISHED = "language_model.model.model.", "language_model.model."
 
 

@@ -36,8 +36,8 @@ def listen(model: Qwen2AudioForConditionalGeneration, features: torch.Tensor, fr
     tower = model.model.audio_tower
     hidden = gelu(tower.conv2(gelu(tower.conv1(features)))).transpose(1, 2)
     hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]]
-    heard = torch.arange(hidden.shape[1]) < (frames[:, None] - 1) // 2 + 1
-    mask = torch.zeros(heard.shape).masked_fill(~heard, float("-inf"))[:, None, None]
+    valid = torch.arange(hidden.shape[1]) < (frames[:, None] - 1) // 2 + 1
+    mask = torch.zeros(valid.shape).masked_fill(~valid, float("-inf"))[:, None, None]
     mask = mask.expand(-1, -1, hidden.shape[1], -1)
     for layer in tower.layers:
         hidden = layer(hidden, mask)
@@ -53,16 +53,16 @@ def losses(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Returns the cross-entropy over answer tokens, the loss of the hints, and the share of right tokens."""
     tokens, targets = torch.from_numpy(batch.table.tokens), torch.from_numpy(batch.table.targets)
-    heard = tokens == model.config.audio_token_index
+    is_sound = tokens == model.config.audio_token_index
     sounds = listen(model, torch.from_numpy(batch.sounds.features), torch.from_numpy(batch.sounds.frames))
     output = model.model.language_model(
-        inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(heard[..., None], sounds),
+        inputs_embeds=model.get_input_embeddings()(tokens).masked_scatter(is_sound[..., None], sounds),
         attention_mask=torch.from_numpy(batch.table.visible)[:, None],
         position_ids=torch.from_numpy(batch.table.positions[0]),
         use_cache=False,
         output_hidden_states=True,
     )
-    counting = heads[1](output.hidden_states[COUNTING_LAYER][heard])
+    counting = heads[1](output.hidden_states[COUNTING_LAYER][is_sound])
     hint = cross_entropy(heads[0](sounds), torch.from_numpy(batch.sounds.pitch))
     hint = hint + cross_entropy(counting, torch.from_numpy(batch.sounds.beep))
     asked = targets >= 0

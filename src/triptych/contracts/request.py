@@ -92,13 +92,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Tokens of the answer that other workers made and the client has got; the answer goes on after them, and
     ``sampling`` (``max_tokens``, ``min_tokens``) counts them."""
     kv: KvHandle | KvRoom | None = None
-    """For a decode whose prompt is prefilled elsewhere: the source of its KV cache.
+    """The source of the KV cache, for a decode whose prompt is prefilled elsewhere.
 
     A handle names a finished cache of the prompt, without ``generated_ids``. The cache of a room is waited for, and
     covers ``generated_ids`` too.
     """
     give: KvRoom | None = None
-    """For a prefill: the room in which its KV cache is handed over before it is answered.
+    """The room in which the KV cache of a prefill is handed over before the prefill is answered.
 
     If None, the answer has a handle.
     """

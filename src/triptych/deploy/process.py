@@ -17,7 +17,7 @@ from triptych.config import env
 from triptych.deploy.commands import ChildSpec
 from triptych.deploy.output import Lines
 from triptych.deploy.report import Ready, exit_cause, parse_ready
-from triptych.runtime.engine_log import last_lines, told_in
+from triptych.runtime.engine_log import last_lines, log_named_in
 
 KEPT_ERROR_LINES = 50
 OUTPUT_TIMEOUT_S = 2.0
@@ -138,7 +138,7 @@ class Child(asyncio.SubprocessProtocol):
         self._write_line(self.name, line)
         if fd == _STDERR:
             self._errors.append(line)
-            self._engine_log = told_in(line) or self._engine_log
+            self._engine_log = log_named_in(line) or self._engine_log
         elif (report := parse_ready(line)) is not None:
             self.ready_at = time.monotonic()
             self._on_ready(self.name, report)

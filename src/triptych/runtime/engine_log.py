@@ -33,7 +33,7 @@ LAST_LINES = 20
 TELL_S = 5.0
 """Time between two lines about the start."""
 NEW_PHASE_S = 1.5
-"""Least time between two log lines if another phase has begun."""
+"""The minimum time between two log lines if another phase has begun."""
 POLL_S = 0.25
 SERVING_POLL_S = 5.0
 KEPT_IN = "the engine writes to"
@@ -57,8 +57,8 @@ class EngineLog:
         leftovers.add(path, _remove_if_empty)
         with suppress(OSError):
             fcntl.flock(self.fd, fcntl.LOCK_SH)  # for as long as anybody writes to it
-        self._begun_s = self._told_s = time.monotonic()
-        self._told = ""
+        self._begun_s = self._reported_s = time.monotonic()
+        self._reported = ""
         self._offset, self._rest = 0, b""
         self._is_ready = False
         self._wake, self._ended = threading.Event(), False
@@ -111,9 +111,9 @@ class EngineLog:
 
     def _tell(self) -> None:
         now, phase = time.monotonic(), phases.current()
-        since_s = now - self._told_s
-        if since_s >= TELL_S or (since_s >= NEW_PHASE_S and phase.name != self._told):
-            self._told_s, self._told = now, phase.name
+        since_s = now - self._reported_s
+        if since_s >= TELL_S or (since_s >= NEW_PHASE_S and phase.name != self._reported):
+            self._reported_s, self._reported = now, phase.name
             terminal.complain(
                 f"triptych: not ready after {now - self._begun_s:.0f} s: {phase.name} ({now - phase.begun_s:.0f} s)"
             )
@@ -165,7 +165,7 @@ def kept(folder: Path, namespace: str, name: str, *, verbose: bool) -> Iterator[
         opened.close()
 
 
-def told_in(line: str) -> Path | None:
+def log_named_in(line: str) -> Path | None:
     """Returns the file that a line of a worker names as its engine's log, or None."""
     _, found, path = line.partition(f"{KEPT_IN} ")
     return Path(path) if found and path.startswith("/") else None

@@ -178,7 +178,7 @@ class Attempt:
         self._is_decoding = True
         self._answered()
         now = time.monotonic()
-        self._services.excluded.heard(self.taker.id, now)
+        self._services.excluded.answered(self.taker.id, now)
         if self._plan.prefill is None:
             self._prefilled(self.taker)
             return

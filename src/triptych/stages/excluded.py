@@ -29,7 +29,7 @@ class ExcludedWorkers:
             return set()
         return {worker for worker, until in self._until.items() if until > now}
 
-    def heard(self, worker: str, now: float) -> None:
+    def answered(self, worker: str, now: float) -> None:
         """Forgets that ``worker``, which has begun an answer, was excluded. An answer that comes while
         the worker is excluded changes nothing, because it was asked for before."""
         if self._for_s and self._until.get(worker, now) < now:

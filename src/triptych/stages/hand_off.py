@@ -25,7 +25,7 @@ from triptych.contracts.stages import PrefillAnswer
 from triptych.stages.stream import StepFailed, Stream
 
 BLAME_S = 1.0
-"""After a KV cache was not transferred, the time to wait for the other worker's own error, which tells the reason."""
+"""The time to wait for the other worker's own error, which tells the reason, after a KV cache was not transferred."""
 LATE_S = 0.1
 """The time to wait for the prefill's answer after the first tokens were decoded with its KV cache."""
 
@@ -53,7 +53,7 @@ class Calling(Protocol):
 
 @dataclass
 class Start:
-    """How far a strategy has brought the answer."""
+    """The state of an answer when a strategy is done."""
 
     deltas: list[TokenDelta]
     """Deltas of the prefill that are passed on next; may be empty."""

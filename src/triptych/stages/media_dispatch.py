@@ -22,7 +22,7 @@ from triptych.stages.stream import StepFailed
 
 
 class Level(IntEnum):
-    """How a medium is sent to an instance. An instance that still lacks the medium gets the next level."""
+    """The form in which a medium is sent. An instance that still lacks the medium gets the next level."""
 
     NAME = 0
     """The medium's name alone: the instance is thought to hold it."""

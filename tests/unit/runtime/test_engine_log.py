@@ -184,8 +184,8 @@ def test_where_no_file_can_be_made_the_output_stays(tmp_path: Path, capfd: pytes
 
 def test_the_told_file_is_found_again(tmp_path: Path) -> None:
     file = tmp_path / "a b.log"
-    assert engine_log.told_in(f"12:00 INFO triptych.worker: {engine_log.KEPT_IN} {file}") == file
-    assert engine_log.told_in("the engine writes to you") is None
+    assert engine_log.log_named_in(f"12:00 INFO triptych.worker: {engine_log.KEPT_IN} {file}") == file
+    assert engine_log.log_named_in("the engine writes to you") is None
     file.write_text("\n".join(map(str, range(100))))
     assert engine_log.last_lines(file) == [str(number) for number in range(80, 100)]
     assert engine_log.last_lines(tmp_path / "none") == []

@@ -53,7 +53,7 @@ class Admin:
             request = decode(action, await self._body(web))
             model = self._registry.find(request.target.model)
             instances = targets_of(action, request.target, model.instances)
-            outcomes = await self._told(action, request, instances)
+            outcomes = await self._carry_out(action, request, instances)
         finally:
             self._running -= 1
         await self._send(action, request, outcomes, web)
@@ -63,7 +63,9 @@ class Admin:
         with self._bodies.request() as reservation:
             return await read_body(web.scope, web.receive, MAX_BODY_BYTES, reservation, self._config)
 
-    async def _told(self, action: Action[Any, Any], request: AdminRequest, instances: Sequence[Any]) -> list[Outcome]:
+    async def _carry_out(
+        self, action: Action[Any, Any], request: AdminRequest, instances: Sequence[Any]
+    ) -> list[Outcome]:
         outcomes = await self._fan_out.run(action, request.params, instances)
         if request.target.all_or_nothing and any(outcome.failed for outcome in outcomes):
             outcomes = await self._fan_out.undo(ACTIONS[action.undo], request.params, outcomes)

@@ -31,7 +31,7 @@ class Follower:
         self._routing = routing
         self._following: dict[str, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
-        self._unheard: dict[str, str] = {}
+        self._unreachable: dict[str, str] = {}
         """The reason why each followed worker cannot be reached; empty if it can be."""
 
     def update(self, instances: Iterable[Instance]) -> None:
@@ -39,7 +39,7 @@ class Follower:
         alive = {instance.id: instance for instance in instances}
         for gone in [name for name in self._following if name not in alive]:
             self._leaving.add(task := self._following.pop(gone))
-            self._unheard.pop(gone, None)
+            self._unreachable.pop(gone, None)
             task.add_done_callback(self._leaving.discard)
             task.cancel()
         for name, instance in alive.items():
@@ -48,7 +48,7 @@ class Follower:
 
     def trouble(self, instance: Instance) -> str | None:
         """Explains why ``instance`` cannot be reached; None if it can be, or is not followed."""
-        return (self._unheard.get(instance.id, NOT_YET) or None) if _is_followed(instance) else None
+        return (self._unreachable.get(instance.id, NOT_YET) or None) if _is_followed(instance) else None
 
     async def close(self) -> None:
         """Ends all subscriptions. May be called twice."""
@@ -58,29 +58,29 @@ class Follower:
         await self._source.close()
 
     async def _follow(self, instance: Instance) -> None:
-        trouble = _Trouble(self._retry_s, self._max_retry_s)
+        failures = _Failures(self._retry_s, self._max_retry_s)
         try:
             while True:
                 try:
-                    await self._listen(instance, trouble)
+                    await self._listen(instance, failures)
                 except NotFound:
-                    self._unheard[instance.id] = ""
+                    self._unreachable[instance.id] = ""
                     return  # a worker of another version: its cache is guessed
                 except TriptychError as error:
                     if isinstance(error, WorkerLost):
-                        self._unheard[instance.id] = error.message
-                    trouble.note(instance, error)
+                        self._unreachable[instance.id] = error.message
+                    failures.note(instance, error)
                 await _swept(self._routing.forget(instance.id))
-                await asyncio.sleep(trouble.delay_s)
+                await asyncio.sleep(failures.delay_s)
         finally:
             for _ in self._routing.forget(instance.id):
                 pass
 
-    async def _listen(self, instance: Instance, trouble: _Trouble) -> None:
+    async def _listen(self, instance: Instance, failures: _Failures) -> None:
         async with aclosing(self._source.follow(instance, self._routing.frontend_id)) as updates:
             async for update in updates:
-                trouble.end()
-                self._unheard[instance.id] = ""
+                failures.end()
+                self._unreachable[instance.id] = ""
                 if update.load is not None:
                     self._routing.report(instance.id, update.load)
                 if update.kv is not None:
@@ -91,7 +91,7 @@ def _is_followed(instance: Instance) -> bool:
     return instance.span is not Span.E
 
 
-class _Trouble:
+class _Failures:
     """The failures of one subscription: logs each reason once, and makes the pause between attempts longer."""
 
     def __init__(self, retry_s: float, max_retry_s: float) -> None:
@@ -100,13 +100,13 @@ class _Trouble:
 
     def end(self) -> None:
         self.delay_s = self._retry_s / 2
-        self._said = ""
+        self._logged = ""
 
     def note(self, instance: Instance, error: TriptychError) -> None:
         self.delay_s = min(2 * self.delay_s, self._max_retry_s)
-        if (why := str(error)) != self._said:
+        if (why := str(error)) != self._logged:
             log.info("%s tells nothing for now: %s", instance.name, why)
-        self._said = why
+        self._logged = why
 
 
 async def _swept(steps: Iterator[None]) -> None:

@@ -40,6 +40,6 @@ def _why_not_ready(registry: ModelRegistry) -> str:
     if not registry.models:
         return f"no worker is alive yet{registry.looked_in}"
     problems = "; ".join(
-        f"{name}: {model.problem or model.gap('pd')}" for name, model in sorted(registry.models.items())
+        f"{name}: {model.problem or model.why_unavailable('pd')}" for name, model in sorted(registry.models.items())
     )
     return problems + registry.looked_in

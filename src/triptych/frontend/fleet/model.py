@@ -38,9 +38,9 @@ class Model:
     @property
     def ready(self) -> bool:
         """Whether a request for text can be served now."""
-        return self.processor is not None and self.gap("pd") is None
+        return self.processor is not None and self.why_unavailable("pd") is None
 
-    def gap(self, stages: str) -> str | None:
+    def why_unavailable(self, stages: str) -> str | None:
         """Says why ``stages`` cannot run now: the missing span, or the workers out of reach. None if they can."""
         if missing := missing_stages(stages, self.instances):
             return missing

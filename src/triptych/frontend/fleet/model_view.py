@@ -23,7 +23,8 @@ def health_of(model: Model) -> dict[str, Any]:
     return {
         "ready": model.ready,
         "mode": "+".join(mode.value for mode in model.modes) or None,
-        "problem": model.problem or (model.gap("epd" if model.card.modalities else "pd") if model.processor else None),
+        "problem": model.problem
+        or (model.why_unavailable("epd" if model.card.modalities else "pd") if model.processor else None),
         "instances": [
             {
                 "id": instance.id,

@@ -31,7 +31,7 @@ class Leases:
             due = max(due, self._due[key])
         self._hold(key, instance, due)
 
-    def heard(self, key: str, instance: Instance, now: float) -> None:
+    def renewed(self, key: str, instance: Instance, now: float) -> None:
         """Takes note that the owner renewed its lease just now."""
         self._hold(key, instance, now + self._lease_s)
 

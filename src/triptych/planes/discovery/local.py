@@ -120,11 +120,11 @@ class _Seen(NamedTuple):
     """The instance in the file; None if the file was not read, or has none."""
     touched_ns: int
     """The modification time, by the clock of the file system."""
-    heard_s: float
+    touched_s: float
     """When the file was touched last, by this process's monotonic clock."""
 
     def alive(self, now_s: float, pace: LocalPace) -> Instance | None:
-        silent_s = now_s - self.heard_s
+        silent_s = now_s - self.touched_s
         if self.instance is None or silent_s > pace.starved_s:
             return None
         return self.instance if silent_s <= pace.stale_s or _is_running(self.instance.pid) else None
@@ -232,12 +232,12 @@ class LocalDiscovery:
         """Reads new files only: an instance never changes."""
         touched_ns, now_s = entry.stat().st_mtime_ns, time.monotonic()
         if before is None:
-            instance, heard_s = None, now_s - max(0.0, time.time() - touched_ns / 1e9)
+            instance, touched_s = None, now_s - max(0.0, time.time() - touched_ns / 1e9)
         else:
-            instance, heard_s = before.instance, before.heard_s if touched_ns == before.touched_ns else now_s
-        if instance is None and now_s - heard_s <= self._pace.starved_s:
+            instance, touched_s = before.instance, before.touched_s if touched_ns == before.touched_ns else now_s
+        if instance is None and now_s - touched_s <= self._pace.starved_s:
             instance = self._read(entry)
-        return _Seen(instance, touched_ns, heard_s)
+        return _Seen(instance, touched_ns, touched_s)
 
     def _read(self, entry: os.DirEntry[str]) -> Instance | None:
         """Reads a file. Returns None, with one warning, if it is no instance.

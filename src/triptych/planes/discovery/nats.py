@@ -315,7 +315,7 @@ def _note(entry: Entry, leases: Leases) -> None:
     if entry.registration is None:
         leases.ended(entry.key)
     else:
-        leases.heard(entry.key, entry.registration.instance, time.monotonic())
+        leases.renewed(entry.key, entry.registration.instance, time.monotonic())
 
 
 def _is_unspecified(host: str) -> bool:

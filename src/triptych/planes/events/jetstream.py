@@ -199,15 +199,15 @@ class JetStreamReceiver:
     def __init__(self, access: NatsAccess, namespace: str, *, silence_s: float = USUAL.silence_s) -> None:
         self._silence_s = silence_s
         self._access, self._namespace = access, namespace
-        self._mail: dict[str, _Inbox] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self._listening = asyncio.Event()
-        self._heard = False
+        self._has_received = False
         self._tasks = TaskSet()
 
     @asynccontextmanager
     async def listen(self, instance: Instance) -> AsyncIterator[Inbox]:
         birth = instance.events.removeprefix(f"{SCHEME}:")
-        inbox = self._mail[birth] = _Inbox()
+        inbox = self._inboxes[birth] = _Inbox()
         try:
             if not len(self._tasks):
                 self._tasks.spawn(self._run(), "follow the event stream")
@@ -216,8 +216,8 @@ class JetStreamReceiver:
                     await self._listening.wait()
             yield inbox
         finally:
-            if self._mail.get(birth) is inbox:
-                del self._mail[birth]
+            if self._inboxes.get(birth) is inbox:
+                del self._inboxes[birth]
 
     async def _run(self) -> None:
         again = False
@@ -241,7 +241,7 @@ class JetStreamReceiver:
         """Distributes messages as they come. Raises NatsProblem when no more can come."""
         stream = EventStream(link, self._namespace)
         await stream.create()
-        self._heard = False
+        self._has_received = False
         async with stream.messages(self._take, again=again) as consumer:
             self._listening.set()
             while True:
@@ -250,13 +250,13 @@ class JetStreamReceiver:
                     async with asyncio.timeout(self._silence_s):
                         await link.lost.wait()
                     raise NatsProblem("the connection was lost")
-                if self._mail and not self._heard:
+                if self._inboxes and not self._has_received:
                     await stream.check(consumer)
-                self._heard = False
+                self._has_received = False
 
     def _take(self, birth: str, message: bytes) -> None:
-        self._heard = True
-        if (inbox := self._mail.get(birth)) is not None:
+        self._has_received = True
+        if (inbox := self._inboxes.get(birth)) is not None:
             inbox.put(message)
 
     async def close(self) -> None:

@@ -41,7 +41,7 @@ class BoundedListener:
         self.port = int(self._kernel.getsockname()[1])
         self.connections = 0
         self.is_open = True
-        self._said = False
+        self._logged = False
         zmq_socket.set(zmq.IPV6, ":" in address)
         zmq_socket.set(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1000))
         zmq_socket.set(zmq.USE_FD, os.dup(self._kernel.fileno()))  # ZMQ closes it
@@ -80,9 +80,9 @@ class BoundedListener:
             else:
                 program = struct.pack("@HP", 1, ctypes.addressof(_DROP_ALL))
                 self._kernel.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-        if not self.is_open and not self._said:
+        if not self.is_open and not self._logged:
             log.warning("the port of events has %d connections; more have to wait until some end", self.connections)
-            self._said = True
+            self._logged = True
 
     def close(self) -> None:
         """Closes the listener. The ZMQ socket stays, and listens until it is closed."""

@@ -39,7 +39,7 @@ class Connection(asyncio.BufferedProtocol):
         self.limits = limits
         self.reader = FrameReader(limit_bytes)
         self.closed = False
-        self.heard = False
+        self.has_received = False
         """Whether the peer has ever sent anything."""
         self._ending = False
         """Whether this end closes the connection."""
@@ -165,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._ending:  # TLS hands over bytes that it read earlier; they must not interrupt a frame
             return
         self._silent_s = -self.limits.keepalive_s  # for the period under way
-        self.heard = True
+        self.has_received = True
         try:
             if self._into_frame:
                 if frame := self.reader.received(nbytes):

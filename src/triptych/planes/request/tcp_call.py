@@ -70,13 +70,13 @@ class TcpCall:
         self.taken = False
         self._loop = asyncio.get_running_loop()
         self._silence_s = silence_s
-        self._begun_at = self.heard_at = 0.0
+        self._begun_at = self.received_at = 0.0
         self._silence_timer: asyncio.TimerHandle | None = None
 
     @property
     def was_answered(self) -> bool:
         """Whether anything has been received, apart from ends and errors."""
-        return bool(self._items or self._consumed or self.heard_at > self._begun_at)
+        return bool(self._items or self._consumed or self.received_at > self._begun_at)
 
     async def __aenter__(self) -> Self:
         connection = await self._connect()
@@ -102,7 +102,7 @@ class TcpCall:
         self._stream = connection.open(self)
         connection.send(call_head(self._stream, self.endpoint, size_bytes), *self._payload)
         self._payload = ()
-        self._begun_at = self.heard_at = self._loop.time()
+        self._begun_at = self.received_at = self._loop.time()
         self._silence_timer = self._loop.call_later(self._silence_s, self._check_silence)
 
     async def __aexit__(
@@ -146,7 +146,7 @@ class TcpCall:
         if self._consumed >= frames.WINDOW // 2 and not self._ended and self._connection is not None:
             self._connection.send(pack(Type.CREDIT, self._stream, self._consumed.to_bytes(4, "big")))
             self._consumed = 0
-            self.heard_at = self._loop.time()  # until now the peer may have been waiting for room
+            self.received_at = self._loop.time()  # until now the peer may have been waiting for room
 
     def expect_within(self, silence_s: float) -> None:
         """Sets the time limit of silence; see ``planes.request.base.Call``."""
@@ -159,7 +159,7 @@ class TcpCall:
 
     def deliver(self, payload: bytes) -> None:
         self._items.append(payload)
-        self.heard_at = self._loop.time()
+        self.received_at = self._loop.time()
         self._wake()
 
     def finish(self, error: TriptychError | None) -> None:
@@ -173,14 +173,14 @@ class TcpCall:
         """Gives up when nothing came for too long. Each call has one timer, which is set again only when it fires."""
         if self._ended or self._connection is None:
             return
-        left_s = self.heard_at + self._silence_s - self._loop.time()
+        left_s = self.received_at + self._silence_s - self._loop.time()
         if left_s > 0 or self._items or self._taken:  # with unhandled items, this end is the slow one
             delay_s = left_s if left_s > 0 else self._silence_s
             self._silence_timer = self._loop.call_later(delay_s, self._check_silence)
             return
         self._connection.send(pack(Type.CANCEL, self._stream))
         error = WorkerSilent(f"the worker said nothing for {self._silence_s:g} s")
-        error.speaks = self._connection.speaks(self.endpoint, self.heard_at)
+        error.speaks = self._connection.speaks(self.endpoint, self.received_at)
         self.finish(error)
 
     def _wake(self) -> None:

@@ -93,7 +93,7 @@ class _ClientConnection(Connection):
     def release(self, stream: int) -> None:
         """Takes note that the call on ``stream`` has ended."""
         if (call := self.calls.pop(stream, None)) is not None and call.was_answered:
-            self.spoken[call.endpoint] = max(call.heard_at, self.spoken.get(call.endpoint, 0.0))
+            self.spoken[call.endpoint] = max(call.received_at, self.spoken.get(call.endpoint, 0.0))
         if self._retired and not self.calls:
             self.close()
 
@@ -115,7 +115,7 @@ class _ClientConnection(Connection):
     def speaks(self, endpoint: str, since: float) -> bool:
         """Tells whether a call to ``endpoint`` was answered anything after ``since``."""
         calls = (call for call in self.calls.values() if call.endpoint == endpoint and call.was_answered)
-        return max((self.spoken.get(endpoint, 0.0), *(call.heard_at for call in calls))) > since
+        return max((self.spoken.get(endpoint, 0.0), *(call.received_at for call in calls))) > since
 
     def on_frame(self, kind: int, stream: int, payload: Payload) -> None:
         if kind == Type.LEAVING:
@@ -139,11 +139,11 @@ class _ClientConnection(Connection):
     def on_closed(self) -> None:
         self._client.opened.discard(self)
         error = "the worker's connection was lost before its answer was complete"
-        if not self.heard and not self._ending:
+        if not self.has_received and not self._ending:
             self.on_broken(f"it {_WITHOUT_A_WORD}")
             error = f"the worker {_WITHOUT_A_WORD}"
         clear_traceback = self._retired and self._ending and not self._aborted
-        if self.heard and self._greeted and not self._leaving and not clear_traceback:
+        if self.has_received and self._greeted and not self._leaving and not clear_traceback:
             self._client.lost(self._peer)
         if not self._challenge.done():
             self._challenge.set_exception(WorkerUnreached(error))

@@ -56,10 +56,10 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
         context = ssl.SSLContext(protocol)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.ca:
-            with _told_of("--tls-ca", self.ca):
+            with _config_errors("--tls-ca", self.ca):
                 context.load_verify_locations(self.ca)
         if self.cert:
-            with _told_of("--tls-cert", self.cert, *(("--tls-key", self.key) if self.key else ())):
+            with _config_errors("--tls-cert", self.cert, *(("--tls-key", self.key) if self.key else ())):
                 context.load_cert_chain(self.cert, self.key or None, password=_no_password)
         if self.key and not self.cert:
             raise ConfigError("--tls-key needs --tls-cert, the certificate that it belongs to")
@@ -80,7 +80,7 @@ class _Answering(ssl.SSLObject):
 
 
 @contextmanager
-def _told_of(*words: str) -> Iterator[None]:
+def _config_errors(*words: str) -> Iterator[None]:
     """Turns errors about unusable files within the block into ConfigError that begins with the flags at fault."""
     try:
         yield

@@ -158,11 +158,14 @@ async def test_ready_needs_workers_that_can_be_spoken_to():
     await snapshots.show(instance("a", "e"), instance("b", "pd"))
     model, _ = registry.get("demo")
     assert not registry.ready
-    assert model.gap("pd") == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
+    assert (
+        model.why_unavailable("pd")
+        == "1 of 2 workers that are alive cannot be spoken to: b: TLS: certificate has expired"
+    )
     await snapshots.show(instance("a", "e"), instance("b", "pd"), instance("c", "pd"))
     assert registry.ready, "one is enough"
     await snapshots.show(instance("a", "e"))
-    assert "span" in registry.get("demo")[0].gap("pd"), "what is missing is told first"
+    assert "span" in registry.get("demo")[0].why_unavailable("pd"), "what is missing is told first"
     task.cancel()
     await asyncio.wait([task])
 

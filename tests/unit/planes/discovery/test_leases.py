@@ -14,15 +14,15 @@ def ids(leases: Leases) -> list[str]:
 
 def test_a_silent_instance_expires() -> None:
     leases = Leases(lease_s=2.0, grace_s=5.0)
-    leases.heard("b", B, 100.0)
-    leases.heard("a", A, 101.0)
+    leases.renewed("b", B, 100.0)
+    leases.renewed("a", A, 101.0)
     assert ids(leases) == ["a", "b"], "sorted by id"
     assert leases.next_due() == 102.0
     leases.expire(101.9)
     assert ids(leases) == ["a", "b"]
     leases.expire(102.0)
     assert ids(leases) == ["a"]
-    leases.heard("a", A, 102.5)
+    leases.renewed("a", A, 102.5)
     leases.expire(104.4)
     assert ids(leases) == ["a"], "it was heard of again"
     leases.expire(104.5)
@@ -40,13 +40,13 @@ def test_what_lay_in_the_store_has_the_rest_of_its_time() -> None:
 
 def test_a_store_that_comes_back_gives_everybody_time() -> None:
     leases = Leases(lease_s=2.0, grace_s=5.0)
-    leases.heard("a", A, 100.0)
-    leases.heard("b", B, 100.0)
+    leases.renewed("a", A, 100.0)
+    leases.renewed("b", B, 100.0)
     leases.forgive(160.0)
     leases.found("a", A, 160.0, age_s=1.9)
     leases.expire(164.9)
     assert ids(leases) == ["a", "b"], "also who is in the store with little time left"
-    leases.heard("a", A, 164.0)
+    leases.renewed("a", A, 164.0)
     leases.expire(165.0)
     assert ids(leases) == ["a"]
     leases.expire(166.0)
@@ -55,13 +55,13 @@ def test_a_store_that_comes_back_gives_everybody_time() -> None:
 
 def test_the_version_tells_of_changes_only() -> None:
     leases = Leases(lease_s=2.0, grace_s=5.0)
-    leases.heard("a", A, 100.0)
+    leases.renewed("a", A, 100.0)
     first = leases.version
-    leases.heard("a", instance("a"), 101.0)
+    leases.renewed("a", instance("a"), 101.0)
     leases.forgive(102.0)
     leases.ended("b")
     assert leases.version == first
-    leases.heard("a", instance("a", port=2), 103.0)
+    leases.renewed("a", instance("a", port=2), 103.0)
     second = leases.version
     assert second != first
     leases.ended("a")

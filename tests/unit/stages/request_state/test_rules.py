@@ -201,10 +201,10 @@ def test_an_avoided_worker_comes_back_later_each_time_until_it_answers() -> None
         now += for_s + 0.1
         assert excluded.at(now) == set()
     excluded.add("w", DISCOVERY_S, now)
-    excluded.heard("w", now)
+    excluded.answered("w", now)
     assert excluded.at(now) == {"w"}, "that of a request from before says nothing of it now"
     now += MAX_EXCLUDED_S + 0.1
-    excluded.heard("w", now)
+    excluded.answered("w", now)
     excluded.add("w", DISCOVERY_S, now)
     assert excluded.at(now + 6.1) == set()
     excluded.add("v", DISCOVERY_S, now)
