@@ -1,1 +1,4 @@
-"""Back ends that host spans. ``base`` is the port; every other module or folder is one back end."""
+"""Contains the engines that host spans. ``base`` defines the interface, ``abilities`` what an engine can do.
+
+Each folder contains one engine.
+"""

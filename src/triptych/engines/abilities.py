@@ -17,10 +17,10 @@ from triptych.transfer.base import Buffer
 
 @dataclass(frozen=True)
 class Encoded:
-    """One medium's embedding as the engine made it, or its frames if the model takes no embedding."""
+    """Holds one medium's embedding as the engine made it, or its frames if the model takes no embedding."""
 
     data: memoryview
-    """[tokens, hidden], or [frames, height, width, 3]: C-contiguous bytes; valid for as long as this object."""
+    """C-contiguous bytes of [tokens, hidden] or [frames, height, width, 3], valid for as long as this object exists."""
     shape: tuple[int, ...]
     dtype: str
     metadata: Metadata
@@ -33,8 +33,8 @@ class Encoding(Protocol):
     async def encode(self, media: Sequence[DecodableMedium]) -> Sequence[Encoded | None]:
         """Returns one embedding for each medium, in order. The engine batches over calls that overlap.
 
-        None: it lies in a store that the engines share. Raises BadRequest and its like for what is wrong with
-        a medium; cancelling drops what has not begun.
+        None stands for an embedding in a store that the engines share. Raises BadRequest and its like for a medium that
+        the model refuses. Cancelling drops media whose encoding has not begun.
         """
         ...
 
@@ -45,16 +45,15 @@ class Prefilling(Protocol):
     async def prefill(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> PrefillAnswer:
         """Prefills the prompt and ``generated_ids``, keeps its KV cache for its reader, and draws one token.
 
-        ``embeddings`` has one entry for each medium: None where there is none here, and the engine looks into
-        the medium's ``data`` or a shared store, or raises MediaMissing. They are valid until this returns.
-        Cancelling aborts it and frees the cache. With ``request.give`` it returns once the cache was taken in that
-        room, and raises KvLost when who came for it left without it; it waits for whoever comes, for as long as it is
-        let.
+        ``embeddings`` has one entry for each medium. For None the engine uses the medium's ``data`` or a shared store,
+        or raises MediaMissing. The embeddings are valid until this returns. Cancelling aborts the request and frees
+        the cache. With ``request.give`` it waits, until it is cancelled, for a decode worker in that room, and returns
+        once the worker has taken the cache. Raises KvLost if the worker leaves without it.
         """
         ...
 
     async def release(self, kv: KvHandle) -> None:
-        """Frees a cache that nobody will read. Unknown ones: nothing happens."""
+        """Frees a cache that nobody will read. An unknown handle changes nothing."""
         ...
 
 
@@ -66,35 +65,35 @@ class Generating(Protocol):
     ) -> AsyncGenerator[TokenDelta, None]:
         """Streams the answer. Closing the iterator aborts the request within the engine, in whatever stage it is.
 
-        ``embeddings`` as in ``prefill`` (empty: none for any medium), valid until the first delta. Raises
-        BadRequest and its like for what is wrong with the request (also before the first delta), MediaMissing,
-        KvLost when ``request.kv`` cannot be read, and Unavailable when the engine died. The last delta, and
-        only that one, has a ``finish_reason``. With a room in ``request.kv`` no token comes before the KV cache, which
-        is waited for; all tokens after ``generated_ids`` come from here, and the first delta counts the prompt.
+        ``embeddings`` are as in ``prefill``, or empty if there are none, and valid until the first delta. Raises
+        BadRequest and its like for a request that cannot be served (also before the first delta), MediaMissing,
+        KvLost if ``request.kv`` cannot be read, and Unavailable if the engine has died. The last delta, and only that
+        one, has a ``finish_reason``. With a room in ``request.kv`` it waits for the KV cache before the first token;
+        all tokens after ``generated_ids`` are made here, and the first delta counts the prompt.
         """
         ...
 
 
 class CacheControl(Protocol):
-    """Ability to clear what is kept between requests."""
+    """Ability to clear the caches that are kept between requests."""
 
     @property
     def caches(self) -> tuple[CacheName, ...]:
-        """Those that there are."""
+        """The names of the caches that the engine has."""
         ...
 
     async def clear(self, caches: Collection[CacheName], wait_s: float) -> None:
         """Clears ``caches``, all or none. No request that runs loses anything.
 
-        New requests may be held back meanwhile. Raises Unavailable where requests run that do not end within
-        ``wait_s``, or something in a cache is in use; nothing is cleared then.
+        New requests may be held back meanwhile. Raises Unavailable, and clears nothing, if running requests do not end
+        within ``wait_s``, or if an entry of a cache is in use.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """The abilities of a started engine; None for one that it lacks as it is configured. One field adds an ability."""
+    """The abilities of a started engine, None for those that it lacks as configured. One field adds an ability."""
 
     encoding: Encoding | None = None
     prefilling: Prefilling | None = None

@@ -1,4 +1,4 @@
-"""Flags of an engine: how they are checked without the engine, and how those of our own engines are parsed."""
+"""Checks the flags of engines without importing an engine, and parses those of this package's own engines."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class EngineFlags(msgspec.Struct, frozen=True):
-    """What can be known of an engine's flags without importing the engine."""
+    """Describes an engine's flags, as far as they are known without importing the engine."""
 
     check: Callable[[tuple[str, ...]], object]
-    """Raises ConfigError for words that the engine would not take, as far as that can be known."""
+    """Checks words. Raises ConfigError for those that the engine would not take, as far as that can be known."""
     known: Callable[[], list[str]]
-    """The flags, as far as they are known."""
+    """Returns the flags, as far as they are known."""
 
 
 def flags_in(model: type[msgspec.Struct]) -> EngineFlags:

@@ -1,4 +1,4 @@
-"""The engine port: what a back end offers to the worker that hosts it."""
+"""Defines the interface between an engine and the worker that hosts it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of load, for metrics and admission."""
+    """A snapshot of the engine's load, for metrics and admission."""
 
     running: int = 0
     """Requests that the engine holds and has not finished."""
     generated_tokens: int = 0
     """Tokens handed out since the start."""
     encoded: int = 0
-    """Media encoded since the start by ``Encoding.encode``; not those that a shared store held already."""
+    """Media encoded since the start by ``Encoding.encode``, without those that a shared store held already."""
     encode_batches: int = 0
-    """Runs of the encoder that they took."""
+    """Number of batches in which they were encoded."""
     media: tuple[Metric, ...] = ()
     """The metrics of the processes that decode media, and of decoded media."""
     grammars: tuple[Metric, ...] = ()
@@ -45,11 +45,11 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """A back end hosting one span of one model in this process or in children it owns.
+    """Hosts one span of one model, in this process or in children that it owns.
 
-    ``start`` loads the model and returns once requests may come; when it fails, nothing is left behind.
-    ``stop`` aborts what runs and frees everything; it may be called twice. Methods other than ``start`` and
-    ``stop`` never block the event loop. Whatever else an engine does is one of its abilities.
+    ``start`` loads the model and returns once requests may come; if it fails, it leaves nothing behind. ``stop`` aborts
+    running requests and frees everything; it may be called twice. Methods other than ``start`` and ``stop`` never block
+    the event loop. All other functions of an engine are its abilities.
     """
 
     @property
@@ -59,14 +59,14 @@ class Engine(Protocol):
 
     @property
     def capable_span(self) -> Span:
-        """The widest span that it could host as it is configured: what it may stand in for. Known after start."""
+        """The capable span: the widest span that the engine could host as configured. Known after start."""
         ...
 
     @property
     def kv_link(self) -> KvLink | None:
-        """How the engine's KV cache reaches other workers, or theirs reaches this one.
+        """The way in which KV caches travel between this engine and other workers.
 
-        Known after start; None if it does not travel.
+        Known after start. None if KV caches do not travel.
         """
         ...
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
     def stats(self) -> EngineStats: ...
 
     async def failed(self) -> str:
-        """Returns, with the cause in one line, once the engine can serve no more; otherwise waits for ever."""
+        """Waits until the engine cannot serve any more, and returns the cause in one line."""
         ...
 
 

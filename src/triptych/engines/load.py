@@ -1,4 +1,4 @@
-"""Counts what runs in an engine, and lets something run while no request does."""
+"""Counts the requests that run in an engine, and runs work while no request does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ RETRY_AFTER_S = 1.0
 
 
 class Load:
-    """Counts requests and tokens. Requests run together; a block of ``alone`` runs by itself. For one event loop."""
+    """Counts requests and tokens. Requests run together; a block of ``alone`` runs alone. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self.running = 0
-        """Requests that have begun and not ended; none of those that are held back."""
+        """Requests that have begun and not ended, without those that are held back."""
         self.generated_tokens = 0
         self.encoded = 0
         """Media encoded."""
@@ -44,9 +44,9 @@ class Load:
 
     @asynccontextmanager
     async def alone(self, wait_s: float) -> AsyncIterator[None]:
-        """Runs the block while no request does; new ones are held back until it ends.
+        """Runs the block while no request runs. New requests are held back until the block ends.
 
-        Raises Unavailable, and lets all go on, if running requests do not end within ``wait_s``.
+        Raises Unavailable, and holds nothing back any more, if running requests do not end within ``wait_s``.
         """
         async with self._alone:
             self._opened.clear()

@@ -1,4 +1,4 @@
-"""The engines that there are: a line for each, by which its flags and the engine itself are imported when needed."""
+"""Lists the engines, each with the modules from which its flags and the engine itself are imported when needed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from triptych.engines.base import EngineFactory
 
 
 class EngineEntry(msgspec.Struct, frozen=True):
-    """The places of an engine's parts, each as ``module:attribute``."""
+    """Names the parts of an engine, each as ``module:attribute``."""
 
     flags: str
     """An ``EngineFlags``. Its module is imported by commands that never run the engine, so it must be light."""
     factory: str
     """An ``EngineFactory``. Its module may import whatever the engine needs."""
     install: str = ""
-    """What to install if importing the factory fails."""
+    """The packages to install if importing the factory fails."""
 
 
 ENGINES = {
@@ -48,7 +48,7 @@ _NOT_YET = {
 
 
 def require_engine(name: str) -> None:
-    """Raises ConfigError for an engine that there is not."""
+    """Checks an engine's name. Raises ConfigError for an unknown one."""
     if name.lower() in _NOT_YET:
         raise ConfigError(
             f"engine {name!r}: workers on {_NOT_YET[name.lower()]} are not there yet{or_all('', tuple(ENGINES))}"
@@ -58,7 +58,7 @@ def require_engine(name: str) -> None:
 
 
 def check_flags(engine: str, words: tuple[str, ...]) -> None:
-    """Raises ConfigError for an unknown engine, and for flags that it does not have, as far as that can be known."""
+    """Checks flags. Raises ConfigError for an unknown engine, and for flags that it lacks, as far as that is known."""
     require_engine(engine)
     _flags(engine).check(words)
 

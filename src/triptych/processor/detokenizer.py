@@ -33,7 +33,7 @@ class Detokenizer:
         self._fast = tokenizer.fast
         context, begun = _split(tokenizer, list(prompt_ids[-_CONTEXT:]))
         self._stream = DecodeStream(ids=context, skip_special_tokens=True)
-        self._said: deque[int] = deque(context, maxlen=2 * _CONTEXT)
+        self._decoded: deque[int] = deque(context, maxlen=2 * _CONTEXT)
         self._held: list[int] = []
         for token in begun:
             self.push(token)
@@ -52,23 +52,23 @@ class Detokenizer:
                 self._forget_silent()
             return ""
         if self._held:
-            self._said.extend(self._held)
+            self._decoded.extend(self._held)
             self._held.clear()
-        self._said.append(token_id)
+        self._decoded.append(token_id)
         return str(text)
 
     def _forget_silent(self) -> None:
         """Drops tokens without any text, because at every step the library decodes all tokens since the last text."""
-        known = self._tokenizer.decode(list(self._said))
-        if self._tokenizer.decode([*self._said, *self._held]) == known:
+        known = self._tokenizer.decode(list(self._decoded))
+        if self._tokenizer.decode([*self._decoded, *self._held]) == known:
             self._held.clear()
-            self._stream = DecodeStream(ids=list(self._said)[-_CONTEXT:], skip_special_tokens=True)
+            self._stream = DecodeStream(ids=list(self._decoded)[-_CONTEXT:], skip_special_tokens=True)
 
     def _restart(self, token_id: int) -> str:
         """Begins a new stream at ``token_id``. Returns the text that the old stream still held, and the token's."""
         held = self.flush()
         self._stream = DecodeStream(skip_special_tokens=True)
-        self._said.clear()
+        self._decoded.clear()
         text = self._stream.step(self._fast, token_id)
         if text is None:
             self._held.append(token_id)
@@ -79,8 +79,8 @@ class Detokenizer:
         if not self._held or self._held == self._begun:
             self._held.clear()
             return ""
-        known = self._tokenizer.decode(list(self._said))
-        whole = self._tokenizer.decode([*self._said, *self._held])
+        known = self._tokenizer.decode(list(self._decoded))
+        whole = self._tokenizer.decode([*self._decoded, *self._held])
         self._held.clear()
         return whole[len(known) :] if whole.startswith(known) else ""
 

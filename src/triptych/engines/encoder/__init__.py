@@ -1,6 +1,6 @@
-"""The span ``e`` without a language model's engine: a checkpoint's vision part alone, by transformers.
+"""Hosts the span ``e`` without a language model: runs the vision or audio part of a checkpoint alone, by transformers.
 
-``engine`` is its life and ``encode`` its ability. ``planner`` and ``plan`` tell what a medium will become, ``embedder``
-runs the model in batches (``batcher``), ``encoder`` is what runs in threads, ``towers`` knows how each architecture is
-built and run, and ``weights`` reads its tensors and no others.
+``engine`` starts and stops it, ``encode`` is its ability. ``planner`` and ``plan`` compute the shape and the memory of
+a medium's embedding, ``embedder`` runs the model in batches (``batcher``), ``encoder`` contains the functions that run
+in threads, ``towers`` builds and runs each architecture, and ``weights`` reads only the tensors that are needed.
 """

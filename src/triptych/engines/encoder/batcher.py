@@ -1,4 +1,4 @@
-"""Work of many callers in batches, one batch at a time: while one runs, the next gathers."""
+"""Runs the work of many callers in batches, one batch at a time: while a batch runs, the next one gathers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Entry(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """Runs ``run(items) -> results`` in ``executor``, each time on all that waits, up to ``max_cost`` together.
+    """Runs ``run(items) -> results`` in ``executor``, each time on all waiting items, up to ``max_cost`` together.
 
-    An item that costs more goes alone. Nobody waits while nothing runs, except for ``window_s`` where that is
-    set. Items keep their order. When a batch raises, its items are run one by one, so that an error reaches its
-    own caller only. For one event loop; who waits is bounded by the caller.
+    An item that costs more runs alone. If nothing runs, an item starts at once, or after ``window_s``. Items keep their
+    order. If a batch raises, its items run one by one, so that an error reaches only its own caller. Belongs to one
+    event loop. The callers limit how many items wait.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batcher(Generic[T, R]):
             self._waiting.pop(entry, None)
 
     async def close(self) -> None:
-        """Ends at once: those who wait get Unavailable. A batch in its thread ends by itself. May be called twice."""
+        """Raises Unavailable in all waiting callers. A batch in its thread ends by itself. May be called twice."""
         self._closed = True
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -94,7 +94,7 @@ class Batcher(Generic[T, R]):
         return batch
 
     async def _finish(self, batch: list[_Entry[T, R]]) -> None:
-        """Runs ``batch`` and tells everybody in it."""
+        """Runs ``batch`` and gives each of its callers the result or the error."""
         self.batches += 1
         items = [entry.item for entry in batch]
         try:

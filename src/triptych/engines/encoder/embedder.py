@@ -1,4 +1,4 @@
-"""The model at work: decoded media in, embeddings out, in batches."""
+"""Makes embeddings of decoded media, in batches."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Embedder:
         self._closed = False
 
     async def embed(self, medium: DecodableMedium, decoded: Any, plan: Plan) -> Encoded:
-        """Encodes ``decoded``. A failure of the model is logged whole and told in a line: no request is to blame.
+        """Encodes ``decoded``. A failure of the model is logged in full, and told to the client in one line.
 
-        Raises TriptychError where the model makes another shape than ``plan`` has, and Unavailable after ``close``.
+        Raises TriptychError if the model makes another shape than ``plan`` has, and Unavailable after ``close``.
         """
         if self._closed:
             raise stopped()
@@ -60,13 +60,13 @@ class Embedder:
         return encoded(embedding, self._encoder.dtype, plan)
 
     async def close(self) -> None:
-        """Ends what waits. May be called twice."""
+        """Closes the batcher. May be called twice."""
         self._closed = True
         await self.batcher.close()
 
 
 def try_out(encoder: Encoder, medium: DecodableMedium, decoded: Any, plan: Plan) -> None:
-    """Encodes ``medium``, so that the first request meets a warm model. Raises TriptychError on a misfit."""
+    """Encodes ``medium`` to warm the model up. Raises TriptychError if the result does not have the planned shape."""
     (embedding,) = encoder.encode([encoder.preprocess(medium, decoded)])
     encoded(embedding, encoder.dtype, plan)
 
@@ -76,7 +76,7 @@ def stopped() -> Unavailable:
 
 
 def _agree(pixels: Pixels, plan: Plan) -> None:
-    """Raises TriptychError where the image processor made another grid than the header let us expect."""
+    """Checks the image processor's grid. Raises TriptychError if it is not the one that follows from the header."""
     for name in pixels.keys() & plan.metadata:
         expected, made = plan.metadata[name], tuple(pixels[name][0].tolist())
         if made != expected:

@@ -1,4 +1,4 @@
-"""The ability to encode: media planned, decoded within their memory's bound, and embedded or handed over as frames."""
+"""Implements the ability to encode: plans media, decodes them within a memory limit, and embeds them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from triptych.media.decoder import MediaDecoder
 
 
 class EncoderEncoding:
-    """Implements ``engines.abilities.Encoding``. ``embedder`` is None where every medium is handed over as frames."""
+    """Implements ``engines.abilities.Encoding``. ``embedder`` is None if every medium is handed over as frames."""
 
     def __init__(
         self, planner: Planner, decoder: MediaDecoder, room: ByteSemaphore, embedder: Embedder | None, max_waiting: int
@@ -35,7 +35,7 @@ class EncoderEncoding:
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded]:
         """Encodes; see ``engines.abilities.Encoding``.
 
-        Also raises TooManyRequests when ``--max-waiting`` is reached.
+        It also raises TooManyRequests if ``--max-waiting`` is reached.
         """
         if self._waiting and self._waiting + len(media) > self._max_waiting:
             raise TooManyRequests("the encoder has too much waiting work; try again later", code="encoder_busy")

@@ -1,4 +1,4 @@
-"""The vision or audio part and its processor: everything that runs in threads, on plain values."""
+"""Runs the vision or audio part of a checkpoint and its processor. Everything here runs in threads, on plain values."""
 
 from __future__ import annotations
 
@@ -30,18 +30,16 @@ class Encoder:
         self._prepare = prepare
         self._run = run
         self.width = width
-        """Values a token."""
+        """Number of values a token."""
         self.dtype = dtype
-        """Of weights, arithmetic and embeddings."""
+        """The dtype of weights, arithmetic and embeddings."""
 
     def preprocess(self, medium: DecodableMedium, decoded: Any) -> Pixels:
-        """Preprocesses a medium as the checkpoint's own processor does, one at a time: its call costs 0.1 ms beside its
-        arithmetic.
-        """
+        """Preprocesses a medium by the checkpoint's own processor. A call costs 0.1 ms beside the arithmetic."""
         return self._prepare[type(medium)](decoded)
 
     def encode(self, batch: Sequence[Pixels]) -> list[Any]:
-        """Embeddings [tokens, hidden] in this process's memory, C-contiguous, in the order of ``batch``."""
+        """Returns embeddings [tokens, hidden] in this process's memory, C-contiguous, in the order of ``batch``."""
         import torch
 
         with torch.inference_mode():
@@ -57,8 +55,8 @@ class Encoder:
 def load(checkpoint: Checkpoint, *, dtype: str, device: str, threads: int) -> Encoder:
     """Loads the vision part of ``checkpoint``. Takes seconds (imports included); raises ConfigError.
 
-    ``dtype`` and ``device`` may be ``auto``: the checkpoint's, and the first GPU where there is one. ``threads``
-    is torch's number of them, for the whole process; 0 leaves it as it is.
+    ``auto`` as ``dtype`` means the checkpoint's, and as ``device`` the first GPU if there is one. ``threads`` sets the
+    number of torch's threads, for the whole process; 0 leaves it unchanged.
     """
     build = builder(str(checkpoint.config.get("model_type")))
     width = width_of(family_of(checkpoint), checkpoint)

@@ -1,4 +1,4 @@
-"""The span ``e`` on the encoder that this package has of its own."""
+"""Starts and stops the encoder engine, which hosts the span ``e``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Started:
 
     encoding: EncoderEncoding
     embedder: Embedder | None
-    """None: no medium is encoded here, and there is no model."""
+    """None if no medium is encoded here, so that there is no model."""
 
 
 class EncoderEngine:
@@ -68,7 +68,7 @@ class EncoderEngine:
 
     @property
     def kv_link(self) -> None:
-        """An encoder has no KV cache."""
+        """None, because an encoder has no KV cache."""
 
     async def start(self, transfer: Transfer) -> ModelCard:
         try:
@@ -99,7 +99,7 @@ class EncoderEngine:
         return card
 
     async def _load(self, checkpoint: Checkpoint, family: ModelFamily) -> Encoder:
-        """Loads the model and encodes one medium. Raises ConfigError on a misfit."""
+        """Loads the model and encodes one medium. Raises ConfigError if the model and its files do not fit together."""
         args = self._args
         build = partial(load, dtype=args.dtype, device=args.device, threads=args.threads or _default_threads())
         loop = asyncio.get_running_loop()

@@ -18,35 +18,33 @@ from triptych.media.formats.video import RGB_BYTES
 from triptych.models.base import Checkpoint, ModelFamily
 
 PATCH_BYTES = 3 * 2 * 16 * 16 * 4
-"""Memory of a preprocessed patch: channels, frames, pixels (of the largest that is known), float32."""
+"""Memory of the largest known preprocessed patch: channels, frames, pixels, float32."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a medium will become."""
+    """The shape, the cost and the memory of a medium's embedding, known before it is made."""
 
     shape: tuple[int, ...]
-    """[tokens, hidden] of its embedding, or [frames, height, width, 3]."""
+    """The shape: [tokens, hidden] of an embedding, or [frames, height, width, 3]."""
     metadata: Metadata
     patches: int
     """Patches of a vision tower, or positions of an audio tower: the medium's cost in a batch."""
     memory_bytes: int
-    """Decoded and preprocessed."""
+    """Bytes of the medium while it is decoded and preprocessed."""
 
 
 def plan_medium(medium: DecodableMedium, limits: MediaLimits, family: ModelFamily, checkpoint: Checkpoint) -> Plan:
     """Plans by the medium's own header, and uses nothing that the request states.
 
-    Blocks as ``media.formats.inspect`` does.
-
-    Raises as ``check`` and ``plan_of`` do, and for what ``limits`` refuse.
+    Blocks as ``media.formats.inspect`` does. Raises as ``check`` and ``plan_of`` do, and for a medium over ``limits``.
     """
     check(medium, family)
     return plan_of(medium, inspect(medium.kind, medium.data, limits, by_content(medium)), family, checkpoint)
 
 
 def check(medium: DecodableMedium, family: ModelFamily) -> None:
-    """Raises MediaMissing without data, and UnsupportedMedia for a kind that the model does not take."""
+    """Checks a medium. Raises MediaMissing if it has no data, UnsupportedMedia if the model does not take its kind."""
     if medium.kind not in family.media:
         needed = " or ".join(family.media)
         raise problem(UnsupportedMedia, by_content(medium), UNSUPPORTED, f"{needed} is needed here, not {medium.kind}")
@@ -90,7 +88,10 @@ def _memory_bytes(medium: DecodableMedium, cost: int, family: ModelFamily, check
 
 
 def width_of(family: ModelFamily, checkpoint: Checkpoint) -> int:
-    """Values a token. Raises ConfigError where the family takes no embeddings, or the config does not say."""
+    """Returns the number of values a token.
+
+    Raises ConfigError if the family takes no embeddings, or if the config does not state it.
+    """
     if family.embedding_width is None:
         raise ConfigError(f"models of the family {family.name} take no embeddings")
     try:

@@ -1,4 +1,4 @@
-"""Plans media one by one, without reading a file's header by foreign code in this process."""
+"""Plans media. If a library would have to read a file's header, that runs in the sandbox and not in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Planner:
         return medium.kind in self._family.by_frames
 
     async def plan(self, medium: DecodableMedium) -> Plan:
-        """Raises as ``encoder.plan.plan_medium`` does."""
+        """Returns the plan of a medium. Raises as ``encoder.plan.plan_medium`` does."""
         if medium.kind in QUICK:
             return plan_medium(medium, self._limits, self._family, self._checkpoint)
         check(medium, self._family)

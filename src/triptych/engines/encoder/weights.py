@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint by name: only those that are asked for are read."""
+"""Reads tensors of a checkpoint by name, and only those that are needed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Weights:
     """A checkpoint's safetensors, in one file or in shards with an index. Holds no file open between calls."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where ``folder`` has no weights that can be read by name."""
+        """Reads the index. Raises ConfigError if ``folder`` has no weights that can be read by name."""
         self._folder = folder
         self._files = _index(folder)
 
     def under(self, prefixes: Sequence[str]) -> dict[str, Any]:
-        """Tensors whose name begins with the first of ``prefixes`` that any has, by the rest of their names.
+        """Returns the tensors whose names begin with the first of ``prefixes`` that occurs, by the rest of the names.
 
-        Nothing where no prefix fits. Raises ConfigError for a shard that is missing or damaged.
+        Returns nothing if no prefix occurs. Raises ConfigError for a shard that is missing or damaged.
         """
         for prefix in prefixes:
             names = [name for name in self._files if name.startswith(prefix)]

@@ -11,7 +11,7 @@ from triptych.media.decoder import MediaDecoder
 
 
 class MockCaches:
-    """Implements ``engines.abilities.CacheControl``. ``pace`` is None where no prefix cache is modelled."""
+    """Implements ``engines.abilities.CacheControl``. ``pace`` is None if no prefix cache is modelled."""
 
     def __init__(self, decoder: MediaDecoder, pace: Pace | None, load: Load) -> None:
         self._decoder = decoder

@@ -1,4 +1,4 @@
-"""The encode stage of the mock engine."""
+"""Implements the encode stage of the mock engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triptych.media.decoder import MediaDecoder
 
 
 class MockEncoding:
-    """Implements ``engines.abilities.Encoding``. ``delay_s``: time of one call where no ``pace`` tells it."""
+    """Implements ``engines.abilities.Encoding``. Without ``pace`` a call takes ``delay_s``."""
 
     def __init__(self, model: Model, decoder: MediaDecoder, pace: Pace | None, load: MockLoad, delay_s: float) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""The mock engine's life, put together from its stages."""
+"""Starts and stops the mock engine, which consists of its stages."""
 
 from __future__ import annotations
 

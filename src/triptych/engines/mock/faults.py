@@ -1,4 +1,4 @@
-"""The faults that the mock engine's flags ask for."""
+"""Makes the faults that the mock engine's flags ask for."""
 
 from __future__ import annotations
 

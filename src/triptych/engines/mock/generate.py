@@ -1,4 +1,4 @@
-"""The decode stage of the mock engine, with the prefill before it where no KV cache is handed over."""
+"""Implements the decode stage of the mock engine, and the prefill before it if no KV cache is handed over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from triptych.transfer.base import Buffer
 
 
 class MockGenerating:
-    """Implements ``engines.abilities.Generating``. ``itl_s``: time between tokens where no ``pace`` tells it."""
+    """Implements ``engines.abilities.Generating``. Without ``pace`` the time between tokens is ``itl_s``."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class MockGenerating:
     async def _read(self, request: GenerateRequest, embeddings: Sequence[Buffer | None]) -> tuple[int, int]:
         """Prefills the prompt, or reads its KV cache.
 
-        Returns the prompt's length, 0 where the client has been told it, and how much of it a prefill elsewhere found
-        in its prefix cache.
+        Returns (tokens of the prompt, or 0 if the client has that number; tokens that a prefill elsewhere found in its
+        prefix cache).
         """
         if request.kv is None:
             return await self._prompts.prefill(request, embeddings), 0

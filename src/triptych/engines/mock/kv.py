@@ -1,4 +1,4 @@
-"""The hand-off of the mock engine's KV cache: the prompt's tokens, exported by the prefill and read by the decode."""
+"""Hands over the mock engine's KV cache, the prompt's tokens, which the prefill exports and the decode reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triptych.transfer.base import Transfer
 
 
 class KvHandOff:
-    """Exports KV caches and fetches those of other workers. Keeps no account of them: ``transfer`` owns the leases."""
+    """Exports KV caches and fetches those of other workers. ``transfer`` owns the leases."""
 
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer

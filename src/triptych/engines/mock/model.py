@@ -1,4 +1,4 @@
-"""The model that the mock engine stands for: its checkpoint, its family, and the tokens of its media."""
+"""Describes the model that the mock engine stands for: its checkpoint, its family, and the tokens of its media."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from triptych.transfer.base import Buffer
 
 
 class Model:
-    """Reads a checkpoint's description; no weights."""
+    """Reads a checkpoint's description, but no weights."""
 
     def __init__(self, path: str) -> None:
         self.checkpoint = load_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The mock engine's pace by a model of a real one: its steps in real time, its prefix cache, its KV events."""
+"""Paces the mock engine by a model of a real engine, with its steps in real time, its prefix cache and KV events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from triptych.simulate.profiles import SECOND, Profile
 
 
 class Turn:
-    """One request at the simulated model."""
+    """Tracks one request at the simulated model."""
 
     def __init__(self, job: EngineJob) -> None:
         self.job = job
@@ -64,14 +64,14 @@ class Pace:
             await asyncio.wait({self._task})
 
     async def failed(self) -> str:
-        """Returns, with the cause, once no more steps are taken though nobody closed it; otherwise waits for ever."""
+        """Waits until the steps end though nobody closed this, and returns the cause."""
         assert self._task is not None
         await asyncio.wait({self._task})
         if self._task.cancelled():
             await asyncio.Event().wait()
         return f"the modelled engine stopped: {self._task.exception()!r}"
 
-    # What takes time.
+    # These methods take the time that the real engine takes.
 
     async def encode(self, media: Sequence[tuple[str, int]]) -> None:
         """Waits as long as encoding takes.
@@ -98,8 +98,9 @@ class Pace:
         """Runs a request whose prompt is ``tokens`` (as ``kv.block_hash`` names them) on the simulated model, within
         the block.
 
-        ``salt``: prompts with another one share no block with it. ``made``: so many tokens of its output were made
-        where its KV cache comes from; 0: it is prefilled here. Raises BadRequest for what could never fit the cache.
+        Prompts with different ``salt`` share no blocks. ``made`` is the number of output tokens made by the worker that
+        the KV cache comes from, or 0 if the prompt is prefilled here. Raises BadRequest for a request that could never
+        fit into the cache.
         """
         if not self._model.fits(len(tokens) + output_tokens):
             raise BadRequest(
@@ -124,7 +125,7 @@ class Pace:
             del self._turns[job.id]
             self._model.abort(job)
 
-    # What it keeps.
+    # These methods are about the prefix cache.
 
     def clear_prefixes(self) -> None:
         """Forgets all KV blocks, and reports that. No request may be at the model."""

@@ -1,4 +1,4 @@
-"""The prefill stage of the mock engine."""
+"""Implements the prefill stage of the mock engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt of a request at the mock engine: its media checked, its length known, its time spent."""
+"""Prefills prompts at the mock engine: checks their media, counts their tokens, and spends the time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from triptych.transfer.base import Buffer
 
 
 class Prompts:
-    """Prefills prompts. ``delay_s``: time of one prefill where no ``pace`` tells it."""
+    """Prefills prompts. Without ``pace`` a prefill takes ``delay_s``."""
 
     def __init__(self, model: Model, decoder: MediaDecoder, pace: Pace | None, faults: Faults, delay_s: float) -> None:
         self._model = model
@@ -50,7 +50,7 @@ class Prompts:
     def turn(
         self, request: GenerateRequest, output_tokens: int, embeddings: Sequence[Buffer | None]
     ) -> AbstractContextManager[Turn | None]:
-        """Puts the request into the modelled engine for the block. Gives None where no engine is modelled."""
+        """Puts the request into the modelled engine for the block. Yields None if no engine is modelled."""
         if self._pace is None or not output_tokens:
             return nullcontext()
         expansions = self._model.expansions(request.media)

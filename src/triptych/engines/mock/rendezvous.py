@@ -1,8 +1,9 @@
 """Hands KV caches over by rendezvous: the rooms in which two mock engines meet.
 
-The worker that prefills listens at one address. A taker connects, says which room it wants (8 bytes), waits for the
-offer (a length of 4 bytes, then msgpack), reads the cache by the handle in it, and says so with one byte. Either may
-come first, and waits for the other until its caller cancels it. Nobody can guess a room: its number has 63 random bits.
+The prefill worker listens at one address. A taker connects, sends the number of its room (8 bytes), waits for the offer
+(a length of 4 bytes, then msgpack), reads the cache by the handle in the offer, and confirms that with one byte. Either
+side may come first, and waits for the other until its caller cancels it. Nobody can guess a room, as its number has 63
+random bits.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from triptych.contracts.errors import KvLost, TriptychError
 from triptych.contracts.request import KvHandle, KvRoom
 
 HELLO_S = 5.0
-"""Longest time that a taker may need to say which room it wants."""
+"""Time limit for a taker to send the number of its room."""
 MAX_TAKERS = 1024
-"""The limit on takers at one engine at a time; further ones are sent away."""
+"""Maximum number of takers at one engine at a time; further ones are sent away."""
 MAX_OFFER_BYTES = 64 << 10
 _TAKEN = b"\x01"
 
@@ -79,7 +80,7 @@ class Rooms:
 
     @contextmanager
     def giving(self, number: int) -> Iterator[Room]:
-        """Enters the room as the worker that prefills. When the block ends, a taker that waits is told."""
+        """Enters the room as the prefill worker. When the block ends, a taker that waits gets an answer."""
         room = self._rooms.setdefault(number, Room())
         if room.has_giver:
             raise TriptychError("two prefills were sent to one room")

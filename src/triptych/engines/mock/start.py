@@ -1,4 +1,4 @@
-"""A start of the mock engine that is as hard to stop as a real engine's."""
+"""Makes the start of the mock engine as hard to stop as that of a real engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the tensors that the mock engine hands over: each can be told from any other."""
+"""Makes the tensors that the mock engine hands over, each of which differs from all others."""
 
 from __future__ import annotations
 

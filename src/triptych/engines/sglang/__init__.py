@@ -1,1 +1,1 @@
-"""SGLang: so far its stream of KV-cache events only."""
+"""Supports SGLang; so far only its stream of KV-cache events."""

@@ -1,10 +1,10 @@
-"""SGLang's KV-cache events in our terms. Checked with what SGLang 0.5.23 sends.
+"""Translates SGLang's KV-cache events. Checked with messages of SGLang 0.5.23.
 
-Messages are framed as vLLM's (a topic, a sequence number, msgpack of a batch), and their events are nearly the same
-(``sglang/srt/disaggregation/kv_events.py``); a block is a page of its cache (``--page-size``). In the place of a
-medium's tokens there are numbers beyond any vocabulary, made of a hash of 64 bits (``MultimodalDataItem.set_hash`` in
-``managers/schedule_batch.py``): four of them in turn, from the first on wherever a run of them begins. SGLang takes
-that hash from who asks (``mm_hashes`` of a request): give it our ``content_hash``.
+Messages are framed as those of vLLM (a topic, a sequence number, msgpack of a batch), and their events are nearly the
+same (``sglang/srt/disaggregation/kv_events.py``). A block is a page of SGLang's cache (``--page-size``). A medium's
+tokens are replaced by numbers beyond any vocabulary, made of a hash of 64 bits (``MultimodalDataItem.set_hash`` in
+``managers/schedule_batch.py``): four numbers in turn, and each run of them begins with the first. SGLang takes the hash
+from the request (``mm_hashes``), which must contain our ``content_hash``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TIERS = {"GPU": Level.DEVICE, "CPU_PINNED": Level.HOST, "DISK": Level.DISK, "EX
 class BlockStored(msgspec.Struct, tag=True):
     block_hashes: list[int]
     token_ids: list[int | tuple[int, int]]
-    """Pairs with the token after each where its speculative decoding keeps those."""
+    """Token ids; with speculative decoding they may be pairs of a token and the next one."""
     block_size: int
     parent_block_hash: int | None = None
     medium: str | None = None

@@ -1,1 +1,1 @@
-"""TensorRT-LLM: so far its list of KV-cache events only."""
+"""Supports TensorRT-LLM; so far only its list of KV-cache events."""

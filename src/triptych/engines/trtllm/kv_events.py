@@ -1,10 +1,10 @@
-"""TensorRT-LLM's KV-cache events in our terms: what ``LLM.get_kv_cache_events`` returns.
+"""Translates TensorRT-LLM's KV-cache events, as ``LLM.get_kv_cache_events`` returns them.
 
-By its public sources up to 1.3 (``KVCacheEventSerializer`` in ``tensorrt_llm/_utils.py``, ``blockKey.cpp``), for its
-first cache manager; none was run against this. A block's ``mm_keys`` name a medium by the uuid of the request
-(``multi_modal_uuids``: give it our ``content_hash``), else by a hash of TensorRT-LLM's own, which is never asked for.
-They do not say where in the block the medium is: its placeholders do, ids that the model has for them or any beyond the
-vocabulary.
+Written from its public sources up to 1.3 (``KVCacheEventSerializer`` in ``tensorrt_llm/_utils.py``, ``blockKey.cpp``),
+for its first cache manager; never run against TensorRT-LLM itself. A block's ``mm_keys`` name a medium by the uuid in
+the request (``multi_modal_uuids``, which must contain our ``content_hash``), otherwise by a hash of TensorRT-LLM's own,
+which nobody can look up. They do not say where in the block the medium is. That follows from its placeholders, which
+are ids that the model reserves for them, or ids beyond the vocabulary.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Moved(msgspec.Struct):
 class Updated(msgspec.Struct, tag="updated"):
     block_hash: _Hash
     cache_level: Moved | None = None
-    """None: something else is new, its priority for one."""
+    """The new level; None if something else has changed, such as the priority."""
 
 
 class Event(msgspec.Struct):
@@ -89,9 +89,9 @@ class Events:
         adapters: Mapping[int, str] = MappingProxyType({}),
         max_media: int = MAX_MEDIA,
     ) -> None:
-        """Token ids from ``vocabulary`` on stand for media, as ``placeholders`` do.
+        """Creates an empty translator. Token ids from ``vocabulary`` on stand for media, as ``placeholders`` do.
 
-        ``adapters`` has names by lora_id.
+        ``adapters`` maps a lora_id to the adapter's name.
         """
         self._block_size = block_size
         self._vocabulary = vocabulary
@@ -101,7 +101,7 @@ class Events:
         self._offsets = MediaOffsets(block_size, max_media)
         self._next = 0
         self._window = 0
-        """The widest attention window: its cache alone holds whole prompts."""
+        """The widest attention window so far; only its cache holds whole prompts."""
 
     def tell(self, content_hash: str, rows: int) -> None:
         """Takes note of a medium before its request goes to the engine.
@@ -111,7 +111,7 @@ class Events:
         self._offsets.add(content_hash, rows)
 
     def apply(self, events: Sequence[Mapping[str, Any]]) -> Iterator[list[KvChange] | None]:
-        """Returns the changes of some events in order; None stands for a snapshot. Raises msgspec.ValidationError."""
+        """Yields the changes of ``events`` in order; None stands for a snapshot. Raises msgspec.ValidationError."""
         for event in msgspec.convert(events, list[Event]):
             data = event.data
             if event.event_id > self._next:
@@ -132,7 +132,7 @@ class Events:
                     yield self.translator.store(stored)
 
     def _moved(self, data: Updated) -> Iterator[list[KvChange] | None]:
-        """Moves a block from tier to tier; it is in one at a time."""
+        """Moves a block from tier to tier; a block is in one tier at a time."""
         if data.cache_level is None or data.block_hash not in self.translator:
             return
         tier = Level(min(data.cache_level.new_value, Level.DISK))
@@ -176,9 +176,9 @@ class Events:
         return self._adapters.get(block.lora_id)
 
     def _owners(self, block: Block) -> list[str] | None:
-        """Returns the medium of each token, empty for texts. None if that cannot be told, or the block is not full.
+        """Returns the medium of each token, empty for texts. None if it is not known, or the block is not full.
 
-        Placeholders belong to the block's media in their order, to each as many as are left of its rows.
+        Placeholders belong to the block's media in order, and to each medium as many as it still has rows.
         """
         if len(block.tokens) != self._block_size or any(token.token_extra_id for token in block.tokens):
             return None
@@ -201,7 +201,7 @@ class Events:
 
 
 def _first_keys(keys: Sequence[MmKey]) -> Iterator[MmKey]:
-    """Returns the first key of each medium: one that texts divide has a key for each of its parts."""
+    """Yields the first key of each medium. A medium that texts divide has a key for each of its parts."""
     before: MmKey | None = None
     for key in keys:
         if before is None or key.hash != before.hash or not key.start_offset:

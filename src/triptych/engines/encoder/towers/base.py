@@ -1,4 +1,4 @@
-"""The parts that encoders of several architectures are built of."""
+"""Contains the parts that towers of several architectures share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triptych.engines.encoder.weights import Weights
 Pixels = dict[str, Any]
 """The result of the model's own processor for one picture, video or sound: tensors by name."""
 Run = Callable[[Sequence[Pixels]], list[Any]]
-"""A batch of media -> for each, its embedding [tokens, hidden] on the model's device."""
+"""Encodes a batch of media. Returns the embedding [tokens, hidden] of each, on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
 
 
 Build = Callable[[Source], Run]
-"""Build the tower of one checkpoint. Raises ConfigError where its weights or its config do not fit."""
+"""Builds the tower of one checkpoint. Raises ConfigError if its weights or its config do not fit."""
 
 
 def load_module(

@@ -1,4 +1,4 @@
-"""The vision tower of LLaVA-1.5, and what LLaVA-1.6 shares with it."""
+"""Builds the vision tower of LLaVA-1.5, and the parts that LLaVA-1.6 shares with it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def parts_of(source: Source) -> tuple[Any, Any, Callable[[Any], Any]]:
 
 
 def _absolute(layers: int | Sequence[int], count: int) -> list[int]:
-    """Indices into the hidden states of a tower of ``count`` layers (0: before the first), none negative."""
+    """Returns indices, none negative, into the hidden states of a tower of ``count`` layers; 0 is before the first."""
     stated = [layers] if isinstance(layers, int) else list(layers)
     return [layer if layer >= 0 else count + 1 + layer for layer in stated]
 

@@ -1,4 +1,4 @@
-"""The vision tower of LLaVA-1.6 (LLaVA-NeXT)."""
+"""Builds the vision tower of LLaVA-1.6 (LLaVA-NeXT)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triptych.models.llava_next import best_resolution, padding
 
 
 def build(source: Source) -> Run:
-    """Tiles go through LLaVA's tower and are then put together, without the padding and with ends of rows."""
+    """Builds a tower that encodes tiles as LLaVA does, puts them together, cuts the padding off and ends the rows."""
     import torch
 
     tower, projector, select = parts_of(source)

@@ -1,4 +1,4 @@
-"""The audio tower of Qwen2-Audio."""
+"""Builds the audio tower of Qwen2-Audio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from triptych.engines.encoder.towers.base import Build, Pixels, Run, Source, loa
 
 
 def build(source: Source) -> Run:
-    """Sounds are all of one length, padded with silence, which attention does not see and whose tokens are dropped."""
+    """Builds a tower for sounds padded with silence to one length. Attention ignores the padding; its tokens go."""
     import torch
     from transformers.models.qwen2_audio.modeling_qwen2_audio import (
         Qwen2AudioEncoder,

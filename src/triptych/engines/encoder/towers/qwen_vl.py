@@ -1,4 +1,4 @@
-"""The vision tower of Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
+"""Builds the vision tower of Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CLASSES = {
 
 
 def _build(model_type: str, source: Source) -> Run:
-    """Pictures of all sizes go through in one row of patches; attention keeps them apart by their grids.
+    """Builds a tower that takes pictures of all sizes in one row of patches, which attention separates by their grids.
 
-    A video is a grid of several steps in time, which attention keeps apart as well.
+    A video is a grid of several steps in time, which attention separates as well.
     """
     import torch
 
@@ -55,7 +55,7 @@ def _either(pixels: Pixels, of_picture: str, of_video: str) -> Any:
 def _as_linear(convolution: Any) -> Any:
     """Replaces a convolution that takes each patch once and as a whole by the same linear map of [patches, values].
 
-    A matrix product is what it is; torch's 3-D convolution takes 2.5 times as long for it (CPU, float32).
+    Such a convolution is a matrix product, for which torch's 3-D convolution takes 2.5 times as long (CPU, float32).
     """
     import torch
 

@@ -17,7 +17,7 @@ TOWERS: Mapping[str, Build] = {
 
 
 def builder(model_type: str) -> Build:
-    """Returns what builds the tower of a ``model_type`` checkpoint. Raises ConfigError listing the known types."""
+    """Returns the builder of towers for ``model_type`` checkpoints. Raises ConfigError, with a list of known types."""
     if model_type not in TOWERS:
         known = ", ".join(sorted(TOWERS))
         raise ConfigError(
