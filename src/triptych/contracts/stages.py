@@ -72,7 +72,7 @@ class PrefillAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Names everything that nobody will fetch any more. Unknown names change nothing."""
+    """Names the embeddings and KV caches that will not be fetched any more. Unknown names change nothing."""
 
     kv: KvHandle | None = None
     embeddings: list[TensorHandle] = []

@@ -49,7 +49,7 @@ class BlockPool:
         return key in self._users or key in self._idle
 
     def matched(self, hashes: Sequence[int], max_blocks: int) -> int:
-        """Returns how many of the first blocks are here, at max_blocks ``max_blocks``."""
+        """Returns how many of the first blocks are here, at most ``max_blocks``."""
         for index, key in enumerate(hashes[:max_blocks]):
             if not self.holds(key):
                 return index

@@ -58,7 +58,7 @@ class TransferStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     """Number of fetches that ended in an error."""
     expired: int = 0
-    """Number of leases that nobody fetched in time."""
+    """Number of leases that expired because no process fetched them in time."""
     waiting: int = 0
     """Number of callers that wait for room."""
 

@@ -37,8 +37,8 @@ class SharedTable:
         self.table = LeaseTable(view)
 
     def close(self) -> None:
-        """Closes the file: nobody can open it any more. The memory is freed when nobody uses it. May be called
-        twice."""
+        """Closes the file, so that no process can open it any more. The memory is freed when no process uses it. May be
+        called twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -47,7 +47,7 @@ class SharedTable:
 def open_shared_table(owner: str, pid: int, fd: int) -> LeaseTable | None:
     """Returns the table of ``owner``, which claims that it is ``fd`` of ``pid``.
 
-    Returns None if that is not so, or not on this machine.
+    Returns None if the claim is wrong, or if that process is not on this machine.
     """
     try:
         opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""Defines the port of discovery: who is alive."""
+"""Defines the port of discovery, which tells the live workers."""
 
 from __future__ import annotations
 
