@@ -1,4 +1,4 @@
-"""Clears vLLM's caches, and those that this package keeps around it."""
+"""Clears vLLM's caches, and those of this package."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from triptych.engines.vllm.prompt import Prompts
 class VllmCaches:
     """Implements ``engines.abilities.CacheControl``.
 
-    Nothing may run meanwhile: vLLM keeps its prefix cache then, and the two halves of its media cache, in this process
-    and in the engine's, would no longer agree.
+    No request may run meanwhile. Otherwise vLLM would keep its prefix cache, and the two halves of its media cache, in
+    this process and in the engine's, would no longer agree.
     """
 
     def __init__(
         self, live: LiveEngine, prompts: Prompts, load: Load, span: Span, on_cleared: Callable[[], None]
     ) -> None:
-        """``on_cleared`` is called when the prefix cache was cleared."""
+        """Takes the engine's parts. ``on_cleared`` is called when the prefix cache was cleared."""
         self._live = live
         self._on_cleared = on_cleared
         self._prompts = prompts
@@ -43,7 +43,7 @@ class VllmCaches:
         return tuple(there)
 
     async def clear(self, caches: Collection[CacheName], wait_s: float) -> None:
-        """As ``CacheControl.clear``. A prefix cache in host memory goes too; one on a disk stays, as vLLM leaves it."""
+        """Clears as ``CacheControl.clear`` does, including a prefix cache in host memory. vLLM keeps one on a disk."""
         async with self._load.alone(wait_s):
             with in_our_terms("clear caches"):
                 if "prefix" in caches:
@@ -54,7 +54,7 @@ class VllmCaches:
                 await asyncio.to_thread(self._prompts.store.clear)
 
     async def _clear_prefixes(self) -> None:
-        """Raises Unavailable while KV caches wait to be read by other workers."""
+        """Clears the prefix cache. Raises Unavailable while KV caches wait to be read by other workers."""
         if not await self._live.engine.reset_prefix_cache(reset_connector=True):
             raise Unavailable(
                 "KV caches of finished prefills wait for the workers that decode; nothing was cleared. Try again",

@@ -11,7 +11,7 @@ from triptych.models.base import Checkpoint, ModelFamily
 from triptych.models.registry import family_of
 
 _ABLE = {Span.P: Span.EP, Span.D: Span.EPD, Span.PD: Span.EPD}
-"""The widest span of a worker while vLLM holds the encoder too."""
+"""Span -> capable span, while vLLM holds the encoder too."""
 _ABLE_WITHOUT_ENCODER = {Span.D: Span.PD}
 
 

@@ -1,4 +1,4 @@
-"""Changes a request's sampling for a worker that continues an answer, or only begins it. Pure."""
+"""Changes a request's sampling for a worker that continues an answer, or only begins it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from triptych.contracts.errors import AbilityMissing, BadRequest
 from triptych.contracts.request import Sampling
 
 DISCARDED = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-"""The sampling of a prefill whose token is thrown away: one token, drawn the cheapest way."""
+"""The sampling of a prefill whose token is not used: one token, drawn the cheapest way."""
 
 
 def resumed(sampling: Sampling, num_generated: int) -> Sampling:
     """Returns ``sampling`` for the rest of an answer, after so many tokens.
 
-    vLLM takes tokens that were generated elsewhere as a part of the prompt. Raises AbilityMissing for an answer that
-    cannot go on so (``Sampling.needs_history``), and BadRequest when no token is left.
+    vLLM treats tokens that were generated elsewhere as a part of the prompt. Raises AbilityMissing for an answer that
+    cannot be continued in this way (``Sampling.needs_history``), and BadRequest if no token is left.
     """
     if not num_generated:
         return sampling
@@ -41,7 +41,7 @@ def first_token(sampling: Sampling) -> Sampling:
 
 
 def _later_seed(seed: int | None, num_generated: int) -> int | None:
-    """Returns a different seed for each place in the answer: the same one would repeat the draws of its beginning."""
+    """Returns a different seed for each place in the answer. The same seed would repeat the draws of its beginning."""
     if seed is None:
         return None
     digest = hashlib.blake2b(f"{seed}:{num_generated}".encode(), digest_size=8).digest()

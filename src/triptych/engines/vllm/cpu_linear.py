@@ -1,7 +1,7 @@
-"""A repair of vLLM's CPU build, made in the processes that run its models.
+"""Repairs the linear layers of vLLM's CPU build, in the processes that run its models.
 
-Its linear layers by oneDNN take rows of adjacent values only, and end the engine for any others (vLLM 0.32). Any model
-may give them others, so the repair looks at no model; Llama 4's vision part does for a picture of a single tile.
+These layers, by oneDNN, take only rows of adjacent values, and end the engine for other layouts (vLLM 0.32). Llama 4's
+vision part has another layout for a picture of a single tile. As any model may, the repair applies to all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def take_any_layout() -> None:
-    """Makes those layers copy what does not lie as they need it. May be called twice."""
+    """Makes those layers copy inputs of other layouts. May be called twice."""
     from vllm import _custom_ops
 
     original = _custom_ops.onednn_mm

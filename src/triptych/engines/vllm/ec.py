@@ -1,4 +1,4 @@
-"""vLLM's encoder cache (EC) connector: which one an engine gets, by its span and flags."""
+"""Chooses vLLM's encoder cache (EC) connector for an engine, by its span and flags."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from triptych.models.base import Checkpoint
 from triptych.models.registry import family_of
 
 FILES = "ECExampleConnector"
-"""vLLM's name for embeddings in files; stands for our own connector, which keeps what that one only shows."""
+"""vLLM's name of its example connector, which keeps embeddings in files. It selects our own connector here."""
 KNOWN = f"{FILES}, or one of your own as module.path:ClassName, which must find embeddings by their names"
 
 _OURS = {"ec_connector": "EcFileConnector", "ec_connector_module_path": "triptych.engines.vllm.ec_connector"}
 _BY_REQUEST = ("ECCPUConnector", "ECMooncakeConnector")
-"""Connectors of vLLM's whose consumer must be told with each request where its embeddings are."""
+"""Connectors of vLLM whose consumer must learn from each request where its embeddings are. They are not supported."""
 
 
 class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,9 +33,9 @@ class FilesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def ec_transfer_config(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> Any:
     """Returns vLLM's ``ECTransferConfig``; None for an engine that needs none.
 
-    ``e`` produces; spans that hold ``p`` consume where a connector is set up. ``d`` reads no embeddings but
-    takes media without them too (their KV cache comes from elsewhere): it gets our connector without a store,
-    which fails a request that does need its embeddings, where vLLM's engine would die. Raises ConfigError.
+    ``e`` produces embeddings; spans with ``p`` consume them if a connector is set up. ``d`` reads no embeddings, but
+    takes media without any, whose KV cache comes from elsewhere. It gets our connector without a store, which fails
+    a request that does need embeddings, where vLLM's engine would end. Raises ConfigError.
     """
     from vllm.config import ECTransferConfig
 
@@ -70,7 +70,7 @@ def store_of(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> EcStore | 
 
 
 def media_args(flags: VllmFlags, span: Span, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the engine arguments that this module's part needs, whatever the user's flags say. Raises ConfigError.
+    """Returns engine arguments that the transfer of embeddings needs, whatever the flags say. Raises ConfigError.
 
     vLLM's multimodal processor cache stays on only where pixels are the usual input and no medium comes without
     values (see ``prompt.Prompts``); elsewhere it would keep up to 4 GiB of embeddings in the engine's process.
@@ -97,7 +97,7 @@ def _encoder_only_args() -> dict[str, Any]:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Names a model, so that the embeddings of several can lie under one path: alike wherever its files are."""
+    """Names a model, wherever its files are, so that embeddings of several models can be kept under one path."""
     processors = [checkpoint.preprocessor, checkpoint.feature_extractor, checkpoint.video]
     digest = hashlib.sha256(msgspec.json.encode([checkpoint.config, *processors], order="sorted"))
     for file in sorted(Path(checkpoint.path).glob("*.safetensors")):
@@ -106,7 +106,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def believes(flags: VllmFlags, span: Span) -> bool:
-    """Tells whether a medium without values is accepted unchecked: the connector is not ours, and only it can look."""
+    """Tells whether a medium without values is accepted unchecked, because only a foreign connector can look it up."""
     return flags.ec_connector_backend != FILES and span.covers("p")
 
 
@@ -115,7 +115,7 @@ def _is_on(flags: VllmFlags) -> bool:
 
 
 def _checked(flags: VllmFlags, span: Span) -> dict[str, Any]:
-    """Returns the extra configuration, once everything else is right."""
+    """Checks the flags, and returns the connector's extra configuration."""
     backend = flags.ec_connector_backend
     if backend in _BY_REQUEST:
         raise ConfigError(f"--ec-connector-backend {backend}: Triptych has no way to tell its consumers their peers")

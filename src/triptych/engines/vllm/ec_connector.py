@@ -1,6 +1,6 @@
-"""Our EC connector: embeddings in files, and requests that fail where vLLM's engine would die.
+"""Implements our EC connector, which keeps embeddings in files, and fails requests where vLLM's engine would end.
 
-vLLM makes one in its scheduler and one in each of its workers (``ECConnectorRole``).
+vLLM creates one connector in its scheduler and one in each of its workers (``ECConnectorRole``).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Step(ECConnectorMetadata):  # type: ignore[misc]
 
 
 class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
-    """vLLM's file connector, with a store that keeps, checks and evicts embeddings.
+    """Replaces vLLM's file connector, and has a store that keeps, checks and evicts embeddings.
 
-    Of a request that lacks what it needs, vLLM's scheduler would learn only when the model asks for it, which
-    ends the engine. So the scheduler's half reads every embedding *before* the request is scheduled, and hands
-    the values to the workers with the step: a file that is evicted, torn or of the wrong shape fails one
-    request (its ``finish_reason`` is ``error``), never the engine. Without a store it still guards: against
-    media without values whose KV cache is gone (preempted, or lost) on an engine that decodes.
+    vLLM itself would notice a missing embedding only when the model needs it, which ends the engine. So the connector
+    in the scheduler reads every embedding *before* the request is scheduled, and hands the values to the workers with
+    the step: a file that is evicted, incomplete or of the wrong shape fails one request (its ``finish_reason`` is
+    ``error``), never the engine. Without a store, on an engine that decodes, it fails requests whose media have no
+    values and whose KV cache is gone (preempted, or lost).
     """
 
     def __init__(self, vllm_config: Any, role: ECConnectorRole) -> None:
@@ -54,7 +54,7 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
         self._step = Step()
         self._lost: set[str] = set()
 
-    # In the scheduler, in the order in which it calls them.
+    # The scheduler calls these methods, in this order.
 
     def ensure_cache_available(self, request: Any, num_computed_tokens: int) -> bool:
         """Tells whether the request may be scheduled: everything it still needs is there."""
@@ -98,7 +98,7 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
             return False, None
         return False, {feature.identifier: {} for feature in request.mm_features}
 
-    # In a worker.
+    # A worker calls these methods.
 
     def start_load_caches(self, encoder_cache: dict[str, torch.Tensor], **kwargs: Any) -> None:
         for identifier, values in self._get_connector_metadata().load.items():
@@ -121,10 +121,10 @@ class EcFileConnector(ECConnectorBase):  # type: ignore[misc]
         try:
             self._store.save(mm_hash, partial(save_file, {TENSOR: values}))
         except (OSError, ValueError, SafetensorError) as error:
-            # Whoever asked for the embedding looks into the store, and says there that it is missing.
+            # The caller that asked for the embedding looks into the store, and reports that it is missing.
             log.error("an embedding could not be saved in %s: %s", self._store.folder, error)
 
-    # Both.
+    # Both call these methods.
 
     def _reads(self, request_id: str, feature: Any) -> bool:
         """Reads the feature's embedding for that request, unless it is read already. Returns whether it is there."""

@@ -1,4 +1,4 @@
-"""Embeddings as files in a folder that encode and prefill workers share. Knows nothing of vLLM."""
+"""Keeps embeddings as files in a folder that encode and prefill workers share. Does not depend on vLLM."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ DEFAULT_MAX_BYTES = 4 << 30
 _NAME = re.compile(r"[0-9a-f]{16,128}")
 _SUFFIX = ".safetensors"
 _LEFT_OVER_S = 600.0
-"""Age at which an unfinished file is taken for a dead writer's."""
+"""Age from which on an unfinished file counts as left behind by a dead writer."""
 _MOST_HEADER_BYTES = 4096
 
 
 class EcStore:
     """A folder with one file ``<content hash>.safetensors`` for each embedding. A file is complete, or not there.
 
-    For any number of processes at once. Files appear by rename, are never written to again, and go by unlink,
-    so whoever has one open reads it to its end. Nothing that looks for a file creates anything. Only writers
-    evict, those files first that were used longest ago (a file's modification time is its last use): one
-    writer keeps ``max_bytes`` strictly, each further one may overshoot it by an eighth. No method blocks for
-    longer than the file system does.
+    Any number of processes may use it at once. Files appear by rename, are never changed and disappear by unlink, so
+    that a reader with an open file can read it to its end. Looking for a file creates nothing. Only writers evict, and
+    first the files that were used longest ago (a file's modification time is its last use). A single writer never
+    exceeds ``max_bytes``; each further writer may exceed it by an eighth. Methods block only on the file system.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -41,7 +40,7 @@ class EcStore:
         self._unseen = self._slack  # written since the folder was last looked through; the first write looks
 
     def path(self, content_hash: str) -> Path:
-        """Returns where the embedding is or would be. Raises ValueError for a hash that is not hexadecimal."""
+        """Returns the path of an embedding, which need not exist. Raises ValueError if the hash is not hexadecimal."""
         if not _NAME.fullmatch(content_hash):
             raise ValueError(f"{content_hash[:40]!r} is no content hash")
         return self.folder / (content_hash + _SUFFIX)
@@ -55,7 +54,7 @@ class EcStore:
             return None
 
     def use(self, content_hash: str) -> tuple[int, ...] | None:
-        """Returns the shape, and counts as a use of the file. The file may be evicted as soon as this returns."""
+        """Returns the shape, and marks the file as used. The file may be evicted as soon as this returns."""
         shape = self.shape(content_hash)
         if shape is not None:
             with suppress(OSError):  # evicted just now, or another user's file: it then only looks less used
@@ -63,13 +62,13 @@ class EcStore:
         return shape
 
     def holds(self, content_hash: str) -> bool:
-        """Tells whether the embedding is there, complete. Counts as a use."""
+        """Tells whether the complete embedding is there, and marks it as used."""
         return self.use(content_hash) is not None
 
     def save(self, content_hash: str, write: Callable[[str], None]) -> None:
-        """Lets ``write`` make a file at the path it is given, and gives it its name once it is complete.
+        """Has ``write`` create a file at a temporary path, and renames it once it is complete.
 
-        Evicts first. Raises OSError (disk full, folder gone ...) and ValueError; then nothing is left behind.
+        Evicts other files first. If it raises OSError (such as for a full disk) or ValueError, nothing is left behind.
         """
         path = self.path(content_hash)
         unfinished = self.folder / f"{content_hash}.{uuid4().hex}.tmp"  # process ids repeat from host to host
@@ -93,7 +92,7 @@ class EcStore:
             self._unseen = size
 
     def _evict(self, wanted: int) -> None:
-        """Deletes the longest unused until ``wanted`` bytes and one slack more fit."""
+        """Deletes the files unused for longest until there is room for ``wanted`` bytes and the slack."""
         files = sorted(self._files())
         size = sum(entry[1] for entry in files) + wanted
         for _, used, path in files:

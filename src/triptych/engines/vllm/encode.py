@@ -1,4 +1,4 @@
-"""The span ``e`` on vLLM: pictures in, embeddings into the store that the EC connector's consumers read."""
+"""Implements the span ``e`` on vLLM: encodes media into the store that the EC connector's consumers read."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ class VllmEncoding:
     """Implements ``engines.abilities.Encoding`` on an engine that is an EC producer."""
 
     def __init__(self, live: LiveEngine, prompts: Prompts, store: EcStore | None, load: Load) -> None:
-        """``store`` is None for a connector that is not ours, which is then believed."""
+        """Encodes into ``store``. It is None for a foreign connector, whose results cannot be checked."""
         self._live = live
         self._prompts = prompts
         self._store = store
         self._load = load
 
     async def encode(self, media: Sequence[DecodableMedium]) -> list[Encoded | None]:
-        """Returns None for each medium, once its embedding lies in the store.
+        """Returns None for each medium, once its embedding is in the store.
 
-        Media that lie there already are not encoded again.
-
-        One engine request for all of ``media``, unless they exceed the model's context; the engine batches over
-        requests. Cancelling aborts it. Raises MediaMissing for a medium without data that is not in the store, what
-        the decoder raises, Unavailable when the store does not take an embedding, and what the engine raises.
+        Media that are in the store already are not encoded again. One engine request encodes all of ``media``, unless
+        they exceed the model's context; the engine batches over requests. Cancelling aborts it. Raises MediaMissing for
+        a medium without data that is not in the store, Unavailable if an embedding cannot be stored, and the errors of
+        the decoder and the engine.
         """
         async with self._load.request():
             with in_our_terms("encode"):
@@ -77,7 +76,7 @@ class VllmEncoding:
 def _parts(items: Sequence[Item], max_tokens: int) -> Iterator[list[Item]]:
     """Yields ``items`` in order, in runs that fit a prompt.
 
-    An item that fits none is alone, for the engine to refuse.
+    An item that is too large for a prompt is alone, so that the engine refuses it.
     """
     part: list[Item] = []
     for item in items:

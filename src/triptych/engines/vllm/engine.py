@@ -1,4 +1,4 @@
-"""The life of a worker's engine on vLLM's ``AsyncLLM``, put together from parts that exist once it has started."""
+"""Starts and stops a worker's engine on vLLM's ``AsyncLLM``, and connects its parts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Started:
     prompts: Prompts
     load: Load
     grammars: Grammars | None
-    """None for the span ``e``, which answers nothing."""
+    """None for the span ``e``, which makes no answers."""
     abilities: Abilities
 
 
@@ -62,7 +62,7 @@ class VllmEngine:
         self._flags, words = split_flags(options.args)
         self._options = msgspec.structs.replace(options, args=words)
         self._stack = AsyncExitStack()
-        """Closes what ``start`` has made, the last part first."""
+        """Closes the parts that ``start`` has made, the last part first."""
         self._started: _Started | None = None
         self.abilities = Abilities()
         self.capable_span = options.span
@@ -89,7 +89,7 @@ class VllmEngine:
         return card_of(config, self._options, checkpoint)
 
     async def _begin(self, checkpoint: Checkpoint) -> _Started:
-        """Makes the parts, the engine's process last. What is made by an error is on the stack."""
+        """Makes the parts, the engine's process last. If it raises, the parts made so far are on the stack."""
         stack, options = self._stack, self._options
         args = engine_args(options, checkpoint)
         for name, value in media_args(self._flags, options.span, checkpoint).items():

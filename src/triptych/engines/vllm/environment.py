@@ -1,4 +1,4 @@
-"""Environment variables that vLLM and torch read at import; what the user has set stays."""
+"""Sets environment variables that vLLM and torch read at import. Values that the user has set stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triptych.config import env
 
 _SOCKETS = "VLLM_RPC_BASE_PATH"
 _MAX_FOLDER_BYTES = 60
-"""The path of a Unix socket has at most 107 bytes, of which vLLM takes 37 for a name."""
+"""Maximum length of a folder for sockets: a Unix socket's path has up to 107 bytes, of which vLLM's name takes 37."""
 
 
 def is_cpu_build() -> bool:
@@ -25,15 +25,15 @@ def is_cpu_build() -> bool:
 
 
 def prepare() -> None:
-    """Defaults for this process and the engine's own.
+    """Sets defaults for this process and the engine's own.
 
-    vLLM's own log level is left as it is: its report goes to a file, and tells how far the start has come. For the CPU
-    build:
+    vLLM's log level stays unchanged: its log goes to a file, and shows the progress of the start. The defaults of the
+    CPU build are:
 
     * ``VLLM_ENABLE_V1_MULTIPROCESSING=0`` runs the model inside the engine's process. By default that is one
       process more, and each of the two spends most of its time in ``sched_yield`` waiting for the other.
-    * ``VLLM_CPU_OMP_THREADS_BIND=nobind``: left alone, every engine binds itself to the same first core.
-    * ``OMP_NUM_THREADS``: half of the cores; the rest is for pre-processing, the worker and the frontend.
+    * ``VLLM_CPU_OMP_THREADS_BIND=nobind``. By default every engine binds itself to the same first core.
+    * ``OMP_NUM_THREADS`` is half of the cores; the rest is for preprocessing, the worker and the frontend.
     """
     if is_cpu_build():
         env.set_default("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -44,8 +44,8 @@ def prepare() -> None:
 def without_compiler() -> None:
     """Turns compilation off for an eager engine of the CPU build: only the ranking of logprobs is still compiled.
 
-    That is compiled for the first request that asks for them, which stops the engine for 5 to 16 s (two cores) and
-    needs a C++ compiler on the machine.
+    It would be compiled at the first request for logprobs, which stops the engine for 5 to 16 s (two cores) and needs a
+    C++ compiler on the machine.
     """
     if is_cpu_build():
         env.set_default("TORCHDYNAMO_DISABLE", "1")
@@ -54,8 +54,8 @@ def without_compiler() -> None:
 def with_private_sockets() -> None:
     """Has the sockets between vLLM's processes made in a folder that is removed when this process ends.
 
-    vLLM leaves them behind in the temporary folder when a process of it is killed. Nothing changes where the user has
-    named a folder, or where the path would be too long.
+    vLLM leaves them behind in the temporary folder if one of its processes is killed. Nothing changes if the user has
+    named a folder, or if the path would be too long.
     """
     if env.is_set(_SOCKETS):
         return

@@ -1,4 +1,4 @@
-"""The engine, imported after the environment that vLLM and torch read while they are imported has been set."""
+"""Imports the engine, after it has set the environment variables that vLLM and torch read at import."""
 
 from triptych.engines.vllm.environment import prepare
 

@@ -1,4 +1,4 @@
-"""vLLM's exceptions as ours."""
+"""Converts vLLM's exceptions to those of ``contracts.errors``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PYDANTIC_PREFIX = re.compile(r"^(Value error|Assertion failed), ")
 
 @contextmanager
 def in_our_terms(request_id: str) -> Iterator[None]:
-    """Raises what vLLM says of one request as an error of ``contracts.errors``."""
+    """Raises vLLM's error about a request as an error of ``contracts.errors``."""
     try:
         yield
     except VLLMClientError as error:
@@ -49,12 +49,12 @@ def first_line(error: BaseException) -> str:
 
 
 def is_of_settings(error: BaseException) -> bool:
-    """Tells whether a setting is refused by name: then the reason is enough, without a traceback."""
+    """Tells whether ``error`` refuses a setting by name, so that its reason is enough, without a traceback."""
     return isinstance(error, ValidationError | FileNotFoundError)
 
 
 def plain(text: str) -> str:
-    """Returns in one line what vLLM's parser says; of pydantic's report within it the reasons alone."""
+    """Returns the message of vLLM's parser in one line. Of a pydantic report in it, only the reasons are kept."""
     head, found, report = text.partition("1 validation error for ")
     if not found:
         return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Flags of the vLLM engine: Triptych's own, and the names of vLLM's, both known without importing vLLM."""
+"""Parses the flags of the vLLM engine, Triptych's own and those of vLLM, without importing vLLM."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def known_flags() -> list[str]:
 
 
 def _check_names(words: list[str]) -> None:
-    """Raises ConfigError for a flag that vLLM does not have, and for the worker's own."""
+    """Checks names of flags. Raises ConfigError for a flag that vLLM does not have, and for the worker's own."""
     names = [_name(word) for word in words if word.startswith("--") and " " not in word]
     if "--model" in names:
         raise ConfigError("give the model to the worker (--model), not to the engine")
@@ -100,7 +100,7 @@ def _check_names(words: list[str]) -> None:
 
 
 def _check_values(words: list[str]) -> None:
-    """Raises ConfigError for a value that is none of the few which its flag takes."""
+    """Checks flags with a fixed set of values. Raises ConfigError for a value that is not in the set."""
     for index, word in enumerate(words):
         _, equals, value = word.partition("=")
         if not word.startswith("--") or "." in word.partition("=")[0]:

@@ -1,4 +1,4 @@
-"""The stages that end in ``d``: a prompt, or the KV cache of one, to token deltas."""
+"""Implements spans that end in ``d``: streams token deltas for a prompt, or for the KV cache of a prompt."""
 
 from __future__ import annotations
 

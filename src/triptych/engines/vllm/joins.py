@@ -1,4 +1,4 @@
-"""Adds to vLLM's engine arguments what the engine needs to work beside others."""
+"""Adds the arguments to vLLM's engine arguments that an engine needs to work together with others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from triptych.engines.vllm.ports import Ports, reserve
 
 
 def join_kv(args: Any, options: EngineOptions, flags: VllmFlags) -> Ports | None:
-    """Adds what hands KV caches over, unless the user has.
+    """Adds the configuration that hands KV caches over, unless the user has set one.
 
     Returns the ports reserved for it; the caller closes them.
     """
@@ -28,9 +28,9 @@ def join_kv(args: Any, options: EngineOptions, flags: VllmFlags) -> Ports | None
 
 
 def report_kv(args: Any, options: EngineOptions, flags: VllmFlags) -> Channel | None:
-    """Has the engine report what its KV cache holds. Returns the channel for it, which the caller closes.
+    """Makes the engine report the content of its KV cache. Returns the channel for it, which the caller closes.
 
-    None where the user has asked for reports elsewhere, or where nothing is kept between requests.
+    Returns None if the user has set another receiver, or if nothing is cached between requests.
     """
     prefills = "p" in options.span.value
     if not (prefills and flags.kv_events) or args.kv_events_config is not None:

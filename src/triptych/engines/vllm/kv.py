@@ -1,4 +1,4 @@
-"""The KV hand-off of vLLM's NIXL connector: its configuration by span, and the handle that crosses the plane. Pure."""
+"""Configures the KV hand-off of vLLM's NIXL connector by span, and reads the handles that workers exchange."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from triptych.transfer.nixl import ucx
 PROTOCOL = "vllm/NixlConnector"
 """``KvLink.protocol`` of the connector that this module configures."""
 LEASE_S = 30
-"""vLLM's default ``kv_lease_duration``: how long a cache waits for its reader. A reader in whose queue the request
-waits renews it."""
+"""vLLM's default ``kv_lease_duration``, the time that a cache waits for its reader. A reader renews it while the
+request waits in its queue."""
 MARGIN_S = 5.0
-"""A handle counts as expired so long before its lease ends: clocks differ, and reading takes time."""
+"""Time before the end of its lease at which a handle counts as expired: clocks differ, and reading takes time."""
 CONNECTOR = "triptych.engines.vllm.kv_connector"
-"""Module of our connector, which alone lets a reader's prompt go on beyond what was prefilled."""
+"""Module of our connector, the only one that allows a reader's prompt to be longer than the prefilled prompt."""
 HOLD = {"do_remote_decode": True, "do_remote_prefill": False}
 """``kv_transfer_params`` of a prefill whose cache is kept for a reader."""
 
@@ -30,7 +30,7 @@ _ROLES = {Span.P: "kv_producer", Span.EP: "kv_producer", Span.D: "kv_consumer"}
 
 
 class Cache(msgspec.Struct, frozen=True):
-    """``KvHandle.params``."""
+    """The content of ``KvHandle.params``."""
 
     params: dict[str, Any]
     """vLLM's ``kv_transfer_params`` for the reader, as its connector made them."""
@@ -40,7 +40,7 @@ class Cache(msgspec.Struct, frozen=True):
 
 
 def transfer_config(span: Span, host: str, port: int) -> dict[str, Any]:
-    """Fields of vLLM's ``KVTransferConfig`` for a ``span`` that hands over; its side channel at ``port``."""
+    """Returns the fields of vLLM's ``KVTransferConfig`` for ``span``, with a side channel at ``port``."""
     return {
         # The class in that module bears vLLM's own name, by which vLLM knows what NIXL asks of its configuration.
         "kv_connector": "NixlConnector",
@@ -51,7 +51,7 @@ def transfer_config(span: Span, host: str, port: int) -> dict[str, Any]:
 
 
 def link_of(config: Any) -> KvLink | None:
-    """Returns how an engine with the ``VllmConfig`` ``config`` gives or takes KV caches; None without a connector.
+    """Returns the KV link of an engine with the ``VllmConfig`` ``config``; None without a connector.
 
     NIXL's connector converts block sizes and tensor parallelism by itself, and refuses other dtypes.
     """
@@ -67,7 +67,7 @@ def hands_over(span: Span) -> bool:
 
 
 def require_nixl() -> None:
-    """Raises ConfigError when NIXL is not installed, or cannot work here."""
+    """Checks NIXL. Raises ConfigError if it is not installed, or cannot work here."""
     if find_spec("nixl") is None:
         raise ConfigError("prefill and decode in two workers need NIXL: install this package's extra `nixl`")
     ucx.require_room()
@@ -79,7 +79,7 @@ def pack(request_id: str, params: dict[str, Any], tokens: int, lease_s: float) -
 
 
 def unpack(kv: KvHandle | KvRoom) -> Cache:
-    """Raises KvLost for a handle of another protocol or version, and for a room."""
+    """Returns the content of a handle. Raises KvLost for another protocol or version, and for a room."""
     if isinstance(kv, KvRoom):
         raise KvLost("vLLM's NIXL connector hands over by handle, not in a room")
     if kv.protocol != PROTOCOL:
@@ -93,7 +93,7 @@ def unpack(kv: KvHandle | KvRoom) -> Cache:
 def to_read(kv: KvHandle | KvRoom) -> Cache:
     """Returns the parameters for the reader of the cache behind ``kv``.
 
-    Raises KvLost, also if its lease is over: its memory may by then hold something else, and no reader could tell.
+    Raises KvLost, also if its lease is over: the memory may then hold other data, which no reader could notice.
     """
     cache = unpack(kv)
     if time.time() > cache.expires_unix_s:

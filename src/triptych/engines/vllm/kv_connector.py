@@ -1,12 +1,12 @@
-"""vLLM's NIXL connector with what a hand-off needs beyond it. vLLM's engine process loads it by its module's name.
+"""Extends vLLM's NIXL connector for hand-offs. vLLM's engine process loads it by the name of this module.
 
-Beyond vLLM's own connector:
+It differs from vLLM's own connector in these points:
 
 * A reader takes exactly the tokens that the prefill computed (``remote_num_tokens``): its prompt may go on after
-  them with tokens of the answer that are said already, and it computes those itself.
+  them with tokens of the answer that the client has already, and it computes those itself.
 * A cache that nobody will read is freed at once (``KvWorker.release``), not when its lease ends.
-* A lost peer is noticed: by its connection that breaks, else after ``CONNECT_S`` or ``READ_S``.
-* An idle process is idle: NIXL's progress thread pauses between its rounds (``calm_agents``).
+* A lost peer is noticed, by its broken connection or after ``CONNECT_S`` or ``READ_S``.
+* An idle process takes no processor time: NIXL's progress thread pauses between its rounds (``calm_agents``).
 * Host and port of the side channel come from the connector's configuration, not from the environment.
 * The side channel stays alive whatever is sent to it (``side_channel``).
 """
@@ -36,9 +36,9 @@ log = init_logger("vllm.triptych.kv")  # below vLLM's logger, whose handlers its
 CONNECT_S = 2.0
 """Longest wait for a peer's side channel to accept a connection."""
 RELEASE_STEPS = 3
-"""Steps for which a release is remembered: the scheduler may tell of a request's end only in the one after next."""
+"""Steps for which a release is kept, because the scheduler may report a request's end only in the step after next."""
 READ_S = 5.0
-"""Longest that reading one cache may take, beside the time for its bytes at ``SLOWEST_BYTES_PER_S``."""
+"""Time limit for reading one cache, beside the time for its bytes at ``SLOWEST_BYTES_PER_S``."""
 SLOWEST_BYTES_PER_S = 200e6
 
 
@@ -46,7 +46,8 @@ SLOWEST_BYTES_PER_S = 200e6
 def calm_agents() -> Iterator[None]:
     """Makes the progress threads of NIXL agents that are created within the block pause for ``PROGRESS_DELAY_US``.
 
-    NIXL's Python wrapper, which vLLM uses, lets it spin: every process with an agent then takes a whole core, always.
+    NIXL's Python wrapper, which vLLM uses, lets the threads spin, so that every process with an agent takes a whole
+    core all the time.
     """
     bindings = importlib.import_module(NixlWrapper.__module__).nixlBind
     spinning = bindings.nixlAgentConfig
@@ -63,7 +64,7 @@ def calm_agents() -> Iterator[None]:
 
 
 class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
-    """The half in vLLM's scheduler."""
+    """Is the connector's part in vLLM's scheduler."""
 
     def __init__(self, vllm_config: Any, engine_id: str, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, engine_id, kv_cache_config)
@@ -74,7 +75,7 @@ class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
         self._side_channel: SideChannel | None = None
 
     def set_xfer_handshake_metadata(self, metadata: Mapping[Rank, Any]) -> None:
-        """Begins to answer readers, once there is what to answer with. Raises OSError."""
+        """Starts the side channel, once the answers for readers are known. Raises OSError."""
         if self._side_channel is None:
             encode = msgspec.msgpack.Encoder().encode
             answers = {rank: encode(rank_metadata) for rank, rank_metadata in metadata.items()}
@@ -86,7 +87,7 @@ class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
             self._side_channel.close()
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        """Tokens to read beyond the ``num_computed_tokens`` held here, and whether that happens between steps."""
+        """Returns (tokens to read beyond ``num_computed_tokens``, whether they are read between steps)."""
         params = request.kv_transfer_params or {}
         held = params.get("remote_num_tokens")
         if not params.get("do_remote_prefill") or not held:
@@ -98,7 +99,7 @@ class KvScheduler(NixlPullConnectorScheduler):  # type: ignore[misc]
 
 
 class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
-    """The half beside the model. All but ``_nixl_handshake`` runs on the worker's main thread."""
+    """Is the connector's part beside the model. All but ``_nixl_handshake`` runs on the worker's main thread."""
 
     def __init__(self, vllm_config: Any, engine_id: str, kv_cache_config: Any) -> None:
         with calm_agents():
@@ -107,14 +108,14 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
         self._read_until: dict[str, float] = {}
 
     def release(self, name: str) -> None:
-        """Frees the cache of the request called ``name``, or ``name`` and vLLM's suffix; never used again."""
+        """Frees the cache of the request called ``name``, or that and vLLM's suffix. The name is never used again."""
         self._unwanted[name] = RELEASE_STEPS
 
     def _get_new_notifs(self) -> set[str]:
-        """Requests whose cache was read, or is unwanted. Called once a step, told before of those that ended."""
+        """Returns requests whose cache was read, or is unwanted. Called once a step, after ended requests are known."""
         done: set[str] = super()._get_new_notifs()
         if self._unwanted:
-            # Only what waits for a reader: the scheduler must have ended a request before its blocks go.
+            # Only caches that wait for a reader: the scheduler must have ended a request before its blocks are freed.
             for request_id in [name for name in self._reqs_to_send if self._is_unwanted(name)]:
                 del self._reqs_to_send[request_id]
                 self._reqs_to_process.discard(request_id)
@@ -128,7 +129,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
         return request_id in self._unwanted or request_id.rpartition("-")[0] in self._unwanted
 
     def _nixl_handshake(self, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
-        """Runs in the handshake's thread. vLLM's own waits for 5 s also where nobody listens."""
+        """Shakes hands in a thread of its own. vLLM's own method waits for 5 s even if nobody listens."""
         socket.create_connection((host, port), timeout=CONNECT_S).close()
         return super()._nixl_handshake(host, port, *args, **kwargs)
 
@@ -166,7 +167,7 @@ class KvWorker(NixlPullConnectorWorker):  # type: ignore[misc]
 
 
 class NixlConnector(NixlPullConnector):  # type: ignore[misc]
-    """vLLM's NIXL connector, with the mends that this module describes."""
+    """vLLM's NIXL connector, with the differences that this module describes."""
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         NixlBaseConnector.__init__(self, vllm_config, role, kv_cache_config)

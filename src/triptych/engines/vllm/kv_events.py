@@ -1,8 +1,8 @@
-"""vLLM's stream of KV-cache events, over ZMQ from its engine process, in our terms.
+"""Translates vLLM's stream of KV-cache events, which its engine process sends over ZMQ.
 
-Messages are a topic, a sequence number of eight bytes and msgpack of a batch (``vllm/distributed/kv_events.py``). What
-was lost on the way is asked for again at the replay endpoint; what is not to be had any more leaves blocks that nobody
-knows of, which only makes the index miss them.
+Messages are a topic, a sequence number of eight bytes and msgpack of a batch (``vllm/distributed/kv_events.py``). Lost
+messages are requested again at the replay endpoint. If they are not kept there any more, the KV index lacks the blocks
+that they were about.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Events:
         self.translator = Translator(block_size, placeholders)
 
     def apply(self, payload: bytes) -> Iterator[list[KvChange] | None]:
-        """Returns the changes of one message, part by part; None stands for a snapshot. Raises msgspec.MsgspecError."""
+        """Yields the changes of one message, part by part; None stands for a snapshot. Raises msgspec.MsgspecError."""
         for event in _joined(_BATCH.decode(payload).events):
             if isinstance(event, AllBlocksCleared):
                 self.translator.clear()
@@ -85,7 +85,7 @@ class Events:
 
 
 def _joined(events: Iterable[Event]) -> list[Event]:
-    """Removals in a row from one tier as one event: blocks are evicted one by one."""
+    """Joins successive removals from one tier into one event, because blocks are evicted one by one."""
     joined: list[Event] = []
     last: Event | None = None
     for event in events:
@@ -116,7 +116,7 @@ def _stored(event: BlockStored, tier: Level) -> Stored:
 
 
 class Reporter:
-    """Follows one engine, from its start to ``close``. For one event loop."""
+    """Follows one engine, from its start to ``close``. Belongs to one event loop."""
 
     def __init__(self, channel: Channel, block_size: int, placeholders: Collection[int]) -> None:
         self._channel = channel
@@ -141,7 +141,7 @@ class Reporter:
                 self.log.publish(changes)
 
     def cleared(self) -> None:
-        """Reports now that the cache is empty: vLLM says so with its next step, which comes with the next request."""
+        """Reports at once that the cache is empty. vLLM does so only with its next step, at the next request."""
         self._events.translator.clear()
         self.log.reset()
 
@@ -165,7 +165,7 @@ class Channel:
 
 
 async def messages(endpoint: str, replay_endpoint: str) -> AsyncGenerator[bytes, None]:
-    """Payloads in the publisher's order, each once. Ends when closed."""
+    """Yields payloads in the publisher's order, each once, until it is closed."""
     async with AsyncExitStack() as stack:
         context = stack.enter_context(zmq.asyncio.Context())
         source = stack.enter_context(context.socket(zmq.SUB))
@@ -186,7 +186,7 @@ async def messages(endpoint: str, replay_endpoint: str) -> AsyncGenerator[bytes,
 
 
 async def _replayed(context: zmq.asyncio.Context, endpoint: str, begin: int, end: int) -> AsyncIterator[bytes]:
-    """Messages from ``begin`` to before ``end``, as far as the publisher still has them."""
+    """Yields the messages from ``begin`` to before ``end``, as far as the publisher still has them."""
     with context.socket(zmq.DEALER) as source:
         source.set(zmq.LINGER, 0)
         source.connect(endpoint)

@@ -1,4 +1,4 @@
-"""Methods that vLLM mixes into its workers (``worker_extension_cls``), called by ``AsyncLLM.collective_rpc``."""
+"""Defines methods that vLLM adds to its workers (``worker_extension_cls``), called by ``AsyncLLM.collective_rpc``."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class KvCalls:
             release(name)
 
     def triptych_compile_grammars_last(self) -> int:
-        """Lets the engine's steps go before the compiling of grammars; returns the number of threads concerned.
+        """Gives the engine's steps priority over compiling grammars. Returns the number of threads concerned.
 
-        vLLM compiles in a pool without a name of its own, by eight threads that inherit what this one is given.
+        vLLM compiles in a pool without a name, by eight threads that inherit the priority set here.
         """
         pools = [thread for thread in threading.enumerate() if thread.name.startswith(_UNNAMED_POOL)]
         for thread in pools:
@@ -39,10 +39,10 @@ class KvCalls:
         return len(pools)
 
     def triptych_waiting_kv(self) -> int:
-        """Caches that wait for a reader."""
+        """Returns the number of caches that wait for a reader."""
         return len(getattr(_connector(), "_reqs_to_send", ()))
 
 
 def _connector() -> Any:
-    """This worker's half of the KV connector; None where there is none."""
+    """Returns this worker's part of the KV connector; None if there is none."""
     return getattr(get_kv_transfer_group(), "connector_worker", None) if has_kv_transfer_group() else None

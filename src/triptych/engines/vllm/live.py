@@ -1,4 +1,4 @@
-"""The one place that holds vLLM's engine while it runs."""
+"""Holds the only reference to vLLM's engine while it runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from triptych.contracts.errors import WorkerLost
 
 SHUTDOWN_S = 1.5
-"""Grace for vLLM's engine process, which holds nothing by then and, run in one process, never ends by itself."""
+"""Time that vLLM's engine process has to end. It holds nothing by then and, in one process, never ends by itself."""
 
 
 class LiveEngine:
     """vLLM's engine until it is stopped. All parts reach it here: none of them keeps it alive after ``stop``.
 
-    It must go at ``stop``, for at the interpreter's end it no longer can in peace.
+    It must be freed at ``stop``, because at the interpreter's end that no longer works without errors.
     """
 
     def __init__(self, engine: AsyncLLM) -> None:
@@ -23,7 +23,7 @@ class LiveEngine:
 
     @property
     def engine(self) -> AsyncLLM:
-        """Raises WorkerLost once it is stopped."""
+        """The engine. Raises WorkerLost once it is stopped."""
         if self._engine is None:
             raise WorkerLost("the engine is stopped")
         return self._engine

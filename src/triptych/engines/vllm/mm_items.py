@@ -1,7 +1,8 @@
-"""Media as vLLM's engine takes them: items made without its multimodal processor, and prompts put together of them.
+"""Makes vLLM's multimodal items without its multimodal processor, and prompts of these items.
 
-Going past vLLM's processor for embeddings is not only faster. The processor takes one form of a modality a request,
-embeddings or pixels, and its cache holds what it saw under a name once; the engine takes any mix.
+Not using vLLM's processor for embeddings is faster, and it allows more. In one request the processor takes either
+embeddings or pixels of a modality, and its cache keeps the first content that it saw under a name; the engine takes any
+mix.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ class Item:
     content_hash: str
     expansion: Expansion
     data: MultiModalKwargsItem | None
-    """None: vLLM's own cache in the engine's process holds it, or nothing is to be said of it."""
+    """The values and facts. None if vLLM's own cache in the engine's process holds them, or if there are none."""
 
 
 class Items:
     """Makes items of one model's media from what is known without their pixels."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Blocks where it reads the tokenizer. Raises ConfigError."""
+        """Reads the tokenizer if the family needs it, which blocks. Raises ConfigError."""
         self._checkpoint = checkpoint
         self._family = family_of(checkpoint)
         self._tokenise = Tokenizer.load(checkpoint.path).plain if self._family.tokenises else _no_text
@@ -75,8 +76,10 @@ class Items:
         return self._family.media[kind]
 
     def tokens(self, medium: Medium) -> int:
-        """Rows of the medium's embedding, by its size, or by what came with it. Raises BadRequest for one that the
-        model refuses."""
+        """Returns the rows of the medium's embedding, by its size or by the facts that came with it.
+
+        Raises BadRequest for a medium that the model refuses.
+        """
         return self.expansion(medium).rows
 
     def expansion(self, medium: Medium) -> Expansion:
@@ -89,8 +92,10 @@ class Items:
             raise BadRequest(str(error), param="media") from error
 
     def check_positions(self, media: Sequence[Medium]) -> None:
-        """Raises BadRequest where ``media`` together take more positions than the engine has angles for, and as
-        ``tokens`` does."""
+        """Checks positions. Raises BadRequest if ``media`` together take more than the engine has angles for.
+
+        It also raises as ``tokens`` does.
+        """
         for medium in media:
             self._modality(medium.kind)
             _check_is_known(medium)
@@ -106,7 +111,8 @@ class Items:
     async def frames(self, buffer: Buffer) -> Any:
         """Copies the frames, uint8 [frames, height, width, 3], for vLLM's processor, in turns of the event loop.
 
-        A copy for the reason that ``embedded`` has. The buffer may go once this returns, or is cancelled.
+        They are copied for the same reason as in ``embedded``. The buffer may be freed once this returns or is
+        cancelled.
         """
         shared = torch.frombuffer(buffer.data, dtype=torch.uint8).view(buffer.shape)
         copied = torch.empty_like(shared)
@@ -119,9 +125,9 @@ class Items:
         """Makes an item of a medium's embedding, [tokens, hidden], which is copied: the buffer may be freed once this
         returns.
 
-        vLLM itself sends tensors to its engine by reference, at a time of its own. Of a cancelled request it could
-        send what the memory is used for by then, and keep that in its caches under the medium's name. Raises
-        TriptychError for an embedding that is not this model's: in the engine it would be fatal.
+        vLLM sends tensors to its engine by reference, at a time of its own choice. For a cancelled request it could
+        send other data that the memory holds by then, and keep these in its caches under the medium's name. Raises
+        TriptychError for an embedding that is not this model's, which would end the engine.
         """
         expansion = self.expansion(medium)
         self._check(buffer, expansion.rows)
@@ -137,7 +143,7 @@ class Items:
     def processed(self, medium: Medium, token_ids: Sequence[int], data: MultiModalKwargsItem | None) -> Item:
         """Makes an item of what vLLM's own processor made of a medium, with the prompt's tokens for it.
 
-        Raises TriptychError where other workers would put others, and find nothing of each other's caches.
+        Raises TriptychError if other workers would use other tokens, and so could not find each other's caches.
         """
         token = self.placeholder(medium.kind)
         expansion = Expansion(tuple(token_ids), token)
@@ -151,7 +157,7 @@ class Items:
         return Item(medium.kind, medium.content_hash, expansion, data)
 
     def bare(self, medium: Medium) -> Item:
-        """Makes an item without values: they come from the EC connector, or are in the KV cache already."""
+        """Makes an item without values, which come from the EC connector, or are in the KV cache already."""
         expansion = self.expansion(medium)
         described = self._described(medium)
         data = MultiModalKwargsItem(described) if described else None
@@ -164,7 +170,7 @@ class Items:
     def _described(self, medium: Medium) -> dict[str, MultiModalFieldElem]:
         """Returns the facts, beside the values, that the language model must know, by the processor's names.
 
-        Raises TriptychError where the sender and this worker disagree on it, BadRequest as ``tokens`` does.
+        Raises TriptychError if the sender's facts differ from this worker's, BadRequest as ``tokens`` does.
         """
         try:
             expected = metadata_of(self._modality(medium.kind), self._checkpoint, medium)
@@ -189,7 +195,7 @@ class Items:
 
 
 def _check_is_known(medium: Medium) -> None:
-    """Raises BadRequest for a medium of which the sender did not say enough to know its tokens."""
+    """Checks a medium's facts. Raises BadRequest if they are not enough to compute its tokens."""
     if medium.unknown:
         raise BadRequest(medium.unknown, param="media")
 
@@ -200,7 +206,7 @@ def _tensor(values: Numbers) -> torch.Tensor:
 
 
 def _of_a_length(tokens: int) -> dict[str, MultiModalFieldElem]:
-    """Keeps vLLM from batching an item with those of other lengths, in which models that stack embeddings end."""
+    """Keeps vLLM from batching items of different lengths, at which models that stack embeddings fail."""
     field = MultiModalSharedField(batch_size=1, keep_on_cpu=True)
     return {"triptych_tokens": MultiModalFieldElem(torch.tensor(tokens), field)}
 

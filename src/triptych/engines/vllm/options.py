@@ -42,8 +42,8 @@ def engine_args(options: EngineOptions, checkpoint: Checkpoint) -> Any:
 def processor_settings(checkpoint: Checkpoint, settings: dict[str, Any] | None) -> dict[str, Any] | None:
     """Returns the user's ``mm_processor_kwargs``, and the setting that all frames of a video are seen as they come.
 
-    They were chosen before: a checkpoint that says ``do_sample_frames`` would have its processor choose among them. Not
-    said with each request, where vLLM would name the media anew for it.
+    The frames were chosen before: with ``do_sample_frames`` in the checkpoint, its processor would choose among them
+    again. The setting is not sent with each request, because vLLM would then name the media anew.
     """
     if "video" not in family_of(checkpoint).modalities:
         return settings
@@ -72,7 +72,7 @@ def side_channel(args: Any, flags: VllmFlags) -> tuple[str, int, int]:
 
 
 def _machine_defaults(is_cpu: bool, words: list[str], checkpoint: Checkpoint) -> dict[str, Any]:
-    """Defaults that a flag of the user's replaces."""
+    """Returns defaults, each of which a flag of the user replaces."""
     common = {"disable_log_stats": True, "enable_log_requests": False}
     if not is_cpu:
         return common

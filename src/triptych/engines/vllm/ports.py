@@ -1,4 +1,4 @@
-"""Ports of the NIXL side channel, kept for one engine from before it starts until it has stopped."""
+"""Reserves ports for the NIXL side channel of one engine, from before it starts until it has stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from triptych.contracts.errors import ConfigError
 
 TRIES = 32
-"""Free ports tried until enough free ones follow after one."""
+"""Number of free ports that are tried until enough free ports follow one of them."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Ports:
     _held: list[socket.socket] = field(default_factory=list)
 
     def close(self) -> None:
-        """Gives them back. May be called twice."""
+        """Gives the ports back. May be called twice."""
         while self._held:
             self._held.pop().close()
 

@@ -1,4 +1,4 @@
-"""Prefill for a decode worker: the prompt's KV cache, kept until it is read, and the answer's first token."""
+"""Prefills prompts for decode workers: keeps the KV cache until it is read, and makes the answer's first token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from triptych.transfer.base import Buffer
 
 
 class VllmPrefilling:
-    """Implements ``engines.abilities.Prefilling``. Owns the tasks that free what nobody will read."""
+    """Implements ``engines.abilities.Prefilling``. Owns the tasks that free caches that nobody will read."""
 
     def __init__(self, live: LiveEngine, prompts: Prompts, grammars: Grammars, load: Load) -> None:
         self._live = live
@@ -141,5 +141,5 @@ class VllmPrefilling:
 
 
 def _computed(params: dict[str, Any] | None, prompt_tokens: int) -> int:
-    """Returns the number of prompt tokens whose cache is there; all of them for a connector that does not say."""
+    """Returns the number of prompt tokens whose cache is there; all of them if the connector does not state it."""
     return min(int((params or {}).get("remote_num_tokens") or prompt_tokens), prompt_tokens)

@@ -25,7 +25,7 @@ from triptych.transfer.base import Buffer
 
 NO_FRAMES: Mapping[str, Buffer] = {}
 PROCESSED_BYTES = 256 << 20
-"""Processed pixels kept where vLLM keeps none."""
+"""Size of the cache of processed pixels, used if vLLM has none."""
 
 
 class Prompts:
@@ -45,7 +45,7 @@ class Prompts:
     """
 
     def __init__(self, options: EngineOptions, checkpoint: Checkpoint, flags: VllmFlags) -> None:
-        """Raises ConfigError for an EC connector that cannot work."""
+        """Creates the caches. Raises ConfigError for an EC connector that cannot work."""
         self._items = Items(checkpoint)
         self.decoder = MediaDecoder(options.media)
         self._processed: ByteLru[str, Item] = ByteLru(PROCESSED_BYTES if options.span is not Span.E else 0)
@@ -87,7 +87,7 @@ class Prompts:
     ) -> list[Item]:
         """Processes ``media`` for the model's own encoder, each content once. Raises the decoder's errors.
 
-        ``frames``: of media, by content, that were decoded elsewhere.
+        ``frames`` are those of media that were decoded elsewhere, by content hash.
         """
         kept = {medium.content_hash: self._processed.get(medium.content_hash) for medium in media}
         new = {medium.content_hash: medium for medium in media if kept[medium.content_hash] is None}
@@ -187,7 +187,7 @@ class Prompts:
 def _given(medium: DecodableMedium, decoded: Any) -> Any:
     """Returns a medium as vLLM's processor takes it.
 
-    For a video, with its frames' numbers and times, which some models need.
+    A video comes with the numbers and times of its frames, which some models need.
     """
     if not isinstance(medium, Video):
         return decoded
@@ -204,8 +204,8 @@ def _given(medium: DecodableMedium, decoded: Any) -> Any:
 def failure(prompt: Any, *, guided: bool) -> TriptychError:
     """Returns the error behind vLLM's ``finish_reason`` ``error`` for ``prompt``.
 
-    MediaMissing where the engine needed more than was in it: what a cache or the EC connector held a while ago.
-    BadRequest for an answer under a grammar: vLLM then drew a token where all were ruled out.
+    It is MediaMissing if the prompt lacked values that a cache or the EC connector had held a while ago. It is
+    BadRequest for an answer under a grammar: vLLM then drew a token although the grammar allowed none.
     """
     kinds = prompt.get("mm_kwargs") or {}
     if any(item is None or not has_values(item) for items in kinds.values() for item in items):
@@ -221,16 +221,17 @@ def failure(prompt: Any, *, guided: bool) -> TriptychError:
 
 
 def _limit(engine: AsyncLLM, kind: str) -> int:
-    """Returns the most media of ``kind`` a prompt; 0 if vLLM was told to leave out their encoder, and takes embeddings
-    only.
+    """Returns the maximum number of media of ``kind`` in a prompt.
+
+    0 if vLLM was told to leave out their encoder, so that it takes only embeddings.
     """
     return int(engine.model_config.multimodal_config.get_limit_per_prompt(kind))
 
 
 def _check_counts(engine: AsyncLLM, media: Sequence[Medium]) -> None:
-    """Raises BadRequest for more media than ``--limit-mm-per-prompt`` or the model's own code in vLLM allows.
+    """Counts media. Raises BadRequest for more than ``--limit-mm-per-prompt`` or the model's code in vLLM allows.
 
-    vLLM's processor, which would say so too, sees only some of them.
+    vLLM's processor would check that too, but gets only some of the media.
     """
     for kind, count in Counter(medium.kind for medium in media).items():
         if not (limit := _limit(engine, kind)):

@@ -1,8 +1,8 @@
-"""NIXL's side channel: tells whoever asks where this engine's NIXL agents and KV caches are, within bounds.
+"""Serves NIXL's side channel, by which readers learn where this engine's NIXL agents and KV caches are, within limits.
 
 vLLM's own listener is a ZMQ socket and a thread, which ends at the first message that it does not expect; every later
-handshake then waits in vain. This one speaks as much of ZMTP 3.0 (https://rfc.zeromq.org/spec/23/) as vLLM's reader, a
-REQ socket, needs. Anything else ends the connection that it came by, and nothing more.
+handshake then waits in vain. This listener implements as much of ZMTP 3.0 (https://rfc.zeromq.org/spec/23/) as vLLM's
+reader, a REQ socket, needs. Any other message ends only the connection that it came by.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 MAX_CONNECTIONS = 64
-"""Most connections. One more ends the oldest: a handshake takes milliseconds, so the oldest is idle."""
+"""Maximum number of connections. One more ends the oldest, which is idle, as a handshake takes milliseconds."""
 BACKLOG = 1024
-"""Connections that the kernel keeps until they are looked at; those beyond it try again after a second."""
+"""Connections that the kernel keeps until they are accepted; those beyond it try again after a second."""
 MAX_ASK_BYTES = 256
-"""Most of a frame that a reader sends."""
+"""Maximum size of a frame that a reader sends."""
 CONNECTION_S = 10.0
 """Time limit of a connection, from its first byte to its last answer."""
 GET_META = b"get_meta_msg"
@@ -50,14 +50,14 @@ _ASK = msgspec.msgpack.Decoder(_Ask)
 
 
 class _Refused(Exception):
-    """The peer does not speak as it must."""
+    """Raised for a peer that violates the protocol."""
 
 
 class SideChannel:
     """Listens from its making until ``close``, in a thread of its own."""
 
     def __init__(self, host: str, port: int, metadata: Mapping[Rank, bytes]) -> None:
-        """``metadata`` is the answer of each rank. Raises OSError if it cannot listen."""
+        """Starts to listen. ``metadata`` is the answer of each rank. Raises OSError if it cannot listen."""
         self._metadata = metadata
         self._connections: dict[asyncio.WriteTransport, None] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -106,7 +106,7 @@ class SideChannel:
             transport.abort()  # closing would keep an answer that nobody reads
 
     def _answer(self, parts: Sequence[bytes]) -> bytes:
-        """Raises _Refused for what is no question."""
+        """Returns the answer to a question. Raises _Refused for any other message."""
         if len(parts) != 2 or parts[0]:
             raise _Refused("no question of a REQ socket")
         try:
@@ -122,7 +122,7 @@ class SideChannel:
 
 
 async def _shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Raises _Refused for a peer of another protocol, or with another mechanism than NULL."""
+    """Exchanges greetings. Raises _Refused for a peer of another protocol, or with another mechanism than NULL."""
     writer.write(_GREETING)
     greeting = await reader.readexactly(_SIGNATURE_END + 1)
     if greeting[0] != 0xFF or greeting[_SIGNATURE_END] != 0x7F:

@@ -27,7 +27,7 @@ _RAISED = re.compile(
 
 
 def root_cause(error: BaseException, output: str) -> str | None:
-    """Returns in one line why vLLM's own process failed, from what it has written. None: it is not that.
+    """Returns in one line why vLLM's own process failed, from its output. None if another failure is the cause.
 
     ``error`` says no more than that it failed; the cause is the last exception in ``output``.
     """

@@ -1,4 +1,4 @@
-"""Our types into vLLM's and back. Pure, but for vLLM's own classes."""
+"""Converts our types to vLLM's and back."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from triptych.contracts.answer import FinishReason, TokenLogprob
 from triptych.contracts.request import Guided, Sampling
 
 LOWEST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot say; the value that OpenAI uses."""
+"""Stands for minus infinity, which JSON does not have; the value that OpenAI uses."""
 
 GRAMMAR_BACKEND = "xgrammar"
-"""vLLM's engine holds one for all requests: the first one's."""
+"""The grammar library. vLLM's engine uses that of its first request for all requests."""
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
 
 class TriedSampling(SamplingParams):  # type: ignore[misc]
-    """Parameters whose grammar was tried already, beside the engine (``grammar/checker.py``).
+    """Holds parameters whose grammar was already tried beside the engine (``grammar/checker.py``).
 
-    vLLM would convert it once more on the event loop, without a time limit.
+    vLLM would convert the grammar once more on the event loop, without a time limit; here it does not.
     """
 
     def _validate_structured_outputs(self, *_: Any) -> None:
@@ -32,7 +32,7 @@ class TriedSampling(SamplingParams):  # type: ignore[misc]
 def sampling_params(sampling: Sampling, kv_transfer: dict[str, Any] | None = None) -> SamplingParams:
     """Returns vLLM's parameters, for deltas without text: the frontend makes the text.
 
-    ``kv_transfer``: vLLM's ``kv_transfer_params``, for a prompt whose cache is handed over or comes from elsewhere.
+    ``kv_transfer`` are vLLM's ``kv_transfer_params`` for a prompt whose cache is handed over or comes from elsewhere.
     """
     return TriedSampling(
         max_tokens=sampling.max_tokens,
@@ -71,8 +71,9 @@ def finish_reason(reason: str | None) -> FinishReason | None:
 
 
 def logprobs_of(output: Any, wanted: int | None) -> list[TokenLogprob] | None:
-    """Returns one entry for each token of a ``CompletionOutput``: the chosen token's, and the ``wanted`` most likely
-    ones'.
+    """Returns one entry for each token of a ``CompletionOutput``.
+
+    An entry has the chosen token and the ``wanted`` most likely tokens.
     """
     if wanted is None or output.logprobs is None:
         return None

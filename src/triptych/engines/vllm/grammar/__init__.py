@@ -1,6 +1,5 @@
-"""Grammars that answers must follow: tried out in processes of their own before vLLM's engine gets them.
+"""Tries grammars, which answers must follow, in processes of their own before vLLM's engine gets them.
 
-``grammars.py`` is what the engine asks, and ``checker.py`` remembers verdicts for it. Its child (``process.py``,
-``template.py``) stands ready with the grammar library and the model's vocabulary, and forks a process for each trial
-(``trial.py``).
+The engine uses ``grammars.py``; ``checker.py`` caches the verdicts. A child process (``process.py``, ``template.py``)
+has loaded the grammar library and the model's vocabulary, and forks a process for each trial (``trial.py``).
 """

@@ -1,4 +1,4 @@
-"""Lets only grammars into vLLM's engine that were tried, and only as many as its steps have time for."""
+"""Admits only grammars that were tried to vLLM's engine, and only as many at once as its steps have time for."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ JSON_OBJECT = '{"type": "object"}'
 """The schema that vLLM compiles for ``json_object``."""
 FIELD = "response_format.json_schema.schema"
 KEPT_BYTES = 4 << 20
-"""Verdicts kept, some 300 bytes each."""
+"""Size of the cache of verdicts, which have some 300 bytes each."""
 TIMED_OUT_KEPT_S = 60.0
-"""A trial that took too long is tried again after so long: the machine may have been busy."""
+"""Time after which a trial that took too long is repeated, because the machine may have been busy."""
 RESTARTS_APART_S = 1.0
 WAIT_S = 2.0
 """Longest wait for a trial to begin, for the process to come back, and for room in the engine's steps."""
@@ -39,13 +39,13 @@ log = logging.getLogger("triptych.vllm")
 
 @dataclass
 class Counts:
-    """Since the start."""
+    """Counts of trials and their outcomes since the start."""
 
     accepted: int = 0
     refused: int = 0
     timed_out: int = 0
     cache_hits: int = 0
-    """Asked for again: the verdict was there."""
+    """Requests whose verdict was cached."""
     unavailable: int = 0
 
 
@@ -63,9 +63,9 @@ class Process(Protocol):
 
 
 class GrammarChecker:
-    """Asks the process about each content once. Owns the process, and starts another where it is lost.
+    """Has the process try each grammar once. Owns the process, and starts another one if it is lost.
 
-    ``begin`` before the engine starts, ``ready`` once its tokenizer is known; ``close`` may be called twice.
+    Call ``begin`` before the engine starts and ``ready`` once its tokenizer is known. ``close`` may be called twice.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class GrammarChecker:
         self._process = await self._begin()
 
     async def ready(self, setup: Setup) -> None:
-        """Raises ProcessLost where the process does not come up."""
+        """Waits until the process can try grammars. Raises ProcessLost if it does not start."""
         assert self._process is not None
         self._setup = setup
         await self._process.ready(setup)
@@ -111,8 +111,8 @@ class GrammarChecker:
     async def check(self, guided: Guided | None) -> Verdict | None:
         """Returns the verdict on an accepted grammar; None if the request has none.
 
-        Raises BadRequest for one that is invalid or too costly, Unavailable where it cannot be tried now, and
-        DeadlineExceeded where the machine gave its trial no time.
+        Raises BadRequest for a grammar that is invalid or too costly, Unavailable if it cannot be tried now, and
+        DeadlineExceeded if the machine was too busy for its trial.
         """
         if guided is None:
             return None
@@ -191,7 +191,7 @@ class GrammarChecker:
         self.counts.timed_out += verdict.timed_out
 
     def _restart(self) -> None:
-        """Has another process made ready, unless that is under way."""
+        """Starts another process, unless one is being started already."""
         if self._process is None or self._process.alive or (self._keeper is not None and not self._keeper.done()):
             return
         log.warning("the process that tries grammars ended; another is started")

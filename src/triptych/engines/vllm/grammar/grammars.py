@@ -22,7 +22,10 @@ _FIRST = Sampling(max_tokens=1, temperature=0.0, guided=Guided("json_object"))
 
 
 class Grammars:
-    """``begin`` before the engine starts, ``ready`` after; ``close`` may be called twice."""
+    """Tries the grammars of one engine.
+
+    Call ``begin`` before the engine starts and ``ready`` after. ``close`` may be called twice.
+    """
 
     def __init__(self, flags: VllmFlags) -> None:
         self._flags = flags
@@ -37,7 +40,7 @@ class Grammars:
         return grammars
 
     async def ready(self, engine: Any, span: Span) -> None:
-        """Raises ConfigError where trials cannot be made."""
+        """Prepares trials for ``engine``. Raises ConfigError if trials are not possible."""
         self._able = not engine.vllm_config.model_config.skip_tokenizer_init
         if not self._able:
             await self.close()
@@ -78,9 +81,9 @@ class Grammars:
 
 
 async def _run_first(engine: Any) -> None:
-    """Has the engine set its grammar library up, which takes up to seconds, and holds up whatever runs by then.
+    """Makes the engine set up its grammar library now, because that takes up to seconds and delays running requests.
 
-    It keeps the library that its first request with a grammar names, and the thread that compiles.
+    The engine keeps the library that its first request with a grammar names, and the thread that compiles.
     """
     outputs = engine.generate(tokens_input([0]), sampling_params(_FIRST), "first-grammar")
     async with aclosing(outputs):

@@ -1,4 +1,4 @@
-"""Finds the pattern of a schema that a grammar library means, which names no place. Pure."""
+"""Finds the pattern in a schema that a grammar library's error is about. The error itself does not say where it is."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ MAX_NAME = 64
 
 
 def place_of(schema: str, reason: str) -> str:
-    """Returns the path, from the schema on, of the only pattern in ``schema`` where ``reason`` is about one; else
-    nothing."""
+    """Returns the path of the pattern in ``schema`` if ``reason`` is about a pattern and there is only one.
+
+    Otherwise returns an empty text.
+    """
     if not reason.startswith(_OF_A_PATTERN):
         return ""
     found = list(_patterns(msgspec.json.decode(schema)))

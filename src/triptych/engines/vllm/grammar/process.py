@@ -1,4 +1,4 @@
-"""A worker's end of the process that tries grammars."""
+"""Starts the process that tries grammars, and exchanges messages with it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from triptych.config import env
 from triptych.engines.vllm.grammar.wire import LENGTH, Cancel, Setup, Trial, Verdict, frame
 
 START_TIMEOUT_S = 120.0
-"""Time to load the grammar library, which takes seconds, on a machine that is busy with starting engines."""
+"""Time limit for loading the grammar library. It takes seconds, and longer while engines start on the machine."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""A process that forks must have no threads beside its own."""
+"""Environment variables by which libraries start no threads, which a process that forks must not have."""
 
 
 class ProcessLost(Exception):
-    """The process ended, or did not come up."""
+    """Raised if the process has ended, or does not start."""
 
 
 class GrammarProcess:
@@ -36,7 +36,7 @@ class GrammarProcess:
 
     @classmethod
     async def begin(cls) -> GrammarProcess:
-        """Returns before it can be asked, so that it loads while an engine starts. Raises OSError."""
+        """Starts a process, and returns before it can try grammars: it loads as the engine starts. Raises OSError."""
         source = str(Path(triptych.__file__).parents[1])
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -50,7 +50,7 @@ class GrammarProcess:
         return cls(process)
 
     async def ready(self, setup: Setup) -> None:
-        """Raises ProcessLost where it does not come up."""
+        """Waits until the process can try grammars. Raises ProcessLost if it does not start."""
         assert self._process.stdin is not None
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -86,7 +86,7 @@ class GrammarProcess:
             self._waiting.pop(number, None)
 
     async def close(self) -> None:
-        """Ends it. May be called twice."""
+        """Ends the process. May be called twice."""
         self._lose()
         if self._reader is not None:
             self._reader.cancel()

@@ -1,4 +1,4 @@
-"""Collects what a trial must know to compile a grammar as vLLM's engine will."""
+"""Collects the settings that a trial needs to compile a grammar as vLLM's engine will."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from triptych.engines.vllm.flags import VllmFlags
 from triptych.engines.vllm.grammar.wire import Setup
 
 MAX_THREADS = 8
-"""vLLM's own number."""
+"""Maximum number of threads that compile a grammar; the same as in vLLM."""
 
 
 def check_backend(args: Any) -> None:
-    """Raises ConfigError for a library of grammars that cannot be tried beside the engine."""
+    """Checks the grammar library. Raises ConfigError for one whose grammars cannot be tried beside the engine."""
     config = args.structured_outputs_config
     backend = config.get("backend", "auto") if isinstance(config, dict) else config.backend
     if backend not in ("auto", "xgrammar"):

@@ -1,8 +1,8 @@
-"""The process that stands ready to try grammars: ``python -m triptych.engines.vllm.grammar.template``.
+"""Runs the process that tries grammars: ``python -m triptych.engines.vllm.grammar.template``.
 
-It has loaded what a trial needs, which takes seconds, and forks a process for each, which takes milliseconds. That one
-is killed when it takes too long, so that nothing of the trial is left. It never compiles a grammar itself, and so has
-no threads that a fork would lose.
+It loads the libraries and the vocabulary, which takes seconds, and forks a process for each trial, which takes
+milliseconds. A trial that takes too long is killed, so that nothing of it is left. The process itself never compiles a
+grammar, and so has no threads that a fork would lose.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from triptych.engines.vllm.grammar.wire import GRAMMAR_NICE, LENGTH, Cancel, Ord
 _IN, _OUT = 0, 1
 _MAX_ANSWER_BYTES = 1 << 16
 _FAIR_SHARE = 0.25
-"""A trial that had less of its time on a processor was held up by the machine, and says nothing of its grammar. Beside
-engines that take all cores it gets a quarter (``GRAMMAR_NICE``)."""
+"""Minimum share of its time that a trial must have had a processor. Below it, the machine was too busy for a verdict on
+the grammar. Beside engines that take all cores a trial gets a quarter (``GRAMMAR_NICE``)."""
 _PR_SET_PDEATHSIG = 1
 _TOO_LONG = (
     "it takes more than {limit:g} s to compile; use fewer alternatives, optional properties, enum values and "
@@ -38,7 +38,7 @@ _FELL = "the grammar library ends on it (signal {number}); use less nesting, and
 
 @dataclass
 class _Running:
-    """A trial under way."""
+    """Describes a running trial."""
 
     number: int
     pid: int
@@ -53,7 +53,7 @@ class Template:
         self._setup = setup
         self._tokenizer = tokenizer
         self._running: dict[int, _Running] = {}
-        """By the descriptor that the trial's verdict comes from."""
+        """Running trials, by the descriptor that the verdict comes from."""
 
     def run(self) -> None:
         """Serves until the worker closes its end."""

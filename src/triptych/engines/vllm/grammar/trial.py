@@ -14,9 +14,9 @@ from triptych.engines.vllm.grammar.wire import Setup, Verdict
 
 WALKS = 2
 WALK_TOKENS = 64
-"""Tokens of each walk: enough for a cost that grows with the text to show."""
+"""Number of tokens of each walk, enough to show a cost that grows with the text."""
 WALKS_S = 1.0
-"""Processor time for all of them."""
+"""Processor time for all walks."""
 _PLACE = re.compile(r"^\[[\d:]+\] \S+?:\d+: ")
 _KNOWN_FAULTS = {
     "per_rule_fsm_hashes": "a pattern repeats something more than 128 times, which xgrammar cannot build; "

@@ -1,4 +1,4 @@
-"""Messages between a worker and the process that tries its grammars: frames of a length and msgpack."""
+"""Defines the messages between a worker and the process that tries its grammars: frames of a length and msgpack."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 
 LENGTH = struct.Struct("<I")
 GRAMMAR_NICE = 5
-"""Priority of all that compiles grammars: the steps of engines, which streams wait for, go first. Lower, and beside
-engines that take all cores a grammar of one second takes ten, which is longer than its request may take."""
+"""Niceness of compiling grammars: the engine's steps, which streams wait for, come first. With a lower priority, beside
+engines that take all cores, a grammar of one second takes ten, which is longer than its request may take."""
 Outcome = Literal["sound", "invalid", "too_costly", "killed"]
 """``killed``: the trial ended for reasons of the machine, and says nothing of the grammar."""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """First message to the process, which answers with an empty frame once it can try grammars."""
+    """The first message to the process, which answers with an empty frame once it can try grammars."""
 
     tokenizer: str
     """xgrammar's ``TokenizerInfo`` as its own JSON."""
@@ -25,14 +25,14 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     """Time limit for one trial."""
     max_step_s: float
-    """Most processor time that one token may take under a grammar."""
+    """Maximum processor time that one token may take under a grammar."""
     memory_bytes: int
-    """Most memory that a trial may take beyond what the process has."""
+    """Maximum memory of a trial beyond that of the process."""
     threads: int
 
 
 class Trial(msgspec.Struct, frozen=True, tag="trial"):
-    """Try ``schema``."""
+    """Orders a trial of ``schema``."""
 
     number: int
     schema: str
@@ -40,7 +40,7 @@ class Trial(msgspec.Struct, frozen=True, tag="trial"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """End the trial ``number``, if it is under way; no verdict follows."""
+    """Orders the end of the trial ``number``, if it runs; no verdict follows."""
 
     number: int
 
@@ -56,7 +56,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     compile_s: float = 0.0
     step_s: float = 0.0
-    """Processor time of the costliest token of the trial: what each step of the engine may take longer by."""
+    """Processor time of the costliest token of the trial, by which each step of the engine may take longer."""
     timed_out: bool = False
 
 
