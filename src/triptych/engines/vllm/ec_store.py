@@ -21,7 +21,7 @@ _NAME = re.compile(r"[0-9a-f]{16,128}")
 _SUFFIX = ".safetensors"
 _LEFT_OVER_S = 600.0
 """Age from which on an unfinished file counts as left behind by a dead writer."""
-_MOST_HEADER_BYTES = 4096
+_MAX_HEADER_BYTES = 4096
 
 
 class EcStore:
@@ -49,7 +49,7 @@ class EcStore:
         """Returns the embedding's shape by its file's header; None if there is no complete and readable file."""
         try:
             with open(self.path(content_hash), "rb") as file:
-                return _shape(file.read(8 + _MOST_HEADER_BYTES), os.fstat(file.fileno()).st_size)
+                return _shape(file.read(8 + _MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_PARTS = 1000
-_MOST_TAGS = 100
+_MAX_TAGS = 100
 """Maximum number of ID3 tags before one MP3."""
 _ID3 = 10
 _ID3V1 = 128
@@ -149,7 +149,7 @@ def _stated(data: bytes, at: int) -> _Stated | None:
 
 def behind_tags(data: bytes, at: int) -> int:
     """Returns where the file begins that follows the ID3 tags at ``at``, and zeros behind them."""
-    for _ in range(_MOST_TAGS):
+    for _ in range(_MAX_TAGS):
         tag = data[at : at + _ID3]
         if len(tag) < _ID3 or tag[:3] != b"ID3":
             break
