@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from triptych.transfer.shared_table import SharedTable, open_shared_table
+from triptych.transfer.nixl.shared_table import SharedTable, open_shared_table
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_owner_and_receiver_see_the_same_entries(own):
 
 def test_another_process_opens_the_table(own):
     script = (
-        "import sys; from triptych.transfer.shared_table import open_shared_table; "
+        "import sys; from triptych.transfer.nixl.shared_table import open_shared_table; "
         "table = open_shared_table('nixl-me', int(sys.argv[1]), int(sys.argv[2])); table.mark_done(5, 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(os.getpid()), str(own.fd)], check=True, timeout=30)

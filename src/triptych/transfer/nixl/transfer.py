@@ -29,7 +29,7 @@ from triptych.transfer.nixl.copies import AddressRange, Copy, batched, cut
 from triptych.transfer.nixl.flight import AbandonedFlights, Flight
 from triptych.transfer.nixl.location import Location, Slab, checked, metadata_of, read
 from triptych.transfer.nixl.remotes import Remote, Remotes
-from triptych.transfer.shared_table import SharedTable, open_shared_table
+from triptych.transfer.nixl.shared_table import SharedTable, open_shared_table
 from triptych.transfer.table import DONE_OFFSET, ENTRY_BYTES, TABLE_BYTES, Entry, LeaseTable
 
 log = logging.getLogger("triptych.transfer")
