@@ -57,6 +57,8 @@ class Measure:
     def of(self, summary: Summary) -> float:
         if self.unit == "ms":
             return summary.ttft_ms["p50"]
+        if self.unit == "requests/s":
+            return summary.requests_per_s
         return summary.cpu_ms_per_kilotoken("frontend")
 
     def compared(self, before: float, after: float) -> float:
@@ -68,6 +70,8 @@ MEASURES = (
     Measure("frontend's CPU for 1,000 tokens, 1 at once", 1, "ms/1,000 tokens"),
     Measure("TTFT p50, 1 at once: difference", 1, "ms", by_difference=True),
     Measure("TTFT p50, 1 at once: ratio", 1, "ms"),
+    Measure("answers, 16 at once", 16, "requests/s"),
+    Measure("answers, 64 at once", 64, "requests/s"),
 )
 
 
