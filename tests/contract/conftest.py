@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support.buckets import BUCKET
 from support.certificates import Authority
 from support.deployment import FAST
 from support.nats_server import NatsServer
@@ -139,9 +140,6 @@ def discovery_plane(request: pytest.FixtureRequest, tmp_path: Path) -> LocalPlan
     if request.param == "nats":
         return NatsPlane(request.getfixturevalue("shared_nats_server"))
     return LocalPlane(tmp_path / "run")
-
-
-BUCKET = Bucket(name="things", max_entry_bytes=1000, max_bytes=20_000)
 
 
 class MemoryPlane:

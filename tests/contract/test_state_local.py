@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from conftest import BUCKET
+from support.buckets import BUCKET
 from support.loops import until
 from support.states import opened, watched
 from triptych.planes import run_dir

@@ -10,7 +10,7 @@ import nats
 import pytest
 from nats.js import api
 
-from conftest import BUCKET
+from support.buckets import BUCKET
 from support.loops import until, until_async
 from support.nats_server import nats_server
 from support.states import opened, watched
