@@ -187,9 +187,10 @@ class Child:
     async def _poll(self, look: Callable[[], str | None], what: str, timeout_s: float) -> str:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
+            has_ended = self.process.returncode is not None  # before looking: it may write and end meanwhile
             if (found := await asyncio.to_thread(look)) is not None:
                 return found
-            if self.process.returncode is not None:
+            if has_ended:
                 raise StartError(f"{self.name} ended with {self.process.returncode}: {self.tail()}")
             await asyncio.sleep(0.05)
         raise StartError(f"{self.name}: waited {timeout_s:.0f} s in vain for {what}: {self.tail()}")
